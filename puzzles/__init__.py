@@ -1,0 +1,1 @@
+"""What is true: puzzles, verdicts and the archive. Start reading at `puzzles.verify`."""

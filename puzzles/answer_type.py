@@ -1,0 +1,145 @@
+"""The types an answer may have: read from an annotation, checked on a value, and their trivial answers.
+
+A type is kept as canonical text in `typing`'s spelling, such as `Dict[str, List[int]]`.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from typing import Any
+
+SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
+    "int": (int, (0, 1, -1, 2, 10, 100)),
+    "float": (float, (0.0, 1.0, -1.0, 0.5)),
+    "str": (str, ("", "a", "0", "1", " ", "abc")),
+    "bool": (bool, (True, False)),
+}
+"""Per scalar type: its exact class, and the answers an admitted puzzle must reject."""
+CONTAINERS = {"list": "List", "set": "Set", "dict": "Dict", "tuple": "Tuple"}
+MAX_TRIVIAL_ANSWERS = 64
+
+
+class UnsupportedType(ValueError):
+    """An annotation that is not one of the contract's answer types."""
+
+
+def read(annotation: ast.expr) -> str:
+    """Canonical text of an annotation, in either spelling, possibly quoted.
+
+    Raises:
+        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested.
+    """
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        try:
+            return read(ast.parse(annotation.value, mode="eval").body)
+        except SyntaxError:
+            raise UnsupportedType(annotation.value) from None
+    if isinstance(annotation, ast.Name) and annotation.id in SCALARS:
+        return annotation.id
+    if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
+        for inner, none in ((annotation.left, annotation.right), (annotation.right, annotation.left)):
+            if isinstance(none, ast.Constant) and none.value is None:
+                return f"Optional[{read(inner)}]"
+    if isinstance(annotation, ast.Subscript):
+        return _read_container(annotation)
+    raise UnsupportedType(ast.unparse(annotation))
+
+
+def _read_container(annotation: ast.Subscript) -> str:
+    base = annotation.value
+    name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
+    name = CONTAINERS.get(name, name)
+    arguments = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if name == "Tuple" and len(arguments) == 2 and _is_ellipsis(arguments[1]):
+        return f"Tuple[{read(arguments[0])}, ...]"
+    wanted = {"List": 1, "Set": 1, "Optional": 1, "Dict": 2, "Tuple": len(arguments)}.get(name)
+    if wanted is None or len(arguments) != wanted or not arguments:
+        raise UnsupportedType(ast.unparse(annotation))
+    return f"{name}[{', '.join(map(read, arguments))}]"
+
+
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...
+
+
+def split(answer_type: str) -> tuple[str, list[str]]:
+    """The outer name and the argument texts: `Dict[str, List[int]]` -> `Dict`, [`str`, `List[int]`]."""
+    name, bracket, inside = answer_type.partition("[")
+    arguments, depth, current = [], 0, ""
+    for character in inside[:-1] if bracket else "":
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            arguments.append(current.strip())
+            current = ""
+        else:
+            current += character
+    if current.strip():
+        arguments.append(current.strip())
+    return name, arguments
+
+
+def matches(value: Any, answer_type: str) -> bool:
+    """Whether a value of exact builtin types has the declared type; bool is no int, int no float."""
+    name, arguments = split(answer_type)
+    if name in SCALARS:
+        return type(value) is SCALARS[name][0]
+    if name == "Optional":
+        return value is None or matches(value, arguments[0])
+    if name == "List":
+        return type(value) is list and all(matches(member, arguments[0]) for member in value)
+    if name == "Set":
+        return type(value) is set and all(matches(member, arguments[0]) for member in value)
+    if name == "Dict":
+        key, item = arguments
+        return type(value) is dict and all(matches(k, key) and matches(v, item) for k, v in value.items())
+    if type(value) is not tuple:
+        return False
+    if arguments[-1] == "...":
+        return all(matches(member, arguments[0]) for member in value)
+    return len(value) == len(arguments) and all(map(matches, value, arguments))
+
+
+def trivial_answers(answer_type: str) -> list[Any]:
+    """A fixed list of answers that a puzzle worth admitting rejects, at most 64.
+
+    The idea is the ancestor's (arXiv:2207.14502, ICLR2023/src/gen.py `good_puzzles`); the lists
+    are shorter, so that a puzzle may still have a small number as its answer.
+    """
+    return list(itertools.islice(_trivial(answer_type), MAX_TRIVIAL_ANSWERS))
+
+
+def _trivial(answer_type: str) -> Any:
+    name, arguments = split(answer_type)
+    if name in SCALARS:
+        yield from SCALARS[name][1]
+        return
+    parts = [list(itertools.islice(_trivial(argument), 6)) for argument in arguments if argument != "..."]
+    if name == "Optional":
+        yield None
+        yield from parts[0]
+    elif name == "List":
+        yield []
+        yield from ([member] for member in parts[0])
+        yield from ([member, member] for member in parts[0][:2])
+        if arguments[0] == "int":
+            yield [1, 2, 3]
+    elif name == "Set":
+        yield set()
+        yield from ({member} for member in parts[0] if _hashable(member))
+    elif name == "Dict":
+        yield {}
+        yield from ({key: item} for key in parts[0][:2] if _hashable(key) for item in parts[1][:3])
+    elif arguments[-1] == "...":
+        yield ()
+        yield from ((member,) for member in parts[0])
+    else:
+        yield from zip(*(itertools.islice(itertools.cycle(part), 6) for part in parts), strict=True)
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True

@@ -1,0 +1,329 @@
+"""Model text to puzzles and candidates, or the rule it broke.
+
+Text is hostile until shown otherwise: a syntax tree can exhaust memory or the C stack. So the
+rules (`parse_batch`) run as sandbox jobs, many texts to a child, and what comes back is plain
+data. A text that ends its child is refused, and the rest of the batch goes on in another.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from puzzles import answer_type, similarity
+from puzzles.puzzle import Candidate, Puzzle, content_hash
+from sandbox import child
+from sandbox.pool import Job, Pool
+from sandbox.result import Status
+
+PARSE_BATCH = "puzzles.parse:parse_batch"
+"""The sandbox job; a pool that parses must preload it."""
+
+MAX_TEXT_BYTES = 64 * 1024
+BATCH_TEXTS = 64
+BATCH_BYTES = 24 * 1024
+
+PUZZLE_NAMES = ("f", "sat")
+SOLUTION_NAMES = ("g", "sol")
+
+RULES = {
+    "too_long": f"a text is at most {MAX_TEXT_BYTES} bytes",
+    "too_complex": "parsing stays within the limits of a sandbox child",
+    "no_code": "a chat reply holds a fenced code block",
+    "syntax": "the text is a Python program",
+    "statement": "the top level holds imports, definitions and constants only",
+    "no_function": "a function is defined",
+    "no_parameter": "the puzzle takes the answer as its first parameter",
+    "required_parameter": "all parameters but the answer have defaults",
+    "starred_parameter": "the puzzle has no *args or **kwargs",
+    "no_annotation": "the answer's parameter is annotated with its type",
+    "answer_type": "the answer's type is built from int, float, bool, str, List, Set, Dict, Tuple and Optional",
+    "asynchronous": "the function is an ordinary one",
+    "unprintable": "the program can be written back from its syntax tree",
+}
+"""Every reason for a `ParseFailure`, and what was expected."""
+
+
+@dataclass(frozen=True)
+class ParseFailure:
+    """A text that is no puzzle or no candidate: data, not an error of ours."""
+
+    rule: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.detail or RULES[self.rule]}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text to parse."""
+
+    text: str
+    form: str = "program"
+    """`program`: the text itself. `continuation`: a function, after which a model may have gone on
+    with something else; it ends before the first line that is not indented. `chat`: a reply with a
+    fenced code block."""
+    rename: Mapping[str, str] = field(default_factory=dict)
+    """For a solution: what the puzzle was called in its original text, and is called now."""
+
+
+def parse_puzzles(pool: Pool, texts: Sequence[Text]) -> list[Puzzle | ParseFailure]:
+    """Each text as a puzzle, or the rule it broke; in order."""
+    parsed = _parse(pool, "puzzle", texts)
+    return [item if isinstance(item, ParseFailure) else _puzzle(item) for item in parsed]
+
+
+def parse_candidates(pool: Pool, texts: Sequence[Text]) -> list[Candidate | ParseFailure]:
+    """Each text as a candidate solution, or the rule it broke; in order."""
+    parsed = _parse(pool, "solution", texts)
+    return [
+        item if isinstance(item, ParseFailure) else Candidate(source=item["source"], id=item["id"]) for item in parsed
+    ]
+
+
+def _puzzle(fields: dict[str, Any]) -> Puzzle:
+    return Puzzle(**{**fields, "shingles": frozenset(fields["shingles"]), "imports": tuple(fields["imports"])})
+
+
+def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] | ParseFailure]:
+    """Equal texts are parsed once; each child gets a batch, and a new one goes on behind a text that ended it."""
+    requests = [
+        json.dumps({"kind": kind, "text": text.text, "form": text.form, "rename": dict(text.rename)}).encode()
+        for text in texts
+    ]
+    answers: dict[bytes, dict[str, Any] | ParseFailure] = {}
+    waiting = []
+    for request in dict.fromkeys(requests):
+        if len(request) > MAX_TEXT_BYTES:
+            answers[request] = ParseFailure("too_long")
+        else:
+            waiting.append(request)
+    while waiting:
+        batches = list(_batches(waiting))
+        waiting = []
+        jobs = (Job(PARSE_BATCH, child.pack(batch), label=f"parsing {len(batch)} texts") for batch in batches)
+        for batch, result in zip(batches, pool.run(jobs), strict=True):
+            for request, record in zip(batch, result.records, strict=False):
+                answers[request] = _read(json.loads(record))
+            done = len(result.records)
+            if done < len(batch):
+                detail = "" if result.status == Status.FINISHED else result.detail
+                answers[batch[done]] = ParseFailure("too_complex", detail)
+                waiting += batch[done + 1 :]
+    return [answers[request] for request in requests]
+
+
+def _read(record: dict[str, Any]) -> dict[str, Any] | ParseFailure:
+    return ParseFailure(record["rule"], record["detail"]) if "rule" in record else record
+
+
+def _batches(requests: Sequence[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    for request in requests:
+        if batch and (len(batch) == BATCH_TEXTS or sum(map(len, batch)) + len(request) > BATCH_BYTES):
+            yield batch
+            batch = []
+        batch.append(request)
+    if batch:
+        yield batch
+
+
+# ---- below: the rules, run in a sandbox child ----
+
+
+class _Broken(Exception):
+    def __init__(self, rule: str, detail: str = "") -> None:
+        super().__init__(rule, detail)
+        self.rule, self.detail = rule, detail
+
+
+def parse_batch(payload: bytes) -> Iterator[bytes]:
+    """In a child: one JSON record per request, a puzzle's or candidate's fields or the broken rule."""
+    for blob in child.unpack(payload):
+        request = json.loads(blob)
+        parse = _parse_puzzle if request["kind"] == "puzzle" else _parse_solution
+        try:
+            record = parse(_extract(request["text"], request["form"]), request["rename"])
+        except _Broken as broken:
+            record = {"rule": broken.rule, "detail": broken.detail}
+        except (RecursionError, MemoryError) as error:
+            record = {"rule": "too_complex", "detail": type(error).__name__}
+        yield json.dumps(record).encode()
+
+
+def _extract(text: str, form: str) -> str:
+    if form == "continuation":
+        first, *rest = text.split("\n")
+        body = []
+        for line in rest:
+            if line.strip() and not line[0].isspace():
+                break
+            body.append(line)
+        return "\n".join([first, *body]).rstrip() + "\n"
+    if form == "chat":
+        blocks: list[str] = re.findall(r"```[a-zA-Z0-9]*\n(.*?)(?:\n```|\Z)", text, re.DOTALL)
+        with_function = [block for block in blocks if "def " in block]
+        if not with_function:
+            raise _Broken("no_code")
+        return with_function[0]
+    return text
+
+
+def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
+    tree = _program(text)
+    function = _entry(tree, PUZZLE_NAMES, _is_puzzle)
+    annotation = _check_puzzle(function)
+    try:
+        declared = answer_type.read(annotation)
+    except answer_type.UnsupportedType as error:
+        raise _Broken("answer_type", f"{str(error)[:100]!r} is not supported") from None
+    name = function.name
+    description = ast.get_docstring(function) or ""
+    reserved = {"g"} & {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
+    _rename(tree, {name: "f", **{other: f"{other}_" for other in reserved}})
+    _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
+    return {
+        **_canonical(tree),
+        "answer_type": declared,
+        "header": f"def g({', '.join(_defaults(function))}):",
+        "skeleton": content_hash(similarity.normal_form(tree, constants=False)),
+        "shingles": sorted(similarity.shingles(similarity.normal_form(tree))),
+        "imports": sorted(_imports(tree)),
+        "original_name": name,
+        "description": description,
+    }
+
+
+def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
+    tree = _program(text)
+    function = _entry(tree, SOLUTION_NAMES, _callable_without_arguments)
+    if not _callable_without_arguments(function):
+        raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
+    _rename(tree, {**rename, function.name: "g"})
+    return _canonical(tree)
+
+
+def _program(text: str) -> ast.Module:
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        where = f"line {error.lineno}: " if isinstance(error, SyntaxError) and error.lineno else ""
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise _Broken("syntax", f"{where}{message}"[:200]) from None
+    kept: list[ast.stmt] = []
+    for statement in tree.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        if not isinstance(statement, _TOP_LEVEL):
+            raise _Broken("statement", f"line {statement.lineno}: {type(statement).__name__}")
+        kept.append(statement)
+    tree.body = kept
+    return tree
+
+
+_TOP_LEVEL = (
+    ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign,
+)  # fmt: skip
+
+
+def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
+    """The function that the text is about: by its usual name, else the last suitable one, else the last."""
+    functions = [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
+    if not functions:
+        asynchronous = any(isinstance(statement, ast.AsyncFunctionDef) for statement in tree.body)
+        raise _Broken("asynchronous" if asynchronous else "no_function")
+    named = [function for function in functions if function.name in names]
+    fitting = [function for function in functions if suitable(function)]
+    return (named or fitting or functions)[-1]
+
+
+def _is_puzzle(function: ast.FunctionDef) -> bool:
+    try:
+        _check_puzzle(function)
+    except _Broken:
+        return False
+    return True
+
+
+def _first_parameter(function: ast.FunctionDef) -> ast.arg:
+    return [*function.args.posonlyargs, *function.args.args][0]
+
+
+def _check_puzzle(function: ast.FunctionDef) -> ast.expr:
+    """The annotation of the answer's parameter."""
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    if not positional:
+        raise _Broken("no_parameter")
+    if arguments.vararg or arguments.kwarg:
+        raise _Broken("starred_parameter")
+    without_default = positional[1 : len(positional) - len(arguments.defaults)]
+    without_default += [
+        argument for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if not default
+    ]
+    if without_default:
+        raise _Broken("required_parameter", f"{without_default[0].arg!r} has no default")
+    annotation = positional[0].annotation
+    if annotation is None:
+        raise _Broken("no_annotation", f"{positional[0].arg!r} has no type")
+    return annotation
+
+
+def _callable_without_arguments(function: ast.FunctionDef) -> bool:
+    arguments = function.args
+    positional = len(arguments.posonlyargs) + len(arguments.args)
+    return len(arguments.defaults) == positional and all(arguments.kw_defaults)
+
+
+def _defaults(function: ast.FunctionDef) -> list[str]:
+    """`name=value` of the puzzle's further parameters, without annotations."""
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    with_default = positional[len(positional) - len(arguments.defaults) :]
+    pairs = [*zip(with_default, arguments.defaults, strict=True)]
+    pairs += [(name, value) for name, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+    return [f"{name.arg}={ast.unparse(value)}" for name, value in pairs if name is not positional[0]]
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add((node.module or ".").partition(".")[0])
+    return modules
+
+
+def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
+    """Rename identifiers in place; whoever already had one of the new names gets an underscore."""
+    changed = {old: new for old, new in names.items() if old != new}
+    mapping = {new: f"{new}_" for new in changed.values() if new not in names} | changed
+    for node in ast.walk(tree) if mapping else ():
+        for attribute in ("id", "arg", "name", "asname"):
+            old = getattr(node, attribute, None)
+            if isinstance(old, str) and not (isinstance(node, ast.alias) and attribute == "name"):
+                setattr(node, attribute, mapping.get(old, old))
+        if isinstance(node, ast.Global | ast.Nonlocal):
+            node.names = [mapping.get(name, name) for name in node.names]
+
+
+def _canonical(tree: ast.Module) -> dict[str, Any]:
+    """The program in one layout, without docstrings, comments and return annotations; and its hash."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    try:
+        source = ast.unparse(tree)
+        if ast.dump(ast.parse(source)) != ast.dump(tree):
+            raise _Broken("unprintable")
+    except (SyntaxError, ValueError) as error:
+        raise _Broken("unprintable", str(error)[:200]) from None
+    return {"source": source, "id": content_hash(similarity.normal_form(tree))}

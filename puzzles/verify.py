@@ -1,0 +1,347 @@
+"""The policy of truth: solve, take the answer as data, judge it elsewhere, confirm it in a second world.
+
+A candidate runs alone in a child and yields an answer. The answer's type is checked here, on
+plain data. Another child, which holds only the puzzle, evaluates `f(answer)`; the answers of one
+puzzle share such a child, for what is only data cannot disturb its neighbours. Whatever is
+accepted there is provisional: it counts once a fresh child, alone, in another world, agrees.
+
+Only an exact `True` counts. Exit codes, output and exceptions never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from puzzles import answer_type
+from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict
+from sandbox import child, codec
+from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
+from sandbox.result import Limits, Result, Status
+
+SOLVE_WORLD, JUDGE_WORLD, CONFIRM_WORLD = 0, 1, 2
+WORLDS = (0, 1, 2)
+JUDGED_TOGETHER = 64
+"""Answers of one puzzle that share a provisional judge; a child costs a millisecond, an answer microseconds."""
+SHOWN_CHARACTERS = 200
+
+VERDICT_OF_STATUS = {
+    Status.CPU_LIMIT: Verdict.TIME_LIMIT,
+    Status.WALL_LIMIT: Verdict.TIME_LIMIT,
+    Status.MEMORY_LIMIT: Verdict.MEMORY_LIMIT,
+    Status.DIED: Verdict.RUNTIME_ERROR,
+}
+
+
+def truth_pool(limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = ()) -> Pool:
+    """A sandbox pool that can parse and verify.
+
+    Args:
+        limits: Per child.
+        lanes: Children at the same time; by default the cores available.
+        seed: Of the worlds' hash and random seeds.
+        modules: Importable beside the pure ones; `random`, seeded per world, always is.
+    """
+    return Pool([PARSE_BATCH], limits, lanes, seed, tuple(dict.fromkeys([*PURE_MODULES, "random", *modules])))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one call came to: a record and its cost, or a limit."""
+
+    tag: bytes
+    content: bytes
+    cpu_seconds: float
+    verdict: Verdict | None = None
+    """Set when no record tells: the limit that ended the child."""
+    detail: str = ""
+
+
+def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
+    """Judge candidates, in order. Equal work is done once; equal candidates get equal judgements.
+
+    Raises:
+        SandboxError: The sandbox or the machine failed; no verdict is made up.
+    """
+    unique = list({(puzzle.source, candidate.source): (puzzle, candidate) for puzzle, candidate in pairs}.values())
+    judgements = dict(zip(((p.source, c.source) for p, c in unique), _verify_unique(pool, unique), strict=True))
+    return [judgements[puzzle.source, candidate.source] for puzzle, candidate in pairs]
+
+
+def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement]:
+    """Judge (puzzle text, solution text) pairs as `selfplay verify` takes them, in order."""
+    puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
+    wanted = [
+        Text(solution, rename={puzzle.original_name: "f"})
+        for puzzle, (_, solution) in zip(puzzles, texts, strict=True)
+        if isinstance(puzzle, Puzzle)
+    ]
+    candidates = iter(parse_candidates(pool, wanted))
+    judgements: list[Judgement | None] = []
+    pairs: list[tuple[Puzzle, Candidate]] = []
+    for puzzle in puzzles:
+        if isinstance(puzzle, ParseFailure):
+            judgements.append(Judgement(Verdict.INVALID_PUZZLE, str(puzzle)))
+            continue
+        candidate = next(candidates)
+        if isinstance(candidate, ParseFailure):
+            judgements.append(Judgement(Verdict.INVALID_SOLUTION, str(candidate)))
+        else:
+            judgements.append(None)
+            pairs.append((puzzle, candidate))
+    judged = iter(verify(pool, pairs))
+    return [judgement or next(judged) for judgement in judgements]
+
+
+def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
+    judgements: list[Judgement | None] = []
+    answers: list[bytes | None] = []
+    for (puzzle, _), outcome in zip(pairs, _solve(pool, pairs), strict=True):
+        judgement, answer = _read_answer(puzzle, outcome)
+        judgements.append(judgement)
+        answers.append(answer)
+    _blame_puzzles(pool, pairs, judgements)
+    questions = {
+        (puzzle.source, answer): (puzzle, answer)
+        for (puzzle, _), answer in zip(pairs, answers, strict=True)
+        if answer is not None
+    }
+    verdicts = dict(zip(questions, judge_answers(pool, list(questions.values())), strict=True))
+    final = []
+    for (puzzle, _), judgement, answer in zip(pairs, judgements, answers, strict=True):
+        assert judgement is not None
+        if answer is not None:
+            judged = verdicts[puzzle.source, answer]
+            judgement = replace(judged, answer=judgement.answer, cpu_seconds=judgement.cpu_seconds)
+        final.append(judgement)
+    return final
+
+
+def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
+    """Each candidate alone in its child, with the puzzle at hand: it may call `f`."""
+    jobs = (
+        Job(
+            RUN_PROGRAM,
+            child.program([puzzle.source, candidate.source], "g", [b"[]"], pool.limits.answer_bytes),
+            SOLVE_WORLD,
+            f"candidate {candidate.id} of puzzle {puzzle.id}",
+        )
+        for puzzle, candidate in pairs
+    )
+    return (_outcomes(result, 1)[0] for result in pool.run(jobs))
+
+
+def _read_answer(puzzle: Puzzle, outcome: _Outcome) -> tuple[Judgement, bytes | None]:
+    """The judgement so far, and the answer to be judged if there is one."""
+    cpu_seconds = outcome.cpu_seconds
+    if outcome.verdict is not None:
+        return Judgement(outcome.verdict, f"solve: {outcome.detail}", None, cpu_seconds), None
+    if outcome.tag == child.UNANSWERABLE:
+        return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {_text(outcome.content)}", None, cpu_seconds), None
+    if outcome.tag == child.MEMORY:
+        return Judgement(Verdict.MEMORY_LIMIT, "solve: out of memory", None, cpu_seconds), None
+    if outcome.tag != child.VALUE:
+        return Judgement(Verdict.RUNTIME_ERROR, f"solve: {_text(outcome.content)}", None, cpu_seconds), None
+    try:
+        value = codec.decode(outcome.content)
+    except codec.CodecError as error:
+        # A program that writes into its own report can only spoil its own answer.
+        return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {error}", None, cpu_seconds), None
+    answer = codec.literal(value)
+    if not answer_type.matches(value, puzzle.answer_type):
+        detail = f"solve: {_shorten(answer)} is not of type {puzzle.answer_type}"
+        return Judgement(Verdict.WRONG_TYPE, detail, answer, cpu_seconds), None
+    return Judgement(Verdict.WRONG_ANSWER, "", answer, cpu_seconds), outcome.content
+
+
+def _blame_puzzles(
+    pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: list[Judgement | None]
+) -> None:
+    """A candidate's child may say that the puzzle did not load; only a child with the puzzle alone is believed."""
+    suspects = [index for index, judgement in enumerate(judgements) if judgement and _no_puzzle(judgement)]
+    puzzles = {pairs[index][0].source: pairs[index][0] for index in suspects}
+    jobs = [_judge_job(pool, puzzle, [], JUDGE_WORLD) for puzzle in puzzles.values()]
+    results = dict(zip(puzzles, pool.run(jobs), strict=True))
+    for index in suspects:
+        result = results[pairs[index][0].source]
+        if result.status != Status.FINISHED or result.records:
+            detail = _text(result.records[0][2:]) if result.records else result.detail
+            judgements[index] = Judgement(Verdict.INVALID_PUZZLE, f"judge: it does not load: {detail}")
+
+
+def _no_puzzle(judgement: Judgement) -> bool:
+    return judgement.verdict in (Verdict.RUNTIME_ERROR, Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT)
+
+
+def judge_answers(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]]) -> list[Judgement]:
+    """Judge encoded answers of the declared type, in order; accepts are confirmed alone in a second world."""
+    provisional = judge_once(pool, questions, JUDGE_WORLD)
+    accepted = [index for index, outcome in enumerate(provisional) if _is_true(outcome)]
+    jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], CONFIRM_WORLD) for index in accepted)
+    confirmed = {
+        index: _outcomes(result, 1)[0] for index, result in zip(accepted, pool.run(jobs), strict=True)
+    }
+    return [_verdict(outcome, confirmed.get(index)) for index, outcome in enumerate(provisional)]
+
+
+def judge_once(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]], world: int) -> list[_Outcome]:
+    """Provisional outcomes of `f(answer)`; answers of one puzzle share a child, and what it left is judged alone."""
+    batches = list(_judge_batches(pool, questions))
+    outcomes: dict[int, _Outcome] = {}
+    jobs = (_judge_job(pool, questions[batch[0]][0], [questions[i][1] for i in batch], world) for batch in batches)
+    for batch, result in zip(batches, pool.run(jobs), strict=True):
+        whole = len(batch) == 1 or result.status == Status.FINISHED
+        outcomes.update(zip(batch, _outcomes(result, len(batch) if whole else 0), strict=False))
+    alone = [index for index in range(len(questions)) if index not in outcomes]
+    jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], world) for index in alone)
+    for index, result in zip(alone, pool.run(jobs), strict=True):
+        outcomes[index] = _outcomes(result, 1)[0]
+    return [outcomes[index] for index in range(len(questions))]
+
+
+def _judge_batches(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]]) -> Iterable[list[int]]:
+    by_puzzle: dict[str, list[int]] = {}
+    for index, (puzzle, _) in enumerate(questions):
+        by_puzzle.setdefault(puzzle.source, []).append(index)
+    for indices in by_puzzle.values():
+        batch: list[int] = []
+        for index in indices:
+            size = sum(len(questions[other][1]) for other in [*batch, index])
+            if batch and (len(batch) == JUDGED_TOGETHER or size > pool.limits.answer_bytes):
+                yield batch
+                batch = []
+            batch.append(index)
+        yield batch
+
+
+def _judge_job(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes], world: int) -> Job:
+    calls = [b"[" + answer + b"]" for answer in answers]
+    payload = child.program([puzzle.source], "f", calls, pool.limits.answer_bytes)
+    return Job(RUN_PROGRAM, payload, world, f"judging puzzle {puzzle.id}")
+
+
+def _outcomes(result: Result, calls: int) -> list[_Outcome]:
+    """One outcome per call of a job; a limit or a load failure stands for all calls that have none."""
+    share = result.cpu_seconds / max(calls, 1)
+    records = list(result.records)
+    if records and records[0][:1] == child.NOT_LOADED:
+        return [_Outcome(child.NOT_LOADED, records[0][2:], share)] * calls
+    outcomes = [_Outcome(record[:1], record[1:], share) for record in records[:calls]]
+    verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
+    detail = result.detail or "it left no report"
+    return outcomes + [_Outcome(b"", b"", share, verdict, detail)] * (calls - len(outcomes))
+
+
+def _is_true(outcome: _Outcome) -> bool:
+    return outcome.verdict is None and outcome.tag == child.VALUE and outcome.content == b"true"
+
+
+def _verdict(judged: _Outcome, confirmed: _Outcome | None) -> Judgement:
+    if confirmed is None:
+        verdict, detail = _rejection(judged)
+        return Judgement(verdict, f"judge: {detail}")
+    if _is_true(confirmed):
+        return Judgement(Verdict.ACCEPTED, "", judge_cpu_seconds=confirmed.cpu_seconds)
+    verdict, detail = _rejection(confirmed)
+    return Judgement(Verdict.UNSTABLE, f"confirm: accepted in one world, in another {verdict}: {detail}")
+
+
+def _rejection(outcome: _Outcome) -> tuple[Verdict, str]:
+    if outcome.verdict is not None:
+        # A crash of f on an answer is f's way of saying no; a limit is not.
+        died = outcome.verdict == Verdict.RUNTIME_ERROR
+        return (Verdict.WRONG_ANSWER if died else outcome.verdict), outcome.detail
+    if outcome.tag == child.NOT_LOADED:
+        return Verdict.INVALID_PUZZLE, f"it does not load: {_text(outcome.content)}"
+    if outcome.tag == child.MEMORY:
+        return Verdict.MEMORY_LIMIT, "out of memory"
+    if outcome.tag == child.RAISED:
+        return Verdict.WRONG_ANSWER, f"f raised {_text(outcome.content)}"
+    if outcome.tag == child.UNANSWERABLE:
+        return Verdict.WRONG_ANSWER, f"f returned no bool: {_text(outcome.content)}"
+    return Verdict.WRONG_ANSWER, f"f returned {_shown_value(outcome.content)}"
+
+
+def _shown_value(encoded: bytes) -> str:
+    try:
+        return _shorten(codec.literal(codec.decode(encoded)))
+    except codec.CodecError:
+        return "something unreadable"
+
+
+def _text(content: bytes) -> str:
+    """A message from a child, made safe to print."""
+    text = content.decode("utf-8", "replace")[:SHOWN_CHARACTERS]
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a puzzle was not admitted: data, not an error of ours."""
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+REASONS = {
+    "bool_answer": "the answer is not a bare bool: one guess in two is right",
+    "import": "a puzzle imports pure modules only",
+    "does_not_load": "the puzzle's text runs",
+    "trivial": "a fixed list of trivial answers is rejected",
+    "unstable": "three worlds agree",
+    "too_slow": "judging takes less than half the limits",
+}
+"""Every reason for a `Refusal` by `admit`, and what was expected."""
+
+
+def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
+    """Whether each puzzle may be trained on: typed, pure, deterministic, quick and not trivial; None admits."""
+    refusals: list[Refusal | None] = [_static_refusal(puzzle) for puzzle in puzzles]
+    asked = [index for index, refusal in enumerate(refusals) if refusal is None]
+    jobs: list[Job] = []
+    for index in asked:
+        puzzle = puzzles[index]
+        answers = [codec.encode(a, pool.limits.answer_bytes) for a in answer_type.trivial_answers(puzzle.answer_type)]
+        jobs += [_judge_job(pool, puzzle, answers, world) for world in WORLDS]
+    results = pool.run(jobs)
+    for index in asked:
+        refusals[index] = _trivial_refusal(pool, puzzles[index], [next(results) for _ in WORLDS])
+    return refusals
+
+
+def _static_refusal(puzzle: Puzzle) -> Refusal | None:
+    if puzzle.answer_type == "bool":
+        return Refusal("bool_answer")
+    impure = [module for module in puzzle.imports if module not in PURE_MODULES]
+    return Refusal("import", f"{impure[0]} is not one of {' '.join(PURE_MODULES)}") if impure else None
+
+
+def _trivial_refusal(pool: Pool, puzzle: Puzzle, results: Sequence[Result]) -> Refusal | None:
+    answers: list[Any] = answer_type.trivial_answers(puzzle.answer_type)
+    for result in results:
+        if result.records and result.records[0][:1] == child.NOT_LOADED:
+            return Refusal("does_not_load", _text(result.records[0][2:]))
+        if result.status != Status.FINISHED:
+            return Refusal("too_slow", f"{result.status} on trivial answers: {result.detail}")
+    for position, answer in enumerate(answers):
+        if results[0].records[position] == child.VALUE + b"true":
+            return Refusal("trivial", f"{codec.literal(answer)} is accepted")
+    if any(result.records != results[0].records for result in results):
+        return Refusal("unstable", "worlds disagree on a trivial answer")
+    if max(result.cpu_seconds for result in results) > pool.limits.cpu_seconds / 2:
+        return Refusal("too_slow", "over half the CPU limit on trivial answers")
+    return None
+
+
+def too_slow_to_judge(pool: Pool, judgement: Judgement) -> bool:
+    """Whether judging the reference answer took half the limits or more: a verdict in the grey zone."""
+    return judgement.judge_cpu_seconds >= pool.limits.cpu_seconds / 2

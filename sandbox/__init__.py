@@ -1,0 +1,1 @@
+"""Runs untrusted Python: standard library only. Start reading at `sandbox.pool`."""

@@ -1,0 +1,207 @@
+"""What runs inside a child: the harness around one program. The repository's only `exec`.
+
+The child shares memory with the program, so nothing it reports is a verdict: a program that
+overwrites its own report has only changed its own answer (see `pool`, theory of operation).
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sandbox import codec, confine
+from sandbox.result import Limits
+
+# How one call of a program ended: the first byte of its record.
+VALUE = b"V"
+"""It returned; an encoded value follows."""
+UNANSWERABLE = b"U"
+"""It returned something that is not plain data, or too much of it; the reason follows."""
+RAISED = b"E"
+"""It raised; 'Type: message' follows."""
+MEMORY = b"M"
+"""It ran out of memory."""
+NOT_LOADED = b"L"
+"""A source text did not load: its index as one digit, then 'Type: message'."""
+
+REQUEST_HEADER = struct.Struct("<II")
+"""Function index, payload length."""
+RESPONSE_HEADER = struct.Struct("<8sII")
+"""Magic, state, number of records; each record is its length (4 bytes) and its bytes."""
+MAGIC = b"records\0"
+RUNNING, FINISHED, OUT_OF_MEMORY, FAILED = range(4)
+RECORD_LENGTH = struct.Struct("<I")
+MESSAGE_CHARACTERS = 200
+
+Job = Callable[[bytes], Iterator[bytes]]
+
+
+def request_bytes(limits: Limits) -> int:
+    """Capacity of a job's payload: two answers of full size and half a MiB of source text."""
+    return 2 * limits.answer_bytes + 512 * 1024
+
+
+def response_bytes(limits: Limits) -> int:
+    """Capacity of a job's records: one answer of full size, and room for the small rest."""
+    return limits.answer_bytes + 128 * 1024
+
+
+class Sink:
+    """Standard output of a program: swallowed."""
+
+    encoding = "utf-8"
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+def main(slot: Any, limits: Limits, functions: Sequence[Job]) -> None:
+    """Run the job in the slot and leave; never returns."""
+    try:
+        os.closerange(0, 32)
+        # Neither setitimer nor sigaction is allowed after `seal`, so a program cannot disarm it.
+        signal.setitimer(signal.ITIMER_PROF, limits.cpu_seconds)
+        seconds = int(limits.cpu_seconds) + 2
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        confine.seal()
+    except BaseException:
+        os._exit(confine.UNCONFINED)
+    sys.stdout = sys.stderr = Sink()  # type: ignore[assignment]  # all that programs use of a stream
+    sys.stdin = None  # type: ignore[assignment]  # input() then raises
+    _report(slot, limits, functions)
+    os._exit(0)
+
+
+def _report(slot: Any, limits: Limits, functions: Sequence[Job]) -> None:
+    index, length = REQUEST_HEADER.unpack_from(slot, 0)
+    payload = slot[REQUEST_HEADER.size : REQUEST_HEADER.size + length]
+    start = REQUEST_HEADER.size + request_bytes(limits)
+    end = start + RESPONSE_HEADER.size + response_bytes(limits)
+    position = start + RESPONSE_HEADER.size
+    count, state = 0, FINISHED
+    try:
+        for record in functions[index](payload):
+            after = position + RECORD_LENGTH.size + len(record)
+            if after > end:
+                raise OverflowError("the job's records exceed the slot")
+            RECORD_LENGTH.pack_into(slot, position, len(record))
+            slot[position + RECORD_LENGTH.size : after] = record
+            position, count = after, count + 1
+            RESPONSE_HEADER.pack_into(slot, start, MAGIC, RUNNING, count)
+    except MemoryError:
+        state = OUT_OF_MEMORY
+    except BaseException as error:
+        state = FAILED
+        message = describe(error)
+        if position + RECORD_LENGTH.size + len(message) <= end:
+            RECORD_LENGTH.pack_into(slot, position, len(message))
+            slot[position + RECORD_LENGTH.size : position + RECORD_LENGTH.size + len(message)] = message
+            count += 1
+    RESPONSE_HEADER.pack_into(slot, start, MAGIC, state, count)
+
+
+def describe(error: BaseException) -> bytes:
+    """'Type: message' of an exception whose methods may themselves be hostile."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+        return text[:MESSAGE_CHARACTERS].encode("utf-8", "replace")
+    except BaseException:
+        return b"Exception: (it cannot be printed)"
+
+
+def pack(blobs: Sequence[bytes]) -> bytes:
+    """Length-prefixed concatenation, the form of payloads."""
+    return b"".join(RECORD_LENGTH.pack(len(blob)) + blob for blob in blobs)
+
+
+def unpack(data: bytes) -> list[bytes]:
+    """The blobs that `pack` joined."""
+    blobs, position = [], 0
+    while position < len(data):
+        (length,) = RECORD_LENGTH.unpack_from(data, position)
+        position += RECORD_LENGTH.size
+        blobs.append(data[position : position + length])
+        position += length
+    return blobs
+
+
+def program(sources: Sequence[str], entry: str, calls: Sequence[bytes], answer_bytes: int) -> bytes:
+    """Payload of `run_program`: load `sources` into one namespace, call `entry` once per item of `calls`.
+
+    Args:
+        sources: Python source texts, loaded in order.
+        entry: Name of the function to call.
+        calls: For each call, its positional arguments as an encoded list (`b"[]"` for none).
+        answer_bytes: Largest encoded return value.
+    """
+    header = {"sources": len(sources), "entry": entry, "answer_bytes": answer_bytes}
+    texts = [source.encode("utf-8", "surrogatepass") for source in sources]
+    return pack([json.dumps(header).encode(), *texts, *calls])
+
+
+def run_program(payload: bytes) -> Iterator[bytes]:
+    """One record per call, in order; or a single NOT_LOADED record."""
+    header, *blobs = unpack(payload)
+    settings = json.loads(header)
+    sources, calls = blobs[: settings["sources"]], blobs[settings["sources"] :]
+    namespace = _namespace()
+    for index, source in enumerate(sources):
+        try:
+            exec(compile(source, f"<source {index}>", "exec", dont_inherit=True), namespace)
+        except MemoryError:
+            yield MEMORY
+            return
+        except BaseException as error:
+            yield NOT_LOADED + str(index).encode() + describe(error)
+            return
+    for call in calls:
+        yield _call(namespace, settings["entry"], call, settings["answer_bytes"])
+
+
+def _call(namespace: dict[str, Any], entry: str, call: bytes, answer_bytes: int) -> bytes:
+    try:
+        value = namespace[entry](*codec.decode(call))
+    except MemoryError:
+        return MEMORY
+    except BaseException as error:
+        return RAISED + describe(error)
+    try:
+        return VALUE + codec.encode(value, answer_bytes)
+    except codec.CodecError as error:
+        return UNANSWERABLE + describe(error)
+    except MemoryError:
+        return MEMORY
+    except BaseException as error:
+        return RAISED + describe(error)
+
+
+def _namespace() -> dict[str, Any]:
+    """Fresh globals: builtins with a friendlier import, and the names of `typing`, always in scope."""
+    scope = vars(builtins).copy()
+    scope["__import__"] = _import
+    return {"__name__": "program", "__builtins__": scope, **TYPING}
+
+
+TYPING = {name: getattr(typing, name) for name in typing.__all__}
+"""Looked up once, in the zygote: a candidate must not pay for it."""
+MODULES: frozenset[str] = frozenset()
+"""Importable modules, set by the zygote. A child cannot open files, so what is loaded is what can
+be imported; the list only turns a strange failure into a clear message."""
+
+
+def _import(name: str, *arguments: Any, **keywords: Any) -> Any:
+    if name.partition(".")[0] not in MODULES:
+        raise ImportError(f"module {name!r} is not available; available are {' '.join(sorted(MODULES))}")
+    return builtins.__import__(name, *arguments, **keywords)

@@ -1,0 +1,266 @@
+"""The layers around untrusted code: every privilege the zygote and its children give up.
+
+`enclose` is applied once, by the zygote (identity, namespaces, empty root, rlimits, Landlock,
+capabilities, clock); `seal` by every child (a seccomp allow-list). Each layer that the system
+refuses is reported with the reason; `sandbox.selfcheck` then probes what really holds, and only
+what was verified counts towards the tier.
+
+x86-64 and aarch64 Linux. Constants are from the kernel's uapi headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import resource
+import signal
+import struct
+import sys
+from typing import Any
+
+from sandbox.result import Limits
+
+UNCONFINED = 97
+"""Exit status of a child that could not be sealed: our failure, never a candidate's."""
+
+NOBODY = 65534
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_TSC, PR_TSC_SIGSEGV = 26, 2
+PR_SET_NO_NEW_PRIVS = 38
+SECCOMP_MODE_FILTER = 2
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 16384, 1 << 18
+MNT_DETACH = 2
+MAP_FIXED, MAP_PRIVATE, MAP_ANONYMOUS = 0x10, 0x2, 0x20
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+# All that a Python program needs which neither reads nor writes anything: memory without the
+# right to execute, locks, and leaving. The only door is the shared slot, mapped beforehand.
+ALLOWED = {
+    "x86_64": {
+        "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigreturn": 15, "sched_yield": 24, "mremap": 25,
+        "madvise": 28, "exit": 60, "futex": 202, "restart_syscall": 219, "exit_group": 231,
+    },
+    "aarch64": {
+        "mmap": 222, "mprotect": 226, "munmap": 215, "brk": 214, "rt_sigreturn": 139, "sched_yield": 124, "mremap": 216,
+        "madvise": 233, "exit": 93, "futex": 98, "restart_syscall": 128, "exit_group": 94,
+    },
+}  # fmt: skip
+AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+CAPSET = {"x86_64": 126, "aarch64": 91}
+SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same on every architecture
+
+machine = platform.machine()
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+
+
+def enclose(limits: Limits) -> dict[str, str]:
+    """Give up everything the zygote does not need, for good.
+
+    Forks once when a process-id namespace is to be had: the caller goes on as its first process,
+    and the original waits for it. What is refused is reported, not raised: whether the rest
+    suffices is decided by the tier.
+
+    Returns:
+        For each layer "on", or why not.
+    """
+    report: dict[str, str] = {}
+    _layer(report, "parent_death", lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
+    _layer(report, "no_clock", _hide_clock)  # before /proc is gone
+    _layer(report, "identity", _become_nobody)
+    _layer(report, "namespaces", _new_namespaces)
+    if report["namespaces"] == "on":
+        _layer(report, "empty_root", _empty_root)
+        _become_first_process()
+    _layer(report, "no_new_privs", lambda: _prctl(PR_SET_NO_NEW_PRIVS, 1))
+    _layer(report, "landlock", _landlock_everything)
+    _layer(report, "capabilities", _drop_capabilities)
+    _layer(report, "rlimits", lambda: _set_rlimits(limits))
+    _layer(report, "not_dumpable", lambda: _prctl(PR_SET_DUMPABLE, 0))
+    return report
+
+
+def seal() -> None:
+    """Install the child's system-call allow-list; everything else fails with EPERM from here on."""
+    _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(_FILTER))
+
+
+def _layer(report: dict[str, str], name: str, apply: Any) -> None:
+    try:
+        apply()
+        report[name] = "on"
+    except OSError as error:
+        report[name] = f"refused: {error.strerror}"
+
+
+def _check(returned: int, what: str) -> int:
+    if returned < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return returned
+
+
+def _prctl(option: int, argument: int, extra: int = 0) -> None:
+    _check(libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(extra), 0, 0), f"prctl {option}")
+
+
+def _become_nobody() -> None:
+    if os.geteuid() != 0:
+        return
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    # Changing identity clears the parent-death signal.
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _new_namespaces() -> None:
+    uid, gid = os.getuid(), os.getgid()
+    # Changing identity made the process non-dumpable, which closes its own /proc/self/uid_map.
+    _prctl(PR_SET_DUMPABLE, 1)
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
+    _check(libc.unshare(flags), "unshare")
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(content)
+
+
+def _empty_root() -> None:
+    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    _mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555")
+    os.chdir("/tmp")
+    _check(libc.syscall(PIVOT_ROOT[machine], b".", b"."), "pivot_root")
+    _check(libc.umount2(b".", MNT_DETACH), "umount")
+    os.chdir("/")
+    _mount("tmpfs", "/", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+
+
+def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    texts = [text.encode() if text is not None else None for text in (source, target, kind)]
+    data = options.encode() if options is not None else None
+    _check(libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), data), f"mount {target}")
+
+
+def _become_first_process() -> None:
+    """A process-id namespace begins with the next child; its death kills all in it."""
+    original = os.getpid()
+    child = os.fork()
+    if child:
+        os.closerange(0, 32)  # the first process alone holds the line to the supervisor
+        os.waitpid(child, 0)
+        os._exit(0)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if original == 1:
+        raise OSError(errno.EINVAL, "the zygote was already a first process")
+
+
+def _landlock_everything() -> None:
+    """Handle every right and allow none: no file can be opened, no TCP port used, nobody signalled."""
+    abi = _check(libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1), "landlock")
+    file_rights = {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)
+    rights = [(1 << file_rights) - 1, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0]
+    fields = 3 if abi >= 6 else 2 if abi >= 4 else 1
+    attributes = struct.pack(f"={fields}Q", *rights[:fields])
+    ruleset = _check(libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock")
+    _check(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
+    os.close(ruleset)
+
+
+def _drop_capabilities() -> None:
+    for capability in range(64):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused without privilege: then there is none to drop
+    header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    _check(libc.syscall(CAPSET[machine], header, bytes(24)), "capset")
+
+
+def _set_rlimits(limits: Limits) -> None:
+    for name, value in {
+        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_NOFILE: 32,
+    }.items():
+        hard = resource.getrlimit(name)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(name, (value, value))
+    # The soft limit alone: deep recursion in C needs more than the usual 8 MiB, where allowed.
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = 64 * 1024**2
+    resource.setrlimit(resource.RLIMIT_STACK, (stack if hard == resource.RLIM_INFINITY else min(stack, hard), hard))
+
+
+def _hide_clock() -> None:
+    """Put zeros over the kernel's clock page, so that reading a clock needs a system call, which a child lacks.
+
+    A zero page says "no fast clock", and the vDSO falls back to the system call. (Unmapping it
+    would crash CPython, which reads the monotonic clock inside lock functions.)
+    """
+    with open("/proc/self/maps") as maps:
+        regions = [line.split()[0] for line in maps if "[vvar" in line]
+    for region in regions:
+        first, last = (int(address, 16) for address in region.split("-"))
+        flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED
+        mapped = libc.mmap(first, last - first, mmap.PROT_READ, flags, -1, 0)
+        if mapped != first:
+            raise OSError(ctypes.get_errno(), "the kernel's clock page cannot be replaced")
+    if machine == "x86_64":
+        _prctl(PR_SET_TSC, PR_TSC_SIGSEGV)
+
+
+# Classic BPF: code, jump if true, jump if false, constant (linux/filter.h).
+_LOAD, _EQUAL, _BIT_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
+# Offsets into struct seccomp_data; the low words of arguments on a little-endian machine.
+_NUMBER, _ARCHITECTURE, _PROTECTION, _MAP_FLAGS = 0, 4, 16 + 2 * 8, 16 + 3 * 8
+
+
+def _filter_program() -> bytes:
+    """The allow-list as BPF: everything unlisted returns EPERM; a foreign architecture kills."""
+    numbers = dict(ALLOWED[machine])
+    allow = (_RETURN, 0, 0, SECCOMP_RET_ALLOW)
+    deny = (_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
+    program = [
+        (_LOAD, 0, 0, _ARCHITECTURE),
+        (_EQUAL, 1, 0, AUDIT_ARCH[machine]),
+        (_RETURN, 0, 0, SECCOMP_RET_KILL_PROCESS),
+        (_LOAD, 0, 0, _NUMBER),
+        # mmap: anonymous and never executable
+        (_EQUAL, 0, 7, numbers.pop("mmap")),
+        (_LOAD, 0, 0, _PROTECTION),
+        (_BIT_SET, 0, 1, mmap.PROT_EXEC),
+        deny,
+        (_LOAD, 0, 0, _MAP_FLAGS),
+        (_BIT_SET, 0, 1, MAP_ANONYMOUS),
+        allow,
+        deny,
+        # mprotect: never executable
+        (_EQUAL, 0, 4, numbers.pop("mprotect")),
+        (_LOAD, 0, 0, _PROTECTION),
+        (_BIT_SET, 0, 1, mmap.PROT_EXEC),
+        deny,
+        allow,
+    ]
+    for number in numbers.values():
+        program += [(_EQUAL, 0, 1, number), allow]
+    program.append(deny)
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+
+if machine in ALLOWED and sys.platform == "linux":
+    _program = ctypes.create_string_buffer(_filter_program())
+    _FILTER = _SockFprog(len(_filter_program()) // 8, ctypes.addressof(_program))

@@ -1,0 +1,380 @@
+"""Runs a stream of untrusted jobs: jobs in, results out, in the same order.
+
+Theory of operation
+-------------------
+    supervisor (this process: the trainer, any size)
+        |  a socket pair: one byte "go" one way, how the child ended the other way
+        |  a slot of shared memory: the job's bytes in, its records out
+        v
+    zygote (one per lane and world; warm, tiny, confined, never sees a job's bytes)
+        |  fork, one per job
+        v
+    child (sealed by a seccomp allow-list: no file, socket, process, signal, clock, randomness)
+
+*Who holds what.* The supervisor holds everything and parses nothing that a child wrote, except
+the slot's fixed header and records of bounded length. The zygote may fork, wait and kill its own
+children. A child may compute, allocate up to its limit, and write into the slot.
+
+*What crosses.* Bytes. A job is the name of a trusted function that the zygote has preloaded and a
+payload for it; the function runs in the child beside the untrusted program and yields records. A
+program can forge the records of its own child. So a record is never a verdict about the program
+that ran there: a candidate's child only yields an answer, and another child, which never saw the
+candidate, judges it (`puzzles.verify`).
+
+*What a result needs.* The child exited with status 0 and the slot carries the magic. Exit codes,
+output and exceptions mean nothing. Between two jobs the slot's pages are given back, so no byte
+of one job reaches the next.
+
+*Worlds.* Each zygote belongs to a world: its own hash seed, random seed and address layout. A
+verdict that depends on one of them differs between worlds.
+
+*Failures.* A zygote that dies, a fork that is refused, a child killed from outside: the job is
+tried again in a fresh zygote, and after three tries `SandboxError` names it.
+
+A pool belongs to one thread. Its zygotes die with that thread, and with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox import child
+from sandbox.result import Limits, Result, SandboxError, Status
+from sandbox.zygote import ASLEEP, ENDED, REPLY, STARVED_WALLS, Orders
+
+PURE_MODULES = (
+    "math", "itertools", "functools", "collections", "heapq", "bisect", "string", "re", "operator", "typing", "copy",
+    "fractions", "statistics",
+)  # fmt: skip
+"""Modules without clock, randomness or the outside world: all that a proposed puzzle may import."""
+
+RUN_PROGRAM = "sandbox.child:run_program"
+TRIES = 3
+WINDOW_PER_LANE = 32
+"""Jobs that may wait for an earlier one's result, so that one slow job does not idle the lanes."""
+START_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trusted function's name, its payload, and the world to run in."""
+
+    function: str
+    payload: bytes
+    world: int = 0
+    label: str = "job"
+    """Named in a `SandboxError`."""
+
+
+def available_cores() -> int:
+    """Cores this process may really use: its affinity, and the cgroup's quota if there is one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    return cores
+
+
+class Pool:
+    """Lanes of zygotes that run jobs in parallel.
+
+    Args:
+        functions: Trusted jobs, as 'module:function'; `run_program` is always there.
+        limits: What each child may consume.
+        lanes: Jobs that run at the same time; by default the cores available.
+        seed: From which the worlds' hash and random seeds are derived.
+        modules: What programs may import.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[str] = (),
+        limits: Limits | None = None,
+        lanes: int | None = None,
+        seed: int = 0,
+        modules: Sequence[str] = PURE_MODULES,
+    ) -> None:
+        if not sys.platform.startswith("linux"):
+            raise SandboxError(
+                f"the sandbox needs Linux (seccomp, fork), this is {sys.platform}: use a Linux machine or container"
+            )
+        self.limits = limits or Limits()
+        self.functions = tuple(dict.fromkeys([RUN_PROGRAM, "sandbox.selfcheck:probe", *functions]))
+        self.seed = seed
+        self.modules = tuple(modules)
+        self._lanes = [_Lane(self) for _ in range(lanes or available_cores())]
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every zygote and wait for it."""
+        for lane in self._lanes:
+            lane.close()
+
+    @property
+    def layers(self) -> dict[str, str]:
+        """What the first zygote reports of each layer: "on", or why not. `selfcheck` probes it."""
+        return self._lanes[0].zygote(0).layers
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
+        """The jobs' results, in the jobs' order; jobs are drawn as results are consumed.
+
+        Raises:
+            SandboxError: A job's child could not be run, three times.
+            ValueError: A payload is larger than the slot.
+        """
+        source = iter(jobs)
+        waiting: deque[_Ticket] = deque()
+        idle = list(self._lanes)
+        busy: dict[_Lane, _Ticket] = {}
+        exhausted = False
+        try:
+            while True:
+                while idle and not exhausted and len(waiting) < WINDOW_PER_LANE * len(self._lanes):
+                    job = next(source, None)
+                    if job is None:
+                        exhausted = True
+                        break
+                    ticket = _Ticket(job)
+                    waiting.append(ticket)
+                    lane = idle.pop()
+                    lane.start(job)
+                    busy[lane] = ticket
+                while waiting and waiting[0].result is not None:
+                    yield waiting.popleft().result  # type: ignore[misc]  # not None, by the line above
+                if not busy:
+                    if exhausted and not waiting:
+                        return
+                    continue
+                for lane in self._ready(busy):
+                    ticket = busy.pop(lane)
+                    self._settle(lane, ticket, idle, busy)
+        finally:
+            for lane in busy:
+                lane.close()
+
+    def _settle(self, lane: _Lane, ticket: _Ticket, idle: list[_Lane], busy: dict[_Lane, _Ticket]) -> None:
+        outcome = lane.finish(ticket.job)
+        if isinstance(outcome, Result):
+            ticket.result = outcome
+            idle.append(lane)
+            return
+        ticket.tries += 1
+        lane.close()
+        if ticket.tries == TRIES:
+            raise SandboxError(f"{ticket.job.label}: {outcome}, {TRIES} times; nothing was decided about it")
+        lane.start(ticket.job)
+        busy[lane] = ticket
+
+    def _ready(self, busy: dict[_Lane, _Ticket]) -> list[_Lane]:
+        with selectors.DefaultSelector() as selector:
+            for lane in busy:
+                selector.register(lane.line, selectors.EVENT_READ, lane)
+            events = selector.select(timeout=1.0)
+        late = [lane for lane in busy if time.monotonic() > lane.deadline]
+        return [key.data for key, _ in events] or late
+
+
+@dataclass
+class _Ticket:
+    job: Job
+    result: Result | None = None
+    tries: int = 0
+
+
+class _Lane:
+    """One job at a time, in the zygote of the world it asks for."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._zygotes: dict[int, _Zygote] = {}
+        self._current: _Zygote | None = None
+        self.deadline = 0.0
+
+    @property
+    def line(self) -> socket.socket:
+        assert self._current is not None
+        return self._current.line
+
+    def zygote(self, world: int) -> _Zygote:
+        if world not in self._zygotes:
+            self._zygotes[world] = _Zygote(self._pool, world)
+        return self._zygotes[world]
+
+    def start(self, job: Job) -> None:
+        self._current = self.zygote(job.world)
+        # Beyond what the zygote itself would wait for: then it is the zygote that hangs.
+        self.deadline = time.monotonic() + (STARVED_WALLS + 2) * self._pool.limits.wall_seconds
+        self._current.start(self._pool.functions.index(job.function), job.payload)
+
+    def finish(self, job: Job) -> Result | str:
+        """The result, or what failed of ours."""
+        assert self._current is not None
+        if time.monotonic() > self.deadline:
+            return "the zygote does not answer"
+        return self._current.finish()
+
+    def close(self) -> None:
+        for zygote in self._zygotes.values():
+            zygote.close()
+        self._zygotes.clear()
+
+
+class _Zygote:
+    """The supervisor's end of one zygote."""
+
+    def __init__(self, pool: Pool, world: int) -> None:
+        self._limits = pool.limits
+        size = child.REQUEST_HEADER.size + child.request_bytes(pool.limits)
+        self._response = size
+        size += child.RESPONSE_HEADER.size + child.response_bytes(pool.limits)
+        slot_fd = os.memfd_create("slot")
+        self.line, theirs = socket.socketpair()
+        try:
+            os.ftruncate(slot_fd, size)
+            self._slot = mmap.mmap(slot_fd, size)
+            digest = hashlib.sha256(f"{pool.seed}/{world}".encode()).digest()
+            orders = Orders(
+                limits=pool.limits,
+                slot=slot_fd,
+                line=theirs.fileno(),
+                functions=pool.functions,
+                modules=pool.modules,
+                random_seed=int.from_bytes(digest[4:12], "little"),
+            )
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-s", "-P", "-B", "-c", _boot(pool.functions), orders.to_json()],
+                env={"PYTHONHASHSEED": str(int.from_bytes(digest[:4], "little")), "PYTHONUTF8": "1"},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(slot_fd, theirs.fileno()),
+                start_new_session=True,
+            )
+        finally:
+            os.close(slot_fd)
+            theirs.close()
+        self.layers = self._greeting()
+
+    def _greeting(self) -> dict[str, str]:
+        self.line.settimeout(START_SECONDS)
+        received = b""
+        with contextlib.suppress(OSError):
+            while not received.endswith(b"\n"):
+                part = self.line.recv(65536)
+                if not part:
+                    break
+                received += part
+        self.line.settimeout(None)
+        greeting = json.loads(received) if received.endswith(b"\n") else {"error": "it ended without a word"}
+        if "error" in greeting:
+            self.close()
+            raise SandboxError(f"a zygote did not start: {greeting['error'].strip()}")
+        return greeting  # type: ignore[no-any-return]  # what the zygote itself wrote
+
+    def start(self, function: int, payload: bytes) -> None:
+        if len(payload) > child.request_bytes(self._limits):
+            raise ValueError(
+                f"a job of {len(payload)} bytes exceeds the slot's {child.request_bytes(self._limits)}: "
+                "send it in parts, or raise answer_bytes"
+            )
+        # Gives every page back to the kernel: nothing of an earlier job is left in the slot.
+        self._slot.madvise(mmap.MADV_REMOVE)
+        child.REQUEST_HEADER.pack_into(self._slot, 0, function, len(payload))
+        self._slot[child.REQUEST_HEADER.size : child.REQUEST_HEADER.size + len(payload)] = payload
+        with contextlib.suppress(OSError):  # a dead zygote shows as an empty reply
+            self.line.send(b"g")
+
+    def finish(self) -> Result | str:
+        try:
+            reply = self.line.recv(REPLY.size)
+        except OSError:
+            reply = b""
+        if len(reply) != REPLY.size:
+            return "the zygote died"
+        reason, wait_status, cpu_microseconds = REPLY.unpack(reply)
+        cpu_seconds = cpu_microseconds / 1e6
+        state, records = self._records()
+        if reason == ASLEEP:
+            detail = f"no CPU time used for {self._limits.wall_seconds / 2:g} s, after {cpu_seconds:.2f} s"
+            return Result(Status.WALL_LIMIT, records, detail, cpu_seconds)
+        if reason != ENDED:
+            return "the machine refused to fork"
+        if os.WIFSIGNALED(wait_status):
+            return self._killed(os.WTERMSIG(wait_status), records, cpu_seconds)
+        code = os.WEXITSTATUS(wait_status)
+        if code == 0 and state == child.FINISHED:
+            return Result(Status.FINISHED, records, "", cpu_seconds)
+        if code == 0 and state == child.OUT_OF_MEMORY:
+            return Result(Status.MEMORY_LIMIT, records, "out of memory", cpu_seconds)
+        if code == 0 and state == child.FAILED and records:
+            message = records[-1].decode("utf-8", "replace")
+            return Result(Status.DIED, records[:-1], f"the job raised {message}", cpu_seconds)
+        return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds)
+
+    def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float) -> Result | str:
+        if number in (signal.SIGPROF, signal.SIGXCPU):
+            detail = f"over {self._limits.cpu_seconds:g} s of CPU time"
+            return Result(Status.CPU_LIMIT, records, detail, cpu_seconds)
+        if number == signal.SIGKILL:
+            # Nobody inside can send it: the machine ran out of memory, or somebody interfered.
+            return "the child was killed from outside"
+        return Result(Status.DIED, records, f"it died on signal {signal.Signals(number).name}", cpu_seconds)
+
+    def _records(self) -> tuple[int, tuple[bytes, ...]]:
+        """The state and records in the slot; a hostile child may have written anything there."""
+        magic, state, count = child.RESPONSE_HEADER.unpack_from(self._slot, self._response)
+        if magic != child.MAGIC:
+            return child.RUNNING, ()
+        position, records = self._response + child.RESPONSE_HEADER.size, []
+        for _ in range(min(count, child.response_bytes(self._limits))):
+            if position + child.RECORD_LENGTH.size > len(self._slot):
+                return child.RUNNING, ()
+            (length,) = child.RECORD_LENGTH.unpack_from(self._slot, position)
+            position += child.RECORD_LENGTH.size
+            if position + length > len(self._slot):
+                return child.RUNNING, ()
+            records.append(self._slot[position : position + length])
+            position += length
+        return state, tuple(records)
+
+    def close(self) -> None:
+        self.line.close()
+        self._process.kill()
+        self._process.wait()
+        self._slot.close()
+
+
+def _boot(functions: Sequence[str]) -> str:
+    """The zygote's program: the folders of the packages its jobs live in, and nothing else, on its path."""
+    packages = dict.fromkeys(name.partition(".")[0] for name in functions)
+    folders = [str(Path(_package_file(package)).parent.parent) for package in packages]
+    return f"import sys; sys.path[:0] = {list(dict.fromkeys(folders))!r}; from sandbox import zygote; zygote.main()"
+
+
+def _package_file(package: str) -> str:
+    module = sys.modules.get(package) or __import__(package)
+    if module.__file__ is None:
+        raise SandboxError(f"package {package!r} has no __init__.py: its jobs cannot be loaded by a zygote")
+    return module.__file__
+
+

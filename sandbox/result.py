@@ -1,0 +1,64 @@
+"""What one sandboxed job may consume, and what became of it.
+
+A `Result` speaks of a process, never of a puzzle: whether an answer is right is decided one floor
+up, in `puzzles.verify`. Our own failures are not statuses but `SandboxError`, so that they can
+never be counted as a candidate's (the `XX` of ioi/isolate).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class SandboxError(Exception):
+    """The sandbox or the machine failed; nothing is known about the job's program."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one child may consume."""
+
+    cpu_seconds: float = 1.0
+    """User plus system time. The limit that decides: it does not depend on the machine's load."""
+    wall_seconds: float = 5.0
+    """A child that has used no CPU time for this long is asleep for ever and is killed."""
+    memory_bytes: int = 512 * 1024**2
+    """Address space (RLIMIT_AS), of which the interpreter with its modules takes about 30 MiB."""
+    answer_bytes: int = 256 * 1024
+    """Encoded size of one value that leaves a child."""
+    recursion_limit: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name in ("cpu_seconds", "wall_seconds", "memory_bytes", "answer_bytes", "recursion_limit"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.wall_seconds < self.cpu_seconds:
+            raise ValueError(
+                f"wall_seconds ({self.wall_seconds}) is below cpu_seconds ({self.cpu_seconds}): "
+                "slow programs would be reported as sleeping"
+            )
+
+
+class Status(StrEnum):
+    """What happened to a child process."""
+
+    FINISHED = "finished"
+    """The harness reported that the job ran to its end; the only status whose records are whole."""
+    CPU_LIMIT = "cpu_limit"
+    WALL_LIMIT = "wall_limit"
+    MEMORY_LIMIT = "memory_limit"
+    DIED = "died"
+    """It ended without a report: a crash, an early exit, or records over the size limit."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One job's outcome."""
+
+    status: Status
+    records: tuple[bytes, ...]
+    """What the job had reported when it ended, in order; a prefix unless `status` is FINISHED."""
+    detail: str
+    """For people, not for machines."""
+    cpu_seconds: float

@@ -1,0 +1,180 @@
+"""Does the sandbox on this machine hold? Attacks on the live sandbox, and what was verified.
+
+`probe` runs inside a sealed child and tries what no program may do; `check` asks a pool for it,
+adds the limits and a known accept and reject, and gives the tier. Configured is not verified:
+only what was tried here counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import mmap
+import os
+import platform
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sandbox import child
+from sandbox.pool import RUN_PROGRAM, Job, Pool
+from sandbox.result import Result, SandboxError, Status
+
+TIERS = "ABD"
+"""A: everything. B: without namespaces, Landlock and an empty root (a container that refuses them).
+D: a protection is missing; refused unless allowed by name."""
+
+
+def _raw(number: int, *arguments: object) -> Callable[[], object]:
+    def call() -> None:
+        if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
+            raise OSError(ctypes.get_errno(), "refused")
+
+    return call
+
+
+def _executable_memory() -> None:
+    mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+
+
+MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}.get(platform.machine(), 319)
+KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), 250)
+IO_URING_SETUP = 425
+PTRACE = {"x86_64": 101, "aarch64": 117}.get(platform.machine(), 101)
+UNSHARE = {"x86_64": 272, "aarch64": 97}.get(platform.machine(), 272)
+CLONE_NEWUSER = 0x10000000
+
+FORBIDDEN: dict[str, Callable[[], object]] = {
+    "read_file": lambda: open("/etc/passwd"),
+    "write_file": lambda: open("/tmp/selfcheck", "w"),
+    "stat_file": lambda: os.stat("/"),
+    "list_folder": lambda: os.listdir("/"),
+    "internet_socket": lambda: socket.socket(socket.AF_INET),
+    "unix_socket": lambda: socket.socket(socket.AF_UNIX),
+    "vsock_socket": lambda: socket.socket(socket.AF_VSOCK),
+    "fork": os.fork,
+    "execute": lambda: os.execv("/bin/true", ["true"]),
+    "signal_parent": lambda: os.kill(os.getppid(), 0),
+    "signal_group": lambda: os.kill(0, 0),
+    "signal_handler": lambda: signal.signal(signal.SIGPROF, signal.SIG_IGN),
+    "disarm_timer": lambda: signal.setitimer(signal.ITIMER_PROF, 0),
+    "clock": time.time,
+    "monotonic_clock": time.monotonic,
+    "sleep": lambda: time.sleep(0.001),
+    "os_randomness": lambda: os.urandom(8),
+    "executable_memory": _executable_memory,
+    "memory_file": _raw(MEMFD_CREATE, b"x", 0),
+    "keyring": _raw(KEYCTL, 0, -3, 1),
+    "io_uring": _raw(IO_URING_SETUP, 1, b"\0" * 128),
+    "trace": _raw(PTRACE, 0, 0, 0, 0),
+    "new_namespace": _raw(UNSHARE, CLONE_NEWUSER),
+}
+"""What a sealed child must be refused, each by EPERM from the kernel."""
+
+
+def probe(payload: bytes) -> Iterator[bytes]:
+    """In a child: try every forbidden thing; one JSON object {name: "refused" or what happened}."""
+    yield json.dumps({name: _attempt(action) for name, action in FORBIDDEN.items()}).encode()
+
+
+def _attempt(action: Callable[[], object]) -> str:
+    try:
+        action()
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno == errno.EPERM:
+            return "refused"
+        return f"{type(error).__name__}: {error}"[:100]
+    return "ALLOWED"
+
+
+@dataclass(frozen=True)
+class Protections:
+    """What was verified on the live sandbox."""
+
+    tier: str
+    layers: dict[str, str]
+    """Per layer of the zygote: "on", or why the system refused it."""
+    probes: dict[str, str]
+    """Per attack: "refused"/"held", or what happened instead."""
+
+    def failures(self) -> list[str]:
+        """One line per attack that was not stopped."""
+        return [f"{name}: {outcome}" for name, outcome in self.probes.items() if outcome not in ("refused", "held")]
+
+    def to_json(self) -> dict[str, object]:
+        """For the archive: what stood between the candidates and this machine."""
+        return {
+            "tier": self.tier,
+            "layers": self.layers,
+            "probes": self.probes,
+            "python": platform.python_version(),
+            "kernel": platform.release(),
+            "machine": platform.machine(),
+        }
+
+
+def check(pool: Pool) -> Protections:
+    """Attack the pool's own sandbox and say what held.
+
+    Raises:
+        SandboxError: It cannot run at all.
+    """
+    result = next(pool.run([Job("sandbox.selfcheck:probe", b"", label="self-check")]))
+    if result.status != Status.FINISHED:
+        raise SandboxError(f"the self-check did not finish: {result.status}: {result.detail}")
+    probes = dict(json.loads(result.records[0]))
+    for name, (source, expected) in LIVE.items():
+        outcome = _run(pool, source)
+        probes[name] = "held" if expected(outcome) else f"{outcome.status} {outcome.records[:1]!r} {outcome.detail}"[:100]
+    layers = pool.layers
+    return Protections(tier=_tier(layers, probes), layers=layers, probes=probes)
+
+
+def require(protections: Protections, minimum_tier: str) -> None:
+    """Refuse to go on below a tier.
+
+    Raises:
+        SandboxError: With what is missing and what to do.
+    """
+    if TIERS.index(protections.tier) <= TIERS.index(minimum_tier):
+        return
+    missing = [f"{name} ({outcome})" for name, outcome in protections.layers.items() if outcome != "on"]
+    raise SandboxError(
+        f"the sandbox reaches tier {protections.tier}, below sandbox.minimum_tier = {minimum_tier!r}; "
+        f"missing: {', '.join(missing + protections.failures()) or 'nothing'}; "
+        "see `selfplay doctor`, run where these are allowed, or set sandbox.minimum_tier lower at your own risk"
+    )
+
+
+def _tier(layers: dict[str, str], probes: dict[str, str]) -> str:
+    if any(outcome not in ("refused", "held") for outcome in probes.values()):
+        return "D"
+    return "A" if all(outcome == "on" for outcome in layers.values()) else "B"
+
+
+def _run(pool: Pool, source: str) -> Result:
+    payload = child.program([source], "g", [b"[]"], pool.limits.answer_bytes)
+    return next(pool.run([Job(RUN_PROGRAM, payload, label="self-check")]))
+
+
+def _says(record: bytes) -> Callable[[Result], bool]:
+    return lambda result: result.status == Status.FINISHED and result.records == (record,)
+
+
+LIVE: dict[str, tuple[str, Callable[[Result], bool]]] = {
+    "known_value": ("def g():\n    return [1, 'a', 2.5, True]", _says(b'V[1,"a",{"f":"0x1.4000000000000p+1"},true]')),
+    "known_error": ("def g():\n    return 1 // 0", lambda result: result.records[0].startswith(b"EZeroDivisionError")),
+    "object_as_answer": ("class A(int): pass\ndef g():\n    return A()", lambda result: result.records[0][:1] == b"U"),
+    "endless_loop": ("def g():\n    while True: pass", lambda result: result.status == Status.CPU_LIMIT),
+    "memory": ("def g():\n    return len(bytearray(1 << 33))", _says(b"M")),
+    "early_exit": (
+        "def g():\n    raise SystemExit(0)",
+        lambda result: result.records[0].startswith(b"ESystemExit"),
+    ),
+    "silent_output": ("def g():\n    print('accepted')\n    return 1", _says(b"V1")),
+    "closed_import": ("def g():\n    import os\n    return 1", lambda result: result.records[0].startswith(b"EImportError")),
+}
+"""Programs with a known outcome."""

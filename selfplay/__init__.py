@@ -1,0 +1,1 @@
+"""The model and the loop. Start reading at `selfplay.loop`."""
