@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+class InputError(ValueError):
+    """The user's input is wrong: which file and place, what was expected, what came. Exit status 2."""
+
+
 def content_hash(text: str) -> str:
     """Sixteen hexadecimal digits that name a text (SHA-256, 64 bits: a collision among 10**6 is one in 10**7)."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,443 @@
+"""The archive: every puzzle, candidate and verified pair of a run, with its history, in one SQLite file.
+
+Identity is the hash of the normal form. Every pair says where it came from (iteration, chunk,
+parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got
+(n) and how many held (c), and under which protections it was confirmed. Nothing is ever replaced
+or deleted. Held-out and dev puzzles are refused at this door, whoever brings them.
+
+Writes go in transactions: what a reader sees, also after a crash, is whole. Times have columns
+of their own, so that everything else can be compared between runs.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, VerifiedPair, content_hash
+from puzzles.similarity import Guard
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5E1F914A
+"""Tells SQLite's own tools, and us, whose file this is."""
+
+SCHEMA = """
+CREATE TABLE protections (
+    id TEXT PRIMARY KEY,             -- hash of the content
+    content TEXT NOT NULL            -- JSON: tier, layers, probes, Python, kernel
+);
+CREATE TABLE chunks (                -- the unit of sampling, resuming and replaying
+    id INTEGER PRIMARY KEY,
+    iteration INTEGER NOT NULL,
+    stage TEXT NOT NULL,             -- propose | solve
+    number INTEGER NOT NULL,
+    checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
+    seed TEXT NOT NULL,
+    settings TEXT NOT NULL,          -- JSON: temperature, top_p, max_tokens, batch shape, dtype, threads
+    plan BLOB NOT NULL,              -- zlib JSON: what is asked for, in order
+    completions BLOB,                -- zlib JSON: every text that was sampled; NULL until sampled
+    judged INTEGER NOT NULL DEFAULT 0,
+    tokens INTEGER,
+    sampling_seconds REAL,
+    judging_seconds REAL,
+    UNIQUE (iteration, stage, number)
+);
+CREATE TABLE puzzles (
+    id TEXT PRIMARY KEY,             -- hash of the normal form
+    source TEXT NOT NULL,
+    answer_type TEXT NOT NULL,
+    header TEXT NOT NULL,
+    skeleton TEXT NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT NOT NULL,
+    original TEXT NOT NULL,          -- the text as it came
+    origin TEXT NOT NULL,            -- human | rule | import | model
+    skills TEXT NOT NULL,            -- JSON list
+    difficulty INTEGER,
+    iteration INTEGER NOT NULL,
+    chunk INTEGER REFERENCES chunks, -- NULL unless proposed by a model
+    position INTEGER,
+    parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
+    added_at REAL NOT NULL
+);
+CREATE TABLE solutions (
+    puzzle TEXT NOT NULL REFERENCES puzzles,
+    id TEXT NOT NULL,                -- hash of the normal form
+    source TEXT NOT NULL,
+    answer TEXT,
+    origin TEXT NOT NULL,
+    iteration INTEGER NOT NULL,
+    chunk INTEGER REFERENCES chunks,
+    position INTEGER,
+    protections TEXT NOT NULL REFERENCES protections,
+    cpu_seconds REAL NOT NULL,
+    judge_cpu_seconds REAL NOT NULL,
+    added_at REAL NOT NULL,
+    PRIMARY KEY (puzzle, id)
+);
+CREATE TABLE proposals (
+    chunk INTEGER NOT NULL REFERENCES chunks,
+    position INTEGER NOT NULL,
+    outcome TEXT NOT NULL,           -- admitted | duplicate | held_out | the rule or reason it failed
+    detail TEXT NOT NULL,
+    puzzle TEXT,
+    PRIMARY KEY (chunk, position)
+);
+CREATE TABLE candidates (
+    chunk INTEGER NOT NULL REFERENCES chunks,
+    position INTEGER NOT NULL,       -- of its text in the chunk's completions
+    puzzle TEXT NOT NULL REFERENCES puzzles,
+    candidate TEXT,                  -- hash of the normal form; NULL if it could not be parsed
+    verdict TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    answer TEXT,
+    cpu_seconds REAL NOT NULL,
+    PRIMARY KEY (chunk, position)
+);
+CREATE INDEX candidates_by_puzzle ON candidates (puzzle);
+CREATE TABLE refusals (              -- imported texts that did not become part of the archive
+    name TEXT NOT NULL,
+    what TEXT NOT NULL,              -- puzzle | solution
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    original TEXT NOT NULL,
+    UNIQUE (name, what, original)
+);
+CREATE TABLE trained (               -- which pairs each iteration's checkpoint has learned from
+    iteration INTEGER NOT NULL,
+    puzzle TEXT NOT NULL,
+    solution TEXT NOT NULL,
+    PRIMARY KEY (iteration, puzzle, solution)
+);
+CREATE VIEW pairs AS
+    SELECT p.id AS puzzle_id, s.id AS solution_id, p.name, p.source AS puzzle, s.source AS solution, s.answer,
+           p.answer_type, p.origin AS puzzle_origin, s.origin AS solution_origin, s.iteration,
+           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,
+           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c
+    FROM solutions s JOIN puzzles p ON p.id = s.puzzle;
+"""
+
+
+class AddStatus(IntEnum):
+    """What became of an addition; true when the archive grew."""
+
+    HELD_OUT = -1
+    """Refused: it is, or is too near to, a guarded puzzle."""
+    DUPLICATE = 0
+    NEW = 1
+
+    def __bool__(self) -> bool:
+        return self is AddStatus.NEW
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a puzzle or solution came from."""
+
+    origin: str
+    """`human`, `rule`, `import` or `model`."""
+    iteration: int = 0
+    chunk: int | None = None
+    position: int | None = None
+    parents: tuple[str, ...] = ()
+    name: str = ""
+    original: str = ""
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A planned piece of sampling work."""
+
+    id: int
+    iteration: int
+    stage: str
+    number: int
+    checkpoint: str
+    seed: str
+    settings: dict[str, Any]
+    plan: Any
+    completions: list[Any] | None
+    judged: bool
+
+
+class Archive:
+    """An open archive file.
+
+    Args:
+        path: The file; made if `create`.
+        guard: Puzzles that are refused.
+        create: Whether a missing file is made; otherwise it is an error.
+
+    Raises:
+        InputError: The file is missing, not an archive, or of a newer schema.
+    """
+
+    def __init__(self, path: str | Path, guard: Guard | None = None, create: bool = False) -> None:
+        self.path = Path(path)
+        self.guard = guard or Guard()
+        self.guard_reason: str | None = None
+        if not create and not self.path.is_file():
+            raise InputError(f"{self.path}: there is no archive here")
+        try:
+            self._connection = sqlite3.connect(self.path, isolation_level=None)
+            self._connection.row_factory = sqlite3.Row
+            self._prepare(create)
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{self.path}: expected an archive, {error}") from None
+
+    def _prepare(self, create: bool) -> None:
+        application = self._scalar("PRAGMA application_id")
+        empty = not self._scalar("SELECT count(*) FROM sqlite_master")
+        if empty and create:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            with self.transaction():
+                for statement in SCHEMA.split(";\n"):
+                    self._connection.execute(statement)
+                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        elif application != APPLICATION_ID:
+            raise InputError(f"{self.path}: this is an SQLite file, but not an archive of ours")
+        version = self._scalar("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise InputError(
+                f"{self.path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        # A commit survives the death of the process; only a power cut may lose the last ones.
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is written inside."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
+        """Rows of a read-only query."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def _scalar(self, sql: str, *parameters: Any) -> Any:
+        row = self._connection.execute(sql, parameters).fetchone()
+        return row[0] if row else None
+
+    # ---- adding ----
+
+    def add_puzzle(self, puzzle: Puzzle, provenance: Provenance) -> AddStatus:
+        """Add a puzzle, solved or not; `guard_reason` then says what a HELD_OUT one is too near to."""
+        self.guard_reason = self.guard.hit(puzzle)
+        if self.guard_reason is not None:
+            return AddStatus.HELD_OUT
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO puzzles VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton, provenance.name,
+                puzzle.description, provenance.original, provenance.origin, json.dumps(provenance.skills),
+                provenance.difficulty, provenance.iteration, provenance.chunk, provenance.position,
+                json.dumps(provenance.parents), time.time(),
+            ),
+        )  # fmt: skip
+        return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
+
+    def add(self, pair: VerifiedPair, provenance: Provenance, protections: Mapping[str, object]) -> AddStatus:
+        """Add a verified pair, and its puzzle if that is new.
+
+        Returns:
+            NEW if the solution is new for its puzzle.
+        """
+        if self.add_puzzle(pair.puzzle, provenance) is AddStatus.HELD_OUT:
+            return AddStatus.HELD_OUT
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO solutions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
+                provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
+                pair.judgement.cpu_seconds, pair.judgement.judge_cpu_seconds, time.time(),
+            ),
+        )  # fmt: skip
+        return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
+
+    def _protections(self, protections: Mapping[str, object]) -> str:
+        content = json.dumps(protections, sort_keys=True)
+        identifier = content_hash(content)
+        self._connection.execute("INSERT OR IGNORE INTO protections VALUES (?,?)", (identifier, content))
+        return identifier
+
+    def add_proposal(self, chunk: int, position: int, outcome: str, detail: str, puzzle: str | None) -> None:
+        """What became of one proposed text."""
+        row = (chunk, position, outcome, detail, puzzle)
+        self._connection.execute("INSERT INTO proposals VALUES (?,?,?,?,?)", row)
+
+    def add_candidate(
+        self, chunk: int, position: int, puzzle: str, candidate: Candidate | None, judgement: Judgement
+    ) -> None:
+        """One sampled candidate and its judgement; its text is in the chunk's completions."""
+        self._connection.execute(
+            "INSERT INTO candidates VALUES (?,?,?,?,?,?,?,?)",
+            (
+                chunk, position, puzzle, candidate.id if candidate else None, judgement.verdict, judgement.detail,
+                judgement.answer, judgement.cpu_seconds,
+            ),
+        )  # fmt: skip
+
+    def add_refusal(self, name: str, what: str, reason: str, detail: str, original: str) -> None:
+        """An imported text that did not become part of the archive, and why."""
+        self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", (name, what, reason, detail, original))
+
+    def add_trained(self, iteration: int, pairs: Sequence[tuple[str, str]]) -> None:
+        """Which (puzzle, solution) ids an iteration's checkpoint learns from."""
+        rows = [(iteration, puzzle, solution) for puzzle, solution in pairs]
+        self._connection.executemany("INSERT OR IGNORE INTO trained VALUES (?,?,?)", rows)
+
+    # ---- chunks ----
+
+    def plan_chunk(
+        self, iteration: int, stage: str, number: int, checkpoint: str, seed: str, settings: Any, plan: Any
+    ) -> None:
+        """Fix a piece of sampling work before it begins; a chunk planned before stays as it is."""
+        row = (iteration, stage, number, checkpoint, seed, json.dumps(settings), _compress(plan))
+        sql = "INSERT OR IGNORE INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan)"
+        self._connection.execute(f"{sql} VALUES (?,?,?,?,?,?,?)", row)
+
+    def chunks(self, iteration: int, stage: str) -> Iterator[Chunk]:
+        """The stage's chunks in order, read one at a time."""
+        sql = "SELECT id FROM chunks WHERE iteration = ? AND stage = ? ORDER BY number"
+        for (identifier,) in self.query(sql, iteration, stage):
+            yield self.chunk(identifier)
+
+    def chunk(self, identifier: int) -> Chunk:
+        """One chunk, unpacked."""
+        (row,) = self.query("SELECT * FROM chunks WHERE id = ?", identifier)
+        return Chunk(
+            row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
+            json.loads(row["settings"]), _decompress(row["plan"]),
+            None if row["completions"] is None else _decompress(row["completions"]), bool(row["judged"]),
+        )  # fmt: skip
+
+    def set_completions(self, chunk: int, completions: Any, tokens: int, seconds: float) -> None:
+        """Every text that was sampled for the chunk, and what it cost."""
+        sql = "UPDATE chunks SET completions = ?, tokens = ?, sampling_seconds = ? WHERE id = ?"
+        self._connection.execute(sql, (_compress(completions), tokens, seconds, chunk))
+
+    def set_judged(self, chunk: int, seconds: float) -> None:
+        """The chunk's verdicts are all written (in the same transaction)."""
+        self._connection.execute("UPDATE chunks SET judged = 1, judging_seconds = ? WHERE id = ?", (seconds, chunk))
+
+    # ---- choosing ----
+
+    def puzzle(self, identifier: str) -> Puzzle:
+        """One puzzle by its id.
+
+        Raises:
+            InputError: There is none.
+        """
+        rows = self.query("SELECT * FROM puzzles WHERE id = ?", identifier)
+        if not rows:
+            raise InputError(f"{self.path}: there is no puzzle {identifier!r}")
+        return _puzzle(rows[0])
+
+    def puzzle_ids(self, condition: str = "1", *parameters: Any) -> list[str]:
+        """Ids of the puzzles for which an SQL condition over `puzzles p` holds, in the order they came."""
+        rows = self.query(f"SELECT id FROM puzzles p WHERE {condition} ORDER BY rowid", *parameters)
+        return [identifier for (identifier,) in rows]
+
+    def solved_ids(self, before_iteration: int | None = None) -> list[str]:
+        """Ids of puzzles with a verified solution, in the order they came."""
+        until = 2**62 if before_iteration is None else before_iteration
+        return self.puzzle_ids(
+            "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?) AND p.iteration < ?",
+            until,
+            until,
+        )
+
+    def choose(self, solutions_per_puzzle: int) -> list[tuple[Puzzle, Candidate]]:
+        """The verified pairs to train on: for each puzzle its shortest distinct solutions.
+
+        The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
+        """
+        rows = self.query(
+            "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
+            "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place FROM solutions"
+            ") s ON s.puzzle = p.id WHERE s.place <= ? ORDER BY p.rowid, s.place",
+            solutions_per_puzzle,
+        )
+        return [(_puzzle(row), Candidate(row["solution_source"], row["solution_id"])) for row in rows]
+
+    # ---- reading ----
+
+    def stats(self) -> dict[str, Any]:
+        """Counts for people: puzzles by origin, iteration, type and state; pairs; verdicts; refusals."""
+        return {
+            "puzzles": self._scalar("SELECT count(*) FROM puzzles"),
+            "solved puzzles": self._scalar("SELECT count(DISTINCT puzzle) FROM solutions"),
+            "pairs": self._scalar("SELECT count(*) FROM solutions"),
+            "candidates": self._scalar("SELECT count(*) FROM candidates"),
+            "puzzles by origin": self._counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
+            "pairs by iteration": self._counts("SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1"),
+            "puzzles by answer type": self._counts("SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"),
+            "candidates by verdict": self._counts("SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"),
+            "proposals by outcome": self._counts("SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"),
+            "refused imports": self._counts("SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"),
+        }
+
+    def _counts(self, sql: str) -> dict[str, int]:
+        return {str(key): count for key, count, *_ in self.query(sql)}
+
+    def history(self, identifier: str) -> dict[str, Any]:
+        """A puzzle with its solutions, counts and origin, as stored.
+
+        Raises:
+            InputError: There is none with this id, or several begin with it.
+        """
+        rows = self.query("SELECT * FROM puzzles WHERE id LIKE ? || '%'", identifier.replace("%", ""))
+        if len(rows) != 1:
+            found = "there is none" if not rows else f"{len(rows)} begin so"
+            raise InputError(f"{self.path}: expected the id of one puzzle, got {identifier!r}: {found}")
+        puzzle = dict(rows[0])
+        puzzle["skills"], puzzle["parents"] = json.loads(puzzle["skills"]), json.loads(puzzle["parents"])
+        puzzle["solutions"] = [
+            dict(row) for row in self.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source)", puzzle["id"])
+        ]
+        sql = "SELECT verdict, count(*) n FROM candidates WHERE puzzle = ? GROUP BY 1 ORDER BY n DESC"
+        puzzle["candidates by verdict"] = {row["verdict"]: row["n"] for row in self.query(sql, puzzle["id"])}
+        return puzzle
+
+
+def _puzzle(row: sqlite3.Row) -> Puzzle:
+    """A stored puzzle; its shingles are not kept, they were only needed at the door."""
+    return Puzzle(
+        source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
+        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"],
+    )  # fmt: skip
+
+
+def _compress(value: Any) -> bytes:
+    return zlib.compress(json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+def _decompress(blob: bytes) -> Any:
+    return json.loads(zlib.decompress(blob))

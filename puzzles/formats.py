@@ -1,0 +1,301 @@
+"""Puzzle files in: our JSONL, Microsoft's P3, and the programs that Codex wrote for it.
+
+Reading a file only splits it into texts; whether a text is a puzzle is decided by `parse`, and
+whether a solution holds by `verify`. `import_puzzles` does both and fills an archive.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+from puzzles.archive import AddStatus, Archive, Provenance
+from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, VerifiedPair
+from puzzles.verify import admit, too_slow_to_judge, verify
+from sandbox.pool import Pool
+
+EMBEDDED_SETS = ("train", "dev", "heldout")
+"""The hand-written sets inside the package, usable wherever a puzzle file is."""
+
+
+@dataclass(frozen=True)
+class RawPuzzle:
+    """A puzzle's texts as they stand in a file."""
+
+    name: str
+    puzzle: str
+    solutions: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
+class RawPair:
+    """One line of `selfplay verify`."""
+
+    id: Any
+    puzzle: str
+    solution: str
+    body_of: str | None = None
+    """For a solution without its header: `expression` or `body`; the puzzle's header goes before it."""
+
+
+def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]:
+    """All puzzles of a file, or of an embedded set by its name.
+
+    Args:
+        path: `train`, `dev`, `heldout`, or a file.
+        file_format: `jsonl`, `p3`, or `auto` (by the file's first character: P3 is one JSON array).
+
+    Raises:
+        InputError: The file is missing or a place in it is not of the format.
+    """
+    name = str(path)
+    if name in EMBEDDED_SETS:
+        text = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8")
+        return [_jsonl_puzzle(record, where) for where, record in _json_lines(io.StringIO(text), f"{name}.jsonl")]
+    text = _read_text(Path(path))
+    if file_format == "auto":
+        file_format = "p3" if text.lstrip()[:1] == "[" else "jsonl"
+    if file_format == "p3":
+        return _read_p3(text, name)
+    return [_jsonl_puzzle(record, where) for where, record in _json_lines(io.StringIO(text), name)]
+
+
+def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair]:
+    """The lines of `selfplay verify`, as they come.
+
+    Args:
+        file: Open text.
+        name: For messages.
+        file_format: `jsonl` is {"id"?, "puzzle", "solution"}; `codex` has "prompt" too, and solutions
+            without header: an expression if the prompt is `short`, else the body of the function.
+
+    Raises:
+        InputError: A line is not of the format; the lines before it have been yielded.
+    """
+    for number, (where, record) in enumerate(_json_lines(file, name), 1):
+        puzzle, solution = (_string(record, key, where) for key in ("puzzle", "solution"))
+        body_of = None
+        if file_format == "codex":
+            body_of = "expression" if _string(record, "prompt", where) == "short" else "body"
+        yield RawPair(record.get("id", record.get("name", number)), puzzle, solution, body_of)
+
+
+def with_header(raw: RawPair, header: str) -> str:
+    """The text of a solution, given the header its puzzle asks for."""
+    if raw.body_of == "expression":
+        return f"{header}\n    return {raw.solution.strip()}\n"
+    return raw.solution if raw.body_of is None else header + raw.solution
+
+
+def open_text(path: Path) -> TextIO:
+    """Open a text file, unpacking .gz.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+    try:
+        if path.suffix == ".gz":
+            return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
+        return path.open(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open_text(path) as file:
+            return file.read()
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: expected UTF-8 text, {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{name}, line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where}: expected one JSON object, {error}") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
+            yield where, record
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{name}, after line {number}: expected UTF-8 text, {error}") from None
+
+
+def _string(record: dict[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        came = "it is missing" if key not in record else f"got {json.dumps(value)[:60]}"
+        raise InputError(f"{where}: expected a text under {key!r}, {came}")
+    return value
+
+
+def _jsonl_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    puzzle = _string(record, "puzzle", where)
+    if "solutions" in record:
+        solutions = record["solutions"]
+        if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
+            raise InputError(f"{where}: expected a list of texts under 'solutions'")
+    else:
+        solutions = [_string(record, "solution", where)] if record.get("solution") is not None else []
+    skills, difficulty = record.get("skills", []), record.get("difficulty")
+    if not isinstance(skills, list) or not all(isinstance(skill, str) for skill in skills):
+        raise InputError(f"{where}: expected a list of texts under 'skills', got {json.dumps(skills)[:60]}")
+    if difficulty is not None and type(difficulty) is not int:
+        raise InputError(f"{where}: expected an integer under 'difficulty', got {json.dumps(difficulty)[:60]}")
+    name = record.get("name", record.get("id", where))
+    return RawPuzzle(str(name), puzzle, tuple(solutions), tuple(skills), difficulty)
+
+
+def _read_p3(text: str, name: str) -> list[RawPuzzle]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: expected P3's JSON array, {error}") from None
+    if not isinstance(records, list):
+        raise InputError(f"{name}: expected P3's JSON array, got a {type(records).__name__}")
+    puzzles = []
+    for number, record in enumerate(records):
+        where = f"{name}, item {number}"
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected an object, got {json.dumps(record)[:60]}")
+        source, header = _string(record, "sat", where), record.get("sol_header", "def sol():")
+        bodies = record.get("sol_bodies", [])
+        if not isinstance(header, str) or not isinstance(bodies, list) or not all(isinstance(b, str) for b in bodies):
+            raise InputError(f"{where}: expected a text under 'sol_header' and a list of texts under 'sol_bodies'")
+        solutions = tuple(f"{header}\n{body}" for body in bodies)
+        puzzles.append(RawPuzzle(str(record.get("name", number)), source, solutions))
+    return puzzles
+
+
+IMPORT_BATCH = 200
+
+
+@dataclass
+class ImportReport:
+    """What became of the texts of an import, by name."""
+
+    puzzles: Counter[str] = field(default_factory=Counter)
+    """`new`, `duplicate`, `held_out`, or the rule or reason that refused it."""
+    solutions: Counter[str] = field(default_factory=Counter)
+    """`new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict that refused it."""
+
+
+def import_puzzles(
+    archive: Archive,
+    pool: Pool,
+    protections: Mapping[str, object],
+    raws: Sequence[RawPuzzle],
+    origin: str = "import",
+    admission: bool = False,
+    progress: Callable[[int], object] = lambda done: None,
+) -> ImportReport:
+    """Parse, verify and add puzzles with their solutions; a repeated import adds nothing twice.
+
+    Args:
+        archive: Where they go.
+        pool: Judges them.
+        protections: Stored with every pair.
+        raws: From `read_puzzles`.
+        origin: Stored with every puzzle.
+        admission: Whether they must also be fit for training (`verify.admit`).
+        progress: Called with the number of puzzles done since the last call.
+    """
+    report = ImportReport()
+    for start in range(0, len(raws), IMPORT_BATCH):
+        batch = raws[start : start + IMPORT_BATCH]
+        _import_batch(archive, pool, protections, batch, origin, admission, report)
+        progress(len(batch))
+    return report
+
+
+def _import_batch(
+    archive: Archive,
+    pool: Pool,
+    protections: Mapping[str, object],
+    raws: Sequence[RawPuzzle],
+    origin: str,
+    admission: bool,
+    report: ImportReport,
+) -> None:
+    puzzles = _import_parse(pool, raws, admission)
+    texts = [
+        (raw, puzzle, Text(solution, rename={puzzle.original_name: "f"}))
+        for raw, puzzle in zip(raws, puzzles, strict=True)
+        if isinstance(puzzle, Puzzle)
+        for solution in raw.solutions
+    ]
+    candidates = parse_candidates(pool, [text for _, _, text in texts])
+    pairs = [
+        (puzzle, candidate)
+        for (_, puzzle, _), candidate in zip(texts, candidates, strict=True)
+        if isinstance(candidate, Candidate)
+    ]
+    judgements = iter(verify(pool, pairs))
+    with archive.transaction():
+        refused = set()
+        for raw, puzzle in zip(raws, puzzles, strict=True):
+            outcome, detail = _add_puzzle(archive, raw, puzzle, origin)
+            report.puzzles[outcome] += 1
+            if outcome not in ("new", "duplicate"):
+                refused.add(raw.name)
+                report.solutions["of a refused puzzle"] += len(raw.solutions)
+                archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
+        for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
+            judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
+            if raw.name in refused:
+                continue
+            if isinstance(candidate, ParseFailure) or judgement is None:
+                outcome, detail = f"invalid_solution ({candidate.rule})", str(candidate)  # type: ignore[union-attr]  # no judgement: a failure
+            elif judgement.verdict != "accepted":
+                outcome, detail = str(judgement.verdict), judgement.detail
+            elif admission and too_slow_to_judge(pool, judgement):
+                outcome, detail = "too_slow", f"judging took {judgement.judge_cpu_seconds:.2f} s"
+            else:
+                provenance = Provenance(origin, name=raw.name, original=text.text)
+                status = archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
+                report.solutions[status.name.lower()] += 1
+                continue
+            report.solutions[outcome] += 1
+            archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
+
+
+def _import_parse(pool: Pool, raws: Sequence[RawPuzzle], admission: bool) -> list[Puzzle | ParseFailure]:
+    puzzles = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws])
+    if not admission:
+        return puzzles
+    refusals = iter(admit(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)]))
+    admitted: list[Puzzle | ParseFailure] = []
+    for puzzle in puzzles:
+        refusal = next(refusals) if isinstance(puzzle, Puzzle) else None
+        admitted.append(puzzle if refusal is None else ParseFailure(refusal.reason, refusal.detail or refusal.reason))
+    return admitted
+
+
+def _add_puzzle(archive: Archive, raw: RawPuzzle, puzzle: Puzzle | ParseFailure, origin: str) -> tuple[str, str]:
+    if isinstance(puzzle, ParseFailure):
+        return puzzle.rule, str(puzzle)
+    provenance = Provenance(
+        origin, name=raw.name, original=raw.puzzle, skills=raw.skills, difficulty=raw.difficulty
+    )
+    status = archive.add_puzzle(puzzle, provenance)
+    detail = archive.guard_reason or "" if status is AddStatus.HELD_OUT else ""
+    return status.name.lower(), detail
