@@ -1,0 +1,341 @@
+"""A run's settings: frozen dataclasses, read from TOML, changed by `--set a.b=c`, written back as resolved.
+
+An unknown key stops with the nearest known one. Defaults are the ancestor's where it has one
+(arXiv:2207.14502; file names are of its ICLR2023/src), and sized for a model that is worth its
+GPU; the embedded default, `embedded/run.toml`, is smaller.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError
+from sandbox.result import Limits
+
+
+class ConfigError(InputError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The one model that proposes and solves."""
+
+    path: str = "embedded"
+    """`embedded`, a local folder in Hugging Face form, or a hub name."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: str = "auto"
+    """For sampling: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
+    threads: int = 0
+    """Of torch on a CPU; 0 takes the cores available, and the run records the number."""
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How puzzles are shown to the model; the same in sampling and training."""
+
+    protocol: str = "auto"
+    """`plain`, `few-shot` or `chat`; `auto` takes what the checkpoint was saved with, else few-shot."""
+    shots: int = 5
+    """Pairs before the puzzle, and puzzles before a proposal, with `few-shot`. The ancestor's prefix has 5."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The three disjoint sets: learned from, chosen by, reported on."""
+
+    train: str = "train"
+    """`train` (the hand-written set), or a puzzle file, or an archive of imported ones."""
+    dev: str = "dev"
+    heldout: str = "heldout"
+    references: bool = True
+    """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
+
+
+@dataclass(frozen=True)
+class ProposeConfig:
+    """Sampling of new puzzles."""
+
+    proposals: int = 4096
+    """Texts sampled per iteration. The ancestor: 256,000 (babysit.sh)."""
+    proposals_per_prompt: int = 64
+    """The ancestor's `per_prompt`."""
+    temperature: float = 0.9
+    top_p: float = 1.0
+    max_tokens: int = 200
+
+
+@dataclass(frozen=True)
+class SolveConfig:
+    """Sampling of candidates."""
+
+    candidates_per_puzzle: int = 100
+    """The ancestor's attempts (babysit.sh)."""
+    training_puzzles: str = "all"
+    """Which training puzzles are tried each iteration beside the proposed ones: `all`, `unsolved`, `none`."""
+    temperature: float = 0.9
+    top_p: float = 1.0
+    max_tokens: int = 150
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """Limits of one child, and what must stand around it."""
+
+    cpu_seconds: float = 1.0
+    wall_seconds: float = 5.0
+    memory_mb: int = 512
+    answer_kb: int = 256
+    recursion_limit: int = 10_000
+    lanes: int = 0
+    """Children at the same time; 0 takes the cores available."""
+    minimum_tier: str = "B"
+    """Below it nothing runs: `A`, `B`, or `D` to allow anything."""
+    modules: tuple[str, ...] = ()
+    """Importable beside the pure ones, for imported puzzles and candidates."""
+
+    def limits(self) -> Limits:
+        """As the sandbox takes them."""
+        return Limits(
+            self.cpu_seconds, self.wall_seconds, self.memory_mb * 1024**2, self.answer_kb * 1024, self.recursion_limit
+        )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Training on verified pairs."""
+
+    start: str = "base"
+    """`base`: each iteration from the first model on all pairs, as the ancestor; `previous`: go on."""
+    solutions_per_puzzle: int = 8
+    """The shortest distinct ones, as the ancestor (preprocess.py)."""
+    roles: tuple[str, ...] = ("propose", "solve")
+    """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
+    epochs: float = 4.0
+    """Over the chosen pairs; the ancestor's babysit.sh has 4."""
+    max_steps: int = 100_000
+    """Upper bound of optimiser steps per iteration."""
+    learning_rate: float = 2e-5
+    batch_tokens: int = 8192
+    """Tokens of one optimiser step, padding included."""
+    warmup_steps: int = 10
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    dtype: str = "auto"
+    """`auto`: bfloat16 autocast where the hardware is fast at it; `float32`, `bfloat16`."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Scoring on dev and held-out."""
+
+    samples_per_puzzle: int = 100
+    """n, fixed in advance. The ancestor: 100."""
+    k: tuple[int, ...] = (1, 10, 100)
+    temperature: float = 0.8
+    top_p: float = 1.0
+    max_tokens: int = 150
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    iterations: int = 3
+    seed: int = 0
+    chunk_texts: int = 2048
+    """Texts per chunk, the unit of resuming: at most so many are sampled again after a crash."""
+    batch_rows: int = 128
+    """Sequences sampled side by side."""
+    keep_checkpoints: str = "all"
+    """`all`, `last` (and the best on dev), or `best`."""
+    tensorboard: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+    solve: SolveConfig = field(default_factory=SolveConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+CHOICES = {
+    "keep_checkpoints": ("all", "last", "best"),
+    "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
+    "solve.training_puzzles": ("all", "unsolved", "none"),
+    "sandbox.minimum_tier": ("A", "B", "D"),
+    "finetune.start": ("base", "previous"),
+    "finetune.dtype": ("auto", "float32", "bfloat16"),
+    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+}
+MAY_BE_ZERO = {
+    "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
+    "propose.proposals", "iterations",
+}  # fmt: skip
+MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard")
+"""Settings that do not change what was computed so far, so that a run may be resumed with others."""
+
+
+def _check(config: RunConfig) -> None:
+    for key, value in flatten(config).items():
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ConfigError(f"{key}: expected one of {', '.join(CHOICES[key])}, got {value!r}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
+                raise ConfigError(f"{key}: expected a number above 0, got {value}")
+            if key.endswith("top_p") and value > 1:
+                raise ConfigError(f"{key}: expected at most 1, got {value}")
+    if unknown := set(config.finetune.roles) - {"propose", "solve"}:
+        raise ConfigError(f"finetune.roles: expected propose and solve, got {', '.join(sorted(unknown))}")
+    if not config.evaluate.k or max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
+        raise ConfigError(
+            f"evaluate.k: pass@{max(config.evaluate.k, default=0)} needs as many samples per puzzle, "
+            f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
+        )
+    if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:
+        raise ConfigError(
+            f"sandbox.wall_seconds: expected at least cpu_seconds ({config.sandbox.cpu_seconds}), "
+            f"got {config.sandbox.wall_seconds}"
+        )
+
+
+def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+    """A run's settings from a TOML file (None: the embedded default) and `key=value` overrides.
+
+    Raises:
+        ConfigError: A key is unknown, a value of the wrong type or out of range, or the file unreadable.
+    """
+    if path is None:
+        where, text = "the embedded run.toml", embedded_file("run.toml").read_text("utf-8")
+    else:
+        where = str(path)
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise ConfigError(f"{where}: {reason}: expected a TOML file") from None
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: expected TOML, {error}") from None
+    for override in overrides:
+        _override(values, override)
+    config: RunConfig = build(RunConfig, values, where)
+    return config
+
+
+def embedded_file(name: str) -> Path:
+    """A file of the model and settings that ship with the package."""
+    return Path(str(resources.files("selfplay") / "embedded" / name))
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override}: expected key=value, such as solve.temperature=0.7")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        values = values.setdefault(table, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {override}: {table!r} is a value, not a table")
+    values[name] = value
+
+
+def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    """A dataclass from a table, checked key by key."""
+    known = {item.name: item for item in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {prefix + key!r}{_nearest(prefix + key)}")
+    return kind(**{key: _value(hints[key], value, where, prefix + key) for key, value in values.items()})
+
+
+def _nearest(key: str) -> str:
+    keys = list(flatten(RunConfig())) + [item.name for item in fields(RunConfig)]
+    by_name = {known.rpartition(".")[2]: known for known in keys}
+    close = difflib.get_close_matches(key, keys, 1, 0.6)
+    close = close or [by_name[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_name, 1, 0.6)]
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(keys)}"
+
+
+def _value(hint: Any, value: Any, where: str, key: str) -> Any:
+    if is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where}: expected a table under {key!r}, got {value!r}")
+        return build(typing.cast(type, hint), value, where, f"{key}.")
+    if typing.get_origin(hint) is tuple:
+        inner = typing.get_args(hint)[0]
+        if isinstance(value, list | tuple):
+            return tuple(_value(inner, member, where, key) for member in value)
+        raise ConfigError(f"{where}: expected a list under {key!r}, got {value!r}")
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint or (hint is float and not abs(value) < float("inf")):
+        raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {value!r}")
+    return value
+
+
+def _article(hint: Any) -> str:
+    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(hint, str(hint))
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every setting by its dotted key."""
+    flat: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{item.name}."))
+        else:
+            flat[prefix + item.name] = value
+    return flat
+
+
+def to_toml(config: RunConfig) -> str:
+    """The complete settings, as a run keeps them."""
+    return "\n".join(_toml_lines(config, "")) + "\n"
+
+
+def _toml_lines(config: Any, table: str) -> Iterator[str]:
+    tables = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if is_dataclass(value):
+            tables.append((item.name, value))
+        else:
+            # JSON's numbers, texts, booleans and lists of them are TOML's too.
+            yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}"
+    for name, value in tables:
+        yield f"\n[{name}]"
+        yield from _toml_lines(value, name)
+
+
+def differences(first: RunConfig, second: RunConfig) -> list[str]:
+    """Settings in which two configs differ, apart from those that may change between sessions."""
+    one, other = flatten(first), flatten(second)
+    return [
+        f"{key} ({one[key]!r} there, {other[key]!r} here)"
+        for key in one
+        if one[key] != other[key] and key not in MAY_CHANGE
+    ]
+
+

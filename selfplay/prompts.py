@@ -1,0 +1,120 @@
+"""The one rendering of puzzles for a model, shared byte for byte by sampling and training.
+
+A prompt and its completion are tokenised apart and then joined, in both uses, so that no token
+spans the border in one and not in the other.
+
+Protocols:
+  plain     the puzzle, and the first line of a solution
+  few-shot  the same after a few solved pairs, as the ancestor does (arXiv:2207.14502); names are
+            not numbered (f1, f2, ...) because every pair is a program of its own here
+  chat      the model's own template; the answer is a fenced code block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from puzzles.parse import Text
+from puzzles.puzzle import Candidate, Puzzle
+
+PROTOCOLS = ("plain", "few-shot", "chat")
+PROPOSAL_HEADER = "def f("
+
+SOLVE_INSTRUCTION = (
+    "Here is a Python function f. Write a Python function g, callable without arguments, that returns a value "
+    "for which f(g()) is True. Reply with one Python code block that defines g and nothing else."
+)
+PROPOSE_INSTRUCTION = (
+    "Write a new programming puzzle: a Python function f that takes one answer, annotated with its type "
+    "(int, float, str, List, Set, Dict, Tuple), and returns True only for right answers, which are hard to find "
+    "and quick to check. Further parameters need defaults. No randomness, files or network. "
+    "Reply with one Python code block that defines f and nothing else."
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is shown."""
+
+    text: str
+    """All of it, or the user's message with `chat`."""
+    chat: bool
+    header: str
+    """What the completion goes on from and is parsed with: `def g():`, `def f(`; empty with `chat`."""
+
+    def parsed_text(self, completion: str) -> Text:
+        """A completion as the parser takes it."""
+        if self.chat:
+            return Text(completion, "chat")
+        return Text(self.header + completion, "continuation")
+
+
+def solve_prompt(protocol: str, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Candidate]] = ()) -> Prompt:
+    """Ask for a solution; `shots` are shown first unless the protocol is plain."""
+    if protocol == "chat":
+        return Prompt(f"{SOLVE_INSTRUCTION}\n\n{_fenced(puzzle.source)}", chat=True, header="")
+    shown = shots if protocol == "few-shot" else ()
+    parts = [f"{shot.source}\n\n{solution.source}\n\n\n" for shot, solution in shown]
+    return Prompt("".join(parts) + f"{puzzle.source}\n\n{puzzle.header}", chat=False, header=puzzle.header)
+
+
+def propose_prompt(protocol: str, shots: Sequence[Puzzle] = ()) -> Prompt:
+    """Ask for a new puzzle; `shots` are shown first unless the protocol is plain."""
+    shown = shots if protocol != "plain" else ()
+    if protocol == "chat":
+        examples = "".join(f"\n\n{_fenced(puzzle.source)}" for puzzle in shown)
+        text = PROPOSE_INSTRUCTION + (f" It should be unlike these examples:{examples}" if examples else "")
+        return Prompt(text, chat=True, header="")
+    parts = [f"{puzzle.source}\n\n\n" for puzzle in shown]
+    return Prompt("".join(parts) + PROPOSAL_HEADER, chat=False, header=PROPOSAL_HEADER)
+
+
+def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str | None:
+    """The completion that teaches a solution; None if it cannot follow this prompt.
+
+    A solution can follow the puzzle's header when its own first line is that header, or has no
+    parameters at all; helper functions or imports before `g` leave no room for it.
+    """
+    if protocol == "chat":
+        return _fenced(solution.source)
+    first, newline, body = solution.source.partition("\n")
+    if first not in (puzzle.header, "def g():") or not newline:
+        return None
+    return _continuation(body)
+
+
+def propose_completion(protocol: str, puzzle: Puzzle) -> str | None:
+    """The completion that teaches a puzzle; None if something stands before its `def f(`."""
+    if protocol == "chat":
+        return _fenced(puzzle.source)
+    if not puzzle.source.startswith(PROPOSAL_HEADER):
+        return None
+    return puzzle.source.removeprefix(PROPOSAL_HEADER) + "\n"
+
+
+def _continuation(body: str) -> str | None:
+    """A body that the parser would take whole."""
+    lines = body.split("\n")
+    return None if any(line and not line[0].isspace() for line in lines) else f"\n{body}\n"
+
+
+def _fenced(source: str) -> str:
+    return f"```python\n{source}\n```"
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, with the tokenizer's own beginning."""
+    if prompt.chat:
+        messages = [{"role": "user", "content": prompt.text}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer.encode(text, add_special_tokens=False))
+    ids = list(tokenizer.encode(prompt.text))
+    # Some tokenizers close every text; a prompt is open.
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def encode_completion(tokenizer: Any, completion: str) -> list[int]:
+    """Token ids of a completion and the end it teaches."""
+    return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]

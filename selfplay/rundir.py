@@ -1,0 +1,128 @@
+"""A run is a folder of ordinary files; this is the one place that knows their names.
+
+    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-000/  scores/  report.html  log.txt
+
+A file that is replaced is written beside itself first and then renamed, so that it is always
+whole; a file that grows may lose a torn last line in a crash, and no other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names of a run's files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, complete, as resolved."""
+        return self.path / "config.toml"
+
+    @property
+    def archive(self) -> Path:
+        """Every puzzle, candidate and pair."""
+        return self.path / "archive.sqlite"
+
+    @property
+    def records(self) -> Path:
+        """One line per finished iteration."""
+        return self.path / "records.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What was said on the terminal, with times."""
+        return self.path / "log.txt"
+
+    def checkpoint(self, iteration: int) -> Path:
+        """A plain Hugging Face folder; it exists only when it is complete."""
+        return self.path / "checkpoints" / f"iteration-{iteration:03d}"
+
+    def samples(self, iteration: int, name: str) -> Path:
+        """A scored set's candidates with their verdicts, one chunk per line."""
+        return self.path / "scores" / f"iteration-{iteration:03d}-{name}.jsonl"
+
+    def read_records(self) -> list[dict[str, Any]]:
+        """The finished iterations, in order."""
+        return read_lines(self.records)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the one writer of this run; the lock goes with the process, however it ends.
+
+        Raises:
+            InputError: Another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise InputError(f"{self.path}: another process is writing this run ({file.read().strip()})") from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Add one JSON object as a line, on disk when this returns; cuts off a torn line before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(record).encode("ascii") + b"\n"
+    with path.open("ab+") as file:
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            file.truncate(whole)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file, or leave it as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name only once it is complete."""
+    beside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    yield beside
+    for file in beside.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    shutil.rmtree(path, ignore_errors=True)
+    beside.replace(path)
