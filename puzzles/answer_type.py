@@ -18,6 +18,8 @@ SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
 """Per scalar type: its exact class, and the answers an admitted puzzle must reject."""
 CONTAINERS = {"list": "List", "set": "Set", "dict": "Dict", "tuple": "Tuple"}
 MAX_TRIVIAL_ANSWERS = 64
+MAX_NESTING = 16
+"""Deeper types are refused: an answer must fit the codec's depth, and the recursions here the stack."""
 
 
 class UnsupportedType(ValueError):
@@ -28,35 +30,41 @@ def read(annotation: ast.expr) -> str:
     """Canonical text of an annotation, in either spelling, possibly quoted.
 
     Raises:
-        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested.
+        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested up to 16 deep.
     """
+    return _read(annotation, 0)
+
+
+def _read(annotation: ast.expr, depth: int) -> str:
+    if depth > MAX_NESTING:
+        raise UnsupportedType("nested too deeply")
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         try:
-            return read(ast.parse(annotation.value, mode="eval").body)
-        except SyntaxError:
+            return _read(ast.parse(annotation.value, mode="eval").body, depth + 1)
+        except (SyntaxError, ValueError):
             raise UnsupportedType(annotation.value) from None
     if isinstance(annotation, ast.Name) and annotation.id in SCALARS:
         return annotation.id
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
         for inner, none in ((annotation.left, annotation.right), (annotation.right, annotation.left)):
             if isinstance(none, ast.Constant) and none.value is None:
-                return f"Optional[{read(inner)}]"
+                return f"Optional[{_read(inner, depth + 1)}]"
     if isinstance(annotation, ast.Subscript):
-        return _read_container(annotation)
+        return _read_container(annotation, depth)
     raise UnsupportedType(ast.unparse(annotation))
 
 
-def _read_container(annotation: ast.Subscript) -> str:
+def _read_container(annotation: ast.Subscript, depth: int) -> str:
     base = annotation.value
     name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
     name = CONTAINERS.get(name, name)
     arguments = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
     if name == "Tuple" and len(arguments) == 2 and _is_ellipsis(arguments[1]):
-        return f"Tuple[{read(arguments[0])}, ...]"
+        return f"Tuple[{_read(arguments[0], depth + 1)}, ...]"
     wanted = {"List": 1, "Set": 1, "Optional": 1, "Dict": 2, "Tuple": len(arguments)}.get(name)
     if wanted is None or len(arguments) != wanted or not arguments:
         raise UnsupportedType(ast.unparse(annotation))
-    return f"{name}[{', '.join(map(read, arguments))}]"
+    return f"{name}[{', '.join(_read(argument, depth + 1) for argument in arguments)}]"
 
 
 def _is_ellipsis(node: ast.expr) -> bool:

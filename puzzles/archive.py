@@ -22,7 +22,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, VerifiedPair, content_hash
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair, content_hash
 from puzzles.similarity import Guard
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,10 @@ APPLICATION_ID = 0x5E1F914A
 """Tells SQLite's own tools, and us, whose file this is."""
 
 SCHEMA = """
+CREATE TABLE marks (                 -- steps of a run that are done once
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
 CREATE TABLE protections (
     id TEXT PRIMARY KEY,             -- hash of the content
     content TEXT NOT NULL            -- JSON: tier, layers, probes, Python, kernel
@@ -191,7 +195,11 @@ class Archive:
         try:
             self._connection = sqlite3.connect(self.path, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
-            self._prepare(create)
+            try:
+                self._prepare(create)
+            except BaseException:
+                self.close()
+                raise
         except sqlite3.DatabaseError as error:
             raise InputError(f"{self.path}: expected an archive, {error}") from None
 
@@ -255,8 +263,9 @@ class Archive:
         cursor = self._connection.execute(
             "INSERT OR IGNORE INTO puzzles VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
-                puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton, provenance.name,
-                puzzle.description, provenance.original, provenance.origin, json.dumps(provenance.skills),
+                puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton,
+                _storable(provenance.name), _storable(puzzle.description), _storable(provenance.original),
+                provenance.origin, json.dumps(provenance.skills),
                 provenance.difficulty, provenance.iteration, provenance.chunk, provenance.position,
                 json.dumps(provenance.parents), time.time(),
             ),
@@ -289,7 +298,7 @@ class Archive:
 
     def add_proposal(self, chunk: int, position: int, outcome: str, detail: str, puzzle: str | None) -> None:
         """What became of one proposed text."""
-        row = (chunk, position, outcome, detail, puzzle)
+        row = (chunk, position, outcome, _storable(detail), puzzle)
         self._connection.execute("INSERT INTO proposals VALUES (?,?,?,?,?)", row)
 
     def add_candidate(
@@ -299,14 +308,15 @@ class Archive:
         self._connection.execute(
             "INSERT INTO candidates VALUES (?,?,?,?,?,?,?,?)",
             (
-                chunk, position, puzzle, candidate.id if candidate else None, judgement.verdict, judgement.detail,
-                judgement.answer, judgement.cpu_seconds,
+                chunk, position, puzzle, candidate.id if candidate else None, judgement.verdict,
+                _storable(judgement.detail), judgement.answer, judgement.cpu_seconds,
             ),
         )  # fmt: skip
 
     def add_refusal(self, name: str, what: str, reason: str, detail: str, original: str) -> None:
         """An imported text that did not become part of the archive, and why."""
-        self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", (name, what, reason, detail, original))
+        row = (_storable(name), what, reason, _storable(detail), _storable(original))
+        self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", row)
 
     def add_trained(self, iteration: int, pairs: Sequence[tuple[str, str]]) -> None:
         """Which (puzzle, solution) ids an iteration's checkpoint learns from."""
@@ -323,11 +333,15 @@ class Archive:
         sql = "INSERT OR IGNORE INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan)"
         self._connection.execute(f"{sql} VALUES (?,?,?,?,?,?,?)", row)
 
-    def chunks(self, iteration: int, stage: str) -> Iterator[Chunk]:
-        """The stage's chunks in order, read one at a time."""
-        sql = "SELECT id FROM chunks WHERE iteration = ? AND stage = ? ORDER BY number"
-        for (identifier,) in self.query(sql, iteration, stage):
-            yield self.chunk(identifier)
+    def planned(self, iteration: int, stage: str) -> bool:
+        """Whether the stage's chunks are fixed (all are planned in one transaction)."""
+        sql = "SELECT EXISTS (SELECT 1 FROM chunks WHERE iteration = ? AND stage = ?)"
+        return bool(self._scalar(sql, iteration, stage))
+
+    def unjudged(self, iteration: int, stage: str) -> list[int]:
+        """Ids of the stage's chunks that are not finished, in order."""
+        sql = "SELECT id FROM chunks WHERE iteration = ? AND stage = ? AND NOT judged ORDER BY number"
+        return [identifier for (identifier,) in self.query(sql, iteration, stage)]
 
     def chunk(self, identifier: int) -> Chunk:
         """One chunk, unpacked."""
@@ -374,20 +388,85 @@ class Archive:
             until,
         )
 
-    def choose(self, solutions_per_puzzle: int) -> list[tuple[Puzzle, Candidate]]:
+    def choose(
+        self, solutions_per_puzzle: int, with_references: bool = True, first_iteration_only: bool = False
+    ) -> list[tuple[Puzzle, Candidate]]:
         """The verified pairs to train on: for each puzzle its shortest distinct solutions.
 
         The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
+
+        Args:
+            solutions_per_puzzle: At most so many.
+            with_references: Whether solutions that came with a puzzle count.
+            first_iteration_only: Whether only what stood there before the first iteration counts.
         """
+        wanted = ["1"] + ["origin = 'model'"] * (not with_references) + ["iteration = 0"] * first_iteration_only
         rows = self.query(
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
-            "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place FROM solutions"
+            "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
+            f"  FROM solutions WHERE {' AND '.join(wanted)}"
             ") s ON s.puzzle = p.id WHERE s.place <= ? ORDER BY p.rowid, s.place",
             solutions_per_puzzle,
         )
         return [(_puzzle(row), Candidate(row["solution_source"], row["solution_id"])) for row in rows]
 
     # ---- reading ----
+
+    def mark(self, name: str) -> str | None:
+        """A step that is done once, with what it was done on; None if it was not."""
+        value = self._scalar("SELECT value FROM marks WHERE name = ?", name)
+        return None if value is None else str(value)
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Remember a step that is done once."""
+        self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
+
+    def raw_puzzles(self) -> list[RawPuzzle]:
+        """All puzzles with their solutions, as `formats.import_puzzles` takes them."""
+        solutions: dict[str, list[str]] = {}
+        for puzzle, source in self.query("SELECT puzzle, source FROM solutions ORDER BY length(source), id"):
+            solutions.setdefault(puzzle, []).append(source)
+        return [
+            RawPuzzle(
+                row["name"] or row["id"], row["source"], tuple(solutions.get(row["id"], ())),
+                tuple(json.loads(row["skills"])), row["difficulty"],
+            )
+            for row in self.query("SELECT * FROM puzzles ORDER BY rowid")
+        ]  # fmt: skip
+
+    def iteration_counts(self, iteration: int) -> dict[str, int]:
+        """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
+        proposals = self._counts(
+            "SELECT outcome, count(*) FROM proposals WHERE chunk IN (SELECT id FROM chunks WHERE iteration = ?) GROUP BY 1",
+            iteration,
+        )
+        candidates = self._counts(
+            "SELECT verdict, count(*) FROM candidates WHERE chunk IN (SELECT id FROM chunks WHERE iteration = ?) GROUP BY 1",
+            iteration,
+        )
+        solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
+        mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
+        parsed = "SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND chunk IN"
+        return {
+            "proposed": sum(proposals.values()),
+            "well_formed": self._scalar(f"{parsed} (SELECT id FROM chunks WHERE iteration = ?)", iteration),
+            "admitted": proposals.get("admitted", 0),
+            "held_out_refused": proposals.get("held_out", 0),
+            "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
+            "candidates": sum(candidates.values()),
+            "accepted": candidates.get("accepted", 0),
+            "new_pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration),
+            "pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration <= ?", iteration),
+            "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),
+        }
+
+    def iteration_seconds(self, iteration: int) -> dict[str, float]:
+        """Sampling and judging time of the iteration's chunks."""
+        (row,) = self.query(
+            "SELECT coalesce(sum(sampling_seconds), 0), coalesce(sum(judging_seconds), 0) FROM chunks WHERE iteration = ?",
+            iteration,
+        )
+        return {"sampling": row[0], "judging": row[1]}
 
     def stats(self) -> dict[str, Any]:
         """Counts for people: puzzles by origin, iteration, type and state; pairs; verdicts; refusals."""
@@ -404,8 +483,20 @@ class Archive:
             "refused imports": self._counts("SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"),
         }
 
-    def _counts(self, sql: str) -> dict[str, int]:
-        return {str(key): count for key, count, *_ in self.query(sql)}
+    def _counts(self, sql: str, *parameters: Any) -> dict[str, int]:
+        return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
+
+    def overview(self, origin: str | None, limit: int) -> list[sqlite3.Row]:
+        """The newest puzzles: id, origin, iteration, type, n, c, solutions, source."""
+        return self.query(
+            "SELECT id, origin, iteration, answer_type, (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id),"
+            " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted'),"
+            " (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id), source"
+            " FROM puzzles p WHERE ? IS NULL OR origin = ? ORDER BY rowid DESC LIMIT ?",
+            origin,
+            origin,
+            limit,
+        )
 
     def history(self, identifier: str) -> dict[str, Any]:
         """A puzzle with its solutions, counts and origin, as stored.
@@ -413,7 +504,8 @@ class Archive:
         Raises:
             InputError: There is none with this id, or several begin with it.
         """
-        rows = self.query("SELECT * FROM puzzles WHERE id LIKE ? || '%'", identifier.replace("%", ""))
+        # The ids are hexadecimal, so all that begin so lie below "g"; the range uses the index.
+        rows = self.query("SELECT * FROM puzzles WHERE id >= ? AND id < ? || 'g'", identifier, identifier)
         if len(rows) != 1:
             found = "there is none" if not rows else f"{len(rows)} begin so"
             raise InputError(f"{self.path}: expected the id of one puzzle, got {identifier!r}: {found}")
@@ -433,6 +525,11 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
         source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
         skeleton=row["skeleton"], shingles=frozenset(), description=row["description"],
     )  # fmt: skip
+
+
+def _storable(text: str) -> str:
+    """SQLite's texts are UTF-8; a lone surrogate, which is not, is kept as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _compress(value: Any) -> bytes:

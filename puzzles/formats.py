@@ -19,23 +19,12 @@ from typing import Any, TextIO
 
 from puzzles.archive import AddStatus, Archive, Provenance
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, InputError, Puzzle, VerifiedPair
+from puzzles.puzzle import Candidate, InputError, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.verify import admit, too_slow_to_judge, verify
 from sandbox.pool import Pool
 
 EMBEDDED_SETS = ("train", "dev", "heldout")
 """The hand-written sets inside the package, usable wherever a puzzle file is."""
-
-
-@dataclass(frozen=True)
-class RawPuzzle:
-    """A puzzle's texts as they stand in a file."""
-
-    name: str
-    puzzle: str
-    solutions: tuple[str, ...] = ()
-    skills: tuple[str, ...] = ()
-    difficulty: int | None = None
 
 
 @dataclass(frozen=True)
@@ -251,17 +240,17 @@ def _import_batch(
     ]
     judgements = iter(verify(pool, pairs))
     with archive.transaction():
-        refused = set()
+        held_out = set()
         for raw, puzzle in zip(raws, puzzles, strict=True):
             outcome, detail = _add_puzzle(archive, raw, puzzle, origin)
             report.puzzles[outcome] += 1
             if outcome not in ("new", "duplicate"):
-                refused.add(raw.name)
+                held_out |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
                 report.solutions["of a refused puzzle"] += len(raw.solutions)
                 archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
         for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
             judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
-            if raw.name in refused:
+            if puzzle.id in held_out:
                 continue
             if isinstance(candidate, ParseFailure) or judgement is None:
                 outcome, detail = f"invalid_solution ({candidate.rule})", str(candidate)  # type: ignore[union-attr]  # no judgement: a failure

@@ -18,7 +18,6 @@ from puzzles import answer_type, similarity
 from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
 from sandbox.pool import Job, Pool
-from sandbox.result import Status
 
 PARSE_BATCH = "puzzles.parse:parse_batch"
 """The sandbox job; a pool that parses must preload it."""
@@ -91,7 +90,10 @@ def _puzzle(fields: dict[str, Any]) -> Puzzle:
 
 
 def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] | ParseFailure]:
-    """Equal texts are parsed once; each child gets a batch, and a new one goes on behind a text that ended it."""
+    """Equal texts are parsed once; each child gets a batch, and a new one goes on behind a text that ended it.
+
+    Only a text that ends a child of its own is refused.
+    """
     requests = [
         json.dumps({"kind": kind, "text": text.text, "form": text.form, "rename": dict(text.rename)}).encode()
         for text in texts
@@ -103,18 +105,21 @@ def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] 
             answers[request] = ParseFailure("too_long")
         else:
             waiting.append(request)
-    while waiting:
-        batches = list(_batches(waiting))
-        waiting = []
+    batches = list(_batches(waiting))
+    while batches:
+        waiting, suspects = [], []
         jobs = (Job(PARSE_BATCH, child.pack(batch), label=f"parsing {len(batch)} texts") for batch in batches)
         for batch, result in zip(batches, pool.run(jobs), strict=True):
             for request, record in zip(batch, result.records, strict=False):
                 answers[request] = _read(json.loads(record))
             done = len(result.records)
             if done < len(batch):
-                detail = "" if result.status == Status.FINISHED else result.detail
-                answers[batch[done]] = ParseFailure("too_complex", detail)
                 waiting += batch[done + 1 :]
+                if done:  # what came before it may have used up the child's limits
+                    suspects.append([batch[done]])
+                else:
+                    answers[batch[0]] = ParseFailure("too_complex", result.detail)
+        batches = [*suspects, *_batches(waiting)]
     return [answers[request] for request in requests]
 
 
@@ -184,8 +189,8 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
         raise _Broken("answer_type", f"{str(error)[:100]!r} is not supported") from None
     name = function.name
     description = ast.get_docstring(function) or ""
-    reserved = {"g"} & {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
-    _rename(tree, {name: "f", **{other: f"{other}_" for other in reserved}})
+    has_g = any(isinstance(statement, ast.FunctionDef) and statement.name == "g" for statement in tree.body)
+    _rename(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
     return {
         **_canonical(tree),
@@ -301,16 +306,35 @@ def _imports(tree: ast.Module) -> set[str]:
 
 
 def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
-    """Rename identifiers in place; whoever already had one of the new names gets an underscore."""
-    changed = {old: new for old, new in names.items() if old != new}
-    mapping = {new: f"{new}_" for new in changed.values() if new not in names} | changed
-    for node in ast.walk(tree) if mapping else ():
-        for attribute in ("id", "arg", "name", "asname"):
+    """Rename identifiers in place; whoever already had one of the new names gets underscores until it is alone.
+
+    Methods keep their names, as the attributes do by which they are called; so do keywords that
+    name no parameter of this program.
+    """
+    mapping = {old: new for old, new in names.items() if old != new}
+    if not mapping:
+        return
+    nodes = list(ast.walk(tree))
+    methods = {id(member) for node in nodes if isinstance(node, ast.ClassDef) for member in node.body}
+    parameters = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    taken = {getattr(node, attribute, None) for node in nodes for attribute in _IDENTIFIERS} | {*mapping.values()}
+    for new in [new for new in mapping.values() if new not in names]:
+        fresh = f"{new}_"
+        while fresh in taken:
+            fresh += "_"
+        mapping[new] = fresh
+    for node in nodes:
+        if isinstance(node, ast.Global | ast.Nonlocal):
+            node.names = [mapping.get(name, name) for name in node.names]
+        if id(node) in methods or (isinstance(node, ast.keyword) and node.arg not in parameters):
+            continue
+        for attribute in _IDENTIFIERS:
             old = getattr(node, attribute, None)
             if isinstance(old, str) and not (isinstance(node, ast.alias) and attribute == "name"):
                 setattr(node, attribute, mapping.get(old, old))
-        if isinstance(node, ast.Global | ast.Nonlocal):
-            node.names = [mapping.get(name, name) for name in node.names]
+
+
+_IDENTIFIERS = ("id", "arg", "name", "asname")
 
 
 def _canonical(tree: ast.Module) -> dict[str, Any]:
@@ -318,8 +342,9 @@ def _canonical(tree: ast.Module) -> dict[str, Any]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            while ast.get_docstring(node, clean=False) is not None:  # a second text would become one
+                node.body = node.body[1:] or [ast.Pass()]
     try:
         source = ast.unparse(tree)
         if ast.dump(ast.parse(source)) != ast.dump(tree):

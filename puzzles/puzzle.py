@@ -17,6 +17,17 @@ def content_hash(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class RawPuzzle:
+    """A puzzle's texts as they stand in a file."""
+
+    name: str
+    puzzle: str
+    solutions: tuple[str, ...] = ()
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
 class Puzzle:
     """A boolean function `f` of one answer, as canonical source text; made by `parse` only."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from puzzles.puzzle import Puzzle
@@ -37,24 +37,35 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
     def name(text: str) -> str:
         return f"v{numbers.setdefault(text, len(numbers))}" if text in bound else text
 
-    def tokens(node: object) -> Iterator[str]:
+    tokens: list[str] = []
+
+    def add(node: object) -> None:
         if isinstance(node, ast.Constant):
-            yield repr(node.value) if constants else type(node.value).__name__
+            tokens.append(repr(node.value) if constants else type(node.value).__name__)
         elif isinstance(node, ast.Name):
-            yield name(node.id)
+            tokens.append(name(node.id))
         elif isinstance(node, ast.AST):
-            yield f"({type(node).__name__}"
+            tokens.append(f"({type(node).__name__}")
+            complete = True
             for field_name, value in ast.iter_fields(node):
-                if field_name not in _SKIPPED and value is not None and value != []:
-                    yield from tokens(name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value)
-            yield ")"
+                if field_name in _SKIPPED:
+                    continue
+                if value is None or value == []:
+                    complete = False
+                    continue
+                # Where a field may be missing or long, its name tells x[:5] from x[5:] and a body from an else.
+                if isinstance(value, list) or not complete:
+                    tokens.append(f"{field_name}:")
+                add(name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value)
+            tokens.append(")")
         elif isinstance(node, list):
             for member in node:
-                yield from tokens(member)
+                add(member)
         else:
-            yield str(node)
+            tokens.append("-" if node is None else str(node))
 
-    return " ".join(tokens(tree))
+    add(tree)
+    return " ".join(tokens)
 
 
 _NAME_FIELDS = {"name", "arg", "asname", "id"}

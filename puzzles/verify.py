@@ -35,7 +35,9 @@ VERDICT_OF_STATUS = {
 }
 
 
-def truth_pool(limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = ()) -> Pool:
+def truth_pool(
+    limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = ()
+) -> Pool:
     """A sandbox pool that can parse and verify.
 
     Args:
@@ -96,10 +98,10 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
 
 
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
-    judgements: list[Judgement | None] = []
+    judgements: list[Judgement] = []
     answers: list[bytes | None] = []
     for (puzzle, _), outcome in zip(pairs, _solve(pool, pairs), strict=True):
-        judgement, answer = _read_answer(puzzle, outcome)
+        judgement, answer = _read_answer(puzzle, outcome, pool.limits.answer_bytes)
         judgements.append(judgement)
         answers.append(answer)
     _blame_puzzles(pool, pairs, judgements)
@@ -109,14 +111,11 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
         if answer is not None
     }
     verdicts = dict(zip(questions, judge_answers(pool, list(questions.values())), strict=True))
-    final = []
-    for (puzzle, _), judgement, answer in zip(pairs, judgements, answers, strict=True):
-        assert judgement is not None
+    for index, answer in enumerate(answers):
         if answer is not None:
-            judged = verdicts[puzzle.source, answer]
-            judgement = replace(judged, answer=judgement.answer, cpu_seconds=judgement.cpu_seconds)
-        final.append(judgement)
-    return final
+            solved, judged = judgements[index], verdicts[pairs[index][0].source, answer]
+            judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds)
+    return judgements
 
 
 def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
@@ -133,7 +132,7 @@ def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_O
     return (_outcomes(result, 1)[0] for result in pool.run(jobs))
 
 
-def _read_answer(puzzle: Puzzle, outcome: _Outcome) -> tuple[Judgement, bytes | None]:
+def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[Judgement, bytes | None]:
     """The judgement so far, and the answer to be judged if there is one."""
     cpu_seconds = outcome.cpu_seconds
     if outcome.verdict is not None:
@@ -144,10 +143,12 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome) -> tuple[Judgement, bytes | 
         return Judgement(Verdict.MEMORY_LIMIT, "solve: out of memory", None, cpu_seconds), None
     if outcome.tag != child.VALUE:
         return Judgement(Verdict.RUNTIME_ERROR, f"solve: {_text(outcome.content)}", None, cpu_seconds), None
+    # A program that writes into its own report can only spoil its own answer.
+    if len(outcome.content) > answer_bytes:
+        return Judgement(Verdict.UNANSWERABLE_VALUE, "solve: over the answer limit", None, cpu_seconds), None
     try:
         value = codec.decode(outcome.content)
     except codec.CodecError as error:
-        # A program that writes into its own report can only spoil its own answer.
         return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {error}", None, cpu_seconds), None
     answer = codec.literal(value)
     if not answer_type.matches(value, puzzle.answer_type):
@@ -156,11 +157,9 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome) -> tuple[Judgement, bytes | 
     return Judgement(Verdict.WRONG_ANSWER, "", answer, cpu_seconds), outcome.content
 
 
-def _blame_puzzles(
-    pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: list[Judgement | None]
-) -> None:
+def _blame_puzzles(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: list[Judgement]) -> None:
     """A candidate's child may say that the puzzle did not load; only a child with the puzzle alone is believed."""
-    suspects = [index for index, judgement in enumerate(judgements) if judgement and _no_puzzle(judgement)]
+    suspects = [index for index, judgement in enumerate(judgements) if _no_puzzle(judgement)]
     puzzles = {pairs[index][0].source: pairs[index][0] for index in suspects}
     jobs = [_judge_job(pool, puzzle, [], JUDGE_WORLD) for puzzle in puzzles.values()]
     results = dict(zip(puzzles, pool.run(jobs), strict=True))
@@ -330,8 +329,8 @@ def _trivial_refusal(pool: Pool, puzzle: Puzzle, results: Sequence[Result]) -> R
     for result in results:
         if result.records and result.records[0][:1] == child.NOT_LOADED:
             return Refusal("does_not_load", _text(result.records[0][2:]))
-        if result.status != Status.FINISHED:
-            return Refusal("too_slow", f"{result.status} on trivial answers: {result.detail}")
+        if result.status != Status.FINISHED or len(result.records) != len(answers):
+            return Refusal("too_slow", f"{result.status} on trivial answers: {result.detail or 'it left no report'}")
     for position, answer in enumerate(answers):
         if results[0].records[position] == child.VALUE + b"true":
             return Refusal("trivial", f"{codec.literal(answer)} is accepted")

@@ -10,15 +10,16 @@ ever runs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
 
 MAX_DEPTH = 64
 EXACT_INT = 2**53
-DECIMAL_DIGITS = 4300
-"""Longer integers are written in hexadecimal: decimal conversion is quadratic, and CPython
-refuses it from here on (sys.int_info.default_max_str_digits)."""
+LONG_INT = 10**4300
+"""Integers from here on are written in hexadecimal: decimal conversion is quadratic, and CPython
+refuses it (sys.int_info.default_max_str_digits)."""
 
 
 class CodecError(ValueError):
@@ -31,8 +32,9 @@ def encode(value: object, max_bytes: int) -> bytes:
     Raises:
         CodecError: Not an exact builtin type, not finite, deeper than 64, or over `max_bytes`.
     """
-    # Every node takes at least two bytes, so a small value that aliases itself exponentially
-    # (a = [a, a] sixty times) is refused by count before it is ever written out.
+    # Every node takes at least two bytes, and texts and long integers their length, so a small
+    # value that aliases itself exponentially (a = [a, a] sixty times) is refused by count before
+    # it is ever written out.
     budget = [max_bytes // 2 + 1]
     encoded = _dump(_lower(value, 0, budget)).encode("ascii")
     if len(encoded) > max_bytes:
@@ -47,7 +49,8 @@ def decode(data: bytes) -> Any:
         CodecError: The bytes are not of this form (they may come from a hostile process).
     """
     try:
-        return _raise(json.loads(data, parse_float=_refuse, parse_constant=_refuse))
+        # From text: given bytes, json would guess at an encoding, and what is judged guess differently.
+        return _raise(json.loads(data.decode("ascii"), parse_float=_refuse, parse_constant=_refuse), 0)
     except CodecError:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -57,7 +60,7 @@ def decode(data: bytes) -> Any:
 def literal(value: object) -> str:
     """A Python literal of a decoded value: `repr`, with sets and dicts in sorted order."""
     kind = type(value)
-    if kind is int and abs(value) >= 10**DECIMAL_DIGITS:  # type: ignore[arg-type]  # kind is int
+    if kind is int and abs(value) >= LONG_INT:  # type: ignore[arg-type]  # kind is int
         return hex(value)  # type: ignore[arg-type]  # kind is int
     if kind is list:
         return "[" + ", ".join(map(literal, value)) + "]"  # type: ignore[call-overload]  # kind is list
@@ -65,20 +68,24 @@ def literal(value: object) -> str:
         inner = ", ".join(map(literal, value))  # type: ignore[call-overload]  # kind is tuple
         return f"({inner},)" if len(value) == 1 else f"({inner})"  # type: ignore[arg-type]  # kind is tuple
     if kind in (set, frozenset):
-        members = ", ".join(literal(member) for member in _sorted(value))  # type: ignore[arg-type]  # kind is set
+        members = ", ".join(text for text, _ in _sorted(value))
         shown = f"{{{members}}}" if members else "set()"
         return shown if kind is set else f"frozenset({shown if members else ''})"
     if kind is dict:
-        keys = _sorted(value)  # type: ignore[arg-type]  # kind is dict
-        return "{" + ", ".join(f"{literal(key)}: {literal(value[key])}" for key in keys) + "}"  # type: ignore[index]  # kind is dict
+        items = (f"{text}: {literal(value[key])}" for text, key in _sorted(value))  # type: ignore[index]  # kind is dict
+        return "{" + ", ".join(items) + "}"
     return repr(value)
 
 
-def _sorted(members: Any) -> list[Any]:
+def _sorted(members: Any) -> list[tuple[str, Any]]:
+    """Members with their literals (made once: members nest), by value; by literal where values have no total order."""
     try:
-        return sorted(members)
+        ordered = sorted(members)
+        if all(first < second for first, second in itertools.pairwise(ordered)):
+            return [(literal(member), member) for member in ordered]
     except TypeError:
-        return sorted(members, key=literal)
+        pass
+    return sorted(((literal(member), member) for member in members), key=lambda pair: pair[0])
 
 
 def _dump(lowered: object) -> str:
@@ -86,12 +93,12 @@ def _dump(lowered: object) -> str:
 
 
 def _lower(value: Any, depth: int, budget: list[int]) -> Any:
-    budget[0] -= 1
+    kind = type(value)
+    budget[0] -= 1 + (len(value) // 2 if kind is str else value.bit_length() // 8 if kind is int else 0)
     if budget[0] < 0:
-        raise CodecError("the value has too many parts")
+        raise CodecError("the value has too many parts, or too long ones")
     if depth > MAX_DEPTH:
         raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-    kind = type(value)
     if value is None or kind is bool or kind is str:
         return value
     if kind is int:
@@ -116,9 +123,11 @@ def _refuse(text: str) -> Any:
     raise CodecError(f"untagged number {text[:40]!r}")
 
 
-def _raise(lowered: Any) -> Any:
+def _raise(lowered: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH + 1:  # a call's arguments are one list around a value
+        raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
     if type(lowered) is list:
-        return [_raise(member) for member in lowered]
+        return [_raise(member, depth + 1) for member in lowered]
     if type(lowered) is not dict:
         return lowered
     if len(lowered) != 1:
@@ -134,8 +143,8 @@ def _raise(lowered: Any) -> Any:
     if type(content) is not list:
         raise CodecError(f"unknown tag {tag[:10]!r}")
     if tag == "d":
-        return {_raise(key): _raise(item) for key, item in content}
-    members = [_raise(member) for member in content]
+        return {_raise(key, depth + 1): _raise(item, depth + 1) for key, item in content}
+    members = [_raise(member, depth + 1) for member in content]
     if tag == "t":
         return tuple(members)
     if tag == "s":

@@ -23,9 +23,6 @@ from typing import Any
 
 from sandbox.result import Limits
 
-UNCONFINED = 97
-"""Exit status of a child that could not be sealed: our failure, never a candidate's."""
-
 NOBODY = 65534
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
@@ -93,6 +90,7 @@ def enclose(limits: Limits) -> dict[str, str]:
 
 def seal() -> None:
     """Install the child's system-call allow-list; everything else fails with EPERM from here on."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a fork clears it, and not every child has a first process above it
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(_FILTER))
 
 

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import mmap
 import os
@@ -139,7 +140,7 @@ class Pool:
 
         Raises:
             SandboxError: A job's child could not be run, three times.
-            ValueError: A payload is larger than the slot.
+            ValueError: A payload is larger than the slot, or the pool was not given the function.
         """
         source = iter(jobs)
         waiting: deque[_Ticket] = deque()
@@ -172,7 +173,7 @@ class Pool:
                 lane.close()
 
     def _settle(self, lane: _Lane, ticket: _Ticket, idle: list[_Lane], busy: dict[_Lane, _Ticket]) -> None:
-        outcome = lane.finish(ticket.job)
+        outcome = lane.finish()
         if isinstance(outcome, Result):
             ticket.result = outcome
             idle.append(lane)
@@ -220,16 +221,16 @@ class _Lane:
         return self._zygotes[world]
 
     def start(self, job: Job) -> None:
+        if job.function not in self._pool.functions:
+            raise ValueError(f"{job.function!r} is not among the functions of this pool")
         self._current = self.zygote(job.world)
         # Beyond what the zygote itself would wait for: then it is the zygote that hangs.
         self.deadline = time.monotonic() + (STARVED_WALLS + 2) * self._pool.limits.wall_seconds
         self._current.start(self._pool.functions.index(job.function), job.payload)
 
-    def finish(self, job: Job) -> Result | str:
-        """The result, or what failed of ours."""
+    def finish(self) -> Result | str:
+        """The result, or what failed of ours; called when there is an answer, or it is late."""
         assert self._current is not None
-        if time.monotonic() > self.deadline:
-            return "the zygote does not answer"
         return self._current.finish()
 
     def close(self) -> None:
@@ -243,6 +244,7 @@ class _Zygote:
 
     def __init__(self, pool: Pool, world: int) -> None:
         self._limits = pool.limits
+        boot = _boot(pool.functions)
         size = child.REQUEST_HEADER.size + child.request_bytes(pool.limits)
         self._response = size
         size += child.RESPONSE_HEADER.size + child.response_bytes(pool.limits)
@@ -261,7 +263,7 @@ class _Zygote:
                 random_seed=int.from_bytes(digest[4:12], "little"),
             )
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-s", "-P", "-B", "-c", _boot(pool.functions), orders.to_json()],
+                [sys.executable, "-S", "-s", "-P", "-B", "-c", boot, orders.to_json()],
                 env={"PYTHONHASHSEED": str(int.from_bytes(digest[:4], "little")), "PYTHONUTF8": "1"},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -289,7 +291,7 @@ class _Zygote:
         if "error" in greeting:
             self.close()
             raise SandboxError(f"a zygote did not start: {greeting['error'].strip()}")
-        return greeting  # type: ignore[no-any-return]  # what the zygote itself wrote
+        return dict(greeting)
 
     def start(self, function: int, payload: bytes) -> None:
         if len(payload) > child.request_bytes(self._limits):
@@ -306,7 +308,10 @@ class _Zygote:
 
     def finish(self) -> Result | str:
         try:
-            reply = self.line.recv(REPLY.size)
+            # An answer counts however late it is read: the consumer of results may take its time.
+            reply = self.line.recv(REPLY.size, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return "the zygote does not answer"
         except OSError:
             reply = b""
         if len(reply) != REPLY.size:
@@ -336,9 +341,9 @@ class _Zygote:
             detail = f"over {self._limits.cpu_seconds:g} s of CPU time"
             return Result(Status.CPU_LIMIT, records, detail, cpu_seconds)
         if number == signal.SIGKILL:
-            # Nobody inside can send it: the machine ran out of memory, or somebody interfered.
-            return "the child was killed from outside"
-        return Result(Status.DIED, records, f"it died on signal {signal.Signals(number).name}", cpu_seconds)
+            # Nobody sealed can send it: the seal failed, the machine ran out of memory, or somebody interfered.
+            return "the child was killed from outside, or could not be sealed"
+        return Result(Status.DIED, records, f"it died on signal {number}: {signal.strsignal(number)}", cpu_seconds)
 
     def _records(self) -> tuple[int, tuple[bytes, ...]]:
         """The state and records in the slot; a hostile child may have written anything there."""
@@ -366,15 +371,16 @@ class _Zygote:
 
 def _boot(functions: Sequence[str]) -> str:
     """The zygote's program: the folders of the packages its jobs live in, and nothing else, on its path."""
-    packages = dict.fromkeys(name.partition(".")[0] for name in functions)
+    packages = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in functions)
     folders = [str(Path(_package_file(package)).parent.parent) for package in packages]
     return f"import sys; sys.path[:0] = {list(dict.fromkeys(folders))!r}; from sandbox import zygote; zygote.main()"
 
 
 def _package_file(package: str) -> str:
-    module = sys.modules.get(package) or __import__(package)
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise SandboxError(f"the jobs of package {package!r} cannot be loaded: {error}") from None
     if module.__file__ is None:
         raise SandboxError(f"package {package!r} has no __init__.py: its jobs cannot be loaded by a zygote")
     return module.__file__
-
-

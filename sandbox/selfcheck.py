@@ -128,7 +128,8 @@ def check(pool: Pool) -> Protections:
     probes = dict(json.loads(result.records[0]))
     for name, (source, expected) in LIVE.items():
         outcome = _run(pool, source)
-        probes[name] = "held" if expected(outcome) else f"{outcome.status} {outcome.records[:1]!r} {outcome.detail}"[:100]
+        happened = f"{outcome.status} {outcome.records[:1]!r} {outcome.detail}"
+        probes[name] = "held" if expected(outcome) else happened[:100]
     layers = pool.layers
     return Protections(tier=_tier(layers, probes), layers=layers, probes=probes)
 
@@ -164,17 +165,18 @@ def _says(record: bytes) -> Callable[[Result], bool]:
     return lambda result: result.status == Status.FINISHED and result.records == (record,)
 
 
+def _begins(beginning: bytes) -> Callable[[Result], bool]:
+    return lambda result: result.status == Status.FINISHED and result.records[0].startswith(beginning)
+
+
 LIVE: dict[str, tuple[str, Callable[[Result], bool]]] = {
     "known_value": ("def g():\n    return [1, 'a', 2.5, True]", _says(b'V[1,"a",{"f":"0x1.4000000000000p+1"},true]')),
-    "known_error": ("def g():\n    return 1 // 0", lambda result: result.records[0].startswith(b"EZeroDivisionError")),
-    "object_as_answer": ("class A(int): pass\ndef g():\n    return A()", lambda result: result.records[0][:1] == b"U"),
+    "known_error": ("def g():\n    return 1 // 0", _begins(b"EZeroDivisionError")),
+    "object_as_answer": ("class A(int): pass\ndef g():\n    return A()", _begins(b"U")),
     "endless_loop": ("def g():\n    while True: pass", lambda result: result.status == Status.CPU_LIMIT),
     "memory": ("def g():\n    return len(bytearray(1 << 33))", _says(b"M")),
-    "early_exit": (
-        "def g():\n    raise SystemExit(0)",
-        lambda result: result.records[0].startswith(b"ESystemExit"),
-    ),
+    "early_exit": ("def g():\n    raise SystemExit(0)", _begins(b"ESystemExit")),
     "silent_output": ("def g():\n    print('accepted')\n    return 1", _says(b"V1")),
-    "closed_import": ("def g():\n    import os\n    return 1", lambda result: result.records[0].startswith(b"EImportError")),
+    "closed_import": ("def g():\n    import os\n    return 1", _begins(b"EImportError")),
 }
 """Programs with a known outcome."""

@@ -64,6 +64,9 @@ class Orders:
 def main() -> None:
     """Entry point of the process that `pool` starts."""
     orders = Orders.from_json(sys.argv[1])
+    # Children inherit what is in memory here.
+    os.environ.clear()
+    del sys.argv[1:], sys.orig_argv[1:]
     line = socket.socket(fileno=orders.line)
     try:
         slot, functions = _prepare(orders)
@@ -74,7 +77,7 @@ def main() -> None:
         line.sendall(json.dumps({"error": traceback.format_exc()}).encode() + b"\n")
         os._exit(1)
     line.sendall(json.dumps(report).encode() + b"\n")
-    _serve(line, slot, functions, orders.limits)
+    _serve(line, slot, functions, orders)
     os._exit(0)
 
 
@@ -95,7 +98,6 @@ def _prepare(orders: Orders) -> tuple[Any, list[child.Job]]:
     _warm(orders.limits)
     sys.setrecursionlimit(orders.limits.recursion_limit)
     sys.set_int_max_str_digits(100_000)
-    random.seed(orders.random_seed)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     return slot, functions
 
@@ -108,7 +110,7 @@ def _warm(limits: Limits) -> None:
         raise RuntimeError("the warm-up check failed")
 
 
-def _serve(line: socket.socket, slot: Any, functions: list[child.Job], limits: Limits) -> None:
+def _serve(line: socket.socket, slot: Any, functions: list[child.Job], orders: Orders) -> None:
     while line.recv(1):
         try:
             pid = os.fork()
@@ -116,8 +118,9 @@ def _serve(line: socket.socket, slot: Any, functions: list[child.Job], limits: L
             line.sendall(REPLY.pack(NOT_FORKED, 0, 0))
             continue
         if pid == 0:
-            child.main(slot, limits, functions)
-        reason = ENDED if _wait(pid, limits) else ASLEEP
+            random.seed(orders.random_seed)  # `random` has just seeded itself from the system, as it does after a fork
+            child.main(slot, orders.limits, functions)
+        reason = ENDED if _wait(pid, orders.limits) else ASLEEP
         _, status, usage = os.wait4(pid, 0)
         line.sendall(REPLY.pack(reason, status, int(1e6 * (usage.ru_utime + usage.ru_stime))))
 

@@ -157,7 +157,7 @@ class RunConfig:
     batch_rows: int = 128
     """Sequences sampled side by side."""
     keep_checkpoints: str = "all"
-    """`all`, `last` (and the best on dev), or `best`."""
+    """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -173,7 +173,7 @@ class RunConfig:
 
 
 CHOICES = {
-    "keep_checkpoints": ("all", "last", "best"),
+    "keep_checkpoints": ("all", "best"),
     "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
     "solve.training_puzzles": ("all", "unsolved", "none"),
     "sandbox.minimum_tier": ("A", "B", "D"),
@@ -200,6 +200,8 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if unknown := set(config.finetune.roles) - {"propose", "solve"}:
         raise ConfigError(f"finetune.roles: expected propose and solve, got {', '.join(sorted(unknown))}")
+    if below := [k for k in config.evaluate.k if k < 1]:
+        raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
     if not config.evaluate.k or max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
         raise ConfigError(
             f"evaluate.k: pass@{max(config.evaluate.k, default=0)} needs as many samples per puzzle, "
@@ -322,8 +324,8 @@ def _toml_lines(config: Any, table: str) -> Iterator[str]:
         if is_dataclass(value):
             tables.append((item.name, value))
         else:
-            # JSON's numbers, texts, booleans and lists of them are TOML's too.
-            yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}"
+            # JSON's numbers, texts, booleans and lists of them are TOML's too, but for one raw character.
+            yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
     for name, value in tables:
         yield f"\n[{name}]"
         yield from _toml_lines(value, name)

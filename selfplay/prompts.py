@@ -86,12 +86,14 @@ def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str 
 
 
 def propose_completion(protocol: str, puzzle: Puzzle) -> str | None:
-    """The completion that teaches a puzzle; None if something stands before its `def f(`."""
+    """The completion that teaches a puzzle; None if something stands before its `def f(` or after its body."""
     if protocol == "chat":
         return _fenced(puzzle.source)
-    if not puzzle.source.startswith(PROPOSAL_HEADER):
+    first, _, body = puzzle.source.partition("\n")
+    continuation = _continuation(body)
+    if not first.startswith(PROPOSAL_HEADER) or continuation is None:
         return None
-    return puzzle.source.removeprefix(PROPOSAL_HEADER) + "\n"
+    return first.removeprefix(PROPOSAL_HEADER) + continuation
 
 
 def _continuation(body: str) -> str | None:

@@ -60,6 +60,17 @@ class RunDir:
         """The finished iterations, in order."""
         return read_lines(self.records)
 
+    def is_locked(self) -> bool:
+        """Whether some process is writing this run now."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Be the one writer of this run; the lock goes with the process, however it ends.
@@ -121,7 +132,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     yield beside
-    for file in beside.iterdir():
+    for file in filter(Path.is_file, beside.rglob("*")):
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
     shutil.rmtree(path, ignore_errors=True)

@@ -45,6 +45,10 @@ class Sampler(Protocol):
         """Hash of the weights and tokenizer."""
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """What was saved beside the weights, such as the protocol they were trained with."""
+
+    @property
     def description(self) -> dict[str, Any]:
         """What else the samples depend on: dtype, device, threads, versions."""
 
@@ -61,6 +65,7 @@ class ScriptedSampler:
     """A sampler whose texts a function writes; for tests of everything around a model."""
 
     checkpoint = "scripted"
+    notes: dict[str, Any] = {"protocol": "plain"}
     description: dict[str, Any] = {"engine": "scripted"}
 
     def __init__(self, write: Callable[[Prompt, np.random.Generator], str]) -> None:

@@ -1,0 +1,542 @@
+"""The command line: parse, wire, call.
+
+Exit status: 0 done, 1 the answer is no, 2 your input is wrong, 3 the sandbox or machine failed,
+130 interrupted. Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import logging
+import signal
+import sqlite3
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puzzles.puzzle import InputError
+from sandbox.result import SandboxError
+
+if TYPE_CHECKING:
+    from sandbox.pool import Pool
+    from selfplay.config import SandboxConfig
+    from selfplay.loop import Progress
+
+RUNS = Path("runs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.command(options))
+    except InputError as error:
+        return _fail(error, 2)
+    except SandboxError as error:
+        return _fail(error, 3)
+    except KeyboardInterrupt:
+        print("\nselfplay: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # nobody reads: nothing is to be flushed at exit
+        return 0
+    except (OSError, sqlite3.OperationalError, MemoryError) as error:
+        return _fail(_machine_error(error), 3)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _fail(error: object, status: int) -> int:
+    print(f"selfplay: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def _machine_error(error: Exception) -> str:
+    if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
+        return "the disk is full; what was finished is kept: free some space and give the same command again"
+    return f"the machine failed: {type(error).__name__}: {error}"
+
+
+# ---- commands ----
+
+
+def _run(options: argparse.Namespace) -> int:
+    from selfplay import tables
+    from selfplay.config import load
+    from selfplay.rundir import RunDir
+
+    config = load(options.config, options.set or ())
+    name = options.name or (Path(options.config).stem if options.config else "embedded")
+    if "/" in name or name in ("", ".", ".."):
+        raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
+    rundir = RunDir(RUNS / name)
+    seen = len(rundir.read_records())
+    if rundir.config.exists() and seen > config.iterations:
+        print(f"{rundir.path} is finished: {seen - 1} iterations; raise `iterations` to extend it", file=sys.stderr)
+    from selfplay.finetune import TransformersBackend
+    from selfplay.loop import prepare, run
+
+    rundir.path.mkdir(parents=True, exist_ok=True)
+    prepare(rundir, config)
+    headed = []
+
+    def row(record: dict[str, Any]) -> None:
+        if not headed:
+            print(tables.record_heading(record), flush=True)
+            headed.append(True)
+        print(tables.record_row(record), flush=True)
+
+    with _log_to(rundir.log), _pool(config.sandbox, config.seed) as (pool, protections):
+        progress = _progress()
+        progress.row = row
+        run(rundir, config, TransformersBackend(), pool, protections, progress)
+    print(
+        f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:\n"
+        f"  selfplay archive stats {rundir.path}\n"
+        f"  selfplay bench embedded {rundir.checkpoint(config.iterations)} --puzzles dev\n"
+        f"  selfplay run {options.config or ''} --name {name} --set iterations={config.iterations + 3}".replace("run  ", "run ")
+    )
+    return 0
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from selfplay import tables
+    from selfplay.config import load
+    from selfplay.rundir import RunDir
+
+    rows = [["run", "state", "iteration", "best on dev", "MB"]]
+    for path in sorted(RUNS.iterdir()) if RUNS.is_dir() else []:
+        rundir = RunDir(path)
+        if not rundir.config.is_file():
+            continue
+        iterations = load(rundir.config).iterations
+        records = rundir.read_records()
+        state = "finished" if len(records) > iterations else "running" if rundir.is_locked() else "stopped"
+        best = "-"
+        if records:
+            key = next(key for key in records[0]["dev"] if key.startswith("pass@"))
+            record = max(records, key=lambda record: record["dev"][key][0])
+            best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        rows.append([path.name, state, f"{max(0, len(records) - 1)} of {iterations}", best, f"{size / 1e6:.1f}"])
+    print(tables.render(rows, right=[4]) if len(rows) > 1 else f"no runs below {RUNS.resolve()}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from selfplay import tables
+    from selfplay.bench import bench
+    from selfplay.config import EvaluateConfig, ModelConfig, SandboxConfig
+
+    ks = _integers(options.k, "--k")
+    if max(ks) > options.samples:
+        raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
+    config = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
+    with _pool(SandboxConfig(lanes=options.lanes), options.seed) as (pool, protections):
+        results = []
+        for model in options.models:
+            out = options.out or RUNS / f"bench-{_short(model)}-{_short(options.puzzles)}"
+            folder = Path(out) / _short(model) if options.out and len(options.models) > 1 else Path(out)
+            model_config = ModelConfig(model, options.device, options.dtype, options.threads)
+            result = bench(
+                model_config, options.puzzles, options.protocol, options.shots, config, options.seed,
+                options.batch_rows, folder, pool, protections, _progress(),
+            )  # fmt: skip
+            results.append((model, result["results"][options.puzzles]))
+            print(f"{model}: {result['config']['protocol']} protocol, results in {folder}", file=sys.stderr)
+    print(tables.score_table(results))
+    return 0
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from selfplay.config import RunConfig, embedded_file
+    from selfplay.loop import guard_of, guarded_sets
+    from selfplay.pretrain import load_pretrain_config, pretrain
+
+    overrides = {} if options.steps is None else {"steps": options.steps}
+    config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
+    count = _progress().counter(config.steps, "pretrain", "step")
+
+    def progress(tokens: int, loss: float) -> None:
+        count(1, f"loss {loss:.3f}")
+
+    folder = Path(options.out)
+    stats = pretrain(config, folder, lambda pool: guard_of(guarded_sets(pool, RunConfig())), progress)
+    print(f"{folder}: {stats.steps} steps, {stats.tokens} tokens, loss {stats.last_loss:.3f}, {stats.seconds:.0f} s")
+    return 0
+
+
+def _propose(options: argparse.Namespace) -> int:
+    from selfplay.config import ModelConfig, SandboxConfig
+    from selfplay.model import LanguageModel
+    from selfplay.show import proposals
+
+    model = LanguageModel(options.model, ModelConfig(options.model))
+    with _pool(SandboxConfig(), options.seed) as (pool, _):
+        for text in proposals(model, pool, options.count, options.temperature, options.max_tokens, options.seed):
+            print(text, flush=True)
+    return 0
+
+
+def _solve(options: argparse.Namespace) -> int:
+    from selfplay.config import ModelConfig, SandboxConfig
+    from selfplay.model import LanguageModel
+    from selfplay.show import candidates
+
+    with _pool(SandboxConfig(), options.seed) as (pool, _):
+        lines = candidates(
+            lambda: LanguageModel(options.model, ModelConfig(options.model)), pool, options.file, options.puzzle,
+            options.candidates, options.temperature, options.max_tokens, options.seed,
+        )  # fmt: skip
+        for line in lines:
+            print(line, flush=True)
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from puzzles.formats import open_text, read_pairs, with_header
+    from puzzles.parse import Text, parse_puzzles
+    from puzzles.puzzle import Puzzle
+    from puzzles.verify import verify_texts
+    from selfplay.config import SandboxConfig
+
+    sandbox = SandboxConfig(
+        cpu_seconds=options.cpu_seconds, wall_seconds=max(5.0, 5 * options.cpu_seconds), memory_mb=options.memory_mb,
+        lanes=options.lanes, modules=tuple(options.module or ()),
+    )  # fmt: skip
+    name = "standard input" if options.file == "-" else options.file
+    source = contextlib.nullcontext(sys.stdin) if options.file == "-" else open_text(Path(options.file))
+    count = _progress().counter(0, "verify", "pair")
+
+    def judge(raws: list[Any]) -> None:
+        texts = [(raw.puzzle, raw.solution) for raw in raws]
+        if options.format == "codex":
+            parsed = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws])
+            headers = [puzzle.header if isinstance(puzzle, Puzzle) else "def g():" for puzzle in parsed]
+            texts = [(raw.puzzle, with_header(raw, header)) for raw, header in zip(raws, headers, strict=True)]
+        for raw, judgement in zip(raws, verify_texts(pool, texts), strict=True):
+            line = {
+                "id": raw.id, "verdict": judgement.verdict, "detail": judgement.detail, "answer": judgement.answer,
+                "cpu_ms": round(1000 * judgement.cpu_seconds, 3),
+            }  # fmt: skip
+            print(json.dumps(line), flush=True)
+        count(len(raws))
+
+    with source as file, _pool(sandbox, 0) as (pool, _):
+        waiting: list[Any] = []
+        try:
+            for raw in read_pairs(file, name, options.format):
+                waiting.append(raw)
+                if len(waiting) == options.batch:
+                    judge(waiting)
+                    waiting = []
+        finally:
+            # Also when a line is wrong: what came before it has its verdict.
+            if waiting and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+                judge(waiting)
+    return 0
+
+
+def _archive_import(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.formats import import_puzzles, read_puzzles
+    from selfplay import tables
+    from selfplay.config import RunConfig, SandboxConfig
+    from selfplay.loop import guard_of, guarded_sets
+
+    raws = read_puzzles(options.file, options.format)
+    path = Path(options.archive)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
+        guard = guard_of(guarded_sets(pool, RunConfig()))
+        with Archive(path, guard, create=True) as archive:
+            count = _progress().counter(len(raws), "import", "puzzle")
+            report = import_puzzles(archive, pool, protections, raws, progress=count)
+    print(tables.counts("puzzles", dict(report.puzzles)))
+    print(tables.counts("solutions", dict(report.solutions)))
+    if set(report.puzzles) | set(report.solutions) - {"new"}:
+        print(f"reasons: selfplay archive list {path} --refused")
+    return 0
+
+
+def _archive_path(text: str) -> Path:
+    for path in (Path(text), Path(text) / "archive.sqlite", RUNS / text / "archive.sqlite"):
+        if path.is_file():
+            return path
+    raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
+
+
+def _archive_stats(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+
+    with Archive(_archive_path(options.archive)) as archive:
+        stats = archive.stats()
+    if options.json:
+        print(json.dumps(stats))
+        return 0
+    print(tables.render([[name, str(value)] for name, value in stats.items() if not isinstance(value, dict)], right=[1]))
+    for name, content in stats.items():
+        if isinstance(content, dict) and content:
+            print(tables.counts(name, content))
+    return 0
+
+
+def _archive_list(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+
+    with Archive(_archive_path(options.archive)) as archive:
+        if options.refused:
+            rows = [["name", "what", "reason", "detail"]]
+            rows += [list(map(str, row))[:4] for row in archive.query("SELECT * FROM refusals LIMIT ?", options.limit)]
+        else:
+            rows = [["puzzle", "origin", "iteration", "type", "n", "c", "solutions", "source"]]
+            rows += [[_one_line(str(cell)) for cell in row] for row in archive.overview(options.origin, options.limit)]
+    if options.json:
+        print(json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]]))
+    else:
+        print(tables.render([[_one_line(cell) for cell in row] for row in rows]))
+    return 0
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in text)[:100]
+
+
+def _archive_show(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+
+    with Archive(_archive_path(options.archive)) as archive:
+        story = archive.history(options.id)
+    if options.json:
+        print(json.dumps(story))
+        return 0
+    facts = ("id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position")
+    print(tables.render([[key, str(story[key])] for key in facts if story[key] not in (None, "", [])]))
+    print(f"\n{_printable(story['source'])}\n")
+    for solution in story["solutions"]:
+        print(f"# {solution['origin']}, iteration {solution['iteration']}: {_one_line(str(solution['answer']))}")
+        print(f"{_printable(solution['source'])}\n")
+    if story["candidates by verdict"]:
+        print(tables.counts("candidates", story["candidates by verdict"]))
+    return 0
+
+
+def _printable(text: str) -> str:
+    """Model text without the power to move a terminal's cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from puzzles.verify import truth_pool
+    from sandbox import selfcheck
+    from selfplay import tables
+
+    with truth_pool() as pool:
+        protections = selfcheck.check(pool)
+    if options.json:
+        print(json.dumps(protections.to_json()))
+    else:
+        print(f"tier {protections.tier}\n")
+        print(tables.render([["layer", "state"], *([name, state] for name, state in protections.layers.items())]))
+        print()
+        print(tables.render([["attack", "outcome"], *([name, state] for name, state in protections.probes.items())]))
+        missing = [f"{name}: {state}" for name, state in protections.layers.items() if state != "on"]
+        for line in [*missing, *protections.failures()]:
+            print(f"missing: {line}")
+    return 3 if protections.tier == "D" else 0
+
+
+# ---- wiring ----
+
+
+@contextlib.contextmanager
+def _pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
+    """A sandbox that has proved itself, and the proof."""
+    from puzzles.verify import truth_pool
+    from sandbox import selfcheck
+
+    with truth_pool(config.limits(), config.lanes or None, seed, config.modules) as pool:
+        protections = selfcheck.check(pool)
+        selfcheck.require(protections, config.minimum_tier)
+        yield pool, protections.to_json()
+
+
+def _progress() -> Progress:
+    from tqdm import tqdm
+
+    from selfplay.loop import Progress
+
+    def steps(items: Any, description: str, unit: str) -> Any:
+        return tqdm(items, description, unit=f" {unit}", leave=False, disable=None)
+
+    def counter(total: int, description: str, unit: str) -> Any:
+        bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)
+
+        def count(done: int, note: str = "") -> None:
+            bar.update(done)
+            if note:
+                bar.set_postfix_str(note, refresh=False)
+            if total and bar.n >= total:
+                bar.close()
+
+        return count
+
+    return Progress(steps, counter)
+
+
+@contextlib.contextmanager
+def _log_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    for name in ("selfplay", "puzzles", "sandbox"):
+        logging.getLogger(name).addHandler(handler)
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for name in ("selfplay", "puzzles", "sandbox"):
+            logging.getLogger(name).removeHandler(handler)
+        handler.close()
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option}: expected integers with commas between them, got {text!r}") from None
+    if min(values) < 1:
+        raise InputError(f"{option}: expected integers above 0, got {text!r}")
+    return values
+
+
+def _short(path: str) -> str:
+    return Path(path).name.partition(".")[0] or "model"
+
+
+# ---- grammar ----
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example:  selfplay {example}",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="selfplay", description="Self-play on programming puzzles: propose, solve, verify, archive, fine-tune, score."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", _run, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1")
+    run.add_argument("config", nargs="?", help="TOML file; without one, the embedded default: offline, on a CPU")
+    run.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a setting, such as solve.temperature=0.7")
+    run.add_argument("--name", help="folder below runs/; by default the config's name")
+
+    _command(commands, "runs", _runs, "list the runs here", "runs")
+
+    bench = _command(
+        commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",
+        "bench embedded runs/embedded/checkpoints/iteration-003 --puzzles dev",
+    )  # fmt: skip
+    bench.add_argument("models", nargs="+", metavar="MODEL", help="`embedded`, a model folder or a hub name")
+    bench.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
+    bench.add_argument("--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"])
+    bench.add_argument("--shots", type=int, default=5, help="solved pairs before each puzzle, with few-shot")
+    bench.add_argument("--samples", type=_positive, default=100, help="candidates per puzzle (n)")
+    bench.add_argument("--k", default="1,10,100", help="tries granted")
+    bench.add_argument("--temperature", type=float, default=0.8)
+    bench.add_argument("--top-p", type=float, default=1.0)
+    bench.add_argument("--max-tokens", type=_positive, default=150)
+    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--batch-rows", type=_positive, default=128, help="sequences sampled side by side")
+    bench.add_argument("--device", default="auto")
+    bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    bench.add_argument("--threads", type=int, default=0, help="of torch; 0 takes the cores available")
+    bench.add_argument("--lanes", type=int, default=0, help="sandbox children at the same time; 0: one per core")
+    bench.add_argument("--out", help="folder for results.json and samples.jsonl")
+
+    pretrain = _command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
+    pretrain.add_argument("config", nargs="?", help="TOML file; by default the one the shipped model was made with")
+    pretrain.add_argument("--steps", type=_positive, help="instead of the config's")
+    pretrain.add_argument("--out", default="embedded-model", help="folder to write")
+
+    propose = _command(commands, "propose", _propose, "look at a few proposals", "propose --count 5")
+    propose.add_argument("--model", default="embedded")
+    propose.add_argument("--count", type=_positive, default=10)
+    propose.add_argument("--temperature", type=float, default=0.9)
+    propose.add_argument("--max-tokens", type=_positive, default=200)
+    propose.add_argument("--seed", type=int, default=0)
+
+    solve = _command(commands, "solve", _solve, "watch candidates for one puzzle being judged", "solve puzzle.py")
+    solve.add_argument("file", help="a .py file with one puzzle, or a puzzle set")
+    solve.add_argument("--puzzle", help="name of the puzzle in a set; by default the first")
+    solve.add_argument("--model", default="embedded")
+    solve.add_argument("--candidates", type=_positive, default=20)
+    solve.add_argument("--temperature", type=float, default=0.8)
+    solve.add_argument("--max-tokens", type=_positive, default=150)
+    solve.add_argument("--seed", type=int, default=0)
+
+    verify = _command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
+    verify.add_argument("file", help='JSONL of {"id"?, "puzzle", "solution"}, possibly .gz, or - for standard input')
+    verify.add_argument(
+        "--format", default="jsonl", choices=["jsonl", "codex"],
+        help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
+    )  # fmt: skip
+    verify.add_argument("--cpu-seconds", type=float, default=1.0)
+    verify.add_argument("--memory-mb", type=_positive, default=512)
+    verify.add_argument("--lanes", type=int, default=0, help="sandbox children at the same time; 0: one per core")
+    verify.add_argument("--batch", type=_positive, default=500, help="lines judged together")
+    verify.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+
+    archive = commands.add_parser("archive", help="inspect and fill archives")
+    actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
+    where = "a run's name or folder, or an archive file"
+    add = _command(
+        actions, "import", _archive_import, "parse, verify and add puzzles", "archive import p3.sqlite puzzles.json --format p3"
+    )
+    add.add_argument("archive", help="archive file; made if there is none")
+    add.add_argument("file", help="puzzle file, or train, dev, heldout")
+    add.add_argument("--format", default="auto", choices=["auto", "jsonl", "p3"])
+    add.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+    stats = _command(actions, "stats", _archive_stats, "counts", "archive stats embedded")
+    stats.add_argument("archive", help=where)
+    listing = _command(actions, "list", _archive_list, "puzzles, newest first", "archive list embedded --limit 20")
+    listing.add_argument("archive", help=where)
+    listing.add_argument("--limit", type=_positive, default=50)
+    listing.add_argument("--origin", choices=["human", "rule", "import", "model"])
+    listing.add_argument("--refused", action="store_true", help="imported texts that were refused, with reasons")
+    show = _command(actions, "show", _archive_show, "one puzzle with its solutions", "archive show embedded 3f2a")
+    show.add_argument("archive", help=where)
+    show.add_argument("id", help="a puzzle's id, or how it begins")
+    for action in (stats, listing, show):
+        action.add_argument("--json", action="store_true", help="for programs")
+
+    doctor = _command(commands, "doctor", _doctor, "which protections are verified on this machine", "doctor")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

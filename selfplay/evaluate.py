@@ -1,0 +1,174 @@
+"""The score: n candidates for each puzzle of a guarded set, judged, and pass@k with intervals.
+
+n is fixed in advance and nothing is ever dropped from it: a prompt that does not fit the context
+and a text that does not parse are wrong candidates. Work is done in chunks, kept as lines of one
+file; what is there is not sampled again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError, Puzzle, Verdict
+from sandbox.pool import Pool
+from selfplay.config import EvaluateConfig
+from selfplay.metrics import Score, scores
+from selfplay.rundir import append_line, read_lines
+from selfplay.sampler import Sampler, SamplingSettings
+from selfplay.select import Pair
+from selfplay.solve import judge_texts, prompt_for, sample_fitting
+
+PROMPT_TOO_LONG = "prompt_too_long"
+"""Counted as a wrong candidate: the model could not even be asked."""
+
+
+@dataclass(frozen=True)
+class NamedPuzzle:
+    """A puzzle of a scored set."""
+
+    name: str
+    puzzle: Puzzle
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What a model scores on one set."""
+
+    puzzles: int
+    samples_per_puzzle: int
+    pass_at: dict[str, Score]
+    """`pass@1` and so on."""
+    solved: int
+    """Puzzles with at least one accepted candidate."""
+    verdicts: dict[str, int]
+    truncated: int
+    """Candidates that met max_tokens."""
+    tokens: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As records and results keep it; intervals as [value, low, high]."""
+        pass_at = {name: [score.value, score.low, score.high] for name, score in self.pass_at.items()}
+        return {
+            "puzzles": self.puzzles, "samples_per_puzzle": self.samples_per_puzzle, **pass_at, "solved": self.solved,
+            "verdicts": self.verdicts, "truncated": self.truncated, "tokens": self.tokens,
+        }  # fmt: skip
+
+
+def evaluate(
+    sampler: Sampler,
+    pool: Pool,
+    puzzles: Sequence[NamedPuzzle],
+    protocol: str,
+    shots: Sequence[Pair],
+    config: EvaluateConfig,
+    seed: Sequence[int],
+    batch_rows: int,
+    chunk_texts: int,
+    file: Path,
+    progress: Callable[[int], object] = lambda candidates: None,
+) -> SetScores:
+    """Score a sampler on puzzles, resuming from what `file` holds.
+
+    Args:
+        sampler: The model.
+        pool: Judges.
+        puzzles: The set.
+        protocol: How puzzles are shown.
+        shots: Solved pairs shown first, with `few-shot`.
+        config: n, k and sampling settings.
+        seed: Integers; each chunk's seed is spawned from it.
+        batch_rows: Sequences sampled side by side.
+        chunk_texts: Candidates per chunk.
+        file: One line per finished chunk: every candidate with its verdict.
+        progress: Called with the number of candidates done.
+
+    Raises:
+        InputError: `file` holds chunks of another model, set or settings.
+    """
+    settings = SamplingSettings(config.temperature, config.top_p, config.max_tokens, batch_rows)
+    per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
+    groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
+    done = read_lines(file)
+    for number, group in enumerate(groups):
+        identity = {
+            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": protocol, "seed": [*seed, number],
+            "settings": vars(settings), "samples_per_puzzle": config.samples_per_puzzle,
+            "shots": [puzzle.id for puzzle, _ in shots], "puzzles": [named.puzzle.id for named in group],
+        }  # fmt: skip
+        if number < len(done):
+            _check_same(file, done[number]["identity"], identity)
+        else:
+            line = _chunk(sampler, pool, group, protocol, shots, config, settings, identity)
+            append_line(file, line)
+            done.append(line)
+        progress(len(group) * config.samples_per_puzzle)
+    return summarize(done, config)
+
+
+def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for key, value in here.items():
+        if there.get(key) != value:
+            raise InputError(
+                f"{file}: it holds results with another {key} ({str(there.get(key))[:80]} there, {str(value)[:80]} here): "
+                "move it away to score anew"
+            )
+
+
+def _chunk(
+    sampler: Sampler,
+    pool: Pool,
+    group: Sequence[NamedPuzzle],
+    protocol: str,
+    shots: Sequence[Pair],
+    config: EvaluateConfig,
+    settings: SamplingSettings,
+    identity: dict[str, Any],
+) -> dict[str, Any]:
+    started = time.monotonic()
+    puzzles = [named.puzzle for named in group]
+    prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
+    completions_P_K = sample_fitting(sampler, prompts, config.samples_per_puzzle, settings, identity["seed"])
+    sampled = time.monotonic()
+    texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
+    judged_P_K = judge_texts(pool, puzzles, prompts, texts_P_K)
+    results = []
+    for named, completions_K, judged_K in zip(group, completions_P_K, judged_P_K, strict=True):
+        asked = bool(completions_K)
+        results.append(
+            {
+                "name": named.name,
+                "puzzle": named.puzzle.id,
+                "texts": [completion.text for completion in completions_K],
+                "tokens": sum(completion.tokens for completion in completions_K),
+                "truncated": sum(not completion.finished for completion in completions_K),
+                "verdicts": [str(judgement.verdict) for _, judgement in judged_K]
+                if asked
+                else [PROMPT_TOO_LONG] * config.samples_per_puzzle,
+                "details": [judgement.detail for _, judgement in judged_K],
+            }
+        )
+    times = {"sampling_seconds": sampled - started, "judging_seconds": time.monotonic() - sampled}
+    return {"identity": identity, "sampler": sampler.description, "results": results, "times": times}
+
+
+def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig) -> SetScores:
+    """Scores from stored chunks; needs no model."""
+    results = [result for line in lines for result in line["results"]]
+    correct = [result["verdicts"].count(Verdict.ACCEPTED) for result in results]
+    verdicts = Counter(verdict for result in results for verdict in result["verdicts"])
+    return SetScores(
+        puzzles=len(results),
+        samples_per_puzzle=config.samples_per_puzzle,
+        pass_at=scores([config.samples_per_puzzle] * len(results), correct, config.k) if results else {},
+        solved=sum(c > 0 for c in correct),
+        verdicts=dict(verdicts.most_common()),
+        truncated=sum(result["truncated"] for result in results),
+        tokens=sum(result["tokens"] for result in results),
+        seconds=sum(sum(line["times"].values()) for line in lines),
+    )

@@ -1,0 +1,337 @@
+"""The loop: propose, solve, verify, archive, fine-tune, score; one iteration, and many, resumable.
+
+Every stage asks the disk what is already there and does the rest, so a run that was killed goes
+on where it stopped, and what it writes does not depend on when that was. A stage's work is cut
+into chunks, planned before they are sampled; a chunk's verdicts are written in one transaction.
+
+The model comes in through `Backend`: nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from puzzles.archive import Archive
+from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
+from puzzles.parse import ParseFailure, Text, parse_puzzles
+from puzzles.puzzle import InputError, Puzzle
+from puzzles.similarity import Guard
+from sandbox.pool import Pool
+from selfplay import propose, solve
+from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
+from selfplay.evaluate import NamedPuzzle, SetScores, evaluate
+from selfplay.rundir import RunDir, append_line, write_atomically
+from selfplay.sampler import Sampler
+from selfplay.select import Example, Pair, examples, solver_shots
+
+logger = logging.getLogger(__name__)
+
+SCORED_SETS = ("dev", "heldout")
+
+
+class Backend(Protocol):
+    """A model and its trainer."""
+
+    def load(self, checkpoint: str | Path, config: ModelConfig) -> Sampler:
+        """The sampler of a checkpoint."""
+
+    def finetune(
+        self,
+        start: str | Path,
+        examples: Sequence[Example],
+        config: FinetuneConfig,
+        model_config: ModelConfig,
+        seed: Sequence[int],
+        folder: Path,
+        notes: dict[str, Any],
+        progress: Callable[[int, float], object],
+        plan: Callable[[int], object],
+    ) -> Any:
+        """Train from a checkpoint and save a new one; returns statistics (a dataclass)."""
+
+
+@dataclass
+class Progress:
+    """How a long step shows itself; the command line puts bars here."""
+
+    steps: Callable[[Iterable[Any], str, str], Iterable[Any]] = lambda items, description, unit: items
+    counter: Callable[[int, str, str], Callable[..., object]] = lambda total, description, unit: lambda *_: None
+    row: Callable[[dict[str, Any]], object] = lambda record: None
+
+
+def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
+    """The dev and held-out puzzles by set.
+
+    Raises:
+        InputError: A file holds a text that is no puzzle; such a set cannot be scored.
+    """
+    sets = {}
+    for name, path in (("dev", config.data.dev), ("heldout", config.data.heldout)):
+        sets[name] = scored_puzzles(pool, path)
+    return sets
+
+
+def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
+    """A puzzle file (or an archive's puzzles) as a set to be scored.
+
+    Raises:
+        InputError: A text in it is no puzzle.
+    """
+    raws = read_any(path)
+    parsed = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws])
+    named = []
+    for raw, puzzle in zip(raws, parsed, strict=True):
+        if isinstance(puzzle, ParseFailure):
+            raise InputError(f"{path}: {raw.name}: this is no puzzle: {puzzle}")
+        named.append(NamedPuzzle(raw.name, puzzle))
+    if not named:
+        raise InputError(f"{path}: expected puzzles, there are none")
+    return named
+
+
+def read_any(path: str) -> list[Any]:
+    """The raw puzzles of an embedded set, a puzzle file, an archive file or a run's archive."""
+    place = Path(path)
+    if path not in EMBEDDED_SETS and ((place / "archive.sqlite").is_file() or is_archive(place)):
+        with Archive(place if place.is_file() else place / "archive.sqlite") as archive:
+            return archive.raw_puzzles()
+    return list(read_puzzles(path))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as SQLite's do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(16) == b"SQLite format 3\0"
+
+
+def guard_of(sets: dict[str, list[NamedPuzzle]]) -> Guard:
+    """Both guarded sets, named as refusals say it."""
+    return Guard.of((f"{name}/{item.name}", item.puzzle) for name, items in sets.items() for item in items)
+
+
+def protocol_of(config: RunConfig, sampler: Sampler) -> str:
+    """The configured protocol, or what the checkpoint was trained with, or few-shot."""
+    if config.prompt.protocol != "auto":
+        return config.prompt.protocol
+    return str(sampler.notes.get("protocol", "few-shot"))
+
+
+def prepare(rundir: RunDir, config: RunConfig) -> RunConfig:
+    """Write the run's settings, or compare them with what is there.
+
+    Raises:
+        InputError: The folder holds a run with other settings; the differences are named.
+    """
+    if rundir.config.exists():
+        stored = load(rundir.config)
+        if different := differences(stored, config):
+            raise InputError(
+                f"{rundir.path}: this run has other settings: {'; '.join(different)}; give another --name, or the same settings"
+            )
+    write_atomically(rundir.config, to_toml(config))
+    return config
+
+
+def run(
+    rundir: RunDir,
+    config: RunConfig,
+    backend: Backend,
+    pool: Pool,
+    protections: dict[str, Any],
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Run or resume until `config.iterations` are recorded.
+
+    Returns:
+        The records, one per iteration; number 0 is the untrained model's scores.
+    """
+    progress = progress or Progress()
+    with rundir.lock():
+        config = prepare(rundir, config)
+        sets = guarded_sets(pool, config)
+        with Archive(rundir.archive, guard_of(sets), create=True) as archive:
+            _import_training(archive, pool, protections, config, progress)
+            run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress)
+            for record in rundir.read_records():
+                progress.row(record)
+            for iteration in range(len(rundir.read_records()), config.iterations + 1):
+                record = run_.iterate(iteration)
+                append_line(rundir.records, record)
+                progress.row(record)
+                run_.retire_checkpoints()
+    return rundir.read_records()
+
+
+def _import_training(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
+) -> None:
+    """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
+    if archive.mark("training_imported") == config.data.train:
+        return
+    raws = read_any(config.data.train)
+    if not raws:
+        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
+    own = config.data.train in EMBEDDED_SETS
+    count = progress.counter(len(raws), "training puzzles", "puzzle")
+    report = import_puzzles(archive, pool, protections, raws, "human" if own else "import", own, count)
+    logger.info("training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions))
+    if not archive.puzzle_ids():
+        raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
+    archive.set_mark("training_imported", config.data.train)
+
+
+class _Run:
+    """What the stages of one run share."""
+
+    def __init__(
+        self,
+        rundir: RunDir,
+        config: RunConfig,
+        backend: Backend,
+        pool: Pool,
+        protections: dict[str, Any],
+        archive: Archive,
+        sets: dict[str, list[NamedPuzzle]],
+        progress: Progress,
+    ) -> None:
+        self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
+        self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
+        self._loaded: tuple[str, Sampler] | None = None
+        base = self.sampler(config.model.path)
+        self.protocol = protocol_of(config, base)
+        self.shots = self._shots()
+
+    def _shots(self) -> list[Pair]:
+        if self.protocol != "few-shot":
+            return []
+        human = [pair for pair in self.archive.choose(1, first_iteration_only=True)]
+        return solver_shots(human, self.config.prompt.shots)
+
+    def sampler(self, checkpoint: str | Path) -> Sampler:
+        """The checkpoint's sampler; one at a time is in memory."""
+        if self._loaded is None or self._loaded[0] != str(checkpoint):
+            self._loaded = None
+            self._loaded = (str(checkpoint), self.backend.load(checkpoint, self.config.model))
+        return self._loaded[1]
+
+    def checkpoint(self, iteration: int) -> str | Path:
+        """Where an iteration's weights are; iteration 0 is the model the run began with."""
+        return self.rundir.checkpoint(iteration) if iteration else self.config.model.path
+
+    def iterate(self, iteration: int) -> dict[str, Any]:
+        """All stages of an iteration that are not on disk yet, and its record."""
+        started = time.monotonic()
+        if iteration:
+            self._propose(iteration)
+            self._solve(iteration)
+            self._finetune(iteration)
+        scores = {name: self._evaluate(iteration, name) for name in SCORED_SETS}
+        return self._record(iteration, scores, time.monotonic() - started)
+
+    def _propose(self, iteration: int) -> None:
+        archive, config = self.archive, self.config
+        if not archive.planned(iteration, propose.STAGE):
+            propose.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
+        numbers = archive.unjudged(iteration, propose.STAGE)
+        for identifier in self.progress.steps(numbers, f"iteration {iteration}: propose", "chunk"):
+            if archive.chunk(identifier).completions is None:
+                sampler = self.sampler(self.checkpoint(iteration - 1))
+                propose.sample(archive, archive.chunk(identifier), sampler, config, self.protocol)
+            propose.judge(archive, archive.chunk(identifier), self.pool, self.protocol)
+
+    def _solve(self, iteration: int) -> None:
+        archive, config = self.archive, self.config
+        if not archive.planned(iteration, solve.STAGE):
+            solve.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
+        numbers = archive.unjudged(iteration, solve.STAGE)
+        for identifier in self.progress.steps(numbers, f"iteration {iteration}: solve", "chunk"):
+            if archive.chunk(identifier).completions is None:
+                sampler = self.sampler(self.checkpoint(iteration - 1))
+                solve.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, self.shots)
+            solve.judge(archive, archive.chunk(identifier), self.pool, self.protocol, self.shots, self.protections)
+
+    def _finetune(self, iteration: int) -> None:
+        folder = self.rundir.checkpoint(iteration)
+        if folder.exists():
+            return
+        config = self.config.finetune
+        pairs = self.archive.choose(config.solutions_per_puzzle, with_references=self.config.data.references)
+        rng = np.random.default_rng([self.config.seed, iteration, 3])
+        proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
+        chosen, used = examples(pairs, config.roles, self.protocol, self.shots, proposer_shots, rng)
+        if not chosen:
+            raise InputError(
+                f"iteration {iteration}: there is nothing to train on: no verified pair follows the {self.protocol} prompt; "
+                "raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
+            )
+        with self.archive.transaction():
+            self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
+        start = self.checkpoint(iteration - 1 if config.start == "previous" else 0)
+        self._loaded = None  # two models at once need not fit
+        notes = {"protocol": self.protocol, "iteration": iteration, "pairs": len(used), "started_from": str(start)}
+        bar: list[Callable[..., object]] = []
+
+        def plan(steps: int) -> None:
+            bar.append(self.progress.counter(steps, f"iteration {iteration}: fine-tune", "step"))
+
+        self.backend.finetune(
+            start, chosen, config, self.config.model, [self.config.seed, iteration, 4], folder, notes,
+            lambda tokens, loss: bar[0](1), plan,
+        )  # fmt: skip
+
+    def _evaluate(self, iteration: int, name: str) -> SetScores:
+        config, puzzles = self.config, self.sets[name]
+        count = self.progress.counter(
+            len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
+        )
+        seed = [config.seed, 5, SCORED_SETS.index(name)]
+        return evaluate(
+            self.sampler(self.checkpoint(iteration)), self.pool, puzzles, self.protocol, self.shots, config.evaluate,
+            seed, config.batch_rows, config.chunk_texts, self.rundir.samples(iteration, name), count,
+        )  # fmt: skip
+
+    def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
+        sampler = self.sampler(self.checkpoint(iteration))
+        counts = self.archive.iteration_counts(iteration)
+        training = sampler.notes.get("training", {}) if iteration else {}
+        times = {
+            **self.archive.iteration_seconds(iteration),
+            "training": training.get("seconds", 0.0),
+            "scoring": sum(score.seconds for score in scores.values()),
+            "this_session": seconds,
+        }
+        return {
+            "iteration": iteration,
+            "checkpoint": sampler.checkpoint,
+            "protocol": self.protocol,
+            **counts,
+            "training": {key: value for key, value in training.items() if key != "seconds"},
+            **{name: score.to_json() for name, score in scores.items()},
+            "sampler": sampler.description,
+            "times": {name: round(value, 2) for name, value in times.items()},
+        }
+
+    def retire_checkpoints(self) -> None:
+        """Delete checkpoints that the retention setting does not keep; the last is needed to go on."""
+        if self.config.keep_checkpoints == "all":
+            return
+        records = self.rundir.read_records()
+        last = records[-1]["iteration"]
+        first_k = f"pass@{self.config.evaluate.k[0]}"
+        best = max(records, key=lambda record: (record["dev"][first_k][0], -record["iteration"]))["iteration"]
+        for record in records:
+            folder = self.rundir.checkpoint(record["iteration"])
+            if record["iteration"] not in (best, last) and folder.exists():
+                shutil.rmtree(folder)
+
+

@@ -1,0 +1,264 @@
+"""A causal language model of transformers: load, save, sample."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from puzzles.puzzle import InputError
+from sandbox.pool import available_cores
+from selfplay.config import ModelConfig, embedded_file
+from selfplay.prompts import Prompt, encode_prompt
+from selfplay.sampler import Completion, SamplingSettings
+
+NOTES_FILE = "selfplay.json"
+"""Beside the weights: the protocol they were trained with, and what they were trained on."""
+
+
+class LanguageModel:
+    """A model with its tokenizer; implements `sampler.Sampler`.
+
+    Args:
+        path: `embedded`, a local Hugging Face folder, or a hub name.
+        config: Device, dtype and threads; `config.path` is not used.
+
+    Raises:
+        InputError: There is no such model, or it is not a causal LM with safetensors weights.
+    """
+
+    def __init__(self, path: str | Path, config: ModelConfig | None = None) -> None:
+        config = config or ModelConfig()
+        self.path = str(embedded_file("model") if str(path) == "embedded" else path)
+        self.device = torch.device(_device(config.device))
+        self.dtype = _dtype(config.dtype, self.device)
+        self.threads = config.threads or available_cores()
+        torch.set_num_threads(self.threads)
+        with _clear_errors(self.path):
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=_is_folder(self.path))
+            self.network = AutoModelForCausalLM.from_pretrained(
+                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=_is_folder(self.path)
+            )
+        if self.tokenizer.eos_token_id is None:
+            raise InputError(f"{path}: its tokenizer has no end-of-text token, so no completion could end")
+        self.network.to(self.device).eval()
+        self.checkpoint = _hash(self.path)
+        self.notes = _read_notes(self.path)
+        self._line_stop: _LineTable | None = None
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What samples depend on beside weights and settings."""
+        return {
+            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}",
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "threads": self.threads,
+        }
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence it was made for."""
+        return int(getattr(self.network.config, "max_position_embeddings", 0) or 2**30)
+
+    def fits(self, prompt: Prompt, max_tokens: int) -> bool:
+        """Whether prompt and completion fit the context."""
+        return len(encode_prompt(self.tokenizer, prompt)) + max_tokens <= self.context_tokens
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        copies: int,
+        settings: SamplingSettings,
+        seed: Sequence[int],
+        progress: Callable[[int], object] = lambda tokens: None,
+    ) -> list[list[Completion]]:
+        """`copies` completions of each prompt, in the prompts' order.
+
+        Prompts of like length are sampled side by side. Each batch has a seed of its own, spawned
+        from `seed`, so that it does not matter what was sampled before it.
+
+        Returns:
+            `completions_P_K`.
+        """
+        ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        rows = [(p, k) for p in sorted(range(len(prompts)), key=lambda p: len(ids_P[p])) for k in range(copies)]
+        completions: dict[tuple[int, int], Completion] = {}
+        batches = [rows[start : start + settings.batch_rows] for start in range(0, len(rows), settings.batch_rows)]
+        seeds = np.random.SeedSequence(list(seed)).spawn(len(batches))
+        for batch, batch_seed in zip(batches, seeds, strict=True):
+            chat = prompts[batch[0][0]].chat
+            sampled = self._sample_batch([ids_P[p] for p, _ in batch], chat, settings, batch_seed)
+            completions.update(zip(batch, sampled, strict=True))
+            progress(sum(completion.tokens for completion in sampled))
+        return [[completions[p, k] for k in range(copies)] for p in range(len(prompts))]
+
+    def _sample_batch(
+        self, prompts_B: list[list[int]], chat: bool, settings: SamplingSettings, seed: np.random.SeedSequence
+    ) -> list[Completion]:
+        width = max(map(len, prompts_B))
+        pad = _pad_id(self.tokenizer)
+        input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
+        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_B], device=self.device)
+        ends = self._end_ids()
+        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]) % 2**63)
+        with torch.inference_mode():
+            output_BT = self.network.generate(
+                input_ids_BT,
+                attention_mask=mask_BT,
+                generation_config=_generation_config(settings, ends, pad),
+                stopping_criteria=None if chat else StoppingCriteriaList([_LineStop(self._lines())]),
+            )
+        return [self._completion(row, ends, settings.max_tokens) for row in output_BT[:, width:].tolist()]
+
+    def _end_ids(self) -> list[int]:
+        return _end_ids(self.network, self.tokenizer)
+
+    def _lines(self) -> _LineTable:
+        if self._line_stop is None:
+            vocabulary = self.network.get_output_embeddings().weight.shape[0]
+            self._line_stop = _LineTable(self.tokenizer, vocabulary, self.device)
+        return self._line_stop
+
+    def _completion(self, ids: list[int], ends: list[int], max_tokens: int) -> Completion:
+        length = next((position for position, token in enumerate(ids) if token in ends), len(ids))
+        # A row that met a stop is padded with the pad token, which a tokenizer may share with its end.
+        kept = ids[:length]
+        while kept and kept[-1] == self.tokenizer.pad_token_id:
+            kept.pop()
+        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return Completion(text, min(len(kept) + 1, max_tokens), finished=len(kept) < max_tokens)
+
+    def save(self, folder: Path, notes: dict[str, Any]) -> None:
+        """Write the checkpoint as a plain folder."""
+        save(self.network, self.tokenizer, folder, notes)
+
+
+def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
+    """Write a plain Hugging Face folder that samples by default, with our notes beside it."""
+    ends = _end_ids(network, tokenizer)
+    network.generation_config = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=ends, pad_token_id=_pad_id(tokenizer)
+    )
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+
+
+def _end_ids(network: Any, tokenizer: Any) -> list[int]:
+    stored = network.generation_config.eos_token_id
+    listed = stored if isinstance(stored, list) else [stored] if stored is not None else []
+    return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+
+
+class _LineTable:
+    """Which tokens can end a line or begin one at its first column; looked up by token id, never by decoding."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, device: torch.device) -> None:
+        anchor = tokenizer.encode("x", add_special_tokens=False)[-1:]
+        before = len(tokenizer.decode(anchor))
+        texts = tokenizer.batch_decode([[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))])
+        texts = [text[before:] for text in texts] + [""] * (vocabulary - len(texts))
+        inside = [any(a == "\n" and not b.isspace() for a, b in zip(text, text[1:], strict=False)) for text in texts]
+        self.breaks_V = torch.tensor(inside, device=device)
+        self.begins_V = torch.tensor([text[:1] != "" and not text[0].isspace() for text in texts], device=device)
+        self.ends_V = torch.tensor([text.endswith("\n") for text in texts], device=device)
+        self.empty_V = torch.tensor([text == "" for text in texts], device=device)
+
+
+class _LineStop(StoppingCriteria):
+    """Stops a row when a line begins that is not indented: there the function has ended."""
+
+    def __init__(self, table: _LineTable) -> None:
+        self._table = table
+        self._at_line_start_B: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        last_B = input_ids[:, -1]
+        start_B = self._at_line_start_B
+        if start_B is None:
+            start_B = torch.zeros_like(last_B, dtype=torch.bool)
+        stop_B = self._table.breaks_V[last_B] | (start_B & self._table.begins_V[last_B])
+        self._at_line_start_B = torch.where(self._table.empty_V[last_B], start_B, self._table.ends_V[last_B])
+        return stop_B
+
+
+def _generation_config(settings: SamplingSettings, ends: list[int], pad: int) -> GenerationConfig:
+    sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=settings.max_tokens,
+        eos_token_id=ends,
+        pad_token_id=pad,
+        **(sampling if settings.temperature > 0 else {"do_sample": False}),
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise InputError(f"model.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return name
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def _is_folder(path: str) -> bool:
+    return Path(path).is_dir()
+
+
+@contextlib.contextmanager
+def _clear_errors(path: str) -> Iterator[None]:
+    """What a missing or foreign model comes to, as one line."""
+    if _is_folder(path) and not (Path(path) / "config.json").is_file():
+        raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
+    if not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name); there is none")
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"{path}: it cannot be loaded as a causal language model: {first}") from None
+
+
+def _hash(path: str) -> str:
+    """Sixteen digits over weights, configuration and tokenizer, as they are on disk."""
+    folder = Path(path)
+    if not folder.is_dir():
+        folder = Path(transformers.utils.cached_file(path, "config.json")).parent
+    digest = hashlib.sha256()
+    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".safetensors") or name in _HASHED_FILES]
+    for name in names:
+        digest.update(name.encode())
+        with (folder / name).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+_HASHED_FILES = ("config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
+
+
+def _read_notes(path: str) -> dict[str, Any]:
+    file = Path(path) / NOTES_FILE
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}

@@ -1,0 +1,206 @@
+"""Makes the embedded model: a small Llama and its tokenizer, from rule-based pairs alone.
+
+Everything follows from `embedded/pretrain.toml` and its seed: the same machine, versions and
+thread count give the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from puzzles import families
+from puzzles.parse import Text, parse_puzzles
+from puzzles.puzzle import InputError, Puzzle
+from puzzles.similarity import Guard
+from puzzles.verify import admit, truth_pool, verify_texts
+from sandbox.pool import Pool, available_cores
+from selfplay.config import ConfigError, FinetuneConfig, build
+from selfplay.finetune import TokenExample, TrainStats, batches, train
+from selfplay.model import save
+from selfplay.rundir import folder_atomically
+
+END = "<|end|>"
+TOKEN_PATTERN = r"\n *| ?[A-Za-z_]+|\d| ?[^\sA-Za-z0-9_]+| +"
+"""A line break with its indentation, a word, one digit, a run of punctuation. Single digits, so
+that numbers are copied and compared digit by digit."""
+BUCKET_PAIRS = 8192
+"""Pairs drawn, sorted by length and shuffled as batches at a time."""
+CHECKED_PER_FAMILY = 40
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """What decides the embedded model's weights."""
+
+    seed: int = 0
+    vocabulary: int = 512
+    layers: int = 4
+    width: int = 192
+    heads: int = 6
+    feedforward: int = 512
+    context_tokens: int = 1024
+    tokenizer_pairs: int = 20_000
+    steps: int = 2_000
+    batch_tokens: int = 8192
+    learning_rate: float = 3e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.05
+    threads: int = 0
+    """0 takes the cores available; the number changes rounding, and so the weights."""
+    families: tuple[str, ...] = ()
+    """Names in `puzzles.families`; empty for all."""
+
+
+def load_pretrain_config(path: str | Path, overrides: dict[str, Any] | None = None) -> PretrainConfig:
+    """Settings from a TOML file.
+
+    Raises:
+        ConfigError: Unreadable, an unknown key, or a wrong type.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: expected a TOML file, {error}") from None
+    config: PretrainConfig = build(PretrainConfig, {**values, **(overrides or {})}, str(path))
+    if unknown := set(config.families) - set(families.FAMILIES):
+        raise ConfigError(f"{path}: unknown families {', '.join(sorted(unknown))}")
+    return config
+
+
+def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
+    """Every family yields accepted, admitted pairs that are not near a guarded puzzle.
+
+    Raises:
+        InputError: A family does not; training on it would be wrong.
+    """
+    rng = np.random.default_rng([config.seed, 1])
+    names = list(config.families) or list(families.FAMILIES)
+    drawn = [
+        (name, next(families.generate(int(rng.integers(2**62)), 1, [name])))
+        for name in names
+        for _ in range(CHECKED_PER_FAMILY)
+    ]
+    texts = [(pair.puzzle, pair.solution) for _, pair in drawn]
+    puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
+    for (name, pair), puzzle, judgement in zip(drawn, puzzles, verify_texts(pool, texts), strict=True):
+        if not isinstance(puzzle, Puzzle) or judgement.verdict != "accepted":
+            raise InputError(f"family {name}: {judgement.verdict} {judgement.detail}: {pair.puzzle!r}")
+        if (hit := guard.hit(puzzle)) is not None:
+            raise InputError(f"family {name} imitates a guarded puzzle: {pair.puzzle!r} is {hit}")
+    refusals = admit(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)])
+    for (name, pair), refusal in zip(drawn, refusals, strict=True):
+        if refusal is not None:
+            raise InputError(f"family {name}: not admitted ({refusal}): {pair.puzzle!r}")
+
+
+def pair_text(pair: families.RulePair) -> str:
+    """A pair as the model reads it: the plain protocol's prompt and completion, joined."""
+    return f"{pair.puzzle}\n\n{pair.solution}\n"
+
+
+def make_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over rule-based pairs; any text survives it."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(TOKEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    pairs = families.generate(config.seed, config.tokenizer_pairs, config.families)
+    tokenizer.train_from_iterator((pair_text(pair) for pair in pairs), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, padding_side="left",
+        model_max_length=config.context_tokens, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def make_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with random weights of the seed."""
+    torch.manual_seed(config.seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.width,
+            intermediate_size=config.feedforward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.heads,
+            max_position_embeddings=config.context_tokens,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def training_steps(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Iterator[list[TokenExample]]:
+    """Batches without end, each pair new; all tokens are learned, of puzzle and solution."""
+    end = tokenizer.eos_token_id
+    for number in range(2**62):
+        seed = np.random.SeedSequence([config.seed, 2, number]).generate_state(1, np.uint64)[0]
+        texts = [pair_text(pair) for pair in families.generate(int(seed), BUCKET_PAIRS, config.families)]
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        examples = [TokenExample((*ids, end), (True,) * (len(ids) + 1)) for ids in encoded]
+        yield from batches(examples, config.batch_tokens, np.random.default_rng([config.seed, 3, number]))
+
+
+def pretrain(
+    config: PretrainConfig,
+    folder: Path,
+    guard_puzzles: Callable[[Pool], Guard],
+    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+) -> TrainStats:
+    """Make the model and save it as a Hugging Face folder, in bfloat16.
+
+    Args:
+        config: What to make.
+        folder: Where it goes.
+        guard_puzzles: Parses the dev and held-out sets; no family may come near them.
+        progress: Called after each step with its tokens and loss.
+
+    Raises:
+        InputError: A family is wrong or imitates a guarded puzzle.
+    """
+    with truth_pool() as pool:
+        check_families(config, pool, guard_puzzles(pool))
+    threads = config.threads or available_cores()
+    torch.set_num_threads(threads)
+    tokenizer = make_tokenizer(config)
+    network = make_network(config, tokenizer)
+    settings = FinetuneConfig(
+        learning_rate=config.learning_rate, warmup_steps=config.warmup_steps, weight_decay=config.weight_decay
+    )
+    stream = training_steps(config, tokenizer)
+    stats = train(network, (next(stream) for _ in range(config.steps)), config.steps, settings, progress)
+    if not math.isfinite(stats.last_loss):
+        raise InputError("the loss diverged: lower learning_rate")
+    notes = {
+        "protocol": "plain",
+        "made by": "selfplay pretrain",
+        "data": f"rule-based pairs of puzzles.families: {', '.join(config.families) or 'all'}",
+        "config": asdict(replace(config, threads=threads)),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "training": asdict(stats),
+    }
+    with folder_atomically(folder) as part:
+        save(network.to(torch.bfloat16), tokenizer, part, notes)
+    return stats

@@ -1,0 +1,108 @@
+"""The proposer: few puzzles in, new ones out, each admitted or refused with a reason."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+
+from puzzles.archive import AddStatus, Archive, Chunk, Provenance
+from puzzles.parse import ParseFailure, parse_puzzles
+from puzzles.puzzle import Puzzle
+from puzzles.verify import Refusal, admit
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.prompts import Prompt, propose_prompt
+from selfplay.sampler import Sampler, SamplingSettings
+
+STAGE = "propose"
+
+
+def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
+    """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed."""
+    per_prompt = min(config.propose.proposals_per_prompt, max(1, config.propose.proposals))
+    prompts = math.ceil(config.propose.proposals / per_prompt)
+    parents = archive.solved_ids(before_iteration=iteration)
+    rng = np.random.default_rng([config.seed, iteration, 0])
+    shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
+    drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(prompts)]
+    per_chunk = max(1, config.chunk_texts // per_prompt)
+    with archive.transaction():
+        for number, start in enumerate(range(0, prompts, per_chunk)):
+            content = {"shots": drawn[start : start + per_chunk], "copies": per_prompt}
+            settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
+            seed = f"{config.seed}/{iteration}/1/{number}"
+            archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+def _settings(config: RunConfig) -> SamplingSettings:
+    own = config.propose
+    return SamplingSettings(own.temperature, own.top_p, own.max_tokens, config.batch_rows)
+
+
+def chunk_seed(chunk: Chunk) -> list[int]:
+    """The recorded seed as integers for `SeedSequence`."""
+    return [int(part) for part in chunk.seed.split("/")]
+
+
+def sample(archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str) -> None:
+    """Sample a planned chunk and keep every text."""
+    started = time.monotonic()
+    prompts = [
+        propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots]) for shots in chunk.plan["shots"]
+    ]
+    # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
+    distinct = list(dict.fromkeys(prompts))
+    copies = chunk.plan["copies"]
+    if len(distinct) == 1:
+        completions = sampler.sample(distinct, copies * len(prompts), _settings(config), chunk_seed(chunk))[0]
+    else:
+        completions_P_K = sampler.sample(prompts, copies, _settings(config), chunk_seed(chunk))
+        completions = [completion for row in completions_P_K for completion in row]
+    tokens = sum(completion.tokens for completion in completions)
+    with archive.transaction():
+        texts = [completion.text for completion in completions]
+        archive.set_completions(chunk.id, texts, tokens, time.monotonic() - started)
+
+
+def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
+    """Parse and admit a sampled chunk's proposals; add the admitted puzzles."""
+    assert chunk.completions is not None
+    started = time.monotonic()
+    prompt: Prompt = propose_prompt(protocol)
+    parsed = parse_puzzles(pool, [prompt.parsed_text(text) for text in chunk.completions])
+    known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
+    fresh: dict[str, Puzzle] = {}
+    for puzzle in parsed:
+        if isinstance(puzzle, Puzzle) and puzzle.id not in known and archive.guard.hit(puzzle) is None:
+            fresh.setdefault(puzzle.id, puzzle)
+    refusals = dict(zip(fresh, admit(pool, list(fresh.values())), strict=True))
+    with archive.transaction():
+        for position, puzzle in enumerate(parsed):
+            outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)
+            identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
+            archive.add_proposal(chunk.id, position, outcome, detail, identifier)
+        archive.set_judged(chunk.id, time.monotonic() - started)
+
+
+def _outcome(
+    archive: Archive,
+    chunk: Chunk,
+    position: int,
+    puzzle: Puzzle | ParseFailure,
+    refusals: dict[str, Refusal | None],
+) -> tuple[str, str]:
+    if isinstance(puzzle, ParseFailure):
+        return puzzle.rule, puzzle.detail
+    refusal = refusals.get(puzzle.id)
+    if refusal is not None:
+        return refusal.reason, refusal.detail
+    assert chunk.completions is not None
+    parents = tuple(chunk.plan["shots"][position // chunk.plan["copies"]])
+    original = chunk.completions[position]
+    provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)
+    status = archive.add_puzzle(puzzle, provenance)
+    if status is AddStatus.HELD_OUT:
+        return "held_out", archive.guard_reason or ""
+    return ("admitted" if status else "duplicate"), ""

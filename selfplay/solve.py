@@ -1,0 +1,122 @@
+"""The solver: a puzzle in, many candidates out, each judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from puzzles.archive import Archive, Chunk, Provenance
+from puzzles.parse import ParseFailure, parse_candidates
+from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
+from puzzles.verify import too_slow_to_judge, verify
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.prompts import Prompt, solve_prompt
+from selfplay.propose import chunk_seed
+from selfplay.sampler import Completion, Sampler, SamplingSettings
+from selfplay.select import Pair
+
+STAGE = "solve"
+
+
+def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
+    """The solver's prompt; a puzzle is never shown its own solution."""
+    return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
+
+
+def sample_fitting(
+    sampler: Sampler, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
+) -> list[list[Completion]]:
+    """`completions_P_K`; empty for a prompt that does not fit the model's context."""
+    fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
+    sampled = sampler.sample([prompts[index] for index in fitting], copies, settings, seed) if fitting else []
+    by_index = dict(zip(fitting, sampled, strict=True))
+    return [by_index.get(index, []) for index in range(len(prompts))]
+
+
+def judge_texts(
+    pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
+) -> list[list[tuple[Candidate | None, Judgement]]]:
+    """Each completion's candidate and judgement; equal candidates of a puzzle are judged once."""
+    flat = [
+        (puzzle, prompt.parsed_text(text))
+        for puzzle, prompt, texts in zip(puzzles, prompts, texts_P_K, strict=True)
+        for text in texts
+    ]
+    candidates = parse_candidates(pool, [text for _, text in flat])
+    pairs = [(puzzle, c) for (puzzle, _), c in zip(flat, candidates, strict=True) if isinstance(c, Candidate)]
+    judgements = iter(verify(pool, pairs))
+    judged = iter(
+        (None, Judgement(Verdict.INVALID_SOLUTION, str(candidate)))
+        if isinstance(candidate, ParseFailure)
+        else (candidate, next(judgements))
+        for candidate in candidates
+    )
+    return [[next(judged) for _ in texts] for texts in texts_P_K]
+
+
+def targets(archive: Archive, iteration: int, which: str) -> list[str]:
+    """Ids of the puzzles to try: this iteration's admitted ones, and training puzzles as configured."""
+    proposed = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)
+    if which == "none":
+        return proposed
+    unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
+    if which == "unsolved":
+        return proposed + archive.puzzle_ids("p.origin != 'model'" + unsolved, iteration)
+    return proposed + archive.puzzle_ids("p.origin != 'model'")
+
+
+def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
+    """Fix the iteration's solving chunks: which puzzles, and each chunk's seed."""
+    chosen = targets(archive, iteration, config.solve.training_puzzles)
+    per_chunk = max(1, config.chunk_texts // config.solve.candidates_per_puzzle)
+    with archive.transaction():
+        for number, start in enumerate(range(0, len(chosen), per_chunk)):
+            content = {"puzzles": chosen[start : start + per_chunk], "copies": config.solve.candidates_per_puzzle}
+            settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
+            seed = f"{config.seed}/{iteration}/2/{number}"
+            archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+def _settings(config: RunConfig) -> SamplingSettings:
+    own = config.solve
+    return SamplingSettings(own.temperature, own.top_p, own.max_tokens, config.batch_rows)
+
+
+def sample(
+    archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str, shots: Sequence[Pair]
+) -> None:
+    """Sample a planned chunk and keep every text."""
+    started = time.monotonic()
+    prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
+    completions_P_K = sample_fitting(sampler, prompts, chunk.plan["copies"], _settings(config), chunk_seed(chunk))
+    tokens = sum(completion.tokens for row in completions_P_K for completion in row)
+    texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
+    with archive.transaction():
+        archive.set_completions(chunk.id, texts_P_K, tokens, time.monotonic() - started)
+
+
+def judge(
+    archive: Archive, chunk: Chunk, pool: Pool, protocol: str, shots: Sequence[Pair], protections: dict[str, object]
+) -> None:
+    """Judge a sampled chunk's candidates; keep all of them, and add the verified pairs."""
+    assert chunk.completions is not None
+    started = time.monotonic()
+    puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
+    proposed = {row["id"] for row in archive.query("SELECT id FROM puzzles WHERE origin = 'model'")}
+    prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
+    judged_P_K = judge_texts(pool, puzzles, prompts, chunk.completions)
+    copies = chunk.plan["copies"]
+    with archive.transaction():
+        for p, (puzzle, judged_K) in enumerate(zip(puzzles, judged_P_K, strict=True)):
+            for k, (candidate, judgement) in enumerate(judged_K):
+                position = p * copies + k
+                if puzzle.id in proposed and too_slow_to_judge(pool, judgement):
+                    detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
+                    judgement = replace(judgement, verdict=Verdict.UNSTABLE, detail=detail)
+                archive.add_candidate(chunk.id, position, puzzle.id, candidate, judgement)
+                if candidate is not None and judgement.verdict == Verdict.ACCEPTED:
+                    provenance = Provenance("model", chunk.iteration, chunk.id, position)
+                    archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
+        archive.set_judged(chunk.id, time.monotonic() - started)

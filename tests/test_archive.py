@@ -1,0 +1,578 @@
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from puzzles.archive import APPLICATION_ID, SCHEMA_VERSION, AddStatus, Archive, Provenance
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
+from puzzles.similarity import Guard
+from puzzles.verify import truth_pool
+
+SQUARE = "def f(x: int, k=1764):\n    return x * x == k and x > 0"
+SQUARE_RENAMED = "def sat(number: int, wanted=1764):\n    '''Square root.'''\n    return number*number == wanted and number > 0"
+SQUARE_OTHER_CONSTANTS = "def f(x: int, k=1849):\n    return x * x == k and x > 0"
+WORDS = "def f(words: List[str], n=3):\n    return len(words) == n and all(w[::-1] == w and len(w) == 5 for w in words)"
+PATH = """
+def f(path: List[Tuple[int, int]], size=6, walls=[(1, 1), (2, 3), (4, 4)]):
+    seen = set()
+    previous = (0, 0)
+    for step in path:
+        row, column = step
+        assert 0 <= row < size and 0 <= column < size
+        assert step not in walls and step not in seen
+        assert abs(row - previous[0]) + abs(column - previous[1]) == 1
+        seen.add(step)
+        previous = step
+    return previous == (size - 1, size - 1)
+"""
+PATH_NEARLY = PATH.replace("return previous ==", "return len(seen) > 1 and previous ==")
+ACCEPTED = Judgement(Verdict.ACCEPTED, "", "42", 0.25, 0.125)
+WRONG = Judgement(Verdict.WRONG_ANSWER, "judge: f returned False", "41", 0.5)
+PROTECTIONS = {"tier": "A", "layers": {"seccomp": "on"}}
+HUMAN = Provenance("human")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def puzzles(pool):
+    texts = [SQUARE, SQUARE_RENAMED, SQUARE_OTHER_CONSTANTS, WORDS, PATH, PATH_NEARLY]
+    parsed = parse_puzzles(pool, [Text(text) for text in texts])
+    assert all(isinstance(puzzle, Puzzle) for puzzle in parsed)
+    return dict(zip(texts, parsed, strict=True))
+
+
+@pytest.fixture
+def archive(tmp_path):
+    with Archive(tmp_path / "archive.sqlite", create=True) as archive:
+        yield archive
+
+
+def made(identifier: str, answer_type: str = "int", description: str = "") -> Puzzle:
+    source = f"def f(x: {answer_type}):\n    return x == {identifier!r}"
+    return Puzzle(source, answer_type, "def g():", identifier, identifier, frozenset(), description=description)
+
+
+def solution(text: str) -> Candidate:
+    return Candidate(f"def g():\n    return {text}", f"s{text}")
+
+
+def pair(puzzle: Puzzle, text: str = "42") -> VerifiedPair:
+    return VerifiedPair(puzzle, solution(text), ACCEPTED)
+
+
+def counts(archive: Archive) -> dict[str, int]:
+    tables = ("protections", "chunks", "puzzles", "solutions", "proposals", "candidates", "refusals", "trained")
+    return {table: archive.query(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+
+
+def plan(archive: Archive, iteration: int = 1, stage: str = "solve", number: int = 0) -> int:
+    archive.plan_chunk(iteration, stage, number, "weights", "0-1", {"top_p": 1.0}, ["planned"])
+    return archive.unjudged(iteration, stage)[-1]
+
+
+# ---- adding ----
+
+
+def test_a_pair_is_new_once_and_a_duplicate_ever_after(archive, puzzles):
+    assert archive.add(pair(puzzles[SQUARE]), HUMAN, PROTECTIONS) is AddStatus.NEW
+    assert archive.add(pair(puzzles[SQUARE]), HUMAN, PROTECTIONS) is AddStatus.DUPLICATE
+    assert archive.add(pair(puzzles[SQUARE], "21 * 2"), HUMAN, PROTECTIONS) is AddStatus.NEW
+    assert counts(archive) == counts(archive) | {"puzzles": 1, "solutions": 2, "protections": 1}
+
+
+def test_a_puzzle_is_new_once_and_a_duplicate_ever_after(archive, puzzles):
+    assert archive.add_puzzle(puzzles[WORDS], HUMAN) is AddStatus.NEW
+    assert archive.add_puzzle(puzzles[WORDS], HUMAN) is AddStatus.DUPLICATE
+
+
+def test_renamed_variables_make_a_duplicate(archive, puzzles):
+    assert archive.add_puzzle(puzzles[SQUARE], HUMAN) is AddStatus.NEW
+    assert archive.add_puzzle(puzzles[SQUARE_RENAMED], HUMAN) is AddStatus.DUPLICATE
+    assert archive.puzzle(puzzles[SQUARE].id).source == puzzles[SQUARE].source
+
+
+def test_other_constants_and_near_duplicates_are_new_where_nothing_is_guarded(archive, puzzles):
+    for text in (SQUARE, SQUARE_OTHER_CONSTANTS, PATH, PATH_NEARLY):
+        assert archive.add_puzzle(puzzles[text], HUMAN) is AddStatus.NEW
+
+
+@pytest.mark.parametrize(
+    ("guarded", "text", "reason"),
+    [
+        (SQUARE, SQUARE, "the same as guarded"),
+        (SQUARE, SQUARE_RENAMED, "the same as guarded"),
+        (SQUARE, SQUARE_OTHER_CONSTANTS, "guarded with other constants"),
+        (PATH, PATH_NEARLY, "a near-duplicate of guarded"),
+    ],
+    ids=["same", "renamed", "other constants", "near"],
+)
+def test_a_guarded_puzzle_is_refused_in_every_disguise(tmp_path, puzzles, guarded, text, reason):
+    guard = Guard.of([("guarded", puzzles[guarded])])
+    with Archive(tmp_path / "archive.sqlite", guard, create=True) as archive:
+        assert archive.add_puzzle(puzzles[text], HUMAN) is AddStatus.HELD_OUT
+        assert archive.guard_reason == reason
+        assert archive.add(pair(puzzles[text]), HUMAN, PROTECTIONS) is AddStatus.HELD_OUT
+        assert set(counts(archive).values()) == {0}
+
+
+def test_a_puzzle_unlike_the_guarded_ones_gets_in(tmp_path, puzzles):
+    guard = Guard.of([("one", puzzles[SQUARE]), ("two", puzzles[PATH])])
+    with Archive(tmp_path / "archive.sqlite", guard, create=True) as archive:
+        assert archive.add(pair(puzzles[WORDS]), HUMAN, PROTECTIONS) is AddStatus.NEW
+        assert archive.guard_reason is None
+
+
+def test_only_new_is_true():
+    assert [bool(status) for status in (AddStatus.NEW, AddStatus.DUPLICATE, AddStatus.HELD_OUT)] == [True, False, False]
+
+
+def test_a_pair_needs_an_accepted_candidate(puzzles):
+    with pytest.raises(ValueError, match="wrong_answer"):
+        VerifiedPair(puzzles[SQUARE], solution("41"), WRONG)
+
+
+def test_a_puzzle_comes_back_as_it_was_but_for_what_the_door_needed(archive, puzzles):
+    archive.add_puzzle(puzzles[SQUARE_RENAMED], HUMAN)
+    (back,) = [archive.puzzle(identifier) for identifier in archive.puzzle_ids()]
+    kept = ("source", "answer_type", "header", "id", "skeleton", "description")
+    assert [getattr(back, name) for name in kept] == [getattr(puzzles[SQUARE_RENAMED], name) for name in kept]
+    assert back.description == "Square root."
+
+
+def test_a_missing_puzzle_is_an_input_error(archive):
+    with pytest.raises(InputError, match="there is no puzzle 'beef'"):
+        archive.puzzle("beef")
+
+
+def test_protections_are_stored_once_for_equal_content(archive):
+    archive.add(pair(made("a1")), HUMAN, {"tier": "A", "kernel": "6"})
+    archive.add(pair(made("a2")), HUMAN, {"kernel": "6", "tier": "A"})
+    archive.add(pair(made("a3")), HUMAN, {"kernel": "6", "tier": "B"})
+    rows = archive.query("SELECT s.puzzle, p.content FROM solutions s JOIN protections p ON p.id = s.protections")
+    assert {row[0]: row[1] for row in rows} == {
+        "a1": '{"kernel": "6", "tier": "A"}',
+        "a2": '{"kernel": "6", "tier": "A"}',
+        "a3": '{"kernel": "6", "tier": "B"}',
+    }
+
+
+def test_texts_that_are_no_unicode_are_kept_as_escapes(archive, pool):
+    (puzzle,) = parse_puzzles(pool, [Text("def f(x: int):\n    '''\\ud800'''\n    return x == 5")])
+    assert puzzle.description == "\ud800"
+    provenance = Provenance("import", name="\udcff", original="# \ud800")
+    assert archive.add_puzzle(puzzle, provenance) is AddStatus.NEW
+    archive.add_refusal("\ud800", "puzzle", "syntax", "\ud800", "\ud800")
+    chunk = plan(archive)
+    archive.add_proposal(chunk, 0, "syntax", "\ud800", None)
+    archive.add_candidate(chunk, 0, puzzle.id, None, Judgement(Verdict.INVALID_SOLUTION, "\ud800"))
+    stored = archive.history(puzzle.id)
+    assert [stored[key] for key in ("description", "name", "original")] == ["\\ud800", "\\udcff", "# \\ud800"]
+    assert [tuple(row) for row in archive.query("SELECT name, detail, original FROM refusals")] == [("\\ud800",) * 3]
+
+
+# ---- choosing ----
+
+
+def test_choose_keeps_the_shortest_solutions_of_each_puzzle(archive):
+    for identifier in ("b", "a"):
+        for text in ("1234", "1", "123", "12"):
+            archive.add(pair(made(identifier), text), HUMAN, PROTECTIONS)
+    archive.add_puzzle(made("unsolved"), HUMAN)
+    chosen = [(puzzle.id, candidate.source) for puzzle, candidate in archive.choose(2)]
+    assert chosen == [(puzzle, f"def g():\n    return {text}") for puzzle in ("b", "a") for text in ("1", "12")]
+    assert len(archive.choose(100)) == 8
+
+
+def test_choose_takes_distinct_solutions_and_breaks_ties_by_id(archive):
+    first, second = Candidate("def g():\n    return 2", "id2"), Candidate("def g():\n    return 1", "id1")
+    renamed = Candidate("def g():\n    return 3", "id1")
+    for candidate in (first, second, renamed):
+        archive.add(VerifiedPair(made("a"), candidate, ACCEPTED), HUMAN, PROTECTIONS)
+    assert [candidate for _, candidate in archive.choose(8)] == [second, first]
+
+
+def test_solved_ids_leave_out_what_came_later(archive):
+    archive.add_puzzle(made("a"), Provenance("human", 0))
+    archive.add_puzzle(made("b"), Provenance("human", 0))
+    archive.add(pair(made("c")), Provenance("human", 0), PROTECTIONS)
+    archive.add(pair(made("a")), Provenance("model", 2), PROTECTIONS)
+    assert archive.solved_ids() == ["a", "c"]
+    assert archive.solved_ids(before_iteration=2) == ["c"]
+    assert archive.solved_ids(before_iteration=0) == []
+
+
+def test_choose_can_leave_out_references_and_what_the_model_found(archive):
+    archive.add(pair(made("a"), "1"), Provenance("human", 0), PROTECTIONS)
+    archive.add(pair(made("a"), "23"), Provenance("model", 1), PROTECTIONS)
+    archive.add(pair(made("b"), "4"), Provenance("model", 2), PROTECTIONS)
+
+    def chosen(**choice):
+        return [candidate.id for _, candidate in archive.choose(1, **choice)]
+
+    assert chosen() == ["s1", "s4"]
+    assert chosen(with_references=False) == ["s23", "s4"]
+    assert chosen(first_iteration_only=True) == ["s1"]
+
+
+def test_an_archives_puzzles_can_be_imported_again(archive):
+    archive.add(pair(made("a1"), "12"), Provenance("human", name="named", skills=("bits",), difficulty=2), PROTECTIONS)
+    archive.add(pair(made("a1"), "1"), Provenance("model"), PROTECTIONS)
+    archive.add_puzzle(made("a2"), Provenance("model"))
+    source = made("a1").source
+    assert archive.raw_puzzles() == [
+        RawPuzzle("named", source, ("def g():\n    return 1", "def g():\n    return 12"), ("bits",), 2),
+        RawPuzzle("a2", made("a2").source, (), (), None),
+    ]
+
+
+def test_a_mark_is_there_once_it_was_set(archive):
+    assert archive.mark("imported") is None
+    archive.set_mark("imported", "train")
+    archive.set_mark("imported", "train 2")
+    assert archive.mark("imported") == "train 2"
+
+
+# ---- history ----
+
+
+def test_history_returns_the_provenance_as_stored(archive):
+    chunk = plan(archive, 3, "propose", 5)
+    provenance = Provenance(
+        "model", 3, chunk, 17, ("p1", "p2"), "a name", "the text ü as it came", ("strings", "bits"), 4
+    )
+    puzzle = made("abcdef0123456789", description="What is asked.")
+    archive.add_puzzle(puzzle, provenance)
+    archive.add(pair(puzzle, "42"), Provenance("model", 4, chunk, 2), PROTECTIONS)
+    archive.add(pair(puzzle, "7"), Provenance("human"), PROTECTIONS)
+    history = archive.history(puzzle.id)
+    expected = {
+        "id": puzzle.id, "source": puzzle.source, "answer_type": "int", "header": "def g():",
+        "description": "What is asked.", "origin": "model", "iteration": 3, "chunk": chunk, "position": 17,
+        "parents": ["p1", "p2"], "name": "a name", "original": "the text ü as it came",
+        "skills": ["strings", "bits"], "difficulty": 4,
+    }  # fmt: skip
+    assert {key: history[key] for key in expected} == expected
+    short, long = history["solutions"]
+    assert (short["id"], short["origin"], short["chunk"]) == ("s7", "human", None)
+    assert (long["id"], long["origin"], long["iteration"], long["position"]) == ("s42", "model", 4, 2)
+    assert (long["answer"], long["cpu_seconds"], long["judge_cpu_seconds"]) == ("42", 0.25, 0.125)
+
+
+def test_what_was_there_first_keeps_its_provenance(archive):
+    archive.add_puzzle(made("a1"), Provenance("human", name="first"))
+    archive.add_puzzle(made("a1"), Provenance("model", 5, name="second"))
+    assert archive.history("a1")["name"] == "first"
+
+
+def test_the_beginning_of_an_id_does_as_long_as_it_is_unique(archive):
+    for identifier in ("abc0", "abd0", "fff0"):
+        archive.add_puzzle(made(identifier), HUMAN)
+    assert archive.history("abc")["id"] == "abc0"
+    assert archive.history("f")["id"] == "fff0"
+    with pytest.raises(InputError, match="expected the id of one puzzle, got 'ab': 2 begin so"):
+        archive.history("ab")
+
+
+@pytest.mark.parametrize("identifier", ["b", "abc00", "g", "%", "_", "a%", "____", "%c%"])
+def test_what_is_no_beginning_of_an_id_finds_nothing(archive, identifier):
+    archive.add_puzzle(made("abc0"), HUMAN)
+    with pytest.raises(InputError, match="there is none"):
+        archive.history(identifier)
+
+
+# ---- transactions ----
+
+
+def write_everything(archive: Archive) -> None:
+    chunk = plan(archive)
+    archive.set_completions(chunk, [["a"]], 1, 0.5)
+    archive.add(pair(made("a1")), Provenance("model", 1, chunk, 0), PROTECTIONS)
+    archive.add_proposal(chunk, 0, "admitted", "", "a1")
+    archive.add_candidate(chunk, 0, "a1", solution("42"), ACCEPTED)
+    archive.add_refusal("n", "puzzle", "syntax", "line 1", "def")
+    archive.add_trained(1, [("a1", "s42")])
+    archive.set_judged(chunk, 0.5)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_transaction_that_fails_leaves_nothing(archive, error):
+    with pytest.raises(error), archive.transaction():
+        write_everything(archive)
+        assert set(counts(archive).values()) == {1}
+        raise error
+    assert set(counts(archive).values()) == {0}
+
+
+def test_a_transaction_that_succeeds_leaves_everything(archive):
+    with archive.transaction():
+        write_everything(archive)
+    with Archive(archive.path) as reopened:
+        assert set(counts(reopened).values()) == {1}
+
+
+def test_after_a_failed_transaction_the_next_one_works(archive):
+    with pytest.raises(sqlite3.IntegrityError), archive.transaction():
+        archive.add_proposal(1, 0, "admitted", "", None)
+        archive.add_proposal(1, 0, "admitted", "", None)
+    with archive.transaction():
+        write_everything(archive)
+    assert set(counts(archive).values()) == {1}
+
+
+# ---- chunks ----
+
+
+def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
+    settings = {"temperature": 0.9, "batch": [128, 256], "dtype": "float32"}
+    planned = [{"prompt": "lone \ud800 and \udfff, pair 🧩, ünïcode \x00"}, 3, None]
+    archive.plan_chunk(2, "propose", 7, "weights", "[0, 2, 1, 7]", settings, planned)
+    chunk = archive.chunk(*archive.unjudged(2, "propose"))
+    assert (chunk.iteration, chunk.stage, chunk.number, chunk.checkpoint) == (2, "propose", 7, "weights")
+    assert (chunk.seed, chunk.settings, chunk.plan) == ("[0, 2, 1, 7]", settings, planned)
+    assert (chunk.completions, chunk.judged) == (None, False)
+    completions = [["return '\ud83d'\n", ""], ["\udc00\ud800 \U0001f9e9"]]
+    archive.set_completions(chunk.id, completions, 12, 0.5)
+    assert archive.chunk(chunk.id).completions == completions
+    archive.set_judged(chunk.id, 0.25)
+    assert archive.chunk(chunk.id).judged is True
+    columns = "SELECT tokens, sampling_seconds, judging_seconds FROM chunks"
+    assert tuple(archive.query(columns)[0]) == (12, 0.5, 0.25)
+
+
+def test_completions_that_are_none_differ_from_no_completions_yet(archive):
+    chunk = plan(archive)
+    archive.set_completions(chunk, [], 0, 0.0)
+    assert archive.chunk(chunk).completions == []
+
+
+def test_a_chunk_planned_before_stays_as_it_is(archive):
+    archive.plan_chunk(1, "solve", 0, "old", "1", {}, ["old"])
+    archive.plan_chunk(1, "solve", 0, "new", "2", {}, ["new"])
+    chunk = archive.chunk(*archive.unjudged(1, "solve"))
+    assert (chunk.checkpoint, chunk.seed, chunk.plan) == ("old", "1", ["old"])
+
+
+def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
+    assert not archive.planned(1, "solve")
+    for iteration, stage, number in [(1, "solve", 2), (1, "propose", 0), (1, "solve", 10), (2, "solve", 0), (1, "solve", 1)]:
+        archive.plan_chunk(iteration, stage, number, "", "", {}, [])
+    unjudged = archive.unjudged(1, "solve")
+    assert [archive.chunk(identifier).number for identifier in unjudged] == [1, 2, 10]
+    archive.set_judged(unjudged[1], 0.0)
+    assert archive.unjudged(1, "solve") == [unjudged[0], unjudged[2]]
+    assert archive.planned(1, "solve")
+    assert not archive.planned(2, "propose")
+
+
+# ---- counts ----
+
+
+def test_stats_count_everything(archive):
+    chunk = plan(archive)
+    archive.add(pair(made("a1"), "1"), Provenance("human", 0), PROTECTIONS)
+    archive.add(pair(made("a1"), "2"), Provenance("model", 1), PROTECTIONS)
+    archive.add(pair(made("a2", "str"), "3"), Provenance("model", 1), PROTECTIONS)
+    archive.add_puzzle(made("a3"), Provenance("model", 1))
+    for position, judgement in enumerate([ACCEPTED, WRONG, WRONG]):
+        archive.add_candidate(chunk, position, "a1", solution("1"), judgement)
+    archive.add_candidate(chunk, 3, "a3", None, Judgement(Verdict.INVALID_SOLUTION))
+    archive.add_proposal(chunk, 0, "admitted", "", "a3")
+    archive.add_proposal(chunk, 1, "trivial", "0 is accepted", None)
+    archive.add_refusal("n", "puzzle", "syntax", "", "def")
+    assert archive.stats() == {
+        "puzzles": 3,
+        "solved puzzles": 2,
+        "pairs": 3,
+        "candidates": 4,
+        "puzzles by origin": {"human": 1, "model": 2},
+        "pairs by iteration": {"0": 1, "1": 2},
+        "puzzles by answer type": {"int": 2, "str": 1},
+        "candidates by verdict": {"wrong_answer": 2, "accepted": 1, "invalid_solution": 1},
+        "proposals by outcome": {"admitted": 1, "trivial": 1},
+        "refused imports": {"puzzle: syntax": 1},
+    }
+
+
+def test_pairs_say_how_many_candidates_a_puzzle_got_and_how_many_held(archive):
+    chunk = plan(archive)
+    archive.add(pair(made("a1"), "1"), HUMAN, PROTECTIONS)
+    archive.add(pair(made("a1"), "2"), HUMAN, PROTECTIONS)
+    archive.add(pair(made("a2"), "3"), HUMAN, PROTECTIONS)
+    for position, judgement in enumerate([ACCEPTED, WRONG, WRONG, ACCEPTED, WRONG]):
+        archive.add_candidate(chunk, position, "a1", solution("1"), judgement)
+    rows = archive.query("SELECT puzzle_id, solution_id, n, c FROM pairs ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == [("a1", "s1", 5, 2), ("a1", "s2", 5, 2), ("a2", "s3", 0, 0)]
+    assert archive.history("a1")["candidates by verdict"] == {"wrong_answer": 3, "accepted": 2}
+
+
+# ---- files ----
+
+
+def test_an_archive_reopened_is_as_it_was_left(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        write_everything(archive)
+    for create in (False, True):
+        with Archive(path, create=create) as archive:
+            assert set(counts(archive).values()) == {1}
+            assert archive.chunk(1).completions == [["a"]]
+
+
+def test_sqlites_own_tools_read_an_archive(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        write_everything(archive)
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        rows = connection.execute("SELECT puzzle_id, solution, n, c FROM pairs").fetchall()
+        assert rows == [("a1", "def g():\n    return 42", 1, 1)]
+        assert connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM puzzles")
+    finally:
+        connection.close()
+
+
+def test_a_closed_archive_is_one_file(tmp_path):
+    with Archive(tmp_path / "archive.sqlite", create=True) as archive:
+        write_everything(archive)
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.sqlite"]
+
+
+def test_a_missing_archive_is_an_input_error_and_is_not_made(tmp_path):
+    with pytest.raises(InputError, match=r"missing.sqlite: there is no archive here"):
+        Archive(tmp_path / "missing.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_no_archive(tmp_path):
+    with pytest.raises(InputError, match="there is no archive here"):
+        Archive(tmp_path)
+    with pytest.raises(InputError, match="expected an archive, unable to open"):
+        Archive(tmp_path, create=True)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_text_file_is_no_archive(tmp_path, create):
+    path = tmp_path / "archive.sqlite"
+    path.write_text("def f(x: int):\n    return x == 5\n" * 100)
+    with pytest.raises(InputError, match=r"archive.sqlite: expected an archive, file is not a database"):
+        Archive(path, create=create)
+    assert path.read_text().startswith("def f")
+
+
+def test_a_file_of_zero_bytes_is_no_archive_but_may_become_one(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    path.touch()
+    with pytest.raises(InputError, match=r"archive.sqlite: this is an SQLite file, but not an archive of ours"):
+        Archive(path)
+    assert path.stat().st_size == 0
+    with Archive(path, create=True) as archive:
+        assert archive.stats()["puzzles"] == 0
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_foreign_sqlite_file_is_no_archive_and_is_left_alone(tmp_path, create):
+    path = tmp_path / "photos.sqlite"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE photos (name TEXT)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"photos.sqlite: this is an SQLite file, but not an archive of ours"):
+        Archive(path, create=create)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        archive.query("PRAGMA user_version = 99")
+    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 1: upgrade it"):
+        Archive(path, create=create)
+
+
+def test_a_damaged_archive_is_an_input_error(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        write_everything(archive)
+    content = bytearray(path.read_bytes())
+    content[100:4096] = b"\xff" * 3996
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="expected an archive"):
+        Archive(path)
+
+
+# ---- other processes ----
+
+WRITER = """
+import sys
+from puzzles.archive import Archive, Provenance
+from puzzles.puzzle import Puzzle
+
+def puzzle(identifier):
+    return Puzzle("def f(x: int):\\n    return x == 1", "int", "def g():", identifier, identifier, frozenset())
+
+with Archive(sys.argv[1], create=True) as archive:
+    with archive.transaction():
+        archive.add_puzzle(puzzle("committed"), Provenance("human"))
+    with archive.transaction():
+        for number in range(5000):
+            archive.add_puzzle(puzzle(f"open{number}"), Provenance("human"))
+        print("writing", flush=True)
+        sys.stdin.readline()
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    command = [sys.executable, "-c", WRITER, tmp_path / "archive.sqlite"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout.readline() == "writing\n"
+        yield process
+        process.kill()
+
+
+def test_a_reader_sees_what_was_committed_while_another_process_writes(tmp_path, writer):
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        assert archive.puzzle_ids() == ["committed"]
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+        assert writer.stdout.readline() == "written\n"
+        assert len(archive.puzzle_ids()) == 5001
+
+
+def test_a_kill_in_the_middle_of_a_transaction_keeps_what_was_committed(tmp_path, writer):
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        assert archive.puzzle_ids() == ["committed"]
+        assert archive.query("PRAGMA integrity_check")[0][0] == "ok"
+        with archive.transaction():
+            write_everything(archive)
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        assert archive.puzzle_ids() == ["committed", "a1"]
+
+
+def test_the_file_and_its_log_copied_in_mid_write_are_a_whole_archive(tmp_path, writer):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in tmp_path.glob("archive.sqlite*"):
+        if not path.name.endswith("-shm"):
+            shutil.copy(path, copy)
+    with Archive(copy / "archive.sqlite") as archive:
+        assert archive.puzzle_ids() == ["committed"]

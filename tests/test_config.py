@@ -1,0 +1,341 @@
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from selfplay import config as config_module
+from selfplay.config import (
+    ConfigError,
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PromptConfig,
+    ProposeConfig,
+    RunConfig,
+    SandboxConfig,
+    SolveConfig,
+    build,
+    differences,
+    flatten,
+    load,
+    to_toml,
+)
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = sorted([*ROOT.glob("runs/*.toml"), *ROOT.glob("selfplay/embedded/*.toml")])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_(text: str) -> Path:
+        path = tmp_path / "run.toml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return write_
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+# ---- files ----
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_config_loads(path):
+    if path.name.startswith("pretrain"):
+        tomllib.loads(path.read_text("utf-8"))  # settings of another command
+    else:
+        assert isinstance(load(path), RunConfig)
+
+
+def test_no_config_is_the_embedded_one():
+    path = config_module.embedded_file("run.toml")
+    if not path.exists():
+        pytest.skip("the embedded settings are not there")
+    assert load(None) == load(path)
+
+
+def test_an_empty_file_is_the_defaults(write):
+    assert load(write("")) == RunConfig()
+
+
+def test_settings_are_read_from_their_tables(write):
+    config = load(write('iterations = 7\n[solve]\ntemperature = 0.5\n[evaluate]\nk = [1, 5]\n[model]\npath = "here"'))
+    assert config == RunConfig(
+        iterations=7,
+        solve=SolveConfig(temperature=0.5),
+        evaluate=EvaluateConfig(k=(1, 5)),
+        model=ModelConfig(path="here"),
+    )
+
+
+def test_a_whole_number_does_for_a_number_and_becomes_one(write):
+    temperature = load(write("[solve]\ntemperature = 1")).solve.temperature
+    assert (type(temperature), temperature) == (float, 1.0)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "missing.toml"
+    assert message(load, path) == f"{path}: No such file or directory: expected a TOML file"
+
+
+def test_a_directory_is_no_config(tmp_path):
+    assert message(load, tmp_path) == f"{tmp_path}: Is a directory: expected a TOML file"
+
+
+def test_a_file_that_is_not_toml_is_named_with_the_place(write):
+    path = write("iterations = 3\n[solve\n")
+    assert message(load, path).startswith(f"{path}: expected TOML, ")
+    assert "line 2" in message(load, path)
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(b'a = "\xff"')
+    assert message(load, path) == f"{path}: it is not UTF-8 text: expected a TOML file"
+
+
+# ---- unknown keys ----
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown", "known"),
+    [
+        ("iteration = 3", "iteration", "iterations"),
+        ("keep_checkpoint = 'all'", "keep_checkpoint", "keep_checkpoints"),
+        ("[evalute]\nk = [1]", "evalute", "evaluate"),
+        ("[solve]\ntemprature = 1.0", "solve.temprature", "solve.temperature"),
+        ("[solve]\nmax_token = 1", "solve.max_token", "solve.max_tokens"),
+        ("[finetune]\nlr_rate = 1.0", "finetune.lr_rate", "finetune.learning_rate"),
+        ("[solve]\nproposals = 3", "solve.proposals", "propose.proposals"),
+        ("[solve]\nsamples_per_puzzle = 3", "solve.samples_per_puzzle", "evaluate.samples_per_puzzle"),
+        ("[model]\nlearning_rate = 1.0", "model.learning_rate", "finetune.learning_rate"),
+        ("candidates_per_puzzle = 3", "candidates_per_puzzle", "solve.candidates_per_puzzle"),
+        ("cpu_seconds = 3", "cpu_seconds", "sandbox.cpu_seconds"),
+    ],
+)
+def test_an_unknown_key_stops_with_the_nearest_known_one(write, text, unknown, known):
+    path = write(text)
+    assert message(load, path) == f"{path}: unknown key {unknown!r}; did you mean {known!r}?"
+
+
+def test_a_key_like_no_other_stops_with_all_known_ones(write):
+    text = message(load, write("xyzzy = 3"))
+    assert "unknown key 'xyzzy'; known keys: iterations, seed" in text
+    assert "evaluate.samples_per_puzzle" in text
+
+
+# ---- wrong values ----
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("iterations = 'three'", "expected an integer under 'iterations', got 'three'"),
+        ("iterations = 3.0", "expected an integer under 'iterations', got 3.0"),
+        ("iterations = true", "expected an integer under 'iterations', got True"),
+        ("iterations = [3]", "expected an integer under 'iterations', got [3]"),
+        ("tensorboard = 1", "expected true or false under 'tensorboard', got 1"),
+        ("solve = 3", "expected a table under 'solve', got 3"),
+        ("[solve]\ntemperature = '1'", "expected a number under 'solve.temperature', got '1'"),
+        ("[solve]\ntemperature = false", "expected a number under 'solve.temperature', got False"),
+        ("[solve]\ntemperature = nan", "expected a number under 'solve.temperature', got nan"),
+        ("[solve]\ntemperature = inf", "expected a number under 'solve.temperature', got inf"),
+        ("[model]\npath = 3", "expected a text under 'model.path', got 3"),
+        ("[evaluate]\nk = 1", "expected a list under 'evaluate.k', got 1"),
+        ("[evaluate]\nk = ['1']", "expected an integer under 'evaluate.k', got '1'"),
+        ("[finetune]\nroles = 'solve'", "expected a list under 'finetune.roles', got 'solve'"),
+        ("[iterations]\na = 3", "expected an integer under 'iterations', got {'a': 3}"),
+    ],
+)
+def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, expected):
+    path = write(text)
+    assert message(load, path) == f"{path}: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("iterations = -1", "iterations: expected a number above 0, got -1"),
+        ("batch_rows = 0", "batch_rows: expected a number above 0, got 0"),
+        ("keep_checkpoints = 'some'", "keep_checkpoints: expected one of all, last, best, got 'some'"),
+        ("[solve]\ntop_p = 1.5", "solve.top_p: expected at most 1, got 1.5"),
+        ("[solve]\ntop_p = 0.0", "solve.top_p: expected a number above 0, got 0.0"),
+        (
+            "[solve]\ntraining_puzzles = 'some'",
+            "solve.training_puzzles: expected one of all, unsolved, none, got 'some'",
+        ),
+        (
+            "[prompt]\nprotocol = 'fewshot'",
+            "prompt.protocol: expected one of auto, plain, few-shot, chat, got 'fewshot'",
+        ),
+        ("[sandbox]\nminimum_tier = 'C'", "sandbox.minimum_tier: expected one of A, B, D, got 'C'"),
+        ("[sandbox]\nwall_seconds = 0.5", "sandbox.wall_seconds: expected at least cpu_seconds (1.0), got 0.5"),
+        ("[sandbox]\nmemory_mb = 0", "sandbox.memory_mb: expected a number above 0, got 0"),
+        ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
+        ("[finetune]\nroles = ['solve', 'judge']", "finetune.roles: expected propose and solve, got judge"),
+        ("[finetune]\ndtype = 'int8'", "finetune.dtype: expected one of auto, float32, bfloat16, got 'int8'"),
+        ("[model]\ndtype = 'fp16'", "model.dtype: expected one of auto, float32, bfloat16, float16, got 'fp16'"),
+        (
+            "[evaluate]\nsamples_per_puzzle = 10",
+            "evaluate.k: pass@100 needs as many samples per puzzle, evaluate.samples_per_puzzle is 10",
+        ),
+        ("[evaluate]\nk = [0, 1]", "evaluate.k: expected numbers above 0, got 0"),
+        ("[evaluate]\nk = [-1]", "evaluate.k: expected numbers above 0, got -1"),
+    ],
+)
+def test_a_value_out_of_range_stops_with_what_was_expected(write, text, expected):
+    assert message(load, write(text)) == expected
+
+
+def test_no_k_at_all_is_out_of_range(write):
+    assert message(load, write("[evaluate]\nk = []")).startswith("evaluate.k: ")
+
+
+@pytest.mark.parametrize("key", sorted(config_module.MAY_BE_ZERO))
+def test_some_settings_may_be_zero(write, key):
+    assert flatten(load(write(""), [f"{key}=0"]))[key] == 0
+
+
+def test_choices_ranges_and_changeable_keys_name_settings_that_exist():
+    named = {*config_module.CHOICES, *config_module.MAY_BE_ZERO, *config_module.MAY_CHANGE}
+    assert named <= set(flatten(RunConfig()))
+
+
+def test_a_config_made_in_code_is_checked_too():
+    assert "expected a number above 0" in message(lambda: RunConfig(iterations=-3))
+
+
+# ---- --set ----
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("iterations=5", "iterations", 5),
+        (" iterations = 5", "iterations", 5),
+        ("tensorboard=true", "tensorboard", True),
+        ("solve.temperature=0.25", "solve.temperature", 0.25),
+        ("solve.temperature=1", "solve.temperature", 1.0),
+        ("finetune.learning_rate=1e-4", "finetune.learning_rate", 1e-4),
+        ("evaluate.k=[1, 3]", "evaluate.k", (1, 3)),
+        ('finetune.roles=["solve"]', "finetune.roles", ("solve",)),
+        ("prompt.protocol=few-shot", "prompt.protocol", "few-shot"),
+        ('prompt.protocol="few-shot"', "prompt.protocol", "few-shot"),
+        ("model.path=/tmp/a=b.c", "model.path", "/tmp/a=b.c"),
+        ("model.path=org/Model-1.5B", "model.path", "org/Model-1.5B"),
+        ("model.path=with space", "model.path", "with space"),
+        ("data.train=", "data.train", ""),
+    ],
+)
+def test_an_override_sets_its_key(write, override, key, value):
+    changed = {k: v for k, v in flatten(load(write(""), [override])).items() if v != flatten(RunConfig())[k]}
+    assert changed == {key: value}
+
+
+def test_overrides_win_over_the_file_and_the_last_one_over_all(write):
+    path = write("iterations = 3\n[solve]\ntemperature = 0.5\ntop_p = 0.5")
+    config = load(path, ["solve.temperature=0.6", "solve.temperature=0.7"])
+    assert (config.iterations, config.solve.temperature, config.solve.top_p) == (3, 0.7, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("iterations", "--set iterations: expected key=value, such as solve.temperature=0.7"),
+        ("=3", "--set =3: expected key=value, such as solve.temperature=0.7"),
+        ("seed.a=3", "--set seed.a=3: 'seed' is a value, not a table"),
+    ],
+)
+def test_an_override_that_is_none_is_refused(write, override, expected):
+    assert message(load, write("seed = 1"), [override]) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("solve.temprature=3", "unknown key 'solve.temprature'; did you mean 'solve.temperature'?"),
+        ("iterations=many", "expected an integer under 'iterations', got 'many'"),
+        ("solve=3", "expected a table under 'solve', got 3"),
+    ],
+)
+def test_an_override_is_checked_as_the_file_is(write, override, expected):
+    assert message(load, write(""), [override]).endswith(expected)
+
+
+# ---- writing back ----
+
+CONFIGS = [
+    RunConfig(),
+    RunConfig(
+        iterations=0,
+        seed=2**63,
+        chunk_texts=1,
+        batch_rows=2,
+        keep_checkpoints="best",
+        tensorboard=True,
+        model=ModelConfig("some/where", "cuda:1", "float16", 3),
+        prompt=PromptConfig("chat", 0),
+        data=DataConfig("a.jsonl", "b.jsonl", "c.jsonl", False),
+        propose=ProposeConfig(0, 1, 1e-7, 0.1, 1),
+        solve=SolveConfig(1, "none", 123456.75, 1e-3, 2),
+        sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
+        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16"),
+        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
+    ),
+    RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
+    RunConfig(model=ModelConfig(path="quotes \" ' ''' \"\"\" and \\ backslash \\n \\u0041")),
+    RunConfig(model=ModelConfig(path="line\nbreak\ttab\r\x00\x1b\x7f\x85\u2028 end")),
+    RunConfig(model=ModelConfig(path=""), sandbox=SandboxConfig(modules=("[a]", "b = 1", "#"))),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
+def test_a_config_written_and_read_is_the_same(write, config):
+    assert load(write(to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SHIPPED if not path.name.startswith("pretrain")], ids=lambda p: p.name
+)
+def test_a_shipped_config_written_and_read_is_the_same(write, path):
+    config = load(path)
+    assert load(write(to_toml(config))) == config
+
+
+def test_what_is_written_names_every_setting():
+    written = tomllib.loads(to_toml(RunConfig()))
+    assert flatten(build(RunConfig, written, "here")) == flatten(RunConfig())
+    tables = {name for name, value in written.items() if isinstance(value, dict)}
+    nested = {f"{table}.{key}" for table in tables for key in written[table]}
+    assert nested | (set(written) - tables) == set(flatten(RunConfig()))
+
+
+# ---- comparing ----
+
+
+def test_a_config_does_not_differ_from_itself():
+    assert differences(RunConfig(), RunConfig()) == []
+
+
+def test_differences_name_the_settings_and_both_values():
+    other = RunConfig(seed=1, solve=SolveConfig(temperature=0.5))
+    assert differences(RunConfig(), other) == [
+        "seed (0 there, 1 here)",
+        "solve.temperature (0.9 there, 0.5 here)",
+    ]
+
+
+def test_settings_that_may_change_between_sessions_make_no_difference():
+    assert differences(RunConfig(), RunConfig(iterations=9, keep_checkpoints="last", tensorboard=True)) == []
+
+
+def test_sandbox_settings_become_limits_in_the_sandboxs_units():
+    limits = SandboxConfig(cpu_seconds=2.0, wall_seconds=3.0, memory_mb=64, answer_kb=2, recursion_limit=99).limits()
+    assert dataclasses.astuple(limits) == (2.0, 3.0, 64 * 1024**2, 2048, 99)

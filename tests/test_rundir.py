@@ -1,0 +1,224 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from puzzles.puzzle import InputError
+from selfplay import rundir
+from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
+
+HOLD_THE_LOCK = """
+import sys, time
+from pathlib import Path
+from selfplay.rundir import RunDir
+with RunDir(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_THE_LOCK, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+# ---- names ----
+
+
+def test_a_run_names_its_files(tmp_path):
+    run = RunDir(tmp_path)
+    names = [run.config, run.archive, run.records, run.log, run.checkpoint(7), run.samples(12, "dev")]
+    assert [str(name.relative_to(tmp_path)) for name in names] == [
+        "config.toml",
+        "archive.sqlite",
+        "records.jsonl",
+        "log.txt",
+        "checkpoints/iteration-007",
+        "scores/iteration-012-dev.jsonl",
+    ]
+
+
+# ---- files that grow ----
+
+
+def test_lines_come_back_in_order(tmp_path):
+    records = [{"iteration": 0, "text": "ü\n\u2028\ud800"}, {"iteration": 1}, {}]
+    run = RunDir(tmp_path / "not made yet")
+    for record in records:
+        append_line(run.records, record)
+    assert run.read_records() == records
+
+
+def test_a_missing_or_empty_file_has_no_lines(tmp_path):
+    assert read_lines(tmp_path / "missing.jsonl") == []
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    assert read_lines(tmp_path / "empty.jsonl") == []
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"b": 2}', b'{"b": "\xc3'])
+def test_a_torn_last_line_is_not_read(tmp_path, torn):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + torn)
+    assert read_lines(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"b": 2}', b'{"b": "\xc3'])
+def test_a_torn_last_line_is_cut_off_before_the_next_one(tmp_path, torn):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + torn)
+    append_line(path, {"c": 3})
+    assert path.read_bytes() == b'{"a": 1}\n{"c": 3}\n'
+
+
+def test_a_file_that_is_nothing_but_a_torn_line_begins_anew(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"a')
+    append_line(path, {"c": 3})
+    assert read_lines(path) == [{"c": 3}]
+
+
+def test_a_record_that_is_no_json_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "records.jsonl"
+    append_line(path, {"a": 1})
+    with pytest.raises(TypeError):
+        append_line(path, {"b": object()})
+    assert read_lines(path) == [{"a": 1}]
+
+
+# ---- files that are replaced ----
+
+
+def test_a_written_file_holds_the_text_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "scores" / "dev.json"
+    write_atomically(path, "old")
+    write_atomically(path, "new ü")
+    assert path.read_text("utf-8") == "new ü"
+    assert [file.name for file in path.parent.iterdir()] == ["dev.json"]
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "config.toml"
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "half of the new text \ud800")
+    assert path.read_text() == "old"
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "config.toml"
+    write_atomically(path, "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rundir.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_the_next_write_gets_over_what_a_crash_left_beside_the_file(tmp_path):
+    path = tmp_path / "config.toml"
+    (tmp_path / ".config.toml.part").write_text("half of something much longer than the new text")
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+# ---- folders ----
+
+
+def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
+    path = tmp_path / "checkpoints" / "iteration-000"
+    with folder_atomically(path) as folder:
+        (folder / "weights").write_text("1")
+        assert not path.exists()
+    assert (path / "weights").read_text() == "1"
+    assert [entry.name for entry in path.parent.iterdir()] == ["iteration-000"]
+
+
+def test_a_folder_may_hold_folders(tmp_path):
+    with folder_atomically(tmp_path / "model") as folder:
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool.jinja").write_text("t")
+    assert (tmp_path / "model" / "additional_chat_templates" / "tool.jinja").read_text() == "t"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_exception_leaves_nothing_under_the_final_name(tmp_path, error):
+    path = tmp_path / "iteration-000"
+    with pytest.raises(error), folder_atomically(path) as folder:
+        (folder / "weights").write_text("half")
+        raise error
+    assert not path.exists()
+
+
+def test_an_exception_leaves_an_older_folder_as_it_was(tmp_path):
+    path = tmp_path / "iteration-000"
+    with folder_atomically(path) as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(RuntimeError), folder_atomically(path) as folder:
+        (folder / "weights").write_text("half")
+        raise RuntimeError
+    assert (path / "weights").read_text() == "old"
+
+
+def test_what_an_exception_left_behind_does_not_get_into_the_next_folder(tmp_path):
+    path = tmp_path / "iteration-000"
+    with pytest.raises(RuntimeError), folder_atomically(path) as folder:
+        (folder / "half").write_text("half")
+        raise RuntimeError
+    with folder_atomically(path) as folder:
+        (folder / "weights").write_text("new")
+    assert [entry.name for entry in path.iterdir()] == ["weights"]
+
+
+def test_a_finished_folder_replaces_an_older_one_whole(tmp_path):
+    path = tmp_path / "iteration-000"
+    for name in ("old", "new"):
+        with folder_atomically(path) as folder:
+            (folder / name).write_text(name)
+    assert [entry.name for entry in path.iterdir()] == ["new"]
+
+
+# ---- the lock ----
+
+
+def test_a_run_that_another_process_writes_is_refused_and_says_by_whom(tmp_path, holder):
+    with pytest.raises(InputError, match=f"another process is writing this run .process {holder.pid} on "):
+        RunDir(tmp_path).lock().__enter__()
+    assert holder.poll() is None
+
+
+def test_the_lock_is_free_after_its_holder_is_killed(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with RunDir(tmp_path).lock():
+        assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+
+
+def test_the_lock_is_free_after_its_holder_is_done(tmp_path):
+    for _ in range(2):
+        with RunDir(tmp_path).lock():
+            pass
+    with pytest.raises(RuntimeError), RunDir(tmp_path).lock():
+        raise RuntimeError
+    with RunDir(tmp_path).lock():
+        pass
+
+
+def test_one_process_cannot_hold_the_lock_twice(tmp_path):
+    with RunDir(tmp_path).lock(), pytest.raises(InputError, match=f"process {os.getpid()}"):
+        RunDir(tmp_path).lock().__enter__()
+
+
+def test_records_are_one_json_object_a_line(tmp_path):
+    append_line(tmp_path / "records.jsonl", {"a": [1, "x"]})
+    assert json.loads((tmp_path / "records.jsonl").read_text()) == {"a": [1, "x"]}

@@ -1,0 +1,166 @@
+import ast
+
+import pytest
+
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Puzzle
+from puzzles.similarity import MIN_SHINGLES, Guard, jaccard, normal_form, shingles
+from puzzles.verify import truth_pool
+from sandbox.result import Limits
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(Limits(), lanes=2) as pool:
+        yield pool
+
+
+def puzzles(pool, *texts):
+    parsed = parse_puzzles(pool, [Text(text) for text in texts])
+    assert all(isinstance(puzzle, Puzzle) for puzzle in parsed), parsed
+    return parsed
+
+
+BASE = "def f(xs: List[int], n=10):\n    total = sum(x * x for x in xs)\n    return total == n and len(xs) == 3"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BASE,
+        "def sat(ys: List[int], k=10):\n    s = sum(y * y for y in ys)\n    return s == k and len(ys) == 3",
+        "def f(xs: list[int], n = 10) -> bool:\n\n    total = (sum((x*x) for x in xs)) # a comment\n"
+        "    return ((total == n) and (len(xs) == 3))\n\n",
+        'def f(xs: List[int], n=0xA):\n    """Three squares."""\n'
+        "    total = sum(x * x for x in xs)\n    return total == n and len(xs) == 3",
+    ],
+    ids=["itself", "names", "layout", "docstring and spelling"],
+)
+def test_names_layout_and_docstrings_do_not_count(pool, text):
+    base, other = puzzles(pool, BASE, text)
+    assert (other.id, other.skeleton, other.shingles) == (base.id, base.skeleton, base.shingles)
+
+
+@pytest.mark.parametrize(
+    "text", [BASE.replace("10", "11"), BASE.replace("3", "4"), BASE.replace("10", "12345").replace("3", "7")]
+)
+def test_constants_count_but_not_in_the_skeleton(pool, text):
+    base, other = puzzles(pool, BASE, text)
+    assert other.id != base.id
+    assert other.skeleton == base.skeleton
+
+
+BODIES = [
+    ("return x[:5] == y", "return x[5:] == y"),
+    ("return x[::2] == y", "return x[2:] == y"),
+    (
+        "if x:\n        y = 1\n        y = 2\n    return y",
+        "if x:\n        y = 1\n    else:\n        y = 2\n    return y",
+    ),
+    ("for a in x:\n        y = 1\n    else:\n        y = 2", "for a in x:\n        y = 1\n        y = 2"),
+    ("while x:\n        y\n        z", "while x:\n        y\n    else:\n        z"),
+    ("return {**x} == y", "return {None: x} == y"),
+    ("return g(*x)", "return g(x)"),
+    ("return (lambda *a: a)(x)", "return (lambda **a: a)(x)"),
+    ("return [x, (y, y)]", "return [x, y, (y,)]"),
+    ("return x == 1", "return x == True"),
+    ("return x == 1", "return x == 1.0"),
+    ("return x == 1", "return x == '1'"),
+    ("return x.a == y", "return x.b == y"),
+    ("return x < y < x", "return x < y > x"),
+    ("return x - y", "return y - x"),
+    ("return all(x)", "return any(x)"),
+    ("return max(x, key=len)", "return max(x, default=len)"),
+    ("return [a for a in x if a if y]", "return [a for a in x if a for a in y]"),
+    ("try:\n        x\n    except KeyError:\n        y", "try:\n        x\n    finally:\n        y"),
+    ("global z\n    z = x", "nonlocal_ = x\n    z = x"),
+    ("return f'{x}'", "return f'{x!r}'"),
+    ("import math as m\n    return m.pi == x", "import cmath as m\n    return m.pi == x"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), BODIES, ids=lambda body: body[:20])
+def test_different_programs_have_different_identities(pool, first, second):
+    one, other = puzzles(pool, *(f"def f(x: str, y=''):\n    {body}" for body in (first, second)))
+    assert one.id != other.id
+
+
+def test_the_answers_type_and_the_defaults_are_part_of_the_identity(pool):
+    texts = [
+        "def f(x: int):\n    return x == 1",
+        "def f(x: float):\n    return x == 1",
+        "def f(x: int, n=1):\n    return x == 1",
+    ]
+    assert len({puzzle.id for puzzle in puzzles(pool, *texts)}) == 3
+
+
+def test_a_normal_form_is_written_out():
+    tree = ast.parse("def f(xs: List[int], n=3):\n    return len(xs[1:]) == n")
+    assert normal_form(tree) == (
+        "(Module body: (FunctionDef v0 (arguments args: (arg v1 (Subscript List int ) ) (arg v2 ) defaults: 3 ) "
+        "body: (Return (Compare (Call len args: (Subscript v1 (Slice 1 ) ) ) ops: (Eq ) comparators: v2 ) ) ) )"
+    )
+    assert normal_form(tree, constants=False) == normal_form(tree).replace(" 3 ", " int ").replace(" 1 ", " int ")
+
+
+def test_candidates_are_known_by_their_normal_form_too(pool):
+    texts = [
+        "def g():\n    a = 1\n    return a",
+        "def sol():\n    b = 1  # one\n    return b",
+        "def g():\n    return 1",
+    ]
+    first, second, third = parse_candidates(pool, [Text(text) for text in texts])
+    assert first.id == second.id != third.id
+
+
+def test_a_canonical_text_is_its_own_canonical_text(pool):
+    texts = [BASE, *(f"def sat(x: str, y=''):\n    'doc'\n    'more'\n    {body}" for pair in BODIES for body in pair)]
+    once = puzzles(pool, *texts)
+    twice = puzzles(pool, *(puzzle.source for puzzle in once))
+    assert [(p.source, p.id, p.skeleton, p.shingles) for p in twice] == [
+        (p.source, p.id, p.skeleton, p.shingles) for p in once
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "similarity"),
+    [({1, 2}, {1, 2}, 1.0), ({1, 2}, {2, 3}, 1 / 3), ({1}, {2}, 0.0), (set(), {1}, 0.0), (set(), set(), 1.0)],
+)
+def test_jaccard_is_shared_over_all(first, second, similarity):
+    assert jaccard(frozenset(first), frozenset(second)) == similarity
+
+
+def test_shingles_are_runs_of_five_tokens():
+    assert len(shingles("a b c d e f g")) == 3
+    assert len(shingles("a b c")) == len(shingles("a b c d e")) == 1
+    assert shingles("a b c d e") < shingles("a b c d e f")
+
+
+LONG = (
+    "def f(s: str, n=7):\n    words = s.split()\n    lengths = [len(word) for word in words]\n"
+    "    return len(words) == n and lengths == sorted(lengths) and len(set(words)) == n and s.islower()"
+)
+
+
+def test_a_guard_finds_the_same_other_constants_and_near_duplicates_and_lets_others_pass(pool):
+    texts = [
+        LONG.replace("words", "w"),
+        LONG.replace("7", "8"),
+        LONG.replace("s.islower()", "s.isupper()"),
+        BASE,
+        "def f(s: str):\n    return s == s[::-1] and len(s) == 5",
+    ]
+    guarded, *asked = puzzles(pool, LONG, *texts)
+    guard = Guard.of([("held-out/3", guarded)])
+    assert [guard.hit(puzzle) for puzzle in asked] == [
+        "the same as held-out/3",
+        "held-out/3 with other constants",
+        "a near-duplicate of held-out/3",
+        None,
+        None,
+    ]
+    assert len(guarded.shingles) >= MIN_SHINGLES
+
+
+def test_an_empty_guard_lets_everything_pass(pool):
+    assert [Guard().hit(puzzle) for puzzle in puzzles(pool, BASE, LONG)] == [None, None]
