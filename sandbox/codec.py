@@ -96,7 +96,7 @@ def _lower(value: Any, depth: int, budget: list[int]) -> Any:
     kind = type(value)
     budget[0] -= 1 + (len(value) // 2 if kind is str else value.bit_length() // 8 if kind is int else 0)
     if budget[0] < 0:
-        raise CodecError("the value has too many parts, or too long ones")
+        raise CodecError("the value is over the limit: too many parts, or too long ones")
     if depth > MAX_DEPTH:
         raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
     if value is None or kind is bool or kind is str:

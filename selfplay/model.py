@@ -21,6 +21,9 @@ from selfplay.config import ModelConfig, embedded_file
 from selfplay.prompts import Prompt, encode_prompt
 from selfplay.sampler import Completion, SamplingSettings
 
+# transformers draws a bar for every file it reads or writes; the command line has its own.
+transformers.utils.logging.disable_progress_bar()
+
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
 

@@ -7,13 +7,15 @@ import sys
 import pytest
 
 from puzzles.archive import APPLICATION_ID, SCHEMA_VERSION, AddStatus, Archive, Provenance
-from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
 from puzzles.similarity import Guard
 from puzzles.verify import truth_pool
 
 SQUARE = "def f(x: int, k=1764):\n    return x * x == k and x > 0"
-SQUARE_RENAMED = "def sat(number: int, wanted=1764):\n    '''Square root.'''\n    return number*number == wanted and number > 0"
+SQUARE_RENAMED = (
+    "def sat(number: int, wanted=1764):\n    '''Square root.'''\n    return number*number == wanted and number > 0"
+)
 SQUARE_OTHER_CONSTANTS = "def f(x: int, k=1849):\n    return x * x == k and x > 0"
 WORDS = "def f(words: List[str], n=3):\n    return len(words) == n and all(w[::-1] == w and len(w) == 5 for w in words)"
 PATH = """
@@ -305,10 +307,14 @@ def write_everything(archive: Archive) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_transaction_that_fails_leaves_nothing(archive, error):
-    with pytest.raises(error), archive.transaction():
-        write_everything(archive)
-        assert set(counts(archive).values()) == {1}
-        raise error
+    def fail() -> None:
+        with archive.transaction():
+            write_everything(archive)
+            assert set(counts(archive).values()) == {1}
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert set(counts(archive).values()) == {0}
 
 
@@ -320,9 +326,13 @@ def test_a_transaction_that_succeeds_leaves_everything(archive):
 
 
 def test_after_a_failed_transaction_the_next_one_works(archive):
-    with pytest.raises(sqlite3.IntegrityError), archive.transaction():
-        archive.add_proposal(1, 0, "admitted", "", None)
-        archive.add_proposal(1, 0, "admitted", "", None)
+    def fail() -> None:
+        with archive.transaction():
+            archive.add_proposal(1, 0, "admitted", "", None)
+            archive.add_proposal(1, 0, "admitted", "", None)
+
+    with pytest.raises(sqlite3.IntegrityError):
+        fail()
     with archive.transaction():
         write_everything(archive)
     assert set(counts(archive).values()) == {1}
@@ -363,7 +373,13 @@ def test_a_chunk_planned_before_stays_as_it_is(archive):
 
 def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
     assert not archive.planned(1, "solve")
-    for iteration, stage, number in [(1, "solve", 2), (1, "propose", 0), (1, "solve", 10), (2, "solve", 0), (1, "solve", 1)]:
+    for iteration, stage, number in [
+        (1, "solve", 2),
+        (1, "propose", 0),
+        (1, "solve", 10),
+        (2, "solve", 0),
+        (1, "solve", 1),
+    ]:
         archive.plan_chunk(iteration, stage, number, "", "", {}, [])
     unjudged = archive.unjudged(1, "solve")
     assert [archive.chunk(identifier).number for identifier in unjudged] == [1, 2, 10]
@@ -412,6 +428,40 @@ def test_pairs_say_how_many_candidates_a_puzzle_got_and_how_many_held(archive):
     rows = archive.query("SELECT puzzle_id, solution_id, n, c FROM pairs ORDER BY 1, 2")
     assert [tuple(row) for row in rows] == [("a1", "s1", 5, 2), ("a1", "s2", 5, 2), ("a2", "s3", 0, 0)]
     assert archive.history("a1")["candidates by verdict"] == {"wrong_answer": 3, "accepted": 2}
+
+
+def test_an_iterations_funnel_is_counted_from_its_rows(archive):
+    archive.add(pair(made("a0"), "1"), Provenance("human", 0), PROTECTIONS)
+    propose, solve, later = plan(archive, 1, "propose"), plan(archive, 1, "solve"), plan(archive, 2, "solve")
+    archive.set_completions(propose, [], 0, 0.5)
+    archive.set_judged(propose, 0.25)
+    archive.set_completions(solve, [], 0, 1.0)
+    for position, outcome in enumerate(["admitted", "admitted", "held_out", "duplicate", "syntax"]):
+        puzzle = None if outcome == "syntax" else f"a{position + 1}"
+        archive.add_proposal(propose, position, outcome, "", puzzle)
+    archive.add_puzzle(made("a1"), Provenance("model", 1, propose, 0))
+    archive.add_puzzle(made("a2"), Provenance("model", 1, propose, 1))
+    archive.add(pair(made("a1"), "2"), Provenance("model", 1, solve, 0), PROTECTIONS)
+    archive.add(pair(made("a0"), "3"), Provenance("model", 1, solve, 1), PROTECTIONS)
+    archive.add(pair(made("a2"), "4"), Provenance("model", 2, later, 0), PROTECTIONS)
+    for position, (puzzle, judgement) in enumerate([("a1", ACCEPTED), ("a0", ACCEPTED), ("a2", WRONG)]):
+        archive.add_candidate(solve, position, puzzle, solution("2"), judgement)
+    archive.add_candidate(later, 0, "a2", solution("4"), ACCEPTED)
+    archive.add_trained(1, [("a1", "s2"), ("a0", "s3"), ("a0", "s1")])
+    assert archive.iteration_counts(1) == {
+        "proposed": 5,
+        "well_formed": 4,
+        "admitted": 2,
+        "held_out_refused": 1,
+        "solved": 1,
+        "candidates": 3,
+        "accepted": 2,
+        "new_pairs": 2,
+        "pairs": 3,
+        "trained_pairs": 3,
+    }
+    assert archive.iteration_seconds(1) == {"sampling": 1.5, "judging": 0.25}
+    assert archive.iteration_seconds(7) == {"sampling": 0, "judging": 0}
 
 
 # ---- files ----

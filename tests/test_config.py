@@ -49,7 +49,9 @@ def message(call, *arguments) -> str:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_loads(path):
     if path.name.startswith("pretrain"):
-        tomllib.loads(path.read_text("utf-8"))  # settings of another command
+        from selfplay.pretrain import PretrainConfig, load_pretrain_config
+
+        assert isinstance(load_pretrain_config(path), PretrainConfig)
     else:
         assert isinstance(load(path), RunConfig)
 
@@ -164,7 +166,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
     [
         ("iterations = -1", "iterations: expected a number above 0, got -1"),
         ("batch_rows = 0", "batch_rows: expected a number above 0, got 0"),
-        ("keep_checkpoints = 'some'", "keep_checkpoints: expected one of all, last, best, got 'some'"),
+        ("keep_checkpoints = 'some'", "keep_checkpoints: expected one of all, best, got 'some'"),
         ("[solve]\ntop_p = 1.5", "solve.top_p: expected at most 1, got 1.5"),
         ("[solve]\ntop_p = 0.0", "solve.top_p: expected a number above 0, got 0.0"),
         (
@@ -333,7 +335,7 @@ def test_differences_name_the_settings_and_both_values():
 
 
 def test_settings_that_may_change_between_sessions_make_no_difference():
-    assert differences(RunConfig(), RunConfig(iterations=9, keep_checkpoints="last", tensorboard=True)) == []
+    assert differences(RunConfig(), RunConfig(iterations=9, keep_checkpoints="best", tensorboard=True)) == []
 
 
 def test_sandbox_settings_become_limits_in_the_sandboxs_units():

@@ -65,7 +65,9 @@ def test_a_puzzle_needs_no_solution_and_may_have_several(write):
     path = write(
         lines({"name": "none", "puzzle": "p"}, {"name": "null", "puzzle": "p", "solution": None})
         + "\n  \n"
-        + lines({"name": "many", "puzzle": "p", "solutions": ["a", "b"]}, {"name": "empty", "puzzle": "p", "solutions": []})
+        + lines(
+            {"name": "many", "puzzle": "p", "solutions": ["a", "b"]}, {"name": "empty", "puzzle": "p", "solutions": []}
+        )
     )
     assert {raw.name: raw.solutions for raw in read_puzzles(path)} == {
         "none": (),
@@ -268,7 +270,7 @@ CODEX_PUZZLE = "def f(x: int, k=6):\n    return x == k * 7"
         ("short", " 42 \n", "def g(k=6):\n    return 42\n"),
         ("med", "\n    return k * 7\n", "def g(k=6):\n    return k * 7\n"),
         ("long", " return k * 7", "def g(k=6): return k * 7"),
-        ("long", "\n    \"\"\"Why.\"\"\"\n    return 42\n", "def g(k=6):\n    \"\"\"Why.\"\"\"\n    return 42\n"),
+        ("long", '\n    """Why."""\n    return 42\n', 'def g(k=6):\n    """Why."""\n    return 42\n'),
     ],
 )
 def test_codexs_expressions_and_bodies_get_their_header_and_hold(pool, prompt, solution, whole):
@@ -302,7 +304,7 @@ def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
     puzzles = parse_puzzles(pool, [Text(raw.puzzle) for raw in sample])
     texts = [(raw.puzzle, with_header(raw, puzzle.header)) for raw, puzzle in zip(sample, puzzles, strict=True)]
     verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(pool, texts))
-    assert verdicts == {"accepted": len(sample)}
+    assert verdicts == {"accepted": 23, "unanswerable_value": 1}  # half a megabyte of letters, over the answer limit
 
 
 # ---- importing ----
@@ -310,7 +312,7 @@ def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
 MIXED = [
     RawPuzzle("good", PUZZLE, (SOLUTION, "def sol():\n    return 6 * 7", "def g():\n    # again\n    return 42")),
     RawPuzzle("renamed", "def sat(n: int):\n    return n*n == 1764 and n > 0", ("def sol():\n    return 42",)),
-    RawPuzzle("guarded", "def f(s: str):\n    return s.count('a') == 7 and len(s) == 9", ("def g():\n    return 'aaaaaaabb'",)),
+    RawPuzzle("guarded", "def f(s: str):\n    return s.count('a') == 7 and len(s) == 9", ("def g():\n    return 'a' * 7",)),
     RawPuzzle("untyped", "def f(x):\n    return x == 5", ("def g():\n    return 5", "def g():\n    return 6")),
     RawPuzzle("broken", "def f(x: int:\n    return x == 5", ("def g():\n    return 5",)),
     RawPuzzle(
@@ -419,7 +421,7 @@ def test_texts_that_are_no_unicode_are_refused_and_kept(pool, archive):
     raws = [RawPuzzle("\ud800", f"# \ud800\n{PUZZLE}"), RawPuzzle("good", PUZZLE, (f"# \udfff\n{SOLUTION}", SOLUTION))]
     report = import_puzzles(archive, pool, PROTECTIONS, raws)
     assert report.puzzles == {"syntax": 1, "new": 1}
-    assert report.solutions == {"invalid_solution (syntax)": 1, "new": 1}
+    assert report.solutions == Counter({"invalid_solution (syntax)": 1, "new": 1})
 
 
 @pytest.mark.parametrize(
@@ -447,7 +449,9 @@ def test_without_admission_a_trivial_puzzle_is_as_good_as_any(pool, archive):
 
 
 def test_an_import_larger_than_a_batch_is_imported_whole(pool, archive):
-    raws = [RawPuzzle(str(n), f"def f(x: int):\n    return x == {n}", (f"def g():\n    return {n}",)) for n in range(201)]
+    raws = [
+        RawPuzzle(str(n), f"def f(x: int):\n    return x == {n}", (f"def g():\n    return {n}",)) for n in range(201)
+    ]
     done = []
     report = import_puzzles(archive, pool, PROTECTIONS, raws, progress=done.append)
     assert (report.puzzles, report.solutions, done) == ({"new": 201}, {"new": 201}, [200, 1])
@@ -459,8 +463,5 @@ def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(pool,
     assert len(raws) == 706
     first = raws[:60]
     report = import_puzzles(archive, pool, PROTECTIONS, first)
-    assert sum(report.puzzles.values()) == 60
-    assert sum(report.solutions.values()) == sum(len(raw.solutions) for raw in first)
-    stats = archive.stats()
-    assert (stats["puzzles"], stats["pairs"]) == (report.puzzles["new"], report.solutions["new"])
-    print(report)
+    assert report == ImportReport(Counter({"new": 60}), Counter({"new": sum(len(raw.solutions) for raw in first)}))
+    assert (archive.stats()["puzzles"], archive.stats()["pairs"]) == (60, 60)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -135,6 +136,12 @@ def test_the_next_write_gets_over_what_a_crash_left_beside_the_file(tmp_path):
 # ---- folders ----
 
 
+def fill_half(path: Path, error: type[BaseException] = RuntimeError) -> None:
+    with folder_atomically(path) as folder:
+        (folder / "half").write_text("half")
+        raise error
+
+
 def test_a_folder_takes_its_name_when_it_is_complete(tmp_path):
     path = tmp_path / "checkpoints" / "iteration-000"
     with folder_atomically(path) as folder:
@@ -154,9 +161,8 @@ def test_a_folder_may_hold_folders(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_an_exception_leaves_nothing_under_the_final_name(tmp_path, error):
     path = tmp_path / "iteration-000"
-    with pytest.raises(error), folder_atomically(path) as folder:
-        (folder / "weights").write_text("half")
-        raise error
+    with pytest.raises(error):
+        fill_half(path, error)
     assert not path.exists()
 
 
@@ -164,17 +170,15 @@ def test_an_exception_leaves_an_older_folder_as_it_was(tmp_path):
     path = tmp_path / "iteration-000"
     with folder_atomically(path) as folder:
         (folder / "weights").write_text("old")
-    with pytest.raises(RuntimeError), folder_atomically(path) as folder:
-        (folder / "weights").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fill_half(path)
     assert (path / "weights").read_text() == "old"
 
 
 def test_what_an_exception_left_behind_does_not_get_into_the_next_folder(tmp_path):
     path = tmp_path / "iteration-000"
-    with pytest.raises(RuntimeError), folder_atomically(path) as folder:
-        (folder / "half").write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fill_half(path)
     with folder_atomically(path) as folder:
         (folder / "weights").write_text("new")
     assert [entry.name for entry in path.iterdir()] == ["weights"]

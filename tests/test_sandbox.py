@@ -204,7 +204,7 @@ def test_an_answer_of_the_limit_passes_and_one_more_byte_does_not(pool):
 @pytest.mark.parametrize("part", ["[]", "'a' * 100000", "10 ** 30000"])
 def test_an_aliasing_bomb_is_refused_quickly(pool, part):
     result = one(pool, f"x = {part}\nfor _ in range(50): x = [x, x]\nreturn x")
-    assert result.records[0].startswith(b"UCodecError: the value has too many parts")
+    assert result.records[0].startswith(b"UCodecError: the value is over the limit: too many parts")
 
 
 def test_recursion_reaches_the_limit_and_no_further(pool):
@@ -305,6 +305,9 @@ return found"""
     assert answer(pool, body, before=REACH) == []
 
 
+REFUSALS = (b"EPermissionError", b"Eitimer_error: [Errno 1]", b"ERuntimeError: lost")
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -325,7 +328,7 @@ return found"""
     ],
 )
 def test_a_reached_module_opens_no_door(pool, call):
-    assert one(pool, f"return {call}", before=REACH).records[0].startswith((b"EPermissionError", b"ERuntimeError"))
+    assert one(pool, f"return {call}", before=REACH).records[0].startswith(REFUSALS)
 
 
 def test_the_date_is_the_same_for_ever(pool):

@@ -1,0 +1,171 @@
+"""The hand-written sets keep what they promise. Assertions compare names only: no held-out text is ever shown."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from puzzles.formats import read_puzzles
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, Puzzle
+from puzzles.similarity import Guard
+from puzzles.verify import WORLDS, admit, judge_once, truth_pool, verify
+from sandbox import child
+from sandbox.pool import RUN_PROGRAM, Job
+
+SETS = ("train", "dev", "heldout")
+AT_LEAST = {"train": 80, "dev": 40, "heldout": 80}
+FROZEN = "d01183362d4fe1c6b579bcb4e1b421f4d0655921843a74461600aa78a046d4ee"
+SKILLS = {
+    "arithmetic", "number theory", "strings", "lists", "sorting and search", "sets and maps", "combinatorics",
+    "grids and graphs", "geometry", "bits", "parsing", "games",
+}  # fmt: skip
+
+
+class Unshown(dict):
+    """A dict that a failing test does not print."""
+
+    def __repr__(self) -> str:
+        return "<not shown>"
+
+
+each_set = pytest.mark.parametrize("name", SETS)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def raws():
+    return Unshown({name: read_puzzles(name) for name in SETS})
+
+
+@pytest.fixture(scope="module")
+def puzzles(pool, raws):
+    """Name of a set -> name of a puzzle -> the puzzle."""
+    parsed = Unshown()
+    for name in SETS:
+        members = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws[name]])
+        refused = [raw.name for raw, member in zip(raws[name], members, strict=True) if not isinstance(member, Puzzle)]
+        assert not refused, f"{name}: not puzzles"
+        parsed[name] = Unshown((raw.name, member) for raw, member in zip(raws[name], members, strict=True))
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def references(pool, raws, puzzles):
+    """Name of a set -> name of a puzzle -> its reference solution."""
+    parsed = Unshown()
+    for name in SETS:
+        texts = [Text(raw.solutions[0], rename={puzzles[name][raw.name].original_name: "f"}) for raw in raws[name]]
+        members = parse_candidates(pool, texts)
+        assert all(isinstance(member, Candidate) for member in members), f"{name}: not solutions"
+        parsed[name] = Unshown((raw.name, member) for raw, member in zip(raws[name], members, strict=True))
+    return parsed
+
+
+@pytest.fixture(scope="module")
+def judgements(pool, puzzles, references):
+    """Name of a set -> name of a puzzle -> the judgement of its reference."""
+    return Unshown(
+        (name, Unshown(zip(puzzles[name], verify(pool, pairs(puzzles, references, name)), strict=True)))
+        for name in SETS
+    )
+
+
+def pairs(puzzles: Unshown, references: Unshown, name: str) -> list[tuple[Puzzle, Candidate]]:
+    return [(puzzle, references[name][puzzle_name]) for puzzle_name, puzzle in puzzles[name].items()]
+
+
+def guarded(puzzles: Unshown, *names: str) -> Guard:
+    return Guard.of(
+        (f"{name}:{puzzle_name}", puzzle) for name in names for puzzle_name, puzzle in puzzles[name].items()
+    )
+
+
+def hits(guard: Guard, puzzles: Unshown) -> dict[str, str]:
+    return {name: reason for name, puzzle in puzzles.items() if (reason := guard.hit(puzzle))}
+
+
+def test_the_held_out_set_is_as_it_was_frozen():
+    content = (Path(__file__).parent.parent / "puzzles" / "heldout.jsonl").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == FROZEN
+
+
+@each_set
+def test_a_set_is_large_enough(raws, name):
+    assert len(raws[name]) >= AT_LEAST[name]
+
+
+@each_set
+def test_every_puzzle_has_one_reference_a_name_skills_and_a_difficulty(raws, name):
+    wanting = [
+        raw.name
+        for raw in raws[name]
+        if len(raw.solutions) != 1
+        or not raw.name.isidentifier()
+        or not raw.skills
+        or not SKILLS.issuperset(raw.skills)
+        or raw.difficulty not in range(1, 6)
+    ]
+    assert wanting == []
+
+
+@each_set
+def test_a_set_exercises_every_skill(raws, name):
+    assert {skill for raw in raws[name] for skill in raw.skills} == SKILLS
+
+
+def test_names_are_unique_over_all_sets(raws):
+    names = Counter(raw.name for name in SETS for raw in raws[name])
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_puzzles_are_unique_over_all_sets(puzzles):
+    ids = Counter(puzzle.id for name in SETS for puzzle in puzzles[name].values())
+    assert max(ids.values()) == 1
+
+
+@each_set
+def test_every_reference_is_accepted(judgements, name):
+    verdicts = {puzzle_name: str(judgement.verdict) for puzzle_name, judgement in judgements[name].items()}
+    assert {puzzle_name: verdict for puzzle_name, verdict in verdicts.items() if verdict != "accepted"} == {}
+
+
+@each_set
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_reference_solved_and_judged_in_one_world_holds_there(pool, puzzles, references, name, world):
+    jobs = [
+        Job(RUN_PROGRAM, child.program([p.source, c.source], "g", [b"[]"], pool.limits.answer_bytes), world)
+        for p, c in pairs(puzzles, references, name)
+    ]
+    records = [result.records[0] for result in pool.run(jobs)]
+    assert {record[:1] for record in records} == {child.VALUE}
+    questions = [(p, record[1:]) for p, record in zip(puzzles[name].values(), records, strict=True)]
+    outcomes = zip(puzzles[name], judge_once(pool, questions, world), strict=True)
+    assert [puzzle_name for puzzle_name, outcome in outcomes if outcome.content != b"true"] == []
+
+
+@each_set
+def test_every_puzzle_is_admitted(pool, puzzles, name):
+    refusals = zip(puzzles[name], admit(pool, list(puzzles[name].values())), strict=True)
+    assert [(puzzle_name, refusal.reason) for puzzle_name, refusal in refusals if refusal] == []
+
+
+@each_set
+def test_every_reference_uses_less_than_half_the_limit(pool, judgements, name):
+    for cost in ("cpu_seconds", "judge_cpu_seconds"):
+        assert max(getattr(judgement, cost) for judgement in judgements[name].values()) < pool.limits.cpu_seconds / 2
+
+
+@pytest.mark.parametrize(("guard", "name"), [("heldout", "dev"), ("dev", "heldout")])
+def test_neither_guarded_set_hits_the_other(puzzles, guard, name):
+    assert hits(guarded(puzzles, guard), puzzles[name]) == {}
+
+
+def test_no_training_puzzle_hits_a_guarded_one(puzzles):
+    assert hits(guarded(puzzles, "dev", "heldout"), puzzles["train"]) == {}
