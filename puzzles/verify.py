@@ -179,9 +179,7 @@ def judge_answers(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]]) -> list
     provisional = judge_once(pool, questions, JUDGE_WORLD)
     accepted = [index for index, outcome in enumerate(provisional) if _is_true(outcome)]
     jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], CONFIRM_WORLD) for index in accepted)
-    confirmed = {
-        index: _outcomes(result, 1)[0] for index, result in zip(accepted, pool.run(jobs), strict=True)
-    }
+    confirmed = {index: _outcomes(result, 1)[0] for index, result in zip(accepted, pool.run(jobs), strict=True)}
     return [_verdict(outcome, confirmed.get(index)) for index, outcome in enumerate(provisional)]
 
 

@@ -31,9 +31,10 @@ ENDED, ASLEEP, NOT_FORKED = range(3)
 STARVED_WALLS = 12
 """A child that makes progress on a loaded machine may take this many wall limits."""
 MODULES = (
-    "math itertools functools collections heapq bisect string re operator typing copy fractions statistics"
-    " random decimal numbers unicodedata cmath array datetime hashlib json textwrap"
-).split()
+    "math", "itertools", "functools", "collections", "heapq", "bisect", "string", "re", "operator", "typing", "copy",
+    "fractions", "statistics", "random", "decimal", "numbers", "unicodedata", "cmath", "array", "datetime", "hashlib",
+    "json", "textwrap",
+)  # fmt: skip
 CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 rot13"
 
 
@@ -53,10 +54,12 @@ class Orders:
     random_seed: int
 
     def to_json(self) -> str:
+        """For the command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Orders:
+        """What `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "limits": Limits(**fields["limits"])})
 

@@ -22,6 +22,9 @@ from selfplay.prompts import encode_completion, encode_prompt
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
 
+EAGER_TOKENS = 256
+"""Up to this length plain attention is the faster one on a CPU: 13,700 tokens/s against 7,000 for
+one thread, 2 M parameters and sequences of 50 tokens."""
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
@@ -98,7 +101,7 @@ def loss_of(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.T
 
 
 def train(
-    network: torch.nn.Module,
+    network: Any,
     steps: Iterable[Sequence[TokenExample]],
     total_steps: int,
     config: FinetuneConfig,
@@ -115,12 +118,15 @@ def train(
     autocast = _autocast(config.dtype, device)
     losses: list[float] = []
     sequences = tokens = 0
+    attention = network.config._attn_implementation
     network.train()
     for step, batch in enumerate(steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
+        tensors = collate(batch, device)
+        _use_attention(network, attention, tensors["input_ids"])
         with autocast():
-            loss = loss_of(network, collate(batch, device))
+            loss = loss_of(network, tensors)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         losses.append(loss.item())
@@ -134,11 +140,20 @@ def train(
         batch_tokens = sum(len(example.input_ids_T) for example in batch)
         sequences, tokens = sequences + len(batch), tokens + batch_tokens
         progress(batch_tokens, losses[-1])
+    network.set_attn_implementation(attention)
     network.eval()
     tenth = max(1, len(losses) // 10)
     return TrainStats(
         len(losses), sequences, tokens, 0, _mean(losses[:tenth]), _mean(losses[-tenth:]), time.monotonic() - started
     )
+
+
+def _use_attention(network: Any, usual: str, input_ids_BT: torch.Tensor) -> None:
+    """On a CPU, plain matrix products for short sequences: torch's fused attention spends half a step going backward."""
+    short = input_ids_BT.device.type == "cpu" and input_ids_BT.shape[1] <= EAGER_TOKENS
+    wanted = "eager" if short else usual
+    if network.config._attn_implementation != wanted:
+        network.set_attn_implementation(wanted)
 
 
 def _mean(values: list[float]) -> float:

@@ -312,7 +312,7 @@ def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
 MIXED = [
     RawPuzzle("good", PUZZLE, (SOLUTION, "def sol():\n    return 6 * 7", "def g():\n    # again\n    return 42")),
     RawPuzzle("renamed", "def sat(n: int):\n    return n*n == 1764 and n > 0", ("def sol():\n    return 42",)),
-    RawPuzzle("guarded", "def f(s: str):\n    return s.count('a') == 7 and len(s) == 9", ("def g():\n    return 'a' * 7",)),
+    RawPuzzle("guarded", "def f(s: str):\n    return s.count('a') == 7 and len(s) == 9", ("def g(): return 7",)),
     RawPuzzle("untyped", "def f(x):\n    return x == 5", ("def g():\n    return 5", "def g():\n    return 6")),
     RawPuzzle("broken", "def f(x: int:\n    return x == 5", ("def g():\n    return 5",)),
     RawPuzzle(

@@ -267,12 +267,20 @@ def test_a_solution_becomes_g_and_keeps_its_meaning(pool, text, expected):
     ("text", "solution", "answer"),
     [
         ("def g(x: int):\n    return x == 4", "def sol():\n    return [n for n in range(9) if g(n)][0]", "4"),
-        ("class A:\n    def f(self):\n        return 7\ndef sat(x: int):\n    return x == A().f()", "def g(): return 7", "7"),
-        ("def f_(x):\n    return x\ndef f(x):\n    return -x\ndef sat(x: int):\n    return f_(x) + f(x) == 0", "def g(): return 1", "1"),
+        (
+            "class A:\n    def f(self):\n        return 7\ndef sat(x: int):\n    return x == A().f()",
+            "def g(): return 7",
+            "7",
+        ),
+        (
+            "def f_(x):\n    return x\ndef f(x):\n    return -x\ndef sat(x: int):\n    return f_(x) + f(x) == 0",
+            "def g(): return 1",
+            "1",
+        ),
         ("def default(x: List[int]):\n    return max(x, default=8) == 8", "def g(): return []", "[]"),
     ],
     ids=["puzzle g", "method f", "helpers", "keyword"],
-)  # fmt: skip
+)
 def test_renamed_programs_still_run(pool, text, solution, answer):
     (judgement,) = verify_texts(pool, [(text, solution)])
     assert (judgement.verdict, judgement.detail, judgement.answer) == ("accepted", "", answer)
@@ -367,7 +375,11 @@ def test_a_chat_reply_without_code_breaks_no_code(pool):
     ("text", "rule", "detail"),
     [
         ("def f(x: int):\n  return (", "syntax", "line 2: '(' was never closed"),
-        ("def f(x: int):\nreturn 1", "syntax", "line 2: expected an indented block after function definition on line 1"),
+        (
+            "def f(x: int):\nreturn 1",
+            "syntax",
+            "line 2: expected an indented block after function definition on line 1",
+        ),
         ("print 'hello'", "syntax", "line 1: Missing parentheses in call to 'print'. Did you mean print(...)?"),
         ("def f(x: int): pass\nfor i in x: pass", "statement", "line 2: For"),
         ("if True:\n    def f(x: int): pass", "statement", "line 1: If"),
@@ -383,11 +395,15 @@ def test_a_chat_reply_without_code_breaks_no_code(pool):
         ("\ufeffdef f(x: int): pass", "syntax", "line 1: invalid non-printable character U+FEFF"),
         ("\ud800", "syntax", None),
         ("def f(x: int): return x == '\0'", "syntax", None),
-        ("def f(x: " + "List[" * 50 + "int" + "]" * 50 + "): return 1", "answer_type", "'nested too deeply' is not supported"),
+        (
+            "def f(x: " + "List[" * 50 + "int" + "]" * 50 + "): return 1",
+            "answer_type",
+            "'nested too deeply' is not supported",
+        ),
         ("def f(x: int" + " | None" * 900 + "): return 1", "answer_type", "'nested too deeply' is not supported"),
     ],
     ids=lambda text: str(text)[:25],
-)  # fmt: skip
+)
 def test_a_failure_says_where(pool, text, rule, detail):
     parsed = puzzle(pool, text)
     assert isinstance(parsed, ParseFailure)
@@ -495,5 +511,5 @@ def test_parsing_happens_in_a_child_and_not_here(pool, monkeypatch):
 
 
 def test_a_pool_that_was_not_given_the_rules_says_so():
-    with Pool(limits=Limits(), lanes=1) as plain, pytest.raises(ValueError, match="puzzles.parse:parse_batch"):
+    with Pool(limits=Limits(), lanes=1) as plain, pytest.raises(ValueError, match=r"puzzles.parse:parse_batch"):
         parse_puzzles(plain, [Text("def f(x: int): return True")])

@@ -119,7 +119,7 @@ def test_the_tier_is_a_where_every_layer_is_on_and_b_elsewhere(protections):
 @pytest.mark.parametrize(("tier", "minimum", "refused"), [("A", "B", 0), ("B", "B", 0), ("B", "A", 1), ("D", "B", 1)])
 def test_a_tier_below_the_minimum_is_refused(tier, minimum, refused):
     protections = selfcheck.Protections(tier, {"landlock": "refused: no such call"}, {"fork": "ALLOWED"})
-    with pytest.raises(SandboxError, match="landlock.*fork: ALLOWED") if refused else contextlib.nullcontext():
+    with pytest.raises(SandboxError, match=r"landlock.*fork: ALLOWED") if refused else contextlib.nullcontext():
         selfcheck.require(protections, minimum)
 
 
@@ -137,7 +137,11 @@ def test_a_tier_below_the_minimum_is_refused(tier, minimum, refused):
         "class A:\n    def __index__(self):\n        while True: pass\nreturn [1][A()]",
         "try:\n    while True: pass\nexcept BaseException:\n    return 1",
         "class D:\n    def __del__(self):\n        while True: pass\nD()\nreturn 1",
-        "class M(type):\n    def __getattribute__(c, n):\n        while True: pass\nclass A(metaclass=M): pass\nreturn A()",
+        "class M(type):\n"
+        "    def __getattribute__(c, n):\n"
+        "        while True: pass\n"
+        "class A(metaclass=M): pass\n"
+        "return A()",
     ],
     ids=["loop", "in C", "power", "iterator", "regex", "index", "caught", "finalizer", "metaclass"],
 )
@@ -523,7 +527,7 @@ def test_a_job_larger_than_the_slot_is_the_callers_error(pool):
 
 
 def test_a_job_for_a_function_that_was_not_given_is_the_callers_error(pool):
-    with pytest.raises(ValueError, match="'sandbox.child:pack' is not among"):
+    with pytest.raises(ValueError, match=r"'sandbox.child:pack' is not among"):
         list(pool.run([Job("sandbox.child:pack", b"")]))
 
 
@@ -538,7 +542,7 @@ def test_a_payload_that_is_no_program_is_a_report_not_a_crash(pool):
     ["sandbox.child:no_such_function", "sandbox.no_such_module:job", "no_such_package.module:job", "absent:x"],
 )
 def test_a_pool_for_functions_that_do_not_exist_does_not_start(function):
-    with Pool([function], LIMITS, lanes=1) as pool, pytest.raises(SandboxError, match="no_such|absent"):
+    with Pool([function], LIMITS, lanes=1) as pool, pytest.raises(SandboxError, match=r"no_such|absent"):
         list(pool.run([job("return 1")]))
 
 
@@ -548,7 +552,7 @@ def test_a_pool_for_functions_that_do_not_exist_does_not_start(function):
     ids=str,
 )
 def test_impossible_limits_are_refused(fields):
-    with pytest.raises(ValueError, match="must be positive|is below cpu_seconds"):
+    with pytest.raises(ValueError, match=r"must be positive|is below cpu_seconds"):
         Limits(**fields)
 
 
@@ -665,7 +669,7 @@ def test_without_namespaces_and_landlock_the_tier_is_b_and_everything_holds(weak
         assert (protections.tier, protections.failures()) == ("B", [])
         assert protections.layers["namespaces"] == "refused: not permitted"
         selfcheck.require(protections, "B")
-        with pytest.raises(SandboxError, match="reaches tier B.*namespaces"):
+        with pytest.raises(SandboxError, match=r"reaches tier B.*namespaces"):
             selfcheck.require(protections, "A")
 
 
@@ -696,9 +700,9 @@ def test_without_the_seal_the_tier_is_d_and_the_loop_refuses(pool, weakened):
 
 
 def test_a_child_that_cannot_be_sealed_runs_nothing_and_is_our_failure(weakened):
-    with Pool(["weakened.unsealable:job"], LIMITS, lanes=1) as pool:
-        with pytest.raises(SandboxError, match="could not be sealed, 3 times"):
-            one(pool, "return 1")
+    failure = pytest.raises(SandboxError, match="could not be sealed, 3 times")
+    with Pool(["weakened.unsealable:job"], LIMITS, lanes=1) as pool, failure:
+        one(pool, "return 1")
 
 
 def test_a_job_module_that_breaks_at_import_is_our_failure(weakened):

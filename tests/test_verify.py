@@ -73,42 +73,162 @@ VERDICTS = [
     (SQUARE, "def g(): return 42.0", Verdict.WRONG_TYPE, "solve: 42.0 is not of type int", "42.0"),
     (SQUARE, "def g(): return None", Verdict.WRONG_TYPE, "solve: None is not of type int", "None"),
     (SQUARE, "def g(): pass", Verdict.WRONG_TYPE, "solve: None is not of type int", "None"),
-    (SQUARE, "def g(): return [42] * 99", Verdict.WRONG_TYPE, "solve: " + str([42] * 99)[:199] + "… is not of type int", str([42] * 99)),
+    (
+        SQUARE,
+        "def g(): return [42] * 99",
+        Verdict.WRONG_TYPE,
+        "solve: " + str([42] * 99)[:199] + "… is not of type int",
+        str([42] * 99),
+    ),
     (SQUARE, "def g(): return 1j", Verdict.UNANSWERABLE_VALUE, "solve: CodecError: complex is not plain data", None),
-    (SQUARE, "def g(): return 'a' * 300000", Verdict.UNANSWERABLE_VALUE, "solve: CodecError: the value is over the limit: too many parts, or too long ones", None),
-    (SQUARE, "def g(): return 1 // 0", Verdict.RUNTIME_ERROR, "solve: ZeroDivisionError: integer division or modulo by zero", None),
-    (SQUARE, "def g(): return undefined", Verdict.RUNTIME_ERROR, "solve: NameError: name 'undefined' is not defined", None),
+    (
+        SQUARE,
+        "def g(): return 'a' * 300000",
+        Verdict.UNANSWERABLE_VALUE,
+        "solve: CodecError: the value is over the limit: too many parts, or too long ones",
+        None,
+    ),
+    (
+        SQUARE,
+        "def g(): return 1 // 0",
+        Verdict.RUNTIME_ERROR,
+        "solve: ZeroDivisionError: integer division or modulo by zero",
+        None,
+    ),
+    (
+        SQUARE,
+        "def g(): return undefined",
+        Verdict.RUNTIME_ERROR,
+        "solve: NameError: name 'undefined' is not defined",
+        None,
+    ),
     (SQUARE, "def g():\n    assert False", Verdict.RUNTIME_ERROR, "solve: AssertionError: ", None),
     (SQUARE, "import os\ndef g(): return 42", Verdict.RUNTIME_ERROR, None, None),
-    (SQUARE, "x = 1 // 0\ndef g(): return 42", Verdict.RUNTIME_ERROR, "solve: ZeroDivisionError: integer division or modulo by zero", None),
+    (
+        SQUARE,
+        "x = 1 // 0\ndef g(): return 42",
+        Verdict.RUNTIME_ERROR,
+        "solve: ZeroDivisionError: integer division or modulo by zero",
+        None,
+    ),
     (SQUARE, f"def g():\n    {BUSY}", Verdict.TIME_LIMIT, "solve: over 1 s of CPU time", None),
     (SQUARE, "def g(): return len(bytearray(1 << 40))", Verdict.MEMORY_LIMIT, "solve: out of memory", None),
-    (SQUARE, "def g(x): return x", Verdict.INVALID_SOLUTION, "required_parameter: g must be callable with no arguments", None),
+    (
+        SQUARE,
+        "def g(x): return x",
+        Verdict.INVALID_SOLUTION,
+        "required_parameter: g must be callable with no arguments",
+        None,
+    ),
     (SQUARE, "def g(: return 42", Verdict.INVALID_SOLUTION, "syntax: line 1: invalid syntax", None),
     (SQUARE, "42", Verdict.INVALID_SOLUTION, "no_function: a function is defined", None),
     ("def f(x): return x == 1", "def g(): return 1", Verdict.INVALID_PUZZLE, "no_annotation: 'x' has no type", None),
     ("def f(x: int): return x ==", "def g(): return 1", Verdict.INVALID_PUZZLE, "syntax: line 1: invalid syntax", None),
-    ("def f(x: int, n=1 // 0): return True", "def g(): return 1", Verdict.INVALID_PUZZLE, "judge: it does not load: ZeroDivisionError: integer division or modulo by zero", None),
+    (
+        "def f(x: int, n=1 // 0): return True",
+        "def g(): return 1",
+        Verdict.INVALID_PUZZLE,
+        "judge: it does not load: ZeroDivisionError: integer division or modulo by zero",
+        None,
+    ),
     ("import os\ndef f(x: int): return True", "def g(): return 1", Verdict.INVALID_PUZZLE, None, None),
-    (f"class A:\n    {BUSY}\ndef f(x: int): return True", "def g(): return 1", Verdict.INVALID_PUZZLE, "judge: it does not load: over 1 s of CPU time", None),
+    (
+        f"class A:\n    {BUSY}\ndef f(x: int): return True",
+        "def g(): return 1",
+        Verdict.INVALID_PUZZLE,
+        "judge: it does not load: over 1 s of CPU time",
+        None,
+    ),
     ("def f(x: int): return x", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned 1", "1"),
     ("def f(x: int): return [x]", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned [1]", "1"),
     ("def f(x: int): return 'True'", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned 'True'", "1"),
     ("def f(x: int): pass", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned None", "1"),
-    ("def f(x: int): return NotImplemented", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned no bool: CodecError: NotImplementedType is not plain data", "1"),
-    ("def f(x: int): return (yield True)", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f returned no bool: CodecError: generator is not plain data", "1"),
-    ("def f(x: int):\n    assert x == 2\n    return True", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f raised AssertionError: ", "1"),
-    ("def f(x: int): return [][x]", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f raised IndexError: list index out of range", "1"),
-    ("def f(x: int):\n    raise SystemExit(True)", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f raised SystemExit: True", "1"),
-    ("def f(x: int): return f(x)", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: f raised RecursionError: maximum recursion depth exceeded", "1"),
+    (
+        "def f(x: int): return NotImplemented",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f returned no bool: CodecError: NotImplementedType is not plain data",
+        "1",
+    ),
+    (
+        "def f(x: int): return (yield True)",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f returned no bool: CodecError: generator is not plain data",
+        "1",
+    ),
+    (
+        "def f(x: int):\n    assert x == 2\n    return True",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f raised AssertionError: ",
+        "1",
+    ),
+    (
+        "def f(x: int): return [][x]",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f raised IndexError: list index out of range",
+        "1",
+    ),
+    (
+        "def f(x: int):\n    raise SystemExit(True)",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f raised SystemExit: True",
+        "1",
+    ),
+    (
+        "def f(x: int): return f(x)",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: f raised RecursionError: maximum recursion depth exceeded",
+        "1",
+    ),
     (f"def f(x: int):\n    {BUSY}", "def g(): return 1", Verdict.TIME_LIMIT, "judge: over 1 s of CPU time", "1"),
-    ("def f(x: int): return len(bytearray(1 << 40)) > 1", "def g(): return 1", Verdict.MEMORY_LIMIT, "judge: out of memory", "1"),
-    (REACH + "def f(x: int): modules['posix']._exit(0)", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: it left with exit status 0", "1"),
-    (REACH + "def f(x: int): modules['ctypes'].string_at(0)", "def g(): return 1", Verdict.WRONG_ANSWER, "judge: it died on signal 11: Segmentation fault", "1"),
-    (SQUARE, REACH + "def g(): modules['posix']._exit(0)", Verdict.RUNTIME_ERROR, "solve: it left with exit status 0", None),
-    (SQUARE, REACH + "def g(): modules['ctypes'].string_at(0)", Verdict.RUNTIME_ERROR, "solve: it died on signal 11: Segmentation fault", None),
-    (SQUARE, REACH + "def g():\n    lock = modules['_thread'].allocate_lock()\n    lock.acquire()\n    lock.acquire()", Verdict.TIME_LIMIT, None, None),
-]  # fmt: skip
+    (
+        "def f(x: int): return len(bytearray(1 << 40)) > 1",
+        "def g(): return 1",
+        Verdict.MEMORY_LIMIT,
+        "judge: out of memory",
+        "1",
+    ),
+    (
+        REACH + "def f(x: int): modules['posix']._exit(0)",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: it left with exit status 0",
+        "1",
+    ),
+    (
+        REACH + "def f(x: int): modules['ctypes'].string_at(0)",
+        "def g(): return 1",
+        Verdict.WRONG_ANSWER,
+        "judge: it died on signal 11: Segmentation fault",
+        "1",
+    ),
+    (
+        SQUARE,
+        REACH + "def g(): modules['posix']._exit(0)",
+        Verdict.RUNTIME_ERROR,
+        "solve: it left with exit status 0",
+        None,
+    ),
+    (
+        SQUARE,
+        REACH + "def g(): modules['ctypes'].string_at(0)",
+        Verdict.RUNTIME_ERROR,
+        "solve: it died on signal 11: Segmentation fault",
+        None,
+    ),
+    (
+        SQUARE,
+        REACH + "def g():\n    lock = modules['_thread'].allocate_lock()\n    lock.acquire()\n    lock.acquire()",
+        Verdict.TIME_LIMIT,
+        None,
+        None,
+    ),
+]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +263,11 @@ HONEST = {
     ),
     "huge integer": ("def f(n: int): return n.bit_length() == 20000", "def g(): return 1 << 19999", hex(1 << 19999)),
     "exact float": ("def f(x: float): return x * 3 == 0.3 * 3 and x < 0.31", "def g(): return 0.3", "0.3"),
-    "negative zero": ("import math\ndef f(x: float): return x == 0 and math.copysign(1, x) < 0", "def g(): return -0.0", "-0.0"),
+    "negative zero": (
+        "import math\ndef f(x: float): return x == 0 and math.copysign(1, x) < 0",
+        "def g(): return -0.0",
+        "-0.0",
+    ),
     "unicode": (
         "def f(s: str): return len(s) == 3 and s.upper() != s and 'ß' in s and '漢' in s",
         "def g(): return 'ß漢é'",
@@ -153,13 +277,31 @@ HONEST = {
     "string of quotes": ("def f(s: str): return s == '\\'\"\\\\\\n'", "def g(): return '\\'\"\\\\\\n'", None),
     "list": (
         "def f(x: List[int], n=5): return sorted(x) == list(range(n)) and all(a != b + 1 for a, b in zip(x[1:], x))",
-        "from itertools import permutations\ndef g(n=5):\n    return next(list(p) for p in permutations(range(n)) if f(list(p)))",
+        "from itertools import permutations\n"
+        "def g(n=5):\n"
+        "    return next(list(p) for p in permutations(range(n)) if f(list(p)))",
         "[0, 2, 1, 4, 3]",
     ),
-    "nested list": ("def f(m: List[List[int]]): return m == [[1], [], [2, 3]]", "def g(): return [[1], [], [2, 3]]", "[[1], [], [2, 3]]"),
-    "set": ("def f(s: Set[str]): return len(s) == 3 and all(c in 'abc' for c in s)", "def g(): return set('cab')", "{'a', 'b', 'c'}"),
-    "set of tuples": ("def f(s: Set[Tuple[int, int]]): return sum(a * b for a, b in s) == 14", "def g(): return {(3, 4), (1, 2)}", "{(1, 2), (3, 4)}"),
-    "dict": ("def f(d: Dict[str, int]): return list(d) == ['b', 'a'] and d['a'] == 1", "def g(): return {'b': 2, 'a': 1}", "{'a': 1, 'b': 2}"),
+    "nested list": (
+        "def f(m: List[List[int]]): return m == [[1], [], [2, 3]]",
+        "def g(): return [[1], [], [2, 3]]",
+        "[[1], [], [2, 3]]",
+    ),
+    "set": (
+        "def f(s: Set[str]): return len(s) == 3 and all(c in 'abc' for c in s)",
+        "def g(): return set('cab')",
+        "{'a', 'b', 'c'}",
+    ),
+    "set of tuples": (
+        "def f(s: Set[Tuple[int, int]]): return sum(a * b for a, b in s) == 14",
+        "def g(): return {(3, 4), (1, 2)}",
+        "{(1, 2), (3, 4)}",
+    ),
+    "dict": (
+        "def f(d: Dict[str, int]): return list(d) == ['b', 'a'] and d['a'] == 1",
+        "def g(): return {'b': 2, 'a': 1}",
+        "{'a': 1, 'b': 2}",
+    ),
     "tuple": ("def f(t: Tuple[int, str]): return t[1] * t[0] == 'xxx'", "def g(): return (3, 'x')", "(3, 'x')"),
     "optional": ("def f(x: Optional[int]): return x is None", "def g(): return None", "None"),
     "bool": ("def f(x: bool): return not x", "def g(): return False", "False"),
@@ -174,15 +316,30 @@ HONEST = {
         "import re, heapq, functools\ndef g(): return functools.reduce(lambda a, b: a + b, ['z'] * 3)",
         "'zzz'",
     ),
-    "itertools": ("def f(x: int): return x == 120", "import itertools\ndef g(): return len(list(itertools.permutations(range(5))))", "120"),
-    "the puzzle's own parameters": ("def f(x: int, n=91, m=[3]): return x * m[0] == n * 3", "def g(n=91, m=[3]): return n * m[0] // 3", "91"),
+    "itertools": (
+        "def f(x: int): return x == 120",
+        "import itertools\ndef g(): return len(list(itertools.permutations(range(5))))",
+        "120",
+    ),
+    "the puzzle's own parameters": (
+        "def f(x: int, n=91, m=[3]): return x * m[0] == n * 3",
+        "def g(n=91, m=[3]): return n * m[0] // 3",
+        "91",
+    ),
     "calls the puzzle": (SQUARE, "def g(): return [x for x in range(100) if f(x)][0]", "42"),
-    "calls the puzzle by its old name": ("def sat(x: int): return x == 9", "def sol(): return [x for x in range(100) if sat(x)][0]", "9"),
+    "calls the puzzle by its old name": (
+        "def sat(x: int): return x == 9",
+        "def sol(): return [x for x in range(100) if sat(x)][0]",
+        "9",
+    ),
     "random": ("def f(x: int): return 0 <= x < 10", "import random\ndef g(): return random.randrange(10)", None),
     "prints": (SQUARE, "def g():\n    print('no', flush=True)\n    return 42", "42"),
     "classes and generators": (
         SQUARE,
-        "class A:\n    def __init__(self, n): self.n = n\n    def __iter__(self): yield from range(self.n)\ndef g(): return max(A(43))",
+        "class A:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def __iter__(self): yield from range(self.n)\n"
+        "def g(): return max(A(43))",
         "42",
     ),
     "large answer": ("def f(s: str): return len(s) == 200000", "def g(): return 'ab' * 100000", repr("ab" * 100000)),
@@ -191,10 +348,22 @@ HONEST = {
         "def g():\n    n = 0\n    for i in range(3 * 10**6): n += i & 1\n    return n",
         "1500000",
     ),
-    "sloppy escapes": ("import re\ndef f(s: str): return bool(re.match('\\d+$', s)) and len(s) == 3", "def g(): return '123'", "'123'"),
-    "fractions": ("from fractions import Fraction\ndef f(t: Tuple[int, int]): return Fraction(*t) == Fraction('0.75')", "def g(): return (3, 4)", "(3, 4)"),
-    "exceptions as control flow": ("def f(s: str):\n    try:\n        int(s)\n    except ValueError:\n        return True", "def g(): return 'x'", "'x'"),
-}  # fmt: skip
+    "sloppy escapes": (
+        "import re\ndef f(s: str): return bool(re.match('\\d+$', s)) and len(s) == 3",
+        "def g(): return '123'",
+        "'123'",
+    ),
+    "fractions": (
+        "from fractions import Fraction\ndef f(t: Tuple[int, int]): return Fraction(*t) == Fraction('0.75')",
+        "def g(): return (3, 4)",
+        "(3, 4)",
+    ),
+    "exceptions as control flow": (
+        "def f(s: str):\n    try:\n        int(s)\n    except ValueError:\n        return True",
+        "def g(): return 'x'",
+        "'x'",
+    ),
+}
 
 
 @pytest.mark.parametrize("name", HONEST)
@@ -213,7 +382,8 @@ NEVER_LIST = "def f(x: List[int]):\n    return len(x) == 1 and x[0] == 1 and x[0
 NEVER_STR = "def f(s: str):\n    return len(s) > 3 and s == '' and s.startswith('xy')"
 NEVER_BUILTINS = (
     "def f(x: List[int]):\n"
-    "    return isinstance(x, list) and len(x) > 2 and all(a > 1 for a in x) and sum(x) == 0 and not any(a < 0 for a in x)"
+    "    return isinstance(x, list) and len(x) > 2 and all(a > 1 for a in x) and sum(x) == 0 "
+    "and not any(a < 0 for a in x)"
 )
 PROXY = "\n".join(
     f"    def {name}(self, *_): return True" for name in ("__eq__", "__ne__", "__lt__", "__gt__", "__bool__")
@@ -222,45 +392,173 @@ PROXY = "\n".join(
 CHEATS = {
     "lying eq": (NEVER, f"class A:\n{PROXY}\ndef g(): return A()", Verdict.UNANSWERABLE_VALUE),
     "int subclass": (NEVER, f"class A(int):\n{PROXY}\ndef g(): return A(1)", Verdict.UNANSWERABLE_VALUE),
-    "int subclass in a list": (NEVER_LIST, f"class A(int):\n{PROXY}\ndef g(): return [A(1)]", Verdict.UNANSWERABLE_VALUE),
-    "list subclass": (NEVER_LIST, "class A(list):\n    n = 0\n    def __getitem__(self, i):\n        self.n += 1\n        return self.n\ndef g(): return A([1])", Verdict.UNANSWERABLE_VALUE),
-    "str subclass": (NEVER_STR, f"class A(str):\n{PROXY}\n    def startswith(self, _): return True\ndef g(): return A('abcd')", Verdict.UNANSWERABLE_VALUE),
-    "renamed subclass": (NEVER, f"class A(int):\n{PROXY}\nA.__name__ = A.__qualname__ = 'int'\ndef g(): return A(1)", Verdict.UNANSWERABLE_VALUE),
-    "metaclass that lies about type": (NEVER, f"class M(type):\n    def __eq__(c, o): return True\n    __hash__ = type.__hash__\nclass A(int, metaclass=M):\n{PROXY}\ndef g(): return A(1)", Verdict.UNANSWERABLE_VALUE),
-    "class property": (NEVER, f"class A:\n    __class__ = int\n{PROXY}\ndef g(): return A()", Verdict.UNANSWERABLE_VALUE),
+    "int subclass in a list": (
+        NEVER_LIST,
+        f"class A(int):\n{PROXY}\ndef g(): return [A(1)]",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "list subclass": (
+        NEVER_LIST,
+        "class A(list):\n"
+        "    n = 0\n"
+        "    def __getitem__(self, i):\n"
+        "        self.n += 1\n"
+        "        return self.n\n"
+        "def g(): return A([1])",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "str subclass": (
+        NEVER_STR,
+        f"class A(str):\n{PROXY}\n    def startswith(self, _): return True\ndef g(): return A('abcd')",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "renamed subclass": (
+        NEVER,
+        f"class A(int):\n{PROXY}\nA.__name__ = A.__qualname__ = 'int'\ndef g(): return A(1)",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "metaclass that lies about type": (
+        NEVER,
+        f"class M(type):\n"
+        f"    def __eq__(c, o): return True\n"
+        f"    __hash__ = type.__hash__\n"
+        f"class A(int, metaclass=M):\n"
+        f"{PROXY}\n"
+        f"def g(): return A(1)",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "class property": (
+        NEVER,
+        f"class A:\n    __class__ = int\n{PROXY}\ndef g(): return A()",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
     "bool for int": (NEVER, "def g(): return True", Verdict.WRONG_TYPE),
     "bool in a list of int": (NEVER_LIST, "def g(): return [True]", Verdict.WRONG_TYPE),
     "int for float": ("def f(x: float): return x != x", "def g(): return 1", Verdict.WRONG_TYPE),
     "nan": ("def f(x: float): return x != x", "def g(): return float('nan')", Verdict.UNANSWERABLE_VALUE),
-    "infinity": ("def f(x: float): return x > 1e308 and x == x + 1e300", "def g(): return float('inf')", Verdict.UNANSWERABLE_VALUE),
-    "nan in a list": ("def f(x: List[float]): return x[0] != x[0]", "def g(): return [float('nan')]", Verdict.UNANSWERABLE_VALUE),
+    "infinity": (
+        "def f(x: float): return x > 1e308 and x == x + 1e300",
+        "def g(): return float('inf')",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "nan in a list": (
+        "def f(x: List[float]): return x[0] != x[0]",
+        "def g(): return [float('nan')]",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
     "tuple for list": (NEVER_LIST, "def g(): return (1,)", Verdict.WRONG_TYPE),
     "string for a list of strings": ("def f(x: List[str]): return x == ''", "def g(): return ''", Verdict.WRONG_TYPE),
     "generator": (NEVER_LIST, "def g(): yield 1", Verdict.UNANSWERABLE_VALUE),
     "iterator": (NEVER_LIST, "def g(): return iter([1])", Verdict.UNANSWERABLE_VALUE),
     "range": (NEVER_LIST, "def g(): return range(1)", Verdict.UNANSWERABLE_VALUE),
     "function": (NEVER, "def g(): return g", Verdict.UNANSWERABLE_VALUE),
-    "edits the code of f": (NEVER, "def g():\n    f.__code__ = (lambda x: True).__code__\n    return 1", Verdict.WRONG_ANSWER),
-    "edits the defaults of f": ("def f(x: int, n=[1]): return x == n[0] and x == 2", "def g():\n    f.__defaults__ = ([2],)\n    f.__defaults__[0].append(2)\n    return 1", Verdict.WRONG_ANSWER),
-    "edits a mutable default": ("def f(x: int, n=[1]): return n == [7]", "def g(n=[1]):\n    f.__defaults__[0][0] = 7\n    n[0] = 7\n    return 7", Verdict.WRONG_ANSWER),
+    "edits the code of f": (
+        NEVER,
+        "def g():\n    f.__code__ = (lambda x: True).__code__\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "edits the defaults of f": (
+        "def f(x: int, n=[1]): return x == n[0] and x == 2",
+        "def g():\n    f.__defaults__ = ([2],)\n    f.__defaults__[0].append(2)\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "edits a mutable default": (
+        "def f(x: int, n=[1]): return n == [7]",
+        "def g(n=[1]):\n    f.__defaults__[0][0] = 7\n    n[0] = 7\n    return 7",
+        Verdict.WRONG_ANSWER,
+    ),
     "defines f": (NEVER, "def f(x): return True\ndef g(): return 1", Verdict.WRONG_ANSWER),
-    "rebinds f through globals": (NEVER, "def g():\n    globals()['f'] = lambda x: True\n    return 1", Verdict.WRONG_ANSWER),
+    "rebinds f through globals": (
+        NEVER,
+        "def g():\n    globals()['f'] = lambda x: True\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
     "rebinds f at import": (NEVER, "f = lambda x: True\ndef g(): return 1", Verdict.WRONG_ANSWER),
-    "patches builtins": (NEVER_BUILTINS, REACH + "def g():\n    b = vars(modules['builtins'])\n    b['all'] = b['isinstance'] = lambda *a: True\n    b['sum'] = lambda *a: 0\n    b['any'] = lambda *a: False\n    return [1, 1]", Verdict.WRONG_ANSWER),
-    "patches len": (NEVER_BUILTINS, REACH + "def g():\n    vars(modules['builtins'])['len'] = lambda *a: 3\n    return [1, 1]", Verdict.RUNTIME_ERROR),
-    "patches its builtins": (NEVER_BUILTINS, "def g():\n    __builtins__['all'] = __builtins__['isinstance'] = lambda *a: True\n    __builtins__['sum'] = lambda *a: 0\n    __builtins__['len'] = lambda *a: 3\n    return [1, 1]", Verdict.WRONG_ANSWER),
-    "defines builtins": (NEVER_BUILTINS, "all = any = len = sum = lambda *a: True\ndef g(): return [1, 1]", Verdict.WRONG_ANSWER),
-    "patches the judge's codec": (NEVER, REACH + "def g():\n    modules['sandbox.codec'].encode = lambda *a: b'true'\n    return 1", Verdict.WRONG_TYPE),
-    "patches the harness": (NEVER, REACH + "def g():\n    modules['sandbox.child']._call = lambda *a: b'Vtrue'\n    return 1", Verdict.WRONG_ANSWER),
-    "patches modules": ("import math\ndef f(x: int): return math.gcd(x, 7) == 100", "import math\nmath.gcd = lambda *a: 100\ndef g(): return 1", Verdict.WRONG_ANSWER),
-    "walks frames": (NEVER, REACH + "def g():\n    frame = sys._getframe()\n    while frame:\n        for name in frame.f_locals:\n            if name in ('verdict', 'accepted', 'passed', 'result', 'ok'): frame.f_locals[name] = True\n        frame.f_globals.update(accepted=True, f=lambda x: True)\n        frame = frame.f_back\n    return 1", Verdict.WRONG_ANSWER),
-    "prints a verdict": (NEVER, "def g():\n    print('accepted')\n    print('{\"verdict\": \"accepted\"}')\n    return 1", Verdict.WRONG_ANSWER),
+    "patches builtins": (
+        NEVER_BUILTINS,
+        REACH + "def g():\n"
+        "    b = vars(modules['builtins'])\n"
+        "    b['all'] = b['isinstance'] = lambda *a: True\n"
+        "    b['sum'] = lambda *a: 0\n"
+        "    b['any'] = lambda *a: False\n"
+        "    return [1, 1]",
+        Verdict.RUNTIME_ERROR,
+    ),
+    "patches len": (
+        NEVER_BUILTINS,
+        REACH + "def g():\n    vars(modules['builtins'])['len'] = lambda *a: 3\n    return [1, 1]",
+        Verdict.RUNTIME_ERROR,
+    ),
+    "patches its builtins": (
+        NEVER_BUILTINS,
+        "def g():\n"
+        "    __builtins__['all'] = __builtins__['isinstance'] = lambda *a: True\n"
+        "    __builtins__['sum'] = lambda *a: 0\n"
+        "    __builtins__['len'] = lambda *a: 3\n"
+        "    return [1, 1]",
+        Verdict.WRONG_ANSWER,
+    ),
+    "defines builtins": (
+        NEVER_BUILTINS,
+        "all = any = len = sum = lambda *a: True\ndef g(): return [1, 1]",
+        Verdict.WRONG_ANSWER,
+    ),
+    "patches the judge's codec": (
+        NEVER,
+        REACH + "def g():\n    modules['sandbox.codec'].encode = lambda *a: b'true'\n    return 1",
+        Verdict.WRONG_TYPE,
+    ),
+    "patches the harness": (
+        NEVER,
+        REACH + "def g():\n    modules['sandbox.child']._call = lambda *a: b'Vtrue'\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "patches modules": (
+        "import math\ndef f(x: int): return math.gcd(x, 7) == 100",
+        "import math\nmath.gcd = lambda *a: 100\ndef g(): return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "walks frames": (
+        NEVER,
+        REACH + "def g():\n"
+        "    frame = sys._getframe()\n"
+        "    while frame:\n"
+        "        for name in frame.f_locals:\n"
+        "            if name in ('verdict', 'accepted', 'passed', 'result', 'ok'): "
+        "frame.f_locals[name] = True\n"
+        "        frame.f_globals.update(accepted=True, f=lambda x: True)\n"
+        "        frame = frame.f_back\n"
+        "    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "prints a verdict": (
+        NEVER,
+        "def g():\n    print('accepted')\n    print('{\"verdict\": \"accepted\"}')\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
     "exits with 0": (NEVER, "def g(): exit(0)", Verdict.RUNTIME_ERROR),
     "raises SystemExit(0)": (NEVER, "def g(): raise SystemExit(0)", Verdict.RUNTIME_ERROR),
     "exits at import": (NEVER, "class A:\n    raise SystemExit(0)\ndef g(): return 1", Verdict.RUNTIME_ERROR),
-    "exit hook": (NEVER, REACH + "def g():\n    modules['atexit'].register(forge, b'Vtrue') if 'atexit' in modules else None\n    return 1", Verdict.WRONG_ANSWER),
-    "finalizer that forges": (NEVER, REACH + "class A:\n    def __del__(self): forge(b'Vtrue')\nA.keep = A()\ndef g(): return 1", Verdict.WRONG_ANSWER),
-    "trace hook": (NEVER, REACH + "def g():\n    sys.settrace(lambda *a: forge(b'Vtrue'))\n    sys.setprofile(lambda *a: forge(b'V1'))\n    return 1", Verdict.WRONG_ANSWER),
+    "exit hook": (
+        NEVER,
+        REACH + "def g():\n"
+        "    modules['atexit'].register(forge, b'Vtrue') if 'atexit' in modules else None\n"
+        "    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "finalizer that forges": (
+        NEVER,
+        REACH + "class A:\n    def __del__(self): forge(b'Vtrue')\nA.keep = A()\ndef g(): return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "trace hook": (
+        NEVER,
+        REACH + "def g():\n"
+        "    sys.settrace(lambda *a: forge(b'Vtrue'))\n"
+        "    sys.setprofile(lambda *a: forge(b'V1'))\n"
+        "    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
     "forges true": (NEVER, REACH + "def g(): forge(b'Vtrue')", Verdict.WRONG_TYPE),
     "forges a verdict": (NEVER, REACH + "def g(): forge(b'accepted')", Verdict.RUNTIME_ERROR),
     "forges an answer": (NEVER, REACH + "def g(): forge(b'V1')", Verdict.WRONG_ANSWER),
@@ -268,24 +566,74 @@ CHEATS = {
     "forges many records": (NEVER, REACH + "def g(): forge(b'V1', count=2**32 - 1)", Verdict.RUNTIME_ERROR),
     "forges no record": (NEVER, REACH + "def g(): forge(b'V1', count=0)", Verdict.RUNTIME_ERROR),
     "forges an empty record": (NEVER, REACH + "def g(): forge(b'')", Verdict.RUNTIME_ERROR),
-    "forges in another encoding": (NEVER, REACH + "def g(): forge(b'V' + '12'.encode('utf-16'))", Verdict.UNANSWERABLE_VALUE),
+    "forges in another encoding": (
+        NEVER,
+        REACH + "def g(): forge(b'V' + '12'.encode('utf-16'))",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
     "forges nan": ("def f(x: float): return x != x", REACH + "def g(): forge(b'VNaN')", Verdict.UNANSWERABLE_VALUE),
-    "forges a hexadecimal nan": ("def f(x: float): return x != x", REACH + "def g(): forge(b'V{\"f\":\"nan\"}')", Verdict.UNANSWERABLE_VALUE),
-    "forges great depth": (NEVER_LIST, REACH + "def g(): forge(b'V' + b'[' * 450 + b']' * 450)", Verdict.UNANSWERABLE_VALUE),
+    "forges a hexadecimal nan": (
+        "def f(x: float): return x != x",
+        REACH + 'def g(): forge(b\'V{"f":"nan"}\')',
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "forges great depth": (
+        NEVER_LIST,
+        REACH + "def g(): forge(b'V' + b'[' * 450 + b']' * 450)",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
     "forges greater depth": (NEVER_LIST, REACH + "def g(): forge(b'V' + b'[' * 90000)", Verdict.UNANSWERABLE_VALUE),
-    "forges an answer over the limit": ("def f(s: str): return len(s) == 300000", REACH + "def g(): forge(b'V\"' + b'a' * 300000 + b'\"')", Verdict.UNANSWERABLE_VALUE),
+    "forges an answer over the limit": (
+        "def f(s: str): return len(s) == 300000",
+        REACH + "def g(): forge(b'V\"' + b'a' * 300000 + b'\"')",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
     "blames the puzzle": (NEVER, REACH + "def g(): forge(b'L0SyntaxError: invalid syntax')", Verdict.RUNTIME_ERROR),
-    "blames the puzzle at import": (NEVER, REACH + "forge_now = [forge(b'L0')]\ndef g(): return 1", Verdict.RUNTIME_ERROR),
-    "closes the template": (NEVER, "def g():\n    return 1\n\n\nf = lambda *a: True\nrecords = b'Vtrue'\nresult = True", Verdict.WRONG_ANSWER),
-    "answer that closes the template": (NEVER_STR, "def g(): return \"x') or (True\"", Verdict.WRONG_ANSWER),
+    "blames the puzzle at import": (
+        NEVER,
+        REACH + "forge_now = [forge(b'L0')]\ndef g(): return 1",
+        Verdict.RUNTIME_ERROR,
+    ),
+    "closes the template": (
+        NEVER,
+        "def g():\n    return 1\n\n\nf = lambda *a: True\nrecords = b'Vtrue'\nresult = True",
+        Verdict.WRONG_ANSWER,
+    ),
+    "answer that closes the template": (NEVER_STR, 'def g(): return "x\') or (True"', Verdict.WRONG_ANSWER),
     "answer that looks encoded": (NEVER_STR, "def g(): return 'Vtrue\"]],true'", Verdict.WRONG_ANSWER),
-    "answer that is a tag": ("def f(d: Dict[str, str]): return d == 1", "def g(): return {'f': 'inf'}", Verdict.WRONG_ANSWER),
+    "answer that is a tag": (
+        "def f(d: Dict[str, str]): return d == 1",
+        "def g(): return {'f': 'inf'}",
+        Verdict.WRONG_ANSWER,
+    ),
     "contains itself": (NEVER_LIST, "def g():\n    x = [1]\n    x.append(x)\n    return x", Verdict.UNANSWERABLE_VALUE),
-    "aliasing bomb": (NEVER_LIST, "def g():\n    x = [1]\n    for _ in range(60): x = [x, x]\n    return x", Verdict.UNANSWERABLE_VALUE),
-    "nested sets of mixed types": (NEVER, "def g():\n    x = frozenset({0})\n    for _ in range(60): x = frozenset({'a', x})\n    return x", Verdict.WRONG_TYPE),
-    "leaves a thread": (NEVER, REACH + "def g():\n    try: modules['_thread'].start_new_thread(forge, (b'V1',))\n    except RuntimeError: return 1", Verdict.WRONG_ANSWER),
-    "lowers the recursion limit": ("def f(x: int):\n    try:\n        return (lambda n: n)(x) == x + 1\n    except RecursionError:\n        return True", REACH + "def g():\n    sys.setrecursionlimit(30)\n    return 1", Verdict.WRONG_ANSWER),
-}  # fmt: skip
+    "aliasing bomb": (
+        NEVER_LIST,
+        "def g():\n    x = [1]\n    for _ in range(60): x = [x, x]\n    return x",
+        Verdict.UNANSWERABLE_VALUE,
+    ),
+    "nested sets of mixed types": (
+        NEVER,
+        "def g():\n    x = frozenset({0})\n    for _ in range(60): x = frozenset({'a', x})\n    return x",
+        Verdict.WRONG_TYPE,
+    ),
+    "leaves a thread": (
+        NEVER,
+        REACH + "def g():\n"
+        "    try: modules['_thread'].start_new_thread(forge, (b'V1',))\n"
+        "    except RuntimeError: return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+    "lowers the recursion limit": (
+        "def f(x: int):\n"
+        "    try:\n"
+        "        return (lambda n: n)(x) == x + 1\n"
+        "    except RecursionError:\n"
+        "        return True",
+        REACH + "def g():\n    sys.setrecursionlimit(30)\n    return 1",
+        Verdict.WRONG_ANSWER,
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CHEATS)
@@ -348,7 +696,7 @@ def salt(pool, expression, first, second):
 
 UNCERTAIN = [
     "hash(str(n)) & 1",
-    "random.Random(random.getstate()[1][0] + n).random() < 0.5",
+    "random.Random(random.getstate()[1][1] + n).random() < 0.5",
     "next(iter({'a', 'b', str(n)})) == 'a'",
 ]
 
@@ -527,15 +875,20 @@ def test_a_puzzle_that_rejects_every_trivial_answer_is_admitted(pool, text):
         ("def f(s: str): return True", Refusal("trivial", "'' is accepted")),
         ("def f(s: Set[str]): return len(s) == 1", Refusal("trivial", "{''} is accepted")),
         ("def f(x: Optional[int]): return x is None", Refusal("trivial", "None is accepted")),
-        (
-            "def f(x: int):\n    for _ in range(5 * 10**6): pass\n    return x == 77",
-            Refusal("too_slow", "over half the CPU limit on trivial answers"),
-        ),
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_puzzle_that_is_easy_or_slow_is_refused(pool, text, refusal):
+def test_a_puzzle_with_a_trivial_answer_is_refused(pool, text, refusal):
     assert admit(pool, [puzzle(pool, text)]) == [refusal]
+
+
+def test_a_puzzle_that_takes_more_than_half_the_time_is_refused(pool):
+    loop = "for _ in range({count}): pass"
+    payload = child.program([f"def g():\n    {loop.format(count=10**7)}"], "g", [b"[]"], LIMITS.answer_bytes)
+    measured = next(pool.run([Job(RUN_PROGRAM, payload)])).cpu_seconds
+    count = int(0.75 * LIMITS.cpu_seconds / measured * 10**7 / 6)  # six trivial integers
+    slow = puzzle(pool, f"def f(x: int):\n    {loop.format(count=count)}\n    return x == 77")
+    assert admit(pool, [slow]) == [Refusal("too_slow", "over half the CPU limit on trivial answers")]
 
 
 def test_a_puzzle_that_forges_its_report_is_refused(pool):
