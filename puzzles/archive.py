@@ -436,26 +436,23 @@ class Archive:
 
     def iteration_counts(self, iteration: int) -> dict[str, int]:
         """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
-        proposals = self._counts(
-            "SELECT outcome, count(*) FROM proposals WHERE chunk IN (SELECT id FROM chunks WHERE iteration = ?) GROUP BY 1",
-            iteration,
-        )
-        candidates = self._counts(
-            "SELECT verdict, count(*) FROM candidates WHERE chunk IN (SELECT id FROM chunks WHERE iteration = ?) GROUP BY 1",
-            iteration,
-        )
+        chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ?)"
+        proposals = self._counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
+        candidates = self._counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
         solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
         mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
-        parsed = "SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND chunk IN"
+        parsed = f"SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND {chunks}"
         return {
             "proposed": sum(proposals.values()),
-            "well_formed": self._scalar(f"{parsed} (SELECT id FROM chunks WHERE iteration = ?)", iteration),
+            "well_formed": self._scalar(parsed, iteration),
             "admitted": proposals.get("admitted", 0),
             "held_out_refused": proposals.get("held_out", 0),
             "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
             "candidates": sum(candidates.values()),
             "accepted": candidates.get("accepted", 0),
-            "new_pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration),
+            "new_pairs": self._scalar(
+                "SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration
+            ),
             "pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration <= ?", iteration),
             "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),
         }
@@ -463,7 +460,8 @@ class Archive:
     def iteration_seconds(self, iteration: int) -> dict[str, float]:
         """Sampling and judging time of the iteration's chunks."""
         (row,) = self.query(
-            "SELECT coalesce(sum(sampling_seconds), 0), coalesce(sum(judging_seconds), 0) FROM chunks WHERE iteration = ?",
+            "SELECT coalesce(sum(sampling_seconds), 0), coalesce(sum(judging_seconds), 0) FROM chunks"
+            " WHERE iteration = ?",
             iteration,
         )
         return {"sampling": row[0], "judging": row[1]}
@@ -477,10 +475,18 @@ class Archive:
             "candidates": self._scalar("SELECT count(*) FROM candidates"),
             "puzzles by origin": self._counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
             "pairs by iteration": self._counts("SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1"),
-            "puzzles by answer type": self._counts("SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"),
-            "candidates by verdict": self._counts("SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"),
-            "proposals by outcome": self._counts("SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"),
-            "refused imports": self._counts("SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"),
+            "puzzles by answer type": self._counts(
+                "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"
+            ),
+            "candidates by verdict": self._counts(
+                "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"
+            ),
+            "proposals by outcome": self._counts(
+                "SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"
+            ),
+            "refused imports": self._counts(
+                "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"
+            ),
         }
 
     def _counts(self, sql: str, *parameters: Any) -> dict[str, int]:
@@ -512,7 +518,8 @@ class Archive:
         puzzle = dict(rows[0])
         puzzle["skills"], puzzle["parents"] = json.loads(puzzle["skills"]), json.loads(puzzle["parents"])
         puzzle["solutions"] = [
-            dict(row) for row in self.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source)", puzzle["id"])
+            dict(row)
+            for row in self.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source)", puzzle["id"])
         ]
         sql = "SELECT verdict, count(*) n FROM candidates WHERE puzzle = ? GROUP BY 1 ORDER BY n DESC"
         puzzle["candidates by verdict"] = {row["verdict"]: row["n"] for row in self.query(sql, puzzle["id"])}

@@ -282,9 +282,7 @@ def _import_parse(pool: Pool, raws: Sequence[RawPuzzle], admission: bool) -> lis
 def _add_puzzle(archive: Archive, raw: RawPuzzle, puzzle: Puzzle | ParseFailure, origin: str) -> tuple[str, str]:
     if isinstance(puzzle, ParseFailure):
         return puzzle.rule, str(puzzle)
-    provenance = Provenance(
-        origin, name=raw.name, original=raw.puzzle, skills=raw.skills, difficulty=raw.difficulty
-    )
+    provenance = Provenance(origin, name=raw.name, original=raw.puzzle, skills=raw.skills, difficulty=raw.difficulty)
     status = archive.add_puzzle(puzzle, provenance)
     detail = archive.guard_reason or "" if status is AddStatus.HELD_OUT else ""
     return status.name.lower(), detail

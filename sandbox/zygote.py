@@ -35,7 +35,7 @@ MODULES = (
     "fractions", "statistics", "random", "decimal", "numbers", "unicodedata", "cmath", "array", "datetime", "hashlib",
     "json", "textwrap",
 )  # fmt: skip
-CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 rot13"
+CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 unicode-escape raw-unicode-escape rot13"
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SandboxError as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
-        print("\nselfplay: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "\nselfplay: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
-        sys.stdout = None  # type: ignore[assignment]  # nobody reads: nothing is to be flushed at exit
+        sys.stdout = None  # nobody reads: nothing is to be flushed at exit
         return 0
     except (OSError, sqlite3.OperationalError, MemoryError) as error:
         return _fail(_machine_error(error), 3)
@@ -86,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
 
     rundir.path.mkdir(parents=True, exist_ok=True)
     prepare(rundir, config)
-    headed = []
+    headed: list[bool] = []
 
     def row(record: dict[str, Any]) -> None:
         if not headed:
@@ -102,7 +104,9 @@ def _run(options: argparse.Namespace) -> int:
         f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:\n"
         f"  selfplay archive stats {rundir.path}\n"
         f"  selfplay bench embedded {rundir.checkpoint(config.iterations)} --puzzles dev\n"
-        f"  selfplay run {options.config or ''} --name {name} --set iterations={config.iterations + 3}".replace("run  ", "run ")
+        f"  selfplay run {options.config or ''} --name {name} --set iterations={config.iterations + 3}".replace(
+            "run  ", "run "
+        )
     )
     return 0
 
@@ -283,7 +287,9 @@ def _archive_stats(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(stats))
         return 0
-    print(tables.render([[name, str(value)] for name, value in stats.items() if not isinstance(value, dict)], right=[1]))
+    print(
+        tables.render([[name, str(value)] for name, value in stats.items() if not isinstance(value, dict)], right=[1])
+    )
     for name, content in stats.items():
         if isinstance(content, dict) and content:
             print(tables.counts(name, content))
@@ -445,13 +451,16 @@ def _command(commands: Any, name: str, function: Any, summary: str, example: str
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="selfplay", description="Self-play on programming puzzles: propose, solve, verify, archive, fine-tune, score."
+        prog="selfplay",
+        description="Self-play on programming puzzles: propose, solve, verify, archive, fine-tune, score.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     run = _command(commands, "run", _run, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1")
     run.add_argument("config", nargs="?", help="TOML file; without one, the embedded default: offline, on a CPU")
-    run.add_argument("--set", action="append", metavar="KEY=VALUE", help="change a setting, such as solve.temperature=0.7")
+    run.add_argument(
+        "--set", action="append", metavar="KEY=VALUE", help="change a setting, such as solve.temperature=0.7"
+    )
     run.add_argument("--name", help="folder below runs/; by default the config's name")
 
     _command(commands, "runs", _runs, "list the runs here", "runs")
@@ -514,7 +523,11 @@ def _parser() -> argparse.ArgumentParser:
     actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
     where = "a run's name or folder, or an archive file"
     add = _command(
-        actions, "import", _archive_import, "parse, verify and add puzzles", "archive import p3.sqlite puzzles.json --format p3"
+        actions,
+        "import",
+        _archive_import,
+        "parse, verify and add puzzles",
+        "archive import p3.sqlite puzzles.json --format p3",
     )
     add.add_argument("archive", help="archive file; made if there is none")
     add.add_argument("file", help="puzzle file, or train, dev, heldout")

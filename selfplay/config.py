@@ -183,7 +183,7 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
-    "propose.proposals", "iterations",
+    "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard")
 """Settings that do not change what was computed so far, so that a run may be resumed with others."""
@@ -198,8 +198,9 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
             if key.endswith("top_p") and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
-    if unknown := set(config.finetune.roles) - {"propose", "solve"}:
-        raise ConfigError(f"finetune.roles: expected propose and solve, got {', '.join(sorted(unknown))}")
+    unknown = set(config.finetune.roles) - {"propose", "solve"}
+    if unknown or not config.finetune.roles:
+        raise ConfigError(f"finetune.roles: expected propose, solve or both, got {list(config.finetune.roles)}")
     if below := [k for k in config.evaluate.k if k < 1]:
         raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
     if not config.evaluate.k or max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
@@ -339,5 +340,3 @@ def differences(first: RunConfig, second: RunConfig) -> list[str]:
         for key in one
         if one[key] != other[key] and key not in MAY_CHANGE
     ]
-
-

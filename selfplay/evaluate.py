@@ -115,8 +115,8 @@ def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None
     for key, value in here.items():
         if there.get(key) != value:
             raise InputError(
-                f"{file}: it holds results with another {key} ({str(there.get(key))[:80]} there, {str(value)[:80]} here): "
-                "move it away to score anew"
+                f"{file}: it holds results with another {key} "
+                f"({str(there.get(key))[:80]} there, {str(value)[:80]} here): move it away to score anew"
             )
 
 

@@ -149,7 +149,7 @@ def train(
 
 
 def _use_attention(network: Any, usual: str, input_ids_BT: torch.Tensor) -> None:
-    """On a CPU, plain matrix products for short sequences: torch's fused attention spends half a step going backward."""
+    """On a CPU, plain matrix products for short sequences: torch's fused attention goes backward slowly."""
     short = input_ids_BT.device.type == "cpu" and input_ids_BT.shape[1] <= EAGER_TOKENS
     wanted = "eager" if short else usual
     if network.config._attn_implementation != wanted:
@@ -208,7 +208,9 @@ def finetune(
     Raises:
         TrainingDiverged: The loss became infinite or no number; nothing is saved.
     """
-    model = LanguageModel(start, ModelConfig(path=str(start), device=model_config.device, dtype="float32", threads=model_config.threads))
+    model = LanguageModel(
+        start, ModelConfig(path=str(start), device=model_config.device, dtype="float32", threads=model_config.threads)
+    )
     rng = np.random.default_rng(list(seed))
     torch.manual_seed(int(rng.integers(2**62)))
     tokenized = [tokenize(model.tokenizer, example) for example in examples]

@@ -22,7 +22,7 @@ import numpy as np
 from puzzles.archive import Archive
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError, Puzzle
+from puzzles.puzzle import InputError
 from puzzles.similarity import Guard
 from sandbox.pool import Pool
 from selfplay import propose, solve
@@ -136,7 +136,8 @@ def prepare(rundir: RunDir, config: RunConfig) -> RunConfig:
         stored = load(rundir.config)
         if different := differences(stored, config):
             raise InputError(
-                f"{rundir.path}: this run has other settings: {'; '.join(different)}; give another --name, or the same settings"
+                f"{rundir.path}: this run has other settings: {'; '.join(different)}; "
+                "give another --name, or the same settings"
             )
     write_atomically(rundir.config, to_toml(config))
     return config
@@ -184,7 +185,9 @@ def _import_training(
     own = config.data.train in EMBEDDED_SETS
     count = progress.counter(len(raws), "training puzzles", "puzzle")
     report = import_puzzles(archive, pool, protections, raws, "human" if own else "import", own, count)
-    logger.info("training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions))
+    logger.info(
+        "training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions)
+    )
     if not archive.puzzle_ids():
         raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
     archive.set_mark("training_imported", config.data.train)
@@ -214,7 +217,7 @@ class _Run:
     def _shots(self) -> list[Pair]:
         if self.protocol != "few-shot":
             return []
-        human = [pair for pair in self.archive.choose(1, first_iteration_only=True)]
+        human = self.archive.choose(1, first_iteration_only=True)
         return solver_shots(human, self.config.prompt.shots)
 
     def sampler(self, checkpoint: str | Path) -> Sampler:
@@ -271,8 +274,8 @@ class _Run:
         chosen, used = examples(pairs, config.roles, self.protocol, self.shots, proposer_shots, rng)
         if not chosen:
             raise InputError(
-                f"iteration {iteration}: there is nothing to train on: no verified pair follows the {self.protocol} prompt; "
-                "raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
+                f"iteration {iteration}: there is nothing to train on: no verified pair follows the {self.protocol} "
+                "prompt; raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
             )
         with self.archive.transaction():
             self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
@@ -333,5 +336,3 @@ class _Run:
             folder = self.rundir.checkpoint(record["iteration"])
             if record["iteration"] not in (best, last) and folder.exists():
                 shutil.rmtree(folder)
-
-

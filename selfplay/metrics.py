@@ -58,10 +58,7 @@ def bootstrap(values_P: NDArray[np.float64], seed: int = 0) -> Score:
     rng = np.random.default_rng(seed)
     values_P = np.asarray(values_P)
     means = np.concatenate(
-        [
-            values_P[rng.integers(0, len(values_P), (1000, len(values_P)))].mean(axis=1)
-            for _ in range(RESAMPLES // 1000)
-        ]
+        [values_P[rng.integers(0, len(values_P), (1000, len(values_P)))].mean(axis=1) for _ in range(RESAMPLES // 1000)]
     )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(float(values_P.mean()), float(low), float(high))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -175,14 +176,14 @@ class _LineTable:
         before = len(tokenizer.decode(anchor))
         texts = tokenizer.batch_decode([[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))])
         texts = [text[before:] for text in texts] + [""] * (vocabulary - len(texts))
-        inside = [any(a == "\n" and not b.isspace() for a, b in zip(text, text[1:], strict=False)) for text in texts]
+        inside = [any(a == "\n" and not b.isspace() for a, b in itertools.pairwise(text)) for text in texts]
         self.breaks_V = torch.tensor(inside, device=device)
         self.begins_V = torch.tensor([text[:1] != "" and not text[0].isspace() for text in texts], device=device)
         self.ends_V = torch.tensor([text.endswith("\n") for text in texts], device=device)
         self.empty_V = torch.tensor([text == "" for text in texts], device=device)
 
 
-class _LineStop(StoppingCriteria):
+class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed
     """Stops a row when a line begins that is not indented: there the function has ended."""
 
     def __init__(self, table: _LineTable) -> None:

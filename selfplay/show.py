@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from puzzles.formats import read_puzzles
-from puzzles.parse import ParseFailure, Text, parse_puzzles
+from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle, RawPuzzle
 from puzzles.verify import admit
 from sandbox.pool import Pool
@@ -14,7 +14,6 @@ from selfplay.prompts import propose_prompt
 from selfplay.sampler import Sampler, SamplingSettings
 from selfplay.select import Pair, solver_shots
 from selfplay.solve import judge_texts, prompt_for
-from puzzles.parse import parse_candidates
 
 BATCH = 10
 """Candidates sampled between two looks."""

@@ -1,0 +1,137 @@
+"""The promises of the house, kept by machine."""
+
+import ast
+import graphlib
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from selfplay.config import load
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("sandbox", "puzzles", "selfplay")
+WITH_TORCH = {"selfplay.model", "selfplay.finetune", "selfplay.pretrain", "selfplay.bench"}
+FLOORS = {"sandbox": {"sandbox"}, "puzzles": {"sandbox", "puzzles"}, "selfplay": set(PACKAGES)}
+
+
+def modules():
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).glob("*.py")):
+            yield f"{package}.{path.stem}", ast.parse(path.read_text("utf-8"))
+
+
+def imported(tree, at_import_only):
+    """Names of modules that a file imports; optionally only what runs when it is imported."""
+    names = set()
+
+    def visit(node):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.update({node.module, *(f"{node.module}.{alias.name}" for alias in node.names)})
+        for child in ast.iter_child_nodes(node):
+            if not (at_import_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+                visit(child)
+
+    visit(tree)
+    return names
+
+
+def test_imports_point_down():
+    for name, tree in modules():
+        floor = name.partition(".")[0]
+        ours = {target.partition(".")[0] for target in imported(tree, at_import_only=False)} & set(PACKAGES)
+        assert ours <= FLOORS[floor], f"{name} imports {ours - FLOORS[floor]}"
+
+
+def test_the_sandbox_needs_the_standard_library_only():
+    for name, tree in modules():
+        if name.startswith("sandbox."):
+            roots = {target.partition(".")[0] for target in imported(tree, at_import_only=False)}
+            assert roots - {"sandbox"} <= sys.stdlib_module_names, name
+
+
+def test_there_is_no_import_cycle():
+    known = {name for name, _ in modules()}
+    graph = {name: imported(tree, at_import_only=True) & known - {name} for name, tree in modules()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_torch_is_imported_where_the_design_says():
+    for name, tree in modules():
+        roots = {target.partition(".")[0] for target in imported(tree, at_import_only=False)}
+        if roots & {"torch", "transformers", "tokenizers"}:
+            assert name in WITH_TORCH, name
+
+
+def test_code_is_executed_in_one_file():
+    users = set()
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("exec", "eval"):
+                users.add(name)
+    assert users == {"sandbox.child"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["archive", "stats", "--help"], ["runs"]])
+def test_light_commands_do_not_import_torch(arguments, tmp_path):
+    code = f"import sys\nfrom selfplay.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+
+def commands():
+    from selfplay.cli import _parser
+
+    def choices(parser):
+        for action in parser._actions:
+            if hasattr(action, "choices") and isinstance(action.choices, dict):
+                yield from action.choices.items()
+
+    for name, parser in choices(_parser()):
+        below = list(choices(parser))
+        yield from ((f"{name} {action}", sub) for action, sub in below) if below else [(name, parser)]
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name, _ in commands():
+        assert re.search(rf"\bselfplay {name}\b", readme), f"README.md does not name `selfplay {name}`"
+
+
+def test_every_command_has_help_with_an_example():
+    for name, parser in commands():
+        assert f"example:  selfplay {name}" in parser.format_help(), name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
+def test_every_experiment_file_loads(path):
+    load(path)
+
+
+def test_the_embedded_settings_load():
+    assert load(None).iterations >= 3
+
+
+def test_the_readme_tree_names_every_module():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name, _ in modules():
+        file = name.rpartition(".")[2] + ".py"
+        assert file == "__init__.py" or file in readme, f"README.md's tree does not name {file}"
+
+
+def test_every_linter_exception_has_its_reason_on_its_line():
+    for line in (ROOT / "pyproject.toml").read_text("utf-8").splitlines():
+        if re.match(r'\s*"[A-Z]+\d+",?', line):
+            assert "#" in line, line
+
+
+def test_torch_is_capped_for_machines_with_a_cpu_build():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert "torch<2.14" in project["dependencies"]
