@@ -16,7 +16,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -28,6 +28,9 @@ from puzzles.similarity import Guard
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x5E1F914A
 """Tells SQLite's own tools, and us, whose file this is."""
+
+MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
+"""Failures that say nothing about the file."""
 
 SCHEMA = """
 CREATE TABLE marks (                 -- steps of a run that are done once
@@ -201,6 +204,8 @@ class Archive:
                 self.close()
                 raise
         except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", None) in MACHINE_ERRORS:
+                raise
             raise InputError(f"{self.path}: expected an archive, {error}") from None
 
     def _prepare(self, create: bool) -> None:
@@ -420,6 +425,18 @@ class Archive:
     def set_mark(self, name: str, value: str) -> None:
         """Remember a step that is done once."""
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
+
+    def copy_until(self, path: Path, iteration: int) -> None:
+        """A new archive file with what was there when an iteration ended."""
+        with closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy)
+            for table in ("candidates", "proposals"):
+                copy.execute(
+                    f"DELETE FROM {table} WHERE chunk IN (SELECT id FROM chunks WHERE iteration > ?)", (iteration,)
+                )
+            for table in ("trained", "solutions", "puzzles", "chunks"):
+                copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
+            copy.commit()
 
     def raw_puzzles(self) -> list[RawPuzzle]:
         """All puzzles with their solutions, as `formats.import_puzzles` takes them."""

@@ -71,21 +71,27 @@ def _machine_error(error: Exception) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from selfplay import tables
+    from selfplay import tables, track
     from selfplay.config import load
+    from selfplay.loop import branch, prepare, run
     from selfplay.rundir import RunDir
 
-    config = load(options.config, options.set or ())
+    parent, _, iteration = (options.from_run or "").partition("@")
+    base = RunDir(RUNS / parent if (RUNS / parent).is_dir() else Path(parent)) if parent else None
+    config = load(options.config or (base.config if base else None), options.set or ())
     name = options.name or (Path(options.config).stem if options.config else "embedded")
     if "/" in name or name in ("", ".", ".."):
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
     rundir = RunDir(RUNS / name)
+    if base:
+        branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)
     seen = len(rundir.read_records())
     if rundir.config.exists() and seen > config.iterations:
         print(f"{rundir.path} is finished: {seen - 1} iterations; raise `iterations` to extend it", file=sys.stderr)
     from selfplay.finetune import TransformersBackend
-    from selfplay.loop import prepare, run
 
+    if config.tensorboard:
+        track.require()
     rundir.path.mkdir(parents=True, exist_ok=True)
     prepare(rundir, config)
     headed: list[bool] = []
@@ -95,6 +101,8 @@ def _run(options: argparse.Namespace) -> int:
             print(tables.record_heading(record), flush=True)
             headed.append(True)
         print(tables.record_row(record), flush=True)
+        if config.tensorboard and record["iteration"] >= seen:
+            track.write(rundir.path / "tensorboard", record)
 
     with _log_to(rundir.log), _pool(config.sandbox, config.seed) as (pool, protections):
         progress = _progress()
@@ -383,9 +391,6 @@ def _progress() -> Progress:
 
     from selfplay.loop import Progress
 
-    def steps(items: Any, description: str, unit: str) -> Any:
-        return tqdm(items, description, unit=f" {unit}", leave=False, disable=None)
-
     def counter(total: int, description: str, unit: str) -> Any:
         bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)
 
@@ -398,7 +403,7 @@ def _progress() -> Progress:
 
         return count
 
-    return Progress(steps, counter)
+    return Progress(counter)
 
 
 @contextlib.contextmanager
@@ -416,13 +421,13 @@ def _log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _integers(text: str, option: str) -> tuple[int, ...]:
+def _integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option}: expected integers with commas between them, got {text!r}") from None
-    if min(values) < 1:
-        raise InputError(f"{option}: expected integers above 0, got {text!r}")
+    if min(values) < least:
+        raise InputError(f"{option}: expected integers of at least {least}, got {text!r}")
     return values
 
 
@@ -442,7 +447,7 @@ def _positive(text: str) -> int:
 
 def _command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example:  selfplay {example}",
+        name, help=summary, description=summary, epilog=f"example: selfplay {example}",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(command=function)
@@ -462,6 +467,9 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", metavar="KEY=VALUE", help="change a setting, such as solve.temperature=0.7"
     )
     run.add_argument("--name", help="folder below runs/; by default the config's name")
+    run.add_argument(
+        "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
+    )
 
     _command(commands, "runs", _runs, "list the runs here", "runs")
 

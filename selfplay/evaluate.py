@@ -103,11 +103,11 @@ def evaluate(
         }  # fmt: skip
         if number < len(done):
             _check_same(file, done[number]["identity"], identity)
+            progress(len(group) * config.samples_per_puzzle)
         else:
-            line = _chunk(sampler, pool, group, protocol, shots, config, settings, identity)
+            line = _chunk(sampler, pool, group, protocol, shots, config, settings, identity, progress)
             append_line(file, line)
             done.append(line)
-        progress(len(group) * config.samples_per_puzzle)
     return summarize(done, config)
 
 
@@ -129,11 +129,13 @@ def _chunk(
     config: EvaluateConfig,
     settings: SamplingSettings,
     identity: dict[str, Any],
+    progress: Callable[[int], object],
 ) -> dict[str, Any]:
     started = time.monotonic()
     puzzles = [named.puzzle for named in group]
     prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
-    completions_P_K = sample_fitting(sampler, prompts, config.samples_per_puzzle, settings, identity["seed"])
+    copies, seed = config.samples_per_puzzle, identity["seed"]
+    completions_P_K = sample_fitting(sampler, prompts, copies, settings, seed, progress)
     sampled = time.monotonic()
     texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
     judged_P_K = judge_texts(pool, puzzles, prompts, texts_P_K)

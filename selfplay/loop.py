@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from sandbox.pool import Pool
 from selfplay import propose, solve
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.evaluate import NamedPuzzle, SetScores, evaluate
-from selfplay.rundir import RunDir, append_line, write_atomically
+from selfplay.rundir import RunDir, append_line, folder_atomically, write_atomically
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
 
@@ -62,7 +62,6 @@ class Backend(Protocol):
 class Progress:
     """How a long step shows itself; the command line puts bars here."""
 
-    steps: Callable[[Iterable[Any], str, str], Iterable[Any]] = lambda items, description, unit: items
     counter: Callable[[int, str, str], Callable[..., object]] = lambda total, description, unit: lambda *_: None
     row: Callable[[dict[str, Any]], object] = lambda record: None
 
@@ -141,6 +140,38 @@ def prepare(rundir: RunDir, config: RunConfig) -> RunConfig:
             )
     write_atomically(rundir.config, to_toml(config))
     return config
+
+
+def branch(parent: RunDir, iteration: int | None, rundir: RunDir) -> None:
+    """Begin a new run with what another one had when an iteration ended (None: its last).
+
+    Raises:
+        InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists.
+    """
+    if rundir.config.exists():
+        raise InputError(f"{rundir.path}: it exists already; --from begins a new run: give another --name")
+    records = parent.read_records()
+    if not parent.config.is_file() or not records:
+        raise InputError(f"{parent.path}: expected a run with at least one record")
+    last = records[-1]["iteration"] if iteration is None else iteration
+    if last not in range(len(records)):
+        raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
+    checkpoint = parent.checkpoint(last)
+    if last and not checkpoint.is_dir():
+        raise InputError(f"{checkpoint}: this checkpoint was not kept")
+    rundir.path.parent.mkdir(parents=True, exist_ok=True)
+    with folder_atomically(rundir.path) as part:
+        new = RunDir(part)
+        with Archive(parent.archive) as archive:
+            archive.copy_until(new.archive, last)
+        if last:
+            shutil.copytree(checkpoint, new.checkpoint(last))
+        for record in records[: last + 1]:
+            append_line(new.records, record)
+        for file in sorted((parent.path / "scores").glob("*.jsonl")):
+            if int(file.name.split("-")[1]) <= last:
+                new.samples(0, "dev").parent.mkdir(exist_ok=True)
+                shutil.copy(file, new.samples(0, "dev").parent)
 
 
 def run(
@@ -246,10 +277,13 @@ class _Run:
         if not archive.planned(iteration, propose.STAGE):
             propose.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
         numbers = archive.unjudged(iteration, propose.STAGE)
-        for identifier in self.progress.steps(numbers, f"iteration {iteration}: propose", "chunk"):
+        plans = [archive.chunk(identifier).plan for identifier in numbers]
+        total = sum(len(plan["shots"]) * plan["copies"] for plan in plans)
+        count = self.progress.counter(total, f"iteration {iteration}: propose", "proposal")
+        for identifier in numbers:
             if archive.chunk(identifier).completions is None:
                 sampler = self.sampler(self.checkpoint(iteration - 1))
-                propose.sample(archive, archive.chunk(identifier), sampler, config, self.protocol)
+                propose.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, count)
             propose.judge(archive, archive.chunk(identifier), self.pool, self.protocol)
 
     def _solve(self, iteration: int) -> None:
@@ -257,10 +291,13 @@ class _Run:
         if not archive.planned(iteration, solve.STAGE):
             solve.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
         numbers = archive.unjudged(iteration, solve.STAGE)
-        for identifier in self.progress.steps(numbers, f"iteration {iteration}: solve", "chunk"):
+        plans = [archive.chunk(identifier).plan for identifier in numbers]
+        total = sum(len(plan["puzzles"]) * plan["copies"] for plan in plans)
+        count = self.progress.counter(total, f"iteration {iteration}: solve", "candidate")
+        for identifier in numbers:
             if archive.chunk(identifier).completions is None:
                 sampler = self.sampler(self.checkpoint(iteration - 1))
-                solve.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, self.shots)
+                solve.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, self.shots, count)
             solve.judge(archive, archive.chunk(identifier), self.pool, self.protocol, self.shots, self.protections)
 
     def _finetune(self, iteration: int) -> None:

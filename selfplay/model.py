@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from puzzles.puzzle import InputError
@@ -49,11 +50,18 @@ class LanguageModel:
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
             self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=_is_folder(self.path))
-            self.network = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=_is_folder(self.path)
-            )
+            self.network, report = AutoModelForCausalLM.from_pretrained(
+                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=_is_folder(self.path),
+                output_loading_info=True,
+            )  # fmt: skip
+        if report["missing_keys"]:  # transformers would draw them at random
+            raise InputError(f"{path}: its weights are not all there: {min(report['missing_keys'])} is missing")
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"{path}: its tokenizer has no end-of-text token, so no completion could end")
+        # `generate` fills what a call leaves open from here, such as a repetition penalty that came with the model.
+        self.network.generation_config = _generation_config(
+            _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
+        )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path)
         self.notes = _read_notes(self.path)
@@ -84,7 +92,7 @@ class LanguageModel:
         copies: int,
         settings: SamplingSettings,
         seed: Sequence[int],
-        progress: Callable[[int], object] = lambda tokens: None,
+        progress: Callable[[int], object] = lambda done: None,
     ) -> list[list[Completion]]:
         """`copies` completions of each prompt, in the prompts' order.
 
@@ -103,7 +111,7 @@ class LanguageModel:
             chat = prompts[batch[0][0]].chat
             sampled = self._sample_batch([ids_P[p] for p, _ in batch], chat, settings, batch_seed)
             completions.update(zip(batch, sampled, strict=True))
-            progress(sum(completion.tokens for completion in sampled))
+            progress(len(sampled))
         return [[completions[p, k] for k in range(copies)] for p in range(len(prompts))]
 
     def _sample_batch(
@@ -119,7 +127,7 @@ class LanguageModel:
             output_BT = self.network.generate(
                 input_ids_BT,
                 attention_mask=mask_BT,
-                generation_config=_generation_config(settings, ends, pad),
+                generation_config=_generation_config(ends, pad, settings),
                 stopping_criteria=None if chat else StoppingCriteriaList([_LineStop(self._lines())]),
             )
         return [self._completion(row, ends, settings.max_tokens) for row in output_BT[:, width:].tolist()]
@@ -149,10 +157,7 @@ class LanguageModel:
 
 def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
     """Write a plain Hugging Face folder that samples by default, with our notes beside it."""
-    ends = _end_ids(network, tokenizer)
-    network.generation_config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, eos_token_id=ends, pad_token_id=_pad_id(tokenizer)
-    )
+    network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(tokenizer))
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
@@ -174,8 +179,13 @@ class _LineTable:
     def __init__(self, tokenizer: Any, vocabulary: int, device: torch.device) -> None:
         anchor = tokenizer.encode("x", add_special_tokens=False)[-1:]
         before = len(tokenizer.decode(anchor))
-        texts = tokenizer.batch_decode([[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))])
-        texts = [text[before:] for text in texts] + [""] * (vocabulary - len(texts))
+        # As in a completion: special tokens leave no text. Part of a character ("\ufffd") may become a space.
+        texts = tokenizer.batch_decode(
+            [[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        texts = [text[before:].replace("\ufffd", " ") for text in texts] + [""] * (vocabulary - len(texts))
         inside = [any(a == "\n" and not b.isspace() for a, b in itertools.pairwise(text)) for text in texts]
         self.breaks_V = torch.tensor(inside, device=device)
         self.begins_V = torch.tensor([text[:1] != "" and not text[0].isspace() for text in texts], device=device)
@@ -200,14 +210,17 @@ class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
         return stop_B
 
 
-def _generation_config(settings: SamplingSettings, ends: list[int], pad: int) -> GenerationConfig:
-    sampling = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | None = None) -> GenerationConfig:
+    """Draws from the model's own distribution where `settings` says nothing else."""
+    common = {"eos_token_id": ends, "pad_token_id": pad}
+    if settings is None:
+        return GenerationConfig(**common, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+    if settings.temperature == 0:
+        return GenerationConfig(**common, do_sample=False, max_new_tokens=settings.max_tokens)
     return GenerationConfig(
+        **common, do_sample=True, temperature=settings.temperature, top_p=settings.top_p, top_k=0,
         max_new_tokens=settings.max_tokens,
-        eos_token_id=ends,
-        pad_token_id=pad,
-        **(sampling if settings.temperature > 0 else {"do_sample": False}),
-    )
+    )  # fmt: skip
 
 
 def _device(name: str) -> str:
@@ -240,7 +253,7 @@ def _clear_errors(path: str) -> Iterator[None]:
         raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name); there is none")
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{path}: it cannot be loaded as a causal language model: {first}") from None
 

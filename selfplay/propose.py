@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -46,7 +47,14 @@ def chunk_seed(chunk: Chunk) -> list[int]:
     return [int(part) for part in chunk.seed.split("/")]
 
 
-def sample(archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str) -> None:
+def sample(
+    archive: Archive,
+    chunk: Chunk,
+    sampler: Sampler,
+    config: RunConfig,
+    protocol: str,
+    progress: Callable[[int], object] = lambda done: None,
+) -> None:
     """Sample a planned chunk and keep every text."""
     started = time.monotonic()
     prompts = [
@@ -56,9 +64,9 @@ def sample(archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, 
     distinct = list(dict.fromkeys(prompts))
     copies = chunk.plan["copies"]
     if len(distinct) == 1:
-        completions = sampler.sample(distinct, copies * len(prompts), _settings(config), chunk_seed(chunk))[0]
+        completions = sampler.sample(distinct, copies * len(prompts), _settings(config), chunk_seed(chunk), progress)[0]
     else:
-        completions_P_K = sampler.sample(prompts, copies, _settings(config), chunk_seed(chunk))
+        completions_P_K = sampler.sample(prompts, copies, _settings(config), chunk_seed(chunk), progress)
         completions = [completion for row in completions_P_K for completion in row]
     tokens = sum(completion.tokens for completion in completions)
     with archive.transaction():

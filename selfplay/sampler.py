@@ -56,9 +56,17 @@ class Sampler(Protocol):
         """Whether prompt and completion fit the model's context."""
 
     def sample(
-        self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        copies: int,
+        settings: SamplingSettings,
+        seed: Sequence[int],
+        progress: Callable[[int], object] = ...,
     ) -> list[list[Completion]]:
-        """`copies` completions of each prompt; the same arguments give the same texts on one machine."""
+        """`copies` completions of each prompt; the same arguments give the same texts on one machine.
+
+        `progress` is called with the number of completions done since the last call.
+        """
 
 
 class ScriptedSampler:
@@ -76,10 +84,16 @@ class ScriptedSampler:
         return True
 
     def sample(
-        self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
+        self,
+        prompts: Sequence[Prompt],
+        copies: int,
+        settings: SamplingSettings,
+        seed: Sequence[int],
+        progress: Callable[[int], object] = lambda done: None,
     ) -> list[list[Completion]]:
         """What the function writes, with randomness of the seed alone."""
         rng = np.random.default_rng(list(seed))
+        progress(len(prompts) * copies)
         return [
             [Completion(text, len(text.split()), True) for text in (self._write(prompt, rng) for _ in range(copies))]
             for prompt in prompts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from puzzles.archive import Archive, Chunk, Provenance
@@ -26,11 +26,18 @@ def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
 
 
 def sample_fitting(
-    sampler: Sampler, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    copies: int,
+    settings: SamplingSettings,
+    seed: Sequence[int],
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[list[Completion]]:
     """`completions_P_K`; empty for a prompt that does not fit the model's context."""
     fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
-    sampled = sampler.sample([prompts[index] for index in fitting], copies, settings, seed) if fitting else []
+    chosen = [prompts[index] for index in fitting]
+    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else []
+    progress((len(prompts) - len(fitting)) * copies)
     by_index = dict(zip(fitting, sampled, strict=True))
     return [by_index.get(index, []) for index in range(len(prompts))]
 
@@ -85,12 +92,19 @@ def _settings(config: RunConfig) -> SamplingSettings:
 
 
 def sample(
-    archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str, shots: Sequence[Pair]
+    archive: Archive,
+    chunk: Chunk,
+    sampler: Sampler,
+    config: RunConfig,
+    protocol: str,
+    shots: Sequence[Pair],
+    progress: Callable[[int], object] = lambda done: None,
 ) -> None:
     """Sample a planned chunk and keep every text."""
     started = time.monotonic()
     prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
-    completions_P_K = sample_fitting(sampler, prompts, chunk.plan["copies"], _settings(config), chunk_seed(chunk))
+    copies = chunk.plan["copies"]
+    completions_P_K = sample_fitting(sampler, prompts, copies, _settings(config), chunk_seed(chunk), progress)
     tokens = sum(completion.tokens for row in completions_P_K for completion in row)
     texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
     with archive.transaction():

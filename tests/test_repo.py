@@ -14,7 +14,7 @@ from selfplay.config import load
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sandbox", "puzzles", "selfplay")
-WITH_TORCH = {"selfplay.model", "selfplay.finetune", "selfplay.pretrain", "selfplay.bench"}
+WITH_TORCH = {"selfplay.model", "selfplay.finetune", "selfplay.pretrain", "selfplay.bench", "selfplay.track"}
 FLOORS = {"sandbox": {"sandbox"}, "puzzles": {"sandbox", "puzzles"}, "selfplay": set(PACKAGES)}
 
 
@@ -107,7 +107,7 @@ def test_the_readme_names_every_command():
 
 def test_every_command_has_help_with_an_example():
     for name, parser in commands():
-        assert f"example:  selfplay {name}" in parser.format_help(), name
+        assert f"example: selfplay {name}" in " ".join(parser.format_help().split()), name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
@@ -135,3 +135,16 @@ def test_every_linter_exception_has_its_reason_on_its_line():
 def test_torch_is_capped_for_machines_with_a_cpu_build():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "torch<2.14" in project["dependencies"]
+
+
+def test_the_readmes_python_example_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme.partition("## From Python")[2]
+    code = section.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "runs" / "embedded").mkdir(parents=True)
+    prepare = "from puzzles.archive import Archive\nArchive('runs/embedded/archive.sqlite', create=True).close()\n"
+    command = [sys.executable, "-c", prepare + code]
+    output = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout.splitlines()
+    assert output[0] == "accepted 37"
+    assert output[1] == "0"
+    assert output[2].startswith("def f(")
