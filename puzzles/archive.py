@@ -204,9 +204,12 @@ class Archive:
                 self.close()
                 raise
         except sqlite3.DatabaseError as error:
-            if getattr(error, "sqlite_errorcode", None) in MACHINE_ERRORS:
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others say more of it
+            if kind in MACHINE_ERRORS:
                 raise
-            raise InputError(f"{self.path}: expected an archive, {error}") from None
+            closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
+            expected = "an archive needs a folder that can be written" if closed else "expected an archive"
+            raise InputError(f"{self.path}: {expected}, {error}") from None
 
     def _prepare(self, create: bool) -> None:
         application = self._scalar("PRAGMA application_id")

@@ -1,1 +1,7 @@
 """The model and the loop. Start reading at `selfplay.loop`."""
+
+import os
+
+# Before torch is imported anywhere: its threads otherwise spin while they wait for each other, and one
+# busy neighbour makes sampling five times slower (590 against 3,050 tokens/s on two cores).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import itertools
 import json
 import logging
+import math
 import signal
 import sqlite3
 import sys
@@ -34,8 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
     try:
-        return int(options.command(options))
+        status = int(options.command(options))
+        sys.stdout.flush()  # here, and not at exit, a reader's absence can be forgiven
+        return status
     except InputError as error:
         return _fail(error, 2)
     except SandboxError as error:
@@ -48,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: nothing is to be flushed at exit
         return 0
-    except (OSError, sqlite3.OperationalError, MemoryError) as error:
+    except (OSError, sqlite3.DatabaseError, MemoryError) as error:
         return _fail(_machine_error(error), 3)
 
 
@@ -57,7 +63,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"selfplay: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"selfplay: {_printable(' '.join(str(error).split()))}", file=sys.stderr)
     return status
 
 
@@ -73,7 +79,7 @@ def _machine_error(error: Exception) -> str:
 def _run(options: argparse.Namespace) -> int:
     from selfplay import tables, track
     from selfplay.config import load
-    from selfplay.loop import branch, prepare, run
+    from selfplay.loop import branch, check_settings, run
     from selfplay.rundir import RunDir
 
     parent, _, iteration = (options.from_run or "").partition("@")
@@ -85,16 +91,14 @@ def _run(options: argparse.Namespace) -> int:
     rundir = RunDir(RUNS / name)
     if base:
         branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)
-    seen = len(rundir.read_records())
-    if rundir.config.exists() and seen > config.iterations:
-        print(f"{rundir.path} is finished: {seen - 1} iterations; raise `iterations` to extend it", file=sys.stderr)
+    check_settings(rundir, config)
     from selfplay.finetune import TransformersBackend
 
     if config.tensorboard:
         track.require()
     rundir.path.mkdir(parents=True, exist_ok=True)
-    prepare(rundir, config)
     headed: list[bool] = []
+    seen = len(rundir.read_records())
 
     def row(record: dict[str, Any]) -> None:
         if not headed:
@@ -108,14 +112,15 @@ def _run(options: argparse.Namespace) -> int:
         progress = _progress()
         progress.row = row
         run(rundir, config, TransformersBackend(), pool, protections, progress)
-    print(
-        f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:\n"
-        f"  selfplay archive stats {rundir.path}\n"
-        f"  selfplay bench embedded {rundir.checkpoint(config.iterations)} --puzzles dev\n"
-        f"  selfplay run {options.config or ''} --name {name} --set iterations={config.iterations + 3}".replace(
-            "run  ", "run "
-        )
-    )
+    last = rundir.read_records()[-1]["iteration"]
+    if last > config.iterations:
+        print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
+    print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
+    print(f"  selfplay archive stats {rundir.path}")
+    if last:
+        print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
+    again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or base else ""
+    print(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
 
 
@@ -129,17 +134,26 @@ def _runs(options: argparse.Namespace) -> int:
         rundir = RunDir(path)
         if not rundir.config.is_file():
             continue
-        iterations = load(rundir.config).iterations
-        records = rundir.read_records()
+        try:
+            iterations, records = load(rundir.config).iterations, rundir.read_records()
+        except InputError:
+            rows.append([path.name, "unreadable", "-", "-", "-"])
+            continue
         state = "finished" if len(records) > iterations else "running" if rundir.is_locked() else "stopped"
         best = "-"
         if records:
             key = next(key for key in records[0]["dev"] if key.startswith("pass@"))
             record = max(records, key=lambda record: record["dev"][key][0])
             best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        size = sum(_size(file) for file in path.rglob("*"))
         rows.append([path.name, state, f"{max(0, len(records) - 1)} of {iterations}", best, f"{size / 1e6:.1f}"])
     print(tables.render(rows, right=[4]) if len(rows) > 1 else f"no runs below {RUNS.resolve()}")
+    return 0
+
+
+def _size(file: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # the run goes on while we look
+        return file.stat().st_size if file.is_file() else 0
     return 0
 
 
@@ -154,9 +168,9 @@ def _bench(options: argparse.Namespace) -> int:
     config = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
     with _pool(SandboxConfig(lanes=options.lanes), options.seed) as (pool, protections):
         results = []
-        for model in options.models:
-            out = options.out or RUNS / f"bench-{_short(model)}-{_short(options.puzzles)}"
-            folder = Path(out) / _short(model) if options.out and len(options.models) > 1 else Path(out)
+        for model, name in zip(options.models, _distinct(options.models), strict=True):
+            out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
+            folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
             result = bench(
                 model_config, options.puzzles, options.protocol, options.shots, config, options.seed,
@@ -173,6 +187,11 @@ def _pretrain(options: argparse.Namespace) -> int:
     from selfplay.loop import guard_of, guarded_sets
     from selfplay.pretrain import load_pretrain_config, pretrain
 
+    folder = Path(options.out).absolute()
+    if folder.exists() and not (
+        (folder / "selfplay.json").is_file() or (folder.is_dir() and not any(folder.iterdir()))
+    ):
+        raise InputError(f"--out {options.out}: expected a new folder or a model to replace, there is something else")
     overrides = {} if options.steps is None else {"steps": options.steps}
     config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
     count = _progress().counter(config.steps, "pretrain", "step")
@@ -180,9 +199,10 @@ def _pretrain(options: argparse.Namespace) -> int:
     def progress(tokens: int, loss: float) -> None:
         count(1, f"loss {loss:.3f}")
 
-    folder = Path(options.out)
     stats = pretrain(config, folder, lambda pool: guard_of(guarded_sets(pool, RunConfig())), progress)
-    print(f"{folder}: {stats.steps} steps, {stats.tokens} tokens, loss {stats.last_loss:.3f}, {stats.seconds:.0f} s")
+    print(
+        f"{options.out}: {stats.steps} steps, {stats.tokens} tokens, loss {stats.last_loss:.3f}, {stats.seconds:.0f} s"
+    )
     return 0
 
 
@@ -194,7 +214,7 @@ def _propose(options: argparse.Namespace) -> int:
     model = LanguageModel(options.model, ModelConfig(options.model))
     with _pool(SandboxConfig(), options.seed) as (pool, _):
         for text in proposals(model, pool, options.count, options.temperature, options.max_tokens, options.seed):
-            print(text, flush=True)
+            print(_printable(text), flush=True)
     return 0
 
 
@@ -209,7 +229,7 @@ def _solve(options: argparse.Namespace) -> int:
             options.candidates, options.temperature, options.max_tokens, options.seed,
         )  # fmt: skip
         for line in lines:
-            print(line, flush=True)
+            print(_printable(line), flush=True)
     return 0
 
 
@@ -244,16 +264,20 @@ def _verify(options: argparse.Namespace) -> int:
 
     with source as file, _pool(sandbox, 0) as (pool, _):
         waiting: list[Any] = []
-        try:
-            for raw in read_pairs(file, name, options.format):
-                waiting.append(raw)
-                if len(waiting) == options.batch:
-                    judge(waiting)
-                    waiting = []
-        finally:
-            # Also when a line is wrong: what came before it has its verdict.
-            if waiting and not isinstance(sys.exc_info()[1], KeyboardInterrupt):
-                judge(waiting)
+        pairs = read_pairs(file, name, options.format)
+        while True:
+            wrong: InputError | None = None
+            try:
+                for raw in itertools.islice(pairs, options.batch):
+                    waiting.append(raw)
+            except InputError as error:
+                wrong = error  # what came before it has its verdict first
+            judge(waiting)
+            if wrong:
+                raise wrong
+            if len(waiting) < options.batch:
+                break
+            waiting = []
     return 0
 
 
@@ -274,7 +298,7 @@ def _archive_import(options: argparse.Namespace) -> int:
             report = import_puzzles(archive, pool, protections, raws, progress=count)
     print(tables.counts("puzzles", dict(report.puzzles)))
     print(tables.counts("solutions", dict(report.solutions)))
-    if set(report.puzzles) | set(report.solutions) - {"new"}:
+    if (set(report.puzzles) | set(report.solutions)) - {"new", "duplicate"}:
         print(f"reasons: selfplay archive list {path} --refused")
     return 0
 
@@ -311,14 +335,14 @@ def _archive_list(options: argparse.Namespace) -> int:
     with Archive(_archive_path(options.archive)) as archive:
         if options.refused:
             rows = [["name", "what", "reason", "detail"]]
-            rows += [list(map(str, row))[:4] for row in archive.query("SELECT * FROM refusals LIMIT ?", options.limit)]
+            rows += [list(row)[:4] for row in archive.query("SELECT * FROM refusals LIMIT ?", options.limit)]
         else:
             rows = [["puzzle", "origin", "iteration", "type", "n", "c", "solutions", "source"]]
-            rows += [[_one_line(str(cell)) for cell in row] for row in archive.overview(options.origin, options.limit)]
+            rows += [list(row) for row in archive.overview(options.origin, options.limit)]
     if options.json:
         print(json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]]))
     else:
-        print(tables.render([[_one_line(cell) for cell in row] for row in rows]))
+        print(tables.render([[_one_line(str(cell)) for cell in row] for row in rows]))
     return 0
 
 
@@ -336,7 +360,7 @@ def _archive_show(options: argparse.Namespace) -> int:
         print(json.dumps(story))
         return 0
     facts = ("id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position")
-    print(tables.render([[key, str(story[key])] for key in facts if story[key] not in (None, "", [])]))
+    print(tables.render([[key, _one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])]))
     print(f"\n{_printable(story['source'])}\n")
     for solution in story["solutions"]:
         print(f"# {solution['origin']}, iteration {solution['iteration']}: {_one_line(str(solution['answer']))}")
@@ -432,7 +456,20 @@ def _integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
 
 
 def _short(path: str) -> str:
-    return Path(path).name.partition(".")[0] or "model"
+    """A model's or a set's name in a folder's: a checkpoint has its run's before its own."""
+    place = Path(path)
+    if place.parent.name == "checkpoints":
+        return f"{place.absolute().parent.parent.name}-{place.name}"
+    return (place.stem if place.is_file() else place.name) or "model"
+
+
+def _distinct(models: Sequence[str]) -> list[str]:
+    """Short names; models that would share one have their folder's before it."""
+    names = [_short(model) for model in models]
+    return [
+        name if names.count(name) == 1 else f"{Path(model).absolute().parent.name}-{name}"
+        for model, name in zip(models, names, strict=True)
+    ]
 
 
 # ---- grammar ----
@@ -442,6 +479,34 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def _temperature(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, got {text}")
     return value
 
 
@@ -480,18 +545,18 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("models", nargs="+", metavar="MODEL", help="`embedded`, a model folder or a hub name")
     bench.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
     bench.add_argument("--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"])
-    bench.add_argument("--shots", type=int, default=5, help="solved pairs before each puzzle, with few-shot")
+    bench.add_argument("--shots", type=_natural, default=5, help="solved pairs before each puzzle, with few-shot")
     bench.add_argument("--samples", type=_positive, default=100, help="candidates per puzzle (n)")
     bench.add_argument("--k", default="1,10,100", help="tries granted")
-    bench.add_argument("--temperature", type=float, default=0.8)
-    bench.add_argument("--top-p", type=float, default=1.0)
+    bench.add_argument("--temperature", type=_temperature, default=0.8)
+    bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)
-    bench.add_argument("--seed", type=int, default=0)
+    bench.add_argument("--seed", type=_natural, default=0)
     bench.add_argument("--batch-rows", type=_positive, default=128, help="sequences sampled side by side")
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    bench.add_argument("--threads", type=int, default=0, help="of torch; 0 takes the cores available")
-    bench.add_argument("--lanes", type=int, default=0, help="sandbox children at the same time; 0: one per core")
+    bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")
+    bench.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
     bench.add_argument("--out", help="folder for results.json and samples.jsonl")
 
     pretrain = _command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
@@ -502,18 +567,18 @@ def _parser() -> argparse.ArgumentParser:
     propose = _command(commands, "propose", _propose, "look at a few proposals", "propose --count 5")
     propose.add_argument("--model", default="embedded")
     propose.add_argument("--count", type=_positive, default=10)
-    propose.add_argument("--temperature", type=float, default=0.9)
+    propose.add_argument("--temperature", type=_temperature, default=0.9)
     propose.add_argument("--max-tokens", type=_positive, default=200)
-    propose.add_argument("--seed", type=int, default=0)
+    propose.add_argument("--seed", type=_natural, default=0)
 
     solve = _command(commands, "solve", _solve, "watch candidates for one puzzle being judged", "solve puzzle.py")
     solve.add_argument("file", help="a .py file with one puzzle, or a puzzle set")
     solve.add_argument("--puzzle", help="name of the puzzle in a set; by default the first")
     solve.add_argument("--model", default="embedded")
     solve.add_argument("--candidates", type=_positive, default=20)
-    solve.add_argument("--temperature", type=float, default=0.8)
+    solve.add_argument("--temperature", type=_temperature, default=0.8)
     solve.add_argument("--max-tokens", type=_positive, default=150)
-    solve.add_argument("--seed", type=int, default=0)
+    solve.add_argument("--seed", type=_natural, default=0)
 
     verify = _command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
     verify.add_argument("file", help='JSONL of {"id"?, "puzzle", "solution"}, possibly .gz, or - for standard input')
@@ -521,9 +586,9 @@ def _parser() -> argparse.ArgumentParser:
         "--format", default="jsonl", choices=["jsonl", "codex"],
         help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
     )  # fmt: skip
-    verify.add_argument("--cpu-seconds", type=float, default=1.0)
+    verify.add_argument("--cpu-seconds", type=_seconds, default=1.0)
     verify.add_argument("--memory-mb", type=_positive, default=512)
-    verify.add_argument("--lanes", type=int, default=0, help="sandbox children at the same time; 0: one per core")
+    verify.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
     verify.add_argument("--batch", type=_positive, default=500, help="lines judged together")
     verify.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
 

@@ -95,6 +95,11 @@ def evaluate(
     per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
     groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
     done = read_lines(file)
+    if len(done) > len(groups):
+        raise InputError(
+            f"{file}: it holds results with more puzzles ({len(done)} chunks there, {len(groups)} here): "
+            "move it away to score anew"
+        )
     for number, group in enumerate(groups):
         identity = {
             "chunk": number, "checkpoint": sampler.checkpoint, "protocol": protocol, "seed": [*seed, number],

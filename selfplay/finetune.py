@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.model import LanguageModel
 from selfplay.prompts import encode_completion, encode_prompt
@@ -54,7 +55,7 @@ class TrainStats:
     seconds: float
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(InputError):
     """The loss is no number any more; nothing was saved."""
 
 

@@ -125,8 +125,8 @@ def protocol_of(config: RunConfig, sampler: Sampler) -> str:
     return str(sampler.notes.get("protocol", "few-shot"))
 
 
-def prepare(rundir: RunDir, config: RunConfig) -> RunConfig:
-    """Write the run's settings, or compare them with what is there.
+def check_settings(rundir: RunDir, config: RunConfig) -> None:
+    """Compare the settings with what is there.
 
     Raises:
         InputError: The folder holds a run with other settings; the differences are named.
@@ -138,8 +138,6 @@ def prepare(rundir: RunDir, config: RunConfig) -> RunConfig:
                 f"{rundir.path}: this run has other settings: {'; '.join(different)}; "
                 "give another --name, or the same settings"
             )
-    write_atomically(rundir.config, to_toml(config))
-    return config
 
 
 def branch(parent: RunDir, iteration: int | None, rundir: RunDir) -> None:
@@ -189,13 +187,19 @@ def run(
     """
     progress = progress or Progress()
     with rundir.lock():
-        config = prepare(rundir, config)
+        check_settings(rundir, config)
         sets = guarded_sets(pool, config)
+        base = backend.load(config.model.path, config.model)
+        if not rundir.config.exists():
+            _training_texts(config)
+        # All that the settings name is there: a mistyped name has not become this run's settings.
+        write_atomically(rundir.config, to_toml(config))
         with Archive(rundir.archive, guard_of(sets), create=True) as archive:
             _import_training(archive, pool, protections, config, progress)
-            run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress)
+            run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
             for record in rundir.read_records():
                 progress.row(record)
+            run_.retire_checkpoints()  # a crash may have come between a record and this
             for iteration in range(len(rundir.read_records()), config.iterations + 1):
                 record = run_.iterate(iteration)
                 append_line(rundir.records, record)
@@ -204,15 +208,20 @@ def run(
     return rundir.read_records()
 
 
+def _training_texts(config: RunConfig) -> list[Any]:
+    raws = read_any(config.data.train)
+    if not raws:
+        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
+    return raws
+
+
 def _import_training(
     archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
 ) -> None:
     """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
     if archive.mark("training_imported") == config.data.train:
         return
-    raws = read_any(config.data.train)
-    if not raws:
-        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
+    raws = _training_texts(config)
     own = config.data.train in EMBEDDED_SETS
     count = progress.counter(len(raws), "training puzzles", "puzzle")
     report = import_puzzles(archive, pool, protections, raws, "human" if own else "import", own, count)
@@ -237,11 +246,11 @@ class _Run:
         archive: Archive,
         sets: dict[str, list[NamedPuzzle]],
         progress: Progress,
+        base: Sampler,
     ) -> None:
         self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
-        self._loaded: tuple[str, Sampler] | None = None
-        base = self.sampler(config.model.path)
+        self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
         self.shots = self._shots()
 
@@ -334,7 +343,7 @@ class _Run:
         count = self.progress.counter(
             len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
         )
-        seed = [config.seed, 5, SCORED_SETS.index(name)]
+        seed = [config.seed, 0, 5, SCORED_SETS.index(name)]  # the same for all iterations; no other stage has a 0 there
         return evaluate(
             self.sampler(self.checkpoint(iteration)), self.pool, puzzles, self.protocol, self.shots, config.evaluate,
             seed, config.batch_rows, config.chunk_texts, self.rundir.samples(iteration, name), count,
@@ -363,9 +372,9 @@ class _Run:
 
     def retire_checkpoints(self) -> None:
         """Delete checkpoints that the retention setting does not keep; the last is needed to go on."""
-        if self.config.keep_checkpoints == "all":
-            return
         records = self.rundir.read_records()
+        if self.config.keep_checkpoints == "all" or not records:
+            return
         last = records[-1]["iteration"]
         first_k = f"pass@{self.config.evaluate.k[0]}"
         best = max(records, key=lambda record: (record["dev"][first_k][0], -record["iteration"]))["iteration"]

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,14 @@ class LanguageModel:
 def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
     """Write a plain Hugging Face folder that samples by default, with our notes beside it."""
     network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(tokenizer))
-    network.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    try:
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        # The Rust libraries have errors of their own for a full or broken disk.
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
+        raise
     (folder / NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
 
 

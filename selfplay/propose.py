@@ -10,7 +10,7 @@ import numpy as np
 
 from puzzles.archive import AddStatus, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_puzzles
-from puzzles.puzzle import Puzzle
+from puzzles.puzzle import InputError, Puzzle
 from puzzles.verify import Refusal, admit
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
@@ -21,13 +21,20 @@ STAGE = "propose"
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
-    """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed."""
+    """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed.
+
+    Raises:
+        InputError: Not even a prompt without puzzles leaves room for a proposal in the model's context.
+    """
+    if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
+        raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
     per_prompt = min(config.propose.proposals_per_prompt, max(1, config.propose.proposals))
     prompts = math.ceil(config.propose.proposals / per_prompt)
     parents = archive.solved_ids(before_iteration=iteration)
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
     drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(prompts)]
+    drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
     per_chunk = max(1, config.chunk_texts // per_prompt)
     with archive.transaction():
         for number, start in enumerate(range(0, prompts, per_chunk)):
@@ -35,6 +42,14 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
             settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
+    """The first of the drawn puzzles, as many as leave room for a proposal in the model's context."""
+    puzzles = [archive.puzzle(identifier) for identifier in drawn]
+    while puzzles and not sampler.fits(propose_prompt(protocol, puzzles), config.propose.max_tokens):
+        puzzles.pop()
+    return drawn[: len(puzzles)]
 
 
 def _settings(config: RunConfig) -> SamplingSettings:

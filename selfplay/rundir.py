@@ -92,11 +92,20 @@ class RunDir:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out."""
+    """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out.
+
+    Raises:
+        InputError: Another line is torn: somebody else wrote there.
+    """
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}, line {number}: expected one JSON object, {error}") from None
+    return records
 
 
 def append_line(path: Path, record: Any) -> None:

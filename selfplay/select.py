@@ -30,9 +30,11 @@ def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
     Fixed, as the ancestor's tutorial prefix is: scores then compare models, not draws of shots.
     """
     by_length = sorted(pairs, key=lambda pair: (len(pair[0].source) + len(pair[1].source), pair[0].id))
-    first_of_type = list({pair[0].answer_type: pair for pair in reversed(by_length)}.values())[::-1]
-    rest = [pair for pair in by_length if pair not in first_of_type]
-    return [*first_of_type, *rest][:count]
+    first_of_type: dict[str, Pair] = {}
+    for pair in by_length:
+        first_of_type.setdefault(pair[0].answer_type, pair)
+    rest = [pair for pair in by_length if pair is not first_of_type[pair[0].answer_type]]
+    return [*first_of_type.values(), *rest][:count]
 
 
 def examples(
@@ -65,8 +67,9 @@ def examples(
         if "propose" in roles and puzzle.id not in proposed:
             proposed.add(puzzle.id)
             if (completion := propose_completion(protocol, puzzle)) is not None:
-                drawn = rng.choice(len(puzzles), min(proposer_shots, len(puzzles)), replace=False)
-                before_it = [puzzles[i] for i in drawn if puzzles[i].id != puzzle.id]
+                # One more than asked for, in case the puzzle itself is among them.
+                drawn = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)
+                before_it = [puzzles[i] for i in drawn if puzzles[i].id != puzzle.id][:proposer_shots]
                 chosen.append(Example(propose_prompt(protocol, before_it), completion))
                 used[puzzle.id, solution.id] = (puzzle, solution)
     return chosen, list(used.values())

@@ -21,7 +21,7 @@ def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 def interval(score: Sequence[float]) -> str:
     """`.123 [.045, .201]`"""
-    value, low, high = (f"{number:.3f}".removeprefix("0") if number < 1 else "1.00" for number in score)
+    value, low, high = (f"{number:.3f}".removeprefix("0")[:4] for number in score)
     return f"{value} [{low}, {high}]"
 
 

@@ -21,7 +21,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SHAPES = ("llama", "gpt_neox", "qwen2", "gpt2")
-CONTEXT = 256
+CONTEXT = 512
 
 
 def make_tokenizer(shape: str) -> Any:
@@ -85,6 +85,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(shape: str = "llama") -> Path:
         if shape not in made:
+            from transformers import AutoTokenizer
+
             from selfplay.model import save
 
             tokenizer = make_tokenizer(shape)
@@ -92,6 +94,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             network = make_network(shape, len(tokenizer), tokenizer.eos_token_id)
             made[shape].mkdir()
             save(network, tokenizer, made[shape], {"protocol": "chat" if shape == "qwen2" else "plain"})
+            # Qwen's class has its own way of splitting words; as it writes itself, it is read again.
+            AutoTokenizer.from_pretrained(made[shape]).save_pretrained(made[shape])
         return made[shape]
 
     return folder

@@ -1,0 +1,1300 @@
+"""The command line as its users meet it: what works, what is refused, and what survives an interruption.
+
+One tiny model that knows six puzzles by heart proposes, solves and learns in every run here, so
+that pairs are really found; the settings are in `SETTINGS`.
+"""
+
+import contextlib
+import gzip
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from puzzles.puzzle import Verdict
+from sandbox import selfcheck
+from selfplay.cli import main
+from selfplay.rundir import RunDir
+
+P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
+
+PAIRS = [
+    ("def f(x: int, k=19):\n    return x > k and x % 32 == 6", "def g(k=19):\n    return 2 * k"),
+    ("def f(s: str):\n    return s.count('a') == 4", "def g():\n    return 'a' * 4"),
+    ("def f(nums: List[int], n=3):\n    return sum(nums) == n", "def g(n=3):\n    return [1] * n"),
+    ("def f(x: int):\n    return x * x == 25 and x < 0", "def g():\n    return -5"),
+    ("def f(s: str):\n    return s == 'b' * 9", "def g():\n    return 'b' * 9"),
+    ("def f(x: float):\n    return x * 4 == 1", "def g():\n    return 1 / 4"),
+]
+TRAIN, GUARDED = PAIRS[:3], ["int", "str", "List[int]"]
+SETTINGS = """
+iterations = 1
+chunk_texts = 16
+batch_rows = 8
+[model]
+path = "{model}"
+threads = 1
+[data]
+train = "{folder}/train.jsonl"
+dev = "{folder}/dev.jsonl"
+heldout = "{folder}/heldout.jsonl"
+[propose]
+proposals = 32
+proposals_per_prompt = 16
+temperature = 1.0
+max_tokens = 40
+[solve]
+candidates_per_puzzle = 8
+max_tokens = 24
+[sandbox]
+lanes = 2
+[finetune]
+max_steps = 4
+batch_tokens = 512
+learning_rate = 1e-3
+dtype = "float32"
+[evaluate]
+samples_per_puzzle = 4
+k = [1, 4]
+max_tokens = 24
+"""
+EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
+WRONG = {**EASY, "solution": "def g():\n    return 6"}
+TIMES = {"added_at", "sampling_seconds", "judging_seconds", "cpu_seconds", "judge_cpu_seconds", "cpu_ms"}
+
+
+def write_lines(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+@pytest.fixture(scope="session")
+def protections():
+    """The sandbox's self-check, made once: it lets a loop run into its CPU limit."""
+    from puzzles.verify import truth_pool
+
+    with truth_pool(lanes=1) as pool:
+        return selfcheck.check(pool)
+
+
+@pytest.fixture(scope="session")
+def model(tiny, tmp_path_factory):
+    """A tiny model that knows PAIRS by heart."""
+    import numpy as np
+
+    from puzzles.parse import Text, parse_candidates, parse_puzzles
+    from puzzles.verify import truth_pool
+    from selfplay.config import FinetuneConfig, ModelConfig
+    from selfplay.finetune import finetune
+    from selfplay.select import examples
+
+    with truth_pool(lanes=1) as pool:
+        puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in PAIRS])
+        solutions = parse_candidates(pool, [Text(solution) for _, solution in PAIRS])
+    learned, _ = examples(
+        list(zip(puzzles, solutions, strict=True)), ("propose", "solve"), "plain", [], 0, np.random.default_rng(0)
+    )
+    config = FinetuneConfig(learning_rate=1.5e-2, max_steps=250, epochs=1000, batch_tokens=1024, dtype="float32")
+    folder = tmp_path_factory.mktemp("learned") / "model"
+    finetune(tiny("llama"), 4 * learned, config, ModelConfig(threads=1), [0], folder, {"protocol": "plain"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory, model):
+    """A folder with settings and the three sets."""
+    folder = tmp_path_factory.mktemp("files")
+    records = [{"name": f"p{i}", "puzzle": p, "solution": s} for i, (p, s) in enumerate(PAIRS)]
+    write_lines(folder / "train.jsonl", records[:3])
+    for name, constant in (("dev", 71), ("heldout", 93)):
+        puzzles = [
+            f"def f(x: int, k={constant}):\n    return x * 3 == k * 6",
+            f"def f(s: str):\n    return s.upper() * 2 == 'Q{constant}Q{constant}'",
+            f"def f(nums: List[int]):\n    return sorted(nums)[1:] == [8, {constant}] and len(nums) == 3",
+        ]
+        write_lines(folder / f"{name}.jsonl", [{"name": f"{name}{i}", "puzzle": p} for i, p in enumerate(puzzles)])
+    (folder / "tiny.toml").write_text(SETTINGS.format(model=model, folder=folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(files, protections, tmp_path_factory):
+    """A folder in which `selfplay run tiny.toml` has finished, and what it printed; not to be written into."""
+    folder = tmp_path_factory.mktemp("finished")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(selfcheck, "check", lambda pool: protections)
+        patch.chdir(folder)
+        assert main(["run", str(files / "tiny.toml")]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def selfplay(capsys, monkeypatch, protections):
+    """Run a command in process: exit status, standard output, standard error."""
+    monkeypatch.setattr(selfcheck, "check", lambda pool: protections)
+
+    def command(*arguments):
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def done(selfplay):
+    """Run a command that succeeds; its standard output."""
+
+    def command(*arguments):
+        status, out, err = selfplay(*arguments)
+        assert status == 0, err
+        assert "Traceback" not in err
+        return out
+
+    return command
+
+
+@pytest.fixture
+def refused(selfplay):
+    """Run a command that fails with one line; the line."""
+
+    def command(*arguments, status=2):
+        came, _, err = selfplay(*arguments)
+        assert came == status, err
+        return one_line(err)
+
+    return command
+
+
+def one_line(err):
+    line = err.strip()
+    assert line.startswith("selfplay: "), err
+    assert "\n" not in line, err
+    assert "Traceback" not in line
+    return line
+
+
+@pytest.fixture
+def run_here(finished):
+    """A copy of the finished run below the current folder; the run's folder."""
+    shutil.copytree(finished[0] / "runs", "runs")
+    return Path("runs/tiny")
+
+
+def rows(printed):
+    """The table's rows without their last column, the seconds."""
+    lines = printed.partition("\n\n")[0].splitlines()
+    return [line.rsplit(maxsplit=1)[0] for line in lines]
+
+
+def records(run):
+    return without_times(Path(run) / "records.jsonl")
+
+
+def content(archive):
+    """Every table of an archive, apart from times."""
+    with contextlib.closing(sqlite3.connect(archive)) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        found = {}
+        for table in tables:
+            cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
+            kept = [i for i, column in enumerate(cursor.description) if column[0] not in TIMES]
+            found[table] = [[row[i] for i in kept] for row in cursor]
+    return found
+
+
+def scores(run):
+    """Every score file's chunks, apart from times."""
+    return {file.name: without_times(file) for file in (Path(run) / "scores").iterdir()}
+
+
+def without_times(file):
+    """A JSONL file's objects without their times."""
+    return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file.read_text().splitlines()]
+
+
+def weights(run):
+    return {
+        file.parent.name: file.read_bytes() for file in (Path(run) / "checkpoints").glob("iteration-*/*.safetensors")
+    }
+
+
+def pairs(archive):
+    if not Path(archive).exists():
+        return set()
+    with contextlib.closing(sqlite3.connect(archive)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'solutions'").fetchone():
+            return set()
+        return set(connection.execute("SELECT puzzle, id FROM solutions"))
+
+
+def assert_same_run(one, other):
+    assert content(Path(one) / "archive.sqlite") == content(Path(other) / "archive.sqlite")
+    assert records(one) == records(other)
+    assert scores(one) == scores(other)
+    assert weights(one) == weights(other)
+
+
+# ---- run and runs ----
+
+
+def test_a_run_prints_its_records_as_rows(finished):
+    folder, printed = finished
+    heading, *table = rows(printed)
+    stored = records(folder / "runs" / "tiny")
+    assert heading.split()[:3] == ["iteration", "proposed", "admitted"]
+    assert [row.split()[:6] for row in table] == [
+        [str(r[k]) for k in ("iteration", "proposed", "admitted", "solved", "new_pairs", "pairs")] for r in stored
+    ]
+    assert [record["iteration"] for record in stored] == [0, 1]
+
+
+def test_the_tiny_model_finds_new_pairs_so_that_these_tests_mean_something(finished):
+    last = records(finished[0] / "runs" / "tiny")[-1]
+    assert last["proposed"] == 32
+    assert last["admitted"] > 0
+    assert last["solved"] > 0
+    assert last["accepted"] >= last["new_pairs"] > 0
+
+
+def test_a_run_is_a_folder_of_ordinary_files(finished):
+    run = finished[0] / "runs" / "tiny"
+    assert tomllib.loads((run / "config.toml").read_text())["solve"]["candidates_per_puzzle"] == 8
+    assert (run / "log.txt").read_text()
+    assert (run / "checkpoints" / "iteration-001" / "config.json").is_file()
+    assert sorted(file.name for file in (run / "scores").iterdir()) == [
+        f"iteration-00{i}-{name}.jsonl" for i in (0, 1) for name in ("dev", "heldout")
+    ]
+
+
+def test_the_same_command_again_prints_the_same_rows_and_changes_nothing(finished, files, run_here, done):
+    printed = done("run", files / "tiny.toml")
+    assert rows(printed) == rows(finished[1])
+    assert_same_run(run_here, finished[0] / "runs" / "tiny")
+
+
+def test_what_a_finished_run_proposes_to_do_next_works(finished, run_here, done):
+    commands = [line.split()[1:] for line in finished[1].splitlines() if line.startswith("  selfplay ")]
+    assert [command[0] for command in commands] == ["archive", "bench", "run"]
+    done(*commands[0])
+    done(*commands[1], "--samples", "2", "--k", "1,2", "--max-tokens", "8")
+    done(*commands[2][:-1], "iterations=1")
+
+
+def test_larger_iterations_extend_a_finished_run(finished, files, run_here, done):
+    printed = done("run", files / "tiny.toml", "--set", "iterations=2")
+    assert rows(printed)[:3] == rows(finished[1])
+    assert [record["iteration"] for record in records(run_here)] == [0, 1, 2]
+    assert records(run_here)[:2] == records(finished[0] / "runs" / "tiny")
+    assert pairs(finished[0] / "runs/tiny/archive.sqlite") <= pairs(run_here / "archive.sqlite")
+
+
+def test_smaller_iterations_are_said_to_be_done(files, run_here, selfplay):
+    status, _, err = selfplay("run", files / "tiny.toml", "--set", "iterations=0")
+    assert status == 0
+    assert "1 iterations already; raise `iterations`" in err
+    assert len(records(run_here)) == 2
+
+
+def test_a_branch_begins_with_what_another_run_had(finished, files, run_here, done):
+    done("run", "--from", "tiny@0", "--name", "branch")
+    assert_same_run("runs/branch", run_here)
+
+
+def test_a_branch_may_have_other_settings(run_here, done):
+    done("run", "--from", "tiny@0", "--name", "branch", "--set", "solve.temperature=0.5")
+    assert records("runs/branch")[0] == records(run_here)[0]
+    assert len(records("runs/branch")) == 2
+
+
+def test_a_branch_does_not_overwrite_a_run(run_here, refused):
+    before = content(run_here / "archive.sqlite")
+    assert "it exists already" in refused("run", "--from", "tiny@0", "--name", "tiny")
+    assert content(run_here / "archive.sqlite") == before
+
+
+@pytest.mark.parametrize("parent", ["nosuch", "nosuch@1", "tiny@9", "tiny@x", "tiny@-1"])
+def test_a_branch_of_nothing_is_refused(run_here, refused, parent):
+    refused("run", "--from", parent, "--name", "branch")
+    assert not Path("runs/branch").exists()
+
+
+def test_runs_lists_what_is_below_runs(run_here, done):
+    broken = Path("runs/broken")
+    broken.mkdir()
+    (broken / "config.toml").write_text("nonsense = 1\n")
+    Path("runs/other").mkdir()
+    heading, first, second = done("runs").splitlines()
+    assert heading.split()[:3] == ["run", "state", "iteration"]
+    assert first.split()[:2] == ["broken", "unreadable"]
+    assert second.split()[:5] == ["tiny", "finished", "1", "of", "1"]
+    assert "pass@1" in second
+
+
+def test_runs_says_when_there_are_none(done):
+    assert done("runs").startswith("no runs below")
+
+
+def test_runs_tells_a_running_one_from_a_stopped_one(files, run_here, done):
+    (run_here / "records.jsonl").write_text((run_here / "records.jsonl").read_text().splitlines()[0] + "\n")
+    assert " stopped " in done("runs")
+    with RunDir(run_here).lock():
+        assert " running " in done("runs")
+
+
+def test_an_imported_archive_serves_as_training_puzzles(files, done):
+    source = [
+        {
+            "name": "Twice:0",
+            "sat": "def sat(x: int, target=38):\n    return x == target",
+            "sol_bodies": ["    return 38"],
+        },
+        {"name": "No:0", "sat": "def sat(x):\n    return True", "sol_bodies": []},
+    ]
+    Path("p3.json").write_text(json.dumps(source))
+    done("archive", "import", "p3.sqlite", "p3.json", "--format", "p3")
+    done("run", files / "tiny.toml", "--name", "p3", "--set", "data.train=p3.sqlite")
+    assert records("runs/p3")[0]["pairs"] == 1
+
+
+def test_a_training_file_need_not_have_our_habits(files, done):
+    strange = {
+        "id": 7,
+        "puzzle": "from math import gcd\ndef helper ( a ):\n  return gcd(a,12)\n\n"
+        "def check(answer : int , low = 3,  names: List[str]=['x']) -> bool:\n  '''Words.'''\n"
+        "  return helper(answer)==4 and answer>low and len(names)==1",
+        "solutions": [
+            "def find(low=3, names=['x']):\n  return 16",
+            "def find():\n  return 40\n",
+            "def find(): return 1",
+        ],
+    }
+    write_lines(Path("strange.jsonl"), [strange])
+    done("run", files / "tiny.toml", "--name", "strange", "--set", "data.train=strange.jsonl")
+    assert records("runs/strange")[0]["pairs"] == 2
+    listed = json.loads(done("archive", "list", "strange", "--refused", "--json"))
+    assert [(row["what"], row["reason"]) for row in listed] == [("solution", Verdict.WRONG_ANSWER)]
+
+
+# ---- bench ----
+
+BENCH = ("--samples", "4", "--k", "1,4", "--max-tokens", "24", "--batch-rows", "8", "--threads", "1", "--lanes", "2")
+
+
+@pytest.fixture(scope="session")
+def other(tiny, tmp_path_factory):
+    """Another model, in a folder of the same name, that knows nothing."""
+    return Path(shutil.copytree(tiny("llama"), tmp_path_factory.mktemp("other") / "model"))
+
+
+def test_bench_scores_two_models_on_a_file(model, other, files, done):
+    lines = done("bench", model, other, "--puzzles", files / "train.jsonl", *BENCH).splitlines()
+    assert lines[:2] == ["| model | pass@1 | pass@4 | solved | most frequent verdicts |", "|" + " --- |" * 5]
+    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {model}", f"| {other}"]
+    assert all(line.count("|") == 6 for line in lines)
+    assert " | 3 of 3 | " in lines[2]
+    assert " | 0 of 3 | " in lines[3]
+    assert len(list(Path("runs").glob("bench-*/results.json"))) == 2
+
+
+def test_bench_writes_results_for_others_to_read(model, files, done):
+    puzzles = str(files / "train.jsonl")
+    done("bench", model, "--puzzles", puzzles, *BENCH, "--out", "out")
+    result = json.loads(Path("out/results.json").read_text())
+    assert set(result) == {"results", "config", "versions", "sandbox", "n-samples", "date", "seconds"}
+    score = result["results"][puzzles]
+    assert (score["puzzles"], score["samples_per_puzzle"], score["solved"]) == (3, 4, 3)
+    assert sum(score["verdicts"].values()) == 12
+    for name in ("pass@1", "pass@4"):
+        value, low, high = score[name]
+        assert 0 <= low <= value <= high <= 1
+    assert result["config"]["k"] == [1, 4]
+    assert result["config"]["protocol"] == "plain"
+    assert result["n-samples"] == {puzzles: {"original": 3, "effective": 3}}
+    assert result["sandbox"]["tier"] in "ABD"
+    samples = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+    assert [len(r["texts"]) for line in samples for r in line["results"]] == [4, 4, 4]
+    assert [len(r["verdicts"]) for line in samples for r in line["results"]] == [4, 4, 4]
+
+
+def test_bench_again_samples_nothing_and_says_the_same(model, files, done, monkeypatch):
+    command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out")
+    table, first = done(*command), json.loads(Path("out/results.json").read_text())
+    samples = Path("out/samples.jsonl").read_bytes()
+    monkeypatch.setattr("selfplay.model.LanguageModel._sample_batch", None)
+    assert done(*command) == table
+    again = json.loads(Path("out/results.json").read_text())
+    assert {**again, "date": first["date"], "seconds": first["seconds"]} == first
+    assert Path("out/samples.jsonl").read_bytes() == samples
+
+
+def test_bench_goes_on_where_it_was_cut_off(model, files, done, monkeypatch):
+    monkeypatch.setattr("selfplay.bench.CHUNK_TEXTS", 4)  # a puzzle per chunk
+    command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out")
+    table = done(*command, "whole")
+    Path("cut").mkdir()
+    lines = Path("whole/samples.jsonl").read_text().splitlines(keepends=True)
+    Path("cut/samples.jsonl").write_text(lines[0] + lines[1][:50])
+    assert done(*command, "cut") == table
+    assert without_times(Path("cut/samples.jsonl")) == without_times(Path("whole/samples.jsonl"))
+
+
+def test_checkpoints_of_two_runs_have_results_of_their_own(run_here, files, done):
+    shutil.copytree(run_here, "runs/second")
+    for run in ("tiny", "second"):
+        done("bench", f"runs/{run}/checkpoints/iteration-001", "--puzzles", files / "dev.jsonl", *BENCH)
+    assert {path.name for path in Path("runs").glob("bench-*")} == {
+        "bench-tiny-iteration-001-dev",
+        "bench-second-iteration-001-dev",
+    }
+
+
+def test_bench_takes_an_archive_as_a_set(model, run_here, done):
+    table = done("bench", model, "--puzzles", run_here / "archive.sqlite", *BENCH)
+    with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM puzzles").fetchone()
+    assert f" of {count} |" in table
+
+
+# ---- propose, solve ----
+
+
+def test_propose_shows_proposals_and_what_became_of_them(model, done):
+    out = done("propose", "--model", model, "--count", "6", "--max-tokens", "40")
+    assert out.count("# admitted") + out.count("# refused: ") == 6
+    assert "# admitted\ndef f(" in out
+
+
+def test_solve_shows_the_puzzle_and_each_candidate(model, done):
+    Path("mine.py").write_text("def sat(string: str):\n    return string.count('a') == 4\n")
+    lines = done("solve", "mine.py", "--model", model, "--candidates", "12", "--max-tokens", "24").splitlines()
+    assert lines[0].startswith("def f(")
+    verdicts = [line for line in lines if line.split(" ")[0] in set(Verdict)]
+    assert len(verdicts) == 12
+    accepted = sum(line.startswith("accepted") for line in verdicts)
+    assert lines[-1] == f"{accepted} of 12 accepted"
+
+
+def test_solve_takes_a_puzzle_of_a_set_by_its_name(model, files, done):
+    command = ("solve", files / "train.jsonl", "--model", model, "--candidates", "2", "--max-tokens", "24")
+    assert "def f(x: int, k=19):" in done(*command)
+    assert "def f(nums: List[int], n=3):" in done(*command, "--puzzle", "p2")
+
+
+def test_model_text_cannot_move_the_cursor(model, done, monkeypatch):
+    def sample(self, prompts, copies, settings, seed, progress=None):
+        from selfplay.sampler import Completion
+
+        return [[Completion("    return '\x1b[2J\x07'\n", 3, True)] * copies for _ in prompts]
+
+    monkeypatch.setattr("selfplay.model.LanguageModel.sample", sample)
+    Path("mine.py").write_text("def f(s: str):\n    return len(s) == 5\n")
+    for command in (["solve", "mine.py", "--candidates", "1"], ["propose", "--count", "1"]):
+        out = done(*command, "--model", model)
+        assert "\x1b" not in out
+        assert "\\x1b" in out
+
+
+# ---- verify ----
+
+
+def verdicts(printed):
+    return [json.loads(line)["verdict"] for line in printed.splitlines()]
+
+
+MIXED = [
+    {"id": "a", **EASY},
+    WRONG,
+    {"id": 3, "puzzle": "def f(x: int:", "solution": "def g(): return 1"},
+    {**EASY, "solution": "def g() return 5"},
+    {**EASY, "solution": "def g():\n    return 'five'"},
+    {**EASY, "solution": "def g():\n    return 1 // 0"},
+    {
+        "name": "named",
+        "puzzle": "def sat(s: Set[int]):\n    return len(s) == 2",
+        "solution": "def sol():\n    return {2, 1}",
+    },
+]
+MIXED_VERDICTS = [
+    Verdict.ACCEPTED, Verdict.WRONG_ANSWER, Verdict.INVALID_PUZZLE, Verdict.INVALID_SOLUTION, Verdict.WRONG_TYPE,
+    Verdict.RUNTIME_ERROR, Verdict.ACCEPTED,
+]  # fmt: skip
+
+
+def test_verify_prints_one_line_per_pair_in_order(done):
+    out = done("verify", write_lines(Path("pairs.jsonl"), MIXED))
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["verdict"] for line in lines] == MIXED_VERDICTS
+    assert [line["id"] for line in lines] == ["a", 2, 3, 4, 5, 6, "named"]
+    assert all(set(line) == {"id", "verdict", "detail", "answer", "cpu_ms"} for line in lines)
+    assert [line["answer"] for line in lines] == ["5", "6", None, None, "'five'", None, "{1, 2}"]
+
+
+def test_verify_in_small_batches_says_the_same(done):
+    path = write_lines(Path("pairs.jsonl"), MIXED)
+    for size in (1, 3, 7):
+        assert verdicts(done("verify", path, "--batch", size)) == MIXED_VERDICTS
+
+
+def test_verify_reads_gzip(done):
+    with gzip.open("pairs.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(pair) + "\n" for pair in (EASY, WRONG))
+    assert verdicts(done("verify", "pairs.jsonl.gz")) == ["accepted", "wrong_answer"]
+
+
+def test_verify_reads_standard_input(done, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{json.dumps(WRONG)}\n\n{json.dumps(EASY)}\n"))
+    assert verdicts(done("verify", "-")) == ["wrong_answer", "accepted"]
+
+
+def test_verify_reads_solutions_without_header(done):
+    puzzle = "def f(s: str, n=3):\n    return s == 'a' * n"
+    lines = [
+        {"name": "one", "puzzle": puzzle, "solution": "'a' * 3", "prompt": "short"},
+        {"name": "two", "puzzle": puzzle, "solution": "\n    t = 'a'\n    return t * n\n", "prompt": "med"},
+        {"name": "three", "puzzle": "def f(", "solution": "1", "prompt": "short"},
+    ]
+    out = done("verify", write_lines(Path("codex.jsonl"), lines), "--format", "codex")
+    assert verdicts(out) == ["accepted", "accepted", "invalid_puzzle"]
+
+
+def test_verify_takes_other_limits(done):
+    slow = {
+        "puzzle": "def f(x: int):\n    return x > 2",
+        "solution": "def g():\n    n = 0\n    while n < 10**7:\n        n += 1\n    return n",
+    }
+    path = write_lines(Path("slow.jsonl"), [slow])
+    assert verdicts(done("verify", path, "--cpu-seconds", "0.05")) == ["time_limit"]
+
+
+def test_verify_can_open_more_modules(done):
+    pair = {
+        "puzzle": "def f(x: int):\n    return x == 3",
+        "solution": "import cmath\ndef g():\n    return int(cmath.pi)",
+    }
+    path = write_lines(Path("pair.jsonl"), [pair])
+    assert verdicts(done("verify", path)) != ["accepted"]
+    assert verdicts(done("verify", path, "--module", "cmath")) == ["accepted"]
+
+
+def test_verify_of_an_empty_file_has_nothing_to_say(done):
+    Path("empty.jsonl").touch()
+    assert done("verify", "empty.jsonl") == ""
+
+
+@pytest.mark.skipif(not P3.is_dir(), reason="P3 is not here")
+def test_verify_accepts_what_codex_wrote_for_p3(done):
+    with gzip.open(P3 / "codex_verified_train.jsonl.gz", "rt") as file:
+        Path("some.jsonl").write_text("".join(line for number, line in enumerate(file) if number % 400 == 0))
+    counts = [*verdicts(done("verify", "some.jsonl", "--format", "codex"))]
+    assert len(counts) == 24
+    assert counts.count("accepted") >= 22
+
+
+# ---- archive ----
+
+
+def test_an_import_fills_an_archive_and_repeated_changes_nothing(files, done):
+    out = done("archive", "import", "deep/new.sqlite", files / "train.jsonl")
+    assert [line.split() for line in out.splitlines()] == [["puzzles"], ["new", "3"], ["solutions"], ["new", "3"]]
+    before = content("deep/new.sqlite")
+    out = done("archive", "import", "deep/new.sqlite", files / "train.jsonl")
+    assert [line.split() for line in out.splitlines()][1::2] == [["duplicate", "3"]] * 2
+    assert content("deep/new.sqlite") == before
+
+
+def test_an_import_names_a_reason_for_every_refusal(done):
+    held_out = json.loads((Path(__file__).parent.parent / "puzzles" / "heldout.jsonl").read_text().splitlines()[0])
+    lines = [
+        {"name": "good", **EASY},
+        {"name": "bad answer", **WRONG},
+        {"name": "no puzzle", "puzzle": "def f(x): return True", "solution": "def g(): return 1"},
+        {**held_out, "name": "guarded"},
+    ]
+    out = done("archive", "import", "a.sqlite", write_lines(Path("some.jsonl"), lines))
+    assert "selfplay archive list a.sqlite --refused" in out
+    refusals = json.loads(done("archive", "list", "a.sqlite", "--refused", "--json"))
+    assert {row["name"] for row in refusals} == {"bad answer", "no puzzle", "guarded"}
+    assert {(row["name"], row["reason"]) for row in refusals} >= {
+        ("bad answer", "wrong_answer"),
+        ("guarded", "held_out"),
+    }
+    assert all(row["reason"] and row["detail"] for row in refusals if row["what"] == "puzzle")
+
+
+@pytest.mark.skipif(not P3.is_dir(), reason="P3 is not here")
+def test_p3_is_imported_or_refused_with_a_reason(done):
+    chosen = json.loads((P3 / "puzzles.json").read_text())[::60]
+    Path("some.json").write_text(json.dumps(chosen))
+    out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3")
+    counts = [int(line.split()[-1]) for line in out.partition("solutions")[0].splitlines()[1:]]
+    assert sum(counts) == len(chosen)
+    assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
+
+
+def test_stats_count_what_is_there(run_here, done):
+    stats = json.loads(done("archive", "stats", "tiny", "--json"))
+    last = records(run_here)[-1]
+    assert stats["pairs"] == last["pairs"]
+    assert stats["candidates"] == last["candidates"]
+    assert stats["puzzles by origin"] == {"import": 3, "model": last["admitted"]}
+    text = done("archive", "stats", "runs/tiny")
+    assert f"pairs  {stats['pairs']}" in " ".join(text.split("candidates")[0].split()).replace("pairs ", "pairs  ")
+    assert "candidates by verdict" in text
+
+
+def test_list_shows_the_newest_puzzles_first(run_here, done):
+    listed = json.loads(done("archive", "list", "tiny", "--json"))
+    assert [row["origin"] for row in listed][-3:] == ["import"] * 3
+    assert all(row["c"] <= row["n"] for row in listed)
+    assert all(row["source"].startswith("def f(") and "\n" in row["source"] for row in listed)
+    heading, *lines = done("archive", "list", "runs/tiny", "--origin", "import", "--limit", "2").splitlines()
+    assert heading.split()[:2] == ["puzzle", "origin"]
+    assert [line.split()[1] for line in lines] == ["import"] * 2
+
+
+def test_show_finds_a_puzzle_by_how_its_id_begins(run_here, done):
+    identifier = json.loads(done("archive", "list", "tiny", "--origin", "import", "--json"))[0]["puzzle"]
+    story = json.loads(done("archive", "show", "tiny", identifier[:6], "--json"))
+    assert story["id"] == identifier
+    assert len(story["solutions"]) >= 1
+    assert sum(story["candidates by verdict"].values()) == 8
+    text = done("archive", "show", "runs/tiny/archive.sqlite", identifier)
+    assert story["source"] in text
+    assert story["solutions"][0]["source"] in text
+
+
+def test_reading_an_archive_leaves_it_as_it_was(run_here, done):
+    before = (run_here / "archive.sqlite").read_bytes()
+    done("archive", "stats", "tiny")
+    done("archive", "list", "tiny")
+    assert (run_here / "archive.sqlite").read_bytes() == before
+
+
+# ---- doctor, pretrain ----
+
+
+def test_doctor_says_what_was_verified(capsys):
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["tier"] in "AB"
+    assert set(report["probes"].values()) <= {"refused", "held"}
+    assert {"namespaces", "rlimits"} <= set(report["layers"])
+
+
+def test_doctor_prints_a_table_and_what_is_missing(selfplay, monkeypatch, protections):
+    status, out, _ = selfplay("doctor")
+    assert status == 0
+    assert out.startswith(f"tier {protections.tier}\n")
+    assert "endless_loop" in out
+    layers = {**protections.layers, "namespaces": "refused: Operation not permitted"}
+    broken = selfcheck.Protections("D", layers, {**protections.probes, "memory": "finished"})
+    monkeypatch.setattr(selfcheck, "check", lambda pool: broken)
+    status, out, _ = selfplay("doctor")
+    assert status == 3
+    assert "missing: namespaces: refused: Operation not permitted" in out
+    assert "missing: memory: finished" in out
+
+
+def test_pretrain_makes_a_model_that_samples(done, refused):
+    from puzzles import families
+
+    name = next(iter(families.FAMILIES))
+    Path("small.toml").write_text(
+        f"width = 16\nlayers = 1\nheads = 2\nfeedforward = 32\ntokenizer_pairs = 200\nbatch_tokens = 512\nthreads = 1\n"
+        f'families = ["{name}"]\n'
+    )
+    out = done("pretrain", "small.toml", "--steps", "2", "--out", "made")
+    assert out.startswith("made: 2 steps, ")
+    done("propose", "--model", "made", "--count", "2", "--max-tokens", "8")
+    done("pretrain", "small.toml", "--steps", "1", "--out", "made")  # a model may be replaced
+    Path("work").mkdir()
+    Path("work/precious").touch()
+    refused("pretrain", "small.toml", "--steps", "1", "--out", "work")
+    refused("pretrain", "small.toml", "--steps", "1", "--out", ".")
+    assert Path("work/precious").exists()
+
+
+def test_pretrain_names_the_key_it_does_not_know(refused):
+    Path("bad.toml").write_text("stepz = 3\n")
+    assert "unknown key 'stepz'" in refused("pretrain", "bad.toml", "--out", "made")
+    Path("bad.toml").write_text('families = ["nosuch"]\n')
+    assert "nosuch" in refused("pretrain", "bad.toml", "--out", "made")
+    assert "missing.toml" in refused("pretrain", "missing.toml", "--out", "made")
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("solve.temprature=0.5", ["unknown key 'solve.temprature'", "did you mean 'solve.temperature'"]),
+        ("iteration=2", ["did you mean 'iterations'"]),
+        ("iterations=many", ["expected an integer under 'iterations'", "'many'"]),
+        ("solve.temperature=hot", ["expected a number under 'solve.temperature'"]),
+        ("solve=3", ["expected a table under 'solve'"]),
+        ("evaluate.k=3", ["expected a list under 'evaluate.k'"]),
+        ("evaluate.k=[1,5]", ["pass@5", "samples_per_puzzle is 4"]),
+        ("propose.temperature=-1", ["propose.temperature", "got -1"]),
+        ("sandbox.minimum_tier=Z", ["expected one of A, B, D"]),
+        ("seed", ["--set seed: expected key=value"]),
+        ("=3", ["--set =3: expected key=value"]),
+    ],
+)
+def test_a_wrong_setting_is_named(files, refused, override, words):
+    line = refused("run", files / "tiny.toml", "--set", override)
+    assert all(word in line for word in words), line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[solve]\ncandidate_per_puzzle = 3", ["bad.toml", "did you mean 'solve.candidates_per_puzzle'"]),
+        (b"iterations = 'x'", ["bad.toml", "expected an integer"]),
+        (b"iterations =", ["bad.toml", "expected TOML"]),
+        (b"\xff\xfe", ["bad.toml", "UTF-8"]),
+    ],
+)
+def test_a_wrong_config_file_is_named(refused, text, words):
+    Path("bad.toml").write_bytes(text)
+    line = refused("run", "bad.toml")
+    assert all(word in line for word in words), line
+    assert not Path("runs").exists()
+
+
+def test_a_missing_config_is_named(refused):
+    assert "nosuch.toml: No such file" in refused("run", "nosuch.toml")
+    assert refused("run", ".").startswith("selfplay: .: Is a directory")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".", "/tmp"])
+def test_a_run_has_a_plain_name(files, refused, name):
+    assert "expected the name of a folder" in refused("run", files / "tiny.toml", "--name", name)
+
+
+def no_model(kind):
+    if kind == "empty":
+        Path("empty").mkdir()
+    if kind == "text":
+        Path("text").mkdir()
+        Path("text/config.json").write_text("this is not JSON")
+    if kind == "image":
+        Path("image").mkdir()
+        Path("image/config.json").write_text(json.dumps({"model_type": "vit"}))
+    return {"missing": "no/such/folder", "word": "nosuch"}.get(kind, kind)
+
+
+@pytest.mark.parametrize("kind", ["missing", "word", "empty", "text", "image"])
+def test_a_folder_that_is_no_model_is_refused(files, refused, kind):
+    path = no_model(kind)
+    assert path in refused("bench", path, "--puzzles", files / "dev.jsonl", *BENCH)
+    Path("mine.py").write_text("def f(x: int):\n    return x == 3\n")
+    assert path in refused("propose", "--model", path)
+    assert path in refused("solve", "mine.py", "--model", path)
+
+
+def test_a_run_whose_model_was_mistyped_can_be_started_again(files, done, refused):
+    assert "no/such" in refused("run", files / "tiny.toml", "--set", "model.path=no/such/folder")
+    done("run", files / "tiny.toml", "--set", "iterations=0")
+
+
+def test_weights_that_are_cut_off_are_refused(model, files, refused):
+    shutil.copytree(model, "cut")
+    weights = Path("cut/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:500])
+    assert "cut" in refused("bench", "cut", "--puzzles", files / "dev.jsonl", *BENCH)
+
+
+def test_a_hub_name_without_a_network_is_refused(files, refused, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    line = refused("bench", "nobody/nosuch", "--puzzles", files / "dev.jsonl", *BENCH)
+    assert "nobody/nosuch" in line
+
+
+@pytest.mark.parametrize(
+    "bad", ["{not json", "[1, 2]", '{"puzzle": "def f(x: int): return x == 1"}', '{"puzzle": 3, "solution": ""}', "5"]
+)
+def test_a_wrong_line_is_named_and_earlier_ones_have_their_verdict(selfplay, bad):
+    Path("pairs.jsonl").write_text(f"{json.dumps(EASY)}\n{json.dumps(WRONG)}\n{bad}\n{json.dumps(EASY)}\n")
+    status, out, err = selfplay("verify", "pairs.jsonl")
+    assert status == 2
+    assert verdicts(out) == ["accepted", "wrong_answer"]
+    assert one_line(err).startswith("selfplay: pairs.jsonl, line 3: expected ")
+
+
+def test_a_wrong_line_ends_the_reading_of_standard_input_as_well(selfplay, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{json.dumps(EASY)}\nnonsense\n"))
+    status, out, err = selfplay("verify", "-", "--batch", "1")
+    assert (status, verdicts(out)) == (2, ["accepted"])
+    assert "standard input, line 2" in one_line(err)
+
+
+@pytest.mark.parametrize("name", ["nosuch.jsonl", "folder", "no.gz", "latin.jsonl", "cut.gz"])
+def test_a_file_that_cannot_be_read_is_named(refused, model, files, name):
+    Path("folder").mkdir()
+    Path("no.gz").write_text("plain text\n")
+    Path("latin.jsonl").write_bytes(b'{"puzzle": "\xe9"}\n')
+    Path("cut.gz").write_bytes(gzip.compress(json.dumps(EASY).encode() * 99)[:60])
+    for command in (["verify", name], ["archive", "import", "a.sqlite", name], ["solve", name, "--model", model]):
+        assert name in refused(*command)
+    assert name in refused("bench", model, "--puzzles", name, *BENCH)
+    assert not Path("a.sqlite").exists()
+
+
+def test_a_broken_line_of_a_puzzle_file_is_named(model, refused):
+    Path("set.jsonl").write_text(f"{json.dumps(EASY)}\n{{\n")
+    for command in (["archive", "import", "a.sqlite", "set.jsonl"], ["bench", model, "--puzzles", "set.jsonl", *BENCH]):
+        assert "set.jsonl, line 2" in refused(*command)
+    Path("p3.json").write_text('[{"sat": "def sat(x: int): return x == 1"}, 7]')
+    assert "p3.json, item 1" in refused("archive", "import", "a.sqlite", "p3.json", "--format", "p3")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("def f(x: int:\n    return 1", "syntax"),
+        ("def f(x):\n    return x == 1", "annot"),
+        ("def f(x: int, y):\n    return x == y", "default"),
+        ("x = 1", "function"),
+    ],
+)
+def test_a_text_that_is_no_puzzle_cannot_be_scored_and_the_rule_is_named(model, refused, files, text, rule):
+    path = write_lines(Path("set.jsonl"), [{"name": "fine", **EASY}, {"name": "odd", "puzzle": text}])
+    line = refused("bench", model, "--puzzles", path, *BENCH)
+    assert "odd: this is no puzzle: " in line
+    assert rule in line
+    Path("odd.py").write_text(text)
+    assert rule in refused("solve", "odd.py", "--model", model)
+
+
+def test_a_run_refuses_a_scored_set_with_a_text_that_is_no_puzzle(files, refused):
+    path = write_lines(Path("set.jsonl"), [{"name": "odd", "puzzle": "def f(x):\n    return x == 1"}])
+    line = refused("run", files / "tiny.toml", "--set", f"data.dev={path}")
+    assert "set.jsonl: odd: this is no puzzle" in line
+
+
+def test_an_empty_set_is_refused(model, files, refused):
+    Path("empty.jsonl").touch()
+    Path("empty.py").touch()
+    assert "there are none" in refused("bench", model, "--puzzles", "empty.jsonl", *BENCH)
+    assert "there are none" in refused("run", files / "tiny.toml", "--set", "data.train=empty.jsonl")
+    assert "there are none" in refused("run", files / "tiny.toml", "--name", "e", "--set", "data.dev=empty.jsonl")
+    assert "there is no puzzle" in refused("solve", "empty.jsonl", "--model", model)
+    assert "no puzzle" in refused("solve", "empty.py", "--model", model)
+
+
+def test_an_unknown_puzzle_of_a_set_is_named(model, files, refused):
+    assert "named 'nosuch'" in refused("solve", files / "dev.jsonl", "--puzzle", "nosuch", "--model", model)
+
+
+def test_an_archive_of_a_newer_schema_is_refused(run_here, files, refused):
+    with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = (run_here / "archive.sqlite").read_bytes()
+    for command in (
+        ["archive", "stats", "tiny"],
+        ["archive", "import", run_here / "archive.sqlite", files / "train.jsonl"],
+        ["run", files / "tiny.toml"],
+    ):
+        assert "has schema 99" in refused(*command)
+    assert (run_here / "archive.sqlite").read_bytes() == before
+
+
+@pytest.mark.parametrize("action", [["stats"], ["list"], ["show"]])
+def test_what_is_no_archive_is_refused(refused, action):
+    Path("text.sqlite").write_text("these are only words, and a good many of them\n" * 99)
+    with contextlib.closing(sqlite3.connect("foreign.sqlite")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    Path("empty.sqlite").touch()
+    for name in ("nosuch", "no/such/archive.sqlite", "text.sqlite", "foreign.sqlite", "empty.sqlite"):
+        assert name in refused("archive", *action, name, *(["3f"] if action == ["show"] else []))
+    assert not Path("nosuch").exists()
+
+
+def test_an_archive_is_not_made_where_there_is_a_folder(refused, files):
+    Path("folder").mkdir()
+    assert "folder: " in refused("archive", "import", "folder", files / "train.jsonl")
+    Path("file").touch()
+    refused("archive", "import", "file/a.sqlite", files / "train.jsonl", status=3)
+
+
+def test_an_archive_that_is_cut_off_is_one_line(run_here, selfplay):
+    whole = (run_here / "archive.sqlite").read_bytes()
+    Path("cut.sqlite").write_bytes(whole[: len(whole) // 8192 * 4096])
+    for command in (["stats", "cut.sqlite"], ["list", "cut.sqlite"]):
+        status, _, err = selfplay("archive", *command)
+        assert status in (2, 3)
+        one_line(err)
+
+
+def test_an_unknown_or_shared_id_is_refused(run_here, refused):
+    assert "there is none" in refused("archive", "show", "tiny", "zzz")
+    assert "begin so" in refused("archive", "show", "tiny", "")
+
+
+def test_a_run_folder_of_other_settings_is_refused_and_the_keys_named(run_here, files, refused):
+    before = content(run_here / "archive.sqlite"), (run_here / "config.toml").read_bytes()
+    line = refused("run", files / "tiny.toml", "--set", "solve.temperature=0.5", "--set", "seed=3")
+    assert "seed (0 there, 3 here)" in line
+    assert "solve.temperature (0.9 there, 0.5 here)" in line
+    assert (content(run_here / "archive.sqlite"), (run_here / "config.toml").read_bytes()) == before
+
+
+def test_bench_results_of_other_settings_are_refused(model, files, done, refused):
+    done("bench", model, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "out")
+    before = Path("out/samples.jsonl").read_bytes(), Path("out/results.json").read_bytes()
+    line = refused("bench", model, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "out", "--seed", "2")
+    assert "another seed" in line
+    assert (Path("out/samples.jsonl").read_bytes(), Path("out/results.json").read_bytes()) == before
+
+
+def test_records_with_a_foreign_line_are_refused_with_its_number(run_here, files, refused):
+    with (run_here / "records.jsonl").open("a") as file:
+        file.write("my notes\n")
+    assert "records.jsonl, line 3" in refused("run", files / "tiny.toml")
+
+
+def test_a_second_writer_is_refused(run_here, files, refused):
+    before = (run_here / "config.toml").read_bytes()
+    with RunDir(run_here).lock():
+        line = refused("run", files / "tiny.toml", "--set", "iterations=5")
+    assert "another process is writing this run" in line
+    assert f"process {os.getpid()}" in line
+    assert (run_here / "config.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--k", "a,b"], "--k: expected integers"),
+        (["--k", ""], "--k: expected integers"),
+        (["--k", "0"], "--k: expected integers of at least 1"),
+        (["--k", "1,9"], "pass@9 needs as many samples"),
+        (["--device", "nosuch"], "nosuch"),
+    ],
+)
+def test_bench_refuses_wrong_options(model, files, refused, options, words):
+    assert words in refused("bench", model, "--puzzles", files / "dev.jsonl", "--samples", "4", "--k", "1", *options)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["nosuch"],
+        ["bench"],
+        ["bench", "m", "--samples", "0"],
+        ["bench", "m", "--temperature", "-1"],
+        ["bench", "m", "--top-p", "2"],
+        ["bench", "m", "--seed", "-1"],
+        ["bench", "m", "--shots", "-1"],
+        ["bench", "m", "--threads", "-1"],
+        ["bench", "m", "--dtype", "int8"],
+        ["verify"],
+        ["verify", "-", "--format", "xml"],
+        ["verify", "-", "--cpu-seconds", "0"],
+        ["verify", "-", "--cpu-seconds", "nan"],
+        ["verify", "-", "--lanes", "-1"],
+        ["solve", "x.py", "--candidates", "none"],
+        ["pretrain", "--steps", "0"],
+        ["archive"],
+        ["archive", "list", "x", "--origin", "nowhere"],
+    ],
+)
+def test_a_wrong_command_line_is_a_usage_error(capsys, command):
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    assert left.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: selfplay")
+    assert ": error: " in err.splitlines()[-1]
+
+
+def test_a_sandbox_below_the_wanted_tier_is_refused(files, refused, monkeypatch, protections):
+    layers = {**protections.layers, "namespaces": "refused: Operation not permitted"}
+    weaker = selfcheck.Protections("B", layers, protections.probes)
+    monkeypatch.setattr(selfcheck, "check", lambda pool: weaker)
+    line = refused("run", files / "tiny.toml", "--set", "sandbox.minimum_tier=A", status=3)
+    assert "namespaces" in line
+
+
+def test_a_training_that_diverges_is_one_line_and_can_be_inspected(files, selfplay, done):
+    status, _, err = selfplay("run", files / "tiny.toml", "--set", "finetune.learning_rate=1e30")
+    assert status in (2, 3)
+    assert "learning_rate" in one_line(err)
+    assert json.loads(done("archive", "stats", "tiny", "--json"))["candidates"] > 0
+
+
+# ---- interruptions ----
+#
+# A run in a process of its own, forked from a server that has torch loaded, and cut off from the
+# inside at the nth call of a function within a stage: no timing decides what is tested.
+
+
+def cut_off(stage, inner, nth, number):
+    """Send this process a signal at the nth call of `inner` inside `stage`."""
+    state = {"inside": False, "calls": 0}
+
+    def find(place):
+        module, _, path = place.partition(":")
+        owner = importlib.import_module(module)
+        *parents, name = path.split(".")
+        for parent in parents:
+            owner = getattr(owner, parent)
+        return owner, name, getattr(owner, name)
+
+    def enter(*arguments, **options):
+        state["inside"] = True
+        try:
+            return whole(*arguments, **options)
+        finally:
+            state["inside"] = False
+
+    def count(*arguments, **options):
+        state["calls"] += state["inside"]
+        if state["inside"] and state["calls"] == nth:
+            os.kill(os.getpid(), number)
+        return part(*arguments, **options)
+
+    owner, name, whole = find(stage)
+    setattr(owner, name, enter)
+    owner, name, part = find(inner)
+    setattr(owner, name, count)
+
+
+def in_a_process(folder, protections, arguments, cut):
+    """What the process does; output goes to files, as a terminal would have it."""
+    os.chdir(folder)
+    for number, name in ((1, "out.txt"), (2, "err.txt")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  # to the end
+    selfcheck.check = lambda pool: protections
+    if cut:
+        cut_off(*cut)
+    sys.exit(main(arguments))
+
+
+def descendants(pid):
+    """Ids of all processes below one."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {pid}
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def assert_gone(pids):
+    """No process is left; the kernel may take a moment to end a killed parent's children."""
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if is_running(pid)]
+
+
+@pytest.fixture(scope="session")
+def forked():
+    server = multiprocessing.get_context("forkserver")
+    loaded = [
+        "pytest",
+        "torch._dynamo",
+        "transformers.models.llama.modeling_llama",
+        "selfplay.finetune",
+        "selfplay.loop",
+    ]
+    server.set_forkserver_preload(loaded)
+    return server
+
+
+@pytest.fixture
+def cut_run(forked, protections, files):
+    """`selfplay run tiny.toml` in a process of its own, cut off somewhere; its exit code and standard error."""
+
+    def run(cut=None):
+        arguments = (Path.cwd(), protections, ["run", str(files / "tiny.toml")], cut)
+        process = forked.Process(target=in_a_process, args=arguments)
+        process.start()
+        below = set()
+        while process.is_alive():
+            below |= descendants(process.pid)
+            process.join(0.05)
+        assert below, "no zygote was ever seen"
+        assert_gone(below)
+        code = process.exitcode
+        process.close()
+        return code, Path("err.txt").read_text()
+
+    return run
+
+
+SAMPLE, LANE = "selfplay.model:LanguageModel._sample_batch", "sandbox.pool:_Lane.start"
+SIGNALS = {
+    "importing": ("selfplay.loop:_import_training", LANE, 2, signal.SIGINT),
+    "sampling proposals": ("selfplay.propose:sample", SAMPLE, 2, signal.SIGINT),
+    "judging proposals": ("selfplay.propose:judge", LANE, 2, signal.SIGTERM),
+    "sampling candidates": ("selfplay.solve:sample", SAMPLE, 2, signal.SIGTERM),
+    "judging candidates": ("selfplay.solve:judge", LANE, 2, signal.SIGINT),
+    "training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 2, signal.SIGINT),
+    "training again": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3, signal.SIGTERM),
+    "scoring": ("selfplay.loop:evaluate", SAMPLE, 2, signal.SIGTERM),
+}
+KILLS = {
+    "import, writing": ("selfplay.loop:_import_training", "puzzles.archive:Archive.add", 2),
+    "score before training": ("selfplay.loop:evaluate", LANE, 2),
+    "propose, sampling": ("selfplay.propose:sample", SAMPLE, 2),
+    "propose, judging": ("selfplay.propose:judge", LANE, 2),
+    "propose, writing": ("selfplay.propose:judge", "puzzles.archive:Archive.add_proposal", 5),
+    "solve, sampling": ("selfplay.solve:sample", SAMPLE, 2),
+    "solve, judging": ("selfplay.solve:judge", LANE, 2),
+    "solve, writing": ("selfplay.solve:judge", "puzzles.archive:Archive.add", 2),
+    "fine-tune, training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3),
+    "fine-tune, saving": ("selfplay.loop:_Run._finetune", "os:fsync", 2),
+    "evaluate, sampling": ("selfplay.loop:_Run._evaluate", SAMPLE, 2),
+    "evaluate, writing": ("selfplay.evaluate:_chunk", "selfplay.evaluate:judge_texts", 1),
+    "record, before": ("selfplay.loop:_Run._record", "puzzles.archive:Archive.iteration_counts", 1),
+    "record, writing": ("selfplay.loop:append_line", "os:fsync", 1),
+}
+
+
+def test_a_run_that_is_interrupted_in_every_stage_ends_like_one_that_was_not(cut_run, finished, files, done):
+    for stage, cut in SIGNALS.items():
+        code, err = cut_run(cut)
+        assert code == 130, f"{stage}: {err}"
+        assert one_line(err).startswith("selfplay: interrupted"), stage
+    assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
+    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
+
+
+def test_a_run_that_is_killed_in_every_stage_loses_no_pair_and_ends_like_one_that_was_not(
+    cut_run, finished, files, done
+):
+    kept = set()
+    for stage, cut in KILLS.items():
+        code, err = cut_run((*cut, signal.SIGKILL))
+        assert (code, err) == (-signal.SIGKILL, ""), stage
+        assert kept <= pairs("runs/tiny/archive.sqlite"), stage
+        kept = pairs("runs/tiny/archive.sqlite")
+    assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
+    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
+    assert kept == pairs("runs/tiny/archive.sqlite")
+
+
+def command_line(*arguments):
+    return [sys.executable, "-c", "import sys; from selfplay.cli import main; sys.exit(main())", *map(str, arguments)]
+
+
+ENDLESS = {"puzzle": EASY["puzzle"], "solution": "def g():\n    while True: pass"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_verify_leaves_no_process_behind(number):
+    write_lines(
+        Path("pairs.jsonl"), [EASY, *[{**ENDLESS, "solution": f"{ENDLESS['solution']} # {i}"} for i in range(99)]]
+    )
+    command = command_line("verify", "pairs.jsonl", "--batch", "1")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert verdicts(process.stdout.readline()) == ["accepted"]
+        below = descendants(process.pid)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert one_line(err).startswith("selfplay: interrupted")
+    assert below
+    assert_gone(below)
+
+
+@pytest.mark.parametrize("command", [["verify", "pairs.jsonl", "--batch", "1"], ["archive", "stats", "a.sqlite"]])
+def test_a_reader_that_leaves_early_is_no_error(command, done, files):
+    done("archive", "import", "a.sqlite", files / "train.jsonl")
+    write_lines(Path("pairs.jsonl"), [EASY] * 20)
+    reader, writer = os.pipe()
+    with subprocess.Popen(command_line(*command), stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        if command[0] == "verify":
+            os.read(reader, 10)
+        os.close(reader)
+        _, err = process.communicate(timeout=20)
+    assert err == ""
+    assert process.returncode in (0, -signal.SIGPIPE)
+
+
+SMALL_DISK = """
+import contextlib, io, json, os, subprocess, sys
+from sandbox import selfcheck
+from selfplay.cli import main
+
+def mount(*options):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "none", sys.argv[1]], check=True)
+
+check = selfcheck.check
+cached = {}
+selfcheck.check = lambda pool: cached.setdefault("it", None) or cached.update(it=check(pool)) or cached["it"]
+mount("size=40k")
+os.chdir(sys.argv[1])
+told = []
+for options in ["ro", *[f"rw,size={size}k" for size in (40, 120, 200, 280, 360)], "rw,size=64m"]:
+    mount("remount", options)
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["run", sys.argv[2]])
+    told.append([options, status, err.getvalue()])
+os.chdir("/")
+subprocess.run(["cp", "-r", sys.argv[1] + "/runs", sys.argv[3]], check=True)
+print(json.dumps(told))
+"""
+
+
+def may_mount():
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return shutil.which("unshare") and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs a mount namespace")
+def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished, tmp_path):
+    Path("disk").mkdir()
+    command = ["unshare", "-m", sys.executable, "-c", SMALL_DISK, tmp_path / "disk", files / "tiny.toml", tmp_path]
+    came = subprocess.run(command, capture_output=True, text=True)
+    assert came.returncode == 0, came.stderr
+    told = json.loads(came.stdout)
+    options, status, err = told.pop(0)
+    assert (options, status) == ("ro", 3)
+    assert "Read-only file system" in one_line(err)
+    assert told.pop()[1:] == [0, ""]
+    full = [entry for entry in told if entry[1] != 0]
+    assert len(full) >= 2
+    for _, status, err in full:
+        assert status == 3, full
+        assert "the disk is full" in one_line(err) or "disk I/O error" in err
+    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")

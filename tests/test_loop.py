@@ -1,0 +1,877 @@
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from puzzles.archive import Archive
+from puzzles.puzzle import InputError
+from puzzles.verify import truth_pool
+from selfplay import evaluate, loop, rundir
+from selfplay.config import (
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ModelConfig,
+    PromptConfig,
+    ProposeConfig,
+    RunConfig,
+    SolveConfig,
+    load,
+)
+from selfplay.loop import Progress, run
+from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
+from selfplay.sampler import ScriptedSampler
+
+TRAIN = [
+    ("thirds", "def f(x: int):\n    return 3 * x == 51", "def g():\n    return 17"),
+    ("square", "def f(x: int, k=1764):\n    return x * x == k and x > 0", "def g(k=1764):\n    return 42"),
+    ("letters", "def f(s: str):\n    return s.count('a') == 4 and len(s) == 9", "def g():\n    return 'aaaabbbbb'"),
+    ("sum", "def f(xs: List[int]):\n    return sum(xs) == 9 and len(set(xs)) == 3", "def g():\n    return [2, 3, 4]"),
+    ("unsolved", "def f(x: int):\n    return x * 11 == 1331", None),
+]
+DEV = [
+    ("twelve", "def f(x: int):\n    return x + 8 == 20 and x % 2 == 0", None),
+    ("words", "def f(s: str):\n    return s.split() == ['a', 'b', 'c']", None),
+]
+HELDOUT = [
+    ("cube", "def f(x: int):\n    return x ** 3 - x == 1716 and x > 0", None),
+    ("pairs", "def f(t: Tuple[int, int]):\n    return t[0] * t[1] == 91 and t[0] > t[1]", None),
+    ("text", "def f(s: str):\n    return s[::2] == 'xyz' and len(s) == 6", None),
+]
+KNOWN_ANSWERS = {
+    "3 * x == 51": "17", "x * x == k": "42", "s.count('a')": "'aaaabbbbb'", "sum(xs) == 9": "[2, 3, 4]",
+    "x * 11 == 1331": "121", "x + 8 == 20": "12", "s.split()": "'a b c'", "x ** 3": "12", "t[0] * t[1]": "(13, 7)",
+    "s[::2]": "'x-y-z-'",
+}  # fmt: skip
+
+
+# ---- a model that a script plays ----
+
+
+def write(prompt, rng) -> str:
+    return proposal(rng) if prompt.header == "def f(" else candidate(prompt, rng)
+
+
+def proposal(rng) -> str:
+    a, b = int(rng.integers(20, 90)), int(rng.integers(200, 900))
+    texts = [
+        f"x: int):\n    return x * {a} == {a * b}\n",
+        f"x: int):\n    return x * {a} == {a * b}\n",
+        f"x: int):\n    return x * {a} == {a * b}\n\n\ndef f(x: int):\n    return True",
+        "y: int):\n    return 3 * y == 51\n",  # a training puzzle
+        f"x: int):\n    return x ** 3 - x == {a} and x > 0\n",  # held-out, with another constant
+        "x: int):\n    return x >= 0\n",  # trivial
+        "x: int:\n    return ((\n",  # no program
+        "x):\n    return x == 200\n",  # without a type
+        "x: bool):\n    return x\n",  # a coin
+        "x: int):\n    import os\n    return x == 300\n",  # impure
+    ]
+    return texts[int(rng.integers(len(texts)))]
+
+
+def candidate(prompt, rng) -> str:
+    last = prompt.text.rpartition("def f(")[2]
+    asked = re.search(r"x \* (\d+) == (\d+)", last)
+    right = next((answer for mark, answer in KNOWN_ANSWERS.items() if mark in last), None)
+    if right is None and asked:
+        right = str(int(asked[2]) // int(asked[1]))
+    roll = rng.random()
+    if roll < 0.4 and right is not None:
+        return f"\n    return {right}\n"
+    if roll < 0.5 and right is not None:
+        return f"\n    answer = {right}\n    return answer\n"
+    return ["\n    return 7\n", "\n    return None\n", "\n    return (\n", "\n    return 1 / 0\n"][int(rng.integers(4))]
+
+
+class Model(ScriptedSampler):
+    """Its weights are a text."""
+
+    def __init__(self, weights: str, notes: dict):
+        super().__init__(write)
+        self.checkpoint = hashlib.sha256(weights.encode()).hexdigest()[:16]
+        self.notes = notes
+
+    def sample(self, prompts, copies, settings, seed, *more):
+        happens("sample")
+        # Another checkpoint writes other texts.
+        texts = super().sample(prompts, copies, settings, [*seed, int(self.checkpoint[:8], 16)], *more)
+        happens("sampled")
+        return texts
+
+
+class Backend:
+    """Trains by writing down what it was given."""
+
+    def __init__(self):
+        self.trainings: list[dict] = []
+
+    def load(self, checkpoint, config):
+        happens("load")
+        if str(checkpoint) == "base":
+            return Model("base", {})
+        assert (Path(checkpoint) / "weights").is_file()
+        notes = json.loads((Path(checkpoint) / "selfplay.json").read_text())
+        return Model((Path(checkpoint) / "weights").read_text(), notes)
+
+    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
+        happens("finetune")
+        self.trainings.append({"start": str(start), "examples": examples, "seed": list(seed), "notes": notes})
+        plan(len(examples))
+        before = "base" if str(start) == "base" else (Path(start) / "weights").read_text()
+        with folder_atomically(folder) as part:
+            (part / "selfplay.json").write_text(json.dumps({**notes, "training": {"steps": 7, "seconds": os.getpid()}}))
+            happens("half a checkpoint")
+            (part / "weights").write_text(hashlib.sha256(repr((before, examples, seed)).encode()).hexdigest())
+            progress(10, 1.0)
+        happens("finetuned")
+
+
+# ---- crashes, at a place of choice ----
+
+
+class Crash(BaseException):
+    """Nothing catches it, as nothing catches a power cut."""
+
+
+@dataclasses.dataclass
+class Trace:
+    crash_at: int | None = None
+    kill: bool = False
+    events: list[str] = dataclasses.field(default_factory=list)
+
+
+trace = Trace()
+
+
+def happens(event: str) -> None:
+    trace.events.append(event)
+    if trace.crash_at is not None and len(trace.events) > trace.crash_at:
+        if trace.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise Crash(event)
+
+
+def torn_line(path, record):
+    """A line that gets to the disk in two pieces."""
+    happens("line")
+    text = json.dumps(record).encode()
+    if trace.crash_at is not None and len(trace.events) == trace.crash_at:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(text[: len(text) // 2])
+    happens("half a line")
+    append_line(path, record)
+    happens("whole line")
+
+
+@contextlib.contextmanager
+def watched(crash_at=None, kill=False):
+    """Every step that reaches the disk is an event; the one after `crash_at` of them does not come to pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (loop, evaluate):
+            patch.setattr(module, "append_line", torn_line)
+        for name in (
+            "add_proposal",
+            "add_candidate",
+            "add_trained",
+            "set_completions",
+            "set_judged",
+            "set_mark",
+            "add",
+        ):
+            patch.setattr(Archive, name, announced(name, getattr(Archive, name)))
+        patch.setattr(Archive, "transaction", announced_transaction(Archive.transaction))
+        patch.setattr(loop._Run, "retire_checkpoints", announced("retire", loop._Run.retire_checkpoints))
+        patch.setattr(loop, "write_atomically", announced("config", rundir.write_atomically))
+        trace.crash_at, trace.kill = crash_at, kill
+        trace.events.clear()
+        try:
+            yield trace
+        finally:
+            trace.crash_at = None
+
+
+def announced(name, function):
+    def call(*arguments, **options):
+        happens(name)
+        return function(*arguments, **options)
+
+    return call
+
+
+def announced_transaction(transaction):
+    @contextlib.contextmanager
+    def both(self):
+        happens("begin")
+        with transaction(self):
+            yield
+            happens("commit")
+        happens("committed")
+
+    return both
+
+
+# ---- the runs ----
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+def puzzle_file(path: Path, rows) -> str:
+    lines = [{"name": name, "puzzle": puzzle} | ({"solution": g} if g else {}) for name, puzzle, g in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
+    return {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+
+
+def config_of(files, **changes) -> RunConfig:
+    small = RunConfig(
+        iterations=2,
+        seed=4,
+        chunk_texts=16,
+        batch_rows=8,
+        model=ModelConfig(path="base"),
+        prompt=PromptConfig(protocol="few-shot", shots=2),
+        data=DataConfig(**files),
+        propose=ProposeConfig(proposals=24, proposals_per_prompt=8),
+        solve=SolveConfig(candidates_per_puzzle=4),
+        evaluate=EvaluateConfig(samples_per_puzzle=4, k=(1, 4)),
+    )
+    return dataclasses.replace(small, **changes)
+
+
+def go(path, config, pool, backend=None, progress=None):
+    return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress)
+
+
+TIMES = {"added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "judging_seconds"}
+
+
+def archive_content(file: Path) -> dict:
+    """Every row of every table, without the columns of times."""
+    with Archive(file) as archive:
+        tables = [name for (name,) in archive.query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+        return {
+            table: [
+                {column: row[column] for column in row.keys() if column not in TIMES}  # noqa: SIM118  # a Row iterates values
+                for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")
+            ]
+            for table in tables
+        }
+
+
+def content(path: Path) -> dict:
+    """All that a run wrote, without times."""
+    place = RunDir(path)
+    scores = {
+        file.name: [{key: value for key, value in line.items() if key != "times"} for line in read_lines(file)]
+        for file in sorted((path / "scores").glob("*"))
+    }
+    checkpoints = {file.parent.name: file.read_text() for file in sorted((path / "checkpoints").glob("*/weights"))}
+    return {
+        "archive": archive_content(place.archive),
+        "records": [{key: value for key, value in row.items() if key != "times"} for row in place.read_records()],
+        "scores": scores,
+        "checkpoints": checkpoints,
+        "config": place.config.read_text(),
+        "files": sorted(str(file.relative_to(path)) for file in path.rglob("*")),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(files, pool, tmp_path_factory):
+    """Two iterations, never interrupted, and what happened on the way."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    backend = Backend()
+    with watched() as seen:
+        records = go(path, config_of(files), pool, backend)
+        events = list(seen.events)
+    return {"path": path, "records": records, "events": events, "backend": backend, "content": content(path)}
+
+
+@pytest.fixture
+def rows(whole):
+    with Archive(RunDir(whole["path"]).archive) as archive:
+        yield archive.query
+
+
+# ---- what a run writes ----
+
+
+def test_a_run_is_a_folder_of_ordinary_files(whole):
+    names = {name for name in whole["content"]["files"] if not name.startswith("archive.sqlite-")}
+    assert names == {
+        "archive.sqlite", "config.toml", "lock", "records.jsonl", "checkpoints", "scores",
+        *(f"checkpoints/iteration-00{i}" for i in (1, 2)),
+        *(f"checkpoints/iteration-00{i}/{name}" for i in (1, 2) for name in ("selfplay.json", "weights")),
+        *(f"scores/iteration-00{i}-{name}.jsonl" for i in (0, 1, 2) for name in ("dev", "heldout")),
+    }  # fmt: skip
+
+
+def test_there_is_a_record_of_the_untrained_model_and_of_each_iteration(whole):
+    assert [record["iteration"] for record in whole["records"]] == [0, 1, 2]
+    assert len({record["checkpoint"] for record in whole["records"]}) == 3
+    untrained = whole["records"][0]
+    assert [untrained[key] for key in ("proposed", "candidates", "trained_pairs")] == [0, 0, 0]
+    assert untrained["training"] == {}
+    assert all(record["training"] == {"steps": 7} for record in whole["records"][1:])
+    assert all(set(record["times"]) >= {"sampling", "judging", "training", "scoring"} for record in whole["records"])
+    assert whole["records"] == RunDir(whole["path"]).read_records()
+
+
+@pytest.mark.parametrize("iteration", [1, 2])
+def test_a_records_numbers_are_the_archives_rows(whole, rows, iteration):
+    record = whole["records"][iteration]
+
+    def count(sql, *values):
+        return rows(sql, *values)[0][0]
+
+    of_chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ?)"
+    assert record["proposed"] == count(f"SELECT count(*) FROM proposals WHERE {of_chunks}", iteration) == 24
+    assert record["admitted"] == count(
+        "SELECT count(*) FROM puzzles WHERE origin = 'model' AND iteration = ?", iteration
+    )
+    outcomes = Counter(dict(rows(f"SELECT outcome, count(*) FROM proposals WHERE {of_chunks} GROUP BY 1", iteration)))
+    assert (record["admitted"], record["held_out_refused"]) == (outcomes["admitted"], outcomes["held_out"])
+    assert record["well_formed"] == 24 - outcomes["syntax"] - outcomes["no_annotation"]
+    assert record["candidates"] == 4 * (len(TRAIN) + record["admitted"])
+    assert record["candidates"] == count(f"SELECT count(*) FROM candidates WHERE {of_chunks}", iteration)
+    accepted = f"SELECT count(*) FROM candidates WHERE verdict = 'accepted' AND {of_chunks}"
+    assert record["accepted"] == count(accepted, iteration) > record["new_pairs"]
+    of_model = "SELECT count(*) FROM solutions WHERE origin = 'model' AND iteration = ?"
+    assert record["new_pairs"] == count(of_model, iteration) > 0
+    assert record["pairs"] == count("SELECT count(*) FROM solutions WHERE iteration <= ?", iteration)
+    assert record["trained_pairs"] == count("SELECT count(*) FROM trained WHERE iteration = ?", iteration)
+    solved = "SELECT count(*) FROM puzzles p WHERE origin = 'model' AND iteration = ? AND EXISTS (" \
+        "SELECT 1 FROM solutions WHERE puzzle = p.id)"  # fmt: skip
+    assert record["solved"] == count(solved, iteration) > 0
+
+
+def test_a_records_scores_are_those_of_the_stored_candidates(whole):
+    for record in whole["records"]:
+        for name, size in (("dev", len(DEV)), ("heldout", len(HELDOUT))):
+            lines = read_lines(RunDir(whole["path"]).samples(record["iteration"], name))
+            verdicts = [result["verdicts"] for line in lines for result in line["results"]]
+            assert [len(row) for row in verdicts] == [4] * size
+            assert record[name]["puzzles"] == size
+            assert record[name]["verdicts"] == dict(Counter(v for row in verdicts for v in row))
+            share = np.mean([row.count("accepted") / 4 for row in verdicts])
+            assert record[name]["pass@1"][0] == pytest.approx(share)
+            assert record[name]["pass@4"][0] == pytest.approx(np.mean(["accepted" in row for row in verdicts]))
+
+
+def test_every_proposals_fate_is_recorded(whole, rows):
+    outcomes = dict(rows("SELECT outcome, count(*) FROM proposals GROUP BY 1"))
+    assert set(outcomes) == {
+        "admitted", "duplicate", "held_out", "trivial", "syntax", "no_annotation", "bool_answer", "import",
+    }  # fmt: skip
+    assert sum(outcomes.values()) == 48
+    assert {detail for (detail,) in rows("SELECT detail FROM proposals WHERE outcome = 'held_out'")} == {
+        "heldout/cube with other constants"
+    }
+    assert all(detail for (detail,) in rows("SELECT detail FROM proposals WHERE outcome IN ('syntax', 'import')"))
+
+
+def test_a_proposal_repeated_in_one_chunk_is_admitted_once(files, pool, tmp_path):
+    class Monotone(Backend):
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            model._write = lambda prompt, rng: (
+                "x: int):\n    return x * 31 == 9300\n" if prompt.header == "def f(" else ""
+            )
+            return model
+
+    (_, record) = go(tmp_path / "run", config_of(files, iterations=1), pool, Monotone())
+    assert (record["proposed"], record["well_formed"], record["admitted"]) == (24, 24, 1)
+
+
+def test_a_proposed_puzzle_knows_its_text_and_the_puzzles_in_its_prompt(rows, whole):
+    found = rows(
+        "SELECT p.*, c.iteration AS of_iteration FROM puzzles p JOIN chunks c ON c.id = p.chunk"
+        " WHERE p.origin = 'model'"
+    )
+    assert len(found) > 5
+    with Archive(RunDir(whole["path"]).archive) as archive:
+        for row in found:
+            chunk = archive.chunk(row["chunk"])
+            assert chunk.completions[row["position"]] == row["original"]
+            assert json.loads(row["parents"]) == chunk.plan["shots"][row["position"] // chunk.plan["copies"]]
+            assert len(json.loads(row["parents"])) == 2
+            assert row["iteration"] == row["of_iteration"]
+
+
+def test_nothing_held_out_is_in_the_archive(whole, rows):
+    guarded = {
+        result["puzzle"]
+        for lines in whole["content"]["scores"].values()
+        for line in lines
+        for result in line["results"]
+    }
+    assert len(guarded) == len(DEV) + len(HELDOUT)
+    assert not guarded & {identifier for (identifier,) in rows("SELECT id FROM puzzles")}
+
+
+def test_puzzles_are_tried_again_each_iteration_and_chunks_tell_what_they_were_sampled_with(rows, whole):
+    chunks = rows("SELECT * FROM chunks")
+    assert {row["stage"] for row in chunks} == {"propose", "solve"}
+    assert all(row["judged"] for row in chunks)
+    of_base, of_first = (whole["records"][i]["checkpoint"] for i in (0, 1))
+    assert {(row["iteration"], row["checkpoint"]) for row in chunks} == {(1, of_base), (2, of_first)}
+    assert len({row["seed"] for row in chunks}) == len(chunks)
+    for row in chunks:
+        settings = json.loads(row["settings"])
+        assert settings.keys() >= {"temperature", "top_p", "max_tokens", "batch_rows", "engine", "protocol"}
+
+
+def test_the_pairs_trained_on_are_recorded_and_shown_as_in_sampling(whole, rows):
+    for training, iteration in zip(whole["backend"].trainings, (1, 2), strict=True):
+        trained = rows("SELECT puzzle, solution FROM trained WHERE iteration = ?", iteration)
+        solving = [one for one in training["examples"] if one.prompt.header != "def f("]
+        assert len(solving) == len(trained)
+        assert training["start"] == "base"
+        assert training["notes"]["protocol"] == "few-shot"
+        assert training["notes"]["pairs"] == len(trained)
+        guarded = [puzzle for _, puzzle, _ in DEV + HELDOUT]
+        assert not any(puzzle in one.prompt.text for one in training["examples"] for puzzle in guarded)
+
+
+def test_a_finished_run_given_again_does_nothing(whole, files, pool):
+    before = whole["content"]
+    rows_shown = []
+    with watched() as seen:
+        records = go(whole["path"], config_of(files), pool, progress=Progress(row=rows_shown.append))
+        assert set(seen.events) == {"config", "load", "retire"}
+    assert records == rows_shown == whole["records"]
+    assert content(whole["path"]) == before
+
+
+def test_two_runs_of_the_same_settings_write_the_same(whole, files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files), pool)
+    assert same(content(tmp_path / "run"), whole["content"])
+
+
+def test_another_seed_writes_something_else(whole, files, pool, tmp_path):
+    records = go(tmp_path / "run", config_of(files, seed=5, iterations=1), pool)
+    assert records[1]["checkpoint"] != whole["records"][1]["checkpoint"]
+
+
+def same(one: dict, other: dict) -> bool:
+    """Compared part by part, so that a failure shows where."""
+    for part in one:
+        if part == "archive":
+            for table in one[part]:
+                assert one[part][table] == other[part][table], table
+        elif part == "files":
+            # SQLite's own side files come and go.
+            assert [f for f in one[part] if "sqlite-" not in f] == [f for f in other[part] if "sqlite-" not in f]
+        else:
+            assert one[part] == other[part], part
+    return True
+
+
+# ---- resuming ----
+
+
+def crashed_and_resumed(path, config, pool, crash_at):
+    with watched(crash_at) as seen, pytest.raises(Crash):
+        go(path, config, pool)
+    assert len(seen.events) == crash_at + 1
+    if RunDir(path).archive.exists():
+        with contextlib.closing(sqlite3.connect(RunDir(path).archive)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    return go(path, config, pool)
+
+
+def places(events: list[str]) -> list[int]:
+    """One crash for each kind of event, early, in the middle, or late in the run."""
+    by_kind: dict[str, list[int]] = {}
+    for place, event in enumerate(events):
+        by_kind.setdefault(event, []).append(place)
+    return sorted(found[len(found) * (turn % 3) // 3] for turn, found in enumerate(by_kind.values()))
+
+
+def test_a_run_that_stopped_anywhere_goes_on_to_the_same_end(whole, files, pool, tmp_path):
+    chosen = places(whole["events"])
+    assert len(chosen) >= 18
+    for crash_at in chosen:
+        event = whole["events"][crash_at]
+        crashed_and_resumed(tmp_path / str(crash_at), config_of(files), pool, crash_at)
+        assert same(content(tmp_path / str(crash_at)), whole["content"]), event
+
+
+def test_a_run_that_stops_again_and_again_comes_to_the_same_end(whole, files, pool, tmp_path):
+    for session in range(1, 200):
+        try:
+            with watched(crash_at=4 + 7 * session % 40):
+                go(tmp_path / "run", config_of(files), pool)
+            break
+        except Crash:
+            continue
+    assert 10 < session < 199
+    assert same(content(tmp_path / "run"), whole["content"])
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_at_any_event_goes_on_to_the_same_end(whole, files, pool, tmp_path):
+    for crash_at, event in enumerate(whole["events"]):
+        crashed_and_resumed(tmp_path / str(crash_at), config_of(files), pool, crash_at)
+        assert same(content(tmp_path / str(crash_at)), whole["content"]), (crash_at, event)
+
+
+def killed_run(path: str, files: str, crash_at: str) -> None:
+    """The body of the process that is killed."""
+    with truth_pool(lanes=1) as pool, watched(int(crash_at), kill=True):
+        go(Path(path), config_of(json.loads(files)), pool)
+
+
+@pytest.mark.parametrize("event", ["commit", "half a line", "half a checkpoint", "add_candidate"])
+def test_a_killed_run_goes_on_to_the_same_end(whole, files, pool, tmp_path, event):
+    crash_at = [place for place, name in enumerate(whole["events"]) if name == event][-2]
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_loop; test_loop.killed_run(*sys.argv[2:])"
+    arguments = [str(Path(__file__).parent), str(tmp_path / "run"), json.dumps(files), str(crash_at)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == -signal.SIGKILL
+    go(tmp_path / "run", config_of(files), pool)
+    assert same(content(tmp_path / "run"), whole["content"])
+
+
+def test_a_larger_number_of_iterations_extends_a_finished_run(whole, files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files, iterations=0), pool)
+    assert [record["iteration"] for record in go(tmp_path / "run", config_of(files, iterations=1), pool)] == [0, 1]
+    go(tmp_path / "run", config_of(files), pool)
+    assert same(content(tmp_path / "run"), whole["content"])
+    assert load(RunDir(tmp_path / "run").config).iterations == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("seed", {"seed": 5}),
+        ("batch_rows", {"batch_rows": 4}),
+        ("solve.candidates_per_puzzle", {"solve": SolveConfig(candidates_per_puzzle=5)}),
+        ("finetune.learning_rate", {"finetune": FinetuneConfig(learning_rate=1e-3)}),
+        ("model.path", {"model": ModelConfig(path="another")}),
+    ],
+)
+def test_other_settings_are_refused_by_name_and_change_nothing(whole, files, pool, key, changes):
+    with pytest.raises(InputError, match=re.escape(key)) as caught:
+        go(whole["path"], config_of(files, **changes), pool)
+    assert str(whole["path"]) in str(caught.value)
+    assert content(whole["path"]) == whole["content"]
+
+
+def test_a_second_writer_is_refused(whole, files, pool):
+    with RunDir(whole["path"]).lock(), pytest.raises(InputError, match="another process is writing"):
+        go(whole["path"], config_of(files, iterations=9), pool)
+    assert content(whole["path"]) == whole["content"]
+
+
+# ---- settings ----
+
+
+class Rigged(Backend):
+    """The untrained model and iterations 1, 2, 3 answer the dev set with these chances."""
+
+    chances = (0.0, 1.0, 0.0, 0.0)
+
+    def load(self, checkpoint, config):
+        model = super().load(checkpoint, config)
+        chance = self.chances[model.notes.get("iteration", 0)]
+
+        def rigged(prompt, rng):
+            if "x + 8 == 20" in prompt.text.rpartition("def f(")[2]:
+                return "\n    return 12\n" if rng.random() < chance else "\n    return 13\n"
+            return write(prompt, rng)
+
+        model._write = rigged
+        return model
+
+
+def checkpoints(path: Path) -> list[str]:
+    return sorted(folder.name for folder in (path / "checkpoints").iterdir())
+
+
+def best_of(files):
+    return config_of(files, keep_checkpoints="best", iterations=3, solve=SolveConfig(candidates_per_puzzle=1))
+
+
+def test_the_best_checkpoint_on_dev_and_the_last_are_kept(files, pool, tmp_path):
+    go(tmp_path / "run", best_of(files), pool, Rigged())
+    assert checkpoints(tmp_path / "run") == ["iteration-001", "iteration-003"]
+
+
+def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool, tmp_path):
+    with watched() as seen:
+        go(tmp_path / "whole", best_of(files), pool, Rigged())
+        last = max(place for place, event in enumerate(seen.events) if event == "retire")
+    with watched(last), pytest.raises(Crash):
+        go(tmp_path / "run", best_of(files), pool, Rigged())
+    assert checkpoints(tmp_path / "run") == ["iteration-001", "iteration-002", "iteration-003"]
+    go(tmp_path / "run", best_of(files), pool, Rigged())
+    assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "whole") == ["iteration-001", "iteration-003"]
+
+
+def test_going_on_from_the_previous_checkpoint_starts_each_training_there(files, pool, tmp_path):
+    backend = Backend()
+    config = config_of(files, finetune=FinetuneConfig(start="previous"), keep_checkpoints="best")
+    go(tmp_path / "run", config, pool, backend)
+    assert [one["start"] for one in backend.trainings] == ["base", str(RunDir(tmp_path / "run").checkpoint(1))]
+
+
+def test_no_proposals_are_an_iteration_on_the_training_puzzles(files, pool, tmp_path):
+    config = config_of(files, propose=ProposeConfig(proposals=0), iterations=1)
+    _, record = go(tmp_path / "run", config, pool)
+    assert [record[key] for key in ("proposed", "well_formed", "admitted", "solved")] == [0, 0, 0, 0]
+    assert record["candidates"] == 4 * len(TRAIN)
+    assert record["trained_pairs"] > 0
+
+
+@pytest.mark.parametrize(
+    ("which", "tried"), [("all", ("thirds", "unsolved")), ("unsolved", ("unsolved",)), ("none", ())]
+)
+def test_training_puzzles_are_tried_as_configured(files, pool, tmp_path, which, tried):
+    config = config_of(files, propose=ProposeConfig(proposals=0), iterations=1)
+    config = dataclasses.replace(config, solve=SolveConfig(candidates_per_puzzle=2, training_puzzles=which))
+    go(tmp_path / "run", config, pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        names = {
+            name for (name,) in archive.query("SELECT name FROM puzzles WHERE id IN (SELECT puzzle FROM candidates)")
+        }
+    assert names & {"thirds", "unsolved"} == set(tried)
+
+
+def test_without_references_only_the_models_own_solutions_are_trained_on(files, pool, tmp_path):
+    config = config_of(files, data=DataConfig(**files, references=False), iterations=1)
+    go(tmp_path / "run", config, pool)
+    content_ = archive_content(RunDir(tmp_path / "run").archive)
+    by_model = {(row["puzzle"], row["id"]) for row in content_["solutions"] if row["origin"] == "model"}
+    trained = {(row["puzzle"], row["solution"]) for row in content_["trained"]}
+    assert trained
+    assert trained <= by_model
+
+
+def test_nothing_to_train_on_is_an_input_error_that_says_what_to_raise(files, pool, tmp_path):
+    class Wrong(Backend):
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            model._write = lambda prompt, rng: "\n    return 7\n"
+            return model
+
+    config = config_of(files, data=DataConfig(**files, references=False), iterations=1)
+    with pytest.raises(InputError, match=r"nothing to train on.*data\.references = true"):
+        go(tmp_path / "run", config, pool, Wrong())
+
+
+def test_the_protocol_is_the_checkpoints_own_unless_one_is_set(files, pool, tmp_path):
+    class Chatty(Backend):
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            model.notes = {"protocol": "chat", **model.notes}
+            return model
+
+    config = config_of(files, prompt=PromptConfig(), iterations=1)
+    backend = Chatty()
+    assert go(tmp_path / "run", config, pool, backend)[1]["protocol"] == "chat"
+    assert all(one.prompt.chat for one in backend.trainings[0]["examples"])
+    assert (
+        go(tmp_path / "plain", config_of(files, prompt=PromptConfig("plain"), iterations=0), pool)[0]["protocol"]
+        == "plain"
+    )
+
+
+class Narrow(Backend):
+    """Its context holds so many characters."""
+
+    room = 150
+
+    def load(self, checkpoint, config):
+        model = super().load(checkpoint, config)
+        model.fits = lambda prompt, max_tokens: len(prompt.text) <= self.room
+        return model
+
+
+def test_a_proposers_prompt_has_as_many_puzzles_as_fit(files, pool, tmp_path):
+    config = config_of(files, prompt=PromptConfig("few-shot", shots=4), iterations=1)
+    go(tmp_path / "run", config, pool, Narrow())
+    content_ = archive_content(RunDir(tmp_path / "run").archive)
+    shown = [len(json.loads(row["parents"])) for row in content_["puzzles"] if row["origin"] == "model"]
+    assert shown
+    assert all(1 <= number <= 3 for number in shown)
+
+
+def test_a_context_with_no_room_for_a_proposal_is_an_input_error(files, pool, tmp_path):
+    backend = Narrow()
+    backend.room = 3
+    with pytest.raises(InputError, match=r"propose\.max_tokens"):
+        go(tmp_path / "run", config_of(files), pool, backend)
+
+
+# ---- training puzzles from elsewhere ----
+
+ODD = '''
+"""A module's docstring."""
+from typing import *
+import math
+
+LIMIT = 500    # a constant
+
+
+def helper ( n ):
+    """Helps."""
+    return math.isqrt( n ) \\
+        == 23
+
+
+def sat(answer : "int", k = 7, *, least: int = LIMIT) -> bool:
+    """
+    Which number?
+    """
+    # a comment
+    return helper(answer) and answer % k == 2 and answer >= least
+'''
+ODD_SOLUTION = """
+def sol(k=7, *, least=500):
+    n = least
+    while not sat(n):
+        n += 1
+    return n
+"""
+
+
+def imported(files, pool, tmp_path, train, **changes):
+    config = config_of(files, data=DataConfig(**{**files, "train": str(train)}), iterations=1, **changes)
+    records = go(tmp_path / "run", config, pool)
+    return records, archive_content(RunDir(tmp_path / "run").archive)
+
+
+def test_imported_puzzles_may_have_other_names_defaults_helpers_and_layout(files, pool, tmp_path):
+    rows = [
+        {"id": 1, "puzzle": ODD, "solutions": [ODD_SOLUTION, "def sol():\n    return 541"]},
+        {"puzzle": "def sat(s: str):\n\treturn s.upper() == 'ABCABC'", "solution": "sol = lambda: 'abcabc'"},
+        {
+            "puzzle": "def check(xs: list[int], n=3):\n  return sorted(xs)==[4,5,6]",
+            "solution": "def find(n=3): return [4, 5, 6]",
+        },
+        {"puzzle": "print('no puzzle')", "solution": "def g(): return 1"},
+    ]  # fmt: skip
+    (tmp_path / "odd.jsonl").write_text("\n\n".join(json.dumps(row) for row in rows))
+    _, found = imported(files, pool, tmp_path, tmp_path / "odd.jsonl")
+    puzzles = {row["name"]: row for row in found["puzzles"] if row["origin"] == "import"}
+    assert [row["answer_type"] for row in puzzles.values()] == ["int", "str", "List[int]"]
+    odd = puzzles["1"]
+    assert odd["original"] == ODD
+    assert odd["description"] == "Which number?"
+    assert odd["header"] == "def g(k=7, least=LIMIT):"
+    assert "def f(answer: int, k=7, *, least: int=LIMIT):" in odd["source"]
+    references = [row for row in found["solutions"] if row["origin"] == "import"]
+    assert Counter(row["puzzle"] for row in references)[odd["id"]] == 2
+    assert {row["answer"] for row in references} == {"534", "541", "[4, 5, 6]"}
+    assert {(row["what"], row["reason"].partition(" ")[0]) for row in found["refusals"]} == {
+        ("puzzle", "statement"), ("solution", "invalid_solution"),
+    }  # fmt: skip
+
+
+def test_an_archive_may_be_trained_on(whole, files, pool, tmp_path):
+    for train in (whole["path"], RunDir(whole["path"]).archive):
+        folder = tmp_path / train.name
+        folder.mkdir()
+        _, found = imported(files, pool, folder, train)
+        before = whole["content"]["archive"]
+        old = [row["id"] for row in found["puzzles"] if row["origin"] == "import"]
+        assert old == [row["id"] for row in before["puzzles"]]
+        references = {(row["puzzle"], row["id"]) for row in found["solutions"] if row["origin"] == "import"}
+        assert references == {(row["puzzle"], row["id"]) for row in before["solutions"]}
+    assert content(whole["path"])["archive"] == whole["content"]["archive"]
+
+
+def test_a_guarded_puzzle_among_the_training_puzzles_is_refused(files, pool, tmp_path):
+    train = puzzle_file(tmp_path / "train.jsonl", [TRAIN[0], ("copied", HELDOUT[0][1], "def g():\n    return 12")])
+    _, found = imported(files, pool, tmp_path, train)
+    assert {row["name"] for row in found["puzzles"] if row["origin"] == "import"} == {"thirds"}
+    assert [(row["name"], row["reason"], row["detail"]) for row in found["refusals"]] == [
+        ("copied", "held_out", "the same as heldout/cube")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "there are none"),
+        ('{"puzzle": "def f(x): return True"}', "no puzzle of it was accepted.*no_annotation"),
+        ('{"solution": "def g(): return 1"}', "line 1: expected a text under 'puzzle'"),
+        ("not JSON", "line 1: expected one JSON object"),
+        (None, "No such file"),
+    ],
+)  # fmt: skip
+def test_a_training_file_with_no_good_puzzle_is_an_input_error(files, pool, tmp_path, text, expected):
+    train = tmp_path / "train.jsonl"
+    if text is not None:
+        train.write_text(text)
+    with pytest.raises(InputError, match=f"train.jsonl.*{expected}"):
+        imported(files, pool, tmp_path, train)
+
+
+@pytest.mark.parametrize("name", ["dev", "heldout"])
+@pytest.mark.parametrize("text", ["", '{"name": "odd", "puzzle": "def f(x): return True"}'])
+def test_a_set_to_be_scored_must_hold_puzzles_and_nothing_else(files, pool, tmp_path, name, text):
+    (tmp_path / "set.jsonl").write_text(text)
+    config = config_of(files, data=DataConfig(**{**files, name: str(tmp_path / "set.jsonl")}))
+    with pytest.raises(InputError, match=r"set\.jsonl: (odd: this is no puzzle|expected puzzles)"):
+        go(tmp_path / "run", config, pool)
+
+
+# ---- with a real model ----
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "llama",
+        "qwen2",
+        pytest.param("gpt_neox", marks=pytest.mark.slow),
+        pytest.param("gpt2", marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_with_a_real_model_repeats_itself_from_sampling_to_weights(tiny, files, pool, tmp_path, shape):
+    from selfplay.finetune import TransformersBackend
+
+    config = config_of(
+        files,
+        iterations=1,
+        model=ModelConfig(path=str(tiny(shape)), device="cpu", threads=1),
+        prompt=PromptConfig(),
+        propose=ProposeConfig(proposals=8, proposals_per_prompt=4, max_tokens=12),
+        solve=SolveConfig(candidates_per_puzzle=2, max_tokens=12),
+        finetune=FinetuneConfig(epochs=1, batch_tokens=512, dtype="float32"),
+        evaluate=EvaluateConfig(samples_per_puzzle=2, k=(1, 2), max_tokens=12),
+    )
+    for name in ("one", "two"):
+        untrained, trained = go(tmp_path / name, config, pool, TransformersBackend())
+        assert trained["protocol"] == ("chat" if shape == "qwen2" else "plain")
+        assert trained["proposed"] == 8
+        assert trained["training"]["steps"] > 0
+        assert trained["checkpoint"] != untrained["checkpoint"]
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    assert same(one, two)
+    weights = [tmp_path / name / "checkpoints" / "iteration-001" / "model.safetensors" for name in ("one", "two")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,0 +1,456 @@
+import dataclasses
+import json
+import os
+import pickle
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONTEXT, SHAPES
+from safetensors.torch import load_file, save_file
+
+from puzzles.puzzle import InputError
+from selfplay import model as model_module
+from selfplay.config import ModelConfig
+from selfplay.model import LanguageModel
+from selfplay.prompts import Prompt, encode_prompt
+from selfplay.sampler import SamplingSettings
+
+CPU = ModelConfig(device="cpu", threads=1)
+FREE = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=24, batch_rows=8)
+GREEDY = dataclasses.replace(FREE, temperature=0.0)
+
+
+def prompt(body: str = "return x == 17") -> Prompt:
+    return Prompt(f"def f(x: int):\n    {body}\n\ndef g():", chat=False, header="def g():")
+
+
+PROMPTS = [
+    prompt(), prompt("return x * x * x - 7 * x == 300 and x > 0"), prompt("return 1"), prompt("return str(x) == '14'"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny):
+    models = {}
+
+    def load(shape="llama"):
+        if shape not in models:
+            models[shape] = LanguageModel(tiny(shape), CPU)
+        return models[shape]
+
+    return load
+
+
+def texts(model, prompts=PROMPTS, copies=3, settings=FREE, seed=(7,)):
+    return [[c.text for c in row] for row in model.sample(prompts, copies, settings, list(seed))]
+
+
+# ---- folders ----
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_saved_model_is_a_plain_folder_that_samples_by_default(loaded, tmp_path, shape):
+    (tmp_path / "saved").mkdir()
+    loaded(shape).save(tmp_path / "saved", {"protocol": "plain", "iteration": 3})
+    generation = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    wanted = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "eos_token_id": [0]}
+    assert wanted.items() <= generation.items()
+    assert json.loads((tmp_path / "saved" / "selfplay.json").read_text()) == {"protocol": "plain", "iteration": 3}
+    names = {path.name for path in (tmp_path / "saved").iterdir()} - {"chat_template.jinja"}
+    assert names == {
+        "config.json", "generation_config.json", "model.safetensors", "selfplay.json", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_saved_and_loaded_model_is_the_same_to_the_bit(loaded, tmp_path, shape):
+    (tmp_path / "saved").mkdir()
+    loaded(shape).save(tmp_path / "saved", {"protocol": "plain"})
+    again = LanguageModel(tmp_path / "saved", CPU)
+    assert again.checkpoint == loaded(shape).checkpoint
+    assert again.notes == {"protocol": "plain"}
+    weights, before = again.network.state_dict(), loaded(shape).network.state_dict()
+    assert weights.keys() == before.keys()
+    assert all(torch.equal(weights[name], before[name]) for name in before)
+    assert texts(again) == texts(loaded(shape))
+
+
+def test_a_folder_without_our_notes_has_empty_ones(tiny_copy):
+    (tiny_copy / "selfplay.json").unlink()
+    assert LanguageModel(tiny_copy, CPU).notes == {}
+
+
+def test_the_checkpoint_hash_is_that_of_the_content_and_not_of_the_place(loaded, tiny_copy):
+    (tiny_copy / "selfplay.json").write_text('{"protocol": "chat"}')
+    os.utime(tiny_copy / "model.safetensors", (0, 0))
+    assert LanguageModel(tiny_copy, CPU).checkpoint == loaded().checkpoint
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_the_checkpoint_hash_changes_with_weights_tokenizer_and_configuration(loaded, tiny_copy, file):
+    if file == "model.safetensors":
+        weights = load_file(tiny_copy / file)
+        weights["model.norm.weight"][0] += 1e-3
+        save_file(weights, tiny_copy / file, {"format": "pt"})
+    else:
+        content = json.loads((tiny_copy / file).read_text())
+        (tiny_copy / file).write_text(json.dumps(content | {"rms_norm_eps": 0.1} if file == "config.json" else content))
+    assert LanguageModel(tiny_copy, CPU).checkpoint != loaded().checkpoint
+
+
+def test_the_description_tells_what_else_samples_depend_on(loaded):
+    description = loaded().description
+    assert {key: description[key] for key in ("device", "dtype", "threads")} == {
+        "device": "cpu", "dtype": "float32", "threads": 1,
+    }  # fmt: skip
+    assert torch.__version__ in description["engine"]
+
+
+def test_a_model_is_loaded_in_the_dtype_that_is_asked_for(tiny):
+    model = LanguageModel(tiny(), dataclasses.replace(CPU, dtype="bfloat16"))
+    assert {weight.dtype for weight in model.network.parameters()} == {torch.bfloat16}
+    assert len(texts(model)[0]) == 3
+
+
+# ---- what cannot be loaded ----
+
+
+def error_of(path) -> str:
+    with pytest.raises(InputError) as caught:
+        LanguageModel(path, CPU)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_folder_is_an_error_that_says_what_was_expected(tmp_path):
+    assert "expected `embedded`, a model folder or a hub name" in error_of(tmp_path / "nowhere")
+    assert "expected `embedded`, a model folder or a hub name" in error_of("nowhere")
+
+
+def test_a_folder_that_is_no_model_is_an_error_that_says_what_is_missing(tmp_path):
+    assert "there is no config.json" in error_of(tmp_path)
+
+
+def test_a_hub_name_without_a_network_is_one_line(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "cannot be loaded" in error_of("nobody-at-all/no-such-model")
+
+
+class Trap:
+    sprung = False
+
+    def __reduce__(self):
+        return setattr, (Trap, "sprung", True)
+
+
+def test_pickled_weights_are_refused_unopened(tiny_copy):
+    (tiny_copy / "model.safetensors").unlink()
+    (tiny_copy / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    assert "safetensors" in error_of(tiny_copy)
+    assert not Trap.sprung
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 2000, None], ids=["empty", "garbage", "cut off"])
+def test_spoiled_weights_are_an_input_error(tiny_copy, content):
+    file = tiny_copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    assert "cannot be loaded" in error_of(tiny_copy)
+
+
+def test_missing_weights_are_not_drawn_at_random(tiny_copy):
+    weights = load_file(tiny_copy / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tiny_copy / "model.safetensors", {"format": "pt"})
+    assert "model.layers.1.mlp.up_proj.weight is missing" in error_of(tiny_copy)
+
+
+def change_json(file, **changes):
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+def test_weights_of_another_shape_are_an_input_error(tiny_copy):
+    change_json(tiny_copy / "config.json", vocab_size=300)
+    assert "cannot be loaded" in error_of(tiny_copy)
+
+
+def test_a_model_of_another_kind_is_an_input_error(tiny_copy):
+    change_json(tiny_copy / "config.json", model_type="nothing known")
+    assert "cannot be loaded" in error_of(tiny_copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_spoiled_description_is_an_input_error(tiny_copy, name):
+    (tiny_copy / name).write_text("not JSON")
+    assert "cannot be loaded" in error_of(tiny_copy)
+
+
+def test_a_tokenizer_without_an_end_is_an_input_error(tiny_copy):
+    change_json(tiny_copy / "tokenizer_config.json", eos_token=None)
+    assert "no end-of-text token" in error_of(tiny_copy)
+
+
+def test_a_device_that_is_not_here_is_an_input_error(tiny):
+    with pytest.raises(InputError, match=r"model\.device"):
+        LanguageModel(tiny(), ModelConfig(device="nowhere"))
+
+
+# ---- sampling ----
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_seed_gives_the_same_texts_and_another_seed_others(loaded, shape):
+    first = texts(loaded(shape))
+    assert texts(loaded(shape)) == first
+    assert texts(loaded(shape), seed=(8,)) != first
+    assert texts(loaded(shape), seed=(7, 1)) != first
+
+
+def test_what_was_sampled_before_does_not_matter(loaded, tiny):
+    fresh = texts(LanguageModel(tiny(), CPU))
+    torch.manual_seed(1)
+    texts(loaded(), seed=(99,))
+    assert texts(loaded()) == fresh
+
+
+def test_completions_come_in_the_prompts_order_with_all_their_copies(loaded):
+    rows = loaded().sample(PROMPTS, 5, FREE, [1])
+    assert [len(row) for row in rows] == [5] * len(PROMPTS)
+    assert len({c.text for row in rows for c in row}) > 15
+
+
+@pytest.mark.parametrize("batch_rows", [1, 3, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_greedy_completion_is_the_same_alone_and_beside_others(loaded, shape, batch_rows):
+    together = texts(loaded(shape), copies=2, settings=dataclasses.replace(GREEDY, batch_rows=batch_rows))
+    alone = dataclasses.replace(GREEDY, batch_rows=1)
+    for one, row in zip(PROMPTS, together, strict=True):
+        assert row == texts(loaded(shape), [one], 1, alone)[0] * 2
+
+
+def test_a_greedy_completion_is_the_argmax_at_each_step(loaded):
+    model = loaded()
+    model.network.eval()
+    ids = encode_prompt(model.tokenizer, PROMPTS[0])
+    expected: list[int] = []
+    with torch.inference_mode():
+        for _ in range(6):
+            expected.append(int(model.network(torch.tensor([ids + expected])).logits[0, -1].argmax()))
+    (row,) = model.sample(PROMPTS[:1], 1, dataclasses.replace(GREEDY, max_tokens=6), [0])
+    assert row[0].text == model.tokenizer.decode(expected)
+
+
+def test_no_prompts_have_no_completions(loaded):
+    assert loaded().sample([], 3, FREE, [1]) == []
+
+
+def test_progress_tells_the_completions_of_each_batch(loaded):
+    told: list[int] = []
+    loaded().sample(PROMPTS, 3, FREE, [1], told.append)
+    assert told == [8, 4]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_completion_tells_its_length_and_whether_it_ended_by_itself(loaded, shape):
+    rows = loaded(shape).sample(PROMPTS, 30, dataclasses.replace(FREE, max_tokens=40, batch_rows=64), [2])
+    completions = [c for row in rows for c in row]
+    assert {c.finished for c in completions} == {True, False}
+    assert all(1 <= c.tokens <= 40 for c in completions)
+    assert all(c.tokens == 40 for c in completions if not c.finished)
+    assert not any("<|" in c.text for c in completions)
+
+
+def frequencies(model, settings, draws=4096):
+    """How often each text came as the first token, and how likely the network makes it."""
+    one = PROMPTS[0]
+    drawn = model.sample([one], draws, dataclasses.replace(settings, max_tokens=1, batch_rows=512), [3])[0]
+    probabilities = torch.softmax(next_logits(model, one).double() / settings.temperature, 0).numpy()
+    order = np.argsort(-probabilities)
+    nucleus = order[: int(np.searchsorted(np.cumsum(probabilities[order]), settings.top_p)) + 1]
+    by_text: dict[str, float] = {}  # several tokens may show the same text, such as parts of characters
+    for token in nucleus:
+        text = model.tokenizer.decode([token], skip_special_tokens=True)
+        by_text[text] = by_text.get(text, 0) + float(probabilities[token] / probabilities[nucleus].sum())
+    counts = dict.fromkeys(by_text, 0)
+    for completion in drawn:
+        counts[completion.text] += 1  # only what may come has a place here
+    return np.array(list(counts.values())), np.array(list(by_text.values()))
+
+
+def next_logits(model, one):
+    with torch.inference_mode():
+        return model.network(torch.tensor([encode_prompt(model.tokenizer, one)])).logits[0, -1]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.6, 1.0), (1.0, 0.9), (1.0, 0.5), (1.5, 0.2)])
+@pytest.mark.parametrize("shape", ["llama", "gpt2"])
+def test_tokens_come_as_often_as_the_network_says(loaded, shape, temperature, top_p):
+    counts, probabilities = frequencies(loaded(shape), SamplingSettings(temperature, top_p, 1, 1))
+    expected = probabilities * counts.sum()
+    common = expected >= 5
+    observed = np.append(counts[common], counts[~common].sum())
+    wanted = np.append(expected[common], expected[~common].sum() + 1e-9)
+    degrees = len(wanted) - 1
+    assert degrees >= 2
+    # Mean `degrees` and variance twice that, if they agree; so far off is chance once in a million runs.
+    assert ((observed - wanted) ** 2 / wanted).sum() < degrees + 7 * (2 * degrees) ** 0.5
+
+
+def test_settings_that_came_with_a_model_do_not_change_what_is_drawn(loaded, tiny_copy):
+    own = {"repetition_penalty": 9.0, "min_p": 0.4, "top_k": 2, "no_repeat_ngram_size": 1, "max_length": 30}
+    change_json(tiny_copy / "generation_config.json", **own)
+    changed = LanguageModel(tiny_copy, CPU)
+    assert texts(changed) == texts(loaded())
+    assert texts(changed, settings=GREEDY) == texts(loaded(), settings=GREEDY)
+
+
+def test_an_end_that_came_with_a_model_ends_a_completion(loaded, tiny_copy):
+    first = int(next_logits(loaded(), PROMPTS[0]).argmax())
+    change_json(tiny_copy / "generation_config.json", eos_token_id=[0, first])
+    (row,) = LanguageModel(tiny_copy, CPU).sample(PROMPTS[:1], 2, GREEDY, [0])
+    assert [(c.text, c.tokens, c.finished) for c in row] == [("", 1, True)] * 2
+
+
+# ---- context ----
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prompt_fits_when_it_and_its_completion_are_within_the_context(loaded, shape):
+    length = len(encode_prompt(loaded(shape).tokenizer, PROMPTS[0]))
+    assert loaded(shape).context_tokens == CONTEXT
+    assert loaded(shape).fits(PROMPTS[0], CONTEXT - length)
+    assert not loaded(shape).fits(PROMPTS[0], CONTEXT - length + 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prompt_that_just_fits_is_sampled_to_its_last_token(loaded, shape):
+    long = prompt("return x == " + "7" * 300)
+    room = CONTEXT - len(encode_prompt(loaded(shape).tokenizer, long))
+    assert room > 20
+    settings = dataclasses.replace(FREE, max_tokens=room)
+    (row,) = loaded(shape).sample([long], 8, settings, [4])
+    assert len(row) == 8
+
+
+# ---- the stop at the end of a function ----
+
+
+def trimmed(text: str) -> str:
+    """What a parser takes of a completion: its first line, and those after it until one is not indented."""
+    first, *rest = text.split("\n")
+    kept = [first]
+    for line in rest:
+        if line.strip() and not line[0].isspace():
+            break
+        kept.append(line)
+    return "\n".join(kept).rstrip()
+
+
+class NoStop(model_module.StoppingCriteria):
+    def __init__(self, *_):
+        self.done = None
+
+    def __call__(self, input_ids, scores, **_):
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_stopping_behind_a_function_is_trimming_what_would_have_come(loaded, shape, monkeypatch):
+    model = loaded(shape)
+    settings = dataclasses.replace(FREE, max_tokens=60, batch_rows=64)
+    # A line break now and then: the random models rarely write one.
+    breaks = [token for token in range(len(model.tokenizer)) if "\n" in model.tokenizer.decode([token])]
+    more_breaks = model.network.get_output_embeddings().register_forward_hook(
+        lambda module, arguments, logits: logits.index_add(
+            -1, torch.tensor(breaks), torch.full((*logits.shape[:-1], len(breaks)), 4.0)
+        )
+    )
+    try:
+        stopped = model.sample(PROMPTS, 32, settings, [5])
+        monkeypatch.setattr(model_module, "_LineStop", NoStop)
+        whole = model.sample(PROMPTS, 32, settings, [5])
+    finally:
+        more_breaks.remove()
+    for with_stop, without in zip(chain(*stopped), chain(*whole), strict=True):
+        assert trimmed(with_stop.text) == trimmed(without.text)
+        assert with_stop.tokens <= without.tokens
+    saved = sum(c.tokens for row in whole for c in row) - sum(c.tokens for row in stopped for c in row)
+    assert saved > 1000
+    assert any("\n" in trimmed(c.text) for row in stopped for c in row)
+
+
+class Spoken:
+    """A tokenizer of whole texts, to tell what a table says of each."""
+
+    def __init__(self, *pieces: str, special: tuple[str, ...] = ()):
+        self.pieces, self.special = ("x", *pieces), special
+
+    def __len__(self):
+        return len(self.pieces)
+
+    def encode(self, text, add_special_tokens):
+        return [self.pieces.index(text)]
+
+    def decode(self, ids, skip_special_tokens=False, **_):
+        return "".join(self.pieces[i] for i in ids if not (skip_special_tokens and self.pieces[i] in self.special))
+
+    def batch_decode(self, rows, **options):
+        return [self.decode(row, **options) for row in rows]
+
+
+PIECES = (
+    "\n", "    ", "\n    ", "return", " return", "\n\n", "\ndef", "a\n", "\n \nb", "<end>",
+    "\ufffd", "\n\ufffd", "\n\t#",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stopped_at"),
+    [
+        (["\n", "return"], 2),
+        (["\n    ", "return"], None),
+        (["\n", "    ", "return"], None),
+        (["\n", " return"], None),
+        (["\n", "\n", "return"], 3),
+        (["\n\n", "return"], 2),
+        (["\ndef"], 1),
+        (["return", "return"], None),
+        (["\n    ", "a\n", "return"], 3),
+        (["\n \nb"], 1),
+        (["\n\t#"], None),
+        (["\n", "<end>", "    ", "return"], None),  # a special token leaves no text behind
+        (["\n", "<end>", "return"], 3),
+        (["\n", "\ufffd", "return"], None),  # part of a character that may be a space: rather too late than too early
+        (["\n\ufffd", "return"], None),
+        (["\n", "beyond"], None),
+    ],
+)  # fmt: skip
+def test_a_row_stops_where_a_line_begins_that_is_not_indented(pieces, stopped_at):
+    tokenizer = Spoken(*PIECES, special=("<end>",))
+    table = model_module._LineTable(tokenizer, len(tokenizer) + 1, torch.device("cpu"))
+    stop = model_module._LineStop(table)
+    ids = [tokenizer.pieces.index(piece) if piece != "beyond" else len(tokenizer) for piece in pieces]
+    stops = [bool(stop(torch.tensor([[0, *ids[: n + 1]]]), torch.zeros(1))[0]) for n in range(len(ids))]
+    assert (stops.index(True) + 1 if True in stops else None) == stopped_at
+
+
+def test_a_chat_reply_is_not_stopped_at_a_line(loaded):
+    model = loaded("qwen2")
+    chat = Prompt("Write a function.", chat=True, header="")
+    rows = model.sample([chat], 64, dataclasses.replace(FREE, max_tokens=80, batch_rows=64), [6])
+    assert any("\n" in c.text and trimmed(c.text) != c.text.rstrip() for c in rows[0])
+
+
+def test_chat_and_plain_prompts_sampled_together_keep_their_places(loaded):
+    chat = Prompt("Hi", chat=True, header="")
+    one_row = dataclasses.replace(GREEDY, batch_rows=1)
+    alone = [texts(loaded("qwen2"), [one], 1, one_row)[0] for one in (chat, PROMPTS[0])]
+    assert texts(loaded("qwen2"), [chat, PROMPTS[0]], 1, one_row) == alone

@@ -1,0 +1,277 @@
+import dataclasses
+import itertools
+import json
+import random
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from puzzles import families
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import InputError
+from puzzles.similarity import Guard
+from puzzles.verify import truth_pool
+from selfplay import pretrain as pretrain_module
+from selfplay.config import ConfigError, ModelConfig, embedded_file
+from selfplay.model import LanguageModel
+from selfplay.pretrain import (
+    END,
+    PretrainConfig,
+    check_families,
+    load_pretrain_config,
+    make_network,
+    make_tokenizer,
+    pair_text,
+    pretrain,
+    training_steps,
+)
+from selfplay.prompts import (
+    PROPOSAL_HEADER,
+    encode_completion,
+    encode_prompt,
+    propose_completion,
+    propose_prompt,
+    solve_completion,
+    solve_prompt,
+)
+from selfplay.sampler import SamplingSettings
+
+SMALL = PretrainConfig(
+    vocabulary=320, layers=1, width=16, heads=2, feedforward=32, context_tokens=256, tokenizer_pairs=300, steps=3,
+    batch_tokens=1024, warmup_steps=2, threads=1, families=("linear_equation", "letter_count"),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_buckets():
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain_module, "BUCKET_PAIRS", 100)
+        patch.setattr(pretrain_module, "CHECKED_PER_FAMILY", 15)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(dataclasses.replace(SMALL, families=()))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A model of three steps, and what was told on the way."""
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    seen: list[tuple[int, float]] = []
+    stats = pretrain(SMALL, folder, lambda pool: Guard(), lambda tokens, loss: seen.append((tokens, loss)))
+    return folder, stats, seen
+
+
+# ---- the whole ----
+
+
+def test_a_model_is_made_again_to_the_bit(made, tmp_path):
+    folder, stats, _ = made
+    torch.manual_seed(99)  # what came before does not matter
+    again = pretrain(SMALL, tmp_path / "again", lambda pool: Guard())
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(stats, seconds=0)
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "generation_config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_another_seed_makes_another_model(made, tmp_path):
+    pretrain(dataclasses.replace(SMALL, seed=1), tmp_path / "other", lambda pool: Guard())
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != (made[0] / "model.safetensors").read_bytes()
+
+
+def test_a_model_that_was_made_loads_and_samples_and_says_what_it_was_made_of(made):
+    folder, stats, seen = made
+    model = LanguageModel(folder, ModelConfig(device="cpu", threads=1))
+    assert model.context_tokens == SMALL.context_tokens
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert model.notes["protocol"] == "plain"
+    assert model.notes["config"] == json.loads(json.dumps(dataclasses.asdict(SMALL)))
+    assert model.notes["parameters"] == sum(weight.numel() for weight in model.network.parameters())
+    assert model.notes["training"] == dataclasses.asdict(stats)
+    assert stats.steps == len(seen) == 3
+    assert stats.tokens == sum(tokens for tokens, _ in seen) <= 3 * SMALL.batch_tokens
+    (row,) = model.sample([propose_prompt("plain")], 4, SamplingSettings(1.0, 1.0, 10, 4), [1])
+    assert len(row) == 4
+
+
+def test_the_loss_begins_at_chance_and_falls(tmp_path):
+    config = dataclasses.replace(SMALL, steps=30, learning_rate=2e-2)
+    stats = pretrain(config, tmp_path / "model", lambda pool: Guard())
+    assert 5 < stats.first_loss < 6.5  # ln 320 is 5.8
+    assert stats.last_loss < 0.8 * stats.first_loss
+
+
+# ---- the tokenizer ----
+
+UNICODE = "naïve 🙂 Ωmega \u2028 日本語 \x00\x7f \r\n\t\v e\u0301 \U0010ffff"
+ODD_TEXTS = [
+    "", " ", "\n", "   \n\n   \n", "x" * 300, UNICODE, "a  b", " a", "a ", "def f(x):\n\treturn 1", "don't . , !",
+    "<|END|> < | end | >", "0123456789 3.14e-10 x1y2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_random_unicode_survives_the_tokenizer(tokenizer):
+    rng = random.Random(0)
+    for _ in range(300):
+        points = [
+            rng.choice((rng.randrange(128), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000))) for _ in range(20)
+        ]
+        text = "".join(map(chr, points))
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_digits_are_tokens_of_their_own(tokenizer):
+    shown = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    assert [text for text in shown if re.search(r"\d", text) and len(text) > 1] == []
+    ids = tokenizer.encode("x == 90210", add_special_tokens=False)
+    assert [tokenizer.decode([token]) for token in ids[-5:]] == list("90210")
+
+
+def test_a_line_break_and_its_indentation_are_one_token(tokenizer):
+    ids = tokenizer.encode("def f(x: int):\n    return x", add_special_tokens=False)
+    assert "\n    " in [tokenizer.decode([token]) for token in ids]
+
+
+def test_the_tokenizer_has_the_size_asked_for_and_one_special_token(tokenizer):
+    assert len(tokenizer) == SMALL.vocabulary
+    assert tokenizer.all_special_tokens == [END]
+    assert tokenizer.eos_token == tokenizer.pad_token == END
+
+
+def test_a_tokenizer_that_was_saved_and_loaded_splits_texts_as_before(made):
+    loaded = LanguageModel(made[0], ModelConfig(device="cpu", threads=1)).tokenizer
+    fresh = make_tokenizer(SMALL)
+    for text in [*ODD_TEXTS, *(pair_text(pair) for pair in families.generate(5, 40))]:
+        ids = fresh.encode(text, add_special_tokens=False)
+        assert loaded.encode(text, add_special_tokens=False) == ids
+        assert loaded.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+# ---- what it learns from ----
+
+
+def test_a_pair_is_read_as_prompt_and_completion_are_in_use(pool, tokenizer):
+    pairs = list(families.generate(11, 120))
+    puzzles = parse_puzzles(pool, [Text(pair.puzzle) for pair in pairs])
+    solutions = parse_candidates(pool, [Text(pair.solution) for pair in pairs])
+    for pair, puzzle, solution in zip(pairs, puzzles, solutions, strict=True):
+        assert puzzle.source == pair.puzzle
+        ids = [*tokenizer.encode(pair_text(pair), add_special_tokens=False), tokenizer.eos_token_id]
+        prompt, completion = solve_prompt("plain", puzzle), solve_completion("plain", puzzle, solution)
+        assert completion is not None
+        assert encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, completion) == ids
+        if puzzle.source.startswith(PROPOSAL_HEADER):
+            proposal = encode_prompt(tokenizer, propose_prompt("plain"))
+            proposal += encode_completion(tokenizer, propose_completion("plain", puzzle))[:-2]
+            assert ids[: len(proposal)] == proposal
+
+
+def test_all_tokens_are_learned_and_batches_are_bounded_and_the_seeds(tokenizer):
+    first = list(itertools.islice(training_steps(SMALL, tokenizer), 12))
+    for batch in first:
+        assert max(len(one.input_ids_T) for one in batch) * len(batch) <= SMALL.batch_tokens
+        for one in batch:
+            assert all(one.loss_mask_T)
+            assert one.input_ids_T[-1] == tokenizer.eos_token_id
+            assert tokenizer.decode(one.input_ids_T).startswith("def f(")
+    assert list(itertools.islice(training_steps(SMALL, tokenizer), 12)) == first
+    assert next(training_steps(dataclasses.replace(SMALL, seed=1), tokenizer)) != first[0]
+
+
+def test_pairs_are_new_in_each_bucket(tokenizer):
+    texts = [
+        one.input_ids_T for batch in itertools.islice(training_steps(SMALL, tokenizer), 20) for one in batch
+    ]  # fmt: skip
+    assert len(texts) > 150
+    assert len(set(texts)) > 0.95 * len(texts)
+
+
+def test_random_weights_are_the_seeds(tokenizer):
+    one, two, other = (
+        make_network(dataclasses.replace(SMALL, seed=seed), tokenizer).state_dict() for seed in (0, 0, 1)
+    )  # fmt: skip
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize("family", SMALL.families)
+def test_a_family_that_imitates_a_guarded_puzzle_is_refused(pool, family, tmp_path):
+    def guard(pool):
+        (puzzle,) = parse_puzzles(pool, [Text(next(families.generate(123, 1, [family])).puzzle)])
+        return Guard.of([("heldout/secret", puzzle)])
+
+    with pytest.raises(InputError, match=f"family {family} imitates a guarded puzzle: .*heldout/secret"):
+        pretrain(SMALL, tmp_path / "model", guard)
+    assert not list(tmp_path.iterdir())
+
+
+def test_families_far_from_the_guarded_puzzles_pass(pool):
+    (puzzle,) = parse_puzzles(pool, [Text("def f(t: Tuple[int, int]):\n    return t[0] ** 3 - t[1] ** 2 == 4")])
+    check_families(SMALL, pool, Guard.of([("heldout/far", puzzle)]))
+
+
+@pytest.mark.parametrize(
+    ("puzzle", "solution", "expected"),
+    [
+        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", "wrong_answer"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return (", "invalid_solution"),
+        ("def f(x):\n    return x == 500", "def g():\n    return 500", "invalid_puzzle no_annotation"),
+        ("def f(x: int):\n    return x > 5", "def g():\n    return 7", r"not admitted \(trivial"),
+    ],
+)
+def test_a_family_that_is_wrong_or_not_fit_for_training_is_refused(pool, monkeypatch, puzzle, solution, expected):
+    monkeypatch.setitem(families.FAMILIES, "bad", lambda rng: (f"{puzzle} and {rng.random()} < 1", solution))
+    config = dataclasses.replace(SMALL, families=("linear_equation", "bad"))
+    with pytest.raises(InputError, match=rf"family bad: {expected}"):
+        check_families(config, pool, Guard())
+
+
+# ---- settings ----
+
+
+def test_the_shipped_settings_load():
+    config = load_pretrain_config(embedded_file("pretrain.toml"))
+    assert config.families == ()
+    assert config.steps > 100
+
+
+def test_settings_are_read_and_overridden(tmp_path):
+    (tmp_path / "own.toml").write_text('steps = 7\nfamilies = ["digit_sum"]\n')
+    config = load_pretrain_config(tmp_path / "own.toml", {"seed": 5})
+    assert (config.steps, config.families, config.seed) == (7, ("digit_sum",), 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("stepps = 7", "unknown key 'stepps'"),
+        ("steps = 'many'", "expected an integer under 'steps'"),
+        ('families = ["linear_equation", "alchemy"]', "unknown families alchemy"),
+        ("steps = ", "expected a TOML file"),
+        (None, "expected a TOML file"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(tmp_path, text, expected):
+    if text is not None:
+        (tmp_path / "own.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"own\.toml: {expected}"):
+        load_pretrain_config(tmp_path / "own.toml")
