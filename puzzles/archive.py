@@ -468,6 +468,11 @@ class Archive:
             "admitted": proposals.get("admitted", 0),
             "held_out_refused": proposals.get("held_out", 0),
             "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
+            "training_solved": self._scalar(
+                f"SELECT count(DISTINCT puzzle) FROM candidates WHERE verdict = 'accepted' AND {chunks}"
+                " AND puzzle IN (SELECT id FROM puzzles WHERE origin != 'model')",
+                iteration,
+            ),
             "candidates": sum(candidates.values()),
             "accepted": candidates.get("accepted", 0),
             "new_pairs": self._scalar(

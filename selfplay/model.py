@@ -20,7 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from puzzles.puzzle import InputError
 from sandbox.pool import available_cores
+from selfplay import decode
 from selfplay.config import ModelConfig, embedded_file
+from selfplay.decode import LineTable
 from selfplay.prompts import Prompt, encode_prompt
 from selfplay.sampler import Completion, SamplingSettings
 
@@ -66,7 +68,7 @@ class LanguageModel:
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path)
         self.notes = _read_notes(self.path)
-        self._line_stop: _LineTable | None = None
+        self._line_stop: LineTable | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -110,46 +112,61 @@ class LanguageModel:
         seeds = np.random.SeedSequence(list(seed)).spawn(len(batches))
         for batch, batch_seed in zip(batches, seeds, strict=True):
             chat = prompts[batch[0][0]].chat
-            sampled = self._sample_batch([ids_P[p] for p, _ in batch], chat, settings, batch_seed)
+            number = int(batch_seed.generate_state(1, np.uint64)[0]) % 2**63
+            sampled = self._sample_batch([ids_P[p] for p, _ in batch], chat, settings, number)
             completions.update(zip(batch, sampled, strict=True))
             progress(len(sampled))
         return [[completions[p, k] for k in range(copies)] for p in range(len(prompts))]
 
     def _sample_batch(
-        self, prompts_B: list[list[int]], chat: bool, settings: SamplingSettings, seed: np.random.SeedSequence
+        self, prompts_B: list[list[int]], chat: bool, settings: SamplingSettings, seed: int
     ) -> list[Completion]:
+        ends, lines = self._end_ids(), None if chat else self._lines()
+        if decode.supports(self.network):
+            grouped = [(ids, len(list(rows))) for ids, rows in itertools.groupby(prompts_B)]
+            prompts_U, copies_U = zip(*grouped, strict=True)
+            ids_B = decode.decode(self.network, prompts_U, copies_U, settings, ends, lines, seed)
+        else:
+            ids_B = self._generate(prompts_B, settings, ends, lines, seed)
+        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_B]
+
+    def _generate(
+        self,
+        prompts_B: list[list[int]],
+        settings: SamplingSettings,
+        ends: list[int],
+        lines: LineTable | None,
+        seed: int,
+    ) -> list[list[int]]:
+        """The library's own loop, for models that keep their past in another way."""
         width = max(map(len, prompts_B))
         pad = _pad_id(self.tokenizer)
         input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_B], device=self.device)
-        ends = self._end_ids()
-        torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]) % 2**63)
+        torch.manual_seed(seed)
         with torch.inference_mode():
             output_BT = self.network.generate(
                 input_ids_BT,
                 attention_mask=mask_BT,
                 generation_config=_generation_config(ends, pad, settings),
-                stopping_criteria=None if chat else StoppingCriteriaList([_LineStop(self._lines())]),
+                stopping_criteria=StoppingCriteriaList([_LineStop(lines)] if lines else []),
             )
-        return [self._completion(row, ends, settings.max_tokens) for row in output_BT[:, width:].tolist()]
+        return [_without_padding(row, ends, pad) for row in output_BT[:, width:].tolist()]
 
     def _end_ids(self) -> list[int]:
         return _end_ids(self.network, self.tokenizer)
 
-    def _lines(self) -> _LineTable:
+    def _lines(self) -> LineTable:
         if self._line_stop is None:
             vocabulary = self.network.get_output_embeddings().weight.shape[0]
-            self._line_stop = _LineTable(self.tokenizer, vocabulary, self.device)
+            self._line_stop = LineTable(self.tokenizer, vocabulary, self.device)
         return self._line_stop
 
     def _completion(self, ids: list[int], ends: list[int], max_tokens: int) -> Completion:
-        length = next((position for position, token in enumerate(ids) if token in ends), len(ids))
-        # A row that met a stop is padded with the pad token, which a tokenizer may share with its end.
-        kept = ids[:length]
-        while kept and kept[-1] == self.tokenizer.pad_token_id:
-            kept.pop()
+        ended = bool(ids) and ids[-1] in ends
+        kept = ids[:-1] if ended else ids
         text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(text, min(len(kept) + 1, max_tokens), finished=len(kept) < max_tokens)
+        return Completion(text, len(ids), finished=ended or len(ids) < max_tokens)
 
     def save(self, folder: Path, notes: dict[str, Any]) -> None:
         """Write the checkpoint as a plain folder."""
@@ -180,30 +197,10 @@ def _pad_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
-class _LineTable:
-    """Which tokens can end a line or begin one at its first column; looked up by token id, never by decoding."""
-
-    def __init__(self, tokenizer: Any, vocabulary: int, device: torch.device) -> None:
-        anchor = tokenizer.encode("x", add_special_tokens=False)[-1:]
-        before = len(tokenizer.decode(anchor))
-        # As in a completion: special tokens leave no text. Part of a character ("\ufffd") may become a space.
-        texts = tokenizer.batch_decode(
-            [[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        texts = [text[before:].replace("\ufffd", " ") for text in texts] + [""] * (vocabulary - len(texts))
-        inside = [any(a == "\n" and not b.isspace() for a, b in itertools.pairwise(text)) for text in texts]
-        self.breaks_V = torch.tensor(inside, device=device)
-        self.begins_V = torch.tensor([text[:1] != "" and not text[0].isspace() for text in texts], device=device)
-        self.ends_V = torch.tensor([text.endswith("\n") for text in texts], device=device)
-        self.empty_V = torch.tensor([text == "" for text in texts], device=device)
-
-
 class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed
     """Stops a row when a line begins that is not indented: there the function has ended."""
 
-    def __init__(self, table: _LineTable) -> None:
+    def __init__(self, table: LineTable) -> None:
         self._table = table
         self._at_line_start_B: torch.Tensor | None = None
 
@@ -212,8 +209,7 @@ class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
         start_B = self._at_line_start_B
         if start_B is None:
             start_B = torch.zeros_like(last_B, dtype=torch.bool)
-        stop_B = self._table.breaks_V[last_B] | (start_B & self._table.begins_V[last_B])
-        self._at_line_start_B = torch.where(self._table.empty_V[last_B], start_B, self._table.ends_V[last_B])
+        stop_B, self._at_line_start_B = self._table.step(last_B, start_B)
         return stop_B
 
 
@@ -228,6 +224,15 @@ def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | N
         **common, do_sample=True, temperature=settings.temperature, top_p=settings.top_p, top_k=0,
         max_new_tokens=settings.max_tokens,
     )  # fmt: skip
+
+
+def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
+    """A row of `generate` up to its end; one that met a stop is padded with what may be the end token."""
+    length = next((position + 1 for position, token in enumerate(ids) if token in ends), len(ids))
+    kept = ids[:length]
+    while kept and kept[-1] == pad and pad not in ends:
+        kept.pop()
+    return kept
 
 
 def _device(name: str) -> str:
@@ -280,7 +285,9 @@ def _hash(path: str) -> str:
     return digest.hexdigest()[:16]
 
 
-_HASHED_FILES = ("config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja")
+_HASHED_FILES = (
+    "config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+)  # fmt: skip
 
 
 def _read_notes(path: str) -> dict[str, Any]:

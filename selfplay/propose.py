@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
@@ -29,7 +28,8 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
     per_prompt = min(config.propose.proposals_per_prompt, max(1, config.propose.proposals))
-    prompts = math.ceil(config.propose.proposals / per_prompt)
+    full, rest = divmod(config.propose.proposals, per_prompt)
+    prompts = full + (rest > 0)
     parents = archive.solved_ids(before_iteration=iteration)
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
@@ -37,8 +37,12 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
     per_chunk = max(1, config.chunk_texts // per_prompt)
     with archive.transaction():
-        for number, start in enumerate(range(0, prompts, per_chunk)):
-            content = {"shots": drawn[start : start + per_chunk], "copies": per_prompt}
+        contents = [
+            {"shots": drawn[start : min(full, start + per_chunk)], "copies": per_prompt}
+            for start in range(0, full, per_chunk)
+        ]
+        contents += [{"shots": drawn[full:], "copies": rest}] if rest else []
+        for number, content in enumerate(contents):
             settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)

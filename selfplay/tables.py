@@ -26,7 +26,8 @@ def interval(score: Sequence[float]) -> str:
 
 
 RECORD_COLUMNS = (
-    ("iteration", 9), ("proposed", 8), ("admitted", 8), ("solved", 6), ("new pairs", 9), ("pairs", 6), ("loss", 5),
+    ("iteration", 9), ("proposed", 8), ("admitted", 8), ("solved", 6), ("train solved", 12), ("new pairs", 9),
+    ("pairs", 6), ("loss", 5),
 )  # fmt: skip
 
 
@@ -42,8 +43,8 @@ def record_row(record: dict[str, Any]) -> str:
     """One iteration of a run, as recorded."""
     loss = record["training"].get("last_loss")
     values = [
-        record["iteration"], record["proposed"], record["admitted"], record["solved"], record["new_pairs"],
-        record["pairs"], "-" if loss is None else f"{loss:.3f}",
+        record["iteration"], record["proposed"], record["admitted"], record["solved"], record["training_solved"],
+        record["new_pairs"], record["pairs"], "-" if loss is None else f"{loss:.3f}",
     ]  # fmt: skip
     cells = [str(value).rjust(width) for value, (_, width) in zip(values, RECORD_COLUMNS, strict=True)]
     ks = [key for key in record["dev"] if key.startswith("pass@")]

@@ -181,7 +181,10 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[sandbox]\nwall_seconds = 0.5", "sandbox.wall_seconds: expected at least cpu_seconds (1.0), got 0.5"),
         ("[sandbox]\nmemory_mb = 0", "sandbox.memory_mb: expected a number above 0, got 0"),
         ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
-        ("[finetune]\nroles = ['solve', 'judge']", "finetune.roles: expected propose and solve, got judge"),
+        (
+            "[finetune]\nroles = ['solve', 'judge']",
+            "finetune.roles: expected propose, solve or both, got ['solve', 'judge']",
+        ),
         ("[finetune]\ndtype = 'int8'", "finetune.dtype: expected one of auto, float32, bfloat16, got 'int8'"),
         ("[model]\ndtype = 'fp16'", "model.dtype: expected one of auto, float32, bfloat16, float16, got 'fp16'"),
         (

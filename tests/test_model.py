@@ -1,7 +1,9 @@
 import dataclasses
 import json
+import math
 import os
 import pickle
+from collections import Counter
 from itertools import chain
 
 import numpy as np
@@ -11,8 +13,10 @@ from conftest import CONTEXT, SHAPES
 from safetensors.torch import load_file, save_file
 
 from puzzles.puzzle import InputError
+from selfplay import decode
 from selfplay import model as model_module
 from selfplay.config import ModelConfig
+from selfplay.decode import LineTable
 from selfplay.model import LanguageModel
 from selfplay.prompts import Prompt, encode_prompt
 from selfplay.sampler import SamplingSettings
@@ -354,14 +358,6 @@ def trimmed(text: str) -> str:
     return "\n".join(kept).rstrip()
 
 
-class NoStop(model_module.StoppingCriteria):
-    def __init__(self, *_):
-        self.done = None
-
-    def __call__(self, input_ids, scores, **_):
-        return torch.zeros(len(input_ids), dtype=torch.bool)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_stopping_behind_a_function_is_trimming_what_would_have_come(loaded, shape, monkeypatch):
     model = loaded(shape)
@@ -375,7 +371,7 @@ def test_stopping_behind_a_function_is_trimming_what_would_have_come(loaded, sha
     )
     try:
         stopped = model.sample(PROMPTS, 32, settings, [5])
-        monkeypatch.setattr(model_module, "_LineStop", NoStop)
+        monkeypatch.setattr(model, "_lines", lambda: None)
         whole = model.sample(PROMPTS, 32, settings, [5])
     finally:
         more_breaks.remove()
@@ -435,11 +431,40 @@ PIECES = (
 )  # fmt: skip
 def test_a_row_stops_where_a_line_begins_that_is_not_indented(pieces, stopped_at):
     tokenizer = Spoken(*PIECES, special=("<end>",))
-    table = model_module._LineTable(tokenizer, len(tokenizer) + 1, torch.device("cpu"))
+    table = LineTable(tokenizer, len(tokenizer) + 1, torch.device("cpu"))
     stop = model_module._LineStop(table)
     ids = [tokenizer.pieces.index(piece) if piece != "beyond" else len(tokenizer) for piece in pieces]
     stops = [bool(stop(torch.tensor([[0, *ids[: n + 1]]]), torch.zeros(1))[0]) for n in range(len(ids))]
     assert (stops.index(True) + 1 if True in stops else None) == stopped_at
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_texts_are_those_of_the_librarys_own_loop(loaded, shape, monkeypatch):
+    model = loaded(shape)
+    settings = dataclasses.replace(GREEDY, max_tokens=24, batch_rows=64)
+    ours = texts(model, PROMPTS, 2, settings)
+    monkeypatch.setattr(decode, "supports", lambda network: False)
+    assert texts(model, PROMPTS, 2, settings) == ours
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9)])
+def test_token_frequencies_are_those_of_the_librarys_own_loop(loaded, monkeypatch, temperature, top_p):
+    model = loaded("llama")
+    settings = SamplingSettings(temperature, top_p, 2, 2000)
+    ours = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [1]) for c in row)
+    monkeypatch.setattr(decode, "supports", lambda network: False)
+    library = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [2]) for c in row)
+    # Two samples of one distribution: each frequent text differs by a few standard deviations at most.
+    for text in [text for text, count in (ours + library).items() if count >= 40]:
+        assert abs(ours[text] - library[text]) < 5 * math.sqrt(ours[text] + library[text])
+
+
+def test_a_rows_text_does_not_depend_on_when_others_end(loaded, monkeypatch):
+    model = loaded("llama")
+    settings = dataclasses.replace(FREE, max_tokens=40, batch_rows=64)
+    often = texts(model, PROMPTS, 16, settings)
+    monkeypatch.setattr(decode, "RETIRED_SHARE", 1)
+    assert texts(model, PROMPTS, 16, settings) == often
 
 
 def test_a_chat_reply_is_not_stopped_at_a_line(loaded):

@@ -14,7 +14,14 @@ from selfplay.config import load
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("sandbox", "puzzles", "selfplay")
-WITH_TORCH = {"selfplay.model", "selfplay.finetune", "selfplay.pretrain", "selfplay.bench", "selfplay.track"}
+WITH_TORCH = {
+    "selfplay.model",
+    "selfplay.finetune",
+    "selfplay.pretrain",
+    "selfplay.bench",
+    "selfplay.track",
+    "selfplay.decode",
+}
 FLOORS = {"sandbox": {"sandbox"}, "puzzles": {"sandbox", "puzzles"}, "selfplay": set(PACKAGES)}
 
 

@@ -6,6 +6,7 @@ RECORD = {
     "proposed": 12,
     "admitted": 7,
     "solved": 5,
+    "training_solved": 3,
     "new_pairs": 4,
     "pairs": 31,
     "training": {"last_loss": 0.5},
@@ -33,7 +34,7 @@ def test_every_interval_is_equally_long():
 def test_a_record_stands_below_its_heading():
     heading, row = tables.record_heading(RECORD), tables.record_row(RECORD)
     assert len(heading) == len(row)
-    assert row.split()[:7] == ["1", "12", "7", "5", "4", "31", "0.500"]
+    assert row.split()[:8] == ["1", "12", "7", "5", "3", "4", "31", "0.500"]
     assert row.split()[-1] == "10"
     for name in ("iteration", "pairs", "loss", "dev pass@1", "held-out pass@10"):
         end = heading.index(name) + len(name)
@@ -42,7 +43,7 @@ def test_a_record_stands_below_its_heading():
 
 
 def test_a_record_without_training_has_no_loss():
-    assert tables.record_row({**RECORD, "training": {}}).split()[6] == "-"
+    assert tables.record_row({**RECORD, "training": {}}).split()[7] == "-"
 
 
 def test_scores_are_a_markdown_table():
