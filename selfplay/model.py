@@ -26,8 +26,9 @@ from selfplay.decode import LineTable
 from selfplay.prompts import Prompt, encode_prompt
 from selfplay.sampler import Completion, SamplingSettings
 
-# transformers draws a bar for every file it reads or writes; the command line has its own.
+# transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
 transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
 
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
