@@ -224,6 +224,8 @@ def _program(text: str) -> ast.Module:
     for statement in tree.body:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            continue  # it changes no answer: annotations are read from the text
         if not isinstance(statement, _TOP_LEVEL):
             raise _Broken("statement", f"line {statement.lineno}: {type(statement).__name__}")
         kept.append(statement)

@@ -16,7 +16,7 @@ from puzzles.puzzle import Puzzle
 SHINGLE_TOKENS = 5
 NEAR_DUPLICATE = 0.8
 """Jaccard similarity of shingles from which two puzzles count as near-duplicates; 0.7 to 0.85 is
-usual for code (systems.md: SelfCodeAlign uses 0.7 on 5-grams of text, which normal forms sharpen)."""
+usual for code (SelfCodeAlign uses 0.7 on 5-grams of text, which normal forms sharpen)."""
 MIN_SHINGLES = 8
 """Shorter puzzles are compared by normal form and skeleton only: they share most shingles by chance."""
 
@@ -72,8 +72,18 @@ _NAME_FIELDS = {"name", "arg", "asname", "id"}
 
 
 def _bound_names(tree: ast.AST) -> set[str]:
+    """Names that the program gives; not those of a class's own members, which are reached as attributes."""
+    members = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for member in node.body
+        for part in ([member] if isinstance(member, ast.FunctionDef | ast.ClassDef) else ast.walk(member))
+    }
     bound = set()
     for node in ast.walk(tree):
+        if id(node) in members:
+            continue
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             bound.add(node.name)
         elif isinstance(node, ast.arg):

@@ -7,6 +7,7 @@ overwrites its own report has only changed its own answer (see `pool`, theory of
 from __future__ import annotations
 
 import builtins
+import functools
 import json
 import os
 import resource
@@ -15,6 +16,7 @@ import struct
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from types import CodeType
 from typing import Any
 
 from sandbox import codec, confine
@@ -159,18 +161,26 @@ def run_program(payload: bytes) -> Iterator[bytes]:
     header, *blobs = unpack(payload)
     settings = json.loads(header)
     sources, calls = blobs[: settings["sources"]], blobs[settings["sources"] :]
-    namespace = _namespace()
-    for index, source in enumerate(sources):
-        try:
-            exec(compile(source, f"<source {index}>", "exec", dont_inherit=True), namespace)
-        except MemoryError:
-            yield MEMORY
-            return
-        except BaseException as error:
-            yield NOT_LOADED + str(index).encode() + describe(error)
-            return
-    for call in calls:
-        yield _call(namespace, settings["entry"], call, settings["answer_bytes"])
+    wanted: list[bytes | None] = [*calls] or [None]
+    for call in wanted:
+        # Anew for each call, so that no default, global or cache of a program carries from one to the next.
+        namespace = _namespace()
+        for index, source in enumerate(sources):
+            try:
+                exec(_compiled(source, index), namespace)
+            except MemoryError:
+                yield MEMORY
+                return
+            except BaseException as error:
+                yield NOT_LOADED + str(index).encode() + describe(error)
+                return
+        if call is not None:
+            yield _call(namespace, settings["entry"], call, settings["answer_bytes"])
+
+
+@functools.cache
+def _compiled(source: bytes, index: int) -> CodeType:
+    return compile(source, f"<source {index}>", "exec", dont_inherit=True)
 
 
 def _call(namespace: dict[str, Any], entry: str, call: bytes, answer_bytes: int) -> bytes:

@@ -320,7 +320,7 @@ class _Zygote:
         cpu_seconds = cpu_microseconds / 1e6
         state, records = self._records()
         if reason == ASLEEP:
-            detail = f"no CPU time used for {self._limits.wall_seconds / 2:g} s, after {cpu_seconds:.2f} s"
+            detail = f"asleep for {self._limits.wall_seconds / 2:g} s, after {cpu_seconds:.2f} s of CPU time"
             return Result(Status.WALL_LIMIT, records, detail, cpu_seconds)
         if reason != ENDED:
             return "the machine refused to fork"

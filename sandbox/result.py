@@ -30,14 +30,24 @@ class Limits:
     recursion_limit: int = 10_000
 
     def __post_init__(self) -> None:
-        for name in ("cpu_seconds", "wall_seconds", "memory_bytes", "answer_bytes", "recursion_limit"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, (least, most) in RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be from {least:g} to {most:g}, got {getattr(self, name):g}")
         if self.wall_seconds < self.cpu_seconds:
             raise ValueError(
                 f"wall_seconds ({self.wall_seconds}) is below cpu_seconds ({self.cpu_seconds}): "
                 "slow programs would be reported as sleeping"
             )
+
+
+RANGES = {
+    "cpu_seconds": (0.01, 100_000),
+    "wall_seconds": (0.01, 1_000_000),
+    "memory_bytes": (64 * 1024**2, 2**46),
+    "answer_bytes": (1024, 64 * 1024**2),
+    "recursion_limit": (100, 1_000_000),
+}
+"""What can be enforced: below, the harness itself would not fit."""
 
 
 class Status(StrEnum):

@@ -15,7 +15,7 @@ from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.evaluate import evaluate
 from selfplay.loop import Progress, scored_puzzles
 from selfplay.model import LanguageModel
-from selfplay.rundir import write_atomically
+from selfplay.rundir import RunDir, write_atomically
 from selfplay.select import solver_shots
 from selfplay.show import training_pairs
 
@@ -48,9 +48,21 @@ def bench(
         protocol = str(model.notes.get("protocol", "few-shot"))
     before = solver_shots(training_pairs(pool), shots) if protocol == "few-shot" else []
     count = progress.counter(len(named) * config.samples_per_puzzle, f"bench {model_config.path}", "candidate")
-    scores = evaluate(
-        model, pool, named, protocol, before, config, [seed], batch_rows, CHUNK_TEXTS, folder / "samples.jsonl", count
-    )
+    samples = folder / "samples.jsonl"
+    with RunDir(folder).lock():
+        scores = evaluate(
+            model,
+            pool,
+            named,
+            protocol,
+            before,
+            config,
+            [seed],
+            batch_rows,
+            CHUNK_TEXTS,
+            folder / "samples.jsonl",
+            count,
+        )
     result = {
         "results": {puzzles: scores.to_json()},
         "config": {

@@ -1,6 +1,6 @@
 """The command line: parse, wire, call.
 
-Exit status: 0 done, 1 the answer is no, 2 your input is wrong, 3 the sandbox or machine failed,
+Exit status: 0 done, 2 your input is wrong, 3 the sandbox or machine failed,
 130 interrupted. Nothing here imports torch before a command needs it.
 """
 
@@ -47,9 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SandboxError as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
-        print(
-            "\nselfplay: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr
-        )
+        kept = "; what was finished is kept, the same command goes on from there" if options.command in RESUMED else ""
+        print(f"\nselfplay: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: nothing is to be flushed at exit
@@ -85,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
     parent, _, iteration = (options.from_run or "").partition("@")
     base = RunDir(RUNS / parent if (RUNS / parent).is_dir() else Path(parent)) if parent else None
     config = load(options.config or (base.config if base else None), options.set or ())
-    name = options.name or (Path(options.config).stem if options.config else "embedded")
+    name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     if "/" in name or name in ("", ".", ".."):
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
     rundir = RunDir(RUNS / name)
@@ -122,6 +121,11 @@ def _run(options: argparse.Namespace) -> int:
     again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or base else ""
     print(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
+
+
+def _run_name(config: Path) -> str:
+    """A run's own config.toml goes on with that run; another file gives the run its name."""
+    return config.absolute().parent.name if config.name == "config.toml" else config.stem
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -393,6 +397,9 @@ def _doctor(options: argparse.Namespace) -> int:
         for line in [*missing, *protections.failures()]:
             print(f"missing: {line}")
     return 3 if protections.tier == "D" else 0
+
+
+RESUMED = (_run, _bench, _archive_import)
 
 
 # ---- wiring ----

@@ -104,10 +104,16 @@ class SandboxConfig:
     """Importable beside the pure ones, for imported puzzles and candidates."""
 
     def limits(self) -> Limits:
-        """As the sandbox takes them."""
-        return Limits(
-            self.cpu_seconds, self.wall_seconds, self.memory_mb * 1024**2, self.answer_kb * 1024, self.recursion_limit
-        )
+        """As the sandbox takes them.
+
+        Raises:
+            ConfigError: A limit is out of range.
+        """
+        memory, answer = self.memory_mb * 1024**2, self.answer_kb * 1024
+        try:
+            return Limits(self.cpu_seconds, self.wall_seconds, memory, answer, self.recursion_limit)
+        except ValueError as error:
+            raise ConfigError(f"sandbox: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ class FinetuneConfig:
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
     epochs: float = 4.0
-    """Over the chosen pairs; the ancestor's babysit.sh has 4."""
+    """Over the chosen pairs; the ancestor's babysit.sh has 4, its paper's runs 10."""
     max_steps: int = 100_000
     """Upper bound of optimiser steps per iteration."""
     learning_rate: float = 2e-5

@@ -216,6 +216,8 @@ def finetune(
     torch.manual_seed(int(rng.integers(2**62)))
     tokenized = [tokenize(model.tokenizer, example) for example in examples]
     fitting = [example for example in tokenized if len(example.input_ids_T) <= model.context_tokens]
+    if not fitting:
+        raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")
     per_epoch = len(batches(fitting, config.batch_tokens, np.random.default_rng(0)))
     total_steps = min(config.max_steps, math.ceil(per_epoch * config.epochs))
     plan(total_steps)

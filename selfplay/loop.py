@@ -28,6 +28,7 @@ from sandbox.pool import Pool
 from selfplay import propose, solve
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.evaluate import NamedPuzzle, SetScores, evaluate
+from selfplay.prompts import propose_prompt
 from selfplay.rundir import RunDir, append_line, folder_atomically, write_atomically
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
@@ -146,8 +147,11 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir) -> None:
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists.
     """
-    if rundir.config.exists():
-        raise InputError(f"{rundir.path}: it exists already; --from begins a new run: give another --name")
+    if rundir.path.exists() and any(rundir.path.iterdir()):
+        raise InputError(
+            f"{rundir.path}: it exists already; --from begins a new run: give another --name, "
+            "or go on with this one by the same command without --from"
+        )
     records = parent.read_records()
     if not parent.config.is_file() or not records:
         raise InputError(f"{parent.path}: expected a run with at least one record")
@@ -192,6 +196,7 @@ def run(
         base = backend.load(config.model.path, config.model)
         if not rundir.config.exists():
             _training_texts(config)
+        base.fits(propose_prompt(protocol_of(config, base)), 1)
         # All that the settings name is there: a mistyped name has not become this run's settings.
         write_atomically(rundir.config, to_toml(config))
         with Archive(rundir.archive, guard_of(sets), create=True) as archive:
@@ -203,6 +208,7 @@ def run(
             for iteration in range(len(rundir.read_records()), config.iterations + 1):
                 record = run_.iterate(iteration)
                 append_line(rundir.records, record)
+                logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)
                 run_.retire_checkpoints()
     return rundir.read_records()
@@ -377,7 +383,7 @@ class _Run:
             return
         last = records[-1]["iteration"]
         first_k = f"pass@{self.config.evaluate.k[0]}"
-        best = max(records, key=lambda record: (record["dev"][first_k][0], -record["iteration"]))["iteration"]
+        best = max(records, key=lambda record: (record["dev"].get(first_k, [-1])[0], -record["iteration"]))["iteration"]
         for record in records:
             folder = self.rundir.checkpoint(record["iteration"])
             if record["iteration"] not in (best, last) and folder.exists():

@@ -6,7 +6,6 @@ thread count give the same weights.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -191,8 +190,6 @@ def pretrain(
     )
     stream = training_steps(config, tokenizer)
     stats = train(network, (next(stream) for _ in range(config.steps)), config.steps, settings, progress)
-    if not math.isfinite(stats.last_loss):
-        raise InputError("the loss diverged: lower learning_rate")
     notes = {
         "protocol": "plain",
         "made by": "selfplay pretrain",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzles.parse import Text
-from puzzles.puzzle import Candidate, Puzzle
+from puzzles.puzzle import Candidate, InputError, Puzzle
 
 PROTOCOLS = ("plain", "few-shot", "chat")
 PROPOSAL_HEADER = "def f("
@@ -109,6 +109,8 @@ def _fenced(source: str) -> str:
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, with the tokenizer's own beginning."""
     if prompt.chat:
+        if not tokenizer.chat_template:
+            raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
         messages = [{"role": "user", "content": prompt.text}]
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return list(tokenizer.encode(text, add_special_tokens=False))

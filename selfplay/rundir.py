@@ -1,6 +1,6 @@
 """A run is a folder of ordinary files; this is the one place that knows their names.
 
-    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-000/  scores/  report.html  log.txt
+    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  log.txt  lock
 
 A file that is replaced is written beside itself first and then renamed, so that it is always
 whole; a file that grows may lose a torn last line in a crash, and no other.
@@ -45,7 +45,7 @@ class RunDir:
 
     @property
     def log(self) -> Path:
-        """What was said on the terminal, with times."""
+        """The imports and records, with times."""
         return self.path / "log.txt"
 
     def checkpoint(self, iteration: int) -> Path:

@@ -32,6 +32,8 @@ def proposals(model: Sampler, pool: Pool, count: int, temperature: float, max_to
     protocol = str(model.notes.get("protocol", "few-shot"))
     shots = [] if protocol == "plain" else [puzzle for puzzle, _ in solver_shots(training_pairs(pool), 5)]
     prompt = propose_prompt(protocol, shots)
+    if not model.fits(prompt, max_tokens):
+        raise InputError(f"--max-tokens {max_tokens}: the prompt and so many tokens do not fit the model's context")
     (completions,) = model.sample([prompt], count, SamplingSettings(temperature, 1.0, max_tokens, count), [seed])
     parsed = parse_puzzles(pool, [prompt.parsed_text(completion.text) for completion in completions])
     refusals = iter(admit(pool, [puzzle for puzzle in parsed if isinstance(puzzle, Puzzle)]))
@@ -53,7 +55,7 @@ def candidates(
     max_tokens: int,
     seed: int,
 ) -> Iterator[str]:
-    """The puzzle, then each distinct candidate with its verdict and how often it came, then the count."""
+    """The puzzle, then each candidate with its verdict, then the count."""
     puzzle = _one_puzzle(pool, file, name)
     model = load()
     protocol = str(model.notes.get("protocol", "few-shot"))

@@ -35,7 +35,7 @@ def record_heading(record: dict[str, Any]) -> str:
     """The heading over `record_row`s."""
     cells = [name.rjust(width) for name, width in RECORD_COLUMNS]
     ks = [key for key in record["dev"] if key.startswith("pass@")]
-    cells += [f"dev {ks[0]}".rjust(17)] + [f"held-out {key}".rjust(18) for key in (ks[0], ks[-1])]
+    cells += [f"dev {ks[0]}".rjust(17)] + [f"held-out {key}".rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
     return "  ".join([*cells, "seconds"])
 
 
@@ -49,7 +49,7 @@ def record_row(record: dict[str, Any]) -> str:
     cells = [str(value).rjust(width) for value, (_, width) in zip(values, RECORD_COLUMNS, strict=True)]
     ks = [key for key in record["dev"] if key.startswith("pass@")]
     cells.append(interval(record["dev"][ks[0]]).rjust(17))
-    cells += [interval(record["heldout"][key]).rjust(18) for key in (ks[0], ks[-1])]
+    cells += [interval(record["heldout"][key]).rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
     times = record["times"]
     seconds = sum(times[name] for name in ("sampling", "judging", "training", "scoring"))
     return "  ".join([*cells, f"{seconds:7.0f}"])

@@ -454,6 +454,7 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
         "admitted": 2,
         "held_out_refused": 1,
         "solved": 1,
+        "training_solved": 1,
         "candidates": 3,
         "accepted": 2,
         "new_pairs": 2,

@@ -264,8 +264,9 @@ def test_a_run_prints_its_records_as_rows(finished):
     heading, *table = rows(printed)
     stored = records(folder / "runs" / "tiny")
     assert heading.split()[:3] == ["iteration", "proposed", "admitted"]
-    assert [row.split()[:6] for row in table] == [
-        [str(r[k]) for k in ("iteration", "proposed", "admitted", "solved", "new_pairs", "pairs")] for r in stored
+    assert [row.split()[:7] for row in table] == [
+        [str(r[k]) for k in ("iteration", "proposed", "admitted", "solved", "training_solved", "new_pairs", "pairs")]
+        for r in stored
     ]
     assert [record["iteration"] for record in stored] == [0, 1]
 
