@@ -32,7 +32,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name, (least, most) in RANGES.items():
             if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} must be from {least:g} to {most:g}, got {getattr(self, name):g}")
+                raise ValueError(f"{name} must be from {least:,} to {most:,}, got {getattr(self, name):,}")
         if self.wall_seconds < self.cpu_seconds:
             raise ValueError(
                 f"wall_seconds ({self.wall_seconds}) is below cpu_seconds ({self.cpu_seconds}): "
@@ -44,8 +44,8 @@ RANGES = {
     "cpu_seconds": (0.01, 100_000),
     "wall_seconds": (0.01, 1_000_000),
     "memory_bytes": (64 * 1024**2, 2**46),
-    "answer_bytes": (1024, 64 * 1024**2),
-    "recursion_limit": (100, 1_000_000),
+    "answer_bytes": (64, 64 * 1024**2),
+    "recursion_limit": (50, 1_000_000),
 }
 """What can be enforced: below, the harness itself would not fit."""
 

@@ -60,7 +60,7 @@ def bench(
             [seed],
             batch_rows,
             CHUNK_TEXTS,
-            folder / "samples.jsonl",
+            samples,
             count,
         )
     result = {

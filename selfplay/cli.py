@@ -146,8 +146,9 @@ def _runs(options: argparse.Namespace) -> int:
         state = "finished" if len(records) > iterations else "running" if rundir.is_locked() else "stopped"
         best = "-"
         if records:
-            key = next(key for key in records[0]["dev"] if key.startswith("pass@"))
-            record = max(records, key=lambda record: record["dev"][key][0])
+            key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
+            # A branch may score other k than the run it came from.
+            record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
             best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
         size = sum(_size(file) for file in path.rglob("*"))
         rows.append([path.name, state, f"{max(0, len(records) - 1)} of {iterations}", best, f"{size / 1e6:.1f}"])

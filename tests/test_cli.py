@@ -335,6 +335,31 @@ def test_a_branch_does_not_overwrite_a_run(run_here, refused):
     assert content(run_here / "archive.sqlite") == before
 
 
+def test_a_branch_does_not_replace_a_folder_of_other_things(run_here, refused):
+    Path("runs/notes").mkdir()
+    Path("runs/notes/thesis.txt").write_text("years of work")
+    assert "it exists already" in refused("run", "--from", "tiny@0", "--name", "notes")
+    assert Path("runs/notes/thesis.txt").read_text() == "years of work"
+
+
+def test_the_chat_protocol_needs_a_chat_template(files, refused):
+    line = refused("run", files / "tiny.toml", "--name", "talk", "--set", "prompt.protocol=chat")
+    assert "no chat template" in line
+    assert not Path("runs/talk/config.toml").exists()
+
+
+def test_a_runs_own_config_goes_on_with_that_run(run_here, done):
+    before = records(run_here)
+    done("run", run_here / "config.toml")
+    assert records(run_here) == before
+    assert not Path("runs/config").exists()
+
+
+def test_runs_lists_runs_that_score_other_k(run_here, done):
+    done("run", "--from", "tiny@0", "--name", "branch", "--set", "evaluate.k=[2]")
+    assert "branch" in done("runs")
+
+
 @pytest.mark.parametrize("parent", ["nosuch", "nosuch@1", "tiny@9", "tiny@x", "tiny@-1"])
 def test_a_branch_of_nothing_is_refused(run_here, refused, parent):
     refused("run", "--from", parent, "--name", "branch")

@@ -548,11 +548,18 @@ def test_a_pool_for_functions_that_do_not_exist_does_not_start(function):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"cpu_seconds": 0}, {"memory_bytes": -1}, {"cpu_seconds": 2, "wall_seconds": 1}, {"answer_bytes": 0}],
+    [
+        {"cpu_seconds": 0},
+        {"memory_bytes": -1},
+        {"memory_bytes": 1 << 60},
+        {"cpu_seconds": 1e300},
+        {"cpu_seconds": 2, "wall_seconds": 1},
+        {"answer_bytes": 0},
+    ],
     ids=str,
 )
 def test_impossible_limits_are_refused(fields):
-    with pytest.raises(ValueError, match=r"must be positive|is below cpu_seconds"):
+    with pytest.raises(ValueError, match=r"must be from|is below cpu_seconds"):
         Limits(**fields)
 
 
@@ -711,3 +718,50 @@ def test_a_job_module_that_breaks_at_import_is_our_failure(weakened):
         pytest.raises(SandboxError, match="it breaks at import"),
     ):
         one(pool, "return 1")
+
+
+def test_a_child_that_dozes_is_asleep(pool):
+    doze = (
+        "libc = ctypes.CDLL(None)\nword, nap = ctypes.c_int(0), (ctypes.c_long * 2)(0, 200_000_000)\n"
+        "while True: libc.syscall(202, ctypes.byref(word), 0, 0, nap, 0, 0)"
+    )
+    started = time.monotonic()
+    (result,) = pool.run([job(doze, before=REACH + 'ctypes = modules["ctypes"]')])
+    assert result.status in (Status.WALL_LIMIT, Status.CPU_LIMIT)
+    assert time.monotonic() - started < 3 * LIMITS.wall_seconds
+
+
+def test_modules_may_be_added_to_what_programs_import():
+    with Pool(limits=LIMITS, lanes=1, modules=["calendar"]) as pool:
+        assert answer(pool, "import calendar\nreturn calendar.isleap(2024)") is True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look at another process's descriptors")
+def test_a_child_holds_no_descriptor_however_many_its_supervisor_has():
+    held = [os.dup(0) for _ in range(80)]
+    try:
+        with Pool(limits=Limits(), lanes=1) as pool:
+            results = pool.run([job("while True: pass")])
+            watcher = threading.Thread(target=lambda: seen.append(sealed_childrens_descriptors()))
+            seen = []
+            watcher.start()
+            assert next(results).status == Status.CPU_LIMIT
+            watcher.join()
+        assert seen[0] == [[]]
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+def sealed_childrens_descriptors():
+    """What each process under this one with a seccomp filter has open."""
+    for _ in range(200):
+        found = []
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and "Seccomp:\t2" in (folder / "status").read_text():
+                    found.append(sorted(os.listdir(folder / "fd")))
+        if found:
+            return found
+        time.sleep(0.005)
+    return []

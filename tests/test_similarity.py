@@ -164,3 +164,12 @@ def test_a_guard_finds_the_same_other_constants_and_near_duplicates_and_lets_oth
 
 def test_an_empty_guard_lets_everything_pass(pool):
     assert [Guard().hit(puzzle) for puzzle in puzzles(pool, BASE, LONG)] == [None, None]
+
+
+def test_members_of_classes_keep_their_names(pool):
+    first, second = puzzles(
+        pool,
+        "class A:\n    p = 1\n    q = 2\n\ndef f(x: int):\n    return x == A.p",
+        "class A:\n    q = 1\n    p = 2\n\ndef f(x: int):\n    return x == A.p",
+    )
+    assert first.id != second.id

@@ -725,13 +725,19 @@ def test_a_puzzle_about_addresses_is_not_accepted(pool):
     assert judgement.verdict == Verdict.WRONG_ANSWER
 
 
-def test_a_puzzle_that_counts_its_calls_is_unstable(pool):
+def test_a_puzzle_that_counts_its_calls_never_gets_past_one(pool):
     text = "def f(x: int, calls=[]):\n    calls.append(x)\n    return len(calls) > 1"
     judgements = verify_texts(pool, [(text, f"def g(): return {n}") for n in range(3)])
+    assert [judgement.verdict for judgement in judgements] == [Verdict.WRONG_ANSWER] * 3
+
+
+def test_a_right_answer_is_right_whoever_is_judged_beside_it(pool):
+    text = "def f(x: int, seen=[]):\n    seen.append(x)\n    return len(seen) == 1 and x in (1, 2, 3)"
+    judgements = verify_texts(pool, [(text, f"def g(): return {n}") for n in range(5)])
     assert [judgement.verdict for judgement in judgements] == [
         Verdict.WRONG_ANSWER,
-        Verdict.UNSTABLE,
-        Verdict.UNSTABLE,
+        *[Verdict.ACCEPTED] * 3,
+        Verdict.WRONG_ANSWER,
     ]
 
 
