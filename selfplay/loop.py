@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from puzzles.archive import Archive
+from puzzles.archive import Archive, Chunk
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError
@@ -288,32 +288,47 @@ class _Run:
         return self._record(iteration, scores, time.monotonic() - started)
 
     def _propose(self, iteration: int) -> None:
-        archive, config = self.archive, self.config
-        if not archive.planned(iteration, propose.STAGE):
-            propose.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
-        numbers = archive.unjudged(iteration, propose.STAGE)
-        plans = [archive.chunk(identifier).plan for identifier in numbers]
-        total = sum(len(plan["shots"]) * plan["copies"] for plan in plans)
-        count = self.progress.counter(total, f"iteration {iteration}: propose", "proposal")
-        for identifier in numbers:
-            if archive.chunk(identifier).completions is None:
-                sampler = self.sampler(self.checkpoint(iteration - 1))
-                propose.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, count)
-            propose.judge(archive, archive.chunk(identifier), self.pool, self.protocol)
+        archive, config, protocol = self.archive, self.config, self.protocol
+        self._chunks(
+            iteration, propose.STAGE, "shots", "proposal",
+            plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler),
+            sample=lambda chunk, sampler, count: propose.sample(archive, chunk, sampler, config, protocol, count),
+            judge=lambda chunk: propose.judge(archive, chunk, self.pool, protocol),
+        )  # fmt: skip
 
     def _solve(self, iteration: int) -> None:
-        archive, config = self.archive, self.config
-        if not archive.planned(iteration, solve.STAGE):
-            solve.plan(archive, iteration, config, self.protocol, self.sampler(self.checkpoint(iteration - 1)))
-        numbers = archive.unjudged(iteration, solve.STAGE)
+        archive, config, protocol, shots = self.archive, self.config, self.protocol, self.shots
+        self._chunks(
+            iteration, solve.STAGE, "puzzles", "candidate",
+            plan=lambda sampler: solve.plan(archive, iteration, config, protocol, sampler),
+            sample=lambda chunk, sampler, count: solve.sample(archive, chunk, sampler, config, protocol, shots, count),
+            judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
+        )  # fmt: skip
+
+    def _chunks(
+        self,
+        iteration: int,
+        stage: str,
+        asked: str,
+        unit: str,
+        plan: Callable[[Sampler], object],
+        sample: Callable[[Chunk, Sampler, Callable[..., object]], object],
+        judge: Callable[[Chunk], object],
+    ) -> None:
+        """Plan a stage's chunks, then sample and judge those that are not finished; `asked` lists a plan's prompts."""
+        archive, checkpoint = self.archive, self.checkpoint(iteration - 1)
+        if not archive.planned(iteration, stage):
+            plan(self.sampler(checkpoint))
+        numbers = archive.unjudged(iteration, stage)
         plans = [archive.chunk(identifier).plan for identifier in numbers]
-        total = sum(len(plan["puzzles"]) * plan["copies"] for plan in plans)
-        count = self.progress.counter(total, f"iteration {iteration}: solve", "candidate")
+        total = sum(len(content[asked]) * content["copies"] for content in plans)
+        count = self.progress.counter(total, f"iteration {iteration}: {stage}", unit)
         for identifier in numbers:
-            if archive.chunk(identifier).completions is None:
-                sampler = self.sampler(self.checkpoint(iteration - 1))
-                solve.sample(archive, archive.chunk(identifier), sampler, config, self.protocol, self.shots, count)
-            solve.judge(archive, archive.chunk(identifier), self.pool, self.protocol, self.shots, self.protections)
+            chunk = archive.chunk(identifier)
+            if chunk.completions is None:
+                sample(chunk, self.sampler(checkpoint), count)
+                chunk = archive.chunk(identifier)
+            judge(chunk)
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)
