@@ -32,6 +32,8 @@ def encode(value: object, max_bytes: int) -> bytes:
     Raises:
         CodecError: Not an exact builtin type, not finite, deeper than 64, or over `max_bytes`.
     """
+    if type(value) is bool:  # what most judges return
+        return b"true" if value else b"false"
     # Every node takes at least two bytes, and texts and long integers their length, so a small
     # value that aliases itself exponentially (a = [a, a] sixty times) is refused by count before
     # it is ever written out.
@@ -50,7 +52,7 @@ def decode(data: bytes) -> Any:
     """
     try:
         # From text: given bytes, json would guess at an encoding, and what is judged guess differently.
-        return _raise(json.loads(data.decode("ascii"), parse_float=_refuse, parse_constant=_refuse), 0)
+        return _raise(_DECODER.decode(data.decode("ascii")), 0)
     except CodecError:
         raise
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
@@ -89,7 +91,10 @@ def _sorted(members: Any) -> list[tuple[str, Any]]:
 
 
 def _dump(lowered: object) -> str:
-    return json.dumps(lowered, separators=(",", ":"))
+    # The scalars as the encoder would write them: it costs a fresh child 0.1 ms to make it write anything.
+    if type(lowered) is int:
+        return str(lowered)
+    return _ENCODER.encode(lowered)
 
 
 def _lower(value: Any, depth: int, budget: list[int]) -> Any:
@@ -121,6 +126,11 @@ def _lower(value: Any, depth: int, budget: list[int]) -> Any:
 
 def _refuse(text: str) -> Any:
     raise CodecError(f"untagged number {text[:40]!r}")
+
+
+# Made once: making them costs a fresh child more than using them.
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
 def _raise(lowered: Any, depth: int) -> Any:

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
+import importlib.util
 import json
 import mmap
 import os
@@ -79,6 +79,8 @@ class Job:
     world: int = 0
     label: str = "job"
     """Named in a `SandboxError`."""
+    cpu_seconds: float | None = None
+    """Less than the pool's limit, for work whose end is not waited for."""
 
 
 def available_cores() -> int:
@@ -98,7 +100,11 @@ class Pool:
         limits: What each child may consume.
         lanes: Jobs that run at the same time; by default the cores available.
         seed: From which the worlds' hash and random seeds are derived.
-        modules: What programs may import.
+        modules: What programs may import; every zygote loads them.
+
+    Raises:
+        ValueError: There is no such module.
+        SandboxError: This is not Linux.
     """
 
     def __init__(
@@ -117,6 +123,9 @@ class Pool:
         self.functions = tuple(dict.fromkeys([RUN_PROGRAM, "sandbox.selfcheck:probe", *functions]))
         self.seed = seed
         self.modules = tuple(modules)
+        for name in (*self.modules, *self.functions):
+            _folder(name)
+        self._layers: dict[str, str] | None = None
         self._lanes = [_Lane(self) for _ in range(lanes or available_cores())]
 
     def __enter__(self) -> Pool:
@@ -132,8 +141,23 @@ class Pool:
 
     @property
     def layers(self) -> dict[str, str]:
-        """What the first zygote reports of each layer: "on", or why not. `selfcheck` probes it."""
-        return self._lanes[0].zygote(0).layers
+        """What every zygote reports of each layer: "on", or why not. `selfcheck` probes it."""
+        if self._layers is None:
+            self._lanes[0].zygote(RUN_PROGRAM, 0)
+        assert self._layers is not None  # set by the first zygote
+        return self._layers
+
+    def agree_on_layers(self, layers: dict[str, str]) -> None:
+        """Called by each zygote at its birth: all stand behind the same protections.
+
+        Raises:
+            SandboxError: It has others than the first, say because the machine ran out of namespaces.
+        """
+        if self._layers is None:
+            self._layers = layers
+        elif layers != self._layers:
+            changed = [f"{name} ({state})" for name, state in layers.items() if state != self._layers[name]]
+            raise SandboxError(f"a later zygote has other protections than the first: {', '.join(changed)}")
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
         """The jobs' results, in the jobs' order; jobs are drawn as results are consumed.
@@ -202,11 +226,11 @@ class _Ticket:
 
 
 class _Lane:
-    """One job at a time, in the zygote of the world it asks for."""
+    """One job at a time, in the zygote of the function and world it asks for."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._zygotes: dict[int, _Zygote] = {}
+        self._zygotes: dict[tuple[str, int], _Zygote] = {}
         self._current: _Zygote | None = None
         self.deadline = 0.0
 
@@ -215,18 +239,18 @@ class _Lane:
         assert self._current is not None
         return self._current.line
 
-    def zygote(self, world: int) -> _Zygote:
-        if world not in self._zygotes:
-            self._zygotes[world] = _Zygote(self._pool, world)
-        return self._zygotes[world]
+    def zygote(self, function: str, world: int) -> _Zygote:
+        if (function, world) not in self._zygotes:
+            self._zygotes[function, world] = _Zygote(self._pool, function, world)
+        return self._zygotes[function, world]
 
     def start(self, job: Job) -> None:
         if job.function not in self._pool.functions:
             raise ValueError(f"{job.function!r} is not among the functions of this pool")
-        self._current = self.zygote(job.world)
+        self._current = self.zygote(job.function, job.world)
         # Beyond what the zygote itself would wait for: then it is the zygote that hangs.
         self.deadline = time.monotonic() + (STARVED_WALLS + 2) * self._pool.limits.wall_seconds
-        self._current.start(self._pool.functions.index(job.function), job.payload)
+        self._current.start(job)
 
     def finish(self) -> Result | str:
         """The result, or what failed of ours; called when there is an answer, or it is late."""
@@ -242,9 +266,11 @@ class _Lane:
 class _Zygote:
     """The supervisor's end of one zygote."""
 
-    def __init__(self, pool: Pool, world: int) -> None:
+    def __init__(self, pool: Pool, function: str, world: int) -> None:
         self._limits = pool.limits
-        boot = _boot(pool.functions)
+        names = ("sandbox", *pool.modules, function)
+        folders = dict.fromkeys(folder for name in names for folder in _folder(name))
+        boot = f"import sys; sys.path[:0] = {list(folders)!r}; from sandbox import zygote; zygote.main()"
         size = child.REQUEST_HEADER.size + child.request_bytes(pool.limits)
         self._response = size
         size += child.RESPONSE_HEADER.size + child.response_bytes(pool.limits)
@@ -258,7 +284,7 @@ class _Zygote:
                 limits=pool.limits,
                 slot=slot_fd,
                 line=theirs.fileno(),
-                functions=pool.functions,
+                function=function,
                 modules=pool.modules,
                 random_seed=int.from_bytes(digest[4:12], "little"),
             )
@@ -275,7 +301,11 @@ class _Zygote:
         finally:
             os.close(slot_fd)
             theirs.close()
-        self.layers = self._greeting()
+        try:
+            pool.agree_on_layers(self._greeting())
+        except SandboxError:
+            self.close()
+            raise
 
     def _greeting(self) -> dict[str, str]:
         self.line.settimeout(START_SECONDS)
@@ -289,11 +319,11 @@ class _Zygote:
         self.line.settimeout(None)
         greeting = json.loads(received) if received.endswith(b"\n") else {"error": "it ended without a word"}
         if "error" in greeting:
-            self.close()
             raise SandboxError(f"a zygote did not start: {greeting['error'].strip()}")
         return dict(greeting)
 
-    def start(self, function: int, payload: bytes) -> None:
+    def start(self, job: Job) -> None:
+        payload = job.payload
         if len(payload) > child.request_bytes(self._limits):
             raise ValueError(
                 f"a job of {len(payload)} bytes exceeds the slot's {child.request_bytes(self._limits)}: "
@@ -301,7 +331,8 @@ class _Zygote:
             )
         # Gives every page back to the kernel: nothing of an earlier job is left in the slot.
         self._slot.madvise(mmap.MADV_REMOVE)
-        child.REQUEST_HEADER.pack_into(self._slot, 0, function, len(payload))
+        self._cpu_seconds = self._limits.cpu_seconds if job.cpu_seconds is None else job.cpu_seconds
+        child.REQUEST_HEADER.pack_into(self._slot, 0, self._cpu_seconds, len(payload))
         self._slot[child.REQUEST_HEADER.size : child.REQUEST_HEADER.size + len(payload)] = payload
         with contextlib.suppress(OSError):  # a dead zygote shows as an empty reply
             self.line.send(b"g")
@@ -338,7 +369,7 @@ class _Zygote:
 
     def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float) -> Result | str:
         if number in (signal.SIGPROF, signal.SIGXCPU):
-            detail = f"over {self._limits.cpu_seconds:g} s of CPU time"
+            detail = f"over {self._cpu_seconds:g} s of CPU time"
             return Result(Status.CPU_LIMIT, records, detail, cpu_seconds)
         if number == signal.SIGKILL:
             # Nobody sealed can send it: the seal failed, the machine ran out of memory, or somebody interfered.
@@ -369,18 +400,12 @@ class _Zygote:
         self._slot.close()
 
 
-def _boot(functions: Sequence[str]) -> str:
-    """The zygote's program: the folders of the packages its jobs live in, and nothing else, on its path."""
-    packages = dict.fromkeys(name.partition(":")[0].partition(".")[0] for name in functions)
-    folders = [str(Path(_package_file(package)).parent.parent) for package in packages]
-    return f"import sys; sys.path[:0] = {list(dict.fromkeys(folders))!r}; from sandbox import zygote; zygote.main()"
-
-
-def _package_file(package: str) -> str:
-    try:
-        module = importlib.import_module(package)
-    except ImportError as error:
-        raise SandboxError(f"the jobs of package {package!r} cannot be loaded: {error}") from None
-    if module.__file__ is None:
-        raise SandboxError(f"package {package!r} has no __init__.py: its jobs cannot be loaded by a zygote")
-    return module.__file__
+def _folder(name: str) -> list[str]:
+    """What must be on a zygote's path to load a module, or a job's: nothing for the standard library."""
+    root = name.partition(":")[0].partition(".")[0]
+    if root in sys.stdlib_module_names:
+        return []
+    spec = importlib.util.find_spec(root)
+    if spec is None or spec.origin is None:
+        raise ValueError(f"there is no module named {root!r}, or it has no file of its own")
+    return [str(Path(spec.origin).parents[1 if spec.submodule_search_locations else 0])]

@@ -13,13 +13,13 @@ import json
 import math
 import mmap
 import os
-import random
 import signal
 import socket
 import struct
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,11 +33,8 @@ STARVED_WALLS = 12
 """A child that makes progress on a loaded machine may take this many wall limits."""
 DOZING_SHARE = 0.002
 """A child that used less than this share of a core since the last look is asleep, whatever it pretends."""
-MODULES = (
-    "math", "itertools", "functools", "collections", "heapq", "bisect", "string", "re", "operator", "typing", "copy",
-    "fractions", "statistics", "random", "decimal", "numbers", "unicodedata", "cmath", "array", "datetime", "hashlib",
-    "json", "textwrap",
-)  # fmt: skip
+LATE_MODULES = ("unicodedata", "weakref", "types", "codecs")
+"""What programs and the modules they import load only when needed. Every further module makes every fork slower."""
 CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 unicode-escape raw-unicode-escape rot13"
 
 
@@ -50,8 +47,8 @@ class Orders:
     """File descriptor of the shared memory."""
     line: int
     """File descriptor of the socket to the supervisor."""
-    functions: tuple[str, ...]
-    """Jobs that may be asked for, as 'module:function'; loaded before privileges are dropped."""
+    function: str
+    """What every child runs, as 'module:function'; loaded before privileges are dropped."""
     modules: tuple[str, ...]
     """What programs may import."""
     random_seed: int
@@ -77,7 +74,7 @@ def main() -> None:
     line = socket.socket(fileno=os.dup(orders.line))
     os.close(orders.line)
     try:
-        slot, functions = _prepare(orders)
+        slot, function = _prepare(orders)
         report = confine.enclose(orders.limits)
         gc.collect()
         gc.freeze()
@@ -85,29 +82,36 @@ def main() -> None:
         line.sendall(json.dumps({"error": traceback.format_exc()}).encode() + b"\n")
         os._exit(1)
     line.sendall(json.dumps(report).encode() + b"\n")
-    _serve(line, slot, functions, orders)
+    _serve(line, slot, function, orders)
     os._exit(0)
 
 
-def _prepare(orders: Orders) -> tuple[Any, list[child.Job]]:
+def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     size = child.REQUEST_HEADER.size + child.request_bytes(orders.limits)
     size += child.RESPONSE_HEADER.size + child.response_bytes(orders.limits)
     slot = mmap.mmap(orders.slot, size)
     os.close(orders.slot)
-    for module in (*MODULES, *orders.modules):
+    # `random` would seed itself from the system in every child: another draw each time, and 0.1 ms.
+    os.register_at_fork = _no_hook
+    for module in (*LATE_MODULES, *orders.modules):
         importlib.import_module(module)
     for name in CODECS.split():
         "".encode(name) if name != "rot13" else __import__("codecs").encode("", name)
     child.MODULES = frozenset(orders.modules)
-    functions = []
-    for name in orders.functions:
-        module, _, function = name.partition(":")
-        functions.append(getattr(importlib.import_module(module), function))
+    module, _, name = orders.function.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    if "random" in sys.modules:
+        sys.modules["random"].seed(orders.random_seed)
+    warnings.simplefilter("ignore")  # nobody reads them, and each costs a child a hundred microseconds
     _warm(orders.limits)
     sys.setrecursionlimit(orders.limits.recursion_limit)
     sys.set_int_max_str_digits(100_000)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    return slot, functions
+    return slot, function
+
+
+def _no_hook(**_: object) -> None:
+    pass
 
 
 def _warm(limits: Limits) -> None:
@@ -118,7 +122,7 @@ def _warm(limits: Limits) -> None:
         raise RuntimeError("the warm-up check failed")
 
 
-def _serve(line: socket.socket, slot: Any, functions: list[child.Job], orders: Orders) -> None:
+def _serve(line: socket.socket, slot: Any, function: child.Job, orders: Orders) -> None:
     while line.recv(1):
         try:
             pid = os.fork()
@@ -126,8 +130,7 @@ def _serve(line: socket.socket, slot: Any, functions: list[child.Job], orders: O
             line.sendall(REPLY.pack(NOT_FORKED, 0, 0))
             continue
         if pid == 0:
-            random.seed(orders.random_seed)  # `random` has just seeded itself from the system, as it does after a fork
-            child.main(slot, orders.limits, functions)
+            child.main(slot, orders.limits, function)
         reason = ENDED if _wait(pid, orders.limits) else ASLEEP
         _, status, usage = os.wait4(pid, 0)
         line.sendall(REPLY.pack(reason, status, int(1e6 * (usage.ru_utime + usage.ru_stime))))

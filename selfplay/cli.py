@@ -412,7 +412,11 @@ def _pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, An
     from puzzles.verify import truth_pool
     from sandbox import selfcheck
 
-    with truth_pool(config.limits(), config.lanes or None, seed, config.modules) as pool:
+    try:
+        made = truth_pool(config.limits(), config.lanes or None, seed, config.modules)
+    except ValueError as error:
+        raise InputError(f"sandbox.modules: {error}") from None
+    with made as pool:
         protections = selfcheck.check(pool)
         selfcheck.require(protections, config.minimum_tier)
         yield pool, protections.to_json()
