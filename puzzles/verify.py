@@ -1,16 +1,23 @@
-"""The policy of truth: solve, take the answer as data, judge it elsewhere, confirm it in a second world.
+"""The policy of truth: solve, take the answer as data, judge it elsewhere, and repeat what holds.
 
-A candidate runs alone in a child and yields an answer. The answer's type is checked here, on
-plain data. Another child, which holds only the puzzle, evaluates `f(answer)`; the answers of one
-puzzle share such a child, for what is only data cannot disturb its neighbours. Whatever is
-accepted there is provisional: it counts once a fresh child, alone, in another world, agrees.
+A candidate runs in a child and yields an answer. The answer's type is checked here, on plain
+data. Another child, which holds only the puzzle, evaluates `f(answer)`. Whatever shares a process
+for speed is provisional:
+
+* Candidates of one puzzle first run together. That settles rejections only: what holds runs again
+  in a child of its own, and so does all that the shared child did not finish, and a sample of what
+  it rejected.
+* Answers of one puzzle are judged together, for what is only data cannot disturb its neighbours;
+  what is accepted, once more in another world, in the opposite order.
+
+Only programs that are statically harmless (`sandbox.harmless`) ever share a process.
 
 Only an exact `True` counts. Exit codes, output and exceptions never do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +25,23 @@ from puzzles import answer_type
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict
 from sandbox import child, codec
-from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
+from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import Limits, Result, Status
 
 SOLVE_WORLD, JUDGE_WORLD, CONFIRM_WORLD = 0, 1, 2
 WORLDS = (0, 1, 2)
-JUDGED_TOGETHER = 64
-"""Answers of one puzzle that share a provisional judge; a child costs a millisecond, an answer microseconds."""
+MOST_SHARING = 64
+"""Candidates, or answers, that share a child; a child costs a millisecond, each of them less than a tenth of it."""
+SHARED_CPU_SECONDS = 0.03
+"""For all that share a child; a slow one is better run alone."""
+WORTH_SHARING = 8
+"""A shared child that ends early having done fewer is not tried again with the rest."""
+AUDITED_BELOW = "03"
+"""Candidates whose id, a hash, is below this (3 in 256) run alone as well; a difference is `unstable`."""
 SHOWN_CHARACTERS = 200
+
+Question = tuple[Puzzle, bytes]
+"""Does `f` hold for this encoded answer?"""
 
 VERDICT_OF_STATUS = {
     Status.CPU_LIMIT: Verdict.TIME_LIMIT,
@@ -59,6 +75,10 @@ class _Outcome:
     verdict: Verdict | None = None
     """Set when no record tells: the limit that ended the child."""
     detail: str = ""
+
+    def same_as(self, other: _Outcome) -> bool:
+        """Whether the program did the same."""
+        return (self.tag, self.content) == (other.tag, other.content)
 
 
 def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
@@ -98,9 +118,10 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
 
 
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
+    outcomes, alone = _solve(pool, pairs)
     judgements: list[Judgement] = []
     answers: list[bytes | None] = []
-    for (puzzle, _), outcome in zip(pairs, _solve(pool, pairs), strict=True):
+    for (puzzle, _), outcome in zip(pairs, outcomes, strict=True):
         judgement, answer = _read_answer(puzzle, outcome, pool.limits.answer_bytes)
         judgements.append(judgement)
         answers.append(answer)
@@ -115,11 +136,28 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
         if answer is not None:
             solved, judged = judgements[index], verdicts[pairs[index][0].source, answer]
             judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds)
+    again = [i for i, judgement in enumerate(judgements) if judgement.verdict == Verdict.ACCEPTED and i not in alone]
+    for index, outcome in zip(again, _solve_alone(pool, [pairs[index] for index in again]), strict=True):
+        if outcome.same_as(outcomes[index]):
+            judgements[index] = replace(judgements[index], cpu_seconds=outcome.cpu_seconds)
+        else:
+            judgements[index], _ = _read_answer(pairs[index][0], _differing(outcomes[index], outcome), 0)
     return judgements
 
 
-def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
-    """Each candidate alone in its child, with the puzzle at hand: it may call `f`."""
+def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> tuple[list[_Outcome], set[int]]:
+    """What each candidate yields, and which of them had a child of their own."""
+    outcomes = _solve_together(pool, pairs)
+    audited = [index for index in outcomes if pairs[index][1].id < AUDITED_BELOW]
+    alone = [index for index in range(len(pairs)) if index not in outcomes] + audited
+    for index, outcome in zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True):
+        beside = outcomes.get(index, outcome)
+        outcomes[index] = outcome if outcome.same_as(beside) else _differing(beside, outcome)
+    return [outcomes[index] for index in range(len(pairs))], set(alone)
+
+
+def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
+    """Each candidate in a child of its own, with the puzzle at hand: it may call `f`."""
     jobs = (
         Job(
             RUN_PROGRAM,
@@ -130,6 +168,79 @@ def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_O
         for puzzle, candidate in pairs
     )
     return (_outcomes(result, 1)[0] for result in pool.run(jobs))
+
+
+def _solve_together(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> dict[int, _Outcome]:
+    """Provisional outcomes by index; missing are those that must run alone."""
+
+    def payload(batch: Sequence[int]) -> bytes:
+        texts = [pairs[index][1].source for index in batch]
+        sources = [pairs[batch[0]][0].source]
+        return child.program(sources, "g", [b"[]"] * len(batch), pool.limits.answer_bytes, texts)
+
+    sizes = [len(candidate.source) for _, candidate in pairs]
+    return _share(pool, [puzzle for puzzle, _ in pairs], sizes, payload, SOLVE_WORLD)
+
+
+def _share(
+    pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int], payload: Callable[[Sequence[int]], bytes], world: int
+) -> dict[int, _Outcome]:
+    """Outcomes by index of what may share a child with its puzzle's others, and was not touched by a limit there."""
+    outcomes: dict[int, _Outcome] = {}
+    batches = list(_batches(pool, puzzles, sizes))
+    cpu_seconds = min(SHARED_CPU_SECONDS, pool.limits.cpu_seconds)
+    while batches := [batch for batch in batches if len(batch) > 1]:
+        jobs = (
+            Job(RUN_TOGETHER, payload(batch), world, f"{len(batch)} for puzzle {puzzles[batch[0]].id}", cpu_seconds)
+            for batch in batches
+        )
+        rest: list[list[int]] = []
+        for batch, result in zip(batches, pool.run(jobs), strict=True):
+            done = _outcomes(result, len(result.records))
+            outcomes.update((index, outcome) for index, outcome in zip(batch, done, strict=False) if _settles(outcome))
+            if len(done) >= WORTH_SHARING:
+                rest.append(batch[len(done) + 1 :])  # the one that ended the child runs alone
+        batches = rest
+    return outcomes
+
+
+def _batches(pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Indices that may share a child: of one puzzle, and together no larger than an answer may be."""
+    by_puzzle: dict[str, list[int]] = {}
+    for index, puzzle in enumerate(puzzles):
+        by_puzzle.setdefault(puzzle.source, []).append(index)
+    for indices in by_puzzle.values():
+        batch: list[int] = []
+        total = 0
+        for index in indices:
+            if batch and (len(batch) == MOST_SHARING or total + sizes[index] > pool.limits.answer_bytes):
+                yield batch
+                batch, total = [], 0
+            batch.append(index)
+            total += sizes[index]
+        yield batch
+
+
+def _settles(outcome: _Outcome) -> bool:
+    """Whether a shared child's outcome can be believed of a wrong candidate: no limit had a part in it."""
+    if outcome.verdict is not None or outcome.tag in (child.REFUSED, child.MEMORY):
+        return False
+    return not (outcome.tag == child.RAISED and outcome.content.startswith((b"RecursionError", b"MemoryError")))
+
+
+def _differing(beside: _Outcome, alone: _Outcome) -> _Outcome:
+    """The outcome of a candidate that does beside others what it does not do alone."""
+    shown = [_shown_outcome(outcome) for outcome in (beside, alone)]
+    detail = f"beside others it {shown[0]}, alone it {shown[1]}"
+    return _Outcome(b"", b"", alone.cpu_seconds, Verdict.UNSTABLE, detail)
+
+
+def _shown_outcome(outcome: _Outcome) -> str:
+    if outcome.verdict is not None:
+        return f"met {outcome.verdict}"
+    if outcome.tag == child.VALUE:
+        return f"returned {_shown_value(outcome.content)}"
+    return f"ended with {_text(outcome.content)}"
 
 
 def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[Judgement, bytes | None]:
@@ -174,23 +285,24 @@ def _no_puzzle(judgement: Judgement) -> bool:
     return judgement.verdict in (Verdict.RUNTIME_ERROR, Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT)
 
 
-def judge_answers(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]]) -> list[Judgement]:
-    """Judge encoded answers of the declared type, in order; accepts are confirmed alone in a second world."""
+def judge_answers(pool: Pool, questions: Sequence[Question]) -> list[Judgement]:
+    """Judge encoded answers of the declared type, in order; accepts are confirmed in a second world."""
     provisional = judge_once(pool, questions, JUDGE_WORLD)
     accepted = [index for index, outcome in enumerate(provisional) if _is_true(outcome)]
-    jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], CONFIRM_WORLD) for index in accepted)
-    confirmed = {index: _outcomes(result, 1)[0] for index, result in zip(accepted, pool.run(jobs), strict=True)}
+    # In the opposite order, so that what came before an answer is not the same twice.
+    again = judge_once(pool, [questions[index] for index in reversed(accepted)], CONFIRM_WORLD)
+    confirmed = dict(zip(reversed(accepted), again, strict=True))
     return [_verdict(outcome, confirmed.get(index)) for index, outcome in enumerate(provisional)]
 
 
-def judge_once(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]], world: int) -> list[_Outcome]:
-    """Provisional outcomes of `f(answer)`; answers of one puzzle share a child, and what it left is judged alone."""
-    batches = list(_judge_batches(pool, questions))
-    outcomes: dict[int, _Outcome] = {}
-    jobs = (_judge_job(pool, questions[batch[0]][0], [questions[i][1] for i in batch], world) for batch in batches)
-    for batch, result in zip(batches, pool.run(jobs), strict=True):
-        whole = len(batch) == 1 or result.status == Status.FINISHED
-        outcomes.update(zip(batch, _outcomes(result, len(batch) if whole else 0), strict=False))
+def judge_once(pool: Pool, questions: Sequence[Question], world: int) -> list[_Outcome]:
+    """Outcomes of `f(answer)` in one world; the answers of a harmless puzzle share a child."""
+
+    def payload(batch: Sequence[int]) -> bytes:
+        return _judge_payload(pool, questions[batch[0]][0], [questions[index][1] for index in batch])
+
+    sizes = [len(answer) for _, answer in questions]
+    outcomes = _share(pool, [puzzle for puzzle, _ in questions], sizes, payload, world)
     alone = [index for index in range(len(questions)) if index not in outcomes]
     jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], world) for index in alone)
     for index, result in zip(alone, pool.run(jobs), strict=True):
@@ -198,37 +310,27 @@ def judge_once(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]], world: int
     return [outcomes[index] for index in range(len(questions))]
 
 
-def _judge_batches(pool: Pool, questions: Sequence[tuple[Puzzle, bytes]]) -> Iterable[list[int]]:
-    by_puzzle: dict[str, list[int]] = {}
-    for index, (puzzle, _) in enumerate(questions):
-        by_puzzle.setdefault(puzzle.source, []).append(index)
-    for indices in by_puzzle.values():
-        batch: list[int] = []
-        for index in indices:
-            size = sum(len(questions[other][1]) for other in [*batch, index])
-            if batch and (len(batch) == JUDGED_TOGETHER or size > pool.limits.answer_bytes):
-                yield batch
-                batch = []
-            batch.append(index)
-        yield batch
+def _judge_payload(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes]) -> bytes:
+    calls = [b"[" + answer + b"]" for answer in answers]
+    return child.program([puzzle.source], "f", calls, pool.limits.answer_bytes)
 
 
 def _judge_job(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes], world: int) -> Job:
-    calls = [b"[" + answer + b"]" for answer in answers]
-    payload = child.program([puzzle.source], "f", calls, pool.limits.answer_bytes)
-    return Job(RUN_PROGRAM, payload, world, f"judging puzzle {puzzle.id}")
+    return Job(RUN_PROGRAM, _judge_payload(pool, puzzle, answers), world, f"judging puzzle {puzzle.id}")
 
 
 def _outcomes(result: Result, calls: int) -> list[_Outcome]:
-    """One outcome per call of a job; a limit or a load failure stands for all calls that have none."""
+    """One outcome per call of a job; a limit stands for all calls that have none."""
     share = result.cpu_seconds / max(calls, 1)
-    records = list(result.records)
-    if records and records[0][:1] == child.NOT_LOADED:
-        return [_Outcome(child.NOT_LOADED, records[0][2:], share)] * calls
-    outcomes = [_Outcome(record[:1], record[1:], share) for record in records[:calls]]
+    outcomes = [_outcome(record, share) for record in result.records[:calls]]
     verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
     detail = result.detail or "it left no report"
     return outcomes + [_Outcome(b"", b"", share, verdict, detail)] * (calls - len(outcomes))
+
+
+def _outcome(record: bytes, cpu_seconds: float) -> _Outcome:
+    tag = record[:1]
+    return _Outcome(tag, record[2:] if tag == child.NOT_LOADED else record[1:], cpu_seconds)
 
 
 def _is_true(outcome: _Outcome) -> bool:

@@ -30,6 +30,8 @@ RAISED = b"E"
 """It raised; 'Type: message' follows."""
 MEMORY = b"M"
 """It ran out of memory."""
+REFUSED = b"R"
+"""It was not run: it may not share a process (`harmless`)."""
 NOT_LOADED = b"L"
 """A source text did not load: its index as one digit, then 'Type: message'."""
 
@@ -47,6 +49,10 @@ PROGRAM_HEADER = struct.Struct("<II?")
 """Largest encoded return value, number of shared sources, whether each call brings a source of its own."""
 
 Job = Callable[[bytes], Iterator[bytes]]
+
+
+class Refused(Exception):
+    """A source that may not run here."""
 
 
 def request_bytes(limits: Limits) -> int:
@@ -163,26 +169,33 @@ def program(
 
 
 def run_program(payload: bytes) -> Iterator[bytes]:
-    """One record per call, in order; without calls one only if the sources do not load."""
+    """A job: one record per call, in order; without calls one only if the sources do not load."""
+    return run_calls(payload, compiled)
+
+
+def run_calls(payload: bytes, compiled: Callable[[bytes, int], CodeType]) -> Iterator[bytes]:
+    """`run_program`, with another way to code: it may refuse a source by raising `Refused`."""
     header, entry, *blobs = unpack(payload)
     answer_bytes, shared, has_own = PROGRAM_HEADER.unpack(header)
     sources, rest = blobs[:shared], blobs[shared:]
-    if not rest:
-        failure = _load(_namespace(last=True), sources)
-        if failure is not None:
-            yield failure
+    if not rest and (failure := _load(_namespace(last=True), sources, compiled)) is not None:
+        yield failure
     count = len(rest) // 2 if has_own else len(rest)
-    for number, call in enumerate(rest[-count:] if count else ()):
+    for number, call in enumerate(rest[len(rest) - count :]):
         # Anew for each call, so that no default, global or cache of a program carries from one to the next.
         namespace = _namespace(last=number == count - 1)
-        failure = _load(namespace, [*sources, rest[number]] if has_own else sources)
+        failure = _load(namespace, [*sources, rest[number]] if has_own else sources, compiled)
         yield failure or _call(namespace, entry.decode(), call, answer_bytes)
 
 
-def _load(namespace: dict[str, Any], sources: Sequence[bytes]) -> bytes | None:
+def _load(
+    namespace: dict[str, Any], sources: Sequence[bytes], compiled: Callable[[bytes, int], CodeType]
+) -> bytes | None:
     for index, source in enumerate(sources):
         try:
-            exec(_compiled(source, index), namespace)
+            exec(compiled(source, index), namespace)
+        except Refused:
+            return REFUSED
         except MemoryError:
             return MEMORY
         except BaseException as error:
@@ -191,7 +204,8 @@ def _load(namespace: dict[str, Any], sources: Sequence[bytes]) -> bytes | None:
 
 
 @functools.cache
-def _compiled(source: bytes, index: int) -> CodeType:
+def compiled(source: bytes, index: int) -> CodeType:
+    """Code of a source text; `index` names it in tracebacks."""
     return compile(source, f"<source {index}>", "exec", dont_inherit=True)
 
 

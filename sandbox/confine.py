@@ -226,7 +226,7 @@ _NUMBER, _ARCHITECTURE, _PROTECTION, _MAP_FLAGS = 0, 4, 16 + 2 * 8, 16 + 3 * 8
 
 
 def _filter_program(machine: str) -> bytes:
-    """The allow-list as BPF, for `machine` as `platform.machine` names it: everything unlisted returns EPERM; a foreign architecture kills."""
+    """The allow-list of a `platform.machine()` as BPF: what is unlisted returns EPERM, a foreign architecture kills."""
     numbers = dict(ALLOWED[machine])
     allow = (_RETURN, 0, 0, SECCOMP_RET_ALLOW)
     deny = (_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)

@@ -64,6 +64,7 @@ PURE_MODULES = (
 """Modules without clock, randomness or the outside world: all that a proposed puzzle may import."""
 
 RUN_PROGRAM = "sandbox.child:run_program"
+RUN_TOGETHER = "sandbox.harmless:run_together"
 TRIES = 3
 WINDOW_PER_LANE = 32
 """Jobs that may wait for an earlier one's result, so that one slow job does not idle the lanes."""
@@ -96,7 +97,7 @@ class Pool:
     """Lanes of zygotes that run jobs in parallel.
 
     Args:
-        functions: Trusted jobs, as 'module:function'; `run_program` is always there.
+        functions: Trusted jobs, as 'module:function', beside `run_program` and `run_together`.
         limits: What each child may consume.
         lanes: Jobs that run at the same time; by default the cores available.
         seed: From which the worlds' hash and random seeds are derived.
@@ -120,7 +121,7 @@ class Pool:
                 f"the sandbox needs Linux (seccomp, fork), this is {sys.platform}: use a Linux machine or container"
             )
         self.limits = limits or Limits()
-        self.functions = tuple(dict.fromkeys([RUN_PROGRAM, "sandbox.selfcheck:probe", *functions]))
+        self.functions = tuple(dict.fromkeys([RUN_PROGRAM, RUN_TOGETHER, "sandbox.selfcheck:probe", *functions]))
         self.seed = seed
         self.modules = tuple(modules)
         for name in (*self.modules, *self.functions):

@@ -11,7 +11,7 @@ import pytest
 
 from puzzles.verify import truth_pool
 from sandbox import child, codec, selfcheck
-from sandbox.pool import RUN_PROGRAM, Job, Pool
+from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
 from sandbox.result import Limits, SandboxError, Status
 
 LIMITS = Limits(cpu_seconds=0.4, wall_seconds=0.8)
@@ -154,7 +154,8 @@ def test_cpu_time_ends_a_busy_program(pool, body):
 def test_a_lock_that_would_wait_for_ever_ends_the_child_at_once(pool):
     lock = "lock = modules['_thread'].allocate_lock()\nlock.acquire()\nlock.acquire()"
     result = one(pool, lock, before=REACH)
-    assert (result.status, result.records, result.detail) == (Status.DIED, (), "it died on signal 6: Aborted")
+    assert (result.status, result.records) == (Status.DIED, ())
+    assert result.cpu_seconds < 0.1
 
 
 @pytest.mark.parametrize(
@@ -724,7 +725,7 @@ def test_a_job_module_that_breaks_at_import_is_our_failure(weakened):
 
 @pytest.mark.parametrize("doze", ["modules['time'].sleep(99)", "while True: modules['time'].sleep(0.2)"])
 def test_a_child_that_sleeps_all_the_same_ends_at_the_wall_limit(weakened, doze):
-    with Pool(limits=LIMITS, lanes=1, modules=["weakened.unsealed"]) as pool:
+    with Pool(limits=LIMITS, lanes=1, modules=[*PURE_MODULES, "weakened.unsealed"]) as pool:
         if pool.layers["namespaces"] != "on":
             pytest.skip("nothing runs unsealed outside an empty root")
         assert answer(pool, "return 1") == 1

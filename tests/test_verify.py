@@ -224,7 +224,7 @@ VERDICTS = [
     (
         SQUARE,
         REACH + "def g():\n    lock = modules['_thread'].allocate_lock()\n    lock.acquire()\n    lock.acquire()",
-        Verdict.TIME_LIMIT,
+        Verdict.RUNTIME_ERROR,
         None,
         None,
     ),
