@@ -22,7 +22,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair, content_hash
+from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair, content_hash
 from puzzles.similarity import Guard
 
 SCHEMA_VERSION = 1
@@ -131,6 +131,13 @@ CREATE VIEW pairs AS
            (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c
     FROM solutions s JOIN puzzles p ON p.id = s.puzzle;
 """
+
+
+QUARANTINED = (
+    "EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
+    f" AND c.detail LIKE '{WORLDS_DISAGREE}%')"
+)
+"""Puzzles that two worlds judged differently: they stay visible, and are neither trained on nor shown to a model."""
 
 
 class AddStatus(IntEnum):
@@ -388,10 +395,11 @@ class Archive:
         return [identifier for (identifier,) in rows]
 
     def solved_ids(self, before_iteration: int | None = None) -> list[str]:
-        """Ids of puzzles with a verified solution, in the order they came."""
+        """Ids of puzzles with a verified solution and not in quarantine, in the order they came."""
         until = 2**62 if before_iteration is None else before_iteration
         return self.puzzle_ids(
-            "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?) AND p.iteration < ?",
+            "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?) AND p.iteration < ?"
+            f" AND NOT {QUARANTINED}",
             until,
             until,
         )
@@ -399,7 +407,7 @@ class Archive:
     def choose(
         self, solutions_per_puzzle: int, with_references: bool = True, first_iteration_only: bool = False
     ) -> list[tuple[Puzzle, Candidate]]:
-        """The verified pairs to train on: for each puzzle its shortest distinct solutions.
+        """The verified pairs to train on: for each puzzle that is not in quarantine its shortest distinct solutions.
 
         The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
 
@@ -413,7 +421,7 @@ class Archive:
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
             "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
-            ") s ON s.puzzle = p.id WHERE s.place <= ? ORDER BY p.rowid, s.place",
+            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} ORDER BY p.rowid, s.place",
             solutions_per_puzzle,
         )
         return [(_puzzle(row), Candidate(row["solution_source"], row["solution_id"])) for row in rows]
@@ -496,6 +504,7 @@ class Archive:
         return {
             "puzzles": self._scalar("SELECT count(*) FROM puzzles"),
             "solved puzzles": self._scalar("SELECT count(DISTINCT puzzle) FROM solutions"),
+            "quarantined puzzles": self._scalar(f"SELECT count(*) FROM puzzles p WHERE {QUARANTINED}"),
             "pairs": self._scalar("SELECT count(*) FROM solutions"),
             "candidates": self._scalar("SELECT count(*) FROM candidates"),
             "puzzles by origin": self._counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),

@@ -77,6 +77,10 @@ class Verdict(StrEnum):
     """Worlds disagree, or a provisional accept that the solo run does not repeat."""
 
 
+WORLDS_DISAGREE = "confirm: worlds disagree"
+"""How the detail begins of an `unstable` verdict that speaks against the puzzle, not the candidate."""
+
+
 @dataclass(frozen=True)
 class Judgement:
     """A verdict with its evidence."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from puzzles import answer_type
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict
+from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import Limits, Result, Status
@@ -344,7 +344,7 @@ def _verdict(judged: _Outcome, confirmed: _Outcome | None) -> Judgement:
     if _is_true(confirmed):
         return Judgement(Verdict.ACCEPTED, "", judge_cpu_seconds=confirmed.cpu_seconds)
     verdict, detail = _rejection(confirmed)
-    return Judgement(Verdict.UNSTABLE, f"confirm: accepted in one world, in another {verdict}: {detail}")
+    return Judgement(Verdict.UNSTABLE, f"{WORLDS_DISAGREE}: accepted in one, in another {verdict}: {detail}")
 
 
 def _rejection(outcome: _Outcome) -> tuple[Verdict, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from puzzles.archive import APPLICATION_ID, SCHEMA_VERSION, AddStatus, Archive, Provenance
 from puzzles.parse import Text, parse_puzzles
-from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
+from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
 from puzzles.similarity import Guard
 from puzzles.verify import truth_pool
 
@@ -212,6 +212,25 @@ def test_solved_ids_leave_out_what_came_later(archive):
     assert archive.solved_ids(before_iteration=0) == []
 
 
+def test_a_puzzle_that_two_worlds_judge_differently_stays_visible_and_is_not_chosen(archive):
+    for identifier in ("a", "b", "c"):
+        archive.add(pair(made(identifier)), HUMAN, PROTECTIONS)
+    with archive.transaction():
+        archive.plan_chunk(1, "solve", 0, "checkpoint", "seed", {}, {})
+    (chunk,) = archive.unjudged(1, "solve")
+    disagree = Judgement(
+        Verdict.UNSTABLE, f"{WORLDS_DISAGREE}: accepted in one, in another wrong_answer: f returned False"
+    )
+    archive.add_candidate(chunk, 0, "b", None, disagree)
+    archive.add_candidate(
+        chunk, 1, "c", None, Judgement(Verdict.UNSTABLE, "solve: beside others it returned 1, alone 2")
+    )
+    assert [puzzle.id for puzzle, _ in archive.choose(8)] == ["a", "c"]
+    assert archive.solved_ids() == ["a", "c"]
+    assert archive.history("b")["candidates by verdict"] == {"unstable": 1}
+    assert archive.stats()["quarantined puzzles"] == 1
+
+
 def test_choose_can_leave_out_references_and_what_the_model_found(archive):
     archive.add(pair(made("a"), "1"), Provenance("human", 0), PROTECTIONS)
     archive.add(pair(made("a"), "23"), Provenance("model", 1), PROTECTIONS)
@@ -407,6 +426,7 @@ def test_stats_count_everything(archive):
     assert archive.stats() == {
         "puzzles": 3,
         "solved puzzles": 2,
+        "quarantined puzzles": 0,
         "pairs": 3,
         "candidates": 4,
         "puzzles by origin": {"human": 1, "model": 2},

@@ -708,7 +708,7 @@ def test_a_puzzle_that_depends_on_the_world_is_unstable(pool, expression):
     judgement = judge(pool, text, "def g(): return 1")
     assert seen(judgement) == (
         Verdict.UNSTABLE,
-        "confirm: accepted in one world, in another wrong_answer: f returned False",
+        "confirm: worlds disagree: accepted in one, in another wrong_answer: f returned False",
         "1",
     )
 
