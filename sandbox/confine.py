@@ -1,9 +1,23 @@
 """The layers around untrusted code: every privilege the zygote and its children give up.
 
-`enclose` is applied once, by the zygote (identity, namespaces, empty root, rlimits, Landlock,
-capabilities, clock); `seal` by every child (a seccomp allow-list). Each layer that the system
-refuses is reported with the reason; `sandbox.selfcheck` then probes what really holds, and only
-what was verified counts towards the tier.
+`enclose` is applied once, by the zygote; `seal` by every child. Each layer is applied and then
+looked at: what the system refuses, or what does not show, is reported with the reason.
+`sandbox.selfcheck` probes the sealed child, and only what was verified counts towards the tier.
+
+    seal             seccomp allow-list: no file, socket, process, signal, clock, randomness
+    no_clock         the kernel's clock page is zeros: reading a clock needs a system call
+    identity         nobody, where the supervisor is root
+    namespaces       own users, processes, network, mounts, IPC, host name, cgroup
+    empty_root       a root folder with nothing in it, read-only
+    no_new_privs     no program started could gain privileges
+    landlock         no file opened, no TCP port, no signal to anybody outside
+    capabilities     none, for ever
+    rlimits          memory, files, core dumps
+    not_dumpable     nobody of the same user may trace it or read its memory
+    parent_death     it dies with its parent
+
+The seal alone stops every attack but two kinds: memory (rlimits) and reading the clock without a
+system call (no_clock). All others stand behind it, in case it has a hole.
 
 x86-64 and aarch64 Linux. Constants are from the kernel's uapi headers.
 """
@@ -17,17 +31,20 @@ import os
 import platform
 import resource
 import signal
+import socket
 import struct
 import sys
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from sandbox.result import Limits
 
 NOBODY = 65534
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 4, 22, 24
+PR_SET_PDEATHSIG, PR_GET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE = 1, 2, 3, 4
+PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP = 22, 23, 24
 PR_SET_TSC, PR_TSC_SIGSEGV = 26, 2
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39
 SECCOMP_MODE_FILTER = 2
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -51,7 +68,7 @@ ALLOWED = {
 }  # fmt: skip
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-CAPSET = {"x86_64": 126, "aarch64": 91}
+CAPGET, CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same on every architecture
@@ -63,30 +80,38 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 
 
-def enclose(limits: Limits) -> dict[str, str]:
+@dataclass
+class Layers:
+    """What became of each layer."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    """By name: "on", or why not."""
+    evidence: dict[str, str] = field(default_factory=dict)
+    """By name: what was seen once it was on."""
+
+
+def enclose(limits: Limits) -> Layers:
     """Give up everything the zygote does not need, for good.
 
     Forks once when a process-id namespace is to be had: the caller goes on as its first process,
     and the original waits for it. What is refused is reported, not raised: whether the rest
     suffices is decided by the tier.
-
-    Returns:
-        For each layer "on", or why not.
     """
-    report: dict[str, str] = {}
-    _layer(report, "parent_death", lambda: _prctl(PR_SET_PDEATHSIG, signal.SIGKILL))
-    _layer(report, "no_clock", _hide_clock)  # before /proc is gone
-    _layer(report, "identity", _become_nobody)
-    _layer(report, "namespaces", _new_namespaces)
-    if report["namespaces"] == "on":
-        _layer(report, "empty_root", _empty_root)
+    layers = Layers()
+    _die_with_parent()  # every later step that clears it sets it again
+    _layer(layers, "no_clock", _hide_clock)  # before /proc is gone
+    _layer(layers, "identity", _become_nobody)
+    _layer(layers, "namespaces", _new_namespaces)
+    if layers.states["namespaces"] == "on":
+        _layer(layers, "empty_root", _empty_root)
         _become_first_process()
-    _layer(report, "no_new_privs", lambda: _prctl(PR_SET_NO_NEW_PRIVS, 1))
-    _layer(report, "landlock", _landlock_everything)
-    _layer(report, "capabilities", _drop_capabilities)
-    _layer(report, "rlimits", lambda: _set_rlimits(limits))
-    _layer(report, "not_dumpable", lambda: _prctl(PR_SET_DUMPABLE, 0))
-    return report
+    _layer(layers, "no_new_privs", _no_new_privs)
+    _layer(layers, "landlock", _landlock_everything)
+    _layer(layers, "capabilities", _drop_capabilities)
+    _layer(layers, "rlimits", lambda: _set_rlimits(limits))
+    _layer(layers, "not_dumpable", _not_dumpable)
+    _layer(layers, "parent_death", _die_with_parent)
+    return layers
 
 
 def seal() -> None:
@@ -96,12 +121,19 @@ def seal() -> None:
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(_FILTER))
 
 
-def _layer(report: dict[str, str], name: str, apply: Any) -> None:
+def _layer(layers: Layers, name: str, apply: Callable[[], str]) -> None:
     try:
-        apply()
-        report[name] = "on"
+        layers.evidence[name] = apply()
+        layers.states[name] = "on"
     except OSError as error:
-        report[name] = f"refused: {error.strerror}"
+        layers.states[name] = f"refused: {error.strerror}"
+
+
+def _see(seen: bool, what: str) -> str:
+    """Evidence, if it is there."""
+    if not seen:
+        raise OSError(errno.EINVAL, f"no error, but no effect: not {what}")
+    return what
 
 
 def _check(returned: int, what: str) -> int:
@@ -111,21 +143,37 @@ def _check(returned: int, what: str) -> int:
     return returned
 
 
-def _prctl(option: int, argument: int, extra: int = 0) -> None:
-    _check(libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(extra), 0, 0), f"prctl {option}")
+def _prctl(option: int, argument: int = 0, extra: int = 0) -> int:
+    return _check(libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(extra), 0, 0), f"prctl {option}")
 
 
-def _become_nobody() -> None:
-    if os.geteuid() != 0:
-        return
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
-    # Changing identity clears the parent-death signal.
+def _die_with_parent() -> str:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    number = ctypes.c_int()
+    _check(libc.prctl(PR_GET_PDEATHSIG, ctypes.byref(number), 0, 0, 0), "prctl")
+    return _see(number.value == signal.SIGKILL, "killed when its parent ends")
 
 
-def _new_namespaces() -> None:
+def _no_new_privs() -> str:
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    return _see(_prctl(PR_GET_NO_NEW_PRIVS) == 1, "the kernel says so")
+
+
+def _not_dumpable() -> str:
+    _prctl(PR_SET_DUMPABLE, 0)
+    return _see(_prctl(PR_GET_DUMPABLE) == 0, "the kernel says so")
+
+
+def _become_nobody() -> str:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+        _die_with_parent()  # changing identity cleared it
+    return _see(0 not in os.getresuid() + os.getresgid(), f"user {os.getuid()}, group {os.getgid()}")
+
+
+def _new_namespaces() -> str:
     uid, gid = os.getuid(), os.getgid()
     # Changing identity made the process non-dumpable, which closes its own /proc/self/uid_map.
     _prctl(PR_SET_DUMPABLE, 1)
@@ -134,9 +182,11 @@ def _new_namespaces() -> None:
     for name, content in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {uid} 1"), ("gid_map", f"{NOBODY} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(content)
+    networks = [name for _, name in socket.if_nameindex()]
+    return _see(set(networks) <= {"lo"}, f"user {os.getuid()} of its own, network of {' '.join(networks) or 'nothing'}")
 
 
-def _empty_root() -> None:
+def _empty_root() -> str:
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555")
     os.chdir("/tmp")
@@ -144,6 +194,8 @@ def _empty_root() -> None:
     _check(libc.umount2(b".", MNT_DETACH), "umount")
     os.chdir("/")
     _mount("tmpfs", "/", None, MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    read_only = os.statvfs("/").f_flag & os.ST_RDONLY
+    return _see(os.listdir("/") == [] and bool(read_only), "the root folder is empty and read-only")
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -160,12 +212,12 @@ def _become_first_process() -> None:
         os.closerange(0, 32)  # the first process alone holds the line to the supervisor
         os.waitpid(child, 0)
         os._exit(0)
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _die_with_parent()
     if original == 1:
         raise OSError(errno.EINVAL, "the zygote was already a first process")
 
 
-def _landlock_everything() -> None:
+def _landlock_everything() -> str:
     """Handle every right and allow none: no file can be opened, no TCP port used, nobody signalled."""
     abi = _check(libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1), "landlock")
     file_rights = {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)
@@ -175,23 +227,31 @@ def _landlock_everything() -> None:
     ruleset = _check(libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock")
     _check(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
     os.close(ruleset)
+    try:
+        os.close(os.open("/", os.O_RDONLY))
+    except PermissionError:
+        return f"ABI {abi}, the root folder cannot be opened"
+    raise OSError(errno.EINVAL, "no error, but no effect: the root folder can be opened")
 
 
-def _drop_capabilities() -> None:
+def _drop_capabilities() -> str:
     for capability in range(64):
         libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused without privilege: then there is none to drop
-    header = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0)
+    header, held = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     _check(libc.syscall(CAPSET[machine], header, bytes(24)), "capset")
+    _check(libc.syscall(CAPGET[machine], header, held), "capget")
+    return _see(held.raw == bytes(24), "none effective, permitted or inheritable")
 
 
-def _set_rlimits(limits: Limits) -> None:
-    for name, value in {
+def _set_rlimits(limits: Limits) -> str:
+    wanted = {
         resource.RLIMIT_AS: limits.memory_bytes,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_NOFILE: 32,
-    }.items():
+    }
+    for name, value in wanted.items():
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
@@ -199,9 +259,11 @@ def _set_rlimits(limits: Limits) -> None:
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = 64 * 1024**2
     resource.setrlimit(resource.RLIMIT_STACK, (stack if hard == resource.RLIM_INFINITY else min(stack, hard), hard))
+    held = all(0 <= resource.getrlimit(name)[1] <= value for name, value in wanted.items())
+    return _see(held, f"{limits.memory_bytes // 1024**2} MiB, 32 files, no core dumps")
 
 
-def _hide_clock() -> None:
+def _hide_clock() -> str:
     """Put zeros over the kernel's clock page, so that reading a clock needs a system call, which a child lacks.
 
     A zero page says "no fast clock", and the vDSO falls back to the system call. (Unmapping it
@@ -217,6 +279,7 @@ def _hide_clock() -> None:
             raise OSError(ctypes.get_errno(), "the kernel's clock page cannot be replaced")
     if machine == "x86_64":
         _prctl(PR_SET_TSC, PR_TSC_SIGSEGV)
+    return f"{len(regions)} clock pages are zeros"
 
 
 # Classic BPF: code, jump if true, jump if false, constant (linux/filter.h).

@@ -54,6 +54,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox import child
+from sandbox.confine import Layers
 from sandbox.result import Limits, Result, SandboxError, Status
 from sandbox.zygote import ASLEEP, ENDED, REPLY, STARVED_WALLS, Orders
 
@@ -126,7 +127,7 @@ class Pool:
         self.modules = tuple(modules)
         for name in (*self.modules, *self.functions):
             _folder(name)
-        self._layers: dict[str, str] | None = None
+        self._layers: Layers | None = None
         self._lanes = [_Lane(self) for _ in range(lanes or available_cores())]
 
     def __enter__(self) -> Pool:
@@ -141,14 +142,14 @@ class Pool:
             lane.close()
 
     @property
-    def layers(self) -> dict[str, str]:
-        """What every zygote reports of each layer: "on", or why not. `selfcheck` probes it."""
+    def layers(self) -> Layers:
+        """What every zygote reports of its layers. `selfcheck` probes what they come to."""
         if self._layers is None:
             self._lanes[0].zygote(RUN_PROGRAM, 0)
         assert self._layers is not None  # set by the first zygote
         return self._layers
 
-    def agree_on_layers(self, layers: dict[str, str]) -> None:
+    def agree_on_layers(self, layers: Layers) -> None:
         """Called by each zygote at its birth: all stand behind the same protections.
 
         Raises:
@@ -156,8 +157,8 @@ class Pool:
         """
         if self._layers is None:
             self._layers = layers
-        elif layers != self._layers:
-            changed = [f"{name} ({state})" for name, state in layers.items() if state != self._layers[name]]
+        elif layers.states != self._layers.states:
+            changed = [f"{name}: {now}" for name, now in layers.states.items() if now != self._layers.states.get(name)]
             raise SandboxError(f"a later zygote has other protections than the first: {', '.join(changed)}")
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
@@ -308,7 +309,7 @@ class _Zygote:
             self.close()
             raise
 
-    def _greeting(self) -> dict[str, str]:
+    def _greeting(self) -> Layers:
         self.line.settimeout(START_SECONDS)
         received = b""
         with contextlib.suppress(OSError):
@@ -321,7 +322,7 @@ class _Zygote:
         greeting = json.loads(received) if received.endswith(b"\n") else {"error": "it ended without a word"}
         if "error" in greeting:
             raise SandboxError(f"a zygote did not start: {greeting['error'].strip()}")
-        return dict(greeting)
+        return Layers(**greeting)
 
     def start(self, job: Job) -> None:
         payload = job.payload

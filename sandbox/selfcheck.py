@@ -24,8 +24,9 @@ from sandbox.pool import RUN_PROGRAM, Job, Pool
 from sandbox.result import Result, SandboxError, Status
 
 TIERS = "ABD"
-"""A: everything. B: without namespaces, Landlock and an empty root (a container that refuses them).
-D: a protection is missing; refused unless allowed by name."""
+"""A: everything. B: a layer behind the seal is missing (a container that refuses namespaces), and every
+attack is stopped all the same. D: an attack is not stopped; refused unless allowed by name. (C is
+kept for an interpreter in place of the kernel, which there is none of yet.)"""
 
 
 def _raw(number: int, *arguments: object) -> Callable[[], object]:
@@ -90,6 +91,17 @@ def _attempt(action: Callable[[], object]) -> str:
     return "ALLOWED"
 
 
+REMEDIES = {
+    "namespaces": "allow user namespaces to ordinary users: sysctl user.max_user_namespaces,"
+    " kernel.unprivileged_userns_clone or kernel.apparmor_restrict_unprivileged_userns;"
+    " for a container, --security-opt seccomp=unconfined",
+    "empty_root": "allow mounts in a user namespace, or start the container with --security-opt apparmor=unconfined",
+    "landlock": "run a kernel from 5.13 on with landlock among its lsm=",
+    "no_clock": "mount /proc, and run on a kernel that lets [vvar] be replaced",
+}
+"""What to do about a layer that the system refuses."""
+
+
 @dataclass(frozen=True)
 class Protections:
     """What was verified on the live sandbox."""
@@ -97,6 +109,8 @@ class Protections:
     tier: str
     layers: dict[str, str]
     """Per layer of the zygote: "on", or why the system refused it."""
+    evidence: dict[str, str]
+    """Per layer that is on: what was seen of it."""
     probes: dict[str, str]
     """Per attack: "refused"/"held", or what happened instead."""
 
@@ -104,11 +118,19 @@ class Protections:
         """One line per attack that was not stopped."""
         return [f"{name}: {outcome}" for name, outcome in self.probes.items() if outcome not in ("refused", "held")]
 
+    def missing(self) -> list[str]:
+        """One line per layer that is not on: why, and what to do."""
+        refused = [(name, state) for name, state in self.layers.items() if state != "on"]
+        return [
+            f"{name} {state}; {REMEDIES.get(name, 'ask for it where the machine is run')}" for name, state in refused
+        ]
+
     def to_json(self) -> dict[str, object]:
         """For the archive: what stood between the candidates and this machine."""
         return {
             "tier": self.tier,
             "layers": self.layers,
+            "evidence": self.evidence,
             "probes": self.probes,
             "python": platform.python_version(),
             "kernel": platform.release(),
@@ -131,7 +153,7 @@ def check(pool: Pool) -> Protections:
         happened = f"{outcome.status} {outcome.records[:1]!r} {outcome.detail}"
         probes[name] = "held" if expected(outcome) else happened[:100]
     layers = pool.layers
-    return Protections(tier=_tier(layers, probes), layers=layers, probes=probes)
+    return Protections(_tier(layers.states, probes), layers.states, layers.evidence, probes)
 
 
 def require(protections: Protections, minimum_tier: str) -> None:
@@ -142,11 +164,10 @@ def require(protections: Protections, minimum_tier: str) -> None:
     """
     if TIERS.index(protections.tier) <= TIERS.index(minimum_tier):
         return
-    missing = [f"{name} ({outcome})" for name, outcome in protections.layers.items() if outcome != "on"]
     raise SandboxError(
         f"the sandbox reaches tier {protections.tier}, below sandbox.minimum_tier = {minimum_tier!r}; "
-        f"missing: {', '.join(missing + protections.failures()) or 'nothing'}; "
-        "see `selfplay doctor`, run where these are allowed, or set sandbox.minimum_tier lower at your own risk"
+        f"missing: {'; '.join(protections.missing() + protections.failures())}. "
+        "See `selfplay doctor`, run where these are allowed, or set sandbox.minimum_tier lower at your own risk"
     )
 
 

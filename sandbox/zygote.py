@@ -75,13 +75,13 @@ def main() -> None:
     os.close(orders.line)
     try:
         slot, function = _prepare(orders)
-        report = confine.enclose(orders.limits)
+        layers = confine.enclose(orders.limits)
         gc.collect()
         gc.freeze()
     except BaseException:
         line.sendall(json.dumps({"error": traceback.format_exc()}).encode() + b"\n")
         os._exit(1)
-    line.sendall(json.dumps(report).encode() + b"\n")
+    line.sendall(json.dumps(asdict(layers)).encode() + b"\n")
     _serve(line, slot, function, orders)
     os._exit(0)
 

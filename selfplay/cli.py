@@ -391,11 +391,11 @@ def _doctor(options: argparse.Namespace) -> int:
         print(json.dumps(protections.to_json()))
     else:
         print(f"tier {protections.tier}\n")
-        print(tables.render([["layer", "state"], *([name, state] for name, state in protections.layers.items())]))
+        layers = [[name, state, protections.evidence.get(name, "")] for name, state in protections.layers.items()]
+        print(tables.render([["layer", "state", "evidence"], *layers]))
         print()
         print(tables.render([["attack", "outcome"], *([name, state] for name, state in protections.probes.items())]))
-        missing = [f"{name}: {state}" for name, state in protections.layers.items() if state != "on"]
-        for line in [*missing, *protections.failures()]:
+        for line in [*protections.missing(), *protections.failures()]:
             print(f"missing: {line}")
     return 3 if protections.tier == "D" else 0
 

@@ -735,11 +735,11 @@ def test_doctor_prints_a_table_and_what_is_missing(selfplay, monkeypatch, protec
     assert out.startswith(f"tier {protections.tier}\n")
     assert "endless_loop" in out
     layers = {**protections.layers, "namespaces": "refused: Operation not permitted"}
-    broken = selfcheck.Protections("D", layers, {**protections.probes, "memory": "finished"})
+    broken = selfcheck.Protections("D", layers, {}, {**protections.probes, "memory": "finished"})
     monkeypatch.setattr(selfcheck, "check", lambda pool: broken)
     status, out, _ = selfplay("doctor")
     assert status == 3
-    assert "missing: namespaces: refused: Operation not permitted" in out
+    assert "missing: namespaces refused: Operation not permitted; allow user namespaces" in out
     assert "missing: memory: finished" in out
 
 
@@ -1061,7 +1061,7 @@ def test_a_wrong_command_line_is_a_usage_error(capsys, command):
 
 def test_a_sandbox_below_the_wanted_tier_is_refused(files, refused, monkeypatch, protections):
     layers = {**protections.layers, "namespaces": "refused: Operation not permitted"}
-    weaker = selfcheck.Protections("B", layers, protections.probes)
+    weaker = selfcheck.Protections("B", layers, {}, protections.probes)
     monkeypatch.setattr(selfcheck, "check", lambda pool: weaker)
     line = refused("run", files / "tiny.toml", "--set", "sandbox.minimum_tier=A", status=3)
     assert "namespaces" in line

@@ -118,7 +118,7 @@ def test_the_tier_is_a_where_every_layer_is_on_and_b_elsewhere(protections):
 
 @pytest.mark.parametrize(("tier", "minimum", "refused"), [("A", "B", 0), ("B", "B", 0), ("B", "A", 1), ("D", "B", 1)])
 def test_a_tier_below_the_minimum_is_refused(tier, minimum, refused):
-    protections = selfcheck.Protections(tier, {"landlock": "refused: no such call"}, {"fork": "ALLOWED"})
+    protections = selfcheck.Protections(tier, {"landlock": "refused: no such call"}, {}, {"fork": "ALLOWED"})
     with pytest.raises(SandboxError, match=r"landlock.*fork: ALLOWED") if refused else contextlib.nullcontext():
         selfcheck.require(protections, minimum)
 
@@ -699,7 +699,7 @@ def test_without_namespaces_a_closed_pool_leaves_no_busy_child_behind_either(wea
 
 
 def test_without_the_seal_the_tier_is_d_and_the_loop_refuses(pool, weakened):
-    if pool.layers["namespaces"] != "on":
+    if pool.layers.states["namespaces"] != "on":
         pytest.skip("the attacks of the self-check are tried for real: not outside an empty root")
     with Pool(limits=LIMITS, lanes=1, modules=["weakened.unsealed"]) as open_pool:
         protections = selfcheck.check(open_pool)
@@ -726,7 +726,7 @@ def test_a_job_module_that_breaks_at_import_is_our_failure(weakened):
 @pytest.mark.parametrize("doze", ["modules['time'].sleep(99)", "while True: modules['time'].sleep(0.2)"])
 def test_a_child_that_sleeps_all_the_same_ends_at_the_wall_limit(weakened, doze):
     with Pool(limits=LIMITS, lanes=1, modules=[*PURE_MODULES, "weakened.unsealed"]) as pool:
-        if pool.layers["namespaces"] != "on":
+        if pool.layers.states["namespaces"] != "on":
             pytest.skip("nothing runs unsealed outside an empty root")
         assert answer(pool, "return 1") == 1
         started = time.monotonic()
