@@ -170,11 +170,16 @@ def program(
 
 def run_program(payload: bytes) -> Iterator[bytes]:
     """A job: one record per call, in order; without calls one only if the sources do not load."""
-    return run_calls(payload, compiled)
+    return run_calls(payload, compiled, tidy=lambda: None)
 
 
-def run_calls(payload: bytes, compiled: Callable[[bytes, int], CodeType]) -> Iterator[bytes]:
-    """`run_program`, with another way to code: it may refuse a source by raising `Refused`."""
+def run_calls(
+    payload: bytes, compiled: Callable[[bytes, int], CodeType], tidy: Callable[[], object]
+) -> Iterator[bytes]:
+    """The job behind `run_program`, with another way to code and something to do after each call.
+
+    `compiled` may refuse a source by raising `Refused`.
+    """
     header, entry, *blobs = unpack(payload)
     answer_bytes, shared, has_own = PROGRAM_HEADER.unpack(header)
     sources, rest = blobs[:shared], blobs[shared:]
@@ -185,7 +190,10 @@ def run_calls(payload: bytes, compiled: Callable[[bytes, int], CodeType]) -> Ite
         # Anew for each call, so that no default, global or cache of a program carries from one to the next.
         namespace = _namespace(last=number == count - 1)
         failure = _load(namespace, [*sources, rest[number]] if has_own else sources, compiled)
-        yield failure or _call(namespace, entry.decode(), call, answer_bytes)
+        record = failure or _call(namespace, entry.decode(), call, answer_bytes)
+        namespace.clear()  # the next program must find the memory that this one kept
+        tidy()
+        yield record
 
 
 def _load(

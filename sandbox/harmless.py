@@ -7,7 +7,7 @@ one's rejection; accepts need no such care, for each is repeated alone.
 What could be shared between two namespaces of one process is closed: modules and classes (no
 attribute is ever assigned, no name or attribute with a leading underscore is used), the
 interpreter (no `type`, `getattr`, `vars`, `id`, ... by any name), and what reaches attributes by
-text (`operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`, `functools.wraps`).
+text (`str.format`, `operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`, `functools.wraps`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ DATA = (
 ATTRIBUTES = frozenset(
     {name for kind in DATA for name in dir(kind) if not name.startswith("_")}
     | {name for members in MEMBERS.values() for name in members.split()}
-) - {"re", "string"}  # of a match; elsewhere these names are modules
+) - {"re", "string", "format", "format_map"}
+"""Not `re` and `string`, which a match has, for elsewhere they are modules; not `str.format`, which reads attributes."""
 IN_SCOPE = frozenset(vars(builtins)) | frozenset(typing.__all__)
 FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split(), GENERICS.split())
 """Not by any binding either: a name that a program binds somewhere may still mean the builtin elsewhere."""
@@ -93,9 +94,8 @@ NODES = (
 
 def run_together(payload: bytes) -> Iterator[bytes]:
     """A job like `child.run_program`, for programs of several authors: what is not harmless yields `child.REFUSED`."""
-    for record in child.run_calls(payload, _compiled):
-        yield record
-        gc.collect()  # what one left behind must not run, or take memory, while the next does
+    # What one left behind must not run, or take memory, while the next does.
+    return child.run_calls(payload, _compiled, tidy=gc.collect)
 
 
 @functools.cache

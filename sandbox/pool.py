@@ -370,7 +370,8 @@ class _Zygote:
         return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds)
 
     def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float) -> Result | str:
-        if number in (signal.SIGPROF, signal.SIGXCPU):
+        # The last of the three is RLIMIT_CPU's: whoever escaped the others did not escape the limit.
+        if number in (signal.SIGPROF, signal.SIGXCPU) or (number == signal.SIGKILL and cpu_seconds > self._cpu_seconds):
             detail = f"over {self._cpu_seconds:g} s of CPU time"
             return Result(Status.CPU_LIMIT, records, detail, cpu_seconds)
         if number == signal.SIGKILL:

@@ -25,7 +25,7 @@ HARMLESS = [
     "def g():\n    try:\n        return next(x for x in iter(int, 1))\n    except (ValueError, StopIteration) as e:\n"
     "        return str(e)\n    finally:\n        pass",
     "def g():\n    n = 0\n    def h():\n        nonlocal n\n        n += 1\n        yield n\n    return [*h()]",
-    "LIMIT: int = 5\ndef g():\n    if (n := LIMIT) > 3:\n        return f'{n:>{LIMIT}}' + '{}'.format(n)",
+    "LIMIT: int = 5\ndef g():\n    if (n := LIMIT) > 3:\n        return f'{n:>{LIMIT}}' + '%s' % n",
     "def g():\n    d = {'a': 1}\n    d['b'] = 2\n    del d['a']\n    x = [1, 2]\n    x[0:1] = []\n    return f(d, x=x)",
     "def g():\n    return (lambda *a, **k: a)(*[1], **{'k': 2})",
     "def g() -> List[int]:\n    _ = [0 for _ in 'ab']\n    return _",
@@ -33,6 +33,7 @@ HARMLESS = [
 
 DANGEROUS = [
     "class A: pass",
+    "def g():\n    return '{0.__class__}'.format(f)",
     "async def g(): pass",
     "def g():\n    with x: pass",
     "def g():\n    match 1:\n        case int(real=x): return x",

@@ -2,14 +2,23 @@
 
     python tests/benchmarks/verify.py [CODEX.jsonl.gz]
 
-Prints CPU and wall time of the whole sandbox (every process, accepts confirmed) for programs with a
-known outcome, and beside it the same programs compiled, run and judged bare and unprotected in one
-process. With P3's Codex programs it also prints that row.
+Each kind of work is judged by the sandbox, everything on and accepts repeated alone, and by peers'
+ways of doing it, re-implemented in shape and without any protection:
+
+bare        compile, run and judge in this process; what no judge can do without
+fork        a fork of a small process for each check
+pool        P3's: long-lived workers that run one program after the other, each poisoned by the last
+manager     human-eval's: for each check a manager process for the result and another for the program
+
+CPU is of all processes, wall is with as many lanes, workers or threads as there are cores. `more` is
+the CPU time per accepted candidate beyond the bare one. Peers much slower than the rest get a sample.
 """
 
 import contextlib
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -18,59 +27,111 @@ import sys
 import time
 import typing
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from puzzles.formats import open_text, read_pairs, with_header
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
-from puzzles.verify import truth_pool, verify
+from puzzles.verify import AUDITED_BELOW, truth_pool, verify
+from sandbox.pool import available_cores
 
 TYPING = {name: getattr(typing, name) for name in typing.__all__}
 """In scope for every program, as in the sandbox."""
+SECONDS = 1.0
+SAMPLE = 400
+FORK = multiprocessing.get_context("fork")
 
 
 def cpu_seconds():
     """User and system time of this process and of all below it, the living with their ended children."""
-    total, parents = sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), {os.getpid()}
+    total, parents = sum(map(sum, (resource.getrusage(who)[:2] for who in (0, -1)))), {os.getpid()}
     stats = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             stats[int(folder.name)] = (int(fields[1]), sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK"))
     while parents:
-        below = {pid for pid, (parent, _) in stats.items() if parent in parents}
-        total += sum(stats[pid][1] for pid in below)
-        parents = below
+        parents = {pid for pid, (parent, _) in stats.items() if parent in parents}
+        total += sum(stats[pid][1] for pid in parents)
     return total
 
 
+def measured(judge, pairs):
+    """CPU seconds, wall seconds and what `judge` returns."""
+    before, started = cpu_seconds(), time.monotonic()
+    result = judge(pairs)
+    return cpu_seconds() - before, time.monotonic() - started, result
+
+
+# ---- the ways ----
+
+
+def holds(pair, timer=signal.ITIMER_PROF):
+    """Compile, run and judge one pair here and now: trusted data of a benchmark, no protection at all."""
+    puzzle, candidate = pair
+    namespace = dict(TYPING)
+    signal.setitimer(timer, SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            for source in (puzzle, candidate):
+                exec(compile(source, "bare", "exec"), namespace)  # noqa: S102  # the point of comparison
+            return namespace["f"](namespace["g"]()) is True
+    except BaseException:  # noqa: BLE001  # whatever a program does
+        return False
+    finally:
+        signal.setitimer(timer, 0)
+
+
+def time_out(*_):
+    """Ends a program that takes too long."""
+    raise TimeoutError
+
+
 def bare(pairs):
-    """The same work without any protection: compile, run and judge in this process, one second each."""
-    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError()))
-    started, accepted = time.process_time(), 0
-    with contextlib.redirect_stdout(io.StringIO()):
-        for puzzle, candidate in pairs:
-            namespace = dict(TYPING)
-            signal.setitimer(signal.ITIMER_REAL, 1.0)
-            try:
-                for text in (puzzle.source, candidate.source):
-                    # Trusted data of a benchmark; the product's only exec is in sandbox/child.py.
-                    exec(compile(text, "bare", "exec"), namespace)  # noqa: S102  # the point of comparison
-                accepted += namespace["f"](namespace["g"]()) is True
-            except BaseException:  # noqa: BLE001  # whatever a program does
-                pass
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-    return time.process_time() - started, accepted
+    """In this process, one after the other."""
+    return sum(map(holds, pairs))
 
 
-def sandboxed(pairs):
-    """CPU of all processes, wall time, and verdicts."""
-    with truth_pool() as pool:
-        verify(pool, pairs[:200])  # starts every zygote
-        before, started = cpu_seconds(), time.monotonic()
-        verdicts = Counter(judgement.verdict for judgement in verify(pool, pairs))
-        return cpu_seconds() - before, time.monotonic() - started, verdicts
+def fork(pairs):
+    """A fork for each, as many at a time as there are cores."""
+    accepted, running, waiting = 0, 0, iter(pairs)
+    while True:
+        for pair in itertools.islice(waiting, available_cores() - running):
+            running += 1
+            if os.fork() == 0:
+                os._exit(holds(pair))
+        if not running:
+            return accepted
+        accepted += os.wait()[1] == 256
+        running -= 1
+
+
+def pool(pairs):
+    """Workers that live long."""
+    with FORK.Pool(available_cores()) as workers:
+        return sum(workers.imap(holds, pairs, chunksize=16))
+
+
+def checked(pair):
+    """One check as human-eval does it."""
+    with FORK.Manager() as manager:
+        result = manager.list()
+        process = FORK.Process(target=lambda: result.append(holds(pair)))
+        process.start()
+        process.join(SECONDS + 1)
+        if process.is_alive():
+            process.kill()
+        return bool(result and result[0])
+
+
+def manager(pairs):
+    """A manager and a process for each, from a pool of threads."""
+    with ThreadPoolExecutor(available_cores()) as threads:
+        return sum(threads.map(checked, pairs))
+
+
+# ---- the work ----
 
 
 def trivial_pairs(pool, count):
@@ -88,9 +149,18 @@ def mix(pool, puzzles):
         (puzzle,) = parse_puzzles(pool, [Text(f"def f(x: int):\n    return x % 4 == 0 and x > {number}")])
         right = [4 * (number + k) + 4 for k in range(20)]
         wrong = [4 * (number + k) + 1 for k in range(60)]
-        texts = [Text(f"def g():\n    return {answer}") for answer in right + wrong + rng.choices(right + wrong, k=20)]
+        answers = [*right, *wrong, *rng.choices(right + wrong, k=20)]
+        rng.shuffle(answers)
+        texts = [Text(f"def g():\n    return {answer}") for answer in answers]
         pairs += [(puzzle, candidate) for candidate in parse_candidates(pool, texts)]
     return pairs
+
+
+def with_loops(pool, pairs):
+    """The same, but one candidate in a hundred never ends."""
+    texts = [Text(f"def g():\n    x = {n}\n    while True:\n        x += 1") for n in range(len(pairs) // 100)]
+    loops = parse_candidates(pool, texts)
+    return [(puzzle, loops[n // 100] if n % 100 == 50 else candidate) for n, (puzzle, candidate) in enumerate(pairs)]
 
 
 def codex(pool, path):
@@ -107,21 +177,51 @@ def codex(pool, path):
     ]
 
 
-def main():
-    """Print one row per kind of work."""
+# ---- the table ----
+
+
+def row(way, pairs, figures, bare_cpu):
+    """One line: a way, its figures, and how they compare."""
+    cpu, wall, accepted = figures
+    ratio, more = cpu / bare_cpu, 1000 * (cpu - bare_cpu) / max(1, accepted)
+    print(
+        f"  {way:10} {len(pairs):7} {accepted:9} {cpu:8.2f} {ratio:9.2f} {more:8.2f} {wall:7.2f} {len(pairs) / wall:9.0f}",
+        flush=True,
+    )
+
+
+def compare(name, pairs, peers):
+    """All ways on one kind of work."""
+    print(f"\n{name}\n  way         checks  accepted    CPU s  to bare  more ms  wall s  checks/s")
+    sources = [(puzzle.source, candidate.source) for puzzle, candidate in pairs]
+    reference = measured(bare, sources)
+    row("bare", pairs, reference, reference[0])
     with truth_pool() as pool:
-        work = {"2,000 trivial accepts": trivial_pairs(pool, 2000), "self-play mix, 30 x 100": mix(pool, 30)}
-        for path in sys.argv[1:]:
-            work[Path(path).name] = codex(pool, path)
-    print(f"{'work':36} {'checks':>7} {'bare CPU s':>10} {'CPU s':>7} {'ratio':>6} {'ms more':>8} {'checks/s':>9}")
-    for name, pairs in work.items():
-        bare_cpu, bare_accepted = bare(pairs)
-        cpu, wall, verdicts = sandboxed(pairs)
-        more = 1000 * (cpu - bare_cpu) / max(1, verdicts["accepted"])
-        print(
-            f"{name:36} {len(pairs):7} {bare_cpu:10.2f} {cpu:7.2f} {cpu / bare_cpu:6.1f} {more:8.2f} "
-            f"{len(pairs) / wall:9.0f}   {json.dumps(verdicts)} (bare: {bare_accepted} accepted)"
-        )
+        verify(pool, pairs[:200])  # starts every zygote
+        cpu, wall, judgements = measured(lambda pairs: verify(pool, pairs), pairs)
+    verdicts = Counter(judgement.verdict for judgement in judgements)
+    row("sandbox", pairs, (cpu, wall, verdicts["accepted"]), reference[0])
+    for peer, most in peers.items():
+        figures = measured(peer, sources[:most])
+        row(peer.__name__, sources[:most], figures, reference[0] * len(sources[:most]) / len(sources))
+    audited = sum(candidate.id < AUDITED_BELOW for _, candidate in dict.fromkeys(pairs))
+    differ = sum("beside others" in judgement.detail for judgement in judgements)
+    print(f"  verdicts {json.dumps(verdicts)}; {audited} audited, {differ} did otherwise alone")
+
+
+def main():
+    """Print one table per kind of work."""
+    signal.signal(signal.SIGPROF, time_out)
+    everything = {fork: None, pool: None, manager: SAMPLE}
+    with truth_pool() as pool_:
+        trivial, chosen = trivial_pairs(pool_, 2000), mix(pool_, 60)
+        loops = with_loops(pool_, chosen[:2000])
+        programs = {Path(path).name: codex(pool_, path) for path in sys.argv[1:]}
+    compare("accepts that cost nothing themselves", trivial, everything)
+    compare("self-play mix: of 100 for a puzzle 20 distinct right, 60 distinct wrong, 20 repeats", chosen, everything)
+    compare("the same, one candidate in 100 looping for ever", loops, {fork: None, pool: None})
+    for name, pairs in programs.items():
+        compare(name, pairs, {fork: None, pool: None})
 
 
 if __name__ == "__main__":
