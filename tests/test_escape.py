@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -36,30 +35,32 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="what a privileged zygote
 # From the kernel's headers (asm/unistd_64.h, asm-generic/unistd.h).
 NUMBERS = {
     "x86_64": {
-        "mmap": 9, "mprotect": 10, "ioctl": 16, "sigaction": 13, "mremap": 25, "shmget": 29, "shmctl": 31, "getpid": 39,
-        "clone": 56, "semget": 64, "semctl": 66, "msgget": 68, "msgctl": 71, "gettimeofday": 96, "getrlimit": 97,
-        "sysinfo": 99, "times": 100, "ptrace": 101, "syslog": 103, "rt_sigqueueinfo": 129, "personality": 135,
-        "prctl": 157, "adjtimex": 159, "chroot": 161, "mount": 165, "swapoff": 168, "reboot": 169, "init_module": 175,
-        "gettid": 186, "tkill": 200, "timer_create": 222, "clock_gettime": 228, "clock_nanosleep": 230, "tgkill": 234,
-        "mq_open": 240, "mq_unlink": 241, "add_key": 248, "request_key": 249, "keyctl": 250, "ioprio_set": 251,
-        "inotify_init1": 294, "openat": 257, "unshare": 272, "signalfd4": 289, "eventfd2": 290, "epoll_create1": 291,
-        "perf_event_open": 298, "rt_tgsigqueueinfo": 297, "prlimit64": 302, "setns": 308, "getcpu": 309,
-        "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "seccomp": 317, "getrandom": 318,
-        "memfd_create": 319, "bpf": 321, "userfaultfd": 323, "membarrier": 324, "pkey_mprotect": 329, "statx": 332,
-        "timerfd_create": 283, "pivot_root": 155, "execveat": 322,
+        "mmap": 9, "mprotect": 10, "munmap": 11, "ioctl": 16, "sigaction": 13, "mremap": 25, "shmget": 29,
+        "shmctl": 31, "getpid": 39, "clone": 56, "semget": 64, "semctl": 66, "msgget": 68, "msgctl": 71,
+        "gettimeofday": 96, "getrlimit": 97, "sysinfo": 99, "times": 100, "ptrace": 101, "syslog": 103,
+        "rt_sigqueueinfo": 129, "personality": 135, "prctl": 157, "adjtimex": 159, "chroot": 161, "mount": 165,
+        "swapoff": 168, "reboot": 169, "init_module": 175, "gettid": 186, "tkill": 200, "timer_create": 222,
+        "clock_gettime": 228, "clock_nanosleep": 230, "tgkill": 234, "mq_open": 240, "mq_unlink": 241,
+        "add_key": 248, "request_key": 249, "keyctl": 250, "ioprio_set": 251, "inotify_init1": 294, "openat": 257,
+        "unshare": 272, "signalfd4": 289, "eventfd2": 290, "epoll_create1": 291, "perf_event_open": 298,
+        "rt_tgsigqueueinfo": 297, "prlimit64": 302, "setns": 308, "getcpu": 309, "process_vm_readv": 310,
+        "process_vm_writev": 311, "kcmp": 312, "seccomp": 317, "getrandom": 318, "memfd_create": 319, "bpf": 321,
+        "userfaultfd": 323, "membarrier": 324, "pkey_mprotect": 329, "statx": 332, "timerfd_create": 283,
+        "pivot_root": 155, "execveat": 322,
     },
     "aarch64": {
-        "mmap": 222, "mprotect": 226, "ioctl": 29, "sigaction": 134, "mremap": 216, "shmget": 194, "shmctl": 195,
-        "getpid": 172, "clone": 220, "semget": 190, "semctl": 191, "msgget": 186, "msgctl": 187, "gettimeofday": 169,
-        "getrlimit": 163, "sysinfo": 179, "times": 153, "ptrace": 117, "syslog": 116, "rt_sigqueueinfo": 138,
-        "personality": 92, "prctl": 167, "adjtimex": 171, "chroot": 51, "mount": 40, "swapoff": 225, "reboot": 142,
-        "init_module": 105, "gettid": 178, "tkill": 130, "timer_create": 107, "clock_gettime": 113,
-        "clock_nanosleep": 115, "tgkill": 131, "mq_open": 180, "mq_unlink": 181, "add_key": 217, "request_key": 218,
-        "keyctl": 219, "ioprio_set": 30, "inotify_init1": 26, "openat": 56, "unshare": 97, "signalfd4": 74,
-        "eventfd2": 19, "epoll_create1": 20, "perf_event_open": 241, "rt_tgsigqueueinfo": 240, "prlimit64": 261,
-        "setns": 268, "getcpu": 168, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272, "seccomp": 277,
-        "getrandom": 278, "memfd_create": 279, "bpf": 280, "userfaultfd": 282, "membarrier": 283,
-        "pkey_mprotect": 288, "statx": 291, "timerfd_create": 85, "pivot_root": 41, "execveat": 281,
+        "mmap": 222, "mprotect": 226, "munmap": 215, "ioctl": 29, "sigaction": 134, "mremap": 216, "shmget": 194,
+        "shmctl": 195, "getpid": 172, "clone": 220, "semget": 190, "semctl": 191, "msgget": 186, "msgctl": 187,
+        "gettimeofday": 169, "getrlimit": 163, "sysinfo": 179, "times": 153, "ptrace": 117, "syslog": 116,
+        "rt_sigqueueinfo": 138, "personality": 92, "prctl": 167, "adjtimex": 171, "chroot": 51, "mount": 40,
+        "swapoff": 225, "reboot": 142, "init_module": 105, "gettid": 178, "tkill": 130, "timer_create": 107,
+        "clock_gettime": 113, "clock_nanosleep": 115, "tgkill": 131, "mq_open": 180, "mq_unlink": 181,
+        "add_key": 217, "request_key": 218, "keyctl": 219, "ioprio_set": 30, "inotify_init1": 26, "openat": 56,
+        "unshare": 97, "signalfd4": 74, "eventfd2": 19, "epoll_create1": 20, "perf_event_open": 241,
+        "rt_tgsigqueueinfo": 240, "prlimit64": 261, "setns": 268, "getcpu": 168, "process_vm_readv": 270,
+        "process_vm_writev": 271, "kcmp": 272, "seccomp": 277, "getrandom": 278, "memfd_create": 279, "bpf": 280,
+        "userfaultfd": 282, "membarrier": 283, "pkey_mprotect": 288, "statx": 291, "timerfd_create": 85,
+        "pivot_root": 41, "execveat": 281,
     },
 }[MACHINE] | {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "fsopen": 430, "pidfd_open": 434, "clone3": 435, "openat2": 437,
@@ -75,7 +76,7 @@ posix, ctypes, socket, signal, time = (modules[name] for name in ("posix", "ctyp
 mmap, resource, struct = (modules[name] for name in ("mmap", "resource", "struct"))
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
-number_of = %r
+number_of = NUMBERS
 
 def refused(returned):
     if returned < 0:
@@ -138,7 +139,7 @@ def vdso(symbol):
         if ctypes.string_at(place(5) + word(entry, 4)) == symbol:
             return base + word(entry + 8, 8)
     raise LookupError(symbol)
-""" % (NUMBERS,)
+""".replace("NUMBERS", repr(NUMBERS))
 
 RUN = """
 libc.getauxval.restype = ctypes.c_ulong
@@ -295,11 +296,14 @@ ATTACKS = {
         "descriptor = posix.open(f'/proc/{facts[\"victim\"]}/mem', posix.O_RDONLY)\n"
         "posix.lseek(descriptor, facts['address'], 0)\nreturn posix.read(descriptor, 40).decode('latin-1')",
         FILES,
-        secret, able=may_trace),
+        secret,
+        able=may_trace,
+    ),
     "victims_environment": Attack("return read(f'/proc/{facts[\"victim\"]}/environ')", FILES, secret),
     "victims_open_file": Attack(
-        "return posix.readlink(f'/proc/{facts[\"victim\"]}/fd/{facts[\"descriptor\"]}')", ("seal", "namespaces", "landlock"),
-        lambda value, watch: value.endswith('/secret'),
+        'return posix.readlink(f\'/proc/{facts["victim"]}/fd/{facts["descriptor"]}\')',
+        ("seal", "namespaces", "landlock"),
+        lambda value, watch: value.endswith("/secret"),
     ),
     "supervisors_environment": Attack(
         "posix.open(f'/proc/{facts[\"supervisor\"]}/environ', posix.O_RDONLY)\nreturn True",
@@ -309,21 +313,22 @@ ATTACKS = {
     ),
     "kernel_random_file": Attack("return read('/dev/urandom')[:4]", FILES, anything),
     # network
-    "internet_stream": Attack(
-        "socket.socket().connect(('127.0.0.1', facts['tcp']))\nreturn True", NETLOCK, hit("tcp")
-    ),
+    "internet_stream": Attack("socket.socket().connect(('127.0.0.1', facts['tcp']))\nreturn True", NETLOCK, hit("tcp")),
     "internet_stream_six": Attack(
-        "socket.socket(socket.AF_INET6).connect(('::1', facts['tcp6']))\nreturn True", NETLOCK, hit("tcp6"), able=lambda: opens(socket.AF_INET6)
+        "socket.socket(socket.AF_INET6).connect(('::1', facts['tcp6']))\nreturn True",
+        NETLOCK,
+        hit("tcp6"),
+        able=lambda: opens(socket.AF_INET6),
     ),
     "internet_datagram": Attack(
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', facts['udp']))", NET, hit("udp")
     ),
     "internet_listener": Attack(
-        "door = socket.socket()\ndoor.bind(('127.0.0.1', 0))\nreturn door.getsockname()[1]", (*HANDLES, "landlock"), more_than(0)
+        "door = socket.socket()\ndoor.bind(('127.0.0.1', 0))\nreturn door.getsockname()[1]",
+        (*HANDLES, "landlock"),
+        more_than(0),
     ),
-    "unix_path": Attack(
-        "socket.socket(socket.AF_UNIX).connect(facts['unix'])\nreturn True", NET, hit("unix")
-    ),
+    "unix_path": Attack("socket.socket(socket.AF_UNIX).connect(facts['unix'])\nreturn True", NET, hit("unix")),
     "unix_abstract": Attack(
         "socket.socket(socket.AF_UNIX).connect(facts['abstract'])\nreturn True", NETLOCK, hit("abstract")
     ),
@@ -340,9 +345,7 @@ ATTACKS = {
         "socket.socket(38, socket.SOCK_SEQPACKET)\nreturn True", HANDLES, anything, able=lambda: opens(38)
     ),
     # processes
-    "fork": Attack(
-        "if posix.fork() == 0: posix._exit(0)\nreturn posix.wait()[1]", ("seal", "processes"), among(0)
-    ),
+    "fork": Attack("if posix.fork() == 0: posix._exit(0)\nreturn posix.wait()[1]", ("seal", "processes"), among(0)),
     "clone": Attack(
         "if raw('clone', 17, 0, 0, 0, 0) == 0: posix._exit(0)\nreturn posix.wait()[1]", ("seal", "processes"), among(0)
     ),
@@ -352,8 +355,7 @@ ATTACKS = {
         among(0),
     ),
     "thread": Attack(
-        "done = []\nmodules['_thread'].start_new_thread(done.append, (1,))\n"
-        "while not done: pass\nreturn done[0]",
+        "done = []\nmodules['_thread'].start_new_thread(done.append, (1,))\nwhile not done: pass\nreturn done[0]",
         ("seal", "processes"),
         among(1),
         "fails",
@@ -365,7 +367,10 @@ ATTACKS = {
         among(7),
     ),
     "execute": Attack(
-        "posix.execv('/bin/sh', ['sh', '-c', 'exit 77'])", (*FILES, "no_clock"), among("it left with exit status 77"), alone=True
+        "posix.execv('/bin/sh', ['sh', '-c', 'exit 77'])",
+        (*FILES, "no_clock"),
+        among("it left with exit status 77"),
+        alone=True,
     ),
     "execute_an_open_file": Attack(
         "descriptor = posix.open('/bin/sh', posix.O_RDONLY)\nposix.execve(descriptor, ['sh', '-c', 'exit 77'], {})",
@@ -396,8 +401,8 @@ ATTACKS = {
     "block_the_timers_signal": Attack(
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])\nreturn True", SEAL, anything
     ),
-    "disarm_the_timer": Attack("return signal.setitimer(signal.ITIMER_PROF, 0)[0] > 0", SEAL, among(True)),
     "read_the_timer": Attack("return signal.getitimer(signal.ITIMER_PROF)[0] > 0", SEAL, among(True)),
+    "disarm_the_timer": Attack("return signal.setitimer(signal.ITIMER_PROF, 0)[0] > 0", SEAL, among(True)),
     "own_timer": Attack("return raw('timer_create', 0, None, ctypes.byref(ctypes.c_int()))", SEAL, anything),
     # other processes' memory and descriptors
     "trace": Attack("return raw('ptrace', 0x4206, facts['victim'], 0, 0)", SIGNALS, among(0), able=may_trace),
@@ -408,25 +413,27 @@ ATTACKS = {
         "raw('process_vm_readv', facts['victim'], ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0)\n"
         "return buffer.value.decode()",
         SIGNALS,
-        secret, able=may_trace),
+        secret,
+        able=may_trace,
+    ),
     "write_the_victims_memory": Attack(
         f"buffer = ctypes.create_string_buffer({SECRET!r}[:1].encode())\n"
         "mine, theirs = Vector(ctypes.addressof(buffer), 1), Vector(facts['address'], 1)\n"
         "return raw('process_vm_writev', facts['victim'], ctypes.byref(mine), 1, ctypes.byref(theirs), 1, 0)",
         SIGNALS,
-        among(1), able=may_trace),
+        among(1),
+        able=may_trace,
+    ),
     "steal_a_descriptor": Attack(
         "stolen = raw('pidfd_getfd', raw('pidfd_open', facts['victim'], 0), facts['descriptor'], 0)\n"
         "return posix.pread(stolen, 99, 0).decode()",
         ("seal", "descriptors", "namespaces", "landlock"),
-        secret, able=may_trace),
-    "compare_processes": Attack(
-        "return raw('kcmp', facts['victim'], facts['victim'], 1, 0, 0)", SIGNALS, among(0)
+        secret,
+        able=may_trace,
     ),
+    "compare_processes": Attack("return raw('kcmp', facts['victim'], facts['victim'], 1, 0, 0)", SIGNALS, among(0)),
     # what the kernel keeps for all
-    "add_a_key": Attack(
-        "return raw('add_key', b'user', b'escaped-key', b'x', 1, -2)", SEAL, more_than(0)
-    ),
+    "add_a_key": Attack("return raw('add_key', b'user', b'escaped-key', b'x', 1, -2)", SEAL, more_than(0)),
     "key_ring": Attack("return raw('keyctl', 0, -2, 1)", SEAL, more_than(0)),
     "request_a_key": Attack("return asked('request_key', b'user', b'escaped-none', None, 0)", SEAL, among("ENOKEY")),
     "shared_memory": Attack(
@@ -438,9 +445,7 @@ ATTACKS = {
     "semaphores": Attack(
         "name = raw('semget', 0, 1, 0o1600)\nraw('semctl', name, 0, 0, 0)\nreturn True", SEAL, anything
     ),
-    "messages": Attack(
-        "name = raw('msgget', 0, 0o1600)\nraw('msgctl', name, 0, None)\nreturn True", SEAL, anything
-    ),
+    "messages": Attack("name = raw('msgget', 0, 0o1600)\nraw('msgctl', name, 0, None)\nreturn True", SEAL, anything),
     "message_queue": Attack(
         "raw('mq_open', b'escaped-queue', 0o102, 0o600, None)\nreturn raw('mq_unlink', b'escaped-queue')",
         (*HANDLES, "landlock"),
@@ -486,7 +491,8 @@ ATTACKS = {
     "clock": Attack("return time.time()", SEAL, clock),
     "clock_of_the_vdso": Attack("return time.time()", ("no_clock",), clock),
     "clock_of_the_vdso_by_hand": Attack(
-        "now = (ctypes.c_long * 2)()\nname = {'x86_64': b'__vdso_clock_gettime', 'aarch64': b'__kernel_clock_gettime'}\n"
+        "now = (ctypes.c_long * 2)()\n"
+        "name = {'x86_64': b'__vdso_clock_gettime', 'aarch64': b'__kernel_clock_gettime'}\n"
         "read_clock = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)(vdso(name[facts['machine']]))\n"
         "if read_clock(0, ctypes.addressof(now)): raise PermissionError(1, 'the clock')\nreturn now[0]",
         ("no_clock",),
@@ -521,9 +527,7 @@ ATTACKS = {
         alone=True,
         machines=("x86_64",),
     ),
-    "processor_time": Attack(
-        "return time.process_time()", SEAL, lambda value, watch: value > 0, "fails"
-    ),
+    "processor_time": Attack("return time.process_time()", SEAL, lambda value, watch: value > 0, "fails"),
     "ticks": Attack("return raw('times', None)", SEAL, anything),
     "clock_adjustment": Attack("return raw('adjtimex', ctypes.create_string_buffer(256))", SEAL, anything),
     "uptime": Attack("return raw('sysinfo', ctypes.create_string_buffer(128))", SEAL, anything),
@@ -534,13 +538,20 @@ ATTACKS = {
     "process_number": Attack("return posix.getpid()", SEAL, more_than(0), "fails"),
     "processor_number": Attack("return raw('getcpu', ctypes.create_string_buffer(8), None, None)", SEAL, among(0)),
     "host_name": Attack("return posix.uname().nodename", SEAL, anything),
-    "kernel_log": Attack("return asked('syslog', 10, None, 0)", (*SEAL, "capabilities", "identity", "namespaces"), more_than(0), root=True),
+    "kernel_log": Attack(
+        "return asked('syslog', 10, None, 0)",
+        (*SEAL, "capabilities", "identity", "namespaces"),
+        more_than(0),
+        root=True,
+    ),
     # the machine itself; arguments that can do nothing
     "io_ring": Attack("return asked('io_uring_setup', 0, None)", SEAL, among("EFAULT", "EINVAL", "ENOSYS")),
     "io_ring_in_earnest": Attack("return raw('io_uring_setup', 1, bytes(120))", (*HANDLES, "rlimits"), anything),
     "kernel_program": Attack(
         "return raw('bpf', 0, struct.pack('5I', 2, 4, 4, 1, 0) + bytes(100), 120)",
-        (*ROOT_ONLY, "descriptors"), anything, root=True,
+        (*ROOT_ONLY, "descriptors"),
+        anything,
+        root=True,
     ),
     "performance_counter": Attack(
         "return raw('perf_event_open', struct.pack('IIQQQQQ', 1, 112, 0, 0, 0, 0, 0x60) + bytes(64), 0, -1, -1, 0)",
@@ -551,17 +562,12 @@ ATTACKS = {
     "mount": Attack(
         "return raw('mount', b'none', b'/', b'tmpfs', 0, None)", ("seal", "capabilities", "landlock"), among(0)
     ),
-    "pivot_root": Attack(
-        "return asked('pivot_root', b'.', b'.')", ("seal", "capabilities", "landlock"), anything
-    ),
+    "pivot_root": Attack("return asked('pivot_root', b'.', b'.')", ("seal", "capabilities", "landlock"), anything),
     "chroot": Attack("return raw('chroot', b'/')", ("seal", "capabilities"), among(0)),
     "file_system": Attack("return raw('fsopen', b'tmpfs', 0)", (*HANDLES, "capabilities"), anything),
     "join_a_namespace": Attack("return asked('setns', -1, 0)", SEAL, among("EBADF")),
     "reboot": Attack("return asked('reboot', 1, 2, 3, None)", ("seal", "capabilities"), among("EINVAL")),
-    "stop_swapping": Attack(
-        "return asked('swapoff', b'/no/such/device')", ROOT_ONLY, among("ENOENT"), root=True
-    ),
-
+    "stop_swapping": Attack("return asked('swapoff', b'/no/such/device')", ROOT_ONLY, among("ENOENT"), root=True),
     "number_of_another_abi": Attack(
         "return asked(0x40000000 | number_of['getpid'])", SEAL, anything, machines=("x86_64",)
     ),
@@ -582,7 +588,8 @@ ATTACKS = {
         "return resource.getrlimit(resource.RLIMIT_AS)[1]",
         ROOT_ONLY,
         among(1 << 45),
-        root=True, able=lambda: 1 << 24 & capabilities(),
+        root=True,
+        able=lambda: 1 << 24 & capabilities(),
     ),
     "become_dumpable": Attack("return raw('prctl', 4, 1, 0, 0, 0)", SEAL, among(0)),
     "outlive_the_parent": Attack("return raw('prctl', 1, 0, 0, 0, 0)", SEAL, among(0)),
@@ -590,14 +597,16 @@ ATTACKS = {
     "seal_again": Attack("return raw('seccomp', 2, 0, ctypes.byref(ctypes.c_uint(0x7FFF0000)))", SEAL, among(0)),
     "choose_a_core": Attack("posix.sched_setaffinity(0, posix.sched_getaffinity(0))\nreturn True", SEAL, anything),
     "be_nice": Attack("return posix.nice(1)", SEAL, anything),
-    "schedule": Attack("posix.sched_setscheduler(0, posix.SCHED_BATCH, posix.sched_param(0))\nreturn True", SEAL, anything),
+    "schedule": Attack(
+        "posix.sched_setscheduler(0, posix.SCHED_BATCH, posix.sched_param(0))\nreturn True", SEAL, anything
+    ),
     "disk_priority": Attack("return raw('ioprio_set', 1, 0, 3 << 13)", SEAL, among(0)),
     "barrier": Attack("return raw('membarrier', 0, 0, 0)", SEAL, anything),
     # these change what comes after them
     "another_session": Attack("return posix.setpgid(0, 0) is None", SEAL, among(True)),
     "personality": Attack("return raw('personality', 0x0400000)", SEAL, anything),
     "new_namespaces": Attack("return raw('unshare', 0x10000000 | 0x40000000)", SEAL, among(0)),
-}  # fmt: skip
+}
 ATTACKS = {name: attack for name, attack in ATTACKS.items() if MACHINE in attack.machines}
 TOGETHER = [name for name, attack in ATTACKS.items() if not attack.alone]
 
@@ -751,9 +760,7 @@ def traces():
         "descriptors": len(os.listdir("/proc/self/fd")),
         "processes": below(os.getpid()),
         "ipc": [row[:2] for row in rows if str(NOBODY) in row or row[0] == str(IPC_KEY)],
-        "files": [
-            path for place in ("/", "/tmp", "/dev/shm", "/var/tmp") for path in Path(place).glob(MARK + "*")
-        ],
+        "files": [path for place in ("/", "/tmp", "/dev/shm", "/var/tmp") for path in Path(place).glob(MARK + "*")],
     }
 
 
@@ -784,11 +791,20 @@ def watch():
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, folder / "secret"], stdout=subprocess.PIPE, bufsize=0)
     address, descriptor = map(int, victim.stdout.readline().split())
     facts = {
-        "folder": str(folder), "secret": str(folder / "secret"), "spare": str(folder / "spare"),
-        "new": str(folder / (MARK + "new")), "link": str(folder / "link"), "unix": str(folder / "door"),
-        "abstract": abstract, "victim": victim.pid, "supervisor": os.getpid(), "address": address, "descriptor": descriptor, "machine": MACHINE,
+        "folder": str(folder),
+        "secret": str(folder / "secret"),
+        "spare": str(folder / "spare"),
+        "new": str(folder / (MARK + "new")),
+        "link": str(folder / "link"),
+        "unix": str(folder / "door"),
+        "abstract": abstract,
+        "victim": victim.pid,
+        "supervisor": os.getpid(),
+        "address": address,
+        "descriptor": descriptor,
+        "machine": MACHINE,
         **{name: listeners[name].getsockname()[1] for name in ("tcp", "udp", "tcp6") if name in listeners},
-    }  # fmt: skip
+    }
     watch = Watch(folder, victim, listeners, facts)
     watch.restore()
     yield watch
@@ -895,3 +911,394 @@ def test_an_attack_works_where_its_defences_are_off_and_no_fewer(open_pool, watc
         done = works(watch, name, outcome)
         watch.restore()
         assert not done, f"{off} suffice"
+
+
+# ---- layers that stand alone ----
+
+
+def through(pool, watch, names=TOGETHER):
+    """The attacks that get where they want to, all tried in one child."""
+    outcomes = attempt(pool, watch, names)
+    return {name for name in names if works(watch, name, outcomes)}
+
+
+def stopped_by(*off):
+    """The attacks that nothing else stops."""
+    return {name for name in TOGETHER if set(ATTACKS[name].off) <= set(off) and ATTACKS[name].able()}
+
+
+CLOCKS = {"clock", "clock_of_the_vdso", "clock_of_the_vdso_by_hand"}
+CONFIGURATIONS = {
+    "whole": ((), "A", set()),
+    "no parent_death": (("parent_death",), "B", set()),
+    "no no_clock": (("no_clock",), "D", CLOCKS),
+    "no identity": (("identity",), "B", set()),
+    "no namespaces": (("namespaces",), "B", set()),
+    "no empty_root": (("empty_root",), "B", set()),
+    "no no_new_privs": (("no_new_privs",), "B", set()),
+    "no landlock": (("landlock",), "B", set()),
+    "no capabilities": (("capabilities",), "B", set()),
+    "no rlimits": (("rlimits",), "D", set()),
+    "no not_dumpable": (("not_dumpable",), "B", set()),
+    "a container's": (("namespaces", "landlock"), "B", set()),
+    "seal, rlimits and clock": (tuple(name for name in LAYERS if name not in ("rlimits", "no_clock")), "B", set()),
+    "seal and rlimits": (tuple(name for name in LAYERS if name != "rlimits"), "D", CLOCKS),
+    "no child limits": (("descriptors", "processes"), "A", set()),
+}
+
+
+def test_there_is_a_configuration_without_each_layer(open_pool):
+    assert set(open_pool().layers) == set(LAYERS)
+    assert {off[0] for off, *_ in CONFIGURATIONS.values() if len(off) == 1} == set(LAYERS)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_seal_stops_every_attack_whatever_else_is_off(open_pool, watch, configuration):
+    off, _, expected = CONFIGURATIONS[configuration]
+    assert through(open_pool(*off), watch) == expected
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_the_self_check_gives_each_configuration_its_tier(open_pool, configuration):
+    off, tier, _ = CONFIGURATIONS[configuration]
+    pool = open_pool(*off)
+    if set(open_pool().layers.values()) != {"on"}:
+        pytest.skip("this machine refuses a layer to begin with")
+    protections = selfcheck.check(pool)
+    assert protections.tier == tier, protections.failures()
+    assert {name for name, state in protections.layers.items() if state != "on"} == (
+        (set(off) & set(LAYERS)) - ({"empty_root"} if "namespaces" in off else set())
+    )
+
+
+def test_without_the_seal_exactly_the_named_attacks_work_and_the_canaries_stay_clean(open_pool, watch):
+    if open_pool().layers["namespaces"] != "on":
+        pytest.skip("without namespaces nothing is left between the attacks and this machine")
+    done = through(open_pool("seal"), watch)
+    assert sorted(done ^ (stopped_by("seal") | CLOCKS & done)) == []
+    assert {"signal_the_group", "executable_memory", "clock_of_the_kernel", "randomness", "new_namespaces"} <= done
+    assert not done & {"open_and_read", "create_a_file", "internet_stream", "signal_the_victim", "fork", "netlink"}
+
+
+def test_without_the_seal_the_self_check_gives_tier_d(open_pool):
+    if open_pool().layers["namespaces"] != "on":
+        pytest.skip("the attacks of the self-check are tried for real: not outside an empty root")
+    assert selfcheck.check(open_pool("seal")).tier == "D"
+
+
+# ---- what the supervisor keeps from its zygotes ----
+
+INITIAL_STACK = """
+libc.getauxval.restype = ctypes.c_ulong
+end = libc.getauxval(31)
+text = ctypes.string_at(end - 16384, 16384)
+return text[text.index(b'PYTHON'):].decode('latin-1')"""
+
+
+@pytest.mark.parametrize("cleared", [True, False], ids=["cleared", "inherited"])
+def test_the_environment_is_not_even_on_the_initial_stack(watch, monkeypatch, cleared):
+    if not cleared:
+        real = subprocess.Popen
+
+        def leaky(*arguments, env, **keywords):
+            return real(*arguments, env={**env, **os.environ}, **keywords)
+
+        monkeypatch.setattr("sandbox.pool.subprocess.Popen", leaky)
+    source = TOOLS + "def g():\n" + "".join(f"    {line}\n" for line in INITIAL_STACK.strip().splitlines())
+    with Pool(limits=LIMITS, lanes=1) as pool:
+        payload = child.program([source], "g", [b"[]"], LIMITS.answer_bytes)
+        (result,) = pool.run([Job(RUN_PROGRAM, payload)])
+    assert "PYTHONHASHSEED" in codec.decode(result.records[0][1:])
+    assert (SECRET in codec.decode(result.records[0][1:])) is not cleared
+
+
+# ---- a forged return from a signal: it would block the very signals that end a program ----
+
+FORGED_RETURN = """
+start, code = code_around(libc.getpid)
+spin = start + code.index(bytes.fromhex('ebfe'))
+saved = [0] * 32
+saved[15] = ctypes.addressof(ctypes.create_string_buffer(1 << 16)) + (1 << 15)
+saved[16:19] = [spin, 0x202, 0x33 | 0x2B << 48]
+words = [0, 0, 2, 0, *saved, 2**64 - 1]
+refused(libc.syscall(ctypes.c_long(15), *[ctypes.c_long(0)] * 5, *[ctypes.c_ulong(value) for value in words]))"""
+
+SIGRETURN = """
+import ctypes
+from sandbox import confine
+
+confine.ALLOWED["x86_64"]["rt_sigreturn"] = 15
+program = confine._filter_program("x86_64")
+buffer = ctypes.create_string_buffer(program)
+confine._FILTER = confine._SockFprog(len(program) // 8, ctypes.addressof(buffer))
+"""
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="the frame is laid out for x86-64")
+@pytest.mark.parametrize("allowed", [False, True], ids=["refused", "allowed"])
+def test_no_program_blocks_the_signal_of_its_own_timer(watch, tmp_path, monkeypatch, allowed):
+    package = tmp_path / "escape_sigreturn"
+    package.mkdir()
+    (package / "__init__.py").write_text(SIGRETURN if allowed else "")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sandbox.pool.TRIES", 1)
+    source = TOOLS + "def g():\n" + "".join(f"    {line}\n" for line in FORGED_RETURN.strip().splitlines())
+    payload = child.program([source], "g", [b"[]"], LIMITS.answer_bytes)
+    with Pool(limits=LIMITS, lanes=1, modules=[*PURE_MODULES, "escape_sigreturn"]) as pool:
+        if allowed:
+            # It goes on beyond its limit, and what ends it at last looks like a failure of ours.
+            with pytest.raises(SandboxError, match="killed from outside"):
+                next(pool.run([Job(RUN_PROGRAM, payload)]))
+        else:
+            result = next(pool.run([Job(RUN_PROGRAM, payload)]))
+            assert result.records[0].startswith(b"EPermissionError")
+
+
+# ---- resources ----
+
+SMALL = Limits(cpu_seconds=0.4, wall_seconds=0.8, memory_bytes=128 * 1024**2, answer_bytes=64 * 1024)
+CPU, MEMORY, ANSWER, RAISED, DIED, FINE = "cpu", "memory", "answer", "raised", "died", "fine"
+
+
+@pytest.fixture(scope="module")
+def small(watch):
+    """One lane: what one job leaves behind, the next would find."""
+    with truth_pool(SMALL, lanes=1) as pool:
+        yield pool
+
+
+def program(body, before="", limits=SMALL):
+    source = before + "\ndef g():\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    return Job(RUN_PROGRAM, child.program([source], "g", [b"[]"], limits.answer_bytes))
+
+
+def ending(result):
+    """In one word, what became of a program."""
+    if result.status == Status.FINISHED:
+        return {b"V": FINE, b"U": ANSWER, b"E": RAISED, b"L": RAISED, b"M": MEMORY}[result.records[0][:1]]
+    statuses = {Status.CPU_LIMIT: CPU, Status.MEMORY_LIMIT: MEMORY, Status.DIED: DIED, Status.WALL_LIMIT: "wall"}
+    return statuses[result.status]
+
+
+COLLIDING = "[n * (2**61 - 1) for n in range(1, 60000)]"
+RESOURCES = {
+    "loop": ("while True: pass", CPU),
+    "loop that catches all": ("while True:\n    try:\n        while True: pass\n    except BaseException: pass", CPU),
+    "loop in C": ("return sum(iter(int, 1))", CPU),
+    "endless any": ("return any(iter(int, 1))", CPU),
+    "regex backtracking": ("import re\nreturn re.match('(a|aa)+$', 'a' * 60 + 'b')", CPU),
+    "huge power": ("return pow(3, 10**9)", CPU),
+    "huge factorial": ("import math\nreturn math.factorial(10**7)", CPU),
+    "endless product": ("import itertools\nreturn len(list(itertools.product(range(9), repeat=99)))", MEMORY),
+    "permutations": ("import itertools\nreturn sum(1 for _ in itertools.permutations(range(20)))", CPU),
+    "set of colliding integers": (f"return len(set({COLLIDING}))", CPU),
+    "dict of colliding integers": (f"return len(dict.fromkeys({COLLIDING}))", CPU),
+    "finalizer that revives": (
+        "class Undead:\n    def __del__(self):\n        Undead()\nUndead()\nreturn 1",
+        {CPU, FINE, RAISED, DIED},
+    ),
+    "finalizer that loops": ("class Slow:\n    def __del__(self):\n        while True: pass\nSlow()\nreturn 1", CPU),
+    "iterator without end as answer": ("class Same(list): pass\nx = []\nx.append(x)\nreturn x", ANSWER),
+    "text": ("return 'a' * (1 << 31)", MEMORY),
+    "doubled text": ("x = 'ab'\nwhile True: x += x", MEMORY),
+    "list": ("return [0] * (1 << 30)", MEMORY),
+    "list of lists": ("x = []\nwhile True: x.append([0] * 4096)", MEMORY),
+    "dict of texts": ("x = {}\nwhile True: x[len(x)] = 'a' * 4096 + str(len(x))", MEMORY),
+    "integer": ("return 1 << (1 << 34)", MEMORY),
+    "bytearray": ("return len(bytearray(1 << 30))", MEMORY),
+    "cycles for the collector": (
+        "x = None\nwhile True:\n    y = [bytearray(4096)]\n    y.append(y)\n    y.append(x)\n    x = y",
+        MEMORY,
+    ),
+    "format width": ("return len('{:>2000000000}'.format(1))", MEMORY),
+    "percent width": ("return len('%2000000000d' % 1)", MEMORY),
+    "many names": ("x = globals()\nwhile True: x['n' * 4096 + str(len(x))] = 1", MEMORY),
+    "recursion": ("def down(): return down()\nreturn down()", RAISED),
+    "recursion in attribute access": (
+        "class A:\n    def __getattr__(self, name): return getattr(self, name + 'x')\nreturn A().y",
+        {RAISED, MEMORY},
+    ),
+    "recursion in C with the limit lifted": (
+        "sys.setrecursionlimit(10**9)\nx, y = [], []\nfor _ in range(400_000): x, y = [x], [y]\nreturn x == y",
+        {DIED, MEMORY},
+    ),
+    "freeing a deep list": ("x = []\nfor _ in range(10**6): x = [x]\ndel x\nreturn 1", FINE),
+    "deep answer": ("x = []\nfor _ in range(10**5): x = [x]\nreturn x", ANSWER),
+    "aliased answer": ("x = [1]\nfor _ in range(60): x = [x, x]\nreturn x", ANSWER),
+    "long answer": ("return 'a' * 70000", ANSWER),
+    "answer of many parts": ("return list(range(70000))", ANSWER),
+    "answer that escapes to more bytes": ("return '\\U0010ffff' * 20000", ANSWER),
+    "answer of control characters": ("return '\\0' * 20000", ANSWER),
+    "answer of surrogates": ("return chr(0xD800) * 9", FINE),
+    "answer of combining marks": ("return 'a' + '\\u0301' * 5000", FINE),
+    "long integer as text": ("return str(10**200000)", RAISED),
+    "long integer as answer": ("return 10**200000", ANSWER),
+    "long exception message": ("raise ValueError('x' * (1 << 24))", RAISED),
+    "chain of exceptions": (
+        "error = None\nfor _ in range(10**5):\n    new = ValueError()\n    new.__cause__ = error\n    error = new\n"
+        "raise error",
+        {RAISED, DIED},
+    ),
+    "output": ("for _ in range(10**4): print('accepted' * 99)\nreturn 1", FINE),
+    "output without end": ("while True: print('accepted' * 99)", CPU),
+    "lock that waits for ever": (
+        "lock = modules['_thread'].allocate_lock()\nlock.acquire()\nlock.acquire()",
+        {DIED, "wall", RAISED},
+    ),
+    "crash": ("return ctypes.string_at(0)", DIED),
+    "read far away": ("return ctypes.string_at(ctypes.addressof(ctypes.c_char()) - (1 << 40))", DIED),
+    "jump to nowhere": ("return ctypes.CFUNCTYPE(None)(16)()", DIED),
+    "own memory unmapped": ("while True: raw('munmap', word(id(g) + 8, 8) & ~4095, 1 << 20)", DIED),
+    "memory below python": ("while True: raw('mmap', None, 1 << 24, 3, 0x8022, -1, 0)", RAISED),
+    "threads": ("while True: modules['_thread'].start_new_thread(print, ())", RAISED),
+    "forks": ("while True: posix.fork()", RAISED),
+}
+
+
+@pytest.mark.parametrize("name", RESOURCES)
+def test_a_greedy_program_ends_at_its_limit_and_the_next_one_is_fine(small, name):
+    body, expected = RESOURCES[name]
+    started = time.monotonic()
+    greedy, after = small.run([program(body, before=TOOLS), program("return 1")])
+    assert ending(greedy) in (expected if isinstance(expected, set) else {expected}), greedy
+    assert after.records == (b"V1",)
+    assert greedy.cpu_seconds < 2 * SMALL.cpu_seconds
+    assert time.monotonic() - started < 10 * SMALL.wall_seconds
+
+
+BOMBS = {
+    "brackets": "(" * 20000 + ")" * 20000,
+    "unary minus": "-" * 50000 + "1",
+    "negation": "not " * 15000 + "1",
+    "additions": "+".join("1" * 20000),
+    "lists": "[" * 150 + "]" * 150,
+    "attributes": "a" + ".a" * 20000,
+    "calls": "a" + "()" * 20000,
+    "lambdas": "lambda:" * 8000 + "1",
+    "powers": "9**9**9**9",
+    "multiplied text": "'a' * 9**9 * 9",
+    "digits": "1" * 50000,
+    "too long": "'" + "a" * 70000 + "'",
+    "format strings": "f'{" * 150 + "1" + "}'" * 150,
+}
+
+
+@pytest.mark.parametrize("place", ["puzzle", "solution"])
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_for_the_parser_is_a_verdict_and_the_next_text_is_fine(small, name, place):
+    puzzle = "def f(x: int): return x == 7" + (f" or {BOMBS[name]}" if place == "puzzle" else "")
+    solution = f"def g(): return {BOMBS[name]}" if place == "solution" else "def g(): return 8"
+    fine = ("def f(x: int): return x == 7", "def g(): return 7")
+    bomb, after = verify_texts(small, [(puzzle, solution), fine])
+    assert bomb.verdict not in ("accepted", "unstable") or (place, name) in ALIVE
+    assert after.verdict == "accepted"
+
+
+# True in Python, hence a puzzle that accepts 8: "or" followed by an expression that is not False but True itself.
+ALIVE = {("puzzle", "negation")}
+
+DOWN = "def down(n):\n    return 0 if n == 0 else 1 + down(n - 1)"
+ROOMY = Limits(cpu_seconds=2, wall_seconds=4, memory_bytes=128 * 1024**2)
+LIFTED = {
+    "cpu": ("for _ in range(10**7): pass\nreturn 1", "", Limits(cpu_seconds=0.05, wall_seconds=0.8), CPU, ("timer",)),
+    "memory": ("return len(bytearray(160 << 20))", "", ROOMY, MEMORY, ("rlimits",)),
+    "answer": ("return 'a' * 2000", "", Limits(answer_bytes=1000), ANSWER, Limits(answer_bytes=3000)),
+    "recursion": ("return down(900)", DOWN, Limits(recursion_limit=300), RAISED, Limits(recursion_limit=2000)),
+    "cpu setting": (
+        "for _ in range(10**7): pass\nreturn 1",
+        "",
+        Limits(cpu_seconds=0.05, wall_seconds=0.8),
+        CPU,
+        Limits(cpu_seconds=20, wall_seconds=20),
+    ),
+    "memory setting": (
+        "return len(bytearray(160 << 20))",
+        "",
+        ROOMY,
+        MEMORY,
+        Limits(cpu_seconds=2, wall_seconds=4, memory_bytes=1 << 29),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIFTED)
+def test_with_the_limit_lifted_the_same_program_lives(open_pool, name):
+    body, before, limits, expected, lifted = LIFTED[name]
+    wide = limits if isinstance(lifted, tuple) else lifted
+    off = lifted if isinstance(lifted, tuple) else ()
+    (held,) = open_pool(limits=limits).run([program(body, before, limits)])
+    (free,) = open_pool(*off, limits=wide).run([program(body, before, wide)])
+    assert (ending(held), ending(free)) == (expected, FINE)
+
+
+def test_a_sleeper_ends_at_the_wall_limit_where_sleep_is_to_be_had(open_pool):
+    short, long = Limits(cpu_seconds=0.1, wall_seconds=0.2), Limits(cpu_seconds=0.1, wall_seconds=20)
+    (held,) = open_pool("seal", limits=short).run([program("time.sleep(0.5)\nreturn 1", TOOLS)])
+    (free,) = open_pool("seal", limits=long).run([program("time.sleep(0.5)\nreturn 1", TOOLS)])
+    assert (held.status, ending(free)) == (Status.WALL_LIMIT, FINE)
+
+
+# ---- as an ordinary user ----
+
+ORDINARY = """
+import json, os
+from puzzles.verify import truth_pool, verify_texts
+from sandbox import selfcheck
+
+REACH = 'import collections\\nmodules = collections.namedtuple.__globals__["_sys"].modules\\n'
+SQUARE = 'def f(x: int): return x * x == 1764'
+ATTACKS = [
+    'posix.open("/etc/passwd", 0)', 'posix.fork()', 'posix.kill(posix.getppid(), 0)', 'posix.getrandom(8)',
+    'socket.socket()', 'time.time()', 'signal.setitimer(2, 0)', 'mmap.mmap(-1, 4096, prot=7)', 'posix.stat("/")',
+]
+texts = [(SQUARE, 'def g(): return 42'), (SQUARE, 'def g(): return 41')]
+for attack in ATTACKS:
+    module = attack.partition(".")[0]
+    body = f'    {module} = modules["{module}"]\\n    posix = modules["posix"]\\n    {attack}\\n    return 42'
+    texts.append((SQUARE, f'{REACH}def g():\\n{body}'))
+with truth_pool(lanes=1) as pool:
+    protections = selfcheck.check(pool)
+    verdicts = [[str(judgement.verdict), judgement.detail] for judgement in verify_texts(pool, texts)]
+print(json.dumps([os.getuid(), protections.tier, protections.failures(), verdicts]))
+"""
+
+
+def ordinary_interpreter():
+    """The first Python that user 65534 can start, new enough; a developer's own is often in a closed home."""
+    check = "import sys; sys.exit(sys.version_info < (3, 11))"
+    for path in (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin")):
+        with contextlib.suppress(OSError, subprocess.SubprocessError, TypeError):
+            subprocess.run([path, "-c", check], check=True, user=NOBODY, group=NOBODY, extra_groups=[], cwd="/")
+            return path
+    return None
+
+
+@as_root
+def test_an_ordinary_user_has_the_same_protections(open_pool, watch):
+    path = ordinary_interpreter()
+    if path is None:
+        pytest.skip("user 65534 cannot start any Python >= 3.11 on this machine")
+    home = Path(tempfile.mkdtemp(prefix="home-"))
+    home.chmod(0o777)
+    try:
+        done = subprocess.run(
+            [path, "-B", "-c", ORDINARY],
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            cwd=home,
+            env={"HOME": str(home), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        shutil.rmtree(home)
+    if "Permission denied" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        pytest.skip("user 65534 cannot read this repository")
+    assert done.returncode == 0, done.stderr
+    user, tier, failures, (right, wrong, *attacks) = json.loads(done.stdout)
+    assert (user, tier, failures) == (NOBODY, selfcheck.check(open_pool()).tier, [])
+    assert (right[0], wrong[0]) == ("accepted", "wrong_answer")
+    for verdict, detail in attacks:
+        assert verdict == "runtime_error"
+        assert "Errno 1]" in detail
