@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import platform
+import select
 import shutil
 import socket
 import subprocess
@@ -667,8 +668,6 @@ class Watch:
 
     def tell(self, seconds):
         """What the victim says within some time: nothing, unless somebody signals it."""
-        import select
-
         ready, _, _ = select.select([self.victim.stdout], [], [], seconds)
         return self.victim.stdout.readline() if ready else b""
 
