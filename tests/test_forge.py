@@ -1182,7 +1182,8 @@ OPENLY_HOSTILE = {
     "garbage that is never collected": (
         "def f(x: int): return x == 5",
         REACH + "def g():\n    modules['gc'].disable()\n    return 1",
-        "def g():\n    for _ in range(16):\n        a = [[] for _ in range(200)]\n        a += [a, bytes(40 << 20)]\n    return 5",
+        "def g():\n    for _ in range(16):\n        a = [[] for _ in range(200)]\n"
+        "        a += [a, bytes(40 << 20)]\n    return 5",
         WRONG,
         ACCEPTED,
     ),
@@ -1251,6 +1252,64 @@ def test_a_candidate_changes_nothing_for_its_siblings(pool, puzzle, first, secon
 def test_in_a_reused_worker_a_candidate_turns_its_siblings_verdict(
     weak_pool, puzzle, first, second, of_first, of_second
 ):
+    right = of_second == ACCEPTED
+    assert weakly(weak_pool, "reused_worker", puzzle, [second]) == [right]
+    assert weakly(weak_pool, "reused_worker", puzzle, [first, second])[1] is not right
+
+
+# These turn a verdict of the house too, where harmless siblings share a provisional child.
+CATCHES_ALL = """
+def g():
+    try:
+        return len(bytes(300 << 20))
+    except Exception:
+        return 0
+"""
+PEEK = """
+import re
+def g():
+    seen = []
+    def walk():
+        for depth in range(2, 6):
+            try:
+                seen.append(('{0.gi_frame' + '.f_back' * depth + '.f_locals}').format(me[0]))
+            except Exception:
+                pass
+        yield
+    me = [walk()]
+    for _ in me[0]: pass
+    return int((re.findall('return (4[0-9])', str(seen)) or [1])[0])
+"""
+SHARED = {
+    "memory that is kept from a sibling that catches everything": (
+        "def f(x: int): return x == 300 << 20",
+        "KEPT = [bytes(300 << 20)]\ndef g(): return 1",
+        CATCHES_ALL,
+        WRONG,
+        ACCEPTED,
+    ),
+    "memory that an answer's judgement keeps": (
+        "import functools\n@functools.cache\ndef zeros(n): return bytes(n)\n"
+        "def f(x: int):\n    try:\n        return len(zeros(x)) == 310 << 20\n"
+        "    except Exception:\n        return False",
+        "def g(): return 300 << 20",
+        "def g(): return 310 << 20",
+        WRONG,
+        ACCEPTED,
+    ),
+    "a sibling's program read through a format": (HONEST, "def g(): return 42", PEEK, ACCEPTED, WRONG),
+}
+
+
+@pytest.mark.parametrize(FIELDS, [pytest.param(*case, id=name) for name, case in SHARED.items()])
+@pytest.mark.xfail(reason="what a shared child holds of one candidate is there while the next one runs")
+def test_a_candidate_changes_nothing_for_the_next_in_a_shared_child(pool, puzzle, first, second, of_first, of_second):
+    assert verdicts(pool, puzzle, [first, second]) == [of_first, of_second]
+
+
+@pytest.mark.parametrize(FIELDS, [pytest.param(*case, id=name) for name, case in SHARED.items()])
+def test_alone_the_next_candidate_gets_its_due(pool, weak_pool, puzzle, first, second, of_first, of_second):
+    assert [verdicts(pool, puzzle, [text]) for text in (first, second)] == [[of_first], [of_second]]
     right = of_second == ACCEPTED
     assert weakly(weak_pool, "reused_worker", puzzle, [second]) == [right]
     assert weakly(weak_pool, "reused_worker", puzzle, [first, second])[1] is not right
