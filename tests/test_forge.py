@@ -39,7 +39,7 @@ def weak_pool():
 @pytest.fixture(scope="module")
 def unsealed_pool():
     with Pool(["weak.unsealed:same_process", "weak.unsealed:descriptor"], LIMITS, lanes=1) as pool:
-        if {pool.layers["namespaces"], pool.layers["empty_root"]} != {"on"}:
+        if {pool.layers.states.get(layer) for layer in ("namespaces", "empty_root")} != {"on"}:
             pytest.skip("an attack without the seal is tried in an empty root only")
         yield pool
 
