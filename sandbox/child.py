@@ -176,7 +176,7 @@ def run_program(payload: bytes) -> Iterator[bytes]:
 def run_calls(
     payload: bytes, compiled: Callable[[bytes, int], CodeType], tidy: Callable[[], object]
 ) -> Iterator[bytes]:
-    """The job behind `run_program`, with another way to code and something to do after each call.
+    """The job behind `run_program`, with another way to code and something to do between calls.
 
     `compiled` may refuse a source by raising `Refused`.
     """
@@ -190,10 +190,10 @@ def run_calls(
         # Anew for each call, so that no default, global or cache of a program carries from one to the next.
         namespace = _namespace(last=number == count - 1)
         failure = _load(namespace, [*sources, rest[number]] if has_own else sources, compiled)
-        record = failure or _call(namespace, entry.decode(), call, answer_bytes)
-        namespace.clear()  # the next program must find the memory that this one kept
-        tidy()
-        yield record
+        yield failure or _call(namespace, entry.decode(), call, answer_bytes)
+        if number < count - 1:
+            namespace.clear()  # the next program must find the memory that this one kept
+            tidy()
 
 
 def _load(

@@ -76,7 +76,7 @@ ATTRIBUTES = frozenset(
     {name for kind in DATA for name in dir(kind) if not name.startswith("_")}
     | {name for members in MEMBERS.values() for name in members.split()}
 ) - {"re", "string", "format", "format_map"}
-"""Not `re` and `string`, which a match has, for elsewhere they are modules; not `str.format`, which reads attributes."""
+"""Without `re` and `string`, which a match has, for elsewhere they are modules; and `str.format` reads attributes."""
 IN_SCOPE = frozenset(vars(builtins)) | frozenset(typing.__all__)
 FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split(), GENERICS.split())
 """Not by any binding either: a name that a program binds somewhere may still mean the builtin elsewhere."""

@@ -295,7 +295,12 @@ def test_landlock_is_asked_for_every_right_its_version_knows(monkeypatch, versio
     monkeypatch.setattr(confine, "libc", Kernel())
     closed = []
     monkeypatch.setattr(confine.os, "close", closed.append)
-    confine._landlock_everything()
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(confine.os, "open", refuse)
+    assert confine._landlock_everything() == f"ABI {version}, the root folder cannot be opened"
     monkeypatch.undo()
     rights = LANDLOCK[version] if isinstance(LANDLOCK[version], tuple) else (LANDLOCK[version],)
     attributes = struct.pack(f"={len(rights)}Q", *rights)

@@ -1302,7 +1302,6 @@ SHARED = {
 
 
 @pytest.mark.parametrize(FIELDS, [pytest.param(*case, id=name) for name, case in SHARED.items()])
-@pytest.mark.xfail(reason="what a shared child holds of one candidate is there while the next one runs")
 def test_a_candidate_changes_nothing_for_the_next_in_a_shared_child(pool, puzzle, first, second, of_first, of_second):
     assert verdicts(pool, puzzle, [first, second]) == [of_first, of_second]
 

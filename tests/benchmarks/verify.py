@@ -183,11 +183,9 @@ def codex(pool, path):
 def row(way, pairs, figures, bare_cpu):
     """One line: a way, its figures, and how they compare."""
     cpu, wall, accepted = figures
-    ratio, more = cpu / bare_cpu, 1000 * (cpu - bare_cpu) / max(1, accepted)
-    print(
-        f"  {way:10} {len(pairs):7} {accepted:9} {cpu:8.2f} {ratio:9.2f} {more:8.2f} {wall:7.2f} {len(pairs) / wall:9.0f}",
-        flush=True,
-    )
+    more = 1000 * (cpu - bare_cpu) / max(1, accepted)
+    figures = f"{len(pairs):7} {accepted:9} {cpu:8.2f} {cpu / bare_cpu:9.2f} {more:8.2f} {wall:7.2f}"
+    print(f"  {way:10} {figures} {len(pairs) / wall:9.0f}", flush=True)
 
 
 def compare(name, pairs, peers):
