@@ -6,30 +6,39 @@ Theory of operation
         |  a socket pair: one byte "go" one way, how the child ended the other way
         |  a slot of shared memory: the job's bytes in, its records out
         v
-    zygote (one per lane and world; warm, tiny, confined, never sees a job's bytes)
+    zygote (one per lane, function and world; warm, tiny, confined, never sees a job's bytes)
         |  fork, one per job
         v
     child (sealed by a seccomp allow-list: no file, socket, process, signal, clock, randomness)
 
 *Who holds what.* The supervisor holds everything and parses nothing that a child wrote, except
-the slot's fixed header and records of bounded length. The zygote may fork, wait and kill its own
-children. A child may compute, allocate up to its limit, and write into the slot.
+the slot's fixed header and records of bounded length. The zygote is nobody, sees no file, network
+or process but its own, and may fork, wait for and kill its children. A child may compute, allocate
+up to its limit, and write into the slot. `confine` has every layer, `child.main` the order in
+which a child gives up what is left.
 
-*What crosses.* Bytes. A job is the name of a trusted function that the zygote has preloaded and a
+*What crosses.* Bytes. A job is the name of a trusted function that its zygote has preloaded and a
 payload for it; the function runs in the child beside the untrusted program and yields records. A
 program can forge the records of its own child. So a record is never a verdict about the program
 that ran there: a candidate's child only yields an answer, and another child, which never saw the
-candidate, judges it (`puzzles.verify`).
+candidate, judges it (`puzzles.verify`). Programs that share a child could forge each other's
+records; only those that can reach nothing beyond themselves do (`harmless`), and what comes of
+it is provisional.
 
 *What a result needs.* The child exited with status 0 and the slot carries the magic. Exit codes,
 output and exceptions mean nothing. Between two jobs the slot's pages are given back, so no byte
 of one job reaches the next.
 
+*Limits.* CPU time by a timer that the child cannot disarm or block, with RLIMIT_CPU behind it;
+memory by RLIMIT_AS; a child that makes no progress, which a sealed one can hardly manage, by the
+zygote's clock; a zygote that does not answer, by the supervisor's.
+
 *Worlds.* Each zygote belongs to a world: its own hash seed, random seed and address layout. A
 verdict that depends on one of them differs between worlds.
 
 *Failures.* A zygote that dies, a fork that is refused, a child killed from outside: the job is
-tried again in a fresh zygote, and after three tries `SandboxError` names it.
+tried again in a fresh zygote, and after three tries `SandboxError` names it. So it does when a
+zygote comes up behind fewer layers than the first.
 
 A pool belongs to one thread. Its zygotes die with that thread, and with the process.
 """
