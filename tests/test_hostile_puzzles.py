@@ -738,6 +738,25 @@ COUNTING = {
         REACH + "def f(x: int):\n"
         "    n = modules['gc'].get_threshold()\n    modules['gc'].set_threshold(77, 7, 7)\n    return n == (77, 7, 7)"
     ),
+    "the cache of typing": (
+        "def f(x: int):\n"
+        "    mine = str(List[float(x)])\n"
+        "    for y in range(90): str(List[y])\n"
+        "    return mine == f'typing.List[{x}]'"
+    ),
+    "the cache of re, through a format": (
+        "import re\ndef f(x: int):\n"
+        "    n = 'seen' in '{0.__globals__[_cache]}'.format(re.match)\n    re.match('seen', '')\n    return n"
+    ),
+    "records so far, through a format": (
+        "def f(x: int):\n"
+        "    me = []\n"
+        "    def read(text): yield text.format(me[-1])\n"
+        "    for depth in range(3, 12):\n"
+        "        me.append(read('{0.gi_frame' + '.f_back' * depth + '.f_locals[count]}'))\n"
+        "        try: return int(next(me[-1])) > 0\n"
+        "        except Exception: pass"
+    ),
     "records so far": REACH + "def f(x: int):\n    return report_frame()['count'] > 0",
     "the slot": (
         REACH
@@ -763,13 +782,13 @@ def test_it_accepts_the_second_answer_in_a_reused_process(worker, text):
 
 
 def test_an_answer_is_not_accepted_for_its_place_among_the_others(pool):
-    """The provisional judge says yes to all but the first: the child that confirms is what stops them."""
+    """A child that judges them all says yes to all but the first."""
     asked = puzzle(pool, COUNTING["records so far"])
-    questions = [(asked, encoded(n)) for n in range(6)]
-    provisional = [outcome.content for outcome in judge_once(pool, questions, JUDGE_WORLD)]
-    assert provisional == [b"false", *[b"true"] * 5]
-    verdicts = [judgement.verdict for judgement in judge_answers(pool, questions)]
-    assert verdicts == [Verdict.WRONG_ANSWER, *[Verdict.UNSTABLE] * 5]
+    calls = [b"[" + encoded(n) + b"]" for n in range(6)]
+    (shared,) = pool.run([Job(RUN_PROGRAM, child.program([asked.source], "f", calls, 1000), JUDGE_WORLD)])
+    assert shared.records == (b"Vfalse", *[b"Vtrue"] * 5)
+    verdicts = {judgement.verdict for judgement in judge_answers(pool, [(asked, encoded(n)) for n in range(6)])}
+    assert verdicts <= {Verdict.WRONG_ANSWER, Verdict.UNSTABLE}
 
 
 # ---- puzzle and solution in league ----
