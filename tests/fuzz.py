@@ -327,8 +327,10 @@ class Fuzzer:
     def disorder(self) -> str:
         """What of this process is not as it was before the round."""
         now = zygotes(self.pool)
-        if now != self.zygotes:
+        if not self.zygotes <= now:
             return f"zygotes were restarted: {sorted(self.zygotes - now)} ended, {sorted(now - self.zygotes)} are new"
+        if now != self.zygotes:  # the first job of its kind in its lane
+            self.zygotes, self.descriptors = now, descriptors()
         for _ in range(100):
             left = below(os.getpid()) - self.others - now
             inner = {pid: below(pid) for pid in now}

@@ -18,7 +18,7 @@ from puzzles import answer_type, verify
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Puzzle, Verdict
 from puzzles.verify import CONFIRM_WORLD, JUDGE_WORLD, admit, judge_answers, judge_once, truth_pool, verify_texts
-from sandbox import child, codec
+from sandbox import child, codec, selfcheck
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
 from sandbox.result import Limits, Status
 
@@ -136,11 +136,11 @@ def patched_pool(package, name, *modules):
 
 
 @pytest.fixture(scope="module")
-def unsealed(weak_package):
-    with patched_pool(weak_package, "unsealed", "time", "uuid") as pool:
-        if pool.layers["namespaces"] != "on":
-            pytest.skip("the attacks are tried for real: not outside an empty root")
-        yield pool
+def unsealed(weak_package, pool):
+    if selfcheck.check(pool).layers["namespaces"] != "on":
+        pytest.skip("the attacks are tried for real: not outside an empty root")
+    with patched_pool(weak_package, "unsealed", "time", "uuid") as unsealed:
+        yield unsealed
 
 
 @pytest.fixture(scope="module")
@@ -770,8 +770,11 @@ COUNTING = {
         "    me = []\n"
         "    def read(text): yield text.format(me[-1])\n"
         "    for depth in range(3, 12):\n"
-        "        me.append(read('{0.gi_frame' + '.f_back' * depth + '.f_locals[count]}'))\n"
-        "        try: return int(next(me[-1])) > 0\n"
+        "        frame = '{0.gi_frame' + '.f_back' * depth + '.f_locals'\n"
+        "        me.append(read(frame + '[position]} ' + frame + '[start]}'))\n"
+        "        try:\n"
+        "            position, start = next(me[-1]).split()\n"
+        "            return int(position) > int(start) + 16\n"
         "        except Exception: pass"
     ),
     "records so far": REACH + "def f(x: int):\n    return report_frame()['count'] > 0",
@@ -970,7 +973,8 @@ def test_what_one_world_accepts_and_another_does_not_is_unstable(lane, expressio
     n = salt(lane, expression, JUDGE_WORLD, CONFIRM_WORLD)
     (judgement,) = verify_texts(lane, [(worldly(expression, n), "def g(): return 777")])
     assert judgement.verdict == Verdict.UNSTABLE
-    assert judgement.detail == "confirm: accepted in one world, in another wrong_answer: f returned False"
+    assert judgement.detail.startswith("confirm: ")
+    assert judgement.detail.endswith("wrong_answer: f returned False")
 
 
 @pytest.mark.parametrize("expression", **table(WORLDLY))
