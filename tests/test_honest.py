@@ -28,7 +28,7 @@ def identity(declared, expression):
 
 
 ANSWER = "def f(x: int): return x == 42"
-BURN = "    for _ in range(5 * 10**6): pass\n"  # a fifth of a second or less
+BURN = "    for _ in range(8 * 10**6): pass\n"  # a seventh of a second on a slow machine
 
 HONEST = {
     # types

@@ -23,7 +23,8 @@ from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
 from sandbox.result import Limits, Status
 
 LIMITS = Limits(cpu_seconds=0.4, wall_seconds=0.8, memory_bytes=256 * 1024**2)
-LARGE = Limits(cpu_seconds=4, wall_seconds=8)
+TIGHT = Limits(cpu_seconds=0.1, wall_seconds=0.4, memory_bytes=256 * 1024**2)
+LARGE = Limits(cpu_seconds=8, wall_seconds=8)
 
 # Modules that programs reach although they cannot import them.
 REACH = """
@@ -56,6 +57,12 @@ def pool():
 def lane():
     """One lane has one zygote per world: its addresses are the same for every job of that world."""
     with truth_pool(LIMITS, lanes=1) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def tight():
+    with truth_pool(TIGHT, lanes=1) as pool:
         yield pool
 
 
@@ -589,10 +596,10 @@ def test_a_text_over_a_limit_of_the_language_or_ours_is_refused(pool, text, rule
 # ---- limits of a judge ----
 
 GREEDY = {
-    "time": ("def f(x: int):\n    for _ in range(4 * 10**7): pass\n    return True", Verdict.TIME_LIMIT),
-    "time in C": ("def f(x: int): return sum(range(10**8)) > x", Verdict.TIME_LIMIT),
+    "time": ("def f(x: int):\n    for _ in range(3 * 10**7): pass\n    return True", Verdict.TIME_LIMIT),
+    "time in C": ("def f(x: int): return sum(range(3 * 10**7)) > x", Verdict.TIME_LIMIT),
     "time at import": (
-        "N = [0 for _ in range(3 * 10**7) if _ < 0]\ndef f(x: int): return True",
+        "N = [0 for _ in range(2 * 10**7) if _ < 0]\ndef f(x: int): return True",
         Verdict.INVALID_PUZZLE,
     ),
     "memory": ("def f(x: int): return len(bytearray(300 * 1024**2)) > x", Verdict.MEMORY_LIMIT),
@@ -608,8 +615,8 @@ GREEDY = {
 
 
 @pytest.mark.parametrize(("text", "verdict"), **table(GREEDY))
-def test_a_puzzle_that_takes_too_much_is_ended(pool, text, verdict):
-    (judgement,) = verify_texts(pool, [(text, "def g(): return 1")])
+def test_a_puzzle_that_takes_too_much_is_ended(tight, text, verdict):
+    (judgement,) = verify_texts(tight, [(text, "def g(): return 1")])
     assert judgement.verdict == verdict
 
 
