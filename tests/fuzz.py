@@ -12,6 +12,7 @@ Exit status 1 on a violation; its smallest reproduction is in the file that the 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import json
 import os
@@ -112,6 +113,8 @@ class Source:
         self.random = random.Random(seed)
         rows = [json.loads(line) for line in (ROOT / "puzzles" / "train.jsonl").read_text("utf-8").splitlines()]
         self.pairs: list[Item] = [(row["puzzle"], row["solution"]) for row in rows]
+        self.answers: list[tuple[str, bytes]] = []
+        """Puzzles and their right answers, once they are known."""
         self.tokens = [token for pair in self.pairs for text in pair for token in tokens(text)]
         self.kinds: dict[str, Callable[[], Item]] = {
             "edited": self.edited,
@@ -193,6 +196,9 @@ class Source:
         puzzle, _ = self.random.choice(self.pairs)
         values = (7, -1, 2**70, 0.5, "ab", [1, [2]], (1, "a"), {1, 2}, {"a": [1]}, None, True, self.text(5), [[]] * 20)
         encoded = bytearray(codec.encode(self.random.choice(values), 10_000))
+        if self.answers and self.random.random() < 0.6:
+            puzzle, right = self.random.choice(self.answers)
+            encoded = bytearray(right)
         for _ in range(self.random.randrange(4)):
             at = self.random.randrange(len(encoded) or 1)
             piece = self.random.choice(
@@ -300,9 +306,15 @@ class Fuzzer:
         """Until every zygote that any round needs has been started in both lanes."""
         count = 12 * len(self.pool._lanes)
         many = [(f"def f(x: int): return x % {n} == 1", "def g(): return 1") for n in range(2, count)]
+        pairs = self.source.pairs[: 2 * count]
         for _ in range(2):
-            verify_texts(self.pool, [*self.source.pairs[:count], *many])
+            judgements = verify_texts(self.pool, [*pairs, *many])
             verify_texts(self.pool, [(many[n % 9][0], f"def g(): return {n}") for n in range(2 * count)])
+        self.source.answers = [
+            (puzzle, codec.encode(ast.literal_eval(judgement.answer), LIMITS.answer_bytes))
+            for (puzzle, _), judgement in zip(pairs, judgements, strict=False)
+            if judgement.verdict == Verdict.ACCEPTED and judgement.answer not in (None, "set()")
+        ]
         self.zygotes, self.descriptors, self.resident = zygotes(self.pool), descriptors(), 0
 
     def round(self, kind: str) -> None:
