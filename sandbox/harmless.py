@@ -6,8 +6,9 @@ one's rejection; accepts need no such care, for each is repeated alone.
 
 What could be shared between two namespaces of one process is closed: modules and classes (no
 attribute is ever assigned, no name or attribute with a leading underscore is used), the
-interpreter (no `type`, `getattr`, `vars`, `id`, ... by any name), and what reaches attributes by
-text (`str.format`, `operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`, `functools.wraps`).
+interpreter (no `type`, `getattr`, `vars`, `id`, ... by any name), what reaches attributes by text
+(`str.format`, `operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`, `functools.wraps`),
+and `typing`'s caches, which remember whether `List[1]` or `List[1.0]` came first.
 """
 
 from __future__ import annotations
@@ -58,7 +59,6 @@ MEMBERS = {
         add and_ concat contains countOf eq floordiv ge gt indexOf invert itemgetter le lshift lt mod mul ne neg not_
         or_ pos pow rshift sub truediv truth xor
     """,
-    "typing": GENERICS,
     "copy": "copy deepcopy",
     "fractions": "Fraction",
     "statistics": """
@@ -78,8 +78,10 @@ ATTRIBUTES = frozenset(
 ) - {"re", "string", "format", "format_map"}
 """Without `re` and `string`, which a match has, for elsewhere they are modules; and `str.format` reads attributes."""
 IN_SCOPE = frozenset(vars(builtins)) | frozenset(typing.__all__)
-FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split(), GENERICS.split())
+FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split())
 """Not by any binding either: a name that a program binds somewhere may still mean the builtin elsewhere."""
+TYPES = frozenset((GENERICS + "bool bytes complex dict float frozenset int list object set str tuple").split())
+"""Names that annotations may be made of."""
 
 NODES = (
     ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Delete, ast.Assign, ast.AugAssign,
@@ -108,27 +110,61 @@ def _compiled(source: bytes, index: int) -> CodeType:
 
 def is_harmless(tree: ast.Module) -> bool:
     """Whether a program can disturb no other one that runs in the same process after it."""
-    return all(isinstance(node, NODES) and _is_allowed(node) for node in ast.walk(tree))
+    types = {id(part) for annotation in _annotations(tree) if _is_type(annotation) for part in ast.walk(annotation)}
+    forbidden = FORBIDDEN_NAMES - _collections(tree)
+    return all(
+        id(node) in types or (isinstance(node, NODES) and _is_allowed(node, forbidden)) for node in ast.walk(tree)
+    )
 
 
-def _is_allowed(node: ast.AST) -> bool:
+def _annotations(tree: ast.Module) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            yield node.annotation
+        elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+            yield node.returns
+
+
+def _is_type(annotation: ast.expr) -> bool:
+    """Whether an annotation is made of types only: evaluating it means the same whoever did so before."""
+    return all(
+        (isinstance(part, ast.Name) and part.id in TYPES)
+        or (isinstance(part, ast.Constant) and part.value in (None, ...))
+        or isinstance(part, ast.Subscript | ast.Tuple | ast.List | ast.Load)
+        for part in ast.walk(annotation)
+    )
+
+
+def _collections(tree: ast.Module) -> set[str]:
+    """Classes that are imported for the whole program, and have a namesake in `typing`."""
+    imports = [statement for statement in tree.body if isinstance(statement, ast.ImportFrom)]
+    names = {alias.name for each in imports if each.module == "collections" for alias in each.names if not alias.asname}
+    return names & {"Counter", "OrderedDict"}
+
+
+def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
     if isinstance(node, ast.Name):
-        return _is_plain(node.id)
+        return _is_plain(node.id, forbidden)
     if isinstance(node, ast.Attribute):
         return node.attr in ATTRIBUTES and isinstance(node.ctx, ast.Load)
     if isinstance(node, ast.Import):
         return all(alias.name in MEMBERS for alias in node.names)
     if isinstance(node, ast.ImportFrom):
-        members = MEMBERS.get(node.module or "", "").split()
-        return not node.level and all(alias.name in members for alias in node.names)
+        return not node.level and all(_is_member(node.module or "", alias) for alias in node.names)
     if isinstance(node, ast.alias):
-        return node.asname is None or _is_plain(node.asname)
+        return node.asname is None or _is_plain(node.asname, forbidden)
     if isinstance(node, ast.FunctionDef | ast.ExceptHandler):
-        return node.name is None or _is_plain(node.name)
+        return node.name is None or _is_plain(node.name, forbidden)
     if isinstance(node, ast.arg | ast.keyword):
-        return node.arg is None or _is_plain(node.arg)
+        return node.arg is None or _is_plain(node.arg, forbidden)
     return True
 
 
-def _is_plain(name: str) -> bool:
-    return not name.startswith("__") and name not in FORBIDDEN_NAMES
+def _is_member(module: str, alias: ast.alias) -> bool:
+    if module == "typing":  # by another name it could be used outside an annotation
+        return alias.name in TYPES and alias.asname is None
+    return alias.name in MEMBERS.get(module, "").split()
+
+
+def _is_plain(name: str, forbidden: frozenset[str]) -> bool:
+    return not name.startswith("__") and name not in forbidden

@@ -20,7 +20,8 @@ HARMLESS = [
     "from collections import Counter, defaultdict, deque\ndef g():\n    return Counter('aab').most_common(1)",
     "from functools import lru_cache, reduce\n@lru_cache(None)\ndef h(n):\n    return n\ndef g():\n    return h(3)",
     "import re\ndef g():\n    return re.sub(r'a+', lambda m: m.group(0).upper(), 'caat')",
-    "import heapq, bisect, string, operator, copy, statistics, fractions, typing",
+    "import heapq, bisect, string, operator, copy, statistics, fractions",
+    "from typing import List, Dict\nALL: Dict[str, List[int]] = {}\ndef g(x: Optional[list]=None) -> Tuple[int, ...]: 1",
     "from operator import itemgetter\ndef g():\n    return sorted([(2, 1)], key=itemgetter(1))",
     "def g():\n    try:\n        return next(x for x in iter(int, 1))\n    except (ValueError, StopIteration) as e:\n"
     "        return str(e)\n    finally:\n        pass",
@@ -32,6 +33,18 @@ HARMLESS = [
 ]
 
 DANGEROUS = [
+    "import typing",
+    "from typing import List as L",
+    "from typing import get_type_hints",
+    "def g():\n    return str(List[1.0])",
+    "def g(x: List[1.0]): pass",
+    "def g(x: List['g()']): pass",
+    "def g(x: List[(y := int)]): pass",
+    "def g() -> List[h()]: pass",
+    "def g():\n    x = List\n    return x[1.0]",
+    "def g():\n    return Counter[1.0]",
+    "def h():\n    from collections import Counter\ndef g():\n    return Counter[1.0]",
+    "from collections import deque as Counter\ndef g():\n    return Deque",
     "class A: pass",
     "def g():\n    return '{0.__class__}'.format(f)",
     "async def g(): pass",
