@@ -22,7 +22,16 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair, content_hash
+from puzzles.puzzle import (
+    WORLDS_DISAGREE,
+    Candidate,
+    InputError,
+    Judgement,
+    Puzzle,
+    RawPuzzle,
+    VerifiedPair,
+    content_hash,
+)
 from puzzles.similarity import Guard
 
 SCHEMA_VERSION = 1

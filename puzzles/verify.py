@@ -26,7 +26,7 @@ from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, par
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
-from sandbox.result import Limits, Result, Status
+from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
 
 SOLVE_WORLD, JUDGE_WORLD, CONFIRM_WORLD = 0, 1, 2
 WORLDS = (0, 1, 2)
@@ -38,7 +38,6 @@ WORTH_SHARING = 8
 """A shared child that ends early having done fewer is not tried again with the rest."""
 AUDITED_BELOW = "03"
 """Candidates whose id, a hash, is below this (3 in 256) run alone as well; a difference is `unstable`."""
-SHOWN_CHARACTERS = 200
 
 Question = tuple[Puzzle, bytes]
 """Does `f` hold for this encoded answer?"""
@@ -240,7 +239,7 @@ def _shown_outcome(outcome: _Outcome) -> str:
         return f"met {outcome.verdict}"
     if outcome.tag == child.VALUE:
         return f"returned {_shown_value(outcome.content)}"
-    return f"ended with {_text(outcome.content)}"
+    return f"ended with {printable(outcome.content)}"
 
 
 def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[Judgement, bytes | None]:
@@ -249,11 +248,11 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[
     if outcome.verdict is not None:
         return Judgement(outcome.verdict, f"solve: {outcome.detail}", None, cpu_seconds), None
     if outcome.tag == child.UNANSWERABLE:
-        return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {_text(outcome.content)}", None, cpu_seconds), None
+        return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {printable(outcome.content)}", None, cpu_seconds), None
     if outcome.tag == child.MEMORY:
         return Judgement(Verdict.MEMORY_LIMIT, "solve: out of memory", None, cpu_seconds), None
     if outcome.tag != child.VALUE:
-        return Judgement(Verdict.RUNTIME_ERROR, f"solve: {_text(outcome.content)}", None, cpu_seconds), None
+        return Judgement(Verdict.RUNTIME_ERROR, f"solve: {printable(outcome.content)}", None, cpu_seconds), None
     # A program that writes into its own report can only spoil its own answer.
     if len(outcome.content) > answer_bytes:
         return Judgement(Verdict.UNANSWERABLE_VALUE, "solve: over the answer limit", None, cpu_seconds), None
@@ -277,7 +276,7 @@ def _blame_puzzles(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgem
     for index in suspects:
         result = results[pairs[index][0].source]
         if result.status != Status.FINISHED or result.records:
-            detail = _text(result.records[0][2:]) if result.records else result.detail
+            detail = printable(result.records[0][2:]) if result.records else result.detail
             judgements[index] = Judgement(Verdict.INVALID_PUZZLE, f"judge: it does not load: {detail}")
 
 
@@ -353,13 +352,13 @@ def _rejection(outcome: _Outcome) -> tuple[Verdict, str]:
         died = outcome.verdict == Verdict.RUNTIME_ERROR
         return (Verdict.WRONG_ANSWER if died else outcome.verdict), outcome.detail
     if outcome.tag == child.NOT_LOADED:
-        return Verdict.INVALID_PUZZLE, f"it does not load: {_text(outcome.content)}"
+        return Verdict.INVALID_PUZZLE, f"it does not load: {printable(outcome.content)}"
     if outcome.tag == child.MEMORY:
         return Verdict.MEMORY_LIMIT, "out of memory"
     if outcome.tag == child.RAISED:
-        return Verdict.WRONG_ANSWER, f"f raised {_text(outcome.content)}"
+        return Verdict.WRONG_ANSWER, f"f raised {printable(outcome.content)}"
     if outcome.tag == child.UNANSWERABLE:
-        return Verdict.WRONG_ANSWER, f"f returned no bool: {_text(outcome.content)}"
+        return Verdict.WRONG_ANSWER, f"f returned no bool: {printable(outcome.content)}"
     return Verdict.WRONG_ANSWER, f"f returned {_shown_value(outcome.content)}"
 
 
@@ -368,12 +367,6 @@ def _shown_value(encoded: bytes) -> str:
         return _shorten(codec.literal(codec.decode(encoded)))
     except codec.CodecError:
         return "something unreadable"
-
-
-def _text(content: bytes) -> str:
-    """A message from a child, made safe to print."""
-    text = content.decode("utf-8", "replace")[:SHOWN_CHARACTERS]
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _shorten(text: str) -> str:
@@ -428,7 +421,7 @@ def _trivial_refusal(pool: Pool, puzzle: Puzzle, results: Sequence[Result]) -> R
     answers: list[Any] = answer_type.trivial_answers(puzzle.answer_type)
     for result in results:
         if result.records and result.records[0][:1] == child.NOT_LOADED:
-            return Refusal("does_not_load", _text(result.records[0][2:]))
+            return Refusal("does_not_load", printable(result.records[0][2:]))
         if result.status != Status.FINISHED or len(result.records) != len(answers):
             return Refusal("too_slow", f"{result.status} on trivial answers: {result.detail or 'it left no report'}")
     for position, answer in enumerate(answers):

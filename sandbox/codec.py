@@ -1,7 +1,8 @@
 """Values as data: exact builtin types to bytes and back; nothing else crosses a process border.
 
 Tagged JSON. `None`, `bool`, `str`, `list` and small `int` are themselves; the rest is a one-key
-object: `{"i": hex}` an int beyond 2**53, `{"f": hex}` a float, `{"t": [...]}` a tuple,
+object: `{"u": hex}` a text with surrogates in pairs, which JSON would read as one character (its
+UTF-8), `{"i": hex}` an int beyond 2**53, `{"f": hex}` a float, `{"t": [...]}` a tuple,
 `{"s": [...]}` a set, `{"z": [...]}` a frozenset, `{"d": [[key, value], ...]}` a dict in its own
 order (a judge may see the order). Set members are sorted by their encoding, so that equal values
 have equal bytes whatever the hash seed. Types are compared with `is`, so no method of a subclass
@@ -13,10 +14,12 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from typing import Any
 
 MAX_DEPTH = 64
 EXACT_INT = 2**53
+SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 LONG_INT = 10**4300
 """Integers from here on are written in hexadecimal: decimal conversion is quadratic, and CPython
 refuses it (sys.int_info.default_max_str_digits)."""
@@ -104,8 +107,11 @@ def _lower(value: Any, depth: int, budget: list[int]) -> Any:
         raise CodecError("the value is over the limit: too many parts, or too long ones")
     if depth > MAX_DEPTH:
         raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
-    if value is None or kind is bool or kind is str:
+    if value is None or kind is bool:
         return value
+    if kind is str:
+        paired = not value.isascii() and SURROGATE_PAIR.search(value)
+        return {"u": value.encode("utf-8", "surrogatepass").hex()} if paired else value
     if kind is int:
         return value if -EXACT_INT <= value <= EXACT_INT else {"i": hex(value)}
     if kind is float:
@@ -145,6 +151,8 @@ def _raise(lowered: Any, depth: int) -> Any:
     ((tag, content),) = lowered.items()
     if tag == "i" and type(content) is str:
         return int(content, 16)
+    if tag == "u" and type(content) is str:
+        return bytes.fromhex(content).decode("utf-8", "surrogatepass")
     if tag == "f" and type(content) is str:
         number = float.fromhex(content)
         if not math.isfinite(number):

@@ -64,7 +64,7 @@ from pathlib import Path
 
 from sandbox import child
 from sandbox.confine import Layers
-from sandbox.result import Limits, Result, SandboxError, Status
+from sandbox.result import Limits, Result, SandboxError, Status, printable
 from sandbox.zygote import ASLEEP, ENDED, REPLY, STARVED_WALLS, Orders
 
 PURE_MODULES = (
@@ -374,8 +374,7 @@ class _Zygote:
         if code == 0 and state == child.OUT_OF_MEMORY:
             return Result(Status.MEMORY_LIMIT, records, "out of memory", cpu_seconds)
         if code == 0 and state == child.FAILED and records:
-            message = records[-1].decode("utf-8", "replace")
-            return Result(Status.DIED, records[:-1], f"the job raised {message}", cpu_seconds)
+            return Result(Status.DIED, records[:-1], f"the job raised {printable(records[-1])}", cpu_seconds)
         return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds)
 
     def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float) -> Result | str:

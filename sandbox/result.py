@@ -62,6 +62,15 @@ class Status(StrEnum):
     """It ended without a report: a crash, an early exit, or records over the size limit."""
 
 
+SHOWN_CHARACTERS = 200
+
+
+def printable(message: bytes) -> str:
+    """A child's message, short and without control characters."""
+    text = message[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS]
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 @dataclass(frozen=True)
 class Result:
     """One job's outcome."""

@@ -21,7 +21,7 @@ HARMLESS = [
     "from functools import lru_cache, reduce\n@lru_cache(None)\ndef h(n):\n    return n\ndef g():\n    return h(3)",
     "import re\ndef g():\n    return re.sub(r'a+', lambda m: m.group(0).upper(), 'caat')",
     "import heapq, bisect, string, operator, copy, statistics, fractions",
-    "from typing import List, Dict\nALL: Dict[str, List[int]] = {}\ndef g(x: Optional[list]=None) -> Tuple[int, ...]: 1",
+    "from typing import List, Dict\nD: Dict[str, List[int]] = {}\ndef g(x: Optional[set]=None) -> Tuple[int, ...]: 1",
     "from operator import itemgetter\ndef g():\n    return sorted([(2, 1)], key=itemgetter(1))",
     "def g():\n    try:\n        return next(x for x in iter(int, 1))\n    except (ValueError, StopIteration) as e:\n"
     "        return str(e)\n    finally:\n        pass",

@@ -679,7 +679,6 @@ def test_it_does_where_a_process_judges_both(worker, body):
     assert judged_in_a_reused_process(worker, questions)[1] == b"Vtrue"
 
 
-@pytest.mark.xfail(reason="the message of a job that failed goes into the detail as it comes, and in full length")
 @pytest.mark.parametrize("text", ["b'\\x1b[2J'", "b'a' * 300_000"], ids=["escape sequence", "length"])
 def test_a_forged_failure_is_safe_to_print(pool, text):
     failed = REACH.replace("(1, count)", "(3, count)")
