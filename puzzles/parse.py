@@ -304,6 +304,8 @@ def _imports(tree: ast.Module) -> set[str]:
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             modules.add((node.module or ".").partition(".")[0])
+        elif isinstance(node, ast.Name) and node.id == "__import__":
+            modules.add(node.id)
     return modules
 
 

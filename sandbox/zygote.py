@@ -35,6 +35,7 @@ DOZING_SHARE = 0.002
 """A child that used less than this share of a core since the last look is asleep, whatever it pretends."""
 LATE_MODULES = ("unicodedata", "weakref", "types", "codecs")
 """What programs and the modules they import load only when needed. Every further module makes every fork slower."""
+PADDING: list[object] = []
 CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 unicode-escape raw-unicode-escape rot13"
 
 
@@ -77,6 +78,7 @@ def main() -> None:
         slot, function = _prepare(orders)
         layers = confine.enclose(orders.limits)
         gc.collect()
+        PADDING.extend(_padding(orders.random_seed))
         gc.freeze()
     except BaseException:
         line.sendall(json.dumps({"error": traceback.format_exc()}).encode() + b"\n")
@@ -108,6 +110,18 @@ def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     sys.set_int_max_str_digits(100_000)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     return slot, function
+
+
+def _padding(seed: int) -> list[object]:
+    """Up to 63 objects of each small size: so the low bits of addresses differ between worlds too.
+
+    The system moves whole pages only. Drawn by Knuth's MMIX generator.
+    """
+    kept: list[object] = []
+    for size in range(512):
+        seed = (seed * 6364136223846793005 + 1442695040888963407) % 2**64
+        kept += [bytes(size) for _ in range(seed >> 58)] if size % 16 == 0 else []
+    return kept
 
 
 def _no_hook(**_: object) -> None:

@@ -41,8 +41,6 @@ RECHECK_EVERY = 25
 """Rounds between two fresh pools."""
 WARM_UP_ROUNDS = 40
 RSS_MAY_GROW = 48 * 1024**2
-KNOWN = "the job raised "
-"""Such details are printed as they come: `test_a_forged_failure_is_safe_to_print` in test_hostile_puzzles.py."""
 
 NEVER = "def f(x: int):\n    return x != x"
 SLOT = """
@@ -282,7 +280,7 @@ def wrong_with(kind: str, items: Sequence[Item], judgements: Sequence[Judgement]
             return f"an unknown verdict: {judgement.verdict!r}"
         if judgement.verdict == Verdict.ACCEPTED and item[0] == NEVER:
             return "a puzzle without a solution was solved"
-        if not judgement.detail.isprintable() and KNOWN not in judgement.detail:
+        if not judgement.detail.isprintable():
             return f"a detail that cannot be printed: {judgement.detail!r}"
     return ""
 

@@ -579,6 +579,13 @@ def test_worlds_differ_in_hash_and_random_seed(pool):
     assert len({str(draws) for _, draws in worlds}) == 3
 
 
+def test_worlds_differ_in_the_low_bits_of_addresses_which_the_system_does_not_move(pool):
+    body = "return [int(text[-4:-1], 16) for text in (str(lambda: 0), str(x for x in ()))]"
+    worlds = [answer(pool, body, world=world) for world in (0, 1, 2)]
+    for kind in zip(*worlds, strict=True):
+        assert len(set(kind)) > 1
+
+
 def test_worlds_are_the_same_for_the_same_seed_and_others_for_another(pool):
     mine = [answer(pool, FINGERPRINT, world=world) for world in (0, 1)]
     with truth_pool(LIMITS, lanes=1) as same:
