@@ -7,7 +7,8 @@ ways of doing it, re-implemented in shape and without any protection:
 
 bare        compile, run and judge in this process; what no judge can do without
 fork        a fork of a small process for each check
-pool        P3's: long-lived workers that run one program after the other, each poisoned by the last
+pool        workers that run one program after the other, each poisoned by the last
+p3          P3's: such a pool anew for each puzzle, with half as many workers as cores
 manager     human-eval's: for each check a manager process for the result and another for the program
 
 CPU is of all processes, wall is with as many lanes, workers or threads as there are cores. `more` is
@@ -113,6 +114,15 @@ def pool(pairs):
         return sum(workers.imap(holds, pairs, chunksize=16))
 
 
+def p3(pairs):
+    """A pool for each puzzle, of `cpu_count() // 2` workers (ICLR2023/src/judge.py)."""
+    accepted = 0
+    for _, group in itertools.groupby(pairs, key=lambda pair: pair[0]):
+        with FORK.Pool(max(1, available_cores() // 2)) as workers:
+            accepted += sum(workers.imap(holds, group))
+    return accepted
+
+
 def checked(pair):
     """One check as human-eval does it."""
     with FORK.Manager() as manager:
@@ -210,16 +220,16 @@ def compare(name, pairs, peers):
 def main():
     """Print one table per kind of work."""
     signal.signal(signal.SIGPROF, time_out)
-    everything = {fork: None, pool: None, manager: SAMPLE}
+    everything = {fork: None, pool: None, p3: None, manager: SAMPLE}
     with truth_pool() as pool_:
         trivial, chosen = trivial_pairs(pool_, 2000), mix(pool_, 60)
         loops = with_loops(pool_, chosen[:2000])
         programs = {Path(path).name: codex(pool_, path) for path in sys.argv[1:]}
     compare("accepts that cost nothing themselves", trivial, everything)
     compare("self-play mix: of 100 for a puzzle 20 distinct right, 60 distinct wrong, 20 repeats", chosen, everything)
-    compare("the same, one candidate in 100 looping for ever", loops, {fork: None, pool: None})
+    compare("the same, one candidate in 100 looping for ever", loops, {fork: None, pool: None, p3: None})
     for name, pairs in programs.items():
-        compare(name, pairs, {fork: None, pool: None})
+        compare(name, pairs, {fork: None, pool: None, p3: None})
 
 
 if __name__ == "__main__":
