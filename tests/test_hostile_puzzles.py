@@ -338,6 +338,11 @@ def test_an_impure_module_is_not_there_however_it_is_asked_for(pool, unsealed, n
     assert says_yes(unsealed, puzzle(unsealed, asked), 1) == (name == "time")
 
 
+def test_a_module_that_is_asked_for_by_a_call_is_an_import_too(pool):
+    (refusal,) = admit(pool, [puzzle(pool, "def f(x: int): return x == __import__('math').gcd(8000, 12000)")])
+    assert (refusal.reason, refusal.detail[:26]) == ("import", "__import__ is not one of m")
+
+
 def test_a_relative_import_loads_nothing(pool):
     (judgement,) = verify_texts(pool, [("from . import verify\ndef f(x: int): return True", "def g(): return 1")])
     assert judgement.verdict == Verdict.INVALID_PUZZLE
@@ -350,7 +355,7 @@ def test_a_relative_import_loads_nothing(pool):
 WAVERING = {
     "hash of a text": "hash(str(n)) & 1",
     "order of a set": "list({'a', 'b', str(n)})[0] == 'a'",
-    "a draw": "__import__('random').Random(__import__('random').getstate()[1][1] + n).random() < 0.5",
+    "a draw": "(r := get_type_hints.__globals__['sys'].modules['random']).Random(r.getstate()[1][1] + n).random() < 0.5",
     "an address": "id(int) // 4096 % (2 * n + 1009) & 1",
 }
 
