@@ -355,7 +355,7 @@ def test_a_relative_import_loads_nothing(pool):
 WAVERING = {
     "hash of a text": "hash(str(n)) & 1",
     "order of a set": "list({'a', 'b', str(n)})[0] == 'a'",
-    "a draw": "(r := get_type_hints.__globals__['sys'].modules['random']).Random(r.getstate()[1][1] + n).random() < 0.5",
+    "a draw": "(r := cast.__globals__['sys'].modules['random']).Random(r.getstate()[1][1] + n).random() < 0.5",
     "an address": "id(int) // 4096 % (2 * n + 1009) & 1",
 }
 
