@@ -37,7 +37,7 @@ SHARED_CPU_SECONDS = 0.03
 WORTH_SHARING = 8
 """A shared child that ends early having done fewer is not tried again with the rest."""
 AUDITED_BELOW = "03"
-"""Candidates whose id, a hash, is below this (3 in 256) run alone as well; a difference is `unstable`."""
+"""Candidates whose id, a hash, is below this (3 in 256) run alone as well, and that counts; a difference is noted."""
 
 Question = tuple[Puzzle, bytes]
 """Does `f` hold for this encoded answer?"""
@@ -76,8 +76,8 @@ class _Outcome:
     detail: str = ""
 
     def same_as(self, other: _Outcome) -> bool:
-        """Whether the program did the same."""
-        return (self.tag, self.content) == (other.tag, other.content)
+        """Whether the program did the same; what it says when it raises may hold addresses."""
+        return self.tag == other.tag and (self.content == other.content or self.tag == child.RAISED)
 
 
 def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
@@ -117,14 +117,42 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
 
 
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
-    outcomes, alone = _solve(pool, pairs)
-    judgements: list[Judgement] = []
-    answers: list[bytes | None] = []
-    for (puzzle, _), outcome in zip(pairs, outcomes, strict=True):
-        judgement, answer = _read_answer(puzzle, outcome, pool.limits.answer_bytes)
-        judgements.append(judgement)
-        answers.append(answer)
-    _blame_puzzles(pool, pairs, judgements)
+    """Judged by what each candidate yields alone, but for rejections by what it yielded beside others."""
+    outcomes = _solve_together(pool, pairs)
+    alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
+    audited = {index: outcomes[index] for index in alone if index in outcomes}
+    outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True))
+    judgements = _judge(pool, pairs, [outcomes[index] for index in range(len(pairs))])
+    for index, beside in audited.items():
+        judgements[index] = _noted(judgements[index], beside, outcomes[index])
+    held = [i for i, judged in enumerate(judgements) if judged.verdict == Verdict.ACCEPTED and i not in set(alone)]
+    again = dict(zip(held, _solve_alone(pool, [pairs[index] for index in held]), strict=True))
+    other = [index for index in held if not again[index].same_as(outcomes[index])]
+    others = dict(zip(other, _judge(pool, [pairs[i] for i in other], [again[i] for i in other]), strict=True))
+    for index, outcome in again.items():
+        judgement = others.get(index, replace(judgements[index], cpu_seconds=outcome.cpu_seconds))
+        if judgement.verdict != Verdict.ACCEPTED:
+            judgement = replace(judgement, verdict=Verdict.UNSTABLE)
+        judgements[index] = _noted(judgement, outcomes[index], outcome)
+    return judgements
+
+
+def _noted(judgement: Judgement, beside: _Outcome, alone: _Outcome) -> Judgement:
+    """The judgement of a candidate's own child, with a note if the shared one saw something else."""
+    if alone.same_as(beside):
+        return judgement
+    shown = [_shown_outcome(outcome) for outcome in (beside, alone)]
+    return replace(judgement, detail=f"solve: beside others it {shown[0]}, alone it {shown[1]}")
+
+
+def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequence[_Outcome]) -> list[Judgement]:
+    """What candidates are worth by what they yielded; equal answers to a puzzle are judged once."""
+    read = [
+        _read_answer(puzzle, outcome, pool.limits.answer_bytes)
+        for (puzzle, _), outcome in zip(pairs, outcomes, strict=True)
+    ]
+    judgements, answers = [judgement for judgement, _ in read], [answer for _, answer in read]
+    blamed = _blame_puzzles(pool, pairs, judgements)
     questions = {
         (puzzle.source, answer): (puzzle, answer)
         for (puzzle, _), answer in zip(pairs, answers, strict=True)
@@ -135,24 +163,7 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
         if answer is not None:
             solved, judged = judgements[index], verdicts[pairs[index][0].source, answer]
             judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds)
-    again = [i for i, judgement in enumerate(judgements) if judgement.verdict == Verdict.ACCEPTED and i not in alone]
-    for index, outcome in zip(again, _solve_alone(pool, [pairs[index] for index in again]), strict=True):
-        if outcome.same_as(outcomes[index]):
-            judgements[index] = replace(judgements[index], cpu_seconds=outcome.cpu_seconds)
-        else:
-            judgements[index], _ = _read_answer(pairs[index][0], _differing(outcomes[index], outcome), 0)
-    return judgements
-
-
-def _solve(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> tuple[list[_Outcome], set[int]]:
-    """What each candidate yields, and which of them had a child of their own."""
-    outcomes = _solve_together(pool, pairs)
-    audited = [index for index in outcomes if pairs[index][1].id < AUDITED_BELOW]
-    alone = [index for index in range(len(pairs)) if index not in outcomes] + audited
-    for index, outcome in zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True):
-        beside = outcomes.get(index, outcome)
-        outcomes[index] = outcome if outcome.same_as(beside) else _differing(beside, outcome)
-    return [outcomes[index] for index in range(len(pairs))], set(alone)
+    return [blamed.get(index, judgement) for index, judgement in enumerate(judgements)]
 
 
 def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
@@ -177,7 +188,7 @@ def _solve_together(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> di
         sources = [pairs[batch[0]][0].source]
         return child.program(sources, "g", [b"[]"] * len(batch), pool.limits.answer_bytes, texts)
 
-    sizes = [len(candidate.source) for _, candidate in pairs]
+    sizes = [len(candidate.source.encode("utf-8", "surrogatepass")) for _, candidate in pairs]
     return _share(pool, [puzzle for puzzle, _ in pairs], sizes, payload, SOLVE_WORLD)
 
 
@@ -227,13 +238,6 @@ def _settles(outcome: _Outcome) -> bool:
     return not (outcome.tag == child.RAISED and outcome.content.startswith((b"RecursionError", b"MemoryError")))
 
 
-def _differing(beside: _Outcome, alone: _Outcome) -> _Outcome:
-    """The outcome of a candidate that does beside others what it does not do alone."""
-    shown = [_shown_outcome(outcome) for outcome in (beside, alone)]
-    detail = f"beside others it {shown[0]}, alone it {shown[1]}"
-    return _Outcome(b"", b"", alone.cpu_seconds, Verdict.UNSTABLE, detail)
-
-
 def _shown_outcome(outcome: _Outcome) -> str:
     if outcome.verdict is not None:
         return f"met {outcome.verdict}"
@@ -267,17 +271,21 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[
     return Judgement(Verdict.WRONG_ANSWER, "", answer, cpu_seconds), outcome.content
 
 
-def _blame_puzzles(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: list[Judgement]) -> None:
+def _blame_puzzles(
+    pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: Sequence[Judgement]
+) -> dict[int, Judgement]:
     """A candidate's child may say that the puzzle did not load; only a child with the puzzle alone is believed."""
     suspects = [index for index, judgement in enumerate(judgements) if _no_puzzle(judgement)]
     puzzles = {pairs[index][0].source: pairs[index][0] for index in suspects}
     jobs = [_judge_job(pool, puzzle, [], JUDGE_WORLD) for puzzle in puzzles.values()]
     results = dict(zip(puzzles, pool.run(jobs), strict=True))
+    blamed = {}
     for index in suspects:
         result = results[pairs[index][0].source]
         if result.status != Status.FINISHED or result.records:
             detail = printable(result.records[0][2:]) if result.records else result.detail
-            judgements[index] = Judgement(Verdict.INVALID_PUZZLE, f"judge: it does not load: {detail}")
+            blamed[index] = Judgement(Verdict.INVALID_PUZZLE, f"judge: it does not load: {detail}")
+    return blamed
 
 
 def _no_puzzle(judgement: Judgement) -> bool:

@@ -56,8 +56,8 @@ class Refused(Exception):
 
 
 def request_bytes(limits: Limits) -> int:
-    """Capacity of a job's payload: two answers of full size and half a MiB of source text."""
-    return 2 * limits.answer_bytes + 512 * 1024
+    """Capacity of a job's payload: two answers of full size and a MiB of source text."""
+    return 2 * limits.answer_bytes + 1024 * 1024
 
 
 def response_bytes(limits: Limits) -> int:
@@ -170,26 +170,26 @@ def program(
 
 def run_program(payload: bytes) -> Iterator[bytes]:
     """A job: one record per call, in order; without calls one only if the sources do not load."""
-    return run_calls(payload, compiled, tidy=lambda: None)
+    return run_calls(payload, compiled)
 
 
 def run_calls(
-    payload: bytes, compiled: Callable[[bytes, int], CodeType], tidy: Callable[[], object]
+    payload: bytes, to_code: Callable[[bytes, int], CodeType], tidy: Callable[[], object] = lambda: None
 ) -> Iterator[bytes]:
     """The job behind `run_program`, with another way to code and something to do between calls.
 
-    `compiled` may refuse a source by raising `Refused`.
+    `to_code` may refuse a source by raising `Refused`.
     """
     header, entry, *blobs = unpack(payload)
     answer_bytes, shared, has_own = PROGRAM_HEADER.unpack(header)
     sources, rest = blobs[:shared], blobs[shared:]
-    if not rest and (failure := _load(_namespace(last=True), sources, compiled)) is not None:
+    if not rest and (failure := _load(_namespace(last=True), sources, to_code)) is not None:
         yield failure
     count = len(rest) // 2 if has_own else len(rest)
     for number, call in enumerate(rest[len(rest) - count :]):
         # Anew for each call, so that no default, global or cache of a program carries from one to the next.
         namespace = _namespace(last=number == count - 1)
-        failure = _load(namespace, [*sources, rest[number]] if has_own else sources, compiled)
+        failure = _load(namespace, [*sources, rest[number]] if has_own else sources, to_code)
         yield failure or _call(namespace, entry.decode(), call, answer_bytes)
         if number < count - 1:
             namespace.clear()  # the next program must find the memory that this one kept
@@ -197,11 +197,11 @@ def run_calls(
 
 
 def _load(
-    namespace: dict[str, Any], sources: Sequence[bytes], compiled: Callable[[bytes, int], CodeType]
+    namespace: dict[str, Any], sources: Sequence[bytes], to_code: Callable[[bytes, int], CodeType]
 ) -> bytes | None:
     for index, source in enumerate(sources):
         try:
-            exec(compiled(source, index), namespace)
+            exec(to_code(source, index), namespace)
         except Refused:
             return REFUSED
         except MemoryError:

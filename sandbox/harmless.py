@@ -19,9 +19,8 @@ import collections
 import fractions
 import functools
 import gc
-import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 
 from sandbox import child
@@ -54,7 +53,6 @@ MEMBERS = {
     "string": """
         ascii_letters ascii_lowercase ascii_uppercase digits hexdigits octdigits printable punctuation whitespace
     """,
-    "re": "compile escape findall finditer fullmatch match search split sub subn DOTALL I IGNORECASE M MULTILINE S",
     "operator": """
         add and_ concat contains countOf eq floordiv ge gt indexOf invert itemgetter le lshift lt mod mul ne neg not_
         or_ pos pow rshift sub truediv truth xor
@@ -66,17 +64,18 @@ MEMBERS = {
         variance
     """,
 }  # fmt: skip
-"""Per module what may be used of it. Missing are modules with state (`random`), and what sets or gets attributes."""
+"""Per module what may be used of it. Missing are modules with state (`random`; `re`, whose cache takes 2 and 2.0 for
+one), and what sets or gets attributes."""
 DATA = (
     str, int, float, complex, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice, collections.Counter,
-    collections.OrderedDict, collections.deque, collections.defaultdict, fractions.Fraction, re.Pattern, re.Match,
+    collections.OrderedDict, collections.deque, collections.defaultdict, fractions.Fraction,
 )  # fmt: skip
 
 ATTRIBUTES = frozenset(
     {name for kind in DATA for name in dir(kind) if not name.startswith("_")}
     | {name for members in MEMBERS.values() for name in members.split()}
-) - {"re", "string", "format", "format_map"}
-"""Without `re` and `string`, which a match has, for elsewhere they are modules; and `str.format` reads attributes."""
+) - {"format", "format_map"}
+"""Without `str.format`, which reads attributes."""
 IN_SCOPE = frozenset(vars(builtins)) | frozenset(typing.__all__)
 FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split())
 """Not by any binding either: a name that a program binds somewhere may still mean the builtin elsewhere."""
@@ -95,8 +94,11 @@ NODES = (
 
 
 def run_together(payload: bytes) -> Iterator[bytes]:
-    """A job like `child.run_program`, for programs of several authors: what is not harmless yields `child.REFUSED`."""
-    # What one left behind must not run, or take memory, while the next does.
+    """A job like `child.run_program`, for programs of several authors: what is not harmless yields `child.REFUSED`.
+
+    What one left behind does not run while the next does, and its memory is given back, but for
+    what a fragmented heap holds (a MiB was seen).
+    """
     return child.run_calls(payload, _compiled, tidy=gc.collect)
 
 
@@ -110,15 +112,14 @@ def _compiled(source: bytes, index: int) -> CodeType:
 
 def is_harmless(tree: ast.Module) -> bool:
     """Whether a program can disturb no other one that runs in the same process after it."""
-    types = {id(part) for annotation in _annotations(tree) if _is_type(annotation) for part in ast.walk(annotation)}
+    nodes = list(ast.walk(tree))
+    types = {id(part) for annotation in _annotations(nodes) if _is_type(annotation) for part in ast.walk(annotation)}
     forbidden = FORBIDDEN_NAMES - _collections(tree)
-    return all(
-        id(node) in types or (isinstance(node, NODES) and _is_allowed(node, forbidden)) for node in ast.walk(tree)
-    )
+    return all(id(node) in types or (isinstance(node, NODES) and _is_allowed(node, forbidden)) for node in nodes)
 
 
-def _annotations(tree: ast.Module) -> Iterator[ast.expr]:
-    for node in ast.walk(tree):
+def _annotations(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
+    for node in nodes:
         if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
             yield node.annotation
         elif isinstance(node, ast.FunctionDef) and node.returns is not None:
@@ -144,7 +145,9 @@ def _collections(tree: ast.Module) -> set[str]:
 
 def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
     if isinstance(node, ast.Name):
-        return _is_plain(node.id, forbidden)
+        return _is_plain(node.id, forbidden) and (isinstance(node.ctx, ast.Load) or node.id not in TYPES)
+    if isinstance(node, ast.Try):  # a generator's `finally` runs when the collector comes, which is not the same alone
+        return not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in ast.walk(node))
     if isinstance(node, ast.Attribute):
         return node.attr in ATTRIBUTES and isinstance(node.ctx, ast.Load)
     if isinstance(node, ast.Import):
@@ -152,12 +155,19 @@ def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
     if isinstance(node, ast.ImportFrom):
         return not node.level and all(_is_member(node.module or "", alias) for alias in node.names)
     if isinstance(node, ast.alias):
-        return node.asname is None or _is_plain(node.asname, forbidden)
+        return node.asname is None or _may_bind(node.asname, forbidden)
     if isinstance(node, ast.FunctionDef | ast.ExceptHandler):
-        return node.name is None or _is_plain(node.name, forbidden)
-    if isinstance(node, ast.arg | ast.keyword):
+        return node.name is None or _may_bind(node.name, forbidden)
+    if isinstance(node, ast.arg):
+        return _may_bind(node.arg, forbidden)
+    if isinstance(node, ast.keyword):
         return node.arg is None or _is_plain(node.arg, forbidden)
     return True
+
+
+def _may_bind(name: str, forbidden: frozenset[str]) -> bool:
+    """Whether a program may give this name a meaning: an annotation must not come to mean something else."""
+    return _is_plain(name, forbidden) and name not in TYPES
 
 
 def _is_member(module: str, alias: ast.alias) -> bool:

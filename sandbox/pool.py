@@ -136,6 +136,8 @@ class Pool:
         self.modules = tuple(modules)
         for name in (*self.modules, *self.functions):
             _folder(name)
+        for name in self.modules:
+            _check_module(name)
         self._layers: Layers | None = None
         self._lanes = [_Lane(self) for _ in range(lanes or available_cores())]
 
@@ -420,3 +422,12 @@ def _folder(name: str) -> list[str]:
     if spec is None or spec.origin is None:
         raise ValueError(f"there is no module named {root!r}, or it has no file of its own")
     return [str(Path(spec.origin).parents[1 if spec.submodule_search_locations else 0])]
+
+
+def _check_module(name: str) -> None:
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ValueError(f"there is no module named {name!r}")

@@ -25,8 +25,7 @@ from sandbox.result import Result, SandboxError, Status
 
 TIERS = "ABD"
 """A: everything. B: a layer behind the seal is missing (a container that refuses namespaces), and every
-attack is stopped all the same. D: an attack is not stopped; refused unless allowed by name. (C is
-kept for an interpreter in place of the kernel, which there is none of yet.)"""
+attack is stopped all the same. D: an attack is not stopped; refused unless allowed by name."""
 
 
 CPU_SECONDS = 0.1

@@ -412,8 +412,9 @@ def _pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, An
     from puzzles.verify import truth_pool
     from sandbox import selfcheck
 
+    limits = config.limits()
     try:
-        made = truth_pool(config.limits(), config.lanes or None, seed, config.modules)
+        made = truth_pool(limits, config.lanes or None, seed, config.modules)
     except ValueError as error:
         raise InputError(f"sandbox.modules: {error}") from None
     with made as pool:

@@ -19,7 +19,6 @@ HARMLESS = [
     "import math as m\nfrom itertools import chain, product\ndef g():\n    return list(chain(product('ab', [m.pi])))",
     "from collections import Counter, defaultdict, deque\ndef g():\n    return Counter('aab').most_common(1)",
     "from functools import lru_cache, reduce\n@lru_cache(None)\ndef h(n):\n    return n\ndef g():\n    return h(3)",
-    "import re\ndef g():\n    return re.sub(r'a+', lambda m: m.group(0).upper(), 'caat')",
     "import heapq, bisect, string, operator, copy, statistics, fractions",
     "from typing import List, Dict\nD: Dict[str, List[int]] = {}\ndef g(x: Optional[set]=None) -> Tuple[int, ...]: 1",
     "from operator import itemgetter\ndef g():\n    return sorted([(2, 1)], key=itemgetter(1))",
@@ -46,6 +45,12 @@ DANGEROUS = [
     "def h():\n    from collections import Counter\ndef g():\n    return Counter[1.0]",
     "from collections import deque as Counter\ndef g():\n    return Deque",
     "class A: pass",
+    "import re",
+    "def g():\n    int = 3\n    def h(x: List[int]): pass",
+    "def g(int):\n    def h(x: List[int]): pass",
+    "def int(): pass\ndef h(x: List[int]): pass",
+    "from math import pi as int",
+    "def g():\n    try:\n        yield 1\n    finally:\n        pass",
     "def g():\n    return '{0.__class__}'.format(f)",
     "async def g(): pass",
     "def g():\n    with x: pass",
@@ -242,21 +247,32 @@ def test_more_candidates_than_share_a_child_are_all_judged(pool):
     assert verdicts(pool, asked) == ["accepted" if n % 2 == 0 else "wrong_answer" for n in range(count)]
 
 
-@pytest.mark.parametrize("identifier", ["00", "ff"], ids=["audited", "repeated because it holds"])
-def test_a_candidate_that_holds_beside_others_and_not_alone_is_unstable(pool, identifier, monkeypatch):
-    (first, one), (_, two) = pairs(pool, "def f(x: int):\n    return x > 1", "2", "3")
-    one = Candidate(one.source, identifier)
+@pytest.mark.parametrize(
+    ("alone", "verdict", "identifier"),
+    [("1", "unstable", "ff"), ("7", "accepted", "ff"), ("1", "wrong_answer", "00"), ("7", "accepted", "00")],
+    ids=["does not hold alone", "holds otherwise alone", "audited: does not hold", "audited: holds otherwise"],
+)
+def test_what_a_candidate_yields_alone_counts_and_a_difference_is_noted(pool, alone, verdict, identifier):
+    (puzzle, first), (_, second) = pairs(pool, "def f(x: int):\n    return x > 1", "2", "3")
+    first = Candidate(first.source, identifier)
 
     class Lying(Recorder):
         def run(self, jobs):
             for job, result in zip(held := list(jobs), self.pool.run(held), strict=True):
-                if job.label == f"candidate {identifier} of puzzle {first.id}":
-                    result = type(result)(result.status, (b"V7",), result.detail, result.cpu_seconds)
+                if job.label == f"candidate {identifier} of puzzle {puzzle.id}":
+                    result = type(result)(result.status, (b"V" + alone.encode(),), result.detail, result.cpu_seconds)
                 yield result
 
-    judged = verify(Lying(pool), [(first, one), (first, two)])
-    assert [str(judgement.verdict) for judgement in judged] == ["unstable", "accepted"]
-    assert judged[0].detail == "solve: beside others it returned 2, alone it returned 7"
+    judged = verify(Lying(pool), [(puzzle, first), (puzzle, second)])
+    assert [str(judgement.verdict) for judgement in judged] == [verdict, "accepted"]
+    assert judged[0].detail == f"solve: beside others it returned 2, alone it returned {alone}"
+    assert judged[0].answer == alone
+
+
+def test_a_solution_whose_answer_depends_on_addresses_is_as_right_beside_others_as_alone(pool):
+    body = "def g():\n    s = {(i, None) for i in range(12)}\n    return [a for a, _ in s]"
+    asked = pairs(pool, "def f(x: List[int]):\n    return sorted(x) == list(range(12))", "[1]", body)
+    assert verdicts(pool, asked) == ["wrong_answer", "accepted"]
 
 
 def test_an_accept_is_confirmed_in_a_world_that_meets_the_answers_in_the_opposite_order(pool):
