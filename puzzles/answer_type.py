@@ -6,6 +6,7 @@ A type is kept as canonical text in `typing`'s spelling, such as `Dict[str, List
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 from typing import Any
 
@@ -21,6 +22,9 @@ MAX_TRIVIAL_ANSWERS = 64
 MAX_NESTING = 16
 """Deeper types are refused: an answer must fit the codec's depth, and the recursions here the stack."""
 
+MAX_CHARACTERS = 1000
+"""Longer types are refused: values are checked against them outside of a child."""
+
 
 class UnsupportedType(ValueError):
     """An annotation that is not one of the contract's answer types."""
@@ -30,9 +34,13 @@ def read(annotation: ast.expr) -> str:
     """Canonical text of an annotation, in either spelling, possibly quoted.
 
     Raises:
-        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested up to 16 deep.
+        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested up to 16 deep;
+            or too long.
     """
-    return _read(annotation, 0)
+    text = _read(annotation, 0)
+    if len(text) > MAX_CHARACTERS:
+        raise UnsupportedType(f"a type of more than {MAX_CHARACTERS} characters")
+    return text
 
 
 def _read(annotation: ast.expr, depth: int) -> str:
@@ -71,8 +79,9 @@ def _is_ellipsis(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is ...
 
 
-def split(answer_type: str) -> tuple[str, list[str]]:
-    """The outer name and the argument texts: `Dict[str, List[int]]` -> `Dict`, [`str`, `List[int]`]."""
+@functools.lru_cache(maxsize=4096)
+def split(answer_type: str) -> tuple[str, tuple[str, ...]]:
+    """The outer name and the argument texts: `Dict[str, List[int]]` -> `Dict`, (`str`, `List[int]`)."""
     name, bracket, inside = answer_type.partition("[")
     arguments, depth, current = [], 0, ""
     for character in inside[:-1] if bracket else "":
@@ -84,7 +93,7 @@ def split(answer_type: str) -> tuple[str, list[str]]:
             current += character
     if current.strip():
         arguments.append(current.strip())
-    return name, arguments
+    return name, tuple(arguments)
 
 
 def matches(value: Any, answer_type: str) -> bool:

@@ -100,8 +100,8 @@ def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] 
     ]
     answers: dict[bytes, dict[str, Any] | ParseFailure] = {}
     waiting = []
-    for request in dict.fromkeys(requests):
-        if len(request) > MAX_TEXT_BYTES:
+    for request, text in dict(zip(requests, texts, strict=True)).items():
+        if len(text.text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
             answers[request] = ParseFailure("too_long")
         else:
             waiting.append(request)
@@ -190,7 +190,7 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     name = function.name
     description = ast.get_docstring(function) or ""
     has_g = any(isinstance(statement, ast.FunctionDef) and statement.name == "g" for statement in tree.body)
-    _rename(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
+    _give_names(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
     return {
         **_canonical(tree),
@@ -209,7 +209,7 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     function = _entry(tree, SOLUTION_NAMES, _callable_without_arguments)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
-    _rename(tree, {**rename, function.name: "g"})
+    _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
     return _canonical(tree)
 
 
@@ -225,7 +225,8 @@ def _program(text: str) -> ast.Module:
         if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
             continue
         if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
-            continue  # it changes no answer: annotations are read from the text
+            _quote_annotations(tree, statement)
+            continue
         if not isinstance(statement, _TOP_LEVEL):
             raise _Broken("statement", f"line {statement.lineno}: {type(statement).__name__}")
         kept.append(statement)
@@ -236,6 +237,17 @@ def _program(text: str) -> ast.Module:
 _TOP_LEVEL = (
     ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign,
 )  # fmt: skip
+
+
+def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
+    """What `from __future__ import annotations` does: an annotation is its text, and nothing is evaluated."""
+    if all(alias.name != "annotations" for alias in future.names):
+        return
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            annotation = getattr(node, name, None)
+            if isinstance(annotation, ast.expr) and not isinstance(annotation, ast.Constant):
+                setattr(node, name, ast.copy_location(ast.Constant(ast.unparse(annotation)), annotation))
 
 
 def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
@@ -307,6 +319,41 @@ def _imports(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.Name) and node.id == "__import__":
             modules.add(node.id)
     return modules
+
+
+def _give_names(tree: ast.Module, names: Mapping[str, str], known: Sequence[str] = ()) -> None:
+    """Rename, or where a name is also a class's member, an import or a keyword, add the new name beside the old.
+
+    `known` are renamed functions of another program, which this one may call by their old names.
+    """
+    names = {old: new for old, new in names.items() if old != new}
+    defined = {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
+    if not _has_second_meaning(tree, {*names, *names.values()}) or defined & {*names.values()}:
+        _rename(tree, names)
+        return
+    before = [_alias(old, new) for old, new in names.items() if old in known and old not in defined]
+    tree.body = [*before, *tree.body, *(_alias(new, old) for old, new in names.items() if old in defined)]
+
+
+def _alias(name: str, of: str) -> ast.stmt:
+    return ast.parse(f"{name} = {of}").body[0]
+
+
+def _has_second_meaning(tree: ast.Module, names: set[str]) -> bool:
+    nodes = list(ast.walk(tree))
+    parameters = names & {node.arg for node in nodes if isinstance(node, ast.arg)}
+    for node in nodes:
+        if isinstance(node, ast.ClassDef):
+            targets = [part for member in node.body if isinstance(member, ast.Assign) for part in member.targets]
+            targets += [member.target for member in node.body if isinstance(member, ast.AnnAssign)]
+            if any(isinstance(part, ast.Name) and part.id in names for target in targets for part in ast.walk(target)):
+                return True
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            if any(not alias.asname and alias.name.partition(".")[0] in names for alias in node.names):
+                return True
+        elif getattr(node, "rest", None) in names or (isinstance(node, ast.keyword) and node.arg in parameters):
+            return True
+    return False
 
 
 def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:

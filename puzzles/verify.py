@@ -17,6 +17,7 @@ Only an exact `True` counts. Exit codes, output and exceptions never do.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -409,13 +410,21 @@ def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
     asked = [index for index, refusal in enumerate(refusals) if refusal is None]
     jobs: list[Job] = []
     for index in asked:
-        puzzle = puzzles[index]
-        answers = [codec.encode(a, pool.limits.answer_bytes) for a in answer_type.trivial_answers(puzzle.answer_type)]
-        jobs += [_judge_job(pool, puzzle, answers, world) for world in WORLDS]
+        answers = [encoded for _, encoded in _trivial_answers(pool, puzzles[index])]
+        jobs += [_judge_job(pool, puzzles[index], answers, world) for world in WORLDS]
     results = pool.run(jobs)
     for index in asked:
         refusals[index] = _trivial_refusal(pool, puzzles[index], [next(results) for _ in WORLDS])
     return refusals
+
+
+def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
+    """Those that may be given at all: within the answer limit."""
+    answers = []
+    for answer in answer_type.trivial_answers(puzzle.answer_type):
+        with contextlib.suppress(codec.CodecError):
+            answers.append((answer, codec.encode(answer, pool.limits.answer_bytes)))
+    return answers
 
 
 def _static_refusal(puzzle: Puzzle) -> Refusal | None:
@@ -426,13 +435,13 @@ def _static_refusal(puzzle: Puzzle) -> Refusal | None:
 
 
 def _trivial_refusal(pool: Pool, puzzle: Puzzle, results: Sequence[Result]) -> Refusal | None:
-    answers: list[Any] = answer_type.trivial_answers(puzzle.answer_type)
+    answers = _trivial_answers(pool, puzzle)
     for result in results:
         if result.records and result.records[0][:1] == child.NOT_LOADED:
             return Refusal("does_not_load", printable(result.records[0][2:]))
         if result.status != Status.FINISHED or len(result.records) != len(answers):
             return Refusal("too_slow", f"{result.status} on trivial answers: {result.detail or 'it left no report'}")
-    for position, answer in enumerate(answers):
+    for position, (answer, _) in enumerate(answers):
         if results[0].records[position] == child.VALUE + b"true":
             return Refusal("trivial", f"{codec.literal(answer)} is accepted")
     if any(result.records != results[0].records for result in results):

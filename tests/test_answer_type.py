@@ -98,7 +98,7 @@ def test_a_type_16_deep_is_the_deepest():
     ],
 )
 def test_a_type_is_split_at_its_outer_brackets(text, parts):
-    assert split(text) == parts
+    assert split(text) == (parts[0], tuple(parts[1]))
 
 
 @pytest.mark.parametrize(
@@ -199,3 +199,9 @@ def test_trivial_answers_are_few_and_of_their_type_and_can_be_sent(declared):
     assert 1 <= len(answers) <= answer_type.MAX_TRIVIAL_ANSWERS
     assert all(matches(answer, declared) for answer in answers)
     assert [codec.decode(codec.encode(answer, 1024)) for answer in answers] == answers
+
+
+def test_a_type_of_many_parts_is_refused():
+    with pytest.raises(UnsupportedType, match="more than 1000 characters"):
+        read(f"Tuple[{', '.join(['int'] * 300)}]")
+    assert read(f"Tuple[{', '.join(['int'] * 190)}]").count("int") == 190

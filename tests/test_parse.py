@@ -192,7 +192,7 @@ def test_a_solution_calls_the_puzzle_by_its_canonical_name(pool):
         ),
         (
             "def sat(x: int):\n    return (lambda f: f)(f=x) == 1",
-            "def f(x: int):\n    return (lambda f_: f_)(f_=x) == 1",
+            "def sat(x: int):\n    return (lambda f: f)(f=x) == 1\nf = sat",
         ),
         (
             "def helper(a: int, b: int):\n    return a * b\n\ndef sat(x: int):\n    return helper(x, 2) == 6",

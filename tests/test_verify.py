@@ -1,5 +1,6 @@
 import random
 import shutil
+import time
 
 import pytest
 
@@ -909,3 +910,53 @@ def test_a_puzzle_that_forges_its_report_is_refused(pool):
 def test_a_reference_answer_that_takes_half_the_time_is_in_the_grey_zone(pool):
     assert too_slow_to_judge(pool, Judgement(Verdict.ACCEPTED, judge_cpu_seconds=0.6))
     assert not too_slow_to_judge(pool, Judgement(Verdict.ACCEPTED, judge_cpu_seconds=0.4))
+
+
+SEVEN = "def sat(x: int):\n    return x == 7"
+
+
+@pytest.mark.parametrize(
+    ("puzzle_text", "solution"),
+    [
+        (SEVEN, "class N(NamedTuple):\n    f: int\n    g: int\ndef sol():\n    return N(3, 4).f + N(3, 4).g"),
+        (SEVEN, "class A:\n    g = 7\ndef sol():\n    return A.g"),
+        (SEVEN, "def sol():\n    match {'a': 7}:\n        case {**g}:\n            return g['a']"),
+        (SEVEN, "class A:\n    sat = 6\ndef sol():\n    return next(n for n in range(9) if sat(n) and n > A.sat)"),
+        ("def times(x: int):\n    return x == 6", "from math import prod as times\ndef g():\n    return times([2, 3])"),
+        (
+            "def permutations(x: List[int]):\n    return sorted(x) == [1, 2] and x[0] == 2",
+            "from itertools import permutations\ndef sol():\n    return list(list(permutations([1, 2]))[1])",
+        ),
+        ("def gcd(x: int):\n    from math import gcd\n    return gcd(x, 8) == 8", "def sol():\n    return 8"),
+        (
+            "def key(x: List[int]):\n    cmp = lambda key: key\n    return sorted(x, key=cmp) == [1, 2]",
+            "def g():\n    return [1, 2]",
+        ),
+        (
+            SEVEN,
+            "from __future__ import annotations\nclass N:\n    def __init__(self, up: N = None): self.up = up\n"
+            "def sol():\n    N(N())\n    return 7",
+        ),
+        ("from __future__ import annotations\ndef f(x: int, y: absent=3):\n    return x == 7", "def g(): return 7"),
+    ],
+    ids=[
+        "fields of a class", "a member", "the rest of a match", "a member beside a call", "an import by another name",
+        "an import", "an import inside the puzzle", "a keyword", "a type named later", "a type never named",
+    ],
+)  # fmt: skip
+def test_a_name_that_means_two_things_keeps_both(pool, puzzle_text, solution):
+    assert judge(pool, puzzle_text, solution).verdict == Verdict.ACCEPTED
+
+
+def test_texts_of_many_bytes_in_few_characters_fit_their_batches(pool):
+    pad = f"def f(x: str):\n    y = {'a' * 60_000!r}\n    return False"
+    texts = [(pad, f"def g():\n    return {chr(0x1F600 + n) + chr(0x1F600) * 5420!r}") for n in range(60)]
+    assert {judgement.verdict for judgement in verify_texts(pool, texts)} == {Verdict.WRONG_ANSWER}
+
+
+def test_an_answer_of_many_parts_is_checked_in_no_time(pool):
+    parts = ", ".join(["int"] * 150)
+    asked = f"def f(x: List[Optional[Tuple[{parts}]]]):\n    return len(x) == 50000"
+    started = time.process_time()
+    assert judge(pool, asked, "def g():\n    return [None] * 50000").verdict == Verdict.ACCEPTED
+    assert time.process_time() - started < 2
