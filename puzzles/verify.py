@@ -31,7 +31,7 @@ from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
 
 SOLVE_WORLD, JUDGE_WORLD, CONFIRM_WORLD = 0, 1, 2
 WORLDS = (0, 1, 2)
-MOST_SHARING = 64
+MOST_SHARING = 128
 """Candidates, or answers, that share a child; a child costs a millisecond, each of them less than a tenth of it."""
 SHARED_CPU_SECONDS = 0.03
 """For all that share a child; a slow one is better run alone."""
