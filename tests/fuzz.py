@@ -35,7 +35,7 @@ from sandbox import codec  # noqa: E402
 from sandbox.pool import Pool  # noqa: E402
 from sandbox.result import Limits  # noqa: E402
 
-LIMITS = Limits(cpu_seconds=0.1, wall_seconds=0.4, memory_bytes=128 * 1024**2, answer_bytes=16 * 1024)
+LIMITS = Limits(cpu_seconds=0.25, wall_seconds=1, memory_bytes=128 * 1024**2, answer_bytes=16 * 1024)
 ROUND = 48
 RECHECK_EVERY = 25
 """Rounds between two fresh pools."""
@@ -268,8 +268,12 @@ def judge(pool: Pool, kind: str, items: Sequence[Item]) -> list[Judgement]:
     if kind != "answers":
         return verify_texts(pool, items)
     asked = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in items])
-    known = [(puzzle, answer) for puzzle, (_, answer) in zip(asked, items, strict=True) if isinstance(puzzle, Puzzle)]
-    return judge_answers(pool, [(puzzle, answer.encode("latin-1")) for puzzle, answer in known])
+    for item, puzzle in zip(items, asked, strict=True):
+        if not isinstance(puzzle, Puzzle):
+            raise Violation(f"a puzzle of the shipped ones does not parse: {puzzle}", kind, [item])
+    return judge_answers(
+        pool, [(puzzle, answer.encode("latin-1")) for puzzle, (_, answer) in zip(asked, items, strict=True)]
+    )
 
 
 def wrong_with(kind: str, items: Sequence[Item], judgements: Sequence[Judgement]) -> str:
