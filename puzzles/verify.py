@@ -124,9 +124,10 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
     audited = {index: outcomes[index] for index in alone if index in outcomes}
     outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True))
     judgements = _judge(pool, pairs, [outcomes[index] for index in range(len(pairs))])
-    for index, beside in audited.items():
-        judgements[index] = _noted(judgements[index], beside, outcomes[index])
-    held = [i for i, judged in enumerate(judgements) if judged.verdict == Verdict.ACCEPTED and i not in set(alone)]
+    for index, before in audited.items():
+        judgements[index] = _noted(judgements[index], before, outcomes[index])
+    beside = set(range(len(pairs))).difference(alone)
+    held = [i for i in sorted(beside) if judgements[i].verdict == Verdict.ACCEPTED]
     again = dict(zip(held, _solve_alone(pool, [pairs[index] for index in held]), strict=True))
     other = [index for index in held if not again[index].same_as(outcomes[index])]
     others = dict(zip(other, _judge(pool, [pairs[i] for i in other], [again[i] for i in other]), strict=True))

@@ -65,6 +65,11 @@ def response_bytes(limits: Limits) -> int:
     return limits.answer_bytes + 128 * 1024
 
 
+def slot_bytes(limits: Limits) -> int:
+    """Size of the shared memory: a request and a response."""
+    return REQUEST_HEADER.size + request_bytes(limits) + RESPONSE_HEADER.size + response_bytes(limits)
+
+
 class Sink:
     """Standard output of a program: swallowed."""
 

@@ -284,9 +284,8 @@ class _Zygote:
         names = ("sandbox", *pool.modules, function)
         folders = dict.fromkeys(folder for name in names for folder in _folder(name))
         boot = f"import sys; sys.path[:0] = {list(folders)!r}; from sandbox import zygote; zygote.main()"
-        size = child.REQUEST_HEADER.size + child.request_bytes(pool.limits)
-        self._response = size
-        size += child.RESPONSE_HEADER.size + child.response_bytes(pool.limits)
+        size = child.slot_bytes(pool.limits)
+        self._response = child.REQUEST_HEADER.size + child.request_bytes(pool.limits)
         slot_fd = os.memfd_create("slot")
         self.line, theirs = socket.socketpair()
         try:

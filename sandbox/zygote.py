@@ -89,9 +89,7 @@ def main() -> None:
 
 
 def _prepare(orders: Orders) -> tuple[Any, child.Job]:
-    size = child.REQUEST_HEADER.size + child.request_bytes(orders.limits)
-    size += child.RESPONSE_HEADER.size + child.response_bytes(orders.limits)
-    slot = mmap.mmap(orders.slot, size)
+    slot = mmap.mmap(orders.slot, child.slot_bytes(orders.limits))
     os.close(orders.slot)
     # `random` would seed itself from the system in every child: another draw each time, and 0.1 ms.
     os.register_at_fork = _no_hook
