@@ -9,6 +9,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
+import tomllib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from sandbox.pool import Pool
 
 EMBEDDED_SETS = ("train", "dev", "heldout")
 """The hand-written sets inside the package, usable wherever a puzzle file is."""
+PUZZLE_ID = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,40 @@ def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]
     if file_format == "p3":
         return _read_p3(text, name)
     return [_jsonl_puzzle(record, where) for where, record in _json_lines(io.StringIO(text), name)]
+
+
+def read_errata(path: str | Path | None = None) -> dict[str, str]:
+    """Puzzles known to be wrong, as reasons by id: those of the embedded sets, and a file's own.
+
+    Args:
+        path: TOML of `[[erratum]]` tables with `puzzle` (its id) and `reason`.
+
+    Raises:
+        InputError: The file is missing or not of the format.
+    """
+    shipped = (resources.files("puzzles") / "errata.toml").read_text("utf-8")
+    errata = _read_errata(shipped, "errata.toml")
+    return errata if path is None else errata | _read_errata(_read_text(Path(path)), str(path))
+
+
+def _read_errata(text: str, name: str) -> dict[str, str]:
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{name}: expected TOML, {error}") from None
+    entries = content.pop("erratum", [])
+    if content or not isinstance(entries, list):
+        raise InputError(f"{name}: expected [[erratum]] tables and nothing else, got {min(content, default='erratum')}")
+    errata = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{name}, erratum {number}"
+        if not isinstance(entry, dict) or set(entry) - {"puzzle", "reason"}:
+            raise InputError(f"{where}: expected `puzzle` and `reason`, got {json.dumps(entry)[:60]}")
+        puzzle, reason = _string(entry, "puzzle", where), _string(entry, "reason", where)
+        if not PUZZLE_ID.fullmatch(puzzle):
+            raise InputError(f"{where}: expected a puzzle's id, sixteen hexadecimal digits, got {puzzle[:60]!r}")
+        errata[puzzle] = reason
+    return errata
 
 
 def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair]:
@@ -171,7 +208,9 @@ def _read_p3(text: str, name: str) -> list[RawPuzzle]:
         if not isinstance(header, str) or not isinstance(bodies, list) or not all(isinstance(b, str) for b in bodies):
             raise InputError(f"{where}: expected a text under 'sol_header' and a list of texts under 'sol_bodies'")
         solutions = tuple(f"{header}\n{body}" for body in bodies)
-        puzzles.append(RawPuzzle(str(record.get("name", number)), source, solutions))
+        module = record.get("module")
+        skills = (module.removesuffix(".py"),) if isinstance(module, str) and module else ()
+        puzzles.append(RawPuzzle(str(record.get("name", number)), source, solutions, skills))
     return puzzles
 
 

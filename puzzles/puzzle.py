@@ -94,6 +94,8 @@ class Judgement:
     """Of the candidate's own child."""
     judge_cpu_seconds: float = 0.0
     """Of the solo confirmation, for accepted candidates."""
+    waited_seconds: float = 0.0
+    """How long the child that met a limit waited for a core: above zero, a loaded machine may have had a part in it."""
 
 
 @dataclass(frozen=True)

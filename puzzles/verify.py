@@ -75,6 +75,8 @@ class _Outcome:
     verdict: Verdict | None = None
     """Set when no record tells: the limit that ended the child."""
     detail: str = ""
+    waited_seconds: float = 0.0
+    """Of the child that met the limit."""
 
     def same_as(self, other: _Outcome) -> bool:
         """Whether the program did the same; what it says when it raises may hold addresses."""
@@ -252,7 +254,8 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[
     """The judgement so far, and the answer to be judged if there is one."""
     cpu_seconds = outcome.cpu_seconds
     if outcome.verdict is not None:
-        return Judgement(outcome.verdict, f"solve: {outcome.detail}", None, cpu_seconds), None
+        detail = f"solve: {outcome.detail}"
+        return Judgement(outcome.verdict, detail, None, cpu_seconds, waited_seconds=outcome.waited_seconds), None
     if outcome.tag == child.UNANSWERABLE:
         return Judgement(Verdict.UNANSWERABLE_VALUE, f"solve: {printable(outcome.content)}", None, cpu_seconds), None
     if outcome.tag == child.MEMORY:
@@ -334,7 +337,8 @@ def _outcomes(result: Result, calls: int) -> list[_Outcome]:
     outcomes = [_outcome(record, share) for record in result.records[:calls]]
     verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
     detail = result.detail or "it left no report"
-    return outcomes + [_Outcome(b"", b"", share, verdict, detail)] * (calls - len(outcomes))
+    waited_seconds = max(0.0, result.wall_seconds - result.cpu_seconds)
+    return outcomes + [_Outcome(b"", b"", share, verdict, detail, waited_seconds)] * (calls - len(outcomes))
 
 
 def _outcome(record: bytes, cpu_seconds: float) -> _Outcome:
@@ -349,11 +353,12 @@ def _is_true(outcome: _Outcome) -> bool:
 def _verdict(judged: _Outcome, confirmed: _Outcome | None) -> Judgement:
     if confirmed is None:
         verdict, detail = _rejection(judged)
-        return Judgement(verdict, f"judge: {detail}")
+        return Judgement(verdict, f"judge: {detail}", waited_seconds=judged.waited_seconds)
     if _is_true(confirmed):
         return Judgement(Verdict.ACCEPTED, "", judge_cpu_seconds=confirmed.cpu_seconds)
     verdict, detail = _rejection(confirmed)
-    return Judgement(Verdict.UNSTABLE, f"{WORLDS_DISAGREE}: accepted in one, in another {verdict}: {detail}")
+    detail = f"{WORLDS_DISAGREE}: accepted in one, in another {verdict}: {detail}"
+    return Judgement(Verdict.UNSTABLE, detail, waited_seconds=confirmed.waited_seconds)
 
 
 def _rejection(outcome: _Outcome) -> tuple[Verdict, str]:

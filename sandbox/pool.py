@@ -359,34 +359,37 @@ class _Zygote:
             reply = b""
         if len(reply) != REPLY.size:
             return "the zygote died"
-        reason, wait_status, cpu_microseconds = REPLY.unpack(reply)
-        cpu_seconds = cpu_microseconds / 1e6
+        reason, wait_status, cpu_microseconds, wall_microseconds = REPLY.unpack(reply)
+        cpu_seconds, wall_seconds = cpu_microseconds / 1e6, wall_microseconds / 1e6
         state, records = self._records()
         if reason == ASLEEP:
             detail = f"asleep for {self._limits.wall_seconds / 2:g} s, after {cpu_seconds:.2f} s of CPU time"
-            return Result(Status.WALL_LIMIT, records, detail, cpu_seconds)
+            return Result(Status.WALL_LIMIT, records, detail, cpu_seconds, wall_seconds)
         if reason != ENDED:
             return "the machine refused to fork"
         if os.WIFSIGNALED(wait_status):
-            return self._killed(os.WTERMSIG(wait_status), records, cpu_seconds)
+            return self._killed(os.WTERMSIG(wait_status), records, cpu_seconds, wall_seconds)
         code = os.WEXITSTATUS(wait_status)
         if code == 0 and state == child.FINISHED:
-            return Result(Status.FINISHED, records, "", cpu_seconds)
+            return Result(Status.FINISHED, records, "", cpu_seconds, wall_seconds)
         if code == 0 and state == child.OUT_OF_MEMORY:
-            return Result(Status.MEMORY_LIMIT, records, "out of memory", cpu_seconds)
+            return Result(Status.MEMORY_LIMIT, records, "out of memory", cpu_seconds, wall_seconds)
         if code == 0 and state == child.FAILED and records:
-            return Result(Status.DIED, records[:-1], f"the job raised {printable(records[-1])}", cpu_seconds)
-        return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds)
+            return Result(
+                Status.DIED, records[:-1], f"the job raised {printable(records[-1])}", cpu_seconds, wall_seconds
+            )
+        return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds, wall_seconds)
 
-    def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float) -> Result | str:
+    def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float, wall_seconds: float) -> Result | str:
         # The last of the three is RLIMIT_CPU's: whoever escaped the others did not escape the limit.
         if number in (signal.SIGPROF, signal.SIGXCPU) or (number == signal.SIGKILL and cpu_seconds > self._cpu_seconds):
             detail = f"over {self._cpu_seconds:g} s of CPU time"
-            return Result(Status.CPU_LIMIT, records, detail, cpu_seconds)
+            return Result(Status.CPU_LIMIT, records, detail, cpu_seconds, wall_seconds)
         if number == signal.SIGKILL:
             # Nobody sealed can send it: the seal failed, the machine ran out of memory, or somebody interfered.
             return "the child was killed from outside, or could not be sealed"
-        return Result(Status.DIED, records, f"it died on signal {number}: {signal.strsignal(number)}", cpu_seconds)
+        detail = f"it died on signal {number}: {signal.strsignal(number)}"
+        return Result(Status.DIED, records, detail, cpu_seconds, wall_seconds)
 
     def _records(self) -> tuple[int, tuple[bytes, ...]]:
         """The state and records in the slot; a hostile child may have written anything there."""

@@ -81,3 +81,5 @@ class Result:
     detail: str
     """For people, not for machines."""
     cpu_seconds: float
+    wall_seconds: float = 0.0
+    """From fork to end. A child that had a core to itself took hardly more than its CPU time."""

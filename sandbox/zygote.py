@@ -26,7 +26,7 @@ from typing import Any
 from sandbox import child, confine
 from sandbox.result import Limits
 
-REPLY = struct.Struct("<BiQ")
+REPLY = struct.Struct("<BiQQ")
 """Reason, wait status, CPU microseconds."""
 ENDED, ASLEEP, NOT_FORKED = range(3)
 STARVED_WALLS = 12
@@ -136,16 +136,18 @@ def _warm(limits: Limits) -> None:
 
 def _serve(line: socket.socket, slot: Any, function: child.Job, orders: Orders) -> None:
     while line.recv(1):
+        started = time.monotonic()
         try:
             pid = os.fork()
         except OSError:
-            line.sendall(REPLY.pack(NOT_FORKED, 0, 0))
+            line.sendall(REPLY.pack(NOT_FORKED, 0, 0, 0))
             continue
         if pid == 0:
             child.main(slot, orders.limits, function)
         reason = ENDED if _wait(pid, orders.limits) else ASLEEP
         _, status, usage = os.wait4(pid, 0)
-        line.sendall(REPLY.pack(reason, status, int(1e6 * (usage.ru_utime + usage.ru_stime))))
+        cpu_seconds, wall_seconds = usage.ru_utime + usage.ru_stime, time.monotonic() - started
+        line.sendall(REPLY.pack(reason, status, int(1e6 * cpu_seconds), int(1e6 * wall_seconds)))
 
 
 def _wait(pid: int, limits: Limits) -> bool:

@@ -3,28 +3,43 @@
 n is fixed in advance and nothing is ever dropped from it: a prompt that does not fit the context
 and a text that does not parse are wrong candidates. Work is done in chunks, kept as lines of one
 file; what is there is not sampled again.
+
+What the machine did is not the model's: a failure of the sandbox is tried again and then raised,
+never scored, and a candidate that met its time limit while its core was shared is judged again
+with nothing beside it.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import InputError, Puzzle, Verdict
+from puzzles.formats import read_errata
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, content_hash
+from puzzles.verify import verify
 from sandbox.pool import Pool
+from sandbox.result import SandboxError
 from selfplay.config import EvaluateConfig
 from selfplay.metrics import Score, scores
+from selfplay.prompts import Prompt
 from selfplay.rundir import append_line, read_lines
-from selfplay.sampler import Sampler, SamplingSettings
+from selfplay.sampler import Completion, Sampler, SamplingSettings
 from selfplay.select import Pair
 from selfplay.solve import judge_texts, prompt_for, sample_fitting
 
 PROMPT_TOO_LONG = "prompt_too_long"
 """Counted as a wrong candidate: the model could not even be asked."""
+TRIES = 3
+"""How often a chunk is judged when the sandbox fails; the pool itself has tried each job three times by then."""
+WAITED_SHARE = 0.1
+"""Part of the CPU limit that a child must have waited for a core before its time limit is doubted: a full core
+leaves less than 1 %, a busy neighbour takes half; sharing caches makes a program some per cent slower as well."""
+
+Judged = tuple[Candidate | None, Judgement]
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,8 @@ class NamedPuzzle:
 
     name: str
     puzzle: Puzzle
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,19 +118,21 @@ def evaluate(
             "move it away to score anew"
         )
     for number, group in enumerate(groups):
+        prompts = [prompt_for(protocol, named.puzzle, shots) for named in group]
         identity = {
             "chunk": number, "checkpoint": sampler.checkpoint, "protocol": protocol, "seed": [*seed, number],
             "settings": vars(settings), "samples_per_puzzle": config.samples_per_puzzle,
             "shots": [puzzle.id for puzzle, _ in shots], "puzzles": [named.puzzle.id for named in group],
+            "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
         }  # fmt: skip
         if number < len(done):
             _check_same(file, done[number]["identity"], identity)
             progress(len(group) * config.samples_per_puzzle)
         else:
-            line = _chunk(sampler, pool, group, protocol, shots, config, settings, identity, progress)
+            line = _chunk(sampler, pool, group, prompts, config, settings, identity, progress)
             append_line(file, line)
             done.append(line)
-    return summarize(done, config)
+    return summarize(done, config, read_errata())
 
 
 def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -129,8 +148,7 @@ def _chunk(
     sampler: Sampler,
     pool: Pool,
     group: Sequence[NamedPuzzle],
-    protocol: str,
-    shots: Sequence[Pair],
+    prompts: Sequence[Prompt],
     config: EvaluateConfig,
     settings: SamplingSettings,
     identity: dict[str, Any],
@@ -138,35 +156,88 @@ def _chunk(
 ) -> dict[str, Any]:
     started = time.monotonic()
     puzzles = [named.puzzle for named in group]
-    prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
     copies, seed = config.samples_per_puzzle, identity["seed"]
     completions_P_K = sample_fitting(sampler, prompts, copies, settings, seed, progress)
     sampled = time.monotonic()
     texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
-    judged_P_K = judge_texts(pool, puzzles, prompts, texts_P_K)
-    results = []
-    for named, completions_K, judged_K in zip(group, completions_P_K, judged_P_K, strict=True):
-        asked = bool(completions_K)
-        results.append(
-            {
-                "name": named.name,
-                "puzzle": named.puzzle.id,
-                "texts": [completion.text for completion in completions_K],
-                "tokens": sum(completion.tokens for completion in completions_K),
-                "truncated": sum(not completion.finished for completion in completions_K),
-                "verdicts": [str(judgement.verdict) for _, judgement in judged_K]
-                if asked
-                else [PROMPT_TOO_LONG] * config.samples_per_puzzle,
-                "details": [judgement.detail for _, judgement in judged_K],
-            }
-        )
-    times = {"sampling_seconds": sampled - started, "judging_seconds": time.monotonic() - sampled}
+    judged_P_K, machine = judge_surely(pool, puzzles, prompts, texts_P_K)
+    results = [
+        _result(named, completions_K, judged_K, copies)
+        for named, completions_K, judged_K in zip(group, completions_P_K, judged_P_K, strict=True)
+    ]
+    times = {"sampling_seconds": sampled - started, "judging_seconds": time.monotonic() - sampled, **machine}
     return {"identity": identity, "sampler": sampler.description, "results": results, "times": times}
 
 
-def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig) -> SetScores:
-    """Scores from stored chunks; needs no model."""
-    results = [result for line in lines for result in line["results"]]
+def _result(
+    named: NamedPuzzle, completions_K: Sequence[Completion], judged_K: Sequence[Judged], copies: int
+) -> dict[str, Any]:
+    """One puzzle's line: every candidate with its verdict."""
+    asked = bool(completions_K)
+    return {
+        "name": named.name,
+        "puzzle": named.puzzle.id,
+        "answer_type": named.puzzle.answer_type,
+        "skills": list(named.skills),
+        "difficulty": named.difficulty,
+        "texts": [completion.text for completion in completions_K],
+        "tokens": sum(completion.tokens for completion in completions_K),
+        "truncated": sum(not completion.finished for completion in completions_K),
+        "verdicts": [str(judgement.verdict) for _, judgement in judged_K] if asked else [PROMPT_TOO_LONG] * copies,
+        "details": [judgement.detail for _, judgement in judged_K],
+    }
+
+
+def judge_surely(
+    pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
+) -> tuple[list[list[Judged]], dict[str, int]]:
+    """Verdicts that are the candidates' own doing, and counts of what the machine had to do for it.
+
+    Returns:
+        The judgements, and `retried` (judgings that the sandbox failed), `judged_again` (candidates
+        whose limit was doubted) and `changed` (those that got another verdict).
+
+    Raises:
+        SandboxError: It failed three times; nothing was decided.
+    """
+    for failures in range(TRIES):
+        try:
+            judged_P_K = judge_texts(pool, puzzles, prompts, texts_P_K)
+            again = _judge_again(pool, puzzles, judged_P_K)
+            break
+        except SandboxError:
+            if failures + 1 == TRIES:
+                raise
+    settled_P_K = [
+        [(candidate, again.get(_key(p, candidate), judgement)) for candidate, judgement in judged_K]
+        for p, judged_K in enumerate(judged_P_K)
+    ]
+    before = {_key(p, candidate): judgement for p, row in enumerate(judged_P_K) for candidate, judgement in row}
+    changed = sum(judgement.verdict != before[key].verdict for key, judgement in again.items())
+    return settled_P_K, {"retried": failures, "judged_again": len(again), "changed": changed}
+
+
+def _key(p: int, candidate: Candidate | None) -> tuple[int, str | None]:
+    return p, candidate.source if candidate else None
+
+
+def _judge_again(
+    pool: Pool, puzzles: Sequence[Puzzle], judged_P_K: Sequence[Sequence[Judged]]
+) -> dict[tuple[int, str | None], Judgement]:
+    """Judgements, one after the other, of the candidates that met a limit while they waited for a core."""
+    doubted = WAITED_SHARE * pool.limits.cpu_seconds
+    again: dict[tuple[int, str | None], Judgement] = {}
+    for p, judged_K in enumerate(judged_P_K):
+        for candidate, judgement in judged_K:
+            key = _key(p, candidate)
+            if candidate is not None and judgement.waited_seconds > doubted and key not in again:
+                (again[key],) = verify(pool, [(puzzles[p], candidate)])
+    return again
+
+
+def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: Mapping[str, str]) -> SetScores:
+    """Scores from stored chunks, without the puzzles known to be wrong; needs no model."""
+    results = [result for line in lines for result in line["results"] if result["puzzle"] not in errata]
     correct = [result["verdicts"].count(Verdict.ACCEPTED) for result in results]
     verdicts = Counter(verdict for result in results for verdict in result["verdicts"])
     return SetScores(
@@ -177,5 +248,5 @@ def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig) -> SetSco
         verdicts=dict(verdicts.most_common()),
         truncated=sum(result["truncated"] for result in results),
         tokens=sum(result["tokens"] for result in results),
-        seconds=sum(sum(line["times"].values()) for line in lines),
+        seconds=sum(line["times"]["sampling_seconds"] + line["times"]["judging_seconds"] for line in lines),
     )

@@ -75,11 +75,16 @@ class LanguageModel:
     def description(self) -> dict[str, Any]:
         """What samples depend on beside weights and settings."""
         return {
-            "engine": f"transformers {transformers.__version__}, torch {torch.__version__}",
+            "engine": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
         }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that sample."""
+        return {"transformers": transformers.__version__, "torch": torch.__version__}
 
     @property
     def context_tokens(self) -> int:

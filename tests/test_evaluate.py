@@ -112,7 +112,7 @@ def test_scores_come_as_a_record_keeps_them(pool, puzzles, tmp_path):
 
 def test_a_file_is_scored_again_without_a_model(pool, puzzles, tmp_path):
     scores = score(pool, puzzles, tmp_path / "samples")
-    assert summarize(read_lines(tmp_path / "samples"), CONFIG) == scores
+    assert summarize(read_lines(tmp_path / "samples"), CONFIG, {}) == scores
 
 
 # ---- n never shrinks ----

@@ -1,0 +1,339 @@
+"""What a benchmark leaves for others to read.
+
+    results.json       scores and all they depend on, in the shape of lm-evaluation-harness;
+                       every key is described in results.schema.json
+    samples.jsonl.gz   every candidate with its verdict: scores follow from it without a model
+    results.md         the same as tables
+    model-index.yaml   the block that a model card on the Hugging Face hub has
+
+Texts of puzzles stand in none of them, names and candidates in `samples.jsonl.gz` alone: a private
+set's `results.json` can be published.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puzzles.puzzle import InputError, Verdict
+from selfplay.metrics import detectable_difference, interval, pass_at_k
+from selfplay.rundir import write_atomically
+
+SCHEMA_VERSION = 1
+RESULTS, SAMPLES, TABLES, CARD = "results.json", "samples.jsonl.gz", "results.md", "model-index.yaml"
+GROUPS = ("skill", "answer_type", "difficulty")
+
+Line = dict[str, Any]
+"""A chunk as `evaluate` keeps it."""
+
+
+@dataclass
+class PuzzleCount:
+    """What one puzzle's candidates came to, over all seeds."""
+
+    puzzle: str
+    name: str
+    answer_type: str
+    skills: tuple[str, ...]
+    difficulty: int | None
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def samples(self) -> int:
+        """n"""
+        return self.verdicts.total()
+
+    @property
+    def accepted(self) -> int:
+        """c"""
+        return self.verdicts[Verdict.ACCEPTED]
+
+    def groups(self, kind: str) -> Sequence[str]:
+        """The puzzle's groups of a kind; none where the set does not say."""
+        if kind == "skill":
+            return self.skills
+        value = self.answer_type if kind == "answer_type" else self.difficulty
+        return () if value is None else (str(value),)
+
+
+def puzzle_counts(lines: Sequence[Line]) -> list[PuzzleCount]:
+    """Counts by puzzle, in the set's order."""
+    counts: dict[str, PuzzleCount] = {}
+    for result in (result for line in lines for result in line["results"]):
+        count = counts.setdefault(
+            result["puzzle"],
+            PuzzleCount(
+                result["puzzle"], result["name"], result["answer_type"], tuple(result["skills"]), result["difficulty"]
+            ),
+        )
+        count.verdicts.update(result["verdicts"])
+    return list(counts.values())
+
+
+def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[str, str]) -> dict[str, Any]:
+    """`results.json`: scores of stored chunks, and the facts about how they were sampled.
+
+    Args:
+        facts: `set`, `model`, `protocol`, `settings` and more, as `bench` gathers them and the schema says.
+        lines: All chunks of all seeds.
+        errata: Reasons by id of puzzles that are wrong; they are left out and listed.
+    """
+    everything = puzzle_counts(lines)
+    counted = [count for count in everything if count.puzzle not in errata]
+    if not counted:
+        raise InputError(f"{facts['set']['path']}: the errata leave no puzzle to score")
+    ks = facts["settings"]["k"]
+    scores = score_block(counted, ks)
+    for name, score in scores.items():
+        score["by_seed"] = [
+            _mean_pass([count for count in puzzle_counts(chunk) if count.puzzle not in errata], int(name[5:]))
+            for chunk in _by_seed(lines).values()
+        ]
+    own = {
+        "schema": SCHEMA_VERSION,
+        **facts,
+        "scores": scores,
+        "solved": sum(count.accepted > 0 for count in counted),
+        "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
+        "verdicts": dict(sum((count.verdicts for count in counted), Counter()).most_common()),
+        "truncated": sum(result["truncated"] for line in lines for result in line["results"]),
+        "cost": _cost(counted, lines),
+        "machine": _machine(lines),
+        "errata": {count.puzzle: errata[count.puzzle] for count in everything if count.puzzle in errata},
+        "per_puzzle": {count.puzzle: [count.samples, count.accepted] for count in everything},
+    }  # fmt: skip
+    return {**_harness_shape(own, len(everything), len(counted)), "selfplay": own}
+
+
+def score_block(counts: Sequence[PuzzleCount], ks: Sequence[int]) -> dict[str, Any]:
+    """pass@k of some puzzles: mean, 95 % interval, standard error, smallest detectable difference."""
+    samples, accepted = _arrays(counts)
+    block = {}
+    for k in ks:
+        values_P = pass_at_k(samples, accepted, k)
+        score = interval(values_P)
+        block[f"pass@{k}"] = {
+            "value": score.value,
+            "low": score.low,
+            "high": score.high,
+            "standard_error": float(values_P.std(ddof=1) / math.sqrt(len(values_P))) if len(values_P) > 1 else None,
+            "detectable_difference": detectable_difference(samples, accepted, k),
+        }
+    return block
+
+
+def _arrays(counts: Sequence[PuzzleCount]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    return np.array([count.samples for count in counts]), np.array([count.accepted for count in counts])
+
+
+def _mean_pass(counts: Sequence[PuzzleCount], k: int) -> float:
+    return float(pass_at_k(*_arrays(counts), k).mean())
+
+
+def _by_seed(lines: Sequence[Line]) -> dict[int, list[Line]]:
+    by_seed: dict[int, list[Line]] = {}
+    for line in lines:
+        by_seed.setdefault(line["identity"]["seed"][0], []).append(line)
+    return by_seed
+
+
+def _by_group(counts: Sequence[PuzzleCount], kind: str, ks: Sequence[int]) -> dict[str, Any]:
+    members: dict[str, list[PuzzleCount]] = {}
+    for count in counts:
+        for group in count.groups(kind):
+            members.setdefault(group, []).append(count)
+    return {
+        group: {
+            "puzzles": len(some),
+            "solved": sum(count.accepted > 0 for count in some),
+            **{
+                name: [score["value"], score["low"], score["high"]]
+                for name, score in score_block(some, ks).items()
+            },
+        }
+        for group, some in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
+    }  # fmt: skip
+
+
+def _cost(counts: Sequence[PuzzleCount], lines: Sequence[Line]) -> dict[str, Any]:
+    solved = sum(count.accepted > 0 for count in counts)
+    tokens = sum(result["tokens"] for line in lines for result in line["results"])
+    sampling, judging = (sum(line["times"][f"{name}_seconds"] for line in lines) for name in ("sampling", "judging"))
+    return {
+        "tokens": tokens,
+        "tokens_per_solved_puzzle": round(tokens / solved) if solved else None,
+        "sampling_seconds": round(sampling, 2),
+        "judging_seconds": round(judging, 2),
+        "seconds_per_solved_puzzle": round((sampling + judging) / solved, 3) if solved else None,
+    }
+
+
+def _machine(lines: Sequence[Line]) -> dict[str, int]:
+    return {name: sum(line["times"][name] for line in lines) for name in ("retried", "judged_again", "changed")}
+
+
+def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dict[str, Any]:
+    """The keys of lm-evaluation-harness (its `lm_eval/result_schema.py`, 0.4.13), so that its tools read ours."""
+    task, model, settings = own["set"]["name"], own["model"], own["settings"]
+    metrics: dict[str, Any] = {"alias": task}
+    for name, score in own["scores"].items():
+        error = score["standard_error"]
+        metrics |= {f"{name},none": score["value"], f"{name}_stderr,none": "N/A" if error is None else error}
+    kwargs = {"do_sample": settings["temperature"] > 0, "max_gen_toks": settings["max_tokens"]}
+    kwargs |= {name: settings[name] for name in ("temperature", "top_p")}
+    return {
+        "results": {task: metrics},
+        "group_subtasks": {task: []},
+        "configs": {
+            task: {
+                "task": task, "dataset_path": own["set"]["path"], "output_type": "generate_until",
+                "num_fewshot": len(own["shots"]), "repeats": settings["samples_per_puzzle"],
+                "generation_kwargs": kwargs, "metadata": {"version": own["set"]["hash"]},
+            }
+        },
+        "versions": {task: own["set"]["hash"]},
+        "n-shot": {task: len(own["shots"])},
+        "higher_is_better": {task: dict.fromkeys(own["scores"], True)},
+        "n-samples": {task: {"original": original, "effective": effective}},
+        "config": {
+            "model": "hf", "model_args": f"pretrained={model['path']},dtype={model['dtype']}",
+            "batch_size": settings["batch_rows"], "device": model["device"], "gen_kwargs": kwargs,
+            "random_seed": settings["seeds"][0],
+        },
+        "git_hash": None,
+        "date": own["started"],
+        "transformers_version": own["versions"]["transformers"],
+        "model_source": "hf",
+        "model_name": model["path"],
+        "model_name_sanitized": re.sub(r"[^A-Za-z0-9_.-]+", "__", model["path"]),
+        "task_hashes": {task: own["prompts_hash"]},
+        "total_evaluation_time_seconds": str(own["cost"]["sampling_seconds"] + own["cost"]["judging_seconds"]),
+    }  # fmt: skip
+
+
+def write(folder: Path, content: Mapping[str, Any]) -> None:
+    """`results.json`, `results.md` and `model-index.yaml`, each replaced as a whole."""
+    from selfplay.tables import result_tables
+
+    write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
+    write_atomically(folder / TABLES, result_tables(content["selfplay"]))
+    write_atomically(folder / CARD, model_index(content["selfplay"]))
+
+
+def model_index(own: Mapping[str, Any]) -> str:
+    """The metadata block of a model card, in YAML."""
+    import yaml
+    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+
+    settings, chosen = own["settings"], own["set"]
+    results = [
+        EvalResult(
+            task_type="text-generation", dataset_type="programming-puzzles", dataset_name=chosen["name"],
+            dataset_revision=chosen["hash"], metric_type=name, metric_value=round(score["value"], 4), metric_name=name,
+            metric_args={
+                "interval_95": [round(score["low"], 4), round(score["high"], 4)], "puzzles": chosen["puzzles"],
+                "protocol": own["protocol"], "samples_per_puzzle": settings["samples_per_puzzle"],
+                "temperature": settings["temperature"], "top_p": settings["top_p"],
+            },
+        )
+        for name, score in own["scores"].items()
+    ]  # fmt: skip
+    name = Path(own["model"]["path"]).name
+    return str(yaml.safe_dump({"model-index": eval_results_to_model_index(name, results)}, sort_keys=False))
+
+
+def read(place: str | Path) -> dict[str, Any]:
+    """The content of a `results.json`, given it or its folder.
+
+    Raises:
+        InputError: There is none, or it is not one of ours.
+    """
+    path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{place}: expected a folder that `selfplay bench` wrote, there is no {RESULTS}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a {RESULTS} of `selfplay bench`, {error}") from None
+    own = content.get("selfplay") if isinstance(content, dict) else None
+    if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
+        found = own.get("schema") if isinstance(own, dict) else "none"
+        raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
+    missing = {"set", "model", "protocol", "settings", "scores", "per_puzzle", "errata"} - set(own)
+    if missing:
+        raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
+    return content
+
+
+def pack(folder: Path, lines: Sequence[Line]) -> None:
+    """Keep all chunks as `samples.jsonl.gz`; equal lines make equal files."""
+    beside = folder / f".{SAMPLES}.part"
+    with beside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+        for line in lines:
+            file.write(json.dumps(line).encode("ascii") + b"\n")
+    beside.replace(folder / SAMPLES)
+
+
+def unpack(folder: Path) -> list[Line]:
+    """All chunks that `pack` kept; none where there is no file.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = folder / SAMPLES
+    try:
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            return [json.loads(line) for line in file]
+    except FileNotFoundError:
+        return []
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path}: expected the samples of a benchmark, {error}") from None
+
+
+def rescore(
+    folder: Path,
+    errata: Mapping[str, str],
+    judge: Callable[[dict[str, Any], list[Line]], tuple[dict[str, Any], list[Line]]] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score a benchmark's stored candidates again, without the model, and write its files anew.
+
+    Args:
+        folder: With `results.json` and `samples.jsonl.gz`.
+        errata: Puzzles to leave out.
+        judge: Judges the stored texts again; without it the stored verdicts count.
+
+    Returns:
+        The results before and after.
+
+    Raises:
+        InputError: The folder is not one of ours.
+    """
+    before = read(folder)
+    lines = unpack(folder)
+    if not lines:
+        raise InputError(f"{folder}: expected {SAMPLES} beside {RESULTS}, to score it again")
+    own = before["selfplay"]
+    facts = {key: value for key, value in own.items() if key in FACTS}
+    if judge is not None:
+        facts, lines = judge(facts, lines)
+        pack(folder, lines)
+    after = document(facts, lines, errata)
+    write(folder, after)
+    return before, after
+
+
+FACTS = (
+    "set", "model", "protocol", "protocol_from", "shots", "shots_refused", "prompts_hash", "settings", "limits",
+    "sandbox", "versions", "contamination", "started",
+)  # fmt: skip
+"""What is not computed from the samples."""
