@@ -92,7 +92,7 @@ def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int
     Raises:
         ValueError: There are no values, or one lies outside [low, high] or is not a number.
     """
-    values_P = np.asarray(values_P, dtype=np.float64)
+    values_P = np.sort(np.asarray(values_P, dtype=np.float64))  # so that not even rounding depends on the order
     if values_P.ndim != 1 or not len(values_P):
         raise ValueError("an interval needs the values of at least one puzzle")
     if not np.all((values_P >= low) & (values_P <= high)):
