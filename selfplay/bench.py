@@ -11,23 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.formats import read_errata
-from puzzles.puzzle import InputError, RawPuzzle, Verdict, content_hash
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
 from puzzles.similarity import Guard
-from puzzles.verify import verify_texts
 from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig, ModelConfig
-from selfplay.evaluate import NamedPuzzle, evaluate, judge_surely
-from selfplay.loop import Progress, read_any, scored_puzzles
+from selfplay.evaluate import evaluate
+from selfplay.loop import Progress
 from selfplay.model import LanguageModel
 from selfplay.rundir import RunDir, read_lines, write_atomically
 from selfplay.select import Pair, solver_shots
+from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
-from selfplay.solve import prompt_for
 
 CHUNK_TEXTS = 2048
-
-Rejudged = tuple[dict[str, Any], list[results.Line]]
 
 
 @dataclass(frozen=True)
@@ -44,53 +42,6 @@ class BenchConfig:
     """Archive of what the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-
-
-@dataclass(frozen=True)
-class ScoredSet:
-    """Puzzles to be scored: one of each problem."""
-
-    path: str
-    named: list[NamedPuzzle]
-    facts: dict[str, Any]
-    """As `results.json` keeps them: nothing of a puzzle but its id."""
-
-
-def scored_set(pool: Pool, path: str) -> ScoredSet:
-    """Read a set and judge its own reference solutions.
-
-    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem; so are puzzles of one
-    normal form. Intervals are over independent puzzles, so the first of each is scored.
-
-    Raises:
-        InputError: There is no such set, or a text in it is no puzzle.
-    """
-    raws, named = read_any(path), scored_puzzles(pool, path)
-    first: dict[str, int] = {}
-    for index, item in enumerate(named):
-        problem, colon, number = item.name.rpartition(":")
-        first.setdefault(problem if colon and number.isdigit() else item.name, index)
-    kept = {named[index].puzzle.id: index for index in reversed(first.values())}
-    chosen = sorted(kept.values())
-    facts = {
-        "name": Path(path).stem,
-        "path": path,
-        "hash": content_hash(" ".join(sorted(kept))),
-        "puzzles": len(chosen),
-        "in_file": len(named),
-        "references": _references(pool, [(named[index].puzzle.id, raws[index]) for index in chosen]),
-    }
-    return ScoredSet(path, [named[index] for index in chosen], facts)
-
-
-def _references(pool: Pool, raws: Sequence[tuple[str, RawPuzzle]]) -> dict[str, Any]:
-    """Whether this machine accepts the set's own solutions; one accepted is enough for a puzzle."""
-    texts = [(identifier, (raw.puzzle, solution)) for identifier, raw in raws for solution in raw.solutions]
-    outcomes: dict[str, list[str]] = {}
-    for (identifier, _), judgement in zip(texts, verify_texts(pool, [pair for _, pair in texts]), strict=True):
-        outcomes.setdefault(identifier, []).append(str(judgement.verdict))
-    refused = {identifier: verdicts[0] for identifier, verdicts in outcomes.items() if Verdict.ACCEPTED not in verdicts}
-    return {"accepted": len(outcomes) - len(refused), "none": len(raws) - len(outcomes), "refused": refused}
 
 
 def bench(
@@ -152,23 +103,42 @@ def _protocol(config: BenchConfig, model: LanguageModel) -> tuple[str, str]:
 def _shots(
     pool: Pool, config: BenchConfig, model: LanguageModel, chosen: ScoredSet
 ) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs before each puzzle, those saved with the checkpoint first; none is near a puzzle that is scored.
+    """The pairs before each puzzle, and the better ones that are too near to a puzzle that is scored.
 
     Raises:
         InputError: Too few are left.
     """
-    pairs = training_pairs(pool)
+    saved = model.notes.get("shots", []) if config.protocol == "auto" else []
+    pairs = _pairs(pool, saved) if saved else training_pairs(pool)
+    ranked = pairs if saved else solver_shots(pairs, len(pairs))
+    wanted = len(saved) or config.shots
     guard = Guard.of((item.name, item.puzzle) for item in chosen.named)
-    refused = {puzzle.id: str(hit) for puzzle, _ in pairs if (hit := guard.hit(puzzle)) is not None}
-    allowed = [pair for pair in pairs if pair[0].id not in refused]
-    if len(allowed) < config.shots:
+    refused: dict[str, str] = {}
+    shots: list[Pair] = []
+    for pair in ranked:
+        if len(shots) == wanted:
+            break
+        if (hit := guard.hit(pair[0])) is None:
+            shots.append(pair)
+        else:
+            refused[pair[0].id] = str(hit)
+    if len(shots) < wanted:
         raise InputError(
-            f"{chosen.path}: {len(refused)} of the {len(pairs)} training pairs are in this set or too near to it, "
-            f"so {config.shots} cannot stand before its puzzles: choose --protocol plain, or fewer --shots"
+            f"{chosen.path}: {len(refused)} of {len(pairs)} pairs to be shown are in this set or too near to it, "
+            f"so {wanted} cannot stand before its puzzles: choose --protocol plain, or fewer --shots"
         )
-    shots = solver_shots(allowed, config.shots)
-    wanted = solver_shots(pairs, config.shots)
-    return shots, {puzzle.id: refused[puzzle.id] for puzzle, _ in wanted if puzzle.id in refused}
+    return shots, refused
+
+
+def _pairs(pool: Pool, texts: Sequence[Sequence[str]]) -> list[Pair]:
+    """Pairs that were saved with a checkpoint, as canonical texts."""
+    puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
+    candidates = parse_candidates(pool, [Text(solution) for _, solution in texts])
+    return [
+        (puzzle, candidate)
+        for puzzle, candidate in zip(puzzles, candidates, strict=True)
+        if isinstance(puzzle, Puzzle) and isinstance(candidate, Candidate)
+    ]
 
 
 def _growing(folder: Path, seed: int) -> Path:
@@ -213,26 +183,3 @@ def _check_seeds(folder: Path, finished: Sequence[results.Line], seeds: Sequence
             f"{folder}: it holds results with another seed ({there} there, {sorted(seeds)} here): "
             "move it away to score anew"
         )
-
-
-def judge_again(pool: Pool, protections: dict[str, Any], facts: dict[str, Any], lines: list[results.Line]) -> Rejudged:
-    """Verdicts of this sandbox on the stored texts of a benchmark, with the facts about it.
-
-    Raises:
-        InputError: The set is not the one that was scored.
-    """
-    chosen = scored_set(pool, facts["set"]["path"])
-    if chosen.facts["hash"] != facts["set"]["hash"]:
-        raise InputError(f"{chosen.path}: it is not the set that was scored: other puzzles are in it now")
-    puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
-    for line in lines:
-        asked = [result for result in line["results"] if result["texts"]]
-        group = [puzzles[result["puzzle"]] for result in asked]
-        prompts = [prompt_for(facts["protocol"], puzzle, []) for puzzle in group]
-        started = time.monotonic()
-        judged_P_K, machine = judge_surely(pool, group, prompts, [result["texts"] for result in asked])
-        line["times"] |= {"judging_seconds": time.monotonic() - started, **machine}
-        for result, judged_K in zip(asked, judged_P_K, strict=True):
-            result["verdicts"] = [str(judgement.verdict) for _, judgement in judged_K]
-            result["details"] = [judgement.detail for _, judgement in judged_K]
-    return {**facts, "set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits)}, lines

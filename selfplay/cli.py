@@ -1,6 +1,6 @@
 """The command line: parse, wire, call.
 
-Exit status: 0 done, 2 your input is wrong, 3 the sandbox or machine failed,
+Exit status: 0 done, 1 the answer is no, 2 your input is wrong, 3 the sandbox or machine failed,
 130 interrupted. Nothing here imports torch before a command needs it.
 """
 
@@ -163,28 +163,76 @@ def _size(file: Path) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.rescore is not None:
+        return _rescore(options)
     from selfplay import tables
-    from selfplay.bench import bench
+    from selfplay.bench import BenchConfig, bench
+    from selfplay.compare import compare, conclusion
     from selfplay.config import EvaluateConfig, ModelConfig, SandboxConfig
 
-    ks = _integers(options.k, "--k")
+    if not options.models:
+        raise InputError("bench: expected a MODEL, such as `embedded`, or --rescore")
+    seeds, ks = _integers(options.seed, "--seed", least=0), _integers(options.k, "--k")
+    if options.temperature == 0 and (options.samples > 1 or len(seeds) > 1):
+        raise InputError("--temperature 0 draws the same candidate each time: give --samples 1 --k 1 and one --seed")
     if max(ks) > options.samples:
         raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
-    config = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
-    with _pool(SandboxConfig(lanes=options.lanes), options.seed) as (pool, protections):
-        results = []
+    evaluate = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
+    config = BenchConfig(
+        options.puzzles, options.protocol, options.shots, seeds, options.batch_rows, options.trained_on,
+        options.errata, evaluate,
+    )  # fmt: skip
+    results, folders = [], []
+    with _pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
         for model, name in zip(options.models, _distinct(options.models), strict=True):
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
-            result = bench(
-                model_config, options.puzzles, options.protocol, options.shots, config, options.seed,
-                options.batch_rows, folder, pool, protections, _progress(),
-            )  # fmt: skip
-            results.append((model, result["results"][options.puzzles]))
-            print(f"{model}: {result['config']['protocol']} protocol, results in {folder}", file=sys.stderr)
-    print(tables.score_table(results))
+            own = bench(model_config, config, folder, pool, protections, _progress())["selfplay"]
+            results.append(own)
+            folders.append(folder)
+            print(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", file=sys.stderr)
+    if len(results) == 1:
+        print(tables.result_tables(results[0]), end="")
+        return 0
+    print(tables.score_table(results) + "\n")
+    for folder, own in zip(folders[1:], results[1:], strict=True):
+        print(f"{own['model']['path']} beside {results[0]['model']['path']}: ", end="")
+        print(conclusion(compare(folders[0], folder, anyway=True)))
     return 0
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    """Score stored candidates again: a benchmark's files are written anew, a run's scores are shown."""
+    from puzzles.formats import read_errata
+    from selfplay import tables
+    from selfplay.config import SandboxConfig
+    from selfplay.rescore import is_run, rescore, rescored_run, stored
+
+    if options.models:
+        raise InputError(f"--rescore scores stored candidates and needs no model, got {options.models[0]}")
+    errata = read_errata(options.errata)
+    below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    folders = [Path(place) for place in options.rescore] or stored(below)
+    if not folders:
+        raise InputError(f"--rescore: there are no results below {RUNS.resolve()}: name their folders")
+    pool = _pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
+    with pool as sandbox:
+        for folder in folders:
+            if is_run(folder):
+                print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata))}\n")
+            else:
+                before, after = rescore(folder, errata, sandbox)
+                print(f"{folder}\n{tables.rescored(before['selfplay'], after['selfplay'])}\n")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from selfplay.compare import compare, report, to_json
+
+    comparison = compare(options.first, options.second, options.anyway)
+    print(json.dumps(to_json(comparison)) if options.json else _printable(report(comparison)))
+    return int(options.fail_if_worse and comparison.verdict == "worse")
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -555,7 +603,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",
         "bench embedded runs/embedded/checkpoints/iteration-003 --puzzles dev",
     )  # fmt: skip
-    bench.add_argument("models", nargs="+", metavar="MODEL", help="`embedded`, a model folder or a hub name")
+    bench.add_argument("models", nargs="*", metavar="MODEL", help="`embedded`, a model folder or a hub name")
     bench.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
     bench.add_argument("--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"])
     bench.add_argument("--shots", type=_natural, default=5, help="solved pairs before each puzzle, with few-shot")
@@ -564,13 +612,30 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--temperature", type=_temperature, default=0.8)
     bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)
-    bench.add_argument("--seed", type=_natural, default=0)
+    bench.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
     bench.add_argument("--batch-rows", type=_positive, default=128, help="sequences sampled side by side")
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")
     bench.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
-    bench.add_argument("--out", help="folder for results.json and samples.jsonl")
+    bench.add_argument("--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's")
+    bench.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
+    bench.add_argument("--out", help="folder for results.json, samples.jsonl.gz and tables")
+    bench.add_argument(
+        "--rescore", nargs="*", metavar="FOLDER",
+        help="score stored candidates again, without a model; no FOLDER: everything below runs/",
+    )  # fmt: skip
+    bench.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
+
+    compare = _command(
+        commands, "compare", _compare, "is B better than A? the same puzzles, paired",
+        "compare runs/bench-embedded-dev runs/bench-embedded-iteration-003-dev",
+    )  # fmt: skip
+    compare.add_argument("first", metavar="A", help="the baseline: a folder that bench wrote, or its results.json")
+    compare.add_argument("second", metavar="B")
+    compare.add_argument("--anyway", action="store_true", help="though puzzles, protocol or settings differ")
+    compare.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when B is worse at the first k")
+    compare.add_argument("--json", action="store_true", help="for programs")
 
     pretrain = _command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
     pretrain.add_argument("config", nargs="?", help="TOML file; by default the one the shipped model was made with")

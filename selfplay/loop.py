@@ -348,7 +348,10 @@ class _Run:
             self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
         start = self.checkpoint(iteration - 1 if config.start == "previous" else 0)
         self._loaded = None  # two models at once need not fit
-        notes = {"protocol": self.protocol, "iteration": iteration, "pairs": len(used), "started_from": str(start)}
+        notes = {
+            "protocol": self.protocol, "iteration": iteration, "pairs": len(used), "started_from": str(start),
+            "shots": [[puzzle.source, solution.source] for puzzle, solution in self.shots],
+        }  # fmt: skip
         bar: list[Callable[..., object]] = []
 
         def plan(steps: int) -> None:

@@ -18,7 +18,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,8 +232,7 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
 
 def model_index(own: Mapping[str, Any]) -> str:
     """The metadata block of a model card, in YAML."""
-    import yaml
-    from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
+    from huggingface_hub import EvalResult, ModelCardData
 
     settings, chosen = own["settings"], own["set"]
     results = [
@@ -248,8 +247,7 @@ def model_index(own: Mapping[str, Any]) -> str:
         )
         for name, score in own["scores"].items()
     ]  # fmt: skip
-    name = Path(own["model"]["path"]).name
-    return str(yaml.safe_dump({"model-index": eval_results_to_model_index(name, results)}, sort_keys=False))
+    return f"{ModelCardData(model_name=Path(own['model']['path']).name, eval_results=results).to_yaml()}\n"
 
 
 def read(place: str | Path) -> dict[str, Any]:
@@ -260,7 +258,7 @@ def read(place: str | Path) -> dict[str, Any]:
     """
     path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError(f"{place}: expected a folder that `selfplay bench` wrote, there is no {RESULTS}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -298,38 +296,6 @@ def unpack(folder: Path) -> list[Line]:
         return []
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: expected the samples of a benchmark, {error}") from None
-
-
-def rescore(
-    folder: Path,
-    errata: Mapping[str, str],
-    judge: Callable[[dict[str, Any], list[Line]], tuple[dict[str, Any], list[Line]]] | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score a benchmark's stored candidates again, without the model, and write its files anew.
-
-    Args:
-        folder: With `results.json` and `samples.jsonl.gz`.
-        errata: Puzzles to leave out.
-        judge: Judges the stored texts again; without it the stored verdicts count.
-
-    Returns:
-        The results before and after.
-
-    Raises:
-        InputError: The folder is not one of ours.
-    """
-    before = read(folder)
-    lines = unpack(folder)
-    if not lines:
-        raise InputError(f"{folder}: expected {SAMPLES} beside {RESULTS}, to score it again")
-    own = before["selfplay"]
-    facts = {key: value for key, value in own.items() if key in FACTS}
-    if judge is not None:
-        facts, lines = judge(facts, lines)
-        pack(folder, lines)
-    after = document(facts, lines, errata)
-    write(folder, after)
-    return before, after
 
 
 FACTS = (

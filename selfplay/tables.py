@@ -19,9 +19,14 @@ def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     return "\n".join(lines)
 
 
+def fraction(number: float) -> str:
+    """`.123`, `1.00`"""
+    return f"{number:.3f}".removeprefix("0")[:4]
+
+
 def interval(score: Sequence[float]) -> str:
     """`.123 [.045, .201]`"""
-    value, low, high = (f"{number:.3f}".removeprefix("0")[:4] for number in score)
+    value, low, high = map(fraction, score)
     return f"{value} [{low}, {high}]"
 
 
@@ -55,19 +60,128 @@ def record_row(record: dict[str, Any]) -> str:
     return "  ".join([*cells, f"{seconds:7.0f}"])
 
 
-def score_table(models: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """pass@k of models on one set, with 95 % intervals, as a Markdown table."""
-    ks = [key for key in models[0][1] if key.startswith("pass@")]
-    head = ["model", *ks, "solved", "most frequent verdicts"]
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    for name, score in models:
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in list(score["verdicts"].items())[:4])
-        solved = f"{score['solved']} of {score['puzzles']}"
-        lines.append("| " + " | ".join([name, *(interval(score[k]) for k in ks), solved, verdicts]) + " |")
-    return "\n".join(lines)
-
-
 def counts(title: str, content: dict[str, int]) -> str:
     """A small two-column table."""
     rows = [[title, ""], *([f"  {name}", str(count)] for name, count in content.items())]
     return render(rows, right=[1])
+
+
+def result_tables(own: dict[str, Any]) -> str:
+    """A benchmark's results as Markdown: scores, what they depend on, groups, verdicts."""
+    chosen, settings = own["set"], own["settings"]
+    seeds = len(settings["seeds"])
+    candidates = settings["samples_per_puzzle"] * seeds
+    parts = [
+        f"# {own['model']['path']} on {chosen['name']}",
+        score_table([own]),
+        f"Brackets are 95 % intervals over puzzles like these. {_detectable(own)}",
+        "\n".join(f"- {line}" for line in _conditions(own, candidates)),
+        _verdict_table(own),
+    ]
+    for kind, groups in own["by"].items():
+        if len(groups) > 1:
+            parts.append(_group_table(kind.replace("_", " "), groups))
+    return "\n\n".join(parts) + "\n"
+
+
+def score_table(results: Sequence[dict[str, Any]]) -> str:
+    """pass@k of models on one set, with 95 % intervals, as a Markdown table."""
+    ks = list(results[0]["scores"])
+    rows = [
+        [
+            own["model"]["path"],
+            *(interval([own["scores"][k][part] for part in ("value", "low", "high")]) for k in ks),
+            f"{own['solved']} of {len(own['per_puzzle']) - len(own['errata'])}",
+            _number(own["cost"]["tokens_per_solved_puzzle"]),
+            _number(own["cost"]["seconds_per_solved_puzzle"]),
+        ]
+        for own in results
+    ]
+    return markdown(["model", *ks, "solved", "tokens per solved puzzle", "seconds"], rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _detectable(own: dict[str, Any]) -> str:
+    least = ", ".join(f"{name} {score['detectable_difference']:.3f}" for name, score in own["scores"].items())
+    return f"A comparison on this set with so many candidates finds differences of {least}, at best."
+
+
+def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
+    """What the scores depend on, a line each."""
+    chosen, settings, model, references = own["set"], own["settings"], own["model"], own["set"]["references"]
+    seeds = ", ".join(map(str, settings["seeds"]))
+    rest = chosen["in_file"] - chosen["puzzles"]
+    first = f", the first of each problem ({rest} more in the file)" if rest else ""
+    refused = ", ".join(f"{puzzle} {verdict}" for puzzle, verdict in references["refused"].items())
+    lines = [
+        f"{chosen['puzzles']} puzzles of {chosen['path']} (hash {chosen['hash']}){first}, "
+        f"{candidates} candidates each, seed {seeds}",
+        f"protocol {own['protocol']} ({own['protocol_from']}), {len(own['shots'])} shots, "
+        f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}, "
+        f"at most {settings['max_tokens']} tokens",
+        f"model hash {model['checkpoint']}, {model['dtype']} on {model['device']}, {settings['batch_rows']} rows; "
+        + ", ".join(f"{name} {version}" for name, version in own["versions"].items()),
+        f"sandbox tier {own['sandbox']['tier']}, {own['limits']['cpu_seconds']:g} s of CPU time",
+        f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
+        + (f", refused: {refused}" if refused else ""),
+    ]  # fmt: skip
+    machine = own["machine"]
+    if machine["retried"] or machine["judged_again"]:
+        lines.append(
+            f"the machine: {machine['retried']} judgings tried again, {machine['judged_again']} limits judged again "
+            f"alone, {machine['changed']} of them came out otherwise"
+        )
+    if len(settings["seeds"]) > 1:
+        spread = [f"{name} {', '.join(f'{v:.3f}' for v in score['by_seed'])}" for name, score in own["scores"].items()]
+        lines.append(f"by seed: {'; '.join(spread)}")
+    lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
+    lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
+    return lines
+
+
+def _verdict_table(own: dict[str, Any]) -> str:
+    total = sum(own["verdicts"].values())
+    rows = [[verdict, str(count), f"{count / total:.1%}"] for verdict, count in own["verdicts"].items()]
+    rows.append(["(met the token limit)", str(own["truncated"]), f"{own['truncated'] / total:.1%}"])
+    return markdown(["verdict", "candidates", "share"], rows)
+
+
+def _group_table(kind: str, groups: dict[str, Any]) -> str:
+    ks = [name for name in next(iter(groups.values())) if name.startswith("pass@")]
+    rows = [
+        [name, str(group["puzzles"]), str(group["solved"]), *(interval(group[k]) for k in ks)]
+        for name, group in groups.items()
+    ]
+    return markdown([kind, "puzzles", "solved", *ks], rows)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose source is aligned too."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def rescored(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A benchmark's scores before and after, and the puzzles now left out."""
+    parts = ("value", "low", "high")
+    rows = [
+        [name, interval([before["scores"][name][part] for part in parts]), interval([score[part] for part in parts])]
+        for name, score in after["scores"].items()
+    ]
+    left_out = [f"left out: {puzzle}: {reason}" for puzzle, reason in after["errata"].items()]
+    return "\n".join([markdown([after["model"]["path"], "before", "after"], rows), *left_out])
+
+
+def rescored_run(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
+    """A run's scores as recorded and computed again."""
+    rows = [
+        [str(number), name, k, interval(recorded[k]), interval(vars(score).values())]
+        for number, name, recorded, again in scores
+        for k, score in again.pass_at.items()
+    ]
+    return markdown(["iteration", "set", "", "recorded", "again"], rows)

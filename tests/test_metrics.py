@@ -1,5 +1,5 @@
 import math
-from itertools import combinations, product
+from itertools import combinations
 from statistics import mean
 
 import numpy as np
@@ -7,14 +7,10 @@ import pytest
 
 from selfplay.metrics import (
     Score,
-    detectable_difference,
     interval,
-    interval_ends,
     paired_interval,
     pass_at_k,
-    pass_at_k_variance,
     scores,
-    sign_flip_test,
 )
 
 

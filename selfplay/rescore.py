@@ -1,0 +1,91 @@
+"""Scores of stored candidates, computed again without a model: with errata, or judged by the sandbox of today."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError
+from sandbox.pool import Pool
+from selfplay import results
+from selfplay.config import load
+from selfplay.evaluate import SetScores, judge_surely, summarize
+from selfplay.rundir import RunDir, read_lines
+from selfplay.sets import scored_set
+from selfplay.solve import prompt_for
+
+
+def stored(places: Sequence[Path]) -> list[Path]:
+    """The folders among `places` that hold results: of a benchmark, or of a run's iterations."""
+    return [place for place in places if (place / results.RESULTS).is_file() or is_run(place)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return RunDir(folder).config.is_file()
+
+
+def rescore(
+    folder: Path, errata: Mapping[str, str], sandbox: tuple[Pool, dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score a benchmark's candidates again and write its files anew.
+
+    Args:
+        folder: With `results.json` and `samples.jsonl.gz`.
+        errata: Reasons by id of puzzles to leave out.
+        sandbox: Judges the stored texts again (a pool and its protections); None keeps the stored verdicts.
+
+    Returns:
+        The content of `results.json` before and after.
+
+    Raises:
+        InputError: The folder is not one of ours, or the set has changed since.
+    """
+    before = results.read(folder)
+    lines = results.unpack(folder)
+    if not lines:
+        raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+    facts = {key: value for key, value in before["selfplay"].items() if key in results.FACTS}
+    if sandbox is not None:
+        facts |= _judge_again(*sandbox, facts, lines)
+        results.pack(folder, lines)
+    after = results.document(facts, lines, errata)
+    results.write(folder, after)
+    return before, after
+
+
+def _judge_again(
+    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line]
+) -> dict[str, Any]:
+    """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
+    chosen = scored_set(pool, facts["set"]["path"])
+    if chosen.facts["hash"] != facts["set"]["hash"]:
+        raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
+    puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
+    for line in lines:
+        asked = [result for result in line["results"] if result["texts"]]
+        group = [puzzles[result["puzzle"]] for result in asked]
+        prompts = [prompt_for(facts["protocol"], puzzle, []) for puzzle in group]
+        started = time.monotonic()
+        judged_P_K, machine = judge_surely(pool, group, prompts, [result["texts"] for result in asked])
+        line["times"] |= {"judging_seconds": time.monotonic() - started, **machine}
+        line["identity"]["limits"] = asdict(pool.limits)
+        for result, judged_K in zip(asked, judged_P_K, strict=True):
+            result["verdicts"] = [str(judgement.verdict) for _, judgement in judged_K]
+            result["details"] = [judgement.detail for _, judgement in judged_K]
+    return {"set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits)}
+
+
+def rescored_run(folder: Path, errata: Mapping[str, str]) -> list[tuple[int, str, dict[str, Any], SetScores]]:
+    """Every iteration's scores: number, set, as recorded, and computed again; nothing is written."""
+    rundir = RunDir(folder)
+    config = load(rundir.config).evaluate
+    return [
+        (number, name, record[name], summarize(read_lines(rundir.samples(number, name)), config, errata))
+        for record in rundir.read_records()
+        for name in ("dev", "heldout")
+        for number in (record["iteration"],)
+    ]

@@ -1,0 +1,61 @@
+"""The sets that are scored: which of their puzzles, and whether their own solutions hold here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import RawPuzzle, Verdict, content_hash
+from puzzles.verify import verify_texts
+from sandbox.pool import Pool
+from selfplay.evaluate import NamedPuzzle
+from selfplay.loop import read_any, scored_puzzles
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """Puzzles to be scored: one of each problem."""
+
+    path: str
+    named: list[NamedPuzzle]
+    facts: dict[str, Any]
+    """As `results.json` keeps them: nothing of a puzzle but its id."""
+
+
+def scored_set(pool: Pool, path: str) -> ScoredSet:
+    """Read a set and judge its own reference solutions.
+
+    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem; so are puzzles of one
+    normal form. Intervals are over independent puzzles, so the first of each is scored.
+
+    Raises:
+        InputError: There is no such set, or a text in it is no puzzle.
+    """
+    raws, named = read_any(path), scored_puzzles(pool, path)
+    first: dict[str, int] = {}
+    for index, item in enumerate(named):
+        problem, colon, number = item.name.rpartition(":")
+        first.setdefault(problem if colon and number.isdigit() else item.name, index)
+    kept = {named[index].puzzle.id: index for index in reversed(first.values())}
+    chosen = sorted(kept.values())
+    facts = {
+        "name": Path(path).stem,
+        "path": path,
+        "hash": content_hash(" ".join(sorted(kept))),
+        "puzzles": len(chosen),
+        "in_file": len(named),
+        "references": _references(pool, [(named[index].puzzle.id, raws[index]) for index in chosen]),
+    }
+    return ScoredSet(path, [named[index] for index in chosen], facts)
+
+
+def _references(pool: Pool, raws: Sequence[tuple[str, RawPuzzle]]) -> dict[str, Any]:
+    """Whether this machine accepts the set's own solutions; one accepted is enough for a puzzle."""
+    texts = [(identifier, (raw.puzzle, solution)) for identifier, raw in raws for solution in raw.solutions]
+    outcomes: dict[str, list[str]] = {}
+    for (identifier, _), judgement in zip(texts, verify_texts(pool, [pair for _, pair in texts]), strict=True):
+        outcomes.setdefault(identifier, []).append(str(judgement.verdict))
+    refused = {identifier: verdicts[0] for identifier, verdicts in outcomes.items() if Verdict.ACCEPTED not in verdicts}
+    return {"accepted": len(outcomes) - len(refused), "none": len(raws) - len(outcomes), "refused": refused}
