@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from selfplay.loop import Progress
 
 RUNS = Path("runs")
+USUAL_K = (1, 10, 100)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,11 +173,9 @@ def _bench(options: argparse.Namespace) -> int:
 
     if not options.models:
         raise InputError("bench: expected a MODEL, such as `embedded`, or --rescore")
-    seeds, ks = _integers(options.seed, "--seed", least=0), _integers(options.k, "--k")
+    seeds, ks = _integers(options.seed, "--seed", least=0), _tries(options)
     if options.temperature == 0 and (options.samples > 1 or len(seeds) > 1):
         raise InputError("--temperature 0 draws the same candidate each time: give --samples 1 --k 1 and one --seed")
-    if max(ks) > options.samples:
-        raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
     evaluate = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
     config = BenchConfig(
         options.puzzles, options.protocol, options.shots, seeds, options.batch_rows, options.trained_on,
@@ -202,6 +201,15 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tries(options: argparse.Namespace) -> tuple[int, ...]:
+    if options.k is None:
+        return tuple(k for k in USUAL_K if k <= options.samples)
+    ks = _integers(options.k, "--k")
+    if max(ks) > options.samples:
+        raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
+    return ks
+
+
 def _rescore(options: argparse.Namespace) -> int:
     """Score stored candidates again: a benchmark's files are written anew, a run's scores are shown."""
     from puzzles.formats import read_errata
@@ -212,6 +220,7 @@ def _rescore(options: argparse.Namespace) -> int:
     if options.models:
         raise InputError(f"--rescore scores stored candidates and needs no model, got {options.models[0]}")
     errata = read_errata(options.errata)
+    ks = _integers(options.k, "--k") if options.k else None
     below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
     folders = [Path(place) for place in options.rescore] or stored(below)
     if not folders:
@@ -222,7 +231,7 @@ def _rescore(options: argparse.Namespace) -> int:
             if is_run(folder):
                 print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata))}\n")
             else:
-                before, after = rescore(folder, errata, sandbox)
+                before, after = rescore(folder, errata, ks, sandbox)
                 print(f"{folder}\n{tables.rescored(before['selfplay'], after['selfplay'])}\n")
     return 0
 
@@ -608,7 +617,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"])
     bench.add_argument("--shots", type=_natural, default=5, help="solved pairs before each puzzle, with few-shot")
     bench.add_argument("--samples", type=_positive, default=100, help="candidates per puzzle (n)")
-    bench.add_argument("--k", default="1,10,100", help="tries granted")
+    bench.add_argument("--k", help="tries granted; by default those of 1,10,100 that n allows, or the stored ones")
     bench.add_argument("--temperature", type=_temperature, default=0.8)
     bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)

@@ -29,13 +29,17 @@ def is_run(folder: Path) -> bool:
 
 
 def rescore(
-    folder: Path, errata: Mapping[str, str], sandbox: tuple[Pool, dict[str, Any]] | None = None
+    folder: Path,
+    errata: Mapping[str, str],
+    ks: Sequence[int] | None = None,
+    sandbox: tuple[Pool, dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score a benchmark's candidates again and write its files anew.
 
     Args:
         folder: With `results.json` and `samples.jsonl.gz`.
         errata: Reasons by id of puzzles to leave out.
+        ks: Tries granted; None keeps the stored ones.
         sandbox: Judges the stored texts again (a pool and its protections); None keeps the stored verdicts.
 
     Returns:
@@ -49,6 +53,11 @@ def rescore(
     if not lines:
         raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
     facts = {key: value for key, value in before["selfplay"].items() if key in results.FACTS}
+    if ks is not None:
+        if max(ks) > facts["settings"]["samples_per_puzzle"]:
+            n = facts["settings"]["samples_per_puzzle"]
+            raise InputError(f"{folder}: pass@{max(ks)} needs as many candidates per puzzle, there are {n}")
+        facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
         facts |= _judge_again(*sandbox, facts, lines)
         results.pack(folder, lines)

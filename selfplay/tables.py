@@ -97,7 +97,7 @@ def score_table(results: Sequence[dict[str, Any]]) -> str:
         ]
         for own in results
     ]
-    return markdown(["model", *ks, "solved", "tokens per solved puzzle", "seconds"], rows)
+    return markdown(["model", *ks, "solved", "tokens / solved", "seconds / solved"], rows)
 
 
 def _number(value: float | None) -> str:
@@ -170,7 +170,11 @@ def rescored(before: dict[str, Any], after: dict[str, Any]) -> str:
     """A benchmark's scores before and after, and the puzzles now left out."""
     parts = ("value", "low", "high")
     rows = [
-        [name, interval([before["scores"][name][part] for part in parts]), interval([score[part] for part in parts])]
+        [
+            name,
+            interval([before["scores"][name][part] for part in parts]) if name in before["scores"] else "-",
+            interval([score[part] for part in parts]),
+        ]
         for name, score in after["scores"].items()
     ]
     left_out = [f"left out: {puzzle}: {reason}" for puzzle, reason in after["errata"].items()]
