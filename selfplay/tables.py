@@ -90,7 +90,7 @@ def score_table(results: Sequence[dict[str, Any]]) -> str:
     rows = [
         [
             own["model"]["path"],
-            *(interval([own["scores"][k][part] for part in ("value", "low", "high")]) for k in ks),
+            *(_score(own["scores"][k]) for k in ks),
             f"{own['solved']} of {len(own['per_puzzle']) - len(own['errata'])}",
             _number(own["cost"]["tokens_per_solved_puzzle"]),
             _number(own["cost"]["seconds_per_solved_puzzle"]),
@@ -98,6 +98,10 @@ def score_table(results: Sequence[dict[str, Any]]) -> str:
         for own in results
     ]
     return markdown(["model", *ks, "solved", "tokens / solved", "seconds / solved"], rows)
+
+
+def _score(score: dict[str, Any]) -> str:
+    return interval([score["value"], score["low"], score["high"]])
 
 
 def _number(value: float | None) -> str:
@@ -168,13 +172,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def rescored(before: dict[str, Any], after: dict[str, Any]) -> str:
     """A benchmark's scores before and after, and the puzzles now left out."""
-    parts = ("value", "low", "high")
     rows = [
-        [
-            name,
-            interval([before["scores"][name][part] for part in parts]) if name in before["scores"] else "-",
-            interval([score[part] for part in parts]),
-        ]
+        [name, _score(before["scores"][name]) if name in before["scores"] else "-", _score(score)]
         for name, score in after["scores"].items()
     ]
     left_out = [f"left out: {puzzle}: {reason}" for puzzle, reason in after["errata"].items()]
