@@ -106,7 +106,9 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
         "solved": sum(count.accepted > 0 for count in counted),
         "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
         "verdicts": dict(sum((count.verdicts for count in counted), Counter()).most_common()),
-        "truncated": sum(result["truncated"] for line in lines for result in line["results"]),
+        "truncated": sum(
+            result["truncated"] for line in lines for result in line["results"] if result["puzzle"] not in errata
+        ),
         "cost": _cost(counted, lines),
         "machine": _machine(lines),
         "errata": {count.puzzle: errata[count.puzzle] for count in everything if count.puzzle in errata},
@@ -122,12 +124,13 @@ def score_block(counts: Sequence[PuzzleCount], ks: Sequence[int]) -> dict[str, A
     for k in ks:
         values_P = pass_at_k(samples, accepted, k)
         score = interval(values_P)
+        least = detectable_difference(samples, accepted, k)
         block[f"pass@{k}"] = {
             "value": score.value,
             "low": score.low,
             "high": score.high,
             "standard_error": float(values_P.std(ddof=1) / math.sqrt(len(values_P))) if len(values_P) > 1 else None,
-            "detectable_difference": detectable_difference(samples, accepted, k),
+            "detectable_difference": least if math.isfinite(least) else None,
         }
     return block
 
@@ -267,9 +270,10 @@ def read(place: str | Path) -> dict[str, Any]:
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
         raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
-    missing = {"set", "model", "protocol", "settings", "scores", "per_puzzle", "errata"} - set(own)
-    if missing:
+    if missing := {*FACTS, *COMPUTED} - {"contamination"} - set(own):
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
+    if wrong := [key for key in OBJECTS if not isinstance(own[key], dict)]:
+        raise InputError(f"{path}: expected an object under {wrong[0]!r} of 'selfplay', got {str(own[wrong[0]])[:60]}")
     return content
 
 
@@ -303,3 +307,5 @@ FACTS = (
     "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
 """What is not computed from the samples."""
+COMPUTED = ("scores", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle")
+OBJECTS = ("set", "model", "settings", "limits", "scores", "errata", "per_puzzle")

@@ -109,8 +109,11 @@ def _number(value: float | None) -> str:
 
 
 def _detectable(own: dict[str, Any]) -> str:
-    least = ", ".join(f"{name} {score['detectable_difference']:.3f}" for name, score in own["scores"].items())
-    return f"A comparison on this set with so many candidates finds differences of {least}, at best."
+    least = {name: score["detectable_difference"] for name, score in own["scores"].items()}
+    if None in least.values():
+        return "A comparison on so few puzzles finds no difference."
+    shown = ", ".join(f"{name} {difference:.3f}" for name, difference in least.items())
+    return f"A comparison on this set with so many candidates finds differences of {shown}, at best."
 
 
 def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
@@ -183,7 +186,7 @@ def rescored(before: dict[str, Any], after: dict[str, Any]) -> str:
 def rescored_run(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
     """A run's scores as recorded and computed again."""
     rows = [
-        [str(number), name, k, interval(recorded[k]), interval(vars(score).values())]
+        [str(number), name, k, interval(recorded[k]) if k in recorded else "-", interval(vars(score).values())]
         for number, name, recorded, again in scores
         for k, score in again.pass_at.items()
     ]
