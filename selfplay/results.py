@@ -295,11 +295,14 @@ def unpack(folder: Path) -> list[Line]:
     path = folder / SAMPLES
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
-            return [json.loads(line) for line in file]
+            lines = [json.loads(line) for line in file]
     except FileNotFoundError:
         return []
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: expected the samples of a benchmark, {error}") from None
+    if not all(isinstance(line, dict) and "results" in line for line in lines):
+        raise InputError(f"{path}: expected the samples of a benchmark, a line is not one")
+    return lines
 
 
 FACTS = (
