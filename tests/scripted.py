@@ -82,7 +82,7 @@ class Model:
     def _write(self, prompt, copies, seed):
         last = prompt.text.rpartition("def f(")[2]
         name, answer = next((name, answer) for name, text, answer, *_ in self.known if text[6:] in last)
-        right = self.counts(name, seed)
+        right = min(self.counts(name, seed), copies)
         bodies = [f"return {answer}"] * right + [WRONG[i % len(WRONG)] for i in range(copies - right)]
         texts = [f"```python\ndef g():\n    {b}\n```" if prompt.chat else f"\n    {b}\n" for b in bodies]
         return [Completion(text, len(text.split()), i % 5 != 4) for i, text in enumerate(texts)]
