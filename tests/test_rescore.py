@@ -236,7 +236,7 @@ def test_chat_answers_are_judged_again_as_they_were(pool, finished, tmp_path):
     score(pool, Model(COUNTS), finished / "own.jsonl", tmp_path / "chat", protocol="chat")
     before = content_of(tmp_path / "chat")["selfplay"]["per_puzzle"]
     assert sum(c for _, c in before.values()) == sum(COUNTS.values())
-    _, after = rescore(tmp_path / "chat", {}, sandbox=(pool, {}))
+    _, after = rescore(tmp_path / "chat", {}, sandbox=(pool, {"tier": "A"}))
     assert after["selfplay"]["per_puzzle"] == before
 
 
@@ -376,9 +376,9 @@ def spoiled(bench, kind):
     ("kind", "arguments", "expected"),
     [
         ("", ["some/model", "--rescore"], "--rescore scores stored candidates and needs no model, got some/model"),
-        ("", ["--rescore", "nothing"], "nothing/results.json: expected a results.json of `selfplay bench`, "),
+        ("", ["--rescore", "nothing"], "nothing: expected a folder that `selfplay bench` wrote, there is no results.json"),
         ("", ["--rescore", "runs"], "runs: expected a folder that `selfplay bench` wrote, there is no results.json"),
-        ("", ["--rescore", "runs/bench", "--k", "9"], "runs/bench: pass@9 needs as many candidates per puzzle, there are 6"),
+        ("", ["--rescore", "--k", "9"], "runs/bench: pass@9 needs as many candidates per puzzle, there are 6"),
         ("", ["--rescore", "--k", "x"], "--k: expected integers with commas between them, got 'x'"),
         ("", ["--rescore", "--errata", "none.toml"], "none.toml: No such file or directory"),
         ("errata", ["--rescore", "--errata", "errata.toml"], "errata.toml, erratum 1: expected a puzzle's id, "),
