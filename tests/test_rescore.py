@@ -376,7 +376,7 @@ def spoiled(bench, kind):
     ("kind", "arguments", "expected"),
     [
         ("", ["some/model", "--rescore"], "--rescore scores stored candidates and needs no model, got some/model"),
-        ("", ["--rescore", "nothing"], "nothing: expected a folder that `selfplay bench` wrote, there is no results.json"),
+        ("", ["--rescore", "nothing"], "nothing: expected a folder that `selfplay bench` wrote, "),
         ("", ["--rescore", "runs"], "runs: expected a folder that `selfplay bench` wrote, there is no results.json"),
         ("", ["--rescore", "--k", "9"], "runs/bench: pass@9 needs as many candidates per puzzle, there are 6"),
         ("", ["--rescore", "--k", "x"], "--k: expected integers with commas between them, got 'x'"),
