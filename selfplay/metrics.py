@@ -22,7 +22,7 @@ ENUMERATED = 18
 FLIPS = 100_000
 """Random signs where there are more; a p-value of 5 % is then known to within 0.07 % (one standard error)."""
 BLOCK = 500
-"""Resamples or random signs held in memory at a time."""
+"""Resamples whose weights are in memory at a time."""
 TWO_SIDED_5_PERCENT, POWER_80_PERCENT = 1.960, 0.842
 """Quantiles of the standard normal distribution at 97.5 % and 80 %."""
 FEWEST_WINS = 6
@@ -114,11 +114,12 @@ def _upper_ends(values_N_P: NDArray[np.float64], high: float, seed: int) -> NDAr
     # Sorted, the k-th largest value always meets the same weights: a larger value never lowers the end.
     values_N_S = np.pad(np.sort(values_N_P, axis=1), ((0, 0), (0, 1)), constant_values=high)
     rng = np.random.default_rng(seed)
-    means_R_N = np.empty((RESAMPLES, len(values_N_S)))
+    means_N_R = np.empty((len(values_N_S), RESAMPLES))
     for start in range(0, RESAMPLES, BLOCK):
         weights_B_S = rng.standard_exponential((BLOCK, values_N_S.shape[1]))
-        means_R_N[start : start + BLOCK] = weights_B_S @ values_N_S.T / weights_B_S.sum(axis=1, keepdims=True)
-    return np.quantile(means_R_N, (1 + LEVEL) / 2, axis=0)
+        weights_B_S /= weights_B_S.sum(axis=1, keepdims=True)
+        means_N_R[:, start : start + BLOCK] = values_N_S @ weights_B_S.T
+    return np.quantile(means_N_R, (1 + LEVEL) / 2, axis=1, overwrite_input=True)
 
 
 def paired_interval(differences_P: ArrayLike, seed: int = 0) -> Score:
@@ -166,11 +167,11 @@ def sign_flip_test(differences_P: ArrayLike, seed: int = 0) -> float:
     if len(sizes_D) <= ENUMERATED:
         return float(np.mean(np.abs(_all_signed_sums(sizes_D)) >= least))
     rng = np.random.default_rng(seed)
-    as_large = 0
-    for _ in range(FLIPS // BLOCK):
-        positive_B_D = rng.integers(0, 2, (BLOCK, len(sizes_D)), dtype=np.int8)
-        as_large += int(np.sum(np.abs(2 * (positive_B_D @ sizes_D) - sizes_D.sum()) >= least))
-    return (1 + as_large) / (1 + FLIPS)
+    sums_F = np.zeros(FLIPS)
+    for start in range(0, len(sizes_D), 12):  # a draw from all signs of a dozen is twelve draws in one
+        sums_of_dozen = _all_signed_sums(sizes_D[start : start + 12])
+        sums_F += sums_of_dozen[rng.integers(0, len(sums_of_dozen), FLIPS)]
+    return float(1 + np.sum(np.abs(sums_F) >= least)) / (1 + FLIPS)
 
 
 def _all_signed_sums(sizes_D: NDArray[np.float64]) -> NDArray[np.float64]:
