@@ -73,14 +73,16 @@ class Score:
 def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Score:
     """Mean over puzzles with a two-sided 95 % interval for the mean over all puzzles like these.
 
-    The bound of Gaffke (2005), found again by Learned-Miller and Thomas (2020, arXiv:1905.06208): a
-    Bayesian bootstrap (Rubin 1981), that is, means with normalised exponentials as weights, of the
-    values and one more at the worst end. The upper end is the 97.5 % quantile of such means with one
-    more value at `high`, the lower end the 2.5 % quantile with one more at `low`. Of values that are
-    `low` or `high` it makes the interval of Clopper and Pearson (1934). No proof is known that it
-    covers for every distribution; no counterexample either.
+    The bound of Gaffke (Mathematical Methods of Statistics 14(4), 2005), which Learned-Miller and
+    Thomas describe as well ("A New Confidence Interval for the Mean of a Bounded Random Variable",
+    arXiv:1905.06208): a Bayesian bootstrap (Rubin 1981), that is, means with normalised exponentials
+    as weights, of the values and one more at the worst end. The upper end is the 97.5 % quantile of
+    such means with one more value at `high`, the lower end the 2.5 % quantile with one more at `low`.
+    Of values that are `low` or `high` it makes the interval of Clopper and Pearson (1934). That it
+    covers whatever the distribution is conjectured there, not proven; `tests/benchmarks/intervals.py`
+    found no rates for which it fails.
 
-    The usual bootstrap over puzzles cannot know of what it did not draw: all values 0 give it [0, 0].
+    The percentile bootstrap cannot know of what was not drawn: all values 0 give it [0, 0].
 
     Args:
         values_P: [P] one value per puzzle in [low, high]: pass@k estimates, or with `low` -1 the
@@ -106,7 +108,7 @@ def interval_ends(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Both ends, [N] each, of `interval` for N sets of values at once; nothing is checked."""
     upper_N = _upper_ends(values_N_P, high, seed)
-    lower_N = -_upper_ends(-values_N_P, -low, seed)
+    lower_N = 0.0 - _upper_ends(-values_N_P, -low, seed)  # never -0.0
     return np.maximum(lower_N, low), np.minimum(upper_N, high)  # rounding may step over the end
 
 
@@ -125,9 +127,9 @@ def _upper_ends(values_N_P: NDArray[np.float64], high: float, seed: int) -> NDAr
 def paired_interval(differences_P: ArrayLike, seed: int = 0) -> Score:
     """Mean difference of two models on the same puzzles, with its 95 % interval over puzzles like these.
 
-    `interval` between -1 and 1. It speaks of unseen puzzles too, one in P of which may differ by 1, so
-    it is about 3.7 / P wide on either side even where no puzzle differs; `sign_flip_test` speaks of
-    these puzzles only and finds much smaller differences.
+    `interval` between -1 and 1. It speaks of unseen puzzles too, a few in P of which may differ by 1,
+    so it reaches -ln(.025) / P = 3.7 / P to either side even where no puzzle differs, and may hold 0
+    where `sign_flip_test`, which speaks of these puzzles only, is sure of a much smaller difference.
 
     Args:
         differences_P: [P] in [-1, 1]: pass@k of B minus pass@k of A.
@@ -146,7 +148,8 @@ def sign_flip_test(differences_P: ArrayLike, seed: int = 0) -> float:
     difference is as likely as its negative (Fisher 1935). The p-value is the share of all signs that
     give an absolute sum at least as large. With more than 18 non-zero differences random signs stand
     for all, and (1 + as large) / (1 + drawn) keeps the p-value valid at every level (Phipson and
-    Smyth 2010). Of differences -1, 0 and 1 it is the exact test of McNemar.
+    Smyth, "Permutation P-values Should Never Be Zero", 2010). Of differences -1, 0 and 1 it is the
+    exact test of McNemar.
 
     Args:
         differences_P: [P] B minus A on the same puzzles. Order and which model is B do not matter.

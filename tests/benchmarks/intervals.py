@@ -1,6 +1,6 @@
 """How often intervals cover the truth, and how often the paired test cries wolf, where most rates are near 0.
 
-    python tests/benchmarks/intervals.py [DRAWS]
+    python tests/benchmarks/intervals.py [DRAWS]    (some minutes)
 
 Puzzles are drawn from a population of rates, candidates from the rates (100 for each puzzle), and intervals
 are made as for a held-out set, DRAWS (2,000) times. The truth is the mean of 1 - (1 - rate)^k over two million
