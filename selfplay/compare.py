@@ -41,8 +41,8 @@ class Difference:
     difference: Score
     p: float
     """Chance that two equal models differ so much on these puzzles; exact."""
-    detectable: float
-    """Smaller differences cannot be expected to be found with these puzzles and candidates."""
+    detectable: float | None
+    """Smaller differences cannot be expected to be found with these puzzles and candidates; None: no difference."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> D
     difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
-        detectable_difference(n_a, c_a, k),
+        finite(detectable_difference(n_a, c_a, k)),
     )  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def report(comparison: Comparison) -> str:
     rows = [
         [
             f"pass@{one.k}", fraction(one.first), fraction(one.second), signed(one.difference),
-            f"{one.p:.2g}", f"{one.detectable:.3f}",
+            f"{one.p:.2g}", "-" if one.detectable is None else f"{one.detectable:.3f}",
         ]
         for one in comparison.differences
     ]  # fmt: skip
@@ -202,8 +202,9 @@ def conclusion(comparison: Comparison) -> str:
     """One sentence to act on."""
     one = comparison.differences[0]
     if comparison.verdict == "not different":
+        least = "no difference" if one.detectable is None else f"only one above {one.detectable:.3f}"
         return (
             f"At pass@{one.k} B is not different from A as far as these puzzles can tell (p = {one.p:.2g}); "
-            f"a difference below {one.detectable:.3f} could not be expected to show."
+            f"{least} could be expected to show."
         )
     return f"At pass@{one.k} B is {comparison.verdict} than A on these puzzles (p = {one.p:.2g})."

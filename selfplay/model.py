@@ -8,10 +8,13 @@ import itertools
 import json
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -32,6 +35,8 @@ transformers.utils.logging.set_verbosity_error()
 
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
+HUB_SECONDS = 5
+"""How long the hub may take to answer at all."""
 
 
 class LanguageModel:
@@ -53,9 +58,10 @@ class LanguageModel:
         self.threads = config.threads or available_cores()
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
-            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=_is_folder(self.path))
+            local = _is_folder(self.path) or not _hub_answers()
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
             self.network, report = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=_is_folder(self.path),
+                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=local,
                 output_loading_info=True,
             )  # fmt: skip
         if report["missing_keys"]:  # transformers would draw them at random
@@ -68,7 +74,7 @@ class LanguageModel:
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path)
-        self.notes = _read_notes(self.path)
+        self.notes = _read_notes(self.path, local)
         self._line_stop: LineTable | None = None
 
     @property
@@ -262,6 +268,20 @@ def _is_folder(path: str) -> bool:
     return Path(path).is_dir()
 
 
+def _hub_answers() -> bool:
+    """Whether a hub name can be looked up; without a network the library would try for a minute, aloud."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answers, if with a refusal
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
     """What a missing or foreign model comes to, as one line."""
@@ -280,7 +300,7 @@ def _hash(path: str) -> str:
     """Sixteen digits over weights, configuration and tokenizer, as they are on disk."""
     folder = Path(path)
     if not folder.is_dir():
-        folder = Path(transformers.utils.cached_file(path, "config.json")).parent
+        folder = Path(transformers.utils.cached_file(path, "config.json", local_files_only=True)).parent
     digest = hashlib.sha256()
     names = [name for name in sorted(os.listdir(folder)) if name.endswith(".safetensors") or name in _HASHED_FILES]
     for name in names:
@@ -296,6 +316,9 @@ _HASHED_FILES = (
 )  # fmt: skip
 
 
-def _read_notes(path: str) -> dict[str, Any]:
-    file = Path(path) / NOTES_FILE
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+def _read_notes(path: str, local: bool) -> dict[str, Any]:
+    file = transformers.utils.cached_file(
+        path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return json.loads(Path(file).read_text("utf-8")) if file else {}

@@ -127,9 +127,14 @@ def score_block(counts: Sequence[PuzzleCount], ks: Sequence[int]) -> dict[str, A
             "low": score.low,
             "high": score.high,
             "standard_error": float(values_P.std(ddof=1) / math.sqrt(len(values_P))) if len(values_P) > 1 else None,
-            "detectable_difference": detectable_difference(samples, accepted, k),
+            "detectable_difference": finite(detectable_difference(samples, accepted, k)),
         }
     return block
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _arrays(counts: Sequence[PuzzleCount]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

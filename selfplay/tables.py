@@ -109,8 +109,11 @@ def _number(value: float | None) -> str:
 
 
 def _detectable(own: dict[str, Any]) -> str:
-    least = ", ".join(f"{name} {score['detectable_difference']:.3f}" for name, score in own["scores"].items())
-    return f"A comparison on this set with so many candidates finds differences of {least}, at best."
+    least = {name: score["detectable_difference"] for name, score in own["scores"].items()}
+    if None in least.values():
+        return "A comparison on a set this small finds no difference at all."
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in least.items())
+    return f"A comparison on this set with so many candidates finds differences of {shown}, at best."
 
 
 def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
