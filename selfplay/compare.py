@@ -115,7 +115,7 @@ def _difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> D
     difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
-        finite(detectable_difference(n_a, c_a, k)),
+        results.finite(detectable_difference(n_a, c_a, k)),
     )  # fmt: skip
 
 
