@@ -47,6 +47,8 @@ class PuzzleCount:
     skills: tuple[str, ...]
     difficulty: int | None
     verdicts: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    """Candidates that met max_tokens."""
 
     @property
     def samples(self) -> int:
@@ -77,6 +79,7 @@ def puzzle_counts(lines: Sequence[Line]) -> list[PuzzleCount]:
             ),
         )
         count.verdicts.update(result["verdicts"])
+        count.truncated += result["truncated"]
     return list(counts.values())
 
 
@@ -106,7 +109,7 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
         "solved": sum(count.accepted > 0 for count in counted),
         "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
         "verdicts": dict(sum((count.verdicts for count in counted), Counter()).most_common()),
-        "truncated": sum(result["truncated"] for line in lines for result in line["results"]),
+        "truncated": sum(count.truncated for count in counted),
         "cost": _cost(counted, lines),
         "machine": _machine(lines),
         "errata": {count.puzzle: errata[count.puzzle] for count in everything if count.puzzle in errata},
