@@ -33,6 +33,8 @@ class NamedPuzzle:
 
     name: str
     puzzle: Puzzle
+    solutions: tuple[str, ...] = ()
+    """Reference solutions as they came; for the guard, which asks what their answers are worth elsewhere."""
 
 
 @dataclass(frozen=True)
