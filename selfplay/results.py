@@ -102,9 +102,12 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
             _mean_pass([count for count in puzzle_counts(chunk) if count.puzzle not in errata], int(name[5:]))
             for chunk in _by_seed(lines).values()
         ]
+    near = (facts["contamination"] or {}).get("near", {})
+    unseen = [count for count in counted if count.puzzle not in near]
     own = {
         "schema": SCHEMA_VERSION,
         **facts,
+        "scores_unseen": _triples(score_block(unseen, ks)) if near and unseen else None,
         "scores": scores,
         "solved": sum(count.accepted > 0 for count in counted),
         "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
@@ -133,6 +136,10 @@ def score_block(counts: Sequence[PuzzleCount], ks: Sequence[int]) -> dict[str, A
             "detectable_difference": finite(detectable_difference(samples, accepted, k)),
         }
     return block
+
+
+def _triples(block: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {name: [score["value"], score["low"], score["high"]] for name, score in block.items()}
 
 
 def finite(value: float) -> float | None:
@@ -164,10 +171,7 @@ def _by_group(counts: Sequence[PuzzleCount], kind: str, ks: Sequence[int]) -> di
         group: {
             "puzzles": len(some),
             "solved": sum(count.accepted > 0 for count in some),
-            **{
-                name: [score["value"], score["low"], score["high"]]
-                for name, score in score_block(some, ks).items()
-            },
+            **_triples(score_block(some, ks)),
         }
         for group, some in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
     }  # fmt: skip

@@ -135,6 +135,7 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
         f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
         + (f", refused: {refused}" if refused else ""),
     ]  # fmt: skip
+    lines += _contamination(own)
     machine = own["machine"]
     if machine["retried"] or machine["judged_again"]:
         lines.append(
@@ -147,6 +148,19 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
     lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
     lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
     return lines
+
+
+def _contamination(own: dict[str, Any]) -> list[str]:
+    found = own["contamination"]
+    if found is None:
+        return ["what the model was trained on is not known; --trained-on looks for puzzles near these"]
+    looked = f"{found['puzzles']} puzzles it was trained on ({found['trained_on']})"
+    if not found["near"]:
+        return [f"none is near one of the {looked}"]
+    unseen = own["scores_unseen"] or {}
+    scores = ", ".join(f"{name} {interval(score)}" for name, score in unseen.items())
+    lines = [f"{len(found['near'])} are near one of the {looked}" + (f"; without them {scores}" if scores else "")]
+    return lines + [f"puzzle {puzzle} is near one it was trained on: {hit}" for puzzle, hit in found["near"].items()]
 
 
 def _verdict_table(own: dict[str, Any]) -> str:
