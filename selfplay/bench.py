@@ -38,7 +38,7 @@ class BenchConfig:
     """`auto`: the one saved with the checkpoint, else few-shot."""
     shots: int = 5
     seeds: tuple[int, ...] = (0,)
-    batch_rows: int = 128
+    batch_rows: int = 512
     trained_on: str | None = None
     """Archive of what the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None

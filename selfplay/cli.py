@@ -654,7 +654,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)
     bench.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
-    bench.add_argument("--batch-rows", type=_positive, default=128, help="sequences sampled side by side")
+    bench.add_argument("--batch-rows", type=_positive, default=512, help="sequences sampled side by side")
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")

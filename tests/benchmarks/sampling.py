@@ -124,9 +124,7 @@ def compare(model: LanguageModel, name: str, chosen: Sequence[Prompt], pairs: in
     tokens = statistics.mean(len(encode_prompt(model.tokenizer, prompt)) for prompt in chosen)
     generate, sample = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(b / a for a, b in rates)
-    return (
-        f"| {name} | {tokens:.0f} | {generate:,.0f} ({their_best}) | {sample:,.0f} ({our_best}) | **{ratio:.1f} ×** |"
-    )
+    return f"| {name} | {tokens:.0f} | {generate:,.0f} ({their_best}) | {sample:,.0f} ({our_best}) | **{ratio:.1f}** |"
 
 
 def random_model(model: LanguageModel, millions: int) -> None:
@@ -154,7 +152,9 @@ def main() -> None:
     model = LanguageModel("embedded", ModelConfig(threads=options.threads))
     if options.parameters:
         random_model(model, options.parameters)
-    print(f"{options.puzzles} puzzles x {CANDIDATES} candidates, {model.description}, medians of {options.pairs} pairs\n")
+    print(
+        f"{options.puzzles} puzzles, {CANDIDATES} candidates each, medians of {options.pairs} pairs; {model.description}\n"
+    )
     print("| prompts | tokens | generate, tokens/s | ours, tokens/s | ratio |\n|---|---|---|---|---|")
     for name, chosen in prompts(options.puzzles, model).items():
         print(compare(model, name, chosen, options.pairs), flush=True)
