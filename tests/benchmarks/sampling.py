@@ -152,9 +152,8 @@ def main() -> None:
     model = LanguageModel("embedded", ModelConfig(threads=options.threads))
     if options.parameters:
         random_model(model, options.parameters)
-    print(
-        f"{options.puzzles} puzzles, {CANDIDATES} candidates each, medians of {options.pairs} pairs; {model.description}\n"
-    )
+    print(f"{options.puzzles} puzzles, {CANDIDATES} candidates each, medians of {options.pairs} pairs")
+    print(f"{model.description}\n")
     print("| prompts | tokens | generate, tokens/s | ours, tokens/s | ratio |\n|---|---|---|---|---|")
     for name, chosen in prompts(options.puzzles, model).items():
         print(compare(model, name, chosen, options.pairs), flush=True)
