@@ -3,7 +3,8 @@
 Identity is the hash of the normal form. Every pair says where it came from (iteration, chunk,
 parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got
 (n) and how many held (c), and under which protections it was confirmed. Nothing is ever replaced
-or deleted. Held-out and dev puzzles are refused at this door, whoever brings them.
+or deleted. Held-out and dev puzzles are refused at this door, whoever brings them; what came in by
+another door is found by `guard.examine`, kept in `contamination` and set aside.
 
 Writes go in transactions: what a reader sees, also after a crash, is whole. Times have columns
 of their own, so that everything else can be compared between runs.
@@ -15,13 +16,15 @@ import json
 import sqlite3
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
     Candidate,
@@ -32,16 +35,27 @@ from puzzles.puzzle import (
     VerifiedPair,
     content_hash,
 )
-from puzzles.similarity import Guard
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x5E1F914A
 """Tells SQLite's own tools, and us, whose file this is."""
 
 MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
 """Failures that say nothing about the file."""
 
-SCHEMA = """
+CONTAMINATION = """
+CREATE TABLE {}contamination (       -- puzzles of this archive that a guard found too near to a guarded one
+    puzzle TEXT NOT NULL,
+    level TEXT NOT NULL,             -- exact | normal_form | near_duplicate | behaviour
+    guarded TEXT NOT NULL,           -- the guarded puzzle's name
+    detail TEXT NOT NULL,
+    guard TEXT NOT NULL,             -- identity of the guard
+    found_at REAL NOT NULL,
+    PRIMARY KEY (puzzle, guard)
+)"""
+"""New with schema 2."""
+
+SCHEMA = f"""{CONTAMINATION.format("")};
 CREATE TABLE marks (                 -- steps of a run that are done once
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -142,11 +156,17 @@ CREATE VIEW pairs AS
 """
 
 
-QUARANTINED = (
-    "EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
-    f" AND c.detail LIKE '{WORLDS_DISAGREE}%')"
+CONTAMINATED = (
+    "EXISTS (SELECT 1 FROM contamination t WHERE t.puzzle = p.id"
+    " AND t.guard = (SELECT value FROM marks WHERE name = 'guard'))"
 )
-"""Puzzles that two worlds judged differently: they stay visible, and are neither trained on nor shown to a model."""
+"""Puzzles that the guard which keeps this archive found too near to guarded ones after they had come in."""
+QUARANTINED = (
+    "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
+    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED})"
+)
+"""Puzzles that two worlds judged differently, or that are contaminated: they stay visible, and are
+neither trained on nor shown to a model."""
 
 
 class AddStatus(IntEnum):
@@ -209,6 +229,7 @@ class Archive:
         self.path = Path(path)
         self.guard = guard or Guard()
         self.guard_reason: str | None = None
+        self._kept_by_guard = False
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
@@ -237,6 +258,7 @@ class Archive:
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                self.set_mark("guard", self.guard.identity)  # it is empty, so nothing past the guard is in it
         elif application != APPLICATION_ID:
             raise InputError(f"{self.path}: this is an SQLite file, but not an archive of ours")
         version = self._scalar("PRAGMA user_version")
@@ -244,8 +266,18 @@ class Archive:
             raise InputError(
                 f"{self.path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
             )
+        if version < 2:
+            self._add_contamination(create)
+        self._kept_by_guard = self.mark("guard") == self.guard.identity
         # A commit survives the death of the process; only a power cut may lose the last ones.
         self._connection.execute("PRAGMA synchronous = NORMAL")
+
+    def _add_contamination(self, lasting: bool) -> None:
+        """Give an archive of schema 1 its table; one that is only read gets it for as long as it is open."""
+        with self.transaction() if lasting else nullcontext():
+            self._connection.execute(CONTAMINATION.format("" if lasting else "temp."))
+            if lasting:
+                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def __enter__(self) -> Archive:
         return self
@@ -281,8 +313,9 @@ class Archive:
 
     def add_puzzle(self, puzzle: Puzzle, provenance: Provenance) -> AddStatus:
         """Add a puzzle, solved or not; `guard_reason` then says what a HELD_OUT one is too near to."""
-        self.guard_reason = self.guard.hit(puzzle)
-        if self.guard_reason is not None:
+        hit = self.guard.hit(puzzle)
+        self.guard_reason = str(hit) if hit else None
+        if hit:
             return AddStatus.HELD_OUT
         cursor = self._connection.execute(
             "INSERT OR IGNORE INTO puzzles VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -294,6 +327,9 @@ class Archive:
                 json.dumps(provenance.parents), time.time(),
             ),
         )  # fmt: skip
+        if cursor.rowcount and not self._kept_by_guard:
+            self.set_mark("added_past_guard", "yes")
+            self._kept_by_guard = True  # it is marked, once
         return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
 
     def add(self, pair: VerifiedPair, provenance: Provenance, protections: Mapping[str, object]) -> AddStatus:
@@ -346,6 +382,61 @@ class Archive:
         """Which (puzzle, solution) ids an iteration's checkpoint learns from."""
         rows = [(iteration, puzzle, solution) for puzzle, solution in pairs]
         self._connection.executemany("INSERT OR IGNORE INTO trained VALUES (?,?,?)", rows)
+
+    # ---- the guard ----
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether every puzzle here has passed this very guard: at the door, or when it was examined later."""
+        return self.mark("guard") == self.guard.identity and self.mark("added_past_guard") is None
+
+    def add_contamination(self, hits: Mapping[str, Hit]) -> None:
+        """Remember what this archive's guard found among its puzzles, by id; from now on it is kept by this guard.
+
+        Prompts that are planned but not sampled yet lose the puzzles that were found.
+        """
+        identity = self.guard.identity
+        rows = [
+            (puzzle, hit.level, _storable(hit.name), _storable(hit.detail), identity, time.time())
+            for puzzle, hit in hits.items()
+        ]
+        self._connection.executemany("INSERT OR REPLACE INTO contamination VALUES (?,?,?,?,?,?)", rows)
+        self.set_mark("guard", identity)
+        self._connection.execute("DELETE FROM marks WHERE name = 'added_past_guard'")
+        sql = "SELECT id, plan FROM chunks WHERE completions IS NULL AND stage = 'propose'"
+        for identifier, blob in self.query(sql) if hits else ():
+            plan = _decompress(blob)
+            plan["shots"] = [[shown for shown in shots if shown not in hits] for shots in plan["shots"]]
+            self._connection.execute("UPDATE chunks SET plan = ? WHERE id = ?", (_compress(plan), identifier))
+
+    def contamination(self) -> dict[str, Hit]:
+        """What the guard that keeps this archive found among its puzzles, by id."""
+        sql = f"SELECT t.* FROM contamination t JOIN puzzles p ON p.id = t.puzzle WHERE {CONTAMINATED} ORDER BY p.rowid"
+        return {row["puzzle"]: Hit(row["level"], row["guarded"], row["detail"]) for row in self.query(sql)}
+
+    def refused_levels(self) -> dict[str, dict[str, int]]:
+        """How many texts were refused as held-out, by level: for `imports`, and for each `iteration N` with any."""
+        rows = self.query("SELECT 'imports', detail FROM refusals WHERE reason = 'held_out'") + self.query(
+            "SELECT 'iteration ' || c.iteration, p.detail FROM proposals p JOIN chunks c ON c.id = p.chunk"
+            " WHERE p.outcome = 'held_out' ORDER BY c.iteration"
+        )
+        counts: dict[str, Counter[str]] = {}
+        for when, detail in rows:
+            level = detail.partition(":")[0]
+            counts.setdefault(when, Counter())[level if level in LEVELS else "unknown"] += 1
+        return {
+            when: {level: levels[level] for level in (*LEVELS, "unknown") if levels[level]}
+            for when, levels in counts.items()
+        }
+
+    def exposure(self, puzzles: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By id: a puzzle's origin, iteration, and the iterations whose checkpoints were trained on it."""
+        sql = (
+            "SELECT origin, iteration, (SELECT group_concat(i, ', ') FROM"
+            " (SELECT DISTINCT t.iteration AS i FROM trained t WHERE t.puzzle = p.id ORDER BY 1)) AS trained"
+            " FROM puzzles p WHERE id = ?"
+        )
+        return {identifier: dict(self.query(sql, identifier)[0]) for identifier in puzzles}
 
     # ---- chunks ----
 
@@ -456,6 +547,8 @@ class Archive:
                 )
             for table in ("trained", "solutions", "puzzles", "chunks"):
                 copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
+            if self._scalar("PRAGMA user_version") >= 2:
+                copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
             copy.commit()
 
     def raw_puzzles(self) -> list[RawPuzzle]:
@@ -471,7 +564,7 @@ class Archive:
             for row in self.query("SELECT * FROM puzzles ORDER BY rowid")
         ]  # fmt: skip
 
-    def iteration_counts(self, iteration: int) -> dict[str, int]:
+    def iteration_counts(self, iteration: int) -> dict[str, Any]:
         """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
         chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ?)"
         proposals = self._counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
@@ -484,6 +577,10 @@ class Archive:
             "well_formed": self._scalar(parsed, iteration),
             "admitted": proposals.get("admitted", 0),
             "held_out_refused": proposals.get("held_out", 0),
+            "held_out_levels": self.refused_levels().get(f"iteration {iteration}", {}),
+            "contaminated": self._scalar(
+                f"SELECT count(*) FROM puzzles p WHERE iteration <= ? AND {CONTAMINATED}", iteration
+            ),
             "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
             "training_solved": self._scalar(
                 f"SELECT count(DISTINCT puzzle) FROM candidates WHERE verdict = 'accepted' AND {chunks}"
@@ -514,6 +611,7 @@ class Archive:
             "puzzles": self._scalar("SELECT count(*) FROM puzzles"),
             "solved puzzles": self._scalar("SELECT count(DISTINCT puzzle) FROM solutions"),
             "quarantined puzzles": self._scalar(f"SELECT count(*) FROM puzzles p WHERE {QUARANTINED}"),
+            "contaminated puzzles": self._scalar(f"SELECT count(*) FROM puzzles p WHERE {CONTAMINATED}"),
             "pairs": self._scalar("SELECT count(*) FROM solutions"),
             "candidates": self._scalar("SELECT count(*) FROM candidates"),
             "puzzles by origin": self._counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
@@ -527,10 +625,15 @@ class Archive:
             "proposals by outcome": self._counts(
                 "SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"
             ),
+            "refused as held-out by level": self._refused_in_all(),
             "refused imports": self._counts(
                 "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"
             ),
         }
+
+    def _refused_in_all(self) -> dict[str, int]:
+        totals = sum(map(Counter, self.refused_levels().values()), Counter[str]())
+        return {level: totals[level] for level in (*LEVELS, "unknown") if totals[level]}
 
     def _counts(self, sql: str, *parameters: Any) -> dict[str, int]:
         return {str(key): count for key, count, *_ in self.query(sql, *parameters)}

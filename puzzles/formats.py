@@ -265,6 +265,7 @@ def _import_batch(
     report: ImportReport,
 ) -> None:
     puzzles = _import_parse(pool, raws, admission)
+    archive.guard.examine(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)])
     texts = [
         (raw, puzzle, Text(solution, rename={puzzle.original_name: "f"}))
         for raw, puzzle in zip(raws, puzzles, strict=True)

@@ -42,13 +42,15 @@ class Puzzle:
     skeleton: str
     """Hash of the normal form with constants abstracted."""
     shingles: frozenset[int] = field(repr=False)
-    """Hashed 5-grams of the normal form, for near-duplicates."""
+    """Hashed 5-grams of the order-free form, for near-duplicates."""
     imports: tuple[str, ...] = ()
     """Modules it imports, by their first name."""
     original_name: str = "f"
     """What the function was called in the text it was read from."""
     description: str = ""
     """Its docstring, which the canonical text leaves out."""
+    unordered: str = ""
+    """Hash of the order-free form with constants abstracted; an archive keeps neither this nor the shingles."""
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,16 @@
-"""When are two puzzles the same? Normal forms of syntax trees, and near-duplicates.
+"""When are two puzzles the same? Normal forms of syntax trees, and what near-duplicates share.
 
-`normal_form` runs in a sandbox child (a syntax tree of model text can be a bomb); its text is
-plain data and everything else here works on that.
+The forms are made in a sandbox child (a syntax tree of model text can be a bomb); their texts are
+plain data.
 """
 
 from __future__ import annotations
 
 import ast
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
-from puzzles.puzzle import Puzzle
+from collections.abc import Iterator
 
 SHINGLE_TOKENS = 5
-NEAR_DUPLICATE = 0.8
-"""Jaccard similarity of shingles from which two puzzles count as near-duplicates; 0.7 to 0.85 is
-usual for code (SelfCodeAlign uses 0.7 on 5-grams of text, which normal forms sharpen)."""
-MIN_SHINGLES = 8
-"""Shorter puzzles are compared by normal form and skeleton only: they share most shingles by chance."""
 
 # Fields that carry no meaning, or differ between Python versions.
 _SKIPPED = {"ctx", "type_comment", "kind", "type_params", "returns", "type_ignores"}
@@ -71,6 +63,110 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
 _NAME_FIELDS = {"name", "arg", "asname", "id"}
 
 
+class _Bag(list[object]):
+    """Parts of a program that may stand in any order."""
+
+
+def order_free_form(tree: ast.AST, constants: bool = True) -> str:
+    """A text that is equal for programs which differ as `normal_form` allows, and in the order of what can be moved.
+
+    That is operands of `and`, `or` and commutative operators, both sides of comparisons, members of
+    sets and dicts, keyword arguments, parameters behind the first, and statements. Names that the
+    program gives are all written alike, for a number would depend on the order. So a few programs
+    that differ are equal here too: `x - a` and `a - x`. Over P3's 169 problems that is 8 pairs, all
+    siblings.
+
+    Args:
+        tree: The program; docstrings should have been removed.
+        constants: Whether constants count.
+    """
+    bound = _bound_names(tree)
+
+    def write(part: object) -> str:
+        if isinstance(part, ast.Constant):
+            return repr(part.value) if constants else type(part.value).__name__
+        if isinstance(part, ast.Name):
+            return "v" if part.id in bound else part.id
+        if isinstance(part, ast.AST):
+            return f"({type(part).__name__} {' '.join(map(write, _movable_parts(part)))} )"
+        if isinstance(part, list):
+            texts = map(write, part)
+            return " ".join(sorted(texts) if isinstance(part, _Bag) else texts)
+        return "-" if part is None else str(part)
+
+    return write(tree)
+
+
+_COMMUTATIVE = (ast.Add, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
+_MIRRORED = {ast.Gt: ast.Lt(), ast.GtE: ast.LtE()}
+_MOVABLE_FIELDS = {"body", "orelse", "finalbody", "keywords", "ifs", "names"}
+
+
+def _movable_parts(node: ast.AST) -> Iterator[object]:
+    """What a node is made of, with bags of what may stand in any order."""
+    if isinstance(node, ast.BoolOp):
+        yield from (node.op, _Bag(node.values))
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
+        yield from (node.op, _Bag(_operands(node, type(node.op))))
+    elif isinstance(node, ast.Compare):
+        yield from _sides(node)
+    elif isinstance(node, ast.Set):
+        yield _Bag(node.elts)
+    elif isinstance(node, ast.Dict):
+        yield _Bag([key, value] for key, value in zip(node.keys, node.values, strict=True))
+    elif isinstance(node, ast.arguments):
+        yield from _parameters(node)
+    else:
+        yield from _fields(node)
+
+
+def _fields(node: ast.AST) -> Iterator[object]:
+    complete = True
+    for field_name, value in ast.iter_fields(node):
+        if field_name in _SKIPPED:
+            continue
+        if value is None or value == []:
+            complete = False
+            continue
+        if isinstance(value, list) or not complete:  # as in `normal_form`
+            yield f"{field_name}:"
+        if isinstance(value, list) and field_name in _MOVABLE_FIELDS:
+            yield _Bag(value)
+        else:
+            yield ast.Name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value
+
+
+def _operands(node: ast.expr, operator: type[ast.operator]) -> Iterator[ast.expr]:
+    """`a + (b + c)` and `(c + b) + a` have the same three."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.BinOp) and isinstance(part.op, operator):
+            waiting += [part.left, part.right]
+        else:
+            yield part
+
+
+def _sides(node: ast.Compare) -> Iterator[object]:
+    """Equalities have no order; `a > b` is `b < a`."""
+    sides, kinds = [node.left, *node.comparators], {type(operator) for operator in node.ops}
+    if len(kinds) == 1 and kinds <= {ast.Eq, ast.NotEq}:
+        yield from (node.ops[0], _Bag(sides))
+    elif kinds <= {*_MIRRORED}:
+        yield from ([_MIRRORED[type(operator)] for operator in reversed(node.ops)], sides[::-1])
+    else:
+        yield from (node.ops, sides)
+
+
+def _parameters(node: ast.arguments) -> Iterator[object]:
+    positional = [*node.posonlyargs, *node.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.defaults)) + [*node.defaults]
+    pairs = [*zip(positional, defaults, strict=True), *zip(node.kwonlyargs, node.kw_defaults, strict=True)]
+    parameters: list[object] = [[name, default] if default else name for name, default in pairs]
+    parameters += [[stars, name] for stars, name in (("*", node.vararg), ("**", node.kwarg)) if name]
+    yield from (*parameters[:1], _Bag(parameters[1:]))
+
+
 def _bound_names(tree: ast.AST) -> set[str]:
     """Names that the program gives; not those of a class's own members, which are reached as attributes."""
     members = {
@@ -105,34 +201,3 @@ def shingles(text: str) -> frozenset[int]:
 def jaccard(first: frozenset[int], second: frozenset[int]) -> float:
     """Shared shingles over all shingles, in [0, 1]."""
     return len(first & second) / len(first | second) if first or second else 1.0
-
-
-@dataclass
-class Guard:
-    """The held-out and dev puzzles that must never be trained on."""
-
-    ids: dict[str, str] = field(default_factory=dict)
-    skeletons: dict[str, str] = field(default_factory=dict)
-    near: list[tuple[str, frozenset[int]]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, named_puzzles: Iterable[tuple[str, Puzzle]]) -> Guard:
-        """Guard these puzzles; the name is what a refusal says."""
-        guard = cls()
-        for name, puzzle in named_puzzles:
-            guard.ids[puzzle.id] = name
-            guard.skeletons[puzzle.skeleton] = name
-            guard.near.append((name, puzzle.shingles))
-        return guard
-
-    def hit(self, puzzle: Puzzle) -> str | None:
-        """Which guarded puzzle this one is, or is too near to; None when it is neither."""
-        if puzzle.id in self.ids:
-            return f"the same as {self.ids[puzzle.id]}"
-        if puzzle.skeleton in self.skeletons:
-            return f"{self.skeletons[puzzle.skeleton]} with other constants"
-        if len(puzzle.shingles) >= MIN_SHINGLES:
-            for name, guarded in self.near:
-                if jaccard(puzzle.shingles, guarded) >= NEAR_DUPLICATE:
-                    return f"a near-duplicate of {name}"
-        return None

@@ -18,6 +18,7 @@ Only an exact `True` counts. Exit codes, output and exceptions never do.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,9 @@ MOST_SHARING = 128
 """Candidates, or answers, that share a child; a child costs a millisecond, each of them less than a tenth of it."""
 SHARED_CPU_SECONDS = 0.03
 """For all that share a child; a slow one is better run alone."""
+MOST_CHILDREN = 4
+ASKED_CPU_SECONDS = 0.25
+"""`accepts` spends so many children on one puzzle, and so much on each."""
 WORTH_SHARING = 8
 """A shared child that ends early having done fewer is not tried again with the rest."""
 AUDITED_BELOW = "03"
@@ -320,6 +324,34 @@ def judge_once(pool: Pool, questions: Sequence[Question], world: int) -> list[_O
     for index, result in zip(alone, pool.run(jobs), strict=True):
         outcomes[index] = _outcomes(result, 1)[0]
     return [outcomes[index] for index in range(len(questions))]
+
+
+def accepts(pool: Pool, asked: Sequence[tuple[Puzzle, Sequence[bytes]]]) -> list[list[bool | None]]:
+    """Which of many encoded answers each puzzle accepts, in one world and unconfirmed; None where a limit came.
+
+    The answers of a puzzle share a child. Behind one that ended it another goes on, until
+    MOST_CHILDREN were spent on the puzzle: for a question of likeness, not for a verdict.
+    """
+    cpu_seconds = min(ASKED_CPU_SECONDS, pool.limits.cpu_seconds)
+    outcomes: list[list[bool | None]] = [[] for _ in asked]
+    for _ in range(MOST_CHILDREN):
+        waiting = [index for index, (_, answers) in enumerate(asked) if len(outcomes[index]) < len(answers)]
+        rests = [_fitting(pool, asked[index][1][len(outcomes[index]) :]) for index in waiting]
+        jobs = (
+            replace(_judge_job(pool, asked[index][0], rest, JUDGE_WORLD), cpu_seconds=cpu_seconds)
+            for index, rest in zip(waiting, rests, strict=True)
+        )
+        for index, rest, result in zip(waiting, rests, pool.run(jobs), strict=True):
+            records = result.records[: len(rest)]
+            outcomes[index] += [record == child.VALUE + b"true" for record in records]
+            outcomes[index] += [None] * (len(records) < len(rest))
+    return [done + [None] * (len(answers) - len(done)) for done, (_, answers) in zip(outcomes, asked, strict=True)]
+
+
+def _fitting(pool: Pool, answers: Sequence[bytes]) -> Sequence[bytes]:
+    """As many of the first answers as one job's payload holds."""
+    totals = itertools.accumulate(len(answer) + 8 for answer in answers)
+    return answers[: max(1, sum(total <= 2 * pool.limits.answer_bytes for total in totals))]
 
 
 def _judge_payload(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes]) -> bytes:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.formats import read_errata
+from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
-from puzzles.similarity import Guard
 from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.contamination import near_training, set_guard
 from selfplay.evaluate import evaluate
 from selfplay.loop import Progress
 from selfplay.model import LanguageModel
@@ -38,7 +39,7 @@ class BenchConfig:
     """`auto`: the one saved with the checkpoint, else few-shot."""
     shots: int = 5
     seeds: tuple[int, ...] = (0,)
-    batch_rows: int = 128
+    batch_rows: int = 512
     trained_on: str | None = None
     """Archive of what the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None
@@ -63,7 +64,9 @@ def bench(
     chosen = scored_set(pool, config.puzzles)
     model = LanguageModel(model_config.path, model_config)
     protocol, came_from = _protocol(config, model)
-    shots, refused = _shots(pool, config, model, chosen) if protocol == "few-shot" else ([], {})
+    guard = set_guard(pool, chosen)
+    shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
+    near = near_training(pool, chosen, guard, model_config.path, config.trained_on)
     started = time.time()
     with RunDir(folder).lock():
         lines = _sampled(model, pool, chosen, protocol, shots, config, folder, progress)
@@ -87,6 +90,7 @@ def bench(
             "limits": asdict(pool.limits),
             "sandbox": protections,
             "versions": {**model.versions, "python": platform.python_version()},
+            "contamination": near,
             "started": started,
         }  # fmt: skip
         content = results.document(facts, lines, read_errata(config.errata))
@@ -104,7 +108,7 @@ def _protocol(config: BenchConfig, model: LanguageModel) -> tuple[str, str]:
 
 
 def _shots(
-    pool: Pool, config: BenchConfig, model: LanguageModel, chosen: ScoredSet
+    pool: Pool, config: BenchConfig, model: LanguageModel, chosen: ScoredSet, guard: Guard
 ) -> tuple[list[Pair], dict[str, str]]:
     """The pairs before each puzzle, and the better ones that are too near to a puzzle that is scored.
 
@@ -115,16 +119,16 @@ def _shots(
     pairs = _pairs(pool, saved) if saved else training_pairs(pool)
     ranked = pairs if saved else solver_shots(pairs, len(pairs))
     wanted = len(saved) or config.shots
-    guard = Guard.of((item.puzzle.id, item.puzzle) for item in chosen.named)  # no names: refusals are published
+    hits = guard.examine(pool, [puzzle for puzzle, _ in ranked])
     refused: dict[str, str] = {}
     shots: list[Pair] = []
     for pair in ranked:
         if len(shots) == wanted:
             break
-        if (hit := guard.hit(pair[0])) is None:
-            shots.append(pair)
+        if pair[0].id in hits:
+            refused[pair[0].id] = str(hits[pair[0].id])
         else:
-            refused[pair[0].id] = str(hit)
+            shots.append(pair)
     if len(shots) < wanted:
         raise InputError(
             f"{chosen.path}: {len(refused)} of {len(pairs)} pairs to be shown are in this set or too near to it, "

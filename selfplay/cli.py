@@ -266,7 +266,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     def progress(tokens: int, loss: float) -> None:
         count(1, f"loss {loss:.3f}")
 
-    stats = pretrain(config, folder, lambda pool: guard_of(guarded_sets(pool, RunConfig())), progress)
+    stats = pretrain(config, folder, lambda pool: guard_of(pool, guarded_sets(pool, RunConfig())), progress)
     print(
         f"{options.out}: {stats.steps} steps, {stats.tokens} tokens, loss {stats.last_loss:.3f}, {stats.seconds:.0f} s"
     )
@@ -359,7 +359,7 @@ def _archive_import(options: argparse.Namespace) -> int:
     path = Path(options.archive)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
-        guard = guard_of(guarded_sets(pool, RunConfig()))
+        guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True) as archive:
             count = _progress().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count)
@@ -435,6 +435,38 @@ def _archive_show(options: argparse.Namespace) -> int:
     if story["candidates by verdict"]:
         print(tables.counts("candidates", story["candidates by verdict"]))
     return 0
+
+
+def _archive_contamination(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+    from selfplay.config import SandboxConfig
+    from selfplay.loop import examine_archive, guard_of, scored_puzzles
+
+    with Archive(_archive_path(options.archive)) as archive, _pool(SandboxConfig(), 0) as (pool, _):
+        sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
+        guard = guard_of(pool, sets)
+        checked = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, guard, _progress().counter(checked, "contamination", "puzzle"))
+        stories = archive.exposure(list(hits))
+        refused = archive.refused_levels()
+    found = [
+        {"level": hit.level, "puzzle": identifier, **stories[identifier], "guarded": hit.name, "detail": hit.detail}
+        for identifier, hit in hits.items()
+    ]
+    if options.json:
+        summary = {"checked": checked, "guarded": len(guard.puzzles), "guarded_by_behaviour": guard.behaviours}
+        print(json.dumps({**summary, "found": found, "refused": refused}))
+        return 1 if found else 0
+    if found:
+        print(tables.render([[*found[0]], *([_one_line(str(cell)) for cell in row.values()] for row in found)]))
+    print(
+        f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
+        f"{guard.behaviours} of them by behaviour too: {len(found) or 'none'} found"
+    )
+    for when, levels in refused.items():
+        print(f"refused at the door, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
+    return 1 if found else 0
 
 
 def _printable(text: str) -> str:
@@ -627,7 +659,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)
     bench.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
-    bench.add_argument("--batch-rows", type=_positive, default=128, help="sequences sampled side by side")
+    bench.add_argument("--batch-rows", type=_positive, default=512, help="sequences sampled side by side")
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")
@@ -708,7 +740,17 @@ def _parser() -> argparse.ArgumentParser:
     show = _command(actions, "show", _archive_show, "one puzzle with its solutions", "archive show embedded 3f2a")
     show.add_argument("archive", help=where)
     show.add_argument("id", help="a puzzle's id, or how it begins")
-    for action in (stats, listing, show):
+    contamination = _command(
+        actions, "contamination", _archive_contamination,
+        "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
+        "archive contamination embedded",
+    )  # fmt: skip
+    contamination.add_argument("archive", help=where)
+    contamination.add_argument(
+        "--against", action="append", metavar="SET",
+        help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
+    )  # fmt: skip
+    for action in (stats, listing, show, contamination):
         action.add_argument("--json", action="store_true", help="for programs")
 
     doctor = _command(commands, "doctor", _doctor, "which protections are verified on this machine", "doctor")

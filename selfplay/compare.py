@@ -7,7 +7,6 @@ open there. Several k are several looks: the first k of the results decides, the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Difference:
     p: float
     """Chance that two equal models differ so much on these puzzles; exact."""
     detectable: float | None
-    """Smaller differences cannot be expected to be found with these puzzles and candidates; None: there are too few."""
+    """Smaller differences cannot be expected to be found with these puzzles and candidates; None: no difference."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +112,10 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
 
 def _difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
     first_P, second_P = pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k)
-    difference_P, least = second_P - first_P, detectable_difference(n_a, c_a, k)
+    difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
-        least if math.isfinite(least) else None,
+        results.finite(detectable_difference(n_a, c_a, k)),
     )  # fmt: skip
 
 
@@ -203,9 +202,9 @@ def conclusion(comparison: Comparison) -> str:
     """One sentence to act on."""
     one = comparison.differences[0]
     if comparison.verdict == "not different":
-        smallest = "no difference" if one.detectable is None else f"no difference below {one.detectable:.3f}"
+        least = "no difference" if one.detectable is None else f"only one above {one.detectable:.3f}"
         return (
             f"At pass@{one.k} B is not different from A as far as these puzzles can tell (p = {one.p:.2g}); "
-            f"{smallest} could be expected to show."
+            f"{least} could be expected to show."
         )
     return f"At pass@{one.k} B is {comparison.verdict} than A on these puzzles (p = {one.p:.2g})."

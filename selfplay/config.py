@@ -160,7 +160,7 @@ class RunConfig:
     seed: int = 0
     chunk_texts: int = 2048
     """Texts per chunk, the unit of resuming: at most so many are sampled again after a crash."""
-    batch_rows: int = 128
+    batch_rows: int = 512
     """Sequences sampled side by side."""
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""

@@ -1,23 +1,39 @@
-"""Continues prompts side by side with a key-value cache of transformers.
+"""Continues prompts side by side on a transformers model, each prompt read once.
 
-What `generate` does, arranged for self-play: a prompt is read once however many candidates it gets,
-rows that have ended leave the batch, and each row has randomness of its own.
+All candidates of a puzzle begin with the same prompt. So rows come in *waves*: a wave's prompts are
+read in one forward of the library's own code, and what they leave, keys and values, is kept once per
+prompt however many rows go on from it. A row then attends to [its prompt; its own tokens], through
+`AttentionInterface`, with everything else of the model as it is. Rows that have ended leave; when
+enough have left, the next wave joins, and one forward serves the rows of all waves.
+
+`generate` is the definition of what comes out. A model whose attention does something that is not
+foreseen here fails `agrees`, and is sampled by `generate` itself.
 """
 
 from __future__ import annotations
 
-import inspect
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import AttentionInterface, DynamicCache
 
 from selfplay.sampler import SamplingSettings
 
+SHARED_PREFIX = "selfplay_shared_prefix"
+FIRST_TOKENS = 16
+"""Room for a row's own keys at first; doubled when it is full, for the rows that are left then."""
 RETIRED_SHARE = 8
-"""Ended rows leave once they are an eighth of the batch: leaving copies the cache of the others."""
+"""Ended rows leave once they are an eighth of all: leaving copies what the others keep."""
+FORCED_TOKENS = 8
+"""Compared by `agrees`."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+"""Largest error of a logit, in standard deviations of the logits: rounding stays below a tenth of it in the
+shapes of tests/test_model.py, and an attention that is left out or wrongly placed is above 0.3."""
+WAVES = 2
+"""Into so many waves the rows side by side are cut: the next joins when a half has ended."""
 
 
 class LineTable:
@@ -45,84 +61,293 @@ class LineTable:
         return stop_B, torch.where(self._empty_V[token_B], at_start_B, self._ends_V[token_B])
 
 
-def supports(network: Any) -> bool:
-    """Whether the model keeps its past in the usual growing cache (state-space models do not)."""
-    return bool(network._supports_default_dynamic_cache()) and not network._is_stateful
+class _Attention:
+    """A layer's attention for rows of several waves; each row attends to its prompt and to its own tokens."""
+
+    def __init__(self) -> None:
+        self.waves: list[_Wave] = []
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: object,
+        scaling: float | None = None,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        outputs, start = [], 0
+        for wave in self.waves:
+            rows = slice(start, start + wave.rows)
+            outputs.append(wave.attend(module.layer_idx, query[rows, :, 0], key[rows], value[rows], scale))
+            start += wave.rows
+        output_BHD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output_BHD[:, None], None
+
+
+_attention = _Attention()
+AttentionInterface.register(SHARED_PREFIX, _attention)
+
+
+class _Wave:
+    """Rows that began together, so that all have as many tokens of their own.
+
+    Axes: U prompts, B rows, K heads of keys, G queries per head of keys, S prompt tokens, T own tokens, D.
+    """
+
+    def __init__(self, cache: DynamicCache, mask_US: torch.Tensor, prompt_B: torch.Tensor) -> None:
+        self.length = 0
+        self._prompt_B = prompt_B
+        self._mask_U11S = None if bool(mask_US.all()) else ~mask_US.bool()[:, None, None]
+        self._prompt_tokens_U = mask_US.sum(1)
+        self._prompts = [(layer.keys, layer.values) for layer in cache.layers]
+        self._own: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._prompts)
+        self._arrange()
+
+    @property
+    def rows(self) -> int:
+        """How many have not left."""
+        return len(self._prompt_B)
+
+    def positions(self) -> torch.Tensor:
+        """Of the newest tokens, in each row's text."""
+        return self._prompt_tokens_U[self._prompt_B] + self.length
+
+    def _arrange(self) -> None:
+        """Give each row a place in a grid of prompts by copies, in which one product serves all prompts."""
+        count_U = torch.bincount(self._prompt_B, minlength=len(self._prompt_tokens_U))
+        self._copies = int(count_U.max()) if self.rows else 0
+        first_U = count_U.cumsum(0) - count_U
+        rank_B = torch.arange(self.rows, device=count_U.device) - first_U[self._prompt_B]
+        self._place_B = self._prompt_B * self._copies + rank_B
+        self._full = self.rows == len(count_U) * self._copies
+
+    def keep(self, alive_A: torch.Tensor) -> None:
+        """Go on with these rows only."""
+        self._prompt_B = self._prompt_B[alive_A]
+        self._own = [pair and (self._kept(pair[0], alive_A), self._kept(pair[1], alive_A)) for pair in self._own]
+        self._arrange()
+
+    def _kept(self, past_BKTD: torch.Tensor, alive_A: torch.Tensor) -> torch.Tensor:
+        kept_AKTD = past_BKTD.new_empty(len(alive_A), *past_BKTD.shape[1:])
+        kept_AKTD[:, :, : self.length] = past_BKTD[alive_A, :, : self.length]
+        return kept_AKTD
+
+    def attend(
+        self, layer: int, query_BHD: torch.Tensor, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """The layer's output for each row's newest token, `BHD`; its key and value are kept."""
+        B, H, D = query_BHD.shape
+        K = key_BK1D.shape[1]
+        query_BKGD = query_BHD.reshape(B, K, H // K, D) * scale
+        keys_BKTD, values_BKTD = self._extended(layer, key_BK1D, value_BK1D)
+        own_BKGD, own_weight_BKG = _softmax_product(query_BKGD, keys_BKTD, values_BKTD)
+        shared_BKGD, shared_weight_BKG = self._attend_to_prompts(layer, query_BKGD)
+        # Two parts of one softmax, put together by their logarithmic sums.
+        share_BKG1 = torch.sigmoid(shared_weight_BKG - own_weight_BKG)[..., None].to(own_BKGD.dtype)
+        return torch.lerp(own_BKGD, shared_BKGD, share_BKG1).reshape(B, H, D)
+
+    def _attend_to_prompts(self, layer: int, query_BKGD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys_UKSD, values_UKSD = self._prompts[layer]
+        _, K, G, D = query_BKGD.shape
+        U, C = len(keys_UKSD), self._copies
+        grid = query_BKGD
+        if not self._full:
+            grid = query_BKGD.new_zeros(U * C, K, G, D)
+            grid[self._place_B] = query_BKGD
+        grid_UKQD = grid.view(U, C, K, G, D).transpose(1, 2).reshape(U, K, C * G, D)
+        output_UKQD, weight_UKQ = _softmax_product(grid_UKQD, keys_UKSD, values_UKSD, self._mask_U11S)
+        output = output_UKQD.view(U, K, C, G, D).transpose(1, 2).reshape(U * C, K, G, D)
+        weight = weight_UKQ.view(U, K, C, G).transpose(1, 2).reshape(U * C, K, G)
+        return (output, weight) if self._full else (output[self._place_B], weight[self._place_B])
+
+    def _extended(
+        self, layer: int, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All own keys and values of a layer, the newest with them."""
+        past = self._own[layer]
+        if past is None or past[0].shape[2] == self.length:
+            room = FIRST_TOKENS if past is None else 2 * self.length
+            past = (_with_room(past and past[0], key_BK1D, room), _with_room(past and past[1], value_BK1D, room))
+            self._own[layer] = past
+        for kept, newest in zip(past, (key_BK1D, value_BK1D), strict=True):
+            kept[:, :, self.length] = newest[:, :, 0]
+        return past[0][:, :, : self.length + 1], past[1][:, :, : self.length + 1]
+
+
+def _with_room(past: torch.Tensor | None, like: torch.Tensor, room: int) -> torch.Tensor:
+    roomy = like.new_empty(*like.shape[:2], room, like.shape[3])
+    if past is not None:
+        roomy[:, :, : past.shape[2]] = past
+    return roomy
+
+
+def _softmax_product(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values weighed by softmax(query @ keys), and the logarithm of the softmax's denominator."""
+    score = torch.matmul(query, keys.transpose(-1, -2)).float()
+    if mask is not None:
+        score.masked_fill_(mask, float("-inf"))
+    highest = score.amax(-1, keepdim=True)
+    score = score.sub_(highest).exp_()
+    total = score.sum(-1, keepdim=True)
+    product = torch.matmul(score.to(values.dtype), values) / total.to(values.dtype)
+    return product, (highest + total.log()).squeeze(-1)
+
+
+@contextlib.contextmanager
+def _attention_of(network: Any, name: str) -> Iterator[None]:
+    before = network.config._attn_implementation
+    network.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def decode(
     network: Any,
     prompts_U: Sequence[Sequence[int]],
-    copies_U: Sequence[int],
+    copies: int,
     settings: SamplingSettings,
     ends: Sequence[int],
     lines: LineTable | None,
     seed: int,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[list[int]]:
     """Sample completions until an end token, a line that is not indented, or `max_tokens`.
 
     Args:
-        network: A causal language model.
-        prompts_U: Token ids of distinct prompts.
-        copies_U: How many completions of each.
-        settings: Temperature, top-p, max tokens.
+        network: A causal language model for which `agrees` holds.
+        prompts_U: Token ids of the prompts, those of like length beside each other.
+        copies: How many completions of each.
+        settings: Temperature, top-p, max tokens, and the rows side by side.
         ends: Token ids that end a text.
         lines: Stops where a function ends; None for text that is not code.
-        seed: Of this batch.
+        seed: Of all of them.
+        progress: Called with the number of completions that ended since the last call.
 
     Returns:
         Token ids of each completion, with the token that ended it; prompts in order, copies together.
     """
     device = network.device
-    width = max(map(len, prompts_U))
-    ids_UT = torch.tensor([[ends[0]] * (width - len(ids)) + list(ids) for ids in prompts_U], device=device)
-    mask_UT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_U], device=device)
-    prompt_B = torch.repeat_interleave(torch.arange(len(prompts_U)), torch.tensor(copies_U)).to(device)
-    cache = DynamicCache(config=network.config)
-    logits_BV = _next_logits(network, ids_UT, mask_UT, cache)[prompt_B]
-    cache.batch_select_indices(prompt_B)
-    mask_BT = mask_UT[prompt_B]
-
     end_ids = torch.tensor(list(ends), device=device)
-    output_BM = torch.full((len(prompt_B), settings.max_tokens), -1, device=device)
+    output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
     # Drawn beforehand, so that a row's text does not depend on when others end.
-    chance_BM = torch.rand(output_BM.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
-        device
-    )
-    row_B = torch.arange(len(prompt_B), device=device)
-    stopped_B = at_start_B = torch.zeros_like(row_B, dtype=torch.bool)
-    for position in range(settings.max_tokens):
-        token_B = _draw(logits_BV, settings, chance_BM[row_B, position])
-        output_BM[row_B[~stopped_B], position] = token_B[~stopped_B]
-        stopped_B = stopped_B | torch.isin(token_B, end_ids)
+    generator = torch.Generator().manual_seed(seed)
+    chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
+    plans = _plans(len(prompts_U) * copies, max(1, settings.batch_rows // WAVES))
+    waves: list[_Wave] = []
+    row_B = torch.empty(0, dtype=torch.long, device=device)
+    at_start_B = stopped_B = torch.empty(0, dtype=torch.bool, device=device)
+    logits_BV: Any = None
+    while plans or waves:
+        while plans and (not waves or len(row_B) + len(plans[0]) <= settings.batch_rows):
+            rows = plans.pop(0)
+            wave, first_BV = _begin(network, prompts_U, rows, copies, ends[0])
+            waves.append(wave)
+            logits_BV = first_BV if logits_BV is None else torch.cat([logits_BV, first_BV])
+            row_B = torch.cat([row_B, torch.arange(rows.start, rows.stop, device=device)])
+            fresh_B = torch.zeros(len(rows), dtype=torch.bool, device=device)
+            at_start_B, stopped_B = torch.cat([at_start_B, fresh_B]), torch.cat([stopped_B, fresh_B])
+        length_B = torch.cat([torch.full((wave.rows,), wave.length, device=device) for wave in waves])
+        token_B = _draw(logits_BV, settings, chance_NM[row_B, length_B])
+        output_NM[row_B, length_B] = torch.where(stopped_B, -1, token_B)
+        stopped_B = stopped_B | torch.isin(token_B, end_ids) | (length_B + 1 == settings.max_tokens)
         if lines is not None:
             met_B, at_start_B = lines.step(token_B, at_start_B)
             stopped_B = stopped_B | met_B
         ended = int(stopped_B.sum())
-        if ended == len(stopped_B) or position + 1 == settings.max_tokens:
-            break
-        if ended * RETIRED_SHARE >= len(stopped_B):
-            alive = (~stopped_B).nonzero().flatten()
-            cache.batch_select_indices(alive)
-            mask_BT, row_B, token_B = mask_BT[alive], row_B[alive], token_B[alive]
-            stopped_B, at_start_B = stopped_B[alive], at_start_B[alive]
-        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(mask_BT), 1)], dim=1)
-        logits_BV = _next_logits(network, token_B[:, None], mask_BT, cache)
-    return [[token for token in row if token >= 0] for row in output_BM.tolist()]
+        full = any(wave.length + 1 == settings.max_tokens for wave in waves)
+        if full or ended * RETIRED_SHARE >= len(stopped_B):
+            waves = _retire(waves, stopped_B)
+            alive_A = (~stopped_B).nonzero().flatten()
+            row_B, token_B = row_B[alive_A], token_B[alive_A]
+            at_start_B, stopped_B = at_start_B[alive_A], stopped_B[alive_A]
+            progress(ended)
+        logits_BV = _next_logits(network, token_B, waves) if waves else None
+    return [[token for token in row if token >= 0] for row in output_NM.tolist()]
 
 
-def _next_logits(network: Any, ids_BT: torch.Tensor, mask_BS: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
-    """`logits_BV` after the newest token; padding stands on the left, so positions are counted from the mask."""
-    known = inspect.signature(network.forward).parameters
-    optional: dict[str, Any] = {}
-    if "position_ids" in known:
-        optional["position_ids"] = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
-    if "logits_to_keep" in known:
-        optional["logits_to_keep"] = 1
-    output = network(input_ids=ids_BT, attention_mask=mask_BS, past_key_values=cache, use_cache=True, **optional)
+def _plans(rows: int, per_wave: int) -> list[range]:
+    """Which rows begin together."""
+    return [range(start, min(start + per_wave, rows)) for start in range(0, rows, per_wave)]
+
+
+def _begin(
+    network: Any, prompts_U: Sequence[Sequence[int]], rows: range, copies: int, pad: int
+) -> tuple[_Wave, torch.Tensor]:
+    """Read the prompts of a wave's rows; returns it with each row's first `logits_BV`."""
+    first = rows.start // copies
+    prompts = prompts_U[first : (rows.stop - 1) // copies + 1]
+    width, device = max(map(len, prompts)), network.device
+    ids_US = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
+    mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+    cache = DynamicCache(config=network.config)
+    position_ids = (mask_US.cumsum(1) - 1).clamp(min=0)
+    output = network(
+        input_ids=ids_US, attention_mask=mask_US, position_ids=position_ids, past_key_values=cache, use_cache=True,
+        logits_to_keep=1,
+    )  # fmt: skip
+    prompt_B = torch.tensor([row // copies - first for row in rows], device=device)
+    return _Wave(cache, mask_US, prompt_B), output.logits[prompt_B, -1].float()
+
+
+def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
+    """The waves that have rows left, with those only."""
+    for wave, stopped in zip(waves, stopped_B.split([wave.rows for wave in waves]), strict=True):
+        if bool(stopped.any()):
+            wave.keep((~stopped).nonzero().flatten())
+    return [wave for wave in waves if wave.rows]
+
+
+def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> torch.Tensor:
+    """`logits_BV` after the newest tokens."""
+    positions_B = torch.cat([wave.positions() for wave in waves])
+    _attention.waves = waves
+    with _attention_of(network, SHARED_PREFIX):
+        output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
+    for wave in waves:
+        wave.length += 1
     logits_BV: torch.Tensor = output.logits[:, -1].float()
     return logits_BV
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def agrees(network: Any) -> bool:
+    """Whether sharing prompts leaves the model's own logits as they are, on two texts of different lengths.
+
+    A model that is not foreseen here may also fail in the attempt; that is an answer, too.
+    """
+    if getattr(network.config.get_text_config(), "sliding_window", None) or network._is_stateful:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    size = network.config.get_text_config().vocab_size
+    texts = [torch.randint(size, (length + FORCED_TOKENS,), generator=generator).tolist() for length in (7, 12)]
+    try:
+        wave, logits_BV = _begin(network, [text[:-FORCED_TOKENS] for text in texts], range(4), 2, 0)
+        for step in range(FORCED_TOKENS):
+            expected_BV = torch.stack(
+                [_plain_logits(network, text[: len(text) - FORCED_TOKENS + step]) for text in texts]
+            )
+            error_BV = logits_BV - expected_BV.repeat_interleave(2, dim=0)
+            if not float(error_BV.abs().max()) <= TOLERANCE[network.dtype] * float(expected_BV.std()):
+                return False
+            token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
+            logits_BV = _next_logits(network, token_B.repeat_interleave(2), [wave])
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError, NotImplementedError):
+        return False
+    return True
+
+
+def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
+    output = network(input_ids=torch.tensor([list(text)], device=network.device), use_cache=False)
+    logits_V: torch.Tensor = output.logits[0, -1].float()
+    return logits_V
 
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,8 @@ class NamedPuzzle:
     puzzle: Puzzle
     skills: tuple[str, ...] = ()
     difficulty: int | None = None
+    solutions: tuple[str, ...] = ()
+    """Reference solutions as they came; for the guard, which asks what their answers are worth elsewhere."""
 
 
 @dataclass(frozen=True)

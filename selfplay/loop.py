@@ -21,9 +21,9 @@ import numpy as np
 
 from puzzles.archive import Archive, Chunk
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
+from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError
-from puzzles.similarity import Guard
 from sandbox.pool import Pool
 from selfplay import propose, solve
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
@@ -36,6 +36,10 @@ from selfplay.select import Example, Pair, examples, solver_shots
 logger = logging.getLogger(__name__)
 
 SCORED_SETS = ("dev", "heldout")
+GUARD_SOLUTIONS = 4
+"""Reference solutions of a guarded puzzle whose answers are asked for."""
+GUARD_BATCH = 1000
+"""Puzzles of an archive that are examined together."""
 
 
 class Backend(Protocol):
@@ -91,7 +95,7 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
     for raw, puzzle in zip(raws, parsed, strict=True):
         if isinstance(puzzle, ParseFailure):
             raise InputError(f"{path}: {raw.name}: this is no puzzle: {puzzle}")
-        named.append(NamedPuzzle(raw.name, puzzle, raw.skills, raw.difficulty))
+        named.append(NamedPuzzle(raw.name, puzzle, raw.skills, raw.difficulty, raw.solutions))
     if not named:
         raise InputError(f"{path}: expected puzzles, there are none")
     return named
@@ -114,9 +118,39 @@ def is_archive(path: Path) -> bool:
         return file.read(16) == b"SQLite format 3\0"
 
 
-def guard_of(sets: dict[str, list[NamedPuzzle]]) -> Guard:
-    """Both guarded sets, named as refusals say it."""
-    return Guard.of((f"{name}/{item.name}", item.puzzle) for name, items in sets.items() for item in items)
+def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
+    """A guard around sets, its puzzles named as refusals say it; the level of behaviour needs their solutions."""
+    named = [(f"{name}/{item.name}", item) for name, items in sets.items() for item in items]
+    guard = Guard.of((name, item.puzzle) for name, item in named)
+    guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
+    logger.info("guarded: %d puzzles, %d of them by behaviour too", len(guard.puzzles), guard.behaviours)
+    return guard
+
+
+def examine_archive(
+    archive: Archive, pool: Pool, guard: Guard, progress: Callable[[int], object] = lambda done: None
+) -> dict[str, Hit]:
+    """What a guard finds among all puzzles of an archive, by id; they are read again and compared at every level."""
+    hits: dict[str, Hit] = {}
+    identifiers = archive.puzzle_ids()
+    for start in range(0, len(identifiers), GUARD_BATCH):
+        batch = identifiers[start : start + GUARD_BATCH]
+        hits |= guard.examine(pool, [archive.puzzle(identifier) for identifier in batch])
+        progress(len(batch))
+    return hits
+
+
+def _set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> None:
+    """Examine an archive that was not kept by its present guard, once; and know what was found then."""
+    if not archive.is_guarded:
+        total = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, archive.guard, progress.counter(total, "contamination", "puzzle"))
+        with archive.transaction():
+            archive.add_contamination(hits)
+        for identifier, hit in hits.items():
+            logger.warning("puzzle %s is contaminated and set aside: %s", identifier, hit)
+    # The guard of a run that goes on knows what it knew before.
+    archive.guard.remember(archive.contamination())
 
 
 def protocol_of(config: RunConfig, sampler: Sampler) -> str:
@@ -199,7 +233,8 @@ def run(
         base.fits(propose_prompt(protocol_of(config, base)), 1)
         # All that the settings name is there: a mistyped name has not become this run's settings.
         write_atomically(rundir.config, to_toml(config))
-        with Archive(rundir.archive, guard_of(sets), create=True) as archive:
+        with Archive(rundir.archive, guard_of(pool, sets), create=True) as archive:
+            _set_contaminated_aside(archive, pool, progress)
             _import_training(archive, pool, protections, config, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
             for record in rundir.read_records():

@@ -8,10 +8,13 @@ import itertools
 import json
 import os
 import re
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -32,6 +35,8 @@ transformers.utils.logging.set_verbosity_error()
 
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
+HUB_SECONDS = 5
+"""How long the hub may take to answer at all."""
 
 
 class LanguageModel:
@@ -53,9 +58,10 @@ class LanguageModel:
         self.threads = config.threads or available_cores()
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
-            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=_is_folder(self.path))
+            local = _is_folder(self.path) or not _hub_answers()
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
             self.network, report = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=_is_folder(self.path),
+                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=local,
                 output_loading_info=True,
             )  # fmt: skip
         if report["missing_keys"]:  # transformers would draw them at random
@@ -68,8 +74,9 @@ class LanguageModel:
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path)
-        self.notes = _read_notes(self.path)
+        self.notes = _read_notes(self.path, local)
         self._line_stop: LineTable | None = None
+        self._agrees: bool | None = None
 
     @property
     def description(self) -> dict[str, Any]:
@@ -105,36 +112,48 @@ class LanguageModel:
     ) -> list[list[Completion]]:
         """`copies` completions of each prompt, in the prompts' order.
 
-        Prompts of like length are sampled side by side. Each batch has a seed of its own, spawned
-        from `seed`, so that it does not matter what was sampled before it.
+        Prompts of like length are sampled side by side.
 
         Returns:
             `completions_P_K`.
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        rows = [(p, k) for p in sorted(range(len(prompts)), key=lambda p: len(ids_P[p])) for k in range(copies)]
-        completions: dict[tuple[int, int], Completion] = {}
-        batches = [rows[start : start + settings.batch_rows] for start in range(0, len(rows), settings.batch_rows)]
-        seeds = np.random.SeedSequence(list(seed)).spawn(len(batches))
-        for batch, batch_seed in zip(batches, seeds, strict=True):
-            chat = prompts[batch[0][0]].chat
-            number = int(batch_seed.generate_state(1, np.uint64)[0]) % 2**63
-            sampled = self._sample_batch([ids_P[p] for p, _ in batch], chat, settings, number)
-            completions.update(zip(batch, sampled, strict=True))
-            progress(len(sampled))
-        return [[completions[p, k] for k in range(copies)] for p in range(len(prompts))]
+        order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
+        completions_P_K: list[list[Completion]] = [[] for _ in prompts]
+        for chat, same in itertools.groupby(order, key=lambda p: prompts[p].chat):
+            chosen = list(same)
+            number = int(np.random.SeedSequence([*seed, chat]).generate_state(1, np.uint64)[0]) % 2**63
+            sampled = self._sample_alike([ids_P[p] for p in chosen], copies, chat, settings, number, progress)
+            for place, p in enumerate(chosen):
+                completions_P_K[p] = sampled[place * copies : (place + 1) * copies]
+        return completions_P_K
 
-    def _sample_batch(
-        self, prompts_B: list[list[int]], chat: bool, settings: SamplingSettings, seed: int
+    def _sample_alike(
+        self,
+        prompts_U: list[list[int]],
+        copies: int,
+        chat: bool,
+        settings: SamplingSettings,
+        seed: int,
+        progress: Callable[[int], object],
     ) -> list[Completion]:
+        """Completions of prompts that end by the same rules, copies together."""
         ends, lines = self._end_ids(), None if chat else self._lines()
-        if decode.supports(self.network):
-            grouped = [(ids, len(list(rows))) for ids, rows in itertools.groupby(prompts_B)]
-            prompts_U, copies_U = zip(*grouped, strict=True)
-            ids_B = decode.decode(self.network, prompts_U, copies_U, settings, ends, lines, seed)
+        if self._shares_prompts():
+            ids_N = decode.decode(self.network, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
-            ids_B = self._generate(prompts_B, settings, ends, lines, seed)
-        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_B]
+            torch.manual_seed(seed)
+            prompts_N = [ids for ids in prompts_U for _ in range(copies)]
+            ids_N = []
+            for start in range(0, len(prompts_N), settings.batch_rows):
+                ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
+                progress(len(ids_N) - start)
+        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N]
+
+    def _shares_prompts(self) -> bool:
+        if self._agrees is None:
+            self._agrees = decode.agrees(self.network)
+        return self._agrees
 
     def _generate(
         self,
@@ -142,14 +161,12 @@ class LanguageModel:
         settings: SamplingSettings,
         ends: list[int],
         lines: LineTable | None,
-        seed: int,
     ) -> list[list[int]]:
-        """The library's own loop, for models that keep their past in another way."""
+        """The library's own loop, for models that `decode` does not foresee."""
         width = max(map(len, prompts_B))
         pad = _pad_id(self.tokenizer)
         input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_B], device=self.device)
-        torch.manual_seed(seed)
         with torch.inference_mode():
             output_BT = self.network.generate(
                 input_ids_BT,
@@ -262,6 +279,20 @@ def _is_folder(path: str) -> bool:
     return Path(path).is_dir()
 
 
+def _hub_answers() -> bool:
+    """Whether a hub name can be looked up; without a network the library would try for a minute, aloud."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
+    except urllib.error.HTTPError:
+        return True  # it answers, if with a refusal
+    except OSError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
     """What a missing or foreign model comes to, as one line."""
@@ -280,7 +311,7 @@ def _hash(path: str) -> str:
     """Sixteen digits over weights, configuration and tokenizer, as they are on disk."""
     folder = Path(path)
     if not folder.is_dir():
-        folder = Path(transformers.utils.cached_file(path, "config.json")).parent
+        folder = Path(transformers.utils.cached_file(path, "config.json", local_files_only=True)).parent
     digest = hashlib.sha256()
     names = [name for name in sorted(os.listdir(folder)) if name.endswith(".safetensors") or name in _HASHED_FILES]
     for name in names:
@@ -296,6 +327,9 @@ _HASHED_FILES = (
 )  # fmt: skip
 
 
-def _read_notes(path: str) -> dict[str, Any]:
-    file = Path(path) / NOTES_FILE
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}
+def _read_notes(path: str, local: bool) -> dict[str, Any]:
+    file = transformers.utils.cached_file(
+        path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return json.loads(Path(file).read_text("utf-8")) if file else {}

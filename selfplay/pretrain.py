@@ -18,9 +18,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from puzzles import families
+from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
-from puzzles.similarity import Guard
 from puzzles.verify import admit, truth_pool, verify_texts
 from sandbox.pool import Pool, available_cores
 from selfplay.config import ConfigError, FinetuneConfig, build
@@ -91,6 +91,7 @@ def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
     ]
     texts = [(pair.puzzle, pair.solution) for _, pair in drawn]
     puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
+    guard.examine(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)])
     for (name, pair), puzzle, judgement in zip(drawn, puzzles, verify_texts(pool, texts), strict=True):
         if not isinstance(puzzle, Puzzle) or judgement.verdict != "accepted":
             raise InputError(f"family {name}: {judgement.verdict} {judgement.detail}: {pair.puzzle!r}")

@@ -94,7 +94,7 @@ def sample(
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
-    """Parse and admit a sampled chunk's proposals; add the admitted puzzles."""
+    """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
     assert chunk.completions is not None
     started = time.monotonic()
     prompt: Prompt = propose_prompt(protocol)
@@ -105,6 +105,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
         if isinstance(puzzle, Puzzle) and puzzle.id not in known and archive.guard.hit(puzzle) is None:
             fresh.setdefault(puzzle.id, puzzle)
     refusals = dict(zip(fresh, admit(pool, list(fresh.values())), strict=True))
+    archive.guard.examine(pool, [puzzle for puzzle in fresh.values() if refusals[puzzle.id] is None])
     with archive.transaction():
         for position, puzzle in enumerate(parsed):
             outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)

@@ -47,6 +47,8 @@ class PuzzleCount:
     skills: tuple[str, ...]
     difficulty: int | None
     verdicts: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+    """Candidates that met max_tokens."""
 
     @property
     def samples(self) -> int:
@@ -77,6 +79,7 @@ def puzzle_counts(lines: Sequence[Line]) -> list[PuzzleCount]:
             ),
         )
         count.verdicts.update(result["verdicts"])
+        count.truncated += result["truncated"]
     return list(counts.values())
 
 
@@ -99,16 +102,17 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
             _mean_pass([count for count in puzzle_counts(chunk) if count.puzzle not in errata], int(name[5:]))
             for chunk in _by_seed(lines).values()
         ]
+    near = (facts["contamination"] or {}).get("near", {})
+    unseen = [count for count in counted if count.puzzle not in near]
     own = {
         "schema": SCHEMA_VERSION,
         **facts,
+        "scores_unseen": _triples(score_block(unseen, ks)) if near and unseen else None,
         "scores": scores,
         "solved": sum(count.accepted > 0 for count in counted),
         "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
         "verdicts": dict(sum((count.verdicts for count in counted), Counter()).most_common()),
-        "truncated": sum(
-            result["truncated"] for line in lines for result in line["results"] if result["puzzle"] not in errata
-        ),
+        "truncated": sum(count.truncated for count in counted),
         "cost": _cost(counted, lines),
         "machine": _machine(lines),
         "errata": {count.puzzle: errata[count.puzzle] for count in everything if count.puzzle in errata},
@@ -124,15 +128,23 @@ def score_block(counts: Sequence[PuzzleCount], ks: Sequence[int]) -> dict[str, A
     for k in ks:
         values_P = pass_at_k(samples, accepted, k)
         score = interval(values_P)
-        least = detectable_difference(samples, accepted, k)
         block[f"pass@{k}"] = {
             "value": score.value,
             "low": score.low,
             "high": score.high,
             "standard_error": float(values_P.std(ddof=1) / math.sqrt(len(values_P))) if len(values_P) > 1 else None,
-            "detectable_difference": least if math.isfinite(least) else None,
+            "detectable_difference": finite(detectable_difference(samples, accepted, k)),
         }
     return block
+
+
+def _triples(block: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {name: [score["value"], score["low"], score["high"]] for name, score in block.items()}
+
+
+def finite(value: float) -> float | None:
+    """JSON knows no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def _arrays(counts: Sequence[PuzzleCount]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -159,10 +171,7 @@ def _by_group(counts: Sequence[PuzzleCount], kind: str, ks: Sequence[int]) -> di
         group: {
             "puzzles": len(some),
             "solved": sum(count.accepted > 0 for count in some),
-            **{
-                name: [score["value"], score["low"], score["high"]]
-                for name, score in score_block(some, ks).items()
-            },
+            **_triples(score_block(some, ks)),
         }
         for group, some in sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))
     }  # fmt: skip
@@ -270,7 +279,7 @@ def read(place: str | Path) -> dict[str, Any]:
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
         raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
-    if missing := {*FACTS, *COMPUTED} - {"contamination"} - set(own):
+    if missing := {*FACTS, *COMPUTED} - set(own):
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
     if wrong := [key for key in OBJECTS if not isinstance(own[key], dict)]:
         raise InputError(f"{path}: expected an object under {wrong[0]!r} of 'selfplay', got {str(own[wrong[0]])[:60]}")
@@ -310,5 +319,9 @@ FACTS = (
     "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
 """What is not computed from the samples."""
-COMPUTED = ("scores", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle")
+COMPUTED = (
+    "scores", "scores_unseen", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle",
+)  # fmt: skip
+"""What is."""
 OBJECTS = ("set", "model", "settings", "limits", "scores", "errata", "per_puzzle")
+"""Of both, those that readers look into."""

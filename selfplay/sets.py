@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import RawPuzzle, Verdict, content_hash
-from puzzles.verify import verify_texts
+from puzzles.parse import Text, parse_candidates
+from puzzles.puzzle import Candidate, Verdict, content_hash
+from puzzles.verify import verify
 from sandbox.pool import Pool
 from selfplay.evaluate import NamedPuzzle
-from selfplay.loop import read_any, scored_puzzles
+from selfplay.loop import scored_puzzles
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def scored_set(pool: Pool, path: str) -> ScoredSet:
     Raises:
         InputError: There is no such set, or a text in it is no puzzle.
     """
-    raws, named = read_any(path), scored_puzzles(pool, path)
+    named = scored_puzzles(pool, path)
     first: dict[str, int] = {}
     for index, item in enumerate(named):
         problem, colon, number = item.name.rpartition(":")
@@ -46,16 +47,23 @@ def scored_set(pool: Pool, path: str) -> ScoredSet:
         "hash": content_hash(" ".join(sorted(kept))),
         "puzzles": len(chosen),
         "in_file": len(named),
-        "references": _references(pool, [(named[index].puzzle.id, raws[index]) for index in chosen]),
+        "references": _references(pool, [named[index] for index in chosen]),
     }
     return ScoredSet(path, [named[index] for index in chosen], facts)
 
 
-def _references(pool: Pool, raws: Sequence[tuple[str, RawPuzzle]]) -> dict[str, Any]:
+def _references(pool: Pool, named: Sequence[NamedPuzzle]) -> dict[str, Any]:
     """Whether this machine accepts the set's own solutions; one accepted is enough for a puzzle."""
-    texts = [(identifier, (raw.puzzle, solution)) for identifier, raw in raws for solution in raw.solutions]
-    outcomes: dict[str, list[str]] = {}
-    for (identifier, _), judgement in zip(texts, verify_texts(pool, [pair for _, pair in texts]), strict=True):
-        outcomes.setdefault(identifier, []).append(str(judgement.verdict))
-    refused = {identifier: verdicts[0] for identifier, verdicts in outcomes.items() if Verdict.ACCEPTED not in verdicts}
-    return {"accepted": len(outcomes) - len(refused), "none": len(raws) - len(outcomes), "refused": refused}
+    solved = [(item, solution) for item in named for solution in item.solutions]
+    texts = [Text(solution, rename={item.puzzle.original_name: "f"}) for item, solution in solved]
+    candidates = parse_candidates(pool, texts)
+    pairs = [(item.puzzle, c) for (item, _), c in zip(solved, candidates, strict=True) if isinstance(c, Candidate)]
+    outcomes: dict[str, list[str]] = {item.puzzle.id: [] for item, _ in solved}
+    for (puzzle, _), judgement in zip(pairs, verify(pool, pairs), strict=True):
+        outcomes[puzzle.id].append(str(judgement.verdict))
+    refused = {
+        identifier: verdicts[0] if verdicts else str(Verdict.INVALID_SOLUTION)
+        for identifier, verdicts in outcomes.items()
+        if Verdict.ACCEPTED not in verdicts
+    }
+    return {"accepted": len(outcomes) - len(refused), "none": len(named) - len(outcomes), "refused": refused}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from puzzles.archive import Archive, Chunk, Provenance
+from puzzles.archive import CONTAMINATED, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
@@ -65,13 +65,14 @@ def judge_texts(
 
 def targets(archive: Archive, iteration: int, which: str) -> list[str]:
     """Ids of the puzzles to try: this iteration's admitted ones, and training puzzles as configured."""
-    proposed = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)
+    clean = f" AND NOT {CONTAMINATED}"
+    proposed = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?" + clean, iteration)
     if which == "none":
         return proposed
     unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
     if which == "unsolved":
-        return proposed + archive.puzzle_ids("p.origin != 'model'" + unsolved, iteration)
-    return proposed + archive.puzzle_ids("p.origin != 'model'")
+        return proposed + archive.puzzle_ids("p.origin != 'model'" + unsolved + clean, iteration)
+    return proposed + archive.puzzle_ids("p.origin != 'model'" + clean)
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:

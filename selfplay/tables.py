@@ -111,8 +111,8 @@ def _number(value: float | None) -> str:
 def _detectable(own: dict[str, Any]) -> str:
     least = {name: score["detectable_difference"] for name, score in own["scores"].items()}
     if None in least.values():
-        return "A comparison on so few puzzles finds no difference."
-    shown = ", ".join(f"{name} {difference:.3f}" for name, difference in least.items())
+        return "A comparison on a set this small finds no difference at all."
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in least.items())
     return f"A comparison on this set with so many candidates finds differences of {shown}, at best."
 
 
@@ -135,6 +135,7 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
         f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
         + (f", refused: {refused}" if refused else ""),
     ]  # fmt: skip
+    lines += _contamination(own)
     machine = own["machine"]
     if machine["retried"] or machine["judged_again"]:
         lines.append(
@@ -147,6 +148,19 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
     lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
     lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
     return lines
+
+
+def _contamination(own: dict[str, Any]) -> list[str]:
+    found = own["contamination"]
+    if found is None:
+        return ["what the model was trained on is not known; --trained-on looks for puzzles near these"]
+    looked = f"{found['puzzles']} puzzles it was trained on ({found['trained_on']})"
+    if not found["near"]:
+        return [f"none is near one of the {looked}"]
+    unseen = own["scores_unseen"] or {}
+    scores = ", ".join(f"{name} {interval(score)}" for name, score in unseen.items())
+    lines = [f"{len(found['near'])} are near one of the {looked}" + (f"; without them {scores}" if scores else "")]
+    return lines + [f"puzzle {puzzle} is near one it was trained on: {hit}" for puzzle, hit in found["near"].items()]
 
 
 def _verdict_table(own: dict[str, Any]) -> str:

@@ -94,7 +94,7 @@ def score(pool, model, puzzles, folder, path="some/model", protections=None, **c
         name: changes.pop(name) for name in ("samples_per_puzzle", "k", "temperature", "max_tokens") if name in changes
     }
     evaluate = EvaluateConfig(**{"samples_per_puzzle": N, "k": (1, 2, N), "max_tokens": 20, **own})
-    config = BenchConfig(puzzles=str(puzzles), evaluate=evaluate, **{"protocol": "plain", **changes})
+    config = BenchConfig(puzzles=str(puzzles), evaluate=evaluate, **{"protocol": "plain", "batch_rows": 128, **changes})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench_module, "LanguageModel", lambda name, config: model)
         return bench(ModelConfig(path=path), config, Path(folder), pool, protections or {"tier": "A"}, Progress())

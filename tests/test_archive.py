@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from puzzles.archive import APPLICATION_ID, SCHEMA_VERSION, AddStatus, Archive, Provenance
+from puzzles.guard import Guard, Hit
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
-from puzzles.similarity import Guard
 from puzzles.verify import truth_pool
 
 SQUARE = "def f(x: int, k=1764):\n    return x * x == k and x > 0"
@@ -110,10 +110,10 @@ def test_other_constants_and_near_duplicates_are_new_where_nothing_is_guarded(ar
 @pytest.mark.parametrize(
     ("guarded", "text", "reason"),
     [
-        (SQUARE, SQUARE, "the same as guarded"),
-        (SQUARE, SQUARE_RENAMED, "the same as guarded"),
-        (SQUARE, SQUARE_OTHER_CONSTANTS, "guarded with other constants"),
-        (PATH, PATH_NEARLY, "a near-duplicate of guarded"),
+        (SQUARE, SQUARE, "exact: guarded"),
+        (SQUARE, SQUARE_RENAMED, "normal_form: guarded with other names"),
+        (SQUARE, SQUARE_OTHER_CONSTANTS, "normal_form: guarded with other constants"),
+        (PATH, PATH_NEARLY, "near_duplicate: guarded shares"),
     ],
     ids=["same", "renamed", "other constants", "near"],
 )
@@ -121,7 +121,7 @@ def test_a_guarded_puzzle_is_refused_in_every_disguise(tmp_path, puzzles, guarde
     guard = Guard.of([("guarded", puzzles[guarded])])
     with Archive(tmp_path / "archive.sqlite", guard, create=True) as archive:
         assert archive.add_puzzle(puzzles[text], HUMAN) is AddStatus.HELD_OUT
-        assert archive.guard_reason == reason
+        assert archive.guard_reason.startswith(reason)
         assert archive.add(pair(puzzles[text]), HUMAN, PROTECTIONS) is AddStatus.HELD_OUT
         assert set(counts(archive).values()) == {0}
 
@@ -422,20 +422,26 @@ def test_stats_count_everything(archive):
     archive.add_candidate(chunk, 3, "a3", None, Judgement(Verdict.INVALID_SOLUTION))
     archive.add_proposal(chunk, 0, "admitted", "", "a3")
     archive.add_proposal(chunk, 1, "trivial", "0 is accepted", None)
+    archive.add_proposal(chunk, 2, "held_out", "behaviour: dev/a says the same of 40 answers", "a9")
+    archive.add_proposal(chunk, 3, "held_out", "the same as dev/a", "a8")  # as versions before the levels said it
     archive.add_refusal("n", "puzzle", "syntax", "", "def")
+    archive.add_refusal("m", "puzzle", "held_out", "exact: dev/a", "def f")
     assert archive.stats() == {
         "puzzles": 3,
         "solved puzzles": 2,
         "quarantined puzzles": 0,
+        "contaminated puzzles": 0,
         "pairs": 3,
         "candidates": 4,
         "puzzles by origin": {"human": 1, "model": 2},
         "pairs by iteration": {"0": 1, "1": 2},
         "puzzles by answer type": {"int": 2, "str": 1},
         "candidates by verdict": {"wrong_answer": 2, "accepted": 1, "invalid_solution": 1},
-        "proposals by outcome": {"admitted": 1, "trivial": 1},
-        "refused imports": {"puzzle: syntax": 1},
+        "proposals by outcome": {"held_out": 2, "admitted": 1, "trivial": 1},
+        "refused as held-out by level": {"exact": 1, "behaviour": 1, "unknown": 1},
+        "refused imports": {"puzzle: held_out": 1, "puzzle: syntax": 1},
     }
+    assert archive.refused_levels() == {"imports": {"exact": 1}, "iteration 1": {"behaviour": 1, "unknown": 1}}
 
 
 def test_pairs_say_how_many_candidates_a_puzzle_got_and_how_many_held(archive):
@@ -473,6 +479,8 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
         "well_formed": 4,
         "admitted": 2,
         "held_out_refused": 1,
+        "held_out_levels": {"unknown": 1},
+        "contaminated": 0,
         "solved": 1,
         "training_solved": 1,
         "candidates": 3,
@@ -483,6 +491,92 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
     }
     assert archive.iteration_seconds(1) == {"sampling": 1.5, "judging": 0.25}
     assert archive.iteration_seconds(7) == {"sampling": 0, "judging": 0}
+
+
+# ---- contamination ----
+
+
+FOUND = {"a1": Hit("near_duplicate", "held-out/one", "stands inside it")}
+
+
+def test_contaminated_puzzles_stay_visible_and_are_neither_chosen_nor_shown(archive):
+    for identifier in ("a1", "a2"):
+        archive.add(pair(made(identifier)), HUMAN, PROTECTIONS)
+    archive.add_contamination(FOUND)
+    assert archive.contamination() == FOUND
+    assert archive.solved_ids() == ["a2"]
+    assert [puzzle.id for puzzle, _ in archive.choose(8)] == ["a2"]
+    assert archive.puzzle_ids() == ["a1", "a2"]
+    assert [archive.stats()[f"{kind} puzzles"] for kind in ("contaminated", "quarantined")] == [1, 1]
+
+
+def test_what_another_guard_found_is_kept_but_counts_no_more(archive, puzzles):
+    archive.add(pair(made("a1")), HUMAN, PROTECTIONS)
+    archive.add_contamination(FOUND)
+    archive.guard = Guard.of([("one", puzzles[SQUARE])])
+    archive.add_contamination({})
+    assert archive.contamination() == {}
+    assert archive.solved_ids() == ["a1"]
+    assert len(archive.query("SELECT * FROM contamination")) == 1
+
+
+def test_an_archive_knows_whether_all_its_puzzles_passed_this_guard(tmp_path, puzzles):
+    path, guard = tmp_path / "archive.sqlite", Guard.of([("one", puzzles[SQUARE])])
+    with Archive(path, guard, create=True) as archive:
+        archive.add_puzzle(puzzles[WORDS], HUMAN)
+        assert archive.is_guarded
+    with Archive(path, Guard.of([("one", puzzles[PATH])])) as archive:
+        assert not archive.is_guarded
+    with Archive(path, create=True) as archive:
+        archive.add_puzzle(puzzles[WORDS], HUMAN)  # it is there: nothing passed a door
+    with Archive(path, guard) as archive:
+        assert archive.is_guarded
+    with Archive(path, create=True) as archive:
+        archive.add_puzzle(puzzles[PATH], HUMAN)
+    with Archive(path, guard, create=True) as archive:
+        assert not archive.is_guarded
+        archive.add_contamination({})
+        assert archive.is_guarded
+
+
+def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they_were(archive):
+    for number in range(2):
+        archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, {"shots": [["a1", "a2"], ["a1"]], "copies": 4})
+    archive.set_completions(1, ["text"] * 8, 9, 0.1)
+    archive.add_contamination(FOUND)
+    assert [archive.chunk(number).plan["shots"] for number in (1, 2)] == [[["a1", "a2"], ["a1"]], [["a2"], []]]
+
+
+def first_version(path):
+    """The file as schema 1 had it."""
+    with Archive(path, create=True) as archive:
+        archive.add(pair(made("a1")), HUMAN, PROTECTIONS)
+        archive.query("DROP TABLE contamination")
+        archive.query("DELETE FROM marks")
+        archive.query("PRAGMA user_version = 1")
+
+
+def test_an_archive_of_the_first_version_is_read_as_it_is(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    first_version(path)
+    before = path.read_bytes()
+    with Archive(path) as archive:
+        assert archive.solved_ids() == ["a1"]
+        assert archive.stats()["contaminated puzzles"] == 0
+        archive.copy_until(tmp_path / "copy.sqlite", 0)
+    assert path.read_bytes() == before
+
+
+def test_an_archive_of_the_first_version_is_brought_up_to_date_where_it_is_written(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    first_version(path)
+    with Archive(path, create=True) as archive:
+        assert not archive.is_guarded
+        archive.add_contamination(FOUND)
+    with Archive(path) as archive:
+        assert archive.query("PRAGMA user_version")[0][0] == SCHEMA_VERSION == 2
+        assert archive.contamination() == FOUND
+        assert archive.solved_ids() == []
 
 
 # ---- files ----
@@ -570,7 +664,7 @@ def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
     path = tmp_path / "archive.sqlite"
     with Archive(path, create=True) as archive:
         archive.query("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 1: upgrade it"):
+    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 2: upgrade it"):
         Archive(path, create=create)
 
 

@@ -17,9 +17,9 @@ from puzzles.formats import (
     read_puzzles,
     with_header,
 )
+from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
-from puzzles.similarity import Guard
 from puzzles.verify import truth_pool, verify_texts
 
 P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
@@ -451,7 +451,7 @@ def test_an_import_remembers_what_it_refused_and_why(pool, guarded_archive):
         ("wrongly solved", "solution", "runtime_error", broken[4]),
     ]
     details = dict(guarded_archive.query("SELECT reason, detail FROM refusals"))
-    assert details["held_out"] == "secret with other constants"
+    assert details["held_out"] == "normal_form: secret with other constants"
     assert "'x' has no type" in details["no_annotation"]
 
 

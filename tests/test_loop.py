@@ -387,7 +387,7 @@ def test_every_proposals_fate_is_recorded(whole, rows):
     }  # fmt: skip
     assert sum(outcomes.values()) == 48
     assert {detail for (detail,) in rows("SELECT detail FROM proposals WHERE outcome = 'held_out'")} == {
-        "heldout/cube with other constants"
+        "normal_form: heldout/cube with other constants"
     }
     assert all(detail for (detail,) in rows("SELECT detail FROM proposals WHERE outcome IN ('syntax', 'import')"))
 
@@ -809,7 +809,7 @@ def test_a_guarded_puzzle_among_the_training_puzzles_is_refused(files, pool, tmp
     _, found = imported(files, pool, tmp_path, train)
     assert {row["name"] for row in found["puzzles"] if row["origin"] == "import"} == {"thirds"}
     assert [(row["name"], row["reason"], row["detail"]) for row in found["refusals"]] == [
-        ("copied", "held_out", "the same as heldout/cube")
+        ("copied", "held_out", "exact: heldout/cube")
     ]
 
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from puzzles import families
+from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError
-from puzzles.similarity import Guard
 from puzzles.verify import truth_pool
 from selfplay import pretrain as pretrain_module
 from selfplay.config import ConfigError, ModelConfig, embedded_file

@@ -335,6 +335,7 @@ def test_what_the_scores_depend_on_is_kept(pool, own_set, tmp_path):
         "limits": vars(pool.limits),
         "sandbox": {"tier": "B", "layers": {}},
         "versions": {"torch": "2.0", "transformers": "5.0", "python": platform.python_version()},
+        "contamination": None,
     }  # fmt: skip
 
 
@@ -648,11 +649,13 @@ def test_pairs_too_near_to_the_set_are_not_shown_and_said_so(pool, own_set, tmp_
     own = score(pool, model, own_set, tmp_path, protocol="few-shot", shots=2)["selfplay"]
     ids = [puzzle.id for puzzle, _ in pairs_of(pool, shown)]
     thirds, letters = (item.puzzle.id for item in scored_set(pool, str(own_set)).named[0:3:2])
-    assert own["shots_refused"] == {ids[0]: f"{thirds} with other constants", ids[1]: f"the same as {letters}"}
+    assert own["shots_refused"] == {
+        ids[0]: f"normal_form: {thirds} with other constants", ids[1]: f"normal_form: {letters} with other names",
+    }  # fmt: skip
     assert set(own["shots"]) == set(ids[2:])
     assert not any("68" in prompt or "word" in prompt for prompt in model.prompts)
     table = (tmp_path / "results.md").read_text()
-    assert f"- shot {ids[0]} was refused: {thirds} with other constants\n" in table
+    assert f"- shot {ids[0]} was refused: normal_form: {thirds} with other constants\n" in table
 
 
 def test_too_few_pairs_to_be_shown_are_refused_before_anything_is_sampled(pool, own_set, tmp_path, monkeypatch):

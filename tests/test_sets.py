@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from puzzles.formats import read_puzzles
+from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
-from puzzles.similarity import Guard
 from puzzles.verify import WORLDS, admit, judge_once, truth_pool, verify
 from sandbox import child
 from sandbox.pool import RUN_PROGRAM, Job

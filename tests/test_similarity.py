@@ -4,7 +4,7 @@ import pytest
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Puzzle
-from puzzles.similarity import MIN_SHINGLES, Guard, jaccard, normal_form, shingles
+from puzzles.similarity import jaccard, normal_form, order_free_form, shingles
 from puzzles.verify import truth_pool
 from sandbox.result import Limits
 
@@ -136,34 +136,49 @@ def test_shingles_are_runs_of_five_tokens():
     assert shingles("a b c d e") < shingles("a b c d e f")
 
 
-LONG = (
-    "def f(s: str, n=7):\n    words = s.split()\n    lengths = [len(word) for word in words]\n"
-    "    return len(words) == n and lengths == sorted(lengths) and len(set(words)) == n and s.islower()"
+MOVED = [
+    ("return x == y and len(x) > 2", "return 2 < len(x) and y == x"),
+    ("return len(x) + 3 + len(y) == 9", "return 9 == 3 + (len(y) + len(x))"),
+    ("return 1 < len(x) <= 9", "return 9 >= len(x) > 1"),
+    ("return set(x) == {'a', 'b', y}", "return {y, 'b', 'a'} == set(x)"),
+    ("return {'a': 1, 'b': 2}.get(x) == 1", "return {'b': 2, 'a': 1}.get(x) == 1"),
+    ("return sorted(x, key=ord, reverse=True) == y", "return sorted(x, reverse=True, key=ord) == y"),
+    ("assert x\n    assert len(y) == 3\n    return x < y", "assert len(y) == 3\n    assert x\n    return x < y"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), MOVED, ids=lambda body: body[:20])
+def test_the_order_of_what_can_be_moved_does_not_count_in_the_order_free_form(pool, first, second):
+    one, other = puzzles(pool, *(f"def f(x: str, y=''):\n    {body}" for body in (first, second)))
+    assert one.id != other.id
+    assert (one.unordered, one.shingles) == (other.unordered, other.shingles)
+
+
+def test_the_order_of_helpers_parameters_and_names_does_not_count_either(pool):
+    one, other = puzzles(
+        pool,
+        "def a(x):\n    return x + 1\n\ndef b(x):\n    return x * 2\n\ndef f(x: int, n=3, m=4):\n    return a(x) == n",
+        "def q(w):\n    return 2 * w\n\ndef p(w):\n    return 1 + w\n\ndef f(z: int, k=4, l=3):\n    return l == p(z)",
+    )
+    assert (one.unordered, one.shingles) == (other.unordered, other.shingles)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("return x < y", "return len(x) < y"),
+        ("return x - 'a' == y", "return x + 'a' == y"),
+        ("return 1 < len(x)", "return 1 > len(x)"),
+        ("return len(x) - 3 == 1", "return 3 - len(x) == 1"),
+        ("return x[1:] == y", "return x[:1] == y"),
+        ("return max(x, y) == x", "return min(x, y) == x"),
+        ("if x:\n        return y", "while x:\n        return y"),
+    ],
+    ids=lambda body: body[:20],
 )
-
-
-def test_a_guard_finds_the_same_other_constants_and_near_duplicates_and_lets_others_pass(pool):
-    texts = [
-        LONG.replace("words", "w"),
-        LONG.replace("7", "8"),
-        LONG.replace("s.islower()", "s.isupper()"),
-        BASE,
-        "def f(s: str):\n    return s == s[::-1] and len(s) == 5",
-    ]
-    guarded, *asked = puzzles(pool, LONG, *texts)
-    guard = Guard.of([("held-out/3", guarded)])
-    assert [guard.hit(puzzle) for puzzle in asked] == [
-        "the same as held-out/3",
-        "held-out/3 with other constants",
-        "a near-duplicate of held-out/3",
-        None,
-        None,
-    ]
-    assert len(guarded.shingles) >= MIN_SHINGLES
-
-
-def test_an_empty_guard_lets_everything_pass(pool):
-    assert [Guard().hit(puzzle) for puzzle in puzzles(pool, BASE, LONG)] == [None, None]
+def test_other_programs_have_other_order_free_forms(first, second):
+    one, other = (order_free_form(ast.parse(f"def f(x: str, y=''):\n    {body}")) for body in (first, second))
+    assert one != other
 
 
 def test_members_of_classes_keep_their_names(pool):

@@ -69,6 +69,8 @@ OWN = {
     "limits": {"cpu_seconds": 1.0},
     "sandbox": {"tier": "A"},
     "versions": {"torch": "2.0", "python": "3.11"},
+    "contamination": None,
+    "scores_unseen": None,
     "scores": {"pass@1": score(0.25, 0.0625, 0.5), "pass@4": score(1.0, 0.99961, 1.0, 0.5)},
     "solved": 1,
     "by": {
@@ -102,6 +104,7 @@ candidates finds differences of pass@1 0.250, pass@4 0.500, at best.
 - model hash bbbbbbbbbbbbbbbb, float32 on cpu, 128 rows; torch 2.0, python 3.11
 - sandbox tier A, 1 s of CPU time
 - the set's own solutions: 2 accepted, 1 puzzles have none
+- what the model was trained on is not known; --trained-on looks for puzzles near these
 
 | verdict               | candidates | share |
 |-----------------------|------------|-------|
@@ -122,7 +125,7 @@ UNUSUAL = """\
 |-------|-------------------|--------|-----------------|------------------|
 | one   | .250 [.062, .500] | 1 of 2 | -               | -                |
 
-Brackets are 95 % intervals over puzzles like these. A comparison on so few puzzles finds no difference.
+Brackets are 95 % intervals over puzzles like these. A comparison on a set this small finds no difference at all.
 
 - 3 puzzles of sets/own.jsonl (hash aaaaaaaaaaaaaaaa), the first of each problem (6 more in the file), \
 8 candidates each, seed 7, 9
@@ -130,6 +133,8 @@ Brackets are 95 % intervals over puzzles like these. A comparison on so few puzz
 - model hash bbbbbbbbbbbbbbbb, float32 on cpu, 128 rows; torch 2.0, python 3.11
 - sandbox tier A, 1 s of CPU time
 - the set's own solutions: 1 accepted, 1 puzzles have none, refused: dddddddddddddddd wrong_answer
+- 1 are near one of the 99 puzzles it was trained on (runs/x); without them pass@1 .125 [.000, .500]
+- puzzle cccccccccccccccc is near one it was trained on: behaviour: 9999999999999999
 - the machine: 1 judgings tried again, 4 limits judged again alone, 2 of them came out otherwise
 - by seed: pass@1 0.500, 0.000
 - shot 3333333333333333 was refused: the same as cccccccccccccccc
@@ -181,6 +186,8 @@ def test_what_is_out_of_the_ordinary_stands_among_the_conditions():
         "scores": {"pass@1": score(0.25, 0.0625, 0.5, None, [0.5, 0.0])},
         "machine": {"retried": 1, "judged_again": 4, "changed": 2},
         "errata": {"e" * 16: "no answer is right"},
+        "contamination": {"trained_on": "runs/x", "puzzles": 99, "near": {"c" * 16: "behaviour: " + "9" * 16}},
+        "scores_unseen": {"pass@1": [0.125, 0, 0.5]},
         "by": {},
         "cost": {"tokens": 0, "tokens_per_solved_puzzle": None, "seconds_per_solved_puzzle": None},
     }

@@ -1,0 +1,284 @@
+"""The guard around held-out puzzles: what is one of them, or too near to one, is refused and said so.
+
+A puzzle is compared at four levels, the cheapest first:
+
+* `exact`: the same canonical text; layout, comments and docstrings do not count.
+* `normal_form`: the same but for names, constants, or the order of what can be moved.
+* `near_duplicate`: most of the text is shared, or a guarded puzzle stands inside a larger one.
+* `behaviour`: the same answers are accepted, among a guarded puzzle's reference answers and many
+  near-misses of them. It needs a solution of the guarded puzzle, and the sandbox.
+
+The first three are known from the texts alone. The fourth is computed by `examine` and remembered.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from puzzles import answer_type
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, Puzzle, Verdict, content_hash
+from puzzles.verify import accepts, verify
+from sandbox import codec
+from sandbox.pool import Pool
+
+LEVELS = ("exact", "normal_form", "near_duplicate", "behaviour")
+GUARD_VERSION = 1
+"""Raised when a level finds more than before, so that archives are examined anew."""
+
+NEAR_DUPLICATE = 0.75
+"""Jaccard similarity of shingles from which two puzzles count as near-duplicates; 0.7 to 0.85 is
+usual for code (SelfCodeAlign uses 0.7 on 5-grams of text). Unrelated puzzles of the hand-written
+sets, of P3 and of the rule families share 0.49 at most."""
+CONTAINED = 0.85
+"""Share of a guarded puzzle's shingles from which it stands inside another; 0.59 at most by chance."""
+MIN_SHINGLES = 8
+"""Shorter puzzles are compared by the other levels only: they share most shingles by chance."""
+MIN_CONTAINED_SHINGLES = 32
+"""Shorter guarded puzzles may well stand inside others by chance."""
+MIN_EVIDENCE = 4
+"""Characters of the accepted reference answers, encoded, from which agreement tells something: that two puzzles
+have the answer 10 says nothing. With it no two unrelated puzzles of the hand-written sets, of P3 and of
+4,000 by rule agree."""
+MOST_CHANGES = 6
+"""Near-misses of one member of a reference answer."""
+MOST_PROBES = 64
+"""Answers that a guarded puzzle and one that accepts its reference answers must agree on, at most."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Which guarded puzzle another one is too near to, and how it was found."""
+
+    level: str
+    """One of LEVELS."""
+    name: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.name} {self.detail}".rstrip()
+
+
+@dataclass(frozen=True)
+class _Behaviour:
+    """What a guarded puzzle says of answers; a proposal that says the same of all is the same puzzle."""
+
+    name: str
+    of_references: list[bool]
+    """Of the reference answers of all guarded puzzles of its answer type."""
+    probes: list[bytes]
+    of_probes: list[bool]
+
+
+@dataclass
+class Guard:
+    """The held-out and dev puzzles that must never be trained on, nor shown to a model that is scored on them."""
+
+    puzzles: dict[str, Puzzle] = field(default_factory=dict)
+    """By id."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What a refusal calls a guarded puzzle, by its id."""
+    _forms: dict[str, Hit] = field(default_factory=dict)
+    _rare: dict[int, list[str]] = field(default_factory=dict)
+    _references: dict[str, list[bytes]] = field(default_factory=dict)
+    _behaviours: dict[str, list[_Behaviour]] = field(default_factory=dict)
+    _remembered: dict[str, Hit] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, named_puzzles: Iterable[tuple[str, Puzzle]]) -> Guard:
+        """Guard these puzzles at the levels that need no sandbox."""
+        guard = cls()
+        for name, puzzle in named_puzzles:
+            guard.names.setdefault(puzzle.id, name)
+            guard.puzzles.setdefault(puzzle.id, puzzle)
+            forms = {
+                puzzle.source: Hit("exact", name),
+                puzzle.id: Hit("normal_form", name, "with other names"),
+                puzzle.skeleton: Hit("normal_form", name, "with other constants"),
+                puzzle.unordered: Hit("normal_form", name, "re-ordered"),
+            }
+            for form, hit in forms.items():
+                guard._forms.setdefault(form, hit)
+        guard._forms.pop("", None)  # the form of a puzzle that comes without it
+        guard._index_rare_shingles()
+        return guard
+
+    def _index_rare_shingles(self) -> None:
+        """What a near-duplicate cannot lack altogether: so many of a guarded puzzle's shingles, the rarest."""
+        frequency = Counter(shingle for puzzle in self.puzzles.values() for shingle in puzzle.shingles)
+        for identifier, puzzle in self.puzzles.items():
+            rarest = sorted(puzzle.shingles, key=lambda shingle: (frequency[shingle], shingle))
+            for shingle in rarest[: int(len(rarest) * (1 - min(NEAR_DUPLICATE, CONTAINED))) + 1]:
+                self._rare.setdefault(shingle, []).append(identifier)
+
+    @property
+    def identity(self) -> str:
+        """Content hash of what is guarded and how; an archive says by it which guard it was kept by."""
+        answers = sorted(answer.hex() for answers in self._references.values() for answer in answers)
+        return content_hash(repr((GUARD_VERSION, sorted(self.puzzles), answers)))
+
+    @property
+    def behaviours(self) -> int:
+        """How many guarded puzzles are compared by behaviour too."""
+        return sum(map(len, self._behaviours.values()))
+
+    def hit(self, puzzle: Puzzle) -> Hit | None:
+        """Which guarded puzzle this one is too near to: by its text, or as an earlier `examine` found."""
+        return (
+            self._forms.get(puzzle.source)
+            or self._forms.get(puzzle.id)
+            or self._forms.get(puzzle.skeleton)
+            or self._forms.get(puzzle.unordered)
+            or self._near(puzzle.shingles)
+            or self._remembered.get(puzzle.id)
+        )
+
+    def _near(self, shingles: frozenset[int]) -> Hit | None:
+        if len(shingles) < MIN_SHINGLES:
+            return None
+        for identifier in sorted({name for shingle in self._rare.keys() & shingles for name in self._rare[shingle]}):
+            guarded, name = self.puzzles[identifier].shingles, self.names[identifier]
+            shared = len(guarded & shingles)
+            if shared >= NEAR_DUPLICATE * (len(guarded) + len(shingles) - shared):
+                return Hit("near_duplicate", name, f"shares {shared} of {len(guarded | shingles)} shingles")
+            if shared >= CONTAINED * len(guarded) and len(guarded) >= MIN_CONTAINED_SHINGLES:
+                return Hit("near_duplicate", name, "stands inside it")
+        return None
+
+    def examine(self, pool: Pool, puzzles: Sequence[Puzzle]) -> dict[str, Hit]:
+        """Compare puzzles at all levels, and remember what is found, so that `hit` knows it.
+
+        Puzzles out of an archive may be given: what the archive did not keep of them is made again.
+
+        Returns:
+            What each puzzle that is too near to a guarded one was found by, by its id.
+        """
+        whole = _whole(pool, puzzles)
+        by_text = {puzzle.id: hit for puzzle in whole if (hit := self.hit(puzzle))}
+        rest = list({puzzle.id: puzzle for puzzle in whole if puzzle.id not in by_text}.values())
+        found = {**by_text, **self._behaving_alike(pool, rest)}
+        self.remember(found)
+        return found
+
+    def remember(self, hits: Mapping[str, Hit]) -> None:
+        """Have `hit` say so of puzzles with these ids."""
+        self._remembered.update(hits)
+
+    # ---- behaviour ----
+
+    def learn_behaviour(self, pool: Pool, solutions: Mapping[str, Sequence[str]]) -> None:
+        """Verify solutions of guarded puzzles, and ask each solved puzzle what it says of many answers.
+
+        Args:
+            pool: The sandbox.
+            solutions: Texts by the puzzle's id; those that are not accepted teach nothing.
+        """
+        answers = _accepted_answers(pool, [(self.puzzles[key], texts) for key, texts in solutions.items()])
+        learned = [(self.puzzles[key], own) for key, own in zip(solutions, answers, strict=True) if own]
+        for puzzle, own in learned:
+            self._references.setdefault(puzzle.answer_type, []).extend(own)
+        for references in self._references.values():
+            references.sort(key=lambda answer: (len(answer), answer))  # what takes long to judge comes last
+        probes = [_probes(pool, puzzle.answer_type, own) for puzzle, own in learned]
+        of_references = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle, _ in learned])
+        of_probes = accepts(pool, [(puzzle, asked) for (puzzle, _), asked in zip(learned, probes, strict=True)])
+        for (puzzle, own), said, asked, outcomes in zip(learned, of_references, probes, of_probes, strict=True):
+            references = self._references[puzzle.answer_type]
+            held = [answer for answer, outcome in zip(references, said, strict=True) if outcome and answer in own]
+            settled = {probe: outcome for probe, outcome in zip(asked, outcomes, strict=True) if outcome is not None}
+            if sum(map(len, held)) >= MIN_EVIDENCE:
+                of_all = [bool(outcome) for outcome in said]
+                behaviour = _Behaviour(self.names[puzzle.id], of_all, [*settled], [*settled.values()])
+                self._behaviours.setdefault(puzzle.answer_type, []).append(behaviour)
+
+    def _behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> dict[str, Hit]:
+        asked = [puzzle for puzzle in puzzles if puzzle.answer_type in self._behaviours]
+        said = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle in asked])
+        suspects = [
+            (puzzle, behaviour)
+            for puzzle, outcomes in zip(asked, said, strict=True)
+            for behaviour in self._behaviours[puzzle.answer_type]
+            if [bool(outcome) for outcome in outcomes] == behaviour.of_references
+        ]
+        said = accepts(pool, [(puzzle, behaviour.probes) for puzzle, behaviour in suspects])
+        hits: dict[str, Hit] = {}
+        for (puzzle, behaviour), outcomes in zip(suspects, said, strict=True):
+            if [bool(outcome) for outcome in outcomes] == behaviour.of_probes:
+                count = len(behaviour.of_references) + len(behaviour.probes)
+                hits.setdefault(puzzle.id, Hit("behaviour", behaviour.name, f"says the same of {count} answers"))
+        return hits
+
+
+def _whole(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Puzzle]:
+    """The puzzles with all their forms; an archive keeps no shingles."""
+    wanting = [puzzle for puzzle in puzzles if not puzzle.shingles]
+    parsed = parse_puzzles(pool, [Text(puzzle.source) for puzzle in wanting])
+    made = {old.id: new for old, new in zip(wanting, parsed, strict=True) if isinstance(new, Puzzle)}
+    return [made.get(puzzle.id, puzzle) for puzzle in puzzles]
+
+
+def _accepted_answers(pool: Pool, solved: Sequence[tuple[Puzzle, Sequence[str]]]) -> list[list[bytes]]:
+    """For each puzzle the distinct answers, encoded, of those of its solutions that hold."""
+    texts = [(puzzle, Text(text, rename={puzzle.original_name: "f"})) for puzzle, texts in solved for text in texts]
+    candidates = parse_candidates(pool, [text for _, text in texts])
+    pairs = [(puzzle, c) for (puzzle, _), c in zip(texts, candidates, strict=True) if isinstance(c, Candidate)]
+    answers: dict[str, dict[bytes, None]] = {}
+    for (puzzle, _), judgement in zip(pairs, verify(pool, pairs), strict=True):
+        if judgement.verdict == Verdict.ACCEPTED and judgement.answer is not None:
+            encoded = codec.encode(ast.literal_eval(judgement.answer), pool.limits.answer_bytes)
+            answers.setdefault(puzzle.id, {})[encoded] = None
+    return [list(answers.get(puzzle.id, {})) for puzzle, _ in solved]
+
+
+def _probes(pool: Pool, declared: str, references: Sequence[bytes]) -> list[bytes]:
+    """Near-misses of the reference answers in turn, and trivial answers; distinct, of the type, and not too many."""
+    missed = itertools.chain.from_iterable(itertools.zip_longest(*map(near_misses, map(codec.decode, references))))
+    probes: dict[bytes, None] = {}
+    for value in itertools.chain(answer_type.trivial_answers(declared)[:8], missed):
+        if len(probes) < MOST_PROBES and answer_type.matches(value, declared):
+            with contextlib.suppress(codec.CodecError):
+                probes[codec.encode(value, pool.limits.answer_bytes)] = None
+    return list(probes)
+
+
+def near_misses(value: Any) -> Iterator[Any]:
+    """Values a little different from a plain one; not all need be of its type."""
+    if type(value) is bool:
+        yield not value
+    elif type(value) is float:
+        yield from (value + 1, value - 1, -value, 2 * value, value + 0.1, value - 0.1, value / 2)
+    elif type(value) is int:
+        yield from (value + 1, value - 1, -value, 2 * value, value // 2)
+        if 10 <= abs(value) < codec.EXACT_INT:
+            digits = _edited(list(str(abs(value))), lambda digit: [str((int(digit) + step) % 10) for step in (1, 9, 5)])
+            yield from (int("".join(changed)) for changed in digits if changed)
+        yield from (value + sign * step for step in range(2, 12) for sign in (1, -1))
+    elif type(value) is str:
+        yield from map("".join, _edited(list(value), lambda character: [chr(ord(character) ^ 1), character.swapcase()]))
+    elif type(value) in (list, tuple):
+        yield from map(type(value), _edited(list(value), near_misses))
+    elif type(value) is set:
+        yield from map(set, _edited(sorted(value, key=codec.literal), near_misses))
+    elif type(value) is dict:
+        yield from map(dict, _edited(sorted(value.items(), key=codec.literal), _near_items))
+
+
+def _near_items(item: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    key, value = item
+    yield from ((key, other) for other in near_misses(value))
+    yield from ((other, value) for other in near_misses(key))
+
+
+def _edited(members: list[Any], near: Callable[[Any], Iterable[Any]]) -> Iterator[list[Any]]:
+    """Members left out, repeated, moved, and changed at three places."""
+    yield from (members[:-1], members[1:], members[::-1], members + members[:1], members[1:] + members[:1])
+    yield from (members[1:2] + members[:1] + members[2:], members[-1:] + members[1:-1] + members[:1])
+    for place in sorted({0, 1, len(members) // 2, len(members) - 1} & set(range(len(members)))):
+        for other in itertools.islice(near(members[place]), MOST_CHANGES):
+            yield [*members[:place], other, *members[place + 1 :]]
