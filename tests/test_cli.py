@@ -635,6 +635,10 @@ def test_checkpoints_of_two_runs_have_results_of_their_own(run_here, files, done
         "bench-tiny-iteration-001-dev",
         "bench-second-iteration-001-dev",
     }
+    for path in Path("runs").glob("bench-*/results.json"):
+        found = json.loads(path.read_text())["selfplay"]["contamination"]
+        assert found["trained_on"] == str(Path("runs", path.parent.name.split("-")[1], "archive.sqlite").absolute())
+        assert found["puzzles"] > 3, "its own proposals too"
 
 
 def test_bench_takes_an_archive_as_a_set(model, run_here, done):

@@ -671,3 +671,49 @@ def test_too_few_pairs_to_be_shown_are_refused_before_anything_is_sampled(pool, 
         score(pool, model, own_set, tmp_path / "out", protocol="few-shot", shots=2)
     assert model.calls == 0
     assert not (tmp_path / "out").exists()
+
+
+# ---- what the model was trained on ----
+
+
+def test_scored_puzzles_near_what_the_model_was_trained_on_are_listed_with_the_scores_without_them(pool, tmp_path):
+    private = [{**record, "name": f"secret-{record['name']}"} for record in records()]
+    seen = [
+        {"name": "a", "puzzle": "def f(q: int):\n    return 9 * q == 153"},
+        {"name": "b", "puzzle": PUZZLES[2][1].replace("(s:", "(word:").replace("s.count", "word.count")},
+        {"name": "c", "puzzle": "def f(s: str):\n    return len(s) == 41 and s[0] == s[1] == 'y'"},
+    ]
+    seen[1]["puzzle"] = seen[1]["puzzle"].replace("len(s)", "len(word)")
+    training = write_set(tmp_path / "training.jsonl", seen)
+    puzzles = write_set(tmp_path / "own.jsonl", private)
+    own = score(pool, Model(COUNTS), puzzles, tmp_path / "out", trained_on=str(training))["selfplay"]
+    jsonschema.validate(content_of(tmp_path / "out"), SCHEMA)
+    thirds, letters = [*own["per_puzzle"]][0:3:2]
+    assert (own["contamination"]["trained_on"], own["contamination"]["puzzles"]) == (str(training), 3)
+    assert set(own["contamination"]["near"]) == {thirds, letters}
+    unseen = {puzzle: counts for puzzle, counts in own["per_puzzle"].items() if puzzle not in (thirds, letters)}
+    for k in (1, 2, N):
+        values = passes(unseen, k)
+        expected = [mean(values), interval(values).low, interval(values).high]
+        assert own["scores_unseen"][f"pass@{k}"] == pytest.approx(expected)
+        assert own["scores"][f"pass@{k}"]["value"] == pytest.approx(mean(passes(own["per_puzzle"], k)))
+    for name in ("results.json", "results.md"):
+        assert "secret" not in (tmp_path / "out" / name).read_text()
+
+
+def test_training_puzzles_near_none_of_the_set_are_said_to_be_so(pool, own_set, tmp_path):
+    training = write_set(
+        tmp_path / "training.jsonl", [{"name": "c", "puzzle": "def f(s: str):\n    return s == 'y' * 8"}]
+    )
+    own = score(pool, Model(COUNTS), own_set, tmp_path / "out", trained_on=str(training))["selfplay"]
+    assert own["contamination"] == {"trained_on": str(training), "puzzles": 1, "near": {}}
+    assert own["scores_unseen"] is None
+    jsonschema.validate(content_of(tmp_path / "out"), SCHEMA)
+
+
+def test_a_training_file_without_puzzles_is_refused(pool, own_set, tmp_path):
+    training = write_set(tmp_path / "training.jsonl", [])
+    with pytest.raises(
+        InputError, match=r"training\.jsonl: expected the puzzles that the model was trained on, there are none"
+    ):
+        score(pool, Model(COUNTS), own_set, tmp_path / "out", trained_on=str(training))
