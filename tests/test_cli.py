@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -497,7 +498,7 @@ def test_bench_again_samples_nothing_and_says_the_same(model, files, done, monke
     command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out")
     table, first = done(*command), json.loads(Path("out/results.json").read_text())
     samples = Path("out/samples.jsonl.gz").read_bytes()
-    monkeypatch.setattr("selfplay.model.LanguageModel._sample_batch", None)
+    monkeypatch.setattr("selfplay.model.LanguageModel._sample_alike", None)
     assert done(*command) == table
     again = json.loads(Path("out/results.json").read_text())
     again["selfplay"]["started"] = first["selfplay"]["started"]
@@ -1322,6 +1323,10 @@ def forked():
         "selfplay.loop",
     ]
     server.set_forkserver_preload(loaded)
+    with pytest.MonkeyPatch.context() as patch:
+        # The server has no path but this: what it loads must be what is tested, not what is installed.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+        forkserver.ensure_running()
     return server
 
 
@@ -1352,7 +1357,7 @@ def cut_run(cut_command, files):
     return lambda cut=None: cut_command(["run", files / "tiny.toml"], cut)
 
 
-SAMPLE, LANE = "selfplay.model:LanguageModel._sample_batch", "sandbox.pool:_Lane.start"
+SAMPLE, LANE = "selfplay.decode:_draw", "sandbox.pool:_Lane.start"
 SIGNALS = {
     "importing": ("selfplay.loop:_import_training", LANE, 2, signal.SIGINT),
     "sampling proposals": ("selfplay.propose:sample", SAMPLE, 2, signal.SIGINT),
