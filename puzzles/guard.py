@@ -270,6 +270,7 @@ def near_misses(value: Any) -> Iterator[Any]:
         yield from map("".join, _edited(list(value), lambda character: [chr(ord(character) ^ 1), character.swapcase()]))
     elif type(value) in (list, tuple):
         yield from map(type(value), _edited(list(value), near_misses))
+        yield from map(type(value), _same_sum(list(value)))
     elif type(value) is set:
         yield from map(set, _edited(sorted(value, key=codec.literal), near_misses))
     elif type(value) is dict:
@@ -280,6 +281,16 @@ def _near_items(item: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
     key, value = item
     yield from ((key, other) for other in near_misses(value))
     yield from ((other, value) for other in near_misses(key))
+
+
+def _same_sum(members: list[Any]) -> Iterator[list[Any]]:
+    """One member more by what another is less: a total is what many puzzles ask for."""
+    numbers = [place for place, member in enumerate(members) if type(member) in (int, float)]
+    for first, second in itertools.islice(itertools.permutations(numbers, 2), MOST_CHANGES):
+        changed = list(members)
+        changed[first] += 1
+        changed[second] -= 1
+        yield changed
 
 
 def _edited(members: list[Any], near: Callable[[Any], Iterable[Any]]) -> Iterator[list[Any]]:

@@ -440,7 +440,7 @@ def found_among(guard, pool, items):
 
 
 def test_nearly_every_guarded_puzzle_is_guarded_by_behaviour_too(real_guard):
-    assert real_guard.behaviours >= 0.9 * len(real_guard.puzzles)
+    assert real_guard.behaviours >= 0.85 * len(real_guard.puzzles)
 
 
 def test_no_training_puzzle_is_near_a_guarded_one_at_any_level(pool, real_guard, hand_written):
