@@ -89,7 +89,7 @@ def _read_errata(text: str, name: str) -> dict[str, str]:
     for number, entry in enumerate(entries, 1):
         where = f"{name}, erratum {number}"
         if not isinstance(entry, dict) or set(entry) - {"puzzle", "reason"}:
-            raise InputError(f"{where}: expected `puzzle` and `reason`, got {json.dumps(entry)[:60]}")
+            raise InputError(f"{where}: expected `puzzle` and `reason`, got {json.dumps(entry, default=str)[:60]}")
         puzzle, reason = _string(entry, "puzzle", where), _string(entry, "reason", where)
         if not PUZZLE_ID.fullmatch(puzzle):
             raise InputError(f"{where}: expected a puzzle's id, sixteen hexadecimal digits, got {puzzle[:60]!r}")
@@ -169,7 +169,7 @@ def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]
 def _string(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if not isinstance(value, str):
-        came = "it is missing" if key not in record else f"got {json.dumps(value)[:60]}"
+        came = "it is missing" if key not in record else f"got {json.dumps(value, default=str)[:60]}"
         raise InputError(f"{where}: expected a text under {key!r}, {came}")
     return value
 

@@ -25,6 +25,7 @@ from selfplay.rundir import RunDir, read_lines, write_atomically
 from selfplay.select import Pair, solver_shots
 from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
+from selfplay.solve import prompt_for
 
 CHUNK_TEXTS = 2048
 
@@ -82,7 +83,9 @@ def bench(
             "protocol_from": came_from,
             "shots": [puzzle.id for puzzle, _ in shots],
             "shots_refused": refused,
-            "prompts_hash": content_hash(" ".join(line["identity"]["prompts"] for line in lines)),
+            "prompts_hash": content_hash(
+                "\0".join(prompt_for(protocol, item.puzzle, shots).text for item in chosen.named)
+            ),
             "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": config.batch_rows},
             "limits": asdict(pool.limits),
             "sandbox": protections,
@@ -172,10 +175,15 @@ def _sampled(
         done = [line for line in finished if line["identity"]["seed"][0] == seed]
         if done:
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
-        evaluate(
-            model, pool, chosen.named, protocol, shots, config.evaluate, [seed], config.batch_rows, CHUNK_TEXTS,
-            file, count,
-        )  # fmt: skip
+        try:
+            evaluate(
+                model, pool, chosen.named, protocol, shots, config.evaluate, [seed], config.batch_rows, CHUNK_TEXTS,
+                file, count,
+            )  # fmt: skip
+        except InputError as error:
+            if done:
+                file.unlink()
+            raise InputError(str(error).replace(str(file), str(folder))) from None
         lines += read_lines(file)
     return lines
 

@@ -174,6 +174,8 @@ def _bench(options: argparse.Namespace) -> int:
     if not options.models:
         raise InputError("bench: expected a MODEL, such as `embedded`, or --rescore")
     seeds, ks = _integers(options.seed, "--seed", least=0), _tries(options)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seed: expected different seeds, got {options.seed!r}")
     if options.temperature == 0 and (options.samples > 1 or len(seeds) > 1):
         raise InputError("--temperature 0 draws the same candidate each time: give --samples 1 --k 1 and one --seed")
     evaluate = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
@@ -222,14 +224,17 @@ def _rescore(options: argparse.Namespace) -> int:
     errata = read_errata(options.errata)
     ks = _integers(options.k, "--k") if options.k else None
     below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
-    folders = [Path(place) for place in options.rescore] or stored(below)
+    folders = [Path(place) for place in options.rescore]
+    if options.judge_again and (runs := [folder for folder in folders if is_run(folder)]):
+        raise InputError(f"{runs[0]}: --judge-again is for benchmarks; a run keeps the verdicts it went on with")
+    folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: there are no results below {RUNS.resolve()}: name their folders")
     pool = _pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):
-                print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata))}\n")
+                print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata, ks))}\n")
             else:
                 before, after = rescore(folder, errata, ks, sandbox)
                 print(f"{folder}\n{tables.rescored(before['selfplay'], after['selfplay'])}\n")

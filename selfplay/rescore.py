@@ -11,7 +11,7 @@ from typing import Any
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import results
-from selfplay.config import load
+from selfplay.config import EvaluateConfig
 from selfplay.evaluate import SetScores, judge_surely, summarize
 from selfplay.rundir import RunDir, read_lines
 from selfplay.sets import scored_set
@@ -54,9 +54,7 @@ def rescore(
         raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
     facts = {key: value for key, value in before["selfplay"].items() if key in results.FACTS}
     if ks is not None:
-        if max(ks) > facts["settings"]["samples_per_puzzle"]:
-            n = facts["settings"]["samples_per_puzzle"]
-            raise InputError(f"{folder}: pass@{max(ks)} needs as many candidates per puzzle, there are {n}")
+        _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
         facts |= _judge_again(*sandbox, facts, lines)
@@ -64,6 +62,11 @@ def rescore(
     after = results.document(facts, lines, errata)
     results.write(folder, after)
     return before, after
+
+
+def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:
+    if max(ks) > samples:
+        raise InputError(f"{folder}: pass@{max(ks)} needs as many candidates per puzzle, there are {samples}")
 
 
 def _judge_again(
@@ -88,13 +91,18 @@ def _judge_again(
     return {"set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits)}
 
 
-def rescored_run(folder: Path, errata: Mapping[str, str]) -> list[tuple[int, str, dict[str, Any], SetScores]]:
+def rescored_run(
+    folder: Path, errata: Mapping[str, str], ks: Sequence[int] | None = None
+) -> list[tuple[int, str, dict[str, Any], SetScores]]:
     """Every iteration's scores: number, set, as recorded, and computed again; nothing is written."""
-    rundir = RunDir(folder)
-    config = load(rundir.config).evaluate
-    return [
-        (number, name, record[name], summarize(read_lines(rundir.samples(number, name)), config, errata))
-        for record in rundir.read_records()
-        for name in ("dev", "heldout")
-        for number in (record["iteration"],)
-    ]
+    rundir, scores = RunDir(folder), []
+    for record in rundir.read_records():
+        for name in ("dev", "heldout"):
+            number, recorded = record["iteration"], record[name]
+            # A branch may score otherwise than the run it came from: each record has its own n and k.
+            tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
+            _check_tries(folder, tries, recorded["samples_per_puzzle"])
+            config = EvaluateConfig(recorded["samples_per_puzzle"], tuple(tries))
+            lines = read_lines(rundir.samples(number, name))
+            scores.append((number, name, recorded, summarize(lines, config, errata)))
+    return scores

@@ -279,9 +279,10 @@ def read(place: str | Path) -> dict[str, Any]:
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
         raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
-    missing = {"set", "model", "protocol", "settings", "scores", "per_puzzle", "errata"} - set(own)
-    if missing:
+    if missing := {*FACTS, *COMPUTED} - set(own):
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
+    if wrong := [key for key in OBJECTS if not isinstance(own[key], dict)]:
+        raise InputError(f"{path}: expected an object under {wrong[0]!r} of 'selfplay', got {str(own[wrong[0]])[:60]}")
     return content
 
 
@@ -303,11 +304,14 @@ def unpack(folder: Path) -> list[Line]:
     path = folder / SAMPLES
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
-            return [json.loads(line) for line in file]
+            lines = [json.loads(line) for line in file]
     except FileNotFoundError:
         return []
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: expected the samples of a benchmark, {error}") from None
+    if not all(isinstance(line, dict) and "results" in line for line in lines):
+        raise InputError(f"{path}: expected the samples of a benchmark, a line is not one")
+    return lines
 
 
 FACTS = (
@@ -315,3 +319,9 @@ FACTS = (
     "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
 """What is not computed from the samples."""
+COMPUTED = (
+    "scores", "scores_unseen", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle",
+)  # fmt: skip
+"""What is."""
+OBJECTS = ("set", "model", "settings", "limits", "scores", "errata", "per_puzzle")
+"""Of both, those that readers look into."""

@@ -200,7 +200,7 @@ def rescored(before: dict[str, Any], after: dict[str, Any]) -> str:
 def rescored_run(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
     """A run's scores as recorded and computed again."""
     rows = [
-        [str(number), name, k, interval(recorded[k]), interval(vars(score).values())]
+        [str(number), name, k, interval(recorded[k]) if k in recorded else "-", interval(vars(score).values())]
         for number, name, recorded, again in scores
         for k, score in again.pass_at.items()
     ]

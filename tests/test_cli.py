@@ -435,44 +435,74 @@ def other(tiny, tmp_path_factory):
 
 
 def test_bench_scores_two_models_on_a_file(model, other, files, done):
-    lines = done("bench", model, other, "--puzzles", files / "train.jsonl", *BENCH).splitlines()
-    assert lines[:2] == ["| model | pass@1 | pass@4 | solved | most frequent verdicts |", "|" + " --- |" * 5]
-    assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {model}", f"| {other}"]
-    assert all(line.count("|") == 6 for line in lines)
-    assert " | 3 of 3 | " in lines[2]
-    assert " | 0 of 3 | " in lines[3]
+    table, beside = done("bench", model, other, "--puzzles", files / "train.jsonl", *BENCH).rstrip("\n").split("\n\n")
+    lines = table.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["model", "pass@1", "pass@4", "solved", "tokens / solved", "seconds / solved"]
+    assert set(lines[1]) == set("|-")
+    assert [row[0] for row in cells[2:]] == [str(model), str(other)]
+    assert [row[3] for row in cells[2:]] == ["3 of 3", "0 of 3"]
+    assert cells[3][4:] == ["-", "-"]
+    assert len({len(line) for line in lines}) == 1
+    assert beside.startswith(f"{other} beside {model}: At pass@1 B is not different from A as far as these puzzles can")
     assert len(list(Path("runs").glob("bench-*/results.json"))) == 2
 
 
 def test_bench_writes_results_for_others_to_read(model, files, done):
     puzzles = str(files / "train.jsonl")
-    done("bench", model, "--puzzles", puzzles, *BENCH, "--out", "out")
+    printed = done("bench", model, "--puzzles", puzzles, *BENCH, "--out", "out")
+    assert {path.name for path in Path("out").iterdir()} == {
+        "results.json", "samples.jsonl.gz", "results.md", "model-index.yaml", "lock",
+    }  # fmt: skip
+    assert Path("out/results.md").read_text() == printed
     result = json.loads(Path("out/results.json").read_text())
-    assert set(result) == {"results", "config", "versions", "sandbox", "n-samples", "date", "seconds"}
-    score = result["results"][puzzles]
-    assert (score["puzzles"], score["samples_per_puzzle"], score["solved"]) == (3, 4, 3)
-    assert sum(score["verdicts"].values()) == 12
+    own = result["selfplay"]
+    assert (own["set"]["path"], own["set"]["puzzles"], own["solved"]) == (puzzles, 3, 3)
+    assert own["set"]["references"] == {"accepted": 3, "none": 0, "refused": {}}
+    assert sum(own["verdicts"].values()) == 12
     for name in ("pass@1", "pass@4"):
-        value, low, high = score[name]
-        assert 0 <= low <= value <= high <= 1
-    assert result["config"]["k"] == [1, 4]
-    assert result["config"]["protocol"] == "plain"
-    assert result["n-samples"] == {puzzles: {"original": 3, "effective": 3}}
-    assert result["sandbox"]["tier"] in "ABD"
-    samples = [json.loads(line) for line in Path("out/samples.jsonl").read_text().splitlines()]
+        score = own["scores"][name]
+        assert 0 <= score["low"] <= score["value"] <= score["high"] <= 1
+        assert result["results"]["train"][f"{name},none"] == score["value"]
+    assert (own["settings"]["k"], own["settings"]["samples_per_puzzle"]) == ([1, 4], 4)
+    assert (own["protocol"], own["protocol_from"]) == ("plain", "saved with the checkpoint")
+    assert result["n-samples"] == {"train": {"original": 3, "effective": 3}}
+    assert own["sandbox"]["tier"] in "ABD"
+    samples = packed("out")
     assert [len(r["texts"]) for line in samples for r in line["results"]] == [4, 4, 4]
     assert [len(r["verdicts"]) for line in samples for r in line["results"]] == [4, 4, 4]
+
+
+def packed(folder):
+    """A benchmark's chunks, apart from times."""
+    with gzip.open(Path(folder) / "samples.jsonl.gz", "rt") as file:
+        return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file]
+
+
+def untimed(folder):
+    """A benchmark's results, apart from what depends on the machine or the hour."""
+    content = json.loads((Path(folder) / "results.json").read_text())
+    del content["date"], content["total_evaluation_time_seconds"]
+    for key in ("cost", "machine", "started"):
+        del content["selfplay"][key]
+    return content
+
+
+def without_cost(printed):
+    """A benchmark's tables without the line of scores, which ends in its cost."""
+    return [line for line in printed.splitlines() if " of 3 " not in line and not line.startswith("|--")][4:]
 
 
 def test_bench_again_samples_nothing_and_says_the_same(model, files, done, monkeypatch):
     command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out")
     table, first = done(*command), json.loads(Path("out/results.json").read_text())
-    samples = Path("out/samples.jsonl").read_bytes()
+    samples = Path("out/samples.jsonl.gz").read_bytes()
     monkeypatch.setattr("selfplay.model.LanguageModel._sample_batch", None)
     assert done(*command) == table
     again = json.loads(Path("out/results.json").read_text())
-    assert {**again, "date": first["date"], "seconds": first["seconds"]} == first
-    assert Path("out/samples.jsonl").read_bytes() == samples
+    again["selfplay"]["started"] = first["selfplay"]["started"]
+    assert {**again, "date": first["date"]} == first
+    assert Path("out/samples.jsonl.gz").read_bytes() == samples
 
 
 def test_bench_goes_on_where_it_was_cut_off(model, files, done, monkeypatch):
@@ -480,10 +510,121 @@ def test_bench_goes_on_where_it_was_cut_off(model, files, done, monkeypatch):
     command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out")
     table = done(*command, "whole")
     Path("cut").mkdir()
-    lines = Path("whole/samples.jsonl").read_text().splitlines(keepends=True)
-    Path("cut/samples.jsonl").write_text(lines[0] + lines[1][:50])
-    assert done(*command, "cut") == table
-    assert without_times(Path("cut/samples.jsonl")) == without_times(Path("whole/samples.jsonl"))
+    with gzip.open("whole/samples.jsonl.gz", "rt") as file:
+        lines = file.readlines()
+    Path("cut/samples-0.jsonl").write_text(lines[0] + lines[1][:50])
+    assert without_cost(done(*command, "cut")) == without_cost(table)
+    assert packed("cut") == packed("whole")
+    assert untimed("cut") == untimed("whole")
+    assert not Path("cut/samples-0.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--protocol", "few-shot", "--shots", "1"], ["--protocol", "plain"]])
+def test_bench_says_which_protocol_it_took_and_why(model, files, selfplay, options):
+    _, out, err = selfplay("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out", *options)
+    name, why = (options[1], "option") if options else ("plain", "saved with the checkpoint")
+    assert err == f"{model}: {name} protocol ({why}), results in out\n"
+    assert f"\n- protocol {name} ({why}), {options.count('--shots')} shots, temperature 0.8, top-p 1, " in out
+
+
+def test_models_with_and_without_a_chat_template_are_scored_alike(tiny, files, done, refused):
+    chat, plain = (shutil.copytree(tiny(shape), shape) for shape in ("qwen2", "llama"))
+    for folder, saved in ((chat, "chat"), (plain, "plain")):
+        done("bench", folder, "--puzzles", files / "dev.jsonl", *BENCH, "--out", f"out-{saved}")
+        own = json.loads(Path(f"out-{saved}/results.json").read_text())["selfplay"]
+        assert (own["protocol"], own["protocol_from"]) == (saved, "saved with the checkpoint")
+        assert sum(own["verdicts"].values()) == 12
+    Path(chat, "selfplay.json").unlink()
+    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--protocol", "chat", "--out", "option")
+    assert "- protocol chat (option), 0 shots" in out
+    assert [[r["texts"] for r in line["results"]] for line in packed("option")] == [
+        [r["texts"] for r in line["results"]] for line in packed("out-chat")
+    ]
+    line = refused("bench", plain, "--puzzles", files / "dev.jsonl", *BENCH, "--protocol", "chat", "--out", "none")
+    assert line == "selfplay: protocol chat: this model has no chat template: choose plain or few-shot"
+    assert not Path("none/results.json").exists()
+
+
+def test_bench_takes_several_seeds_and_errata(model, files, done):
+    errata = Path("errata.toml")
+    errata.write_text("")
+    command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out", "--errata", errata)
+    out = done(*command, "--seed", "3,1")
+    assert "8 candidates each, seed 3, 1\n" in out
+    assert "\n- by seed: pass@1 " in out
+    own = json.loads(Path("out/results.json").read_text())["selfplay"]
+    assert [line["identity"]["seed"][0] for line in packed("out")] == own["settings"]["seeds"] == [3, 1]
+    wrong = [*own["per_puzzle"]][1]
+    errata.write_text(f'[[erratum]]\npuzzle = "{wrong}"\nreason = "it has two answers"\n')
+    assert f"- puzzle {wrong} is left out, it is wrong: it has two answers\n" in done(*command, "--seed", "3,1")
+
+
+def test_without_k_it_is_what_so_many_samples_allow(model, files, done):
+    few = [option for option in BENCH if option not in ("--k", "1,4")]
+    for folder, n, ks in (("four", 4, [1]), ("eleven", 11, [1, 10])):
+        done("bench", model, "--puzzles", files / "train.jsonl", *few, "--samples", n, "--out", folder)
+        assert json.loads(Path(folder, "results.json").read_text())["selfplay"]["settings"]["k"] == ks
+
+
+def test_greedy_candidates_are_drawn_once(model, files, done, refused):
+    greedy = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--temperature", "0")
+    for more in ((), ("--samples", "1", "--k", "1", "--seed", "0,1")):
+        line = refused(*greedy, *more)
+        assert line.startswith("selfplay: --temperature 0 draws the same candidate each time: give --samples 1")
+    done(*greedy, "--samples", "1", "--k", "1", "--out", "out")
+    assert json.loads(Path("out/results.json").read_text())["results"]["train"]["pass@1,none"] > 0
+
+
+def test_more_shots_than_there_are_pairs_are_refused(model, files, refused):
+    few_shot = ("--protocol", "few-shot", "--shots", "999")
+    line = refused("bench", model, "--puzzles", files / "train.jsonl", *BENCH, *few_shot)
+    assert "so 999 cannot stand before its puzzles: choose --protocol plain, or fewer --shots" in line
+    assert not Path("runs").exists()
+
+
+def test_bench_rescores_and_compares_what_it_wrote(model, other, files, done):
+    done("bench", model, other, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out")
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    folders = {
+        json.loads(path.read_text())["model_name"]: path.parent for path in before if path.name == "results.json"
+    }
+    assert done("bench", "--rescore", *folders.values()).count(" before ") == 2
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+    report = done("compare", folders[str(other)], folders[str(model)])
+    assert report.startswith(f"A  {other} (hash ")
+    assert "3 puzzles of train, 4 candidates each, plain protocol" in report
+    assert "Won (solved by B only): 3: p" in report
+    assert "Lost (solved by A only): 0\n" in report
+
+
+def test_a_runs_scores_are_rescored_and_its_files_kept(run_here, done):
+    before = {path: path.read_bytes() for path in run_here.rglob("*") if path.is_file()}
+    lines = done("bench", "--rescore").splitlines()
+    assert lines[0] == "runs/tiny"
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[3:] if line]
+    assert [row[:3] for row in cells] == [
+        [str(number), name, k] for number in (0, 1) for name in ("dev", "heldout") for k in ("pass@1", "pass@4")
+    ]
+    assert all(row[3] == row[4] for row in cells)
+    assert {path: path.read_bytes() for path in run_here.rglob("*") if path.is_file()} == before
+
+
+def test_a_branch_that_scores_other_k_is_rescored(run_here, done):
+    done(
+        "run",
+        "--from",
+        "tiny@0",
+        "--name",
+        "branch",
+        "--set",
+        "evaluate.k=[2]",
+        "--set",
+        "evaluate.samples_per_puzzle=2",
+    )
+    lines = done("bench", "--rescore", "runs/branch").splitlines()
+    assert [[cell.strip() for cell in line.strip("|").split("|")][0:3:2] for line in lines[3:-1]] == [
+        *[["0", "pass@1"], ["0", "pass@4"]] * 2, *[["1", "pass@2"]] * 2,
+    ]  # fmt: skip
 
 
 def test_checkpoints_of_two_runs_have_results_of_their_own(run_here, files, done):
@@ -494,6 +635,10 @@ def test_checkpoints_of_two_runs_have_results_of_their_own(run_here, files, done
         "bench-tiny-iteration-001-dev",
         "bench-second-iteration-001-dev",
     }
+    for path in Path("runs").glob("bench-*/results.json"):
+        found = json.loads(path.read_text())["selfplay"]["contamination"]
+        assert found["trained_on"] == str(Path("runs", path.parent.name.split("-")[1], "archive.sqlite").absolute())
+        assert found["puzzles"] > 3, "its own proposals too"
 
 
 def test_bench_takes_an_archive_as_a_set(model, run_here, done):
@@ -1046,10 +1191,17 @@ def test_a_run_folder_of_other_settings_is_refused_and_the_keys_named(run_here, 
 
 def test_bench_results_of_other_settings_are_refused(model, files, done, refused):
     done("bench", model, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "out")
-    before = Path("out/samples.jsonl").read_bytes(), Path("out/results.json").read_bytes()
-    line = refused("bench", model, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "out", "--seed", "2")
-    assert "another seed" in line
-    assert (Path("out/samples.jsonl").read_bytes(), Path("out/results.json").read_bytes()) == before
+    before = {path: path.read_bytes() for path in Path("out").iterdir() if path.name != "lock"}
+    for options, words in (
+        (["--seed", "2"], "another seed"),
+        (["--temperature", "0.7"], "another settings"),
+        (["--puzzles", files / "train.jsonl"], "another puzzles"),
+        (["--protocol", "few-shot"], "another protocol"),
+    ):
+        line = refused("bench", model, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "out", *options)
+        assert line.startswith(f"selfplay: out: it holds results with {words} ")
+        assert line.endswith(": move it away to score anew")
+        assert {path: path.read_bytes() for path in Path("out").iterdir() if path.name != "lock"} == before
 
 
 def test_records_with_a_foreign_line_are_refused_with_its_number(run_here, files, refused):
@@ -1074,6 +1226,10 @@ def test_a_second_writer_is_refused(run_here, files, refused):
         (["--k", ""], "--k: expected integers"),
         (["--k", "0"], "--k: expected integers of at least 1"),
         (["--k", "1,9"], "pass@9 needs as many samples"),
+        (["--seed", "a"], "--seed: expected integers"),
+        (["--seed", "-1"], "--seed: expected integers of at least 0"),
+        (["--seed", "1,2,1"], "--seed: expected different seeds, got '1,2,1'"),
+        (["--errata", "none.toml"], "none.toml: No such file"),
         (["--device", "nosuch"], "nosuch"),
     ],
 )
@@ -1081,16 +1237,21 @@ def test_bench_refuses_wrong_options(model, files, refused, options, words):
     assert words in refused("bench", model, "--puzzles", files / "dev.jsonl", "--samples", "4", "--k", "1", *options)
 
 
+def test_bench_of_nothing_is_refused(refused):
+    assert refused("bench") == "selfplay: bench: expected a MODEL, such as `embedded`, or --rescore"
+
+
 @pytest.mark.parametrize(
     "command",
     [
         [],
         ["nosuch"],
-        ["bench"],
         ["bench", "m", "--samples", "0"],
         ["bench", "m", "--temperature", "-1"],
         ["bench", "m", "--top-p", "2"],
-        ["bench", "m", "--seed", "-1"],
+        ["bench", "m", "--protocol", "nosuch"],
+        ["compare"],
+        ["compare", "one"],
         ["bench", "m", "--shots", "-1"],
         ["bench", "m", "--threads", "-1"],
         ["bench", "m", "--dtype", "int8"],
@@ -1220,24 +1381,30 @@ def forked():
 
 
 @pytest.fixture
-def cut_run(forked, protections, files):
-    """`selfplay run tiny.toml` in a process of its own, cut off somewhere; its exit code and standard error."""
+def cut_command(forked, protections):
+    """A command in a process of its own, cut off somewhere; its exit code and standard error."""
 
-    def run(cut=None):
-        arguments = (Path.cwd(), protections, ["run", str(files / "tiny.toml")], cut)
+    def run(command, cut=None):
+        arguments = (Path.cwd(), protections, [str(part) for part in command], cut)
         process = forked.Process(target=in_a_process, args=arguments)
         process.start()
         below = set()
         while process.is_alive():
             below |= descendants(process.pid)
             process.join(0.05)
-        assert below, "no zygote was ever seen"
+        assert below, f"no zygote was ever seen: {process.exitcode}, {Path('err.txt').read_text()}"
         assert_gone(below)
         code = process.exitcode
         process.close()
         return code, Path("err.txt").read_text()
 
     return run
+
+
+@pytest.fixture
+def cut_run(cut_command, files):
+    """`selfplay run tiny.toml`, cut off somewhere."""
+    return lambda cut=None: cut_command(["run", files / "tiny.toml"], cut)
 
 
 SAMPLE, LANE = "selfplay.model:LanguageModel._sample_batch", "sandbox.pool:_Lane.start"
@@ -1290,6 +1457,30 @@ def test_a_run_that_is_killed_in_every_stage_loses_no_pair_and_ends_like_one_tha
     assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
     assert kept == pairs("runs/tiny/archive.sqlite")
+
+
+BENCH_CUTS = [
+    ("judging the second seed", ("selfplay.bench:evaluate", "selfplay.evaluate:judge_texts", 2, signal.SIGKILL)),
+    ("judging the third", ("selfplay.bench:evaluate", "selfplay.evaluate:judge_texts", 2, signal.SIGTERM)),
+    ("packing", ("selfplay.results:pack", "json:dumps", 2, signal.SIGKILL)),
+]
+
+
+def test_a_benchmark_that_is_killed_again_and_again_ends_like_one_that_was_not(model, files, done, cut_command):
+    command = ["bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--seed", "0,1,2", "--out"]
+    for stage, cut in BENCH_CUTS:
+        code, err = cut_command([*command, "cut"], cut)
+        if cut[-1] == signal.SIGKILL:
+            assert (code, err) == (-signal.SIGKILL, ""), stage
+        else:
+            assert code == 130, stage
+            assert one_line(err).startswith("selfplay: interrupted; what was finished is kept"), stage
+        assert not Path("cut/results.json").exists(), stage
+    done(*command, "cut")
+    done(*command, "whole")
+    assert packed("cut") == packed("whole")
+    assert untimed("cut") == untimed("whole")
+    assert {path.name for path in Path("cut").iterdir()} == {path.name for path in Path("whole").iterdir()}
 
 
 def command_line(*arguments):

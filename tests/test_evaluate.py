@@ -1,17 +1,27 @@
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool
-from selfplay.bench import bench
+from puzzles.puzzle import InputError, Judgement, Verdict
+from puzzles.verify import truth_pool, verify
+from sandbox import child
+from sandbox.pool import RUN_PROGRAM, Job
+from sandbox.result import Limits, SandboxError, Status
+from selfplay import evaluate as evaluate_module
+from selfplay.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig
-from selfplay.evaluate import PROMPT_TOO_LONG, NamedPuzzle, evaluate, summarize
+from selfplay.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, NamedPuzzle, evaluate, judge_surely, summarize
 from selfplay.loop import Progress
+from selfplay.prompts import solve_prompt
+from selfplay.results import unpack
 from selfplay.rundir import read_lines
 from selfplay.sampler import ScriptedSampler
+from selfplay.solve import judge_texts
 
 CONFIG = EvaluateConfig(samples_per_puzzle=4, k=(1, 2, 4), max_tokens=20)
 TEXTS = [
@@ -263,6 +273,186 @@ def test_a_chunk_has_at_least_one_puzzle(pool, puzzles, tmp_path):
     assert len(read_lines(tmp_path / "samples")) == 5
 
 
+# ---- what the machine did is not the model's ----
+
+
+@pytest.fixture
+def judging(pool, puzzles):
+    """`judge_surely` on two puzzles with given texts; its judgements and its counts."""
+
+    def judge(texts_P_K):
+        asked = puzzles[:2]
+        prompts = [solve_prompt("plain", named.puzzle) for named in asked]
+        return judge_surely(pool, [named.puzzle for named in asked], prompts, texts_P_K)
+
+    return judge
+
+
+ANSWERED = [["\n    return 17\n", "\n    return 7\n"], ["\n    return 42\n", "\n    return ("]]
+VERDICTS = [["accepted", "wrong_answer"], ["accepted", "invalid_solution"]]
+
+
+def verdicts_of(judged_P_K):
+    return [[str(judgement.verdict) for _, judgement in row] for row in judged_P_K]
+
+
+def failing(function, times):
+    """A function that fails as the sandbox does, so many times, and then does what it did."""
+    left = [times]
+
+    def call(*arguments):
+        if left[0]:
+            left[0] -= 1
+            raise SandboxError("the zygote died")
+        return function(*arguments)
+
+    return call
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_a_failure_of_the_sandbox_is_tried_again_and_counted(judging, monkeypatch, failures):
+    monkeypatch.setattr(evaluate_module, "judge_texts", failing(judge_texts, failures))
+    judged_P_K, machine = judging(ANSWERED)
+    assert verdicts_of(judged_P_K) == VERDICTS
+    assert machine == {"retried": failures, "judged_again": 0, "changed": 0}
+
+
+def test_a_pool_whose_run_fails_is_tried_again(pool, judging, monkeypatch):
+    monkeypatch.setattr(type(pool), "run", failing(type(pool).run, 2))
+    judged_P_K, machine = judging(ANSWERED)
+    assert verdicts_of(judged_P_K) == VERDICTS
+    assert machine["retried"] == 2
+
+
+def test_a_sandbox_that_fails_three_times_is_an_error_and_nothing_is_written(pool, puzzles, tmp_path, monkeypatch):
+    score(pool, puzzles[:2], tmp_path / "before", chunk=8)
+    monkeypatch.setattr(evaluate_module, "judge_texts", failing(judge_texts, 3))
+    with pytest.raises(SandboxError, match="the zygote died"):
+        score(pool, puzzles, tmp_path / "samples")
+    assert not (tmp_path / "samples").exists()
+    score(pool, puzzles, tmp_path / "samples")
+    assert without_times(tmp_path / "samples")[0] == without_times(tmp_path / "before")[0]
+
+
+def test_what_was_tried_again_stands_beside_the_times(pool, puzzles, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "judge_texts", failing(judge_texts, 2))
+    score(pool, puzzles, tmp_path / "samples")
+    assert [line["times"]["retried"] for line in read_lines(tmp_path / "samples")] == [2, 0, 0]
+
+
+@pytest.fixture
+def disturbed(monkeypatch):
+    """Candidates that returned `marked` are said to have met the time limit after such a wait; whom `verify` saw."""
+
+    def disturb(waited_seconds, marked="7", then=None):
+        seen = []
+
+        def first(pool, asked, prompts, texts_P_K):
+            return [
+                [
+                    (candidate, Judgement(Verdict.TIME_LIMIT, waited_seconds=waited_seconds))
+                    if candidate and f"return {marked}" in candidate.source
+                    else (candidate, judgement)
+                    for candidate, judgement in row
+                ]
+                for row in judge_texts(pool, asked, prompts, texts_P_K)
+            ]
+
+        def again(pool, pairs):
+            seen.append([(puzzle.id, candidate.source) for puzzle, candidate in pairs])
+            return verify(pool, pairs) if then is None else [Judgement(then) for _ in pairs]
+
+        monkeypatch.setattr(evaluate_module, "judge_texts", first)
+        monkeypatch.setattr(evaluate_module, "verify", again)
+        return seen
+
+    return disturb
+
+
+def test_a_limit_met_while_waiting_for_a_core_is_judged_again_alone_once_per_candidate(judging, disturbed, puzzles):
+    seen = disturbed(0.5)
+    seven, right = "\n    return 7\n", "\n    return 17\n"
+    judged_P_K, machine = judging([[seven, right, seven], [seven, seven, "\n    return (", seven]])
+    assert verdicts_of(judged_P_K) == [
+        ["wrong_answer", "accepted", "wrong_answer"],
+        ["wrong_answer", "wrong_answer", "invalid_solution", "wrong_answer"],
+    ]
+    assert machine == {"retried": 0, "judged_again": 2, "changed": 2}
+    headers = ["def g():", "def g(k=1764):"]
+    assert seen == [
+        [(named.puzzle.id, f"{header}\n    return 7")] for named, header in zip(puzzles[:2], headers, strict=True)
+    ]
+
+
+def test_the_second_verdict_counts_even_when_it_is_the_limit_again(judging, disturbed):
+    seen = disturbed(0.5, then=Verdict.TIME_LIMIT)
+    judged_P_K, machine = judging(ANSWERED)
+    assert verdicts_of(judged_P_K) == [["accepted", "time_limit"], VERDICTS[1]]
+    assert machine == {"retried": 0, "judged_again": 1, "changed": 0}
+    assert judged_P_K[0][1][1].waited_seconds == 0, "it is the second judgement"
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_a_limit_met_with_a_core_to_itself_is_not_doubted(pool, judging, disturbed, part):
+    seen = disturbed(part * WAITED_SHARE * pool.limits.cpu_seconds)
+    judged_P_K, machine = judging(ANSWERED)
+    assert verdicts_of(judged_P_K) == [["accepted", "time_limit"], VERDICTS[1]]
+    assert (seen, machine) == ([], {"retried": 0, "judged_again": 0, "changed": 0})
+
+
+def test_a_sandbox_that_fails_while_judging_again_is_tried_again(judging, disturbed, monkeypatch):
+    disturbed(0.5)
+    monkeypatch.setattr(evaluate_module, "verify", failing(evaluate_module.verify, 1))
+    judged_P_K, machine = judging(ANSWERED)
+    assert verdicts_of(judged_P_K) == VERDICTS
+    assert machine == {"retried": 1, "judged_again": 1, "changed": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen as Linux does")
+def test_an_endless_candidate_beside_busy_neighbours_is_seen_to_have_waited(puzzles):
+    cores = os.sched_getaffinity(0)
+    neighbours = []
+    try:
+        os.sched_setaffinity(0, {min(cores)})  # one core for all that is started from here
+        neighbours = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        with truth_pool(Limits(cpu_seconds=0.3, wall_seconds=20), lanes=1) as pool:
+            (candidate,) = parse_candidates(pool, [Text("def g():\n    while True: pass")])
+            (judgement,) = verify(pool, [(puzzles[0].puzzle, candidate)])
+            (result,) = pool.run(
+                [Job(RUN_PROGRAM, child.program(["def g():\n    while True: pass"], "g", [b"[]"], 100))]
+            )
+    finally:
+        os.sched_setaffinity(0, cores)
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    assert judgement.verdict == Verdict.TIME_LIMIT
+    assert judgement.waited_seconds > WAITED_SHARE * 0.3
+    assert result.status == Status.CPU_LIMIT
+    assert result.wall_seconds > result.cpu_seconds > 0.2
+
+
+# ---- errata ----
+
+
+def test_puzzles_known_to_be_wrong_are_left_out_of_the_scores(pool, puzzles, tmp_path, monkeypatch):
+    wrong = puzzles[1].puzzle.id
+    monkeypatch.setattr(evaluate_module, "read_errata", lambda: {wrong: "it has no answer"})
+    scores = score(pool, puzzles, tmp_path / "samples", Scripted(lambda prompt, rng: f"\n    return {right(prompt)}\n"))
+    assert (scores.puzzles, scores.solved, scores.verdicts, scores.tokens) == (
+        4,
+        4,
+        {"accepted": 16},
+        4 * (2 + 2 + 2 + 4),
+    )
+    lines = read_lines(tmp_path / "samples")
+    assert sum(len(result["texts"]) for line in lines for result in line["results"]) == 20, (
+        "they are sampled all the same"
+    )
+    assert summarize(lines, CONFIG, {}).puzzles == 5
+
+
 # ---- bench ----
 
 
@@ -273,29 +463,49 @@ def puzzle_file(tmp_path_factory):
     return file
 
 
-def benched(tiny, pool, puzzle_file, folder, **changes):
-    model = ModelConfig(path=str(tiny()), device="cpu", threads=1)
-    options = {"protocol": "auto", "shots": 2, "seed": 1, "batch_rows": 16} | changes
-    return bench(
-        model, str(puzzle_file), options["protocol"], options["shots"], CONFIG, options["seed"], options["batch_rows"],
-        folder, pool, {"tier": "A"}, Progress(),
-    )  # fmt: skip
+def benched(tiny, pool, puzzle_file, folder, shape="llama", **changes):
+    model = ModelConfig(path=str(tiny(shape)), device="cpu", threads=1)
+    options = {"puzzles": str(puzzle_file), "shots": 2, "seeds": (1,), "batch_rows": 16, "evaluate": CONFIG} | changes
+    return bench(model, BenchConfig(**options), folder, pool, {"tier": "A"}, Progress())
+
+
+def samples(folder):
+    """The chunks in a benchmark's folder without their times."""
+    return [{key: value for key, value in line.items() if key != "times"} for line in unpack(folder)]
 
 
 def test_a_benchmark_writes_results_and_samples_and_repeats_itself(tiny, pool, puzzle_file, tmp_path):
     first = benched(tiny, pool, puzzle_file, tmp_path / "first")
     assert json.loads((tmp_path / "first" / "results.json").read_text()) == json.loads(json.dumps(first))
-    assert first["results"][str(puzzle_file)]["puzzles"] == 5
-    assert sum(first["results"][str(puzzle_file)]["verdicts"].values()) == 20
-    assert first["config"]["protocol"] == "plain"
-    assert first["config"]["shots"] == []
-    assert first["sandbox"] == {"tier": "A"}
+    own = first["selfplay"]
+    assert own["set"]["puzzles"] == len(own["per_puzzle"]) == 5
+    assert sum(own["verdicts"].values()) == 20
+    assert (own["protocol"], own["protocol_from"], own["shots"]) == ("plain", "saved with the checkpoint", [])
+    assert own["sandbox"] == {"tier": "A"}
+    assert own["versions"].keys() == {"torch", "transformers", "python"}
     second = benched(tiny, pool, puzzle_file, tmp_path / "second")
     assert second["results"] == first["results"]
-    assert without_times(tmp_path / "first" / "samples.jsonl") == without_times(tmp_path / "second" / "samples.jsonl")
+    assert samples(tmp_path / "first") == samples(tmp_path / "second")
 
 
 def test_a_benchmark_with_other_settings_does_not_mix_with_what_is_there(tiny, pool, puzzle_file, tmp_path):
     benched(tiny, pool, puzzle_file, tmp_path)
     with pytest.raises(InputError, match="another seed"):
-        benched(tiny, pool, puzzle_file, tmp_path, seed=2)
+        benched(tiny, pool, puzzle_file, tmp_path, seeds=(2,))
+
+
+def test_seeds_draw_other_samples(tiny, pool, puzzle_file, tmp_path):
+    benched(tiny, pool, puzzle_file, tmp_path, seeds=(1, 2))
+    first, second = samples(tmp_path)
+    assert [line["identity"]["seed"] for line in (first, second)] == [[1, 0], [2, 0]]
+    assert [r["texts"] for r in first["results"]] != [r["texts"] for r in second["results"]]
+    benched(tiny, pool, puzzle_file, tmp_path / "alone", seeds=(2,))
+    assert samples(tmp_path / "alone") == [second], "a seed draws the same whatever stands beside it"
+
+
+def test_models_with_and_without_a_chat_template_are_scored_by_their_own_protocol(tiny, pool, puzzle_file, tmp_path):
+    for shape, protocol in (("qwen2", "chat"), ("llama", "plain")):
+        own = benched(tiny, pool, puzzle_file, tmp_path / shape, shape)["selfplay"]
+        assert (own["protocol"], own["protocol_from"]) == (protocol, "saved with the checkpoint")
+        assert sum(own["verdicts"].values()) == 20
+        assert "prompt_too_long" not in own["verdicts"]

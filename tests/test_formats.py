@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from puzzles.archive import Archive
-from puzzles.formats import ImportReport, RawPair, import_puzzles, open_text, read_pairs, read_puzzles, with_header
+from puzzles.formats import (
+    ImportReport,
+    RawPair,
+    import_puzzles,
+    open_text,
+    read_errata,
+    read_pairs,
+    read_puzzles,
+    with_header,
+)
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
@@ -110,12 +119,12 @@ def test_an_embedded_set_goes_by_its_name(name):
 def test_p3s_array_is_read_with_header_and_bodies_joined(write):
     records = [
         {"name": "A:0", "sat": "def sat(x: int):\n    return x == 3", "sol_header": "def sol(n=3):",
-         "sol_bodies": ["    return n", "    return 3"], "ans_type": "int", "weight": 1.0},
-        {"name": "B:0", "sat": "def sat(x: int):\n    return x == 4"},
+         "sol_bodies": ["    return n", "    return 3"], "ans_type": "int", "weight": 1.0, "module": "study.py"},
+        {"name": "B:0", "sat": "def sat(x: int):\n    return x == 4", "module": ["no", "text"]},
         {"sat": "def sat(x: int):\n    return x == 5", "sol_bodies": ["    return 5"]},
     ]  # fmt: skip
     expected = [
-        RawPuzzle("A:0", records[0]["sat"], ("def sol(n=3):\n    return n", "def sol(n=3):\n    return 3")),
+        RawPuzzle("A:0", records[0]["sat"], ("def sol(n=3):\n    return n", "def sol(n=3):\n    return 3"), ("study",)),
         RawPuzzle("B:0", records[1]["sat"]),
         RawPuzzle("2", records[2]["sat"], ("def sol():\n    return 5",)),
     ]
@@ -305,6 +314,51 @@ def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
     texts = [(raw.puzzle, with_header(raw, puzzle.header)) for raw, puzzle in zip(sample, puzzles, strict=True)]
     verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(pool, texts))
     assert verdicts == {"accepted": 23, "unanswerable_value": 1}  # half a megabyte of letters, over the answer limit
+
+
+# ---- errata ----
+
+ERRATUM = '[[erratum]]\npuzzle = "0123456789abcdef"\nreason = "no answer is right"\n'
+
+
+def test_the_shipped_errata_are_valid_and_there_are_none_yet():
+    assert read_errata() == {}
+
+
+def test_errata_are_reasons_by_id(write):
+    path = write(ERRATUM + ERRATUM.replace("0123", "ffff").replace("no answer", "every answer"), "errata.toml")
+    assert read_errata(path) == {"0123456789abcdef": "no answer is right", "ffff456789abcdef": "every answer is right"}
+    assert read_errata(write("# nothing\n", "empty.toml")) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("[[erratum]", ": expected TOML, "),
+        (b"\xff", ": expected UTF-8 text, "),
+        ("errata = 1\n", ": expected [[erratum]] tables and nothing else, got errata"),
+        ('[erratum]\npuzzle = "0123456789abcdef"\n', ": expected [[erratum]] tables and nothing else, got erratum"),
+        (ERRATUM + "[other]\n", ": expected [[erratum]] tables and nothing else, got other"),
+        ("erratum = [3]\n", ", erratum 1: expected `puzzle` and `reason`, got 3"),
+        ("erratum = [1979-05-27]\n", ", erratum 1: expected `puzzle` and `reason`, got "),
+        (ERRATUM + ERRATUM + "why = 3\n", ", erratum 2: expected `puzzle` and `reason`, got "),
+        ("[[erratum]]\nwhen = 1979-05-27\n", ", erratum 1: expected `puzzle` and `reason`, got "),
+        ('[[erratum]]\npuzzle = "0123456789abcdef"\n', ", erratum 1: expected a text under 'reason', it is missing"),
+        ('[[erratum]]\nreason = "r"\n', ", erratum 1: expected a text under 'puzzle', it is missing"),
+        (ERRATUM.replace('"no answer is right"', "7"), ", erratum 1: expected a text under 'reason', got 7"),
+        (ERRATUM.replace('"no answer is right"', "1979-05-27"), ", erratum 1: expected a text under 'reason', got "),
+        (ERRATUM.replace("0123", "0X23"), ", erratum 1: expected a puzzle's id, sixteen hexadecimal digits, got '0X"),
+        (ERRATUM.replace("0123", "123"), ", erratum 1: expected a puzzle's id, sixteen hexadecimal digits, got '123"),
+    ],
+    ids=lambda text: str(text)[:40],
+)
+def test_malformed_errata_are_named_by_file_and_place(write, content, expected):
+    path = write(content, "errata.toml")
+    assert problem(read_errata, path).startswith(f"{path}{expected}")
+
+
+def test_errata_that_are_not_there_are_named(tmp_path):
+    assert problem(read_errata, tmp_path / "none.toml") == f"{tmp_path / 'none.toml'}: No such file or directory"
 
 
 # ---- importing ----

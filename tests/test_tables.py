@@ -1,4 +1,6 @@
 from selfplay import tables
+from selfplay.evaluate import SetScores
+from selfplay.metrics import Score
 
 SCORE = {"puzzles": 3, "solved": 1, "verdicts": {"accepted": 2, "wrong_answer": 1}, "pass@1": [0.25, 0, 0.5]}
 RECORD = {
@@ -46,12 +48,173 @@ def test_a_record_without_training_has_no_loss():
     assert tables.record_row({**RECORD, "training": {}}).split()[7] == "-"
 
 
-def test_scores_are_a_markdown_table():
-    lines = tables.score_table([("one", SCORE), ("two", {**SCORE, "solved": 0})]).splitlines()
-    assert lines[0] == "| model | pass@1 | solved | most frequent verdicts |"
-    assert lines[1] == "| --- | --- | --- | --- |"
-    assert lines[2] == "| one | .250 [.000, .500] | 1 of 3 | 2 accepted, 1 wrong_answer |"
-    assert lines[3].startswith("| two | ")
+def score(value, low, high, least=0.25, by_seed=()):
+    return {"value": value, "low": low, "high": high, "detectable_difference": least, "by_seed": list(by_seed)}
+
+
+OWN = {
+    "set": {
+        "name": "own", "path": "sets/own.jsonl", "hash": "a" * 16, "puzzles": 3, "in_file": 3,
+        "references": {"accepted": 2, "none": 1, "refused": {}},
+    },
+    "model": {"path": "one", "checkpoint": "b" * 16, "device": "cpu", "dtype": "float32", "threads": 1},
+    "protocol": "few-shot",
+    "protocol_from": "default",
+    "shots": ["1" * 16, "2" * 16],
+    "shots_refused": {},
+    "settings": {
+        "samples_per_puzzle": 4, "k": [1, 4], "temperature": 0.8, "top_p": 1.0, "max_tokens": 150, "seeds": [7],
+        "batch_rows": 128,
+    },
+    "limits": {"cpu_seconds": 1.0},
+    "sandbox": {"tier": "A"},
+    "versions": {"torch": "2.0", "python": "3.11"},
+    "contamination": None,
+    "scores_unseen": None,
+    "scores": {"pass@1": score(0.25, 0.0625, 0.5), "pass@4": score(1.0, 0.99961, 1.0, 0.5)},
+    "solved": 1,
+    "by": {
+        "skill": {"only": {"puzzles": 3, "solved": 1, "pass@1": [0.25, 0, 0.5], "pass@4": [1.0, 0.9, 1.0]}},
+        "answer_type": {
+            "int": {"puzzles": 2, "solved": 1, "pass@1": [0.375, 0, 0.75], "pass@4": [1.0, 0.9, 1.0]},
+            "Dict[str, int]": {"puzzles": 1, "solved": 0, "pass@1": [0.0, 0, 0.98], "pass@4": [0.0, 0.0, 0.98]},
+        },
+        "difficulty": {},
+    },
+    "verdicts": {"wrong_answer": 9, "accepted": 3},
+    "truncated": 1,
+    "cost": {"tokens": 1234, "tokens_per_solved_puzzle": 1234, "seconds_per_solved_puzzle": 0.5},
+    "machine": {"retried": 0, "judged_again": 0, "changed": 0},
+    "errata": {},
+    "per_puzzle": {"c" * 16: [4, 3], "d" * 16: [4, 0], "e" * 16: [4, 0]},
+}  # fmt: skip
+
+EXPECTED = """\
+# one on own
+
+| model | pass@1            | pass@4            | solved | tokens / solved | seconds / solved |
+|-------|-------------------|-------------------|--------|-----------------|------------------|
+| one   | .250 [.062, .500] | 1.00 [1.00, 1.00] | 1 of 3 | 1,234           | 0.5              |
+
+Brackets are 95 % intervals over puzzles like these. A comparison on this set with so many \
+candidates finds differences of pass@1 0.250, pass@4 0.500, at best.
+
+- 3 puzzles of sets/own.jsonl (hash aaaaaaaaaaaaaaaa), 4 candidates each, seed 7
+- protocol few-shot (default), 2 shots, temperature 0.8, top-p 1, at most 150 tokens
+- model hash bbbbbbbbbbbbbbbb, float32 on cpu, 128 rows; torch 2.0, python 3.11
+- sandbox tier A, 1 s of CPU time
+- the set's own solutions: 2 accepted, 1 puzzles have none
+- what the model was trained on is not known; --trained-on looks for puzzles near these
+
+| verdict               | candidates | share |
+|-----------------------|------------|-------|
+| wrong_answer          | 9          | 75.0% |
+| accepted              | 3          | 25.0% |
+| (met the token limit) | 1          | 8.3%  |
+
+| answer type    | puzzles | solved | pass@1            | pass@4            |
+|----------------|---------|--------|-------------------|-------------------|
+| int            | 2       | 1      | .375 [.000, .750] | 1.00 [.900, 1.00] |
+| Dict[str, int] | 1       | 0      | .000 [.000, .980] | .000 [.000, .980] |
+"""
+
+UNUSUAL = """\
+# one on own
+
+| model | pass@1            | solved | tokens / solved | seconds / solved |
+|-------|-------------------|--------|-----------------|------------------|
+| one   | .250 [.062, .500] | 1 of 2 | -               | -                |
+
+Brackets are 95 % intervals over puzzles like these. A comparison on a set this small finds no difference at all.
+
+- 3 puzzles of sets/own.jsonl (hash aaaaaaaaaaaaaaaa), the first of each problem (6 more in the file), \
+8 candidates each, seed 7, 9
+- protocol few-shot (default), 2 shots, temperature 0.8, top-p 1, at most 150 tokens
+- model hash bbbbbbbbbbbbbbbb, float32 on cpu, 128 rows; torch 2.0, python 3.11
+- sandbox tier A, 1 s of CPU time
+- the set's own solutions: 1 accepted, 1 puzzles have none, refused: dddddddddddddddd wrong_answer
+- 1 are near one of the 99 puzzles it was trained on (runs/x); without them pass@1 .125 [.000, .500]
+- puzzle cccccccccccccccc is near one it was trained on: behaviour: 9999999999999999
+- the machine: 1 judgings tried again, 4 limits judged again alone, 2 of them came out otherwise
+- by seed: pass@1 0.500, 0.000
+- shot 3333333333333333 was refused: the same as cccccccccccccccc
+- puzzle eeeeeeeeeeeeeeee is left out, it is wrong: no answer is right
+
+| verdict               | candidates | share |
+|-----------------------|------------|-------|
+| wrong_answer          | 9          | 75.0% |
+| accepted              | 3          | 25.0% |
+| (met the token limit) | 1          | 8.3%  |
+"""
+
+SEVERAL = """\
+| model      | pass@1            | pass@4            | solved | tokens / solved | seconds / solved |
+|------------|-------------------|-------------------|--------|-----------------|------------------|
+| one        | .250 [.062, .500] | 1.00 [1.00, 1.00] | 1 of 3 | 1,234           | 0.5              |
+| the\\|other | .250 [.062, .500] | 1.00 [1.00, 1.00] | 0 of 2 | 1,234           | 0.5              |"""
+
+BEFORE_AND_AFTER = """\
+| one    | before            | after             |
+|--------|-------------------|-------------------|
+| pass@1 | .250 [.062, .500] | .500 [.250, .750] |
+| pass@2 | -                 | 1.00 [1.00, 1.00] |
+left out: eeeeeeeeeeeeeeee: wrong"""
+
+OF_A_RUN = """\
+| iteration | set     |        | recorded          | again             |
+|-----------|---------|--------|-------------------|-------------------|
+| 0         | dev     | pass@1 | .250 [.000, .500] | .500 [.250, .750] |
+| 0         | dev     | pass@3 | -                 | 1.00 [.900, 1.00] |
+| 1         | heldout | pass@1 | .250 [.000, .500] | .500 [.250, .750] |
+| 1         | heldout | pass@3 | -                 | 1.00 [.900, 1.00] |"""
+
+
+def test_a_benchmarks_tables_are_these():
+    assert tables.result_tables(OWN) == EXPECTED
+
+
+def test_what_is_out_of_the_ordinary_stands_among_the_conditions():
+    own = {
+        **OWN,
+        "set": {
+            **OWN["set"],
+            "in_file": 9,
+            "references": {"accepted": 1, "none": 1, "refused": {"d" * 16: "wrong_answer"}},
+        },
+        "shots_refused": {"3" * 16: "the same as " + "c" * 16},
+        "settings": {**OWN["settings"], "seeds": [7, 9]},
+        "scores": {"pass@1": score(0.25, 0.0625, 0.5, None, [0.5, 0.0])},
+        "machine": {"retried": 1, "judged_again": 4, "changed": 2},
+        "errata": {"e" * 16: "no answer is right"},
+        "contamination": {"trained_on": "runs/x", "puzzles": 99, "near": {"c" * 16: "behaviour: " + "9" * 16}},
+        "scores_unseen": {"pass@1": [0.125, 0, 0.5]},
+        "by": {},
+        "cost": {"tokens": 0, "tokens_per_solved_puzzle": None, "seconds_per_solved_puzzle": None},
+    }
+    assert tables.result_tables(own) == UNUSUAL
+
+
+def test_scores_of_several_models_are_a_markdown_table():
+    other = {**OWN, "model": {"path": "the|other"}, "solved": 0, "errata": {"e" * 16: "wrong"}}
+    assert tables.score_table([OWN, other]) == SEVERAL
+
+
+def test_scores_before_and_after_are_a_markdown_table():
+    after = {
+        **OWN,
+        "scores": {"pass@1": score(0.5, 0.25, 0.75), "pass@2": score(1, 1, 1)},
+        "errata": {"e" * 16: "wrong"},
+    }
+    assert tables.rescored(OWN, after) == BEFORE_AND_AFTER
+
+
+def test_a_runs_scores_as_recorded_and_again_are_a_markdown_table():
+    again = SetScores(2, 4, {"pass@1": Score(0.5, 0.25, 0.75), "pass@3": Score(1.0, 0.9, 1.0)}, 1, {}, 0, 0, 0.0)
+    assert tables.rescored_run([(0, "dev", RECORD["dev"], again), (1, "heldout", RECORD["heldout"], again)]) == OF_A_RUN
+
+
+def test_a_cells_bars_do_not_end_it_and_columns_are_aligned():
+    assert tables.markdown(["a", "long"], [["x|y", "1"]]) == "| a    | long |\n|------|------|\n| x\\|y | 1    |"
 
 
 def test_counts_are_a_small_table():
