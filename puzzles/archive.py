@@ -50,7 +50,7 @@ CREATE TABLE {}contamination (       -- puzzles of this archive that a guard fou
     guarded TEXT NOT NULL,           -- the guarded puzzle's name
     detail TEXT NOT NULL,
     guard TEXT NOT NULL,             -- identity of the guard
-    found_at REAL NOT NULL,
+    added_at REAL NOT NULL,
     PRIMARY KEY (puzzle, guard)
 )"""
 """New with schema 2."""

@@ -37,7 +37,7 @@ MOST_SHARING = 128
 SHARED_CPU_SECONDS = 0.03
 """For all that share a child; a slow one is better run alone."""
 MOST_CHILDREN = 4
-ASKED_CPU_SECONDS = 0.25
+ASKED_CPU_SECONDS = 0.1
 """`accepts` spends so many children on one puzzle, and so much on each."""
 WORTH_SHARING = 8
 """A shared child that ends early having done fewer is not tried again with the rest."""

@@ -17,7 +17,7 @@ from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
 from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig, ModelConfig
-from selfplay.contamination import near_training, set_guard
+from selfplay.contamination import near_training, set_guard, training_archive
 from selfplay.evaluate import evaluate
 from selfplay.loop import Progress
 from selfplay.model import LanguageModel
@@ -64,9 +64,11 @@ def bench(
     chosen = scored_set(pool, config.puzzles)
     model = LanguageModel(model_config.path, model_config)
     protocol, came_from = _protocol(config, model)
-    guard = set_guard(pool, chosen)
+    trained_on = config.trained_on or training_archive(model_config.path)
+    asked = protocol == "few-shot" or trained_on is not None
+    guard = set_guard(pool, chosen) if asked else Guard()  # a large set takes some seconds to guard
     shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
-    near = near_training(pool, chosen, guard, model_config.path, config.trained_on)
+    near = near_training(pool, chosen, guard, model_config.path, Path(trained_on)) if trained_on else None
     started = time.time()
     with RunDir(folder).lock():
         lines = _sampled(model, pool, chosen, protocol, shots, config, folder, progress)

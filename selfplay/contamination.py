@@ -29,28 +29,25 @@ def training_archive(model: str) -> Path | None:
     return archive if folder.parent.name == "checkpoints" and archive.is_file() else None
 
 
-def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place: str | None) -> dict[str, Any] | None:
+def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place: Path) -> dict[str, Any]:
     """The scored puzzles that are near one the model was trained on, with level and the other's id.
 
     Args:
         pool: The sandbox.
         chosen: What is scored.
         guard: Around it.
-        model: As it was given; a run's checkpoint leads to its archive.
-        place: An archive, run or puzzle file to look in instead.
+        model: As it was given: a run's checkpoint says how far its archive was learned from.
+        place: The archive, run or puzzle file that it was trained on.
 
     Returns:
-        `trained_on`, `puzzles` looked at, and `near` by id; None where nobody knows what the model was trained on.
+        `trained_on`, the number of `puzzles` compared, and `near` by id.
     """
-    found = Path(place) if place else training_archive(model)
-    if found is None:
-        return None
-    training = _training_puzzles(pool, found, model)
+    training = _training_puzzles(pool, place, model)
     by_text = Guard.of((puzzle.id, puzzle) for puzzle in training)
     near = {item.puzzle.id: str(hit) for item in chosen.named if (hit := by_text.hit(item.puzzle)) is not None}
     for identifier, hit in guard.examine(pool, training).items():
         near.setdefault(hit.name, f"{hit.level}: {identifier} {hit.detail}".rstrip())
-    return {"trained_on": str(found), "puzzles": len(training), "near": dict(sorted(near.items()))}
+    return {"trained_on": str(place), "puzzles": len(training), "near": dict(sorted(near.items()))}
 
 
 def _training_puzzles(pool: Pool, place: Path, model: str) -> list[Puzzle]:

@@ -825,6 +825,61 @@ def test_p3_is_imported_or_refused_with_a_reason(done):
     assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
 
 
+def test_contamination_finds_leaks_in_an_archive_and_says_where_they_came_in(done, selfplay):
+    from puzzles.archive import Archive
+
+    leak = "def f(x: int):\n    return x < 0 and 26 == x * x"
+    write_lines(Path("own.jsonl"), [{"name": "root", "puzzle": PAIRS[3][0], "solution": PAIRS[3][1]}])
+    write_lines(Path("leak.jsonl"), [{"name": "leak", "puzzle": leak}, {"name": "fine", **EASY}])
+    done("archive", "import", "leaky.sqlite", "leak.jsonl")
+    with Archive("leaky.sqlite", create=True) as archive:
+        identifier = archive.query("SELECT id FROM puzzles WHERE name = 'leak'")[0]["id"]
+        archive.add_trained(2, [(identifier, "s1"), (identifier, "s2")])
+    before = content("leaky.sqlite")
+    status, out, _ = selfplay("archive", "contamination", "leaky.sqlite", "--against", "own.jsonl", "--json")
+    found = json.loads(out)
+    assert status == 1
+    assert found == {
+        "checked": 2,
+        "guarded": 1,
+        "guarded_by_behaviour": 0,
+        "found": [
+            {
+                "level": "normal_form", "puzzle": identifier, "origin": "import", "iteration": 0, "trained": "2",
+                "guarded": "own.jsonl/root", "detail": "re-ordered",
+            }
+        ],
+        "refused": {},
+    }  # fmt: skip
+    against = ("--against", "own.jsonl", "--against", "dev")
+    status, text, _ = selfplay("archive", "contamination", "leaky.sqlite", *against)
+    assert status == 1
+    assert text.splitlines()[0].split() == [*found["found"][0]]
+    assert "2 puzzles checked against 55 guarded ones" in text
+    assert content("leaky.sqlite") == before
+
+
+def test_contamination_of_a_clean_archive_is_none_and_tells_what_was_refused_at_the_door(done):
+    lines = [{"name": "good", **EASY}, {"name": "copy", "puzzle": _first_held_out()}]
+    done("archive", "import", "a.sqlite", write_lines(Path("some.jsonl"), lines))
+    out = done("archive", "contamination", "a.sqlite")
+    assert "1 puzzles checked against 152 guarded ones" in out
+    assert "none found" in out
+    assert "refused at the door, imports: 1 exact" in out
+    assert "exact" in done("archive", "stats", "a.sqlite").partition("refused as held-out by level")[2]
+
+
+def _first_held_out():
+    return json.loads((Path(__file__).parent.parent / "puzzles" / "heldout.jsonl").read_text().splitlines()[0])[
+        "puzzle"
+    ]
+
+
+def test_contamination_against_a_set_that_is_not_there_is_one_clear_line(refused, run_here):
+    assert "missing.jsonl" in refused("archive", "contamination", "tiny", "--against", "missing.jsonl")
+    assert "nowhere: expected an archive" in refused("archive", "contamination", "nowhere")
+
+
 def test_stats_count_what_is_there(run_here, done):
     stats = json.loads(done("archive", "stats", "tiny", "--json"))
     last = records(run_here)[-1]

@@ -7,8 +7,10 @@ import pytest
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import (
+    MOST_CHILDREN,
     REASONS,
     Refusal,
+    accepts,
     admit,
     judge_answers,
     too_slow_to_judge,
@@ -960,3 +962,27 @@ def test_an_answer_of_many_parts_is_checked_in_no_time(pool):
     started = time.process_time()
     assert judge(pool, asked, "def g():\n    return [None] * 50000").verdict == Verdict.ACCEPTED
     assert time.process_time() - started < 2
+
+
+# ---- many answers, unconfirmed ----
+
+
+def test_many_puzzles_say_which_of_many_answers_they_accept(pool):
+    asked = [
+        (puzzle(pool, "def f(x: int): return x > 2"), [b"1", b"3", b"5"]),
+        (puzzle(pool, "def f(x: int): return 1 / (x - 3) < 0 or 'true'"), [b"1", b"3", b"5"]),
+        (puzzle(pool, "def f(x: int): return True"), []),
+    ]
+    assert accepts(pool, asked) == [[False, True, True], [True, False, False], []]
+
+
+def test_an_answer_that_meets_a_limit_is_unknown_and_those_behind_it_are_asked_until_too_many_did(pool):
+    one = puzzle(pool, "def f(x: int):\n    while x == 3:\n        pass\n    return x > 2")
+    assert accepts(pool, [(one, [b"1", b"3", b"5"])]) == [[False, None, True]]
+    assert accepts(pool, [(one, [b"3"] * MOST_CHILDREN + [b"5"])]) == [[None] * (MOST_CHILDREN + 1)]
+
+
+def test_answers_larger_together_than_a_payload_are_asked_in_turn(pool):
+    one = puzzle(pool, "def f(s: str): return s[0] == 'b'")
+    answers = [codec.encode(letter * (pool.limits.answer_bytes - 100), pool.limits.answer_bytes) for letter in "abcb"]
+    assert accepts(pool, [(one, answers)]) == [[False, True, False, True]]
