@@ -61,6 +61,8 @@ def bench(
     Raises:
         InputError: No such model or set, or the folder holds results of another one.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
     chosen = scored_set(pool, config.puzzles)
     model = LanguageModel(model_config.path, model_config)
     protocol, came_from = _protocol(config, model)

@@ -202,7 +202,7 @@ def conclusion(comparison: Comparison) -> str:
     """One sentence to act on."""
     one = comparison.differences[0]
     if comparison.verdict == "not different":
-        least = "no difference" if one.detectable is None else f"only one above {one.detectable:.3f}"
+        least = "no difference" if one.detectable is None else f"only a difference above {one.detectable:.3f}"
         return (
             f"At pass@{one.k} B is not different from A as far as these puzzles can tell (p = {one.p:.2g}); "
             f"{least} could be expected to show."

@@ -52,7 +52,19 @@ def rescore(
     lines = results.unpack(folder)
     if not lines:
         raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
-    facts = {key: value for key, value in before["selfplay"].items() if key in results.FACTS}
+    with RunDir(folder).lock():
+        return before, _rescored(folder, before["selfplay"], lines, errata, ks, sandbox)
+
+
+def _rescored(
+    folder: Path,
+    own: Mapping[str, Any],
+    lines: list[results.Line],
+    errata: Mapping[str, str],
+    ks: Sequence[int] | None,
+    sandbox: tuple[Pool, dict[str, Any]] | None,
+) -> dict[str, Any]:
+    facts = {key: value for key, value in own.items() if key in results.FACTS}
     if ks is not None:
         _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
@@ -61,7 +73,7 @@ def rescore(
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)
     results.write(folder, after)
-    return before, after
+    return after
 
 
 def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:

@@ -1232,9 +1232,11 @@ def test_a_second_writer_is_refused(run_here, files, refused):
         (["--seed", "1,2,1"], "--seed: expected different seeds, got '1,2,1'"),
         (["--errata", "none.toml"], "none.toml: No such file"),
         (["--device", "nosuch"], "nosuch"),
+        (["--out", "taken"], "taken: expected a folder"),
     ],
 )
 def test_bench_refuses_wrong_options(model, files, refused, options, words):
+    Path("taken").write_text("a file")
     assert words in refused("bench", model, "--puzzles", files / "dev.jsonl", "--samples", "4", "--k", "1", *options)
 
 

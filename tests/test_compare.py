@@ -311,7 +311,7 @@ Won (solved by B only): 3: p3 (0 → 4), p2 (0 → 2), p7 (0 → 1)
 Lost (solved by A only): 1: p5 (2 → 0)
 
 At pass@1 B is not different from A as far as these puzzles can tell (p = 0.62); \
-only one above 0.196 could be expected to show.
+only a difference above 0.196 could be expected to show.
 """
 
 
