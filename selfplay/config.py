@@ -37,6 +37,9 @@ class ModelConfig:
     """For sampling: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
     threads: int = 0
     """Of torch on a CPU; 0 takes the cores available, and the run records the number."""
+    overlap: str = "auto"
+    """Whether a chunk is sampled while the one before it is judged: `auto` (when the model is not on the CPU),
+    `yes`, `no`. On a CPU it needs cores of its own: `threads` and `sandbox.lanes` together no more than there are."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +188,14 @@ CHOICES = {
     "sandbox.minimum_tier": ("A", "B", "D"),
     "finetune.start": ("base", "previous"),
     "finetune.dtype": ("auto", "float32", "bfloat16"),
+    "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
-MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard")
+MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard", "model.overlap")
 """Settings that do not change what was computed so far, so that a run may be resumed with others."""
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
-from selfplay import propose, solve
+from selfplay import ahead, propose, solve
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.evaluate import NamedPuzzle, SetScores, evaluate
 from selfplay.prompts import propose_prompt
@@ -274,6 +275,19 @@ def _import_training(
     archive.set_mark("training_imported", config.data.train)
 
 
+def _counted(work: propose.Sampling, count: Callable[..., object]) -> ahead.Work[propose.Sampled]:
+    """Work that shows its progress, and stops when its result is given up."""
+
+    def counted(check: Callable[[], None]) -> propose.Sampled:
+        def progress(done: int) -> None:
+            check()
+            count(done)
+
+        return work(progress)
+
+    return counted
+
+
 class _Run:
     """What the stages of one run share."""
 
@@ -327,7 +341,7 @@ class _Run:
         self._chunks(
             iteration, propose.STAGE, "shots", "proposal",
             plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler),
-            sample=lambda chunk, sampler, count: propose.sample(archive, chunk, sampler, config, protocol, count),
+            sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, config, protocol),
             judge=lambda chunk: propose.judge(archive, chunk, self.pool, protocol),
         )  # fmt: skip
 
@@ -336,7 +350,7 @@ class _Run:
         self._chunks(
             iteration, solve.STAGE, "puzzles", "candidate",
             plan=lambda sampler: solve.plan(archive, iteration, config, protocol, sampler),
-            sample=lambda chunk, sampler, count: solve.sample(archive, chunk, sampler, config, protocol, shots, count),
+            sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, config, protocol, shots),
             judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
         )  # fmt: skip
 
@@ -347,7 +361,7 @@ class _Run:
         asked: str,
         unit: str,
         plan: Callable[[Sampler], object],
-        sample: Callable[[Chunk, Sampler, Callable[..., object]], object],
+        sampling: Callable[[Chunk, Sampler], propose.Sampling],
         judge: Callable[[Chunk], object],
     ) -> None:
         """Plan a stage's chunks, then sample and judge those that are not finished; `asked` lists a plan's prompts."""
@@ -358,12 +372,21 @@ class _Run:
         plans = [archive.chunk(identifier).plan for identifier in numbers]
         total = sum(len(content[asked]) * content["copies"] for content in plans)
         count = self.progress.counter(total, f"iteration {iteration}: {stage}", unit)
-        for identifier in numbers:
-            chunk = archive.chunk(identifier)
-            if chunk.completions is None:
-                sample(chunk, self.sampler(checkpoint), count)
-                chunk = archive.chunk(identifier)
-            judge(chunk)
+        unsampled = [identifier for identifier in numbers if archive.chunk(identifier).completions is None]
+        sampler = self.sampler(checkpoint) if unsampled else None
+
+        def works() -> Iterator[ahead.Work[propose.Sampled]]:
+            for identifier in unsampled:
+                assert sampler is not None
+                yield _counted(sampling(archive.chunk(identifier), sampler), count)
+
+        with closing(ahead.results(works(), bool(sampler and sampler.overlap))) as sampled:
+            for identifier in numbers:
+                if identifier in unsampled:
+                    texts, tokens, seconds = next(sampled)
+                    with archive.transaction():
+                        archive.set_completions(identifier, texts, tokens, seconds)
+                judge(archive.chunk(identifier))
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)

@@ -56,6 +56,7 @@ class LanguageModel:
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
         self.threads = config.threads or available_cores()
+        self._overlap = config.overlap
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
             local = _is_folder(self.path) or not _hub_answers()
@@ -87,6 +88,11 @@ class LanguageModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
         }
+
+    @property
+    def overlap(self) -> bool:
+        """Whether the judges have the processor for themselves."""
+        return self._overlap == "yes" or (self._overlap == "auto" and self.device.type != "cpu")
 
     @property
     def versions(self) -> dict[str, str]:

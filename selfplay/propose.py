@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,11 @@ from selfplay.prompts import Prompt, propose_prompt
 from selfplay.sampler import Sampler, SamplingSettings
 
 STAGE = "propose"
+
+Sampled = tuple[Any, int, float]
+"""A chunk's texts, their tokens, and seconds."""
+Sampling = Callable[[Callable[[int], object]], Sampled]
+"""A chunk's work; it is given a function to call with the number of texts done since the last call."""
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
@@ -66,31 +72,23 @@ def chunk_seed(chunk: Chunk) -> list[int]:
     return [int(part) for part in chunk.seed.split("/")]
 
 
-def sample(
-    archive: Archive,
-    chunk: Chunk,
-    sampler: Sampler,
-    config: RunConfig,
-    protocol: str,
-    progress: Callable[[int], object] = lambda done: None,
-) -> None:
-    """Sample a planned chunk and keep every text."""
-    started = time.monotonic()
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str) -> Sampling:
+    """The work of a planned chunk; once begun it does not touch the archive."""
     prompts = [
         propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots]) for shots in chunk.plan["shots"]
     ]
+    settings, copies, seed = _settings(config), chunk.plan["copies"], chunk_seed(chunk)
     # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
     distinct = list(dict.fromkeys(prompts))
-    copies = chunk.plan["copies"]
-    if len(distinct) == 1:
-        completions = sampler.sample(distinct, copies * len(prompts), _settings(config), chunk_seed(chunk), progress)[0]
-    else:
-        completions_P_K = sampler.sample(prompts, copies, _settings(config), chunk_seed(chunk), progress)
-        completions = [completion for row in completions_P_K for completion in row]
-    tokens = sum(completion.tokens for completion in completions)
-    with archive.transaction():
-        texts = [completion.text for completion in completions]
-        archive.set_completions(chunk.id, texts, tokens, time.monotonic() - started)
+    asked, each = (distinct, copies * len(prompts)) if len(distinct) == 1 else (prompts, copies)
+
+    def work(progress: Callable[[int], object]) -> Sampled:
+        started = time.monotonic()
+        completions = [one for row in sampler.sample(asked, each, settings, seed, progress) for one in row]
+        tokens = sum(completion.tokens for completion in completions)
+        return [completion.text for completion in completions], tokens, time.monotonic() - started
+
+    return work
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:

@@ -52,6 +52,10 @@ class Sampler(Protocol):
     def description(self) -> dict[str, Any]:
         """What else the samples depend on: dtype, device, threads, versions."""
 
+    @property
+    def overlap(self) -> bool:
+        """Whether it leaves the processor to the judges, so that both may work at the same time."""
+
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the model's context."""
 
@@ -75,6 +79,7 @@ class ScriptedSampler:
     checkpoint = "scripted"
     notes: dict[str, Any] = {"protocol": "plain"}
     description: dict[str, Any] = {"engine": "scripted"}
+    overlap = False
 
     def __init__(self, write: Callable[[Prompt, np.random.Generator], str]) -> None:
         self._write = write

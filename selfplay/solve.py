@@ -13,7 +13,7 @@ from puzzles.verify import too_slow_to_judge, verify
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.prompts import Prompt, solve_prompt
-from selfplay.propose import chunk_seed
+from selfplay.propose import Sampled, Sampling, chunk_seed
 from selfplay.sampler import Completion, Sampler, SamplingSettings
 from selfplay.select import Pair
 
@@ -92,24 +92,21 @@ def _settings(config: RunConfig) -> SamplingSettings:
     return SamplingSettings(own.temperature, own.top_p, own.max_tokens, config.batch_rows)
 
 
-def sample(
-    archive: Archive,
-    chunk: Chunk,
-    sampler: Sampler,
-    config: RunConfig,
-    protocol: str,
-    shots: Sequence[Pair],
-    progress: Callable[[int], object] = lambda done: None,
-) -> None:
-    """Sample a planned chunk and keep every text."""
-    started = time.monotonic()
+def sampling(
+    archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str, shots: Sequence[Pair]
+) -> Sampling:
+    """The work of a planned chunk; once begun it does not touch the archive."""
     prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
-    copies = chunk.plan["copies"]
-    completions_P_K = sample_fitting(sampler, prompts, copies, _settings(config), chunk_seed(chunk), progress)
-    tokens = sum(completion.tokens for row in completions_P_K for completion in row)
-    texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
-    with archive.transaction():
-        archive.set_completions(chunk.id, texts_P_K, tokens, time.monotonic() - started)
+
+    def work(progress: Callable[[int], object]) -> Sampled:
+        started = time.monotonic()
+        copies, seed = chunk.plan["copies"], chunk_seed(chunk)
+        completions_P_K = sample_fitting(sampler, prompts, copies, _settings(config), seed, progress)
+        tokens = sum(completion.tokens for row in completions_P_K for completion in row)
+        texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
+        return texts_P_K, tokens, time.monotonic() - started
+
+    return work
 
 
 def judge(
