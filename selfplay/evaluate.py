@@ -48,10 +48,10 @@ class NamedPuzzle:
 
     name: str
     puzzle: Puzzle
+    solutions: tuple[str, ...] = ()
+    """Reference solutions as they came."""
     skills: tuple[str, ...] = ()
     difficulty: int | None = None
-    solutions: tuple[str, ...] = ()
-    """Reference solutions as they came; for the guard, which asks what their answers are worth elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
     for raw, puzzle in zip(raws, parsed, strict=True):
         if isinstance(puzzle, ParseFailure):
             raise InputError(f"{path}: {raw.name}: this is no puzzle: {puzzle}")
-        named.append(NamedPuzzle(raw.name, puzzle, raw.skills, raw.difficulty, raw.solutions))
+        named.append(NamedPuzzle(raw.name, puzzle, raw.solutions, raw.skills, raw.difficulty))
     if not named:
         raise InputError(f"{path}: expected puzzles, there are none")
     return named

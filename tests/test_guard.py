@@ -96,7 +96,7 @@ def puzzles(pool, *texts):
 def guard_anew(pool):
     """Makes a guard that remembers nothing yet."""
     (secret,) = puzzles(pool, SECRET)
-    sets = {"heldout": [NamedPuzzle("secret", secret, (ANSWER,))]}
+    sets = {"heldout": [NamedPuzzle("secret", secret, solutions=(ANSWER,))]}
     return lambda: loop.guard_of(pool, sets)
 
 
