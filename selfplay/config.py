@@ -138,6 +138,16 @@ class FinetuneConfig:
     clip_norm: float = 1.0
     dtype: str = "auto"
     """`auto`: bfloat16 autocast where the hardware is fast at it; `float32`, `bfloat16`."""
+    micro_batch_tokens: int = 0
+    """Tokens in memory at a time, padding included: a step goes through the model in parts of this size, with the
+    same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
+    checkpointing: bool = False
+    """Whether activations are computed again on the way back, for less memory and about a third more time."""
+    lora_rank: int = 0
+    """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
+    the `[lora]` extra. 0: all weights."""
+    lora_alpha: float = 32.0
+    """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,7 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
+    "finetune.micro_batch_tokens", "finetune.lora_rank",
     "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard")

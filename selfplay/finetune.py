@@ -1,12 +1,20 @@
 """Examples in, a trained model out: the one training loop, for fine-tuning and for making a base.
 
-Loss is on completions only. Sequences of like length share a batch, so that little is padding;
-a batch holds a fixed number of tokens, not of sequences.
+Loss is on completions only. A step holds a fixed number of tokens, not of sequences, and sequences
+of like length, so that little of it is padding. What costs time and changes nothing is left out: the
+output layer reads only positions whose next token is learned, and a beginning that many examples
+share, as few-shot prompts do, is read once for all of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib.util
+import itertools
+import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,19 +23,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from puzzles.puzzle import InputError
+from selfplay import decode
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.model import LanguageModel
 from selfplay.prompts import encode_completion, encode_prompt
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
 
+logger = logging.getLogger(__name__)
+
 EAGER_TOKENS = 256
 """Up to this length plain attention is the faster one on a CPU: 13,700 tokens/s against 7,000 for
 one thread, 2 M parameters and sequences of 50 tokens."""
-IGNORED = -100
-"""The label that torch's cross entropy leaves out."""
+SHARED_TOKENS = 64
+"""A common beginning is read once from this length on; below it, two calls cost more than they save."""
+OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
+"""What torch says of it: CUDA and MPS, and the CPU's allocator in two ways."""
 
 
 @dataclass(frozen=True)
@@ -67,38 +81,140 @@ def tokenize(tokenizer: Any, example: Example) -> TokenExample:
 
 def batches(examples: Sequence[TokenExample], batch_tokens: int, rng: np.random.Generator) -> list[list[TokenExample]]:
     """All examples once, in random order, grouped by length to at most `batch_tokens` with padding."""
-    order = rng.permutation(len(examples))
-    # Stable, so that equal lengths stay shuffled.
-    order = order[np.argsort([len(examples[i].input_ids_T) for i in order], kind="stable")]
-    grouped: list[list[TokenExample]] = [[]]
-    for i in order:
-        longest = len(examples[i].input_ids_T)
-        if grouped[-1] and longest * (len(grouped[-1]) + 1) > batch_tokens:
-            grouped.append([])
-        grouped[-1].append(examples[i])
-    return [grouped[i] for i in rng.permutation(len(grouped))] if grouped[0] else []
+    # The sort is stable, so that equal lengths stay shuffled.
+    grouped = _filled([examples[i] for i in rng.permutation(len(examples))], batch_tokens)
+    return [grouped[i] for i in rng.permutation(len(grouped))] if grouped else []
 
 
-def collate(batch: Sequence[TokenExample], device: torch.device) -> dict[str, torch.Tensor]:
-    """Right-padded tensors `input_ids_BT`, `attention_mask_BT`, `labels_BT`."""
-    width = max(len(example.input_ids_T) for example in batch)
-    shape = (len(batch), width)
-    input_ids_BT, mask_BT, labels_BT = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, IGNORED)
-    for row, example in enumerate(batch):
-        length = len(example.input_ids_T)
-        input_ids_BT[row, :length] = example.input_ids_T
-        mask_BT[row, :length] = 1
-        labels_BT[row, :length] = np.where(example.loss_mask_T, example.input_ids_T, IGNORED)
-    arrays = {"input_ids": input_ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
-    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+def _filled(examples: Iterable[TokenExample], most_tokens: float) -> list[list[TokenExample]]:
+    """By length, in parts of at most so many tokens with padding, or of one example."""
+    parts: list[list[TokenExample]] = []
+    for example in sorted(examples, key=_length):
+        if not parts or _length(example) * (len(parts[-1]) + 1) > most_tokens:
+            parts.append([])
+        parts[-1].append(example)
+    return parts
 
 
-def loss_of(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean negative log-likelihood of the learned tokens, in float32."""
-    logits_BTV = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(
-        logits_BTV[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED
-    )
+def _length(example: TokenExample) -> int:
+    return len(example.input_ids_T)
+
+
+def micro_batches(batch: Sequence[TokenExample], most_tokens: float, share: bool) -> list[list[TokenExample]]:
+    """A step's examples in parts that go through the network one after the other.
+
+    Args:
+        batch: The step.
+        most_tokens: Of a part, with padding; a longer example is a part of its own.
+        share: Whether examples that begin alike come together, for `loss_of` to read the beginning once.
+    """
+    groups = _alike(batch) if share else [batch]
+    return [part for group in groups for part in _filled(group, most_tokens)]
+
+
+def _alike(batch: Sequence[TokenExample]) -> list[list[TokenExample]]:
+    """Groups that share a beginning, each grown while that saves more tokens; the others are one group."""
+    groups: list[list[TokenExample]] = []
+    for example in sorted(batch, key=lambda example: example.input_ids_T):
+        wider = [*groups[-1], example] if groups else []
+        if _saved(wider) > (_saved(groups[-1]) if groups else 0):
+            groups[-1] = wider
+        else:
+            groups.append([example])
+    others = [example for group in groups if len(group) == 1 for example in group]
+    return [group for group in [others, *groups] if len(group) > 1 or group is others]
+
+
+def _saved(examples: Sequence[TokenExample]) -> int:
+    return shared_tokens(examples) * (len(examples) - 1)
+
+
+def shared_tokens(examples: Sequence[TokenExample]) -> int:
+    """How long a beginning all examples have in common, before what they learn; 0 if that is not worth sharing."""
+    if len(examples) < 2:
+        return 0
+    beginnings = [_unlearned(example) for example in examples]
+    # What the first and the last in order have in common, all between them have too.
+    ends = zip(min(beginnings), max(beginnings), strict=False)
+    length = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    return length if length >= SHARED_TOKENS else 0
+
+
+def _unlearned(example: TokenExample) -> tuple[int, ...]:
+    """The tokens after which nothing is learned at once: a prompt without its last token."""
+    first = example.loss_mask_T.index(True) if True in example.loss_mask_T else _length(example)
+    return example.input_ids_T[: max(0, first - 1)]
+
+
+def collate(
+    examples: Sequence[TokenExample], shared: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Examples without their shared beginning as tensors.
+
+    Returns:
+        `input_ids_BT`, padded on the right, where a causal model's earlier positions cannot see it;
+        `places_N`, the positions before a learned token, counted row after row; `targets_N`, these tokens.
+    """
+    width = max(map(_length, examples)) - shared
+    input_ids_BT = np.zeros((len(examples), width), np.int64)
+    learned_BT = np.zeros((len(examples), width), bool)
+    for row, example in enumerate(examples):
+        input_ids_BT[row, : _length(example) - shared] = example.input_ids_T[shared:]
+        learned_BT[row, : _length(example) - shared] = example.loss_mask_T[shared:]
+    learned_BT[:, 0] = False  # nothing stands before it
+    targets_N = np.flatnonzero(learned_BT)
+    arrays = input_ids_BT, targets_N - 1, input_ids_BT.flat[targets_N]
+    input_ids, places, targets = (torch.from_numpy(array).to(device) for array in arrays)
+    return input_ids, places, targets
+
+
+def loss_of(network: Any, examples: Sequence[TokenExample], share: bool = False) -> torch.Tensor:
+    """Negative log-likelihood of the learned tokens, summed, in float32.
+
+    Args:
+        network: A causal language model.
+        examples: They go through it side by side.
+        share: Whether a beginning that they have in common is read once. Dropout then draws once for it.
+    """
+    shared = shared_tokens(examples) if share else 0
+    input_ids_BT, places_N, targets_N = collate(examples, shared, network.device)
+    past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
+    with _output_at(network, places_N):
+        logits_NV = network(input_ids=input_ids_BT, **past).logits[0]
+    return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+
+
+def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
+    """Keys and values of a beginning, for that many rows; gradients flow back through them."""
+    input_ids_1S = torch.tensor([ids_S], device=network.device)
+    cache = DynamicCache(config=network.config)
+    with _output_at(network, input_ids_1S.new_empty(0)):
+        network(input_ids=input_ids_1S, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(copies)
+    return {"past_key_values": cache, "use_cache": True}
+
+
+@contextlib.contextmanager
+def _output_at(network: Any, places_N: torch.Tensor) -> Iterator[None]:
+    """Within it the output layer reads these positions only, counted row after row, as one row.
+
+    It is half of all work for a small model with a large vocabulary, and its logits are most of the memory.
+    """
+
+    def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, places_N)[None],)
+
+    hook = network.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def can_share(network: Any) -> bool:
+    """Whether a beginning can be read once for many: attention to all that came before, kept in the usual cache."""
+    windowed = getattr(network.config, "sliding_window", None) is not None
+    return decode.supports(network) and not windowed
 
 
 def train(
@@ -114,21 +230,22 @@ def train(
         TrainingDiverged: The loss or its gradient is not finite.
     """
     started = time.monotonic()
-    device = next(network.parameters()).device
+    device = network.device
     optimizer = _optimizer(network, config, device)
-    autocast = _autocast(config.dtype, device)
     losses: list[float] = []
     sequences = tokens = 0
     attention = network.config._attn_implementation
+    most_tokens = config.micro_batch_tokens or math.inf
+    # Checkpointing makes the network forget its keys and values.
+    share = can_share(network) and not config.checkpointing
+    backward = functools.partial(_backward, network, share=share, dtype=config.dtype, attention=attention)
     network.train()
+    if config.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
     for step, batch in enumerate(steps):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
-        tensors = collate(batch, device)
-        _use_attention(network, attention, tensors["input_ids"])
-        with autocast():
-            loss = loss_of(network, tensors)
-        loss.backward()
+        loss, most_tokens = _fitted(backward, network, batch, most_tokens)
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         losses.append(loss.item())
         if not (math.isfinite(losses[-1]) and math.isfinite(norm.item())):
@@ -138,9 +255,11 @@ def train(
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        batch_tokens = sum(len(example.input_ids_T) for example in batch)
+        batch_tokens = sum(map(_length, batch))
         sequences, tokens = sequences + len(batch), tokens + batch_tokens
         progress(batch_tokens, losses[-1])
+    if config.checkpointing:
+        network.activation_checkpointing_disable()
     network.set_attn_implementation(attention)
     network.eval()
     tenth = max(1, len(losses) // 10)
@@ -149,10 +268,49 @@ def train(
     )
 
 
-def _use_attention(network: Any, usual: str, input_ids_BT: torch.Tensor) -> None:
+def _fitted(
+    backward: Callable[[Sequence[TokenExample], float], torch.Tensor],
+    network: Any,
+    batch: Sequence[TokenExample],
+    most_tokens: float,
+) -> tuple[torch.Tensor, float]:
+    """A step in parts that are halved until they fit the memory: its loss, and the size of parts from now on."""
+    longest = max(map(_length, batch))
+    while True:
+        try:
+            return backward(batch, most_tokens), most_tokens
+        except RuntimeError as error:
+            if not OUT_OF_MEMORY.search(str(error)):
+                raise
+            if most_tokens < longest:
+                raise InputError(
+                    f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
+                    "finetune.lora_rank = 16 or fewer prompt.shots"
+                ) from None
+        # Only here, where the error and the tensors that it holds are gone.
+        network.zero_grad(set_to_none=True)
+        most_tokens = min(most_tokens, longest * len(batch)) // 2
+        logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", most_tokens)
+
+
+def _backward(
+    network: Any, batch: Sequence[TokenExample], most_tokens: float, share: bool, dtype: str, attention: str
+) -> torch.Tensor:
+    """A step's mean loss per learned token, whatever its parts; the gradient is left in the weights."""
+    learned = sum(sum(example.loss_mask_T[1:]) for example in batch)
+    total = torch.zeros((), device=network.device)
+    for part in micro_batches(batch, most_tokens, share):
+        _use_attention(network, attention, max(map(_length, part)))
+        with _autocast(dtype, network.device):
+            loss = loss_of(network, part, share) / learned
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def _use_attention(network: Any, usual: str, width: int) -> None:
     """On a CPU, plain matrix products for short sequences: torch's fused attention goes backward slowly."""
-    short = input_ids_BT.device.type == "cpu" and input_ids_BT.shape[1] <= EAGER_TOKENS
-    wanted = "eager" if short else usual
+    wanted = "eager" if network.device.type == "cpu" and width <= EAGER_TOKENS else usual
     if network.config._attn_implementation != wanted:
         network.set_attn_implementation(wanted)
 
@@ -175,11 +333,11 @@ def _optimizer(network: torch.nn.Module, config: FinetuneConfig, device: torch.d
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
 
 
-def _autocast(dtype: str, device: torch.device) -> Callable[[], Any]:
+def _autocast(dtype: str, device: torch.device) -> Any:
     if dtype == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
         dtype = "bfloat16" if fast else "float32"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def finetune(
@@ -222,11 +380,37 @@ def finetune(
     total_steps = min(config.max_steps, math.ceil(per_epoch * config.epochs))
     plan(total_steps)
     steps = _epochs(fitting, config.batch_tokens, total_steps, rng)
-    stats = train(model.network, steps, total_steps, config, progress)
+    network = _with_adapters(model.network, config) if config.lora_rank else model.network
+    stats = train(network, steps, total_steps, config, progress)
+    if config.lora_rank:
+        model.network = network.merge_and_unload()
     stats = TrainStats(**{**asdict(stats), "skipped": len(tokenized) - len(fitting)})
     with folder_atomically(folder) as part:
         model.save(part, {**notes, "training": asdict(stats)})
     return stats
+
+
+def require_peft() -> None:
+    """Say at start, not after an iteration, that LoRA's package is missing.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("finetune.lora_rank: the package is not installed: pip install 'selfplay-puzzles[lora]'")
+
+
+def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
+    """Only low-rank adapters of all linear layers but the output learn (Hu et al., 2021, arXiv:2106.09685)."""
+    require_peft()
+    import peft
+
+    kinds = {type(module).__name__ for module in network.modules()}
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear",
+        fan_in_fan_out="Conv1D" in kinds,  # GPT-2's layers are transposed
+    )  # fmt: skip
+    return peft.get_peft_model(network, settings)
 
 
 def _epochs(
