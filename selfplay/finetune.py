@@ -16,6 +16,7 @@ import logging
 import math
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,20 +114,25 @@ def micro_batches(batch: Sequence[TokenExample], most_tokens: float, share: bool
 
 
 def _alike(batch: Sequence[TokenExample]) -> list[list[TokenExample]]:
-    """Groups that share a beginning, each grown while that saves more tokens; the others are one group."""
-    groups: list[list[TokenExample]] = []
-    for example in sorted(batch, key=lambda example: example.input_ids_T):
-        wider = [*groups[-1], example] if groups else []
-        if _saved(wider) > (_saved(groups[-1]) if groups else 0):
-            groups[-1] = wider
-        else:
-            groups.append([example])
-    others = [example for group in groups if len(group) == 1 for example in group]
-    return [group for group in [others, *groups] if len(group) > 1 or group is others]
-
-
-def _saved(examples: Sequence[TokenExample]) -> int:
-    return shared_tokens(examples) * (len(examples) - 1)
+    """Groups that share a beginning, such that most tokens are saved; all others are one group more."""
+    ordered = sorted(batch, key=lambda example: example.input_ids_T)
+    common = [shared_tokens(pair) for pair in itertools.pairwise(ordered)]
+    # For the first so many examples: the tokens saved at best, and where the last group then begins.
+    best = [(0, 0)]
+    for end in range(1, len(ordered) + 1):
+        choices, shared = [(best[end - 1][0], end - 1)], math.inf
+        for start in range(end - 2, -1, -1):
+            shared = min(shared, common[start])
+            if not shared:
+                break
+            choices.append((best[start][0] + int(shared) * (end - start - 1), start))
+        best.append(max(choices))
+    groups, end = [], len(ordered)
+    while end:
+        groups.append(ordered[best[end][1] : end])
+        end = best[end][1]
+    alone = [example for group in groups if len(group) == 1 for example in group]
+    return [group for group in groups if len(group) > 1] + [alone] * bool(alone)
 
 
 def shared_tokens(examples: Sequence[TokenExample]) -> int:
@@ -410,7 +416,9 @@ def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
         task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear",
         fan_in_fan_out="Conv1D" in kinds,  # GPT-2's layers are transposed
     )  # fmt: skip
-    return peft.get_peft_model(network, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        return peft.get_peft_model(network, settings)
 
 
 def _epochs(

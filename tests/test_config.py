@@ -291,7 +291,7 @@ CONFIGS = [
         propose=ProposeConfig(0, 1, 1e-7, 0.1, 1),
         solve=SolveConfig(1, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
-        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16"),
+        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5),
         evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),

@@ -11,7 +11,7 @@ unshared        the same, but a beginning that examples share is read for each o
 trainer         transformers' Trainer as most use it: padded batches in random order
 trainer, length the same with train_sampling_strategy="group_by_length"
 trainer, eager  the same by length and with plain attention, which is faster on a CPU but not its default
-trl, packed     TRL's SFTTrainer, packing=True (best fit, rows of PACK_TOKENS, no padding, no leaks), loss on completions
+trl, packed     TRL's SFTTrainer, packing=True (best fit, no padding), rows of PACK_TOKENS, loss on completions
 trl, eager      the same with plain attention
 
 Ways follow each other in every repeat, from the same weights. Tokens are the examples' own, without
