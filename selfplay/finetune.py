@@ -37,10 +37,11 @@ from selfplay.select import Example
 logger = logging.getLogger(__name__)
 
 EAGER_TOKENS = 256
-"""Up to this length plain attention is the faster one on a CPU: 13,700 tokens/s against 7,000 for
-one thread, 2 M parameters and sequences of 50 tokens."""
-SHARED_TOKENS = 64
-"""A common beginning is read once from this length on; below it, two calls cost more than they save."""
+"""Up to this length plain attention is the faster one on a CPU: for one thread and 2 M parameters 10,000
+tokens/s against 6,500 at 64 tokens, as many at 256, 3,600 against 4,800 at 512. After a shared beginning what
+counts is own tokens by all tokens: 70 of 670 are still faster so (18,400 against 14,300), 70 of 970 are not."""
+WORTH_SHARING = 1 / 8
+"""Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
 OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 """What torch says of it: CUDA and MPS, and the CPU's allocator in two ways."""
 
@@ -87,11 +88,11 @@ def batches(examples: Sequence[TokenExample], batch_tokens: int, rng: np.random.
     return [grouped[i] for i in rng.permutation(len(grouped))] if grouped else []
 
 
-def _filled(examples: Iterable[TokenExample], most_tokens: float) -> list[list[TokenExample]]:
-    """By length, in parts of at most so many tokens with padding, or of one example."""
+def _filled(examples: Iterable[TokenExample], most_tokens: float, shared: int = 0) -> list[list[TokenExample]]:
+    """By length, in parts of at most so many tokens with padding, the shared ones once, or of one example."""
     parts: list[list[TokenExample]] = []
     for example in sorted(examples, key=_length):
-        if not parts or _length(example) * (len(parts[-1]) + 1) > most_tokens:
+        if not parts or shared + (_length(example) - shared) * (len(parts[-1]) + 1) > most_tokens:
             parts.append([])
         parts[-1].append(example)
     return parts
@@ -101,49 +102,57 @@ def _length(example: TokenExample) -> int:
     return len(example.input_ids_T)
 
 
-def micro_batches(batch: Sequence[TokenExample], most_tokens: float, share: bool) -> list[list[TokenExample]]:
+def micro_batches(
+    batch: Sequence[TokenExample], most_tokens: float, share: bool
+) -> list[tuple[list[TokenExample], int]]:
     """A step's examples in parts that go through the network one after the other.
 
     Args:
         batch: The step.
         most_tokens: Of a part, with padding; a longer example is a part of its own.
-        share: Whether examples that begin alike come together, for `loss_of` to read the beginning once.
+        share: Whether examples that begin alike come together.
+
+    Returns:
+        Each part, and how many tokens of its examples' common beginning are to be read once.
     """
-    groups = _alike(batch) if share else [batch]
-    return [part for group in groups for part in _filled(group, most_tokens)]
+    groups = _alike(batch) if share else [(batch, 0)]
+    parts = [(part, shared) for group, shared in groups for part in _filled(group, most_tokens, shared)]
+    return [(part, shared if len(part) > 1 else 0) for part, shared in parts]
 
 
-def _alike(batch: Sequence[TokenExample]) -> list[list[TokenExample]]:
-    """Groups that share a beginning, such that most tokens are saved; all others are one group more."""
+def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
+    """Groups and what they share, such that most tokens are saved; all others are one group that shares nothing."""
     ordered = sorted(batch, key=lambda example: example.input_ids_T)
     common = [shared_tokens(pair) for pair in itertools.pairwise(ordered)]
-    # For the first so many examples: the tokens saved at best, and where the last group then begins.
-    best = [(0, 0)]
+    price = WORTH_SHARING * sum(map(_length, batch))
+    # For the first so many examples: what is saved at best, where their last group begins, and what that shares.
+    best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
     for end in range(1, len(ordered) + 1):
-        choices, shared = [(best[end - 1][0], end - 1)], math.inf
+        choices = [(best[end - 1][0], end - 1, 0)]
+        shared = max(common, default=0)
         for start in range(end - 2, -1, -1):
             shared = min(shared, common[start])
             if not shared:
                 break
-            choices.append((best[start][0] + int(shared) * (end - start - 1), start))
+            choices.append((best[start][0] + shared * (end - start - 1) - price, start, shared))
         best.append(max(choices))
-    groups, end = [], len(ordered)
+    groups, alone, end = [], [], len(ordered)
     while end:
-        groups.append(ordered[best[end][1] : end])
-        end = best[end][1]
-    alone = [example for group in groups if len(group) == 1 for example in group]
-    return [group for group in groups if len(group) > 1] + [alone] * bool(alone)
+        _, start, shared = best[end]
+        if shared:
+            groups.append((ordered[start:end], shared))
+        else:
+            alone.append(ordered[start])
+        end = start
+    return [*groups, (alone, 0)]
 
 
 def shared_tokens(examples: Sequence[TokenExample]) -> int:
-    """How long a beginning all examples have in common, before what they learn; 0 if that is not worth sharing."""
-    if len(examples) < 2:
-        return 0
+    """How long a beginning all examples have in common, before what they learn."""
     beginnings = [_unlearned(example) for example in examples]
     # What the first and the last in order have in common, all between them have too.
     ends = zip(min(beginnings), max(beginnings), strict=False)
-    length = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
-    return length if length >= SHARED_TOKENS else 0
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def _unlearned(example: TokenExample) -> tuple[int, ...]:
@@ -174,15 +183,14 @@ def collate(
     return input_ids, places, targets
 
 
-def loss_of(network: Any, examples: Sequence[TokenExample], share: bool = False) -> torch.Tensor:
+def loss_of(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> torch.Tensor:
     """Negative log-likelihood of the learned tokens, summed, in float32.
 
     Args:
         network: A causal language model.
         examples: They go through it side by side.
-        share: Whether a beginning that they have in common is read once. Dropout then draws once for it.
+        shared: How many first tokens, the same in all, are read once. Dropout then draws once for them.
     """
-    shared = shared_tokens(examples) if share else 0
     input_ids_BT, places_N, targets_N = collate(examples, shared, network.device)
     past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
     with _output_at(network, places_N):
@@ -305,18 +313,19 @@ def _backward(
     """A step's mean loss per learned token, whatever its parts; the gradient is left in the weights."""
     learned = sum(sum(example.loss_mask_T[1:]) for example in batch)
     total = torch.zeros((), device=network.device)
-    for part in micro_batches(batch, most_tokens, share):
-        _use_attention(network, attention, max(map(_length, part)))
+    for part, shared in micro_batches(batch, most_tokens, share):
+        _use_attention(network, attention, max(map(_length, part)), shared)
         with _autocast(dtype, network.device):
-            loss = loss_of(network, part, share) / learned
+            loss = loss_of(network, part, shared) / learned
         loss.backward()
         total += loss.detach()
     return total
 
 
-def _use_attention(network: Any, usual: str, width: int) -> None:
+def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
     """On a CPU, plain matrix products for short sequences: torch's fused attention goes backward slowly."""
-    wanted = "eager" if network.device.type == "cpu" and width <= EAGER_TOKENS else usual
+    short = (width - shared) * width <= EAGER_TOKENS**2
+    wanted = "eager" if network.device.type == "cpu" and short else usual
     if network.config._attn_implementation != wanted:
         network.set_attn_implementation(wanted)
 

@@ -12,7 +12,7 @@ from puzzles.puzzle import InputError
 from selfplay import finetune as module
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.finetune import (
-    SHARED_TOKENS,
+    WORTH_SHARING,
     TokenExample,
     TrainingDiverged,
     TransformersBackend,
@@ -166,36 +166,57 @@ def like_few_shot(seed=0, count=12) -> list[TokenExample]:
 def test_a_steps_parts_hold_every_example_once_within_their_size(share, most_tokens):
     step = like_few_shot()
     parts = micro_batches(step, most_tokens, share)
-    assert sorted(one.input_ids_T for part in parts for one in part) == sorted(one.input_ids_T for one in step)
-    for part in parts:
-        assert len(part) == 1 or max(len(one.input_ids_T) for one in part) * len(part) <= most_tokens
+    assert sorted(one.input_ids_T for part, _ in parts for one in part) == sorted(one.input_ids_T for one in step)
+    for part, shared in parts:
+        own = max(len(one.input_ids_T) for one in part) - shared
+        assert len(part) == 1 or shared + own * len(part) <= most_tokens
 
 
 def test_a_step_that_fits_and_shares_nothing_is_one_part():
-    step = sequences(50)
-    assert [len(part) for part in micro_batches(step, math.inf, share=True)] == [50]
+    assert [(len(part), shared) for part, shared in micro_batches(sequences(50), math.inf, share=True)] == [(50, 0)]
 
 
 def test_examples_that_begin_alike_come_together_and_share_what_they_have_in_common():
     parts = micro_batches(like_few_shot(), math.inf, share=True)
-    assert sorted((len(part), shared_tokens(part)) for part in parts) == [(4, 0), (4, 90), (4, 120)]
+    assert sorted((len(part), shared) for part, shared in parts) == [(4, 0), (4, 90), (4, 120)]
+    assert all(len({one.input_ids_T[:shared] for one in part}) == 1 for part, shared in parts)
 
 
 def test_what_is_shared_ends_before_the_token_that_predicts_the_first_learned_one():
-    text = tuple(range(5, 5 + SHARED_TOKENS + 10))
-    same = [TokenExample(text, (False,) * (len(text) - 3) + (True,) * 3)] * 2
-    assert shared_tokens(same) == len(text) - 4
-    assert shared_tokens(same[:1]) == 0
-    short = [TokenExample(text[:SHARED_TOKENS], (False,) * (SHARED_TOKENS - 1) + (True,))] * 2
-    assert shared_tokens(short) == 0
+    text = tuple(range(5, 105))
+    same = [TokenExample(text, (False,) * 97 + (True,) * 3)] * 2
+    assert shared_tokens(same) == 96
+    assert shared_tokens([same[0], TokenExample(text, (False,) * 20 + (True,) * 80)]) == 19
+    assert shared_tokens([same[0], TokenExample(text, (True,) * 100)]) == 0
 
 
-def test_one_example_that_shares_little_does_not_spoil_it_for_the_others():
-    text = tuple(range(5, 205))
+@pytest.mark.parametrize("where", [0, 9])  # before all others in order, and after them
+def test_one_example_that_shares_little_does_not_spoil_it_for_the_others(where):
+    text = (*range(5, 69), *[5] * 136)
     alike = [prompted(text, (n, *range(7))) for n in range(10)]
-    outlier = prompted(text[:SHARED_TOKENS], range(50))
+    outlier = prompted(text[:64], [where] * 50)
     parts = micro_batches([outlier, *alike], math.inf, share=True)
-    assert sorted(map(shared_tokens, parts)) == [0, 200]
+    assert sorted((len(part), shared) for part, shared in parts) == [(1, 0), (10, 200)]
+
+
+def best_saving(ordered, price):
+    """Of all ways to cut the list into groups, what the best one saves."""
+    if not ordered:
+        return 0.0
+    first = [ordered[:count] for count in range(1, len(ordered) + 1)]
+    worth = [max(0.0, shared_tokens(group) * (len(group) - 1) - price) if len(group) > 1 else 0.0 for group in first]
+    return max(w + best_saving(ordered[len(group) :], price) for w, group in zip(worth, first, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_no_other_groups_save_more(seed):
+    rng = np.random.default_rng(seed)
+    texts = [tuple(map(int, rng.integers(5, 7, 40))) for _ in range(2)]
+    step = [prompted(texts[rng.integers(2)][: rng.integers(1, 41)], rng.integers(5, 7, 8).tolist()) for _ in range(9)]
+    price = WORTH_SHARING * sum(len(one.input_ids_T) for one in step)
+    saved = [shared * (len(part) - 1) - price for part, shared in micro_batches(step, math.inf, share=True) if shared]
+    assert all(worth > 0 for worth in saved)
+    assert sum(saved) == pytest.approx(best_saving(sorted(step, key=lambda one: one.input_ids_T), price))
 
 
 # ---- the loss ----
@@ -270,7 +291,7 @@ def test_a_steps_loss_and_gradients_are_those_of_the_padded_batch(tiny, shape, s
     assert_same(trained(network, like_few_shot(), share=share), reference(network, like_few_shot()))
 
 
-@pytest.mark.parametrize("most_tokens", [1, 300])
+@pytest.mark.parametrize("most_tokens", [1, 200])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_step_in_parts_has_the_loss_and_gradients_of_the_whole_one(tiny, shape, most_tokens):
     network = LanguageModel(tiny(shape), CPU).network
@@ -286,7 +307,7 @@ def test_what_a_neighbour_holds_does_not_reach_an_examples_loss_and_gradient(tin
 
     def beside(own):
         neighbour = TokenExample((*text, *own), (False,) * (len(text) + len(own)))
-        assert shared_tokens([example, neighbour]) == 100
+        assert micro_batches([example, neighbour], math.inf, share=True)[0][1] == 100
         return trained(network, [example, neighbour])
 
     alone = trained(network, [example])
@@ -463,7 +484,7 @@ def calls(monkeypatch):
     seen: list[int] = []
     usual = module.loss_of
     monkeypatch.setattr(
-        module, "loss_of", lambda network, part, share: seen.append(len(part)) or usual(network, part, share)
+        module, "loss_of", lambda network, part, shared: seen.append(len(part)) or usual(network, part, shared)
     )
     return seen
 
@@ -484,7 +505,6 @@ def test_checkpointing_computes_twice_and_learns_the_same(tiny, tmp_path, shape,
     counts = []
     for name in ("usual", "again"):
         network = LanguageModel(tiny(shape), CPU).network
-        network.config.attn_pdrop = network.config.embd_pdrop = network.config.resid_pdrop = 0.0
         seen: list[int] = []
         next(m for n, m in network.named_modules() if n.endswith(".0.mlp")).register_forward_pre_hook(
             lambda *_, seen=seen: seen.append(1)
@@ -502,12 +522,12 @@ def forgetful(monkeypatch, most):
     """A machine on which parts of more examples run out of memory."""
     usual = module.loss_of
 
-    def loss_of(network, part, share):
+    def loss_of(network, part, shared):
         if len(part) > most:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"
             )
-        return usual(network, part, share)
+        return usual(network, part, shared)
 
     monkeypatch.setattr(module, "loss_of", loss_of)
 
