@@ -202,8 +202,11 @@ MAY_BE_ZERO = {
     "finetune.micro_batch_tokens", "finetune.lora_rank",
     "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
-MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard")
-"""Settings that do not change what was computed so far, so that a run may be resumed with others."""
+MAY_CHANGE = (
+    "iterations", "keep_checkpoints", "tensorboard", "finetune.micro_batch_tokens", "finetune.checkpointing",
+)  # fmt: skip
+"""Settings that do not change what is computed, the last two but for rounding, so that a run may be resumed with
+others: with less memory, say."""
 
 
 def _check(config: RunConfig) -> None:

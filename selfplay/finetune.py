@@ -132,7 +132,7 @@ def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]
         shared = max(common, default=0)
         for start in range(end - 2, -1, -1):
             shared = min(shared, common[start])
-            if not shared:
+            if shared * (end - 1) <= price:  # no longer group can be worth it
                 break
             choices.append((best[start][0] + shared * (end - start - 1) - price, start, shared))
         best.append(max(choices))

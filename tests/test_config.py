@@ -338,7 +338,10 @@ def test_differences_name_the_settings_and_both_values():
 
 
 def test_settings_that_may_change_between_sessions_make_no_difference():
-    assert differences(RunConfig(), RunConfig(iterations=9, keep_checkpoints="best", tensorboard=True)) == []
+    thrifty = FinetuneConfig(micro_batch_tokens=512, checkpointing=True)
+    other = RunConfig(iterations=9, keep_checkpoints="best", tensorboard=True, finetune=thrifty)
+    assert differences(RunConfig(), other) == []
+    assert differences(RunConfig(), RunConfig(finetune=FinetuneConfig(lora_rank=4))) != []
 
 
 def test_sandbox_settings_become_limits_in_the_sandboxs_units():
