@@ -24,9 +24,9 @@ import copy
 import io
 import os
 import statistics
-import sys
 import tempfile
 import time
+from unittest import mock
 
 import numpy as np
 import torch
@@ -61,22 +61,15 @@ def tokenized(tokenizer, protocol, roles, count):
 # ---- the ways: each returns a function that trains once ----
 
 
-def ours(network, _, work, share=True):
+def ours(network, _, work):
     """This project's loop."""
     steps = finetune.batches(work, BATCH_TOKENS, np.random.default_rng(0))
-
-    def go():
-        usual = finetune.can_share
-        finetune.can_share = lambda network: share and usual(network)
-        finetune.train(network, steps, len(steps), CONFIG)
-        finetune.can_share = usual
-
-    return go
+    return lambda: finetune.train(network, steps, len(steps), CONFIG)
 
 
 def unshared(network, tokenizer, work):
     """This project's loop, every prompt read in full."""
-    return ours(network, tokenizer, work, share=False)
+    return mock.patch.object(finetune, "can_share", return_value=False)(ours(network, tokenizer, work))
 
 
 def trainer(network, tokenizer, work, strategy="random", attention="sdpa"):
@@ -162,7 +155,7 @@ def measured(way, model, work):
     network = copy.deepcopy(model.network)
     network.train()
     transformers.set_seed(0)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         go = way(network, model.tokenizer, work)
         cpu, wall = time.process_time(), time.monotonic()
         go()
@@ -179,7 +172,7 @@ def compare(title, work, model, ways, repeats):
         f"\n{title}: {len(work)} examples of {lengths[0]} to {lengths[-1]} tokens (median "
         f"{lengths[len(work) // 2]}), {sum(lengths)} tokens, {learned} learned\n"
     )
-    speeds = {name: [measured(way, model, work) for _ in range(0)] for name, way in ways.items()}
+    speeds = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
             speeds[name].append(measured(way, model, work))
@@ -201,9 +194,8 @@ def main():
     parser.add_argument("--model", default="embedded")
     options = parser.parse_args()
     model = LanguageModel(options.model, ModelConfig(device="cpu", dtype="float32", threads=options.threads))
-    ways, repeats, share = dict(WAYS), options.repeats, 1
-    if options.quick:
-        repeats, share = 1, 5
+    ways = WAYS
+    repeats, share = (1, 5) if options.quick else (options.repeats, 1)
     try:
         import trl  # noqa: F401  # only whether it is there
     except ImportError:
@@ -212,8 +204,7 @@ def main():
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, threads {options.threads}, "
         f"load {os.getloadavg()[0]:.1f}, {sum(p.numel() for p in model.network.parameters()) / 1e6:.1f} M parameters, "
-        f"bfloat16 {common()['bf16']}, {repeats} repeats",
-        file=sys.stdout,
+        f"bfloat16 {common()['bf16']}, {repeats} repeats"
     )
     both = ("propose", "solve")
     for title, protocol, roles, count in (
