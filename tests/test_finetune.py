@@ -18,6 +18,7 @@ from selfplay.finetune import (
     TransformersBackend,
     _backward,
     _schedule,
+    _with_adapters,
     batches,
     can_share,
     collate,
@@ -238,7 +239,7 @@ def reference(network, examples):
 
 
 def gradients_of(network):
-    return {name: weight.grad.clone() for name, weight in network.named_parameters()}
+    return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.requires_grad}
 
 
 def trained(network, examples, most_tokens=math.inf, share=True, attention="sdpa"):
@@ -592,6 +593,26 @@ def test_a_checkpoint_trained_with_adapters_is_a_plain_folder_that_samples_load(
     ids = torch.tensor([[5, 6, 7, 8]])
     new, base = (LanguageModel(path, CPU).network for path in (tmp_path / "new", tiny()))
     assert not torch.allclose(new(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_adapters_gradients_are_those_of_the_padded_batch(tiny, shape):
+    pytest.importorskip("peft")
+    network = _with_adapters(LanguageModel(tiny(shape), CPU).network, ADAPTERS).eval()
+    for weight in network.parameters():
+        if weight.requires_grad:  # one factor starts as zeros, and the other would have no gradient
+            weight.data.normal_(0, 0.1)
+    expected = reference(network, like_few_shot())
+    assert 0 < len(expected[1]) < len(list(network.parameters()))
+    assert_same(trained(network, like_few_shot()), expected)
+    assert_same(trained(network, like_few_shot(), 200, share=False), expected)
+
+
+def test_adapters_learn_the_same_with_checkpointing(tiny, tmp_path):
+    pytest.importorskip("peft")
+    usual = tuned(tiny, tmp_path / "usual", config=ADAPTERS)
+    again = tuned(tiny, tmp_path / "again", config=dataclasses.replace(ADAPTERS, checkpointing=True))
+    assert (again.first_loss, again.last_loss) == pytest.approx((usual.first_loss, usual.last_loss), rel=1e-3)
 
 
 def test_adapters_are_the_seeds(tiny, tmp_path):

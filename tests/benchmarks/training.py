@@ -69,7 +69,13 @@ def ours(network, _, work):
 
 def unshared(network, tokenizer, work):
     """This project's loop, every prompt read in full."""
-    return mock.patch.object(finetune, "can_share", return_value=False)(ours(network, tokenizer, work))
+    go = ours(network, tokenizer, work)
+
+    def alone():
+        with mock.patch.object(finetune, "can_share", return_value=False):
+            go()
+
+    return alone
 
 
 def trainer(network, tokenizer, work, strategy="random", attention="sdpa"):
