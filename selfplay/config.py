@@ -142,7 +142,7 @@ class FinetuneConfig:
     """Tokens in memory at a time, padding included: a step goes through the model in parts of this size, with the
     same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
     checkpointing: bool = False
-    """Whether activations are computed again on the way back: less memory, more time; shared beginnings are not used then."""
+    """Whether activations are computed again on the way back: less memory, more time; nothing is shared then."""
     lora_rank: int = 0
     """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
     the `[lora]` extra. 0: all weights."""
