@@ -92,10 +92,12 @@ def _run(options: argparse.Namespace) -> int:
     if base:
         branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)
     check_settings(rundir, config)
-    from selfplay.finetune import TransformersBackend
+    from selfplay.finetune import TransformersBackend, require_peft
 
     if config.tensorboard:
         track.require()
+    if config.finetune.lora_rank:
+        require_peft()
     rundir.path.mkdir(parents=True, exist_ok=True)
     headed: list[bool] = []
     seen = len(rundir.read_records())

@@ -141,6 +141,16 @@ class FinetuneConfig:
     clip_norm: float = 1.0
     dtype: str = "auto"
     """`auto`: bfloat16 autocast where the hardware is fast at it; `float32`, `bfloat16`."""
+    micro_batch_tokens: int = 0
+    """Tokens in memory at a time, padding included: a step goes through the model in parts of this size, with the
+    same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
+    checkpointing: bool = False
+    """Whether activations are computed again on the way back: less memory, more time; nothing is shared then."""
+    lora_rank: int = 0
+    """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
+    the `[lora]` extra. 0: all weights."""
+    lora_alpha: float = 32.0
+    """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
 
 
 @dataclass(frozen=True)
@@ -193,10 +203,15 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
+    "finetune.micro_batch_tokens", "finetune.lora_rank",
     "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
-MAY_CHANGE = ("iterations", "keep_checkpoints", "tensorboard", "model.overlap")
-"""Settings that do not change what was computed so far, so that a run may be resumed with others."""
+MAY_CHANGE = (
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
+    "finetune.checkpointing",
+)  # fmt: skip
+"""Settings that do not change what is computed, the last two but for rounding, so that a run may be resumed with
+others: with less memory, say."""
 
 
 def _check(config: RunConfig) -> None:

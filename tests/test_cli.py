@@ -7,6 +7,7 @@ that pairs are really found; the settings are in `SETTINGS`.
 import contextlib
 import gzip
 import importlib
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -1291,6 +1292,14 @@ def test_a_training_that_diverges_is_one_line_and_can_be_inspected(files, selfpl
     assert status in (2, 3)
     assert "learning_rate" in one_line(err)
     assert json.loads(done("archive", "stats", "tiny", "--json"))["candidates"] > 0
+
+
+def test_a_run_with_adapters_but_without_their_package_is_refused_at_start(files, refused, monkeypatch):
+    usual = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else usual(name))
+    line = refused("run", files / "tiny.toml", "--set", "finetune.lora_rank=4")
+    assert "pip install 'selfplay-puzzles[lora]'" in line
+    assert not Path("runs").exists()
 
 
 # ---- interruptions ----

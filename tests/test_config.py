@@ -291,7 +291,7 @@ CONFIGS = [
         propose=ProposeConfig(0, 1, 1e-7, 0.1, 1),
         solve=SolveConfig(1, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
-        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16"),
+        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5),
         evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
@@ -338,7 +338,10 @@ def test_differences_name_the_settings_and_both_values():
 
 
 def test_settings_that_may_change_between_sessions_make_no_difference():
-    assert differences(RunConfig(), RunConfig(iterations=9, keep_checkpoints="best", tensorboard=True)) == []
+    thrifty = FinetuneConfig(micro_batch_tokens=512, checkpointing=True)
+    other = RunConfig(iterations=9, keep_checkpoints="best", tensorboard=True, finetune=thrifty)
+    assert differences(RunConfig(), other) == []
+    assert differences(RunConfig(), RunConfig(finetune=FinetuneConfig(lora_rank=4))) != []
 
 
 def test_sandbox_settings_become_limits_in_the_sandboxs_units():
