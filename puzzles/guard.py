@@ -164,7 +164,9 @@ class Guard:
         whole = _whole(pool, puzzles)
         by_text = {puzzle.id: hit for puzzle in whole if (hit := self.hit(puzzle))}
         rest = list({puzzle.id: puzzle for puzzle in whole if puzzle.id not in by_text}.values())
-        found = {**by_text, **self._behaving_alike(pool, rest)}
+        found = dict(by_text)
+        for identifier, hit in self.behaving_alike(pool, rest):
+            found.setdefault(identifier, hit)
         self.remember(found)
         return found
 
@@ -199,7 +201,8 @@ class Guard:
                 behaviour = _Behaviour(self.names[puzzle.id], of_all, [*settled], [*settled.values()])
                 self._behaviours.setdefault(puzzle.answer_type, []).append(behaviour)
 
-    def _behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> dict[str, Hit]:
+    def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
+        """Every guarded puzzle that one of these behaves like, with its id."""
         asked = [puzzle for puzzle in puzzles if puzzle.answer_type in self._behaviours]
         said = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle in asked])
         suspects = [
@@ -209,11 +212,11 @@ class Guard:
             if [bool(outcome) for outcome in outcomes] == behaviour.of_references
         ]
         said = accepts(pool, [(puzzle, behaviour.probes) for puzzle, behaviour in suspects])
-        hits: dict[str, Hit] = {}
+        hits: list[tuple[str, Hit]] = []
         for (puzzle, behaviour), outcomes in zip(suspects, said, strict=True):
             if [bool(outcome) for outcome in outcomes] == behaviour.of_probes:
                 count = len(behaviour.of_references) + len(behaviour.probes)
-                hits.setdefault(puzzle.id, Hit("behaviour", behaviour.name, f"says the same of {count} answers"))
+                hits.append((puzzle.id, Hit("behaviour", behaviour.name, f"says the same of {count} answers")))
         return hits
 
 

@@ -71,10 +71,10 @@ def order_free_form(tree: ast.AST, constants: bool = True) -> str:
     """A text that is equal for programs which differ as `normal_form` allows, and in the order of what can be moved.
 
     That is operands of `and`, `or` and commutative operators, both sides of comparisons, members of
-    sets and dicts, keyword arguments, parameters behind the first, and statements. Names that the
-    program gives are all written alike, for a number would depend on the order. So a few programs
-    that differ are equal here too: `x - a` and `a - x`. Over P3's 169 problems that is 8 pairs, all
-    siblings.
+    sets and dicts, keyword arguments, parameters behind the first, and statements. An early `return
+    False` is a clause of the last `return`, in a `try` or not. Names that the program gives are all
+    written alike, for a number would depend on the order, and annotations are left out. So a few
+    programs that differ are equal here too: `x - a` and `a - x`.
 
     Args:
         tree: The program; docstrings should have been removed.
@@ -105,7 +105,11 @@ _MOVABLE_FIELDS = {"body", "orelse", "finalbody", "keywords", "ifs", "names"}
 def _movable_parts(node: ast.AST) -> Iterator[object]:
     """What a node is made of, with bags of what may stand in any order."""
     if isinstance(node, ast.BoolOp):
-        yield from (node.op, _Bag(node.values))
+        yield from (node.op, _Bag(_clauses(node, type(node.op))))
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and not _is_not(node.operand):
+        yield from (node.op, node.operand)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield _negated(node.operand)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
         yield from (node.op, _Bag(_operands(node, type(node.op))))
     elif isinstance(node, ast.Compare):
@@ -123,14 +127,16 @@ def _movable_parts(node: ast.AST) -> Iterator[object]:
 def _fields(node: ast.AST) -> Iterator[object]:
     complete = True
     for field_name, value in ast.iter_fields(node):
-        if field_name in _SKIPPED:
+        if field_name in _SKIPPED or field_name == "annotation":
             continue
         if value is None or value == []:
             complete = False
             continue
         if isinstance(value, list) or not complete:  # as in `normal_form`
             yield f"{field_name}:"
-        if isinstance(value, list) and field_name in _MOVABLE_FIELDS:
+        if isinstance(node, ast.FunctionDef) and field_name == "body":
+            yield _Bag(_folded(value))
+        elif isinstance(value, list) and field_name in _MOVABLE_FIELDS:
             yield _Bag(value)
         else:
             yield ast.Name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value
@@ -145,6 +151,59 @@ def _operands(node: ast.expr, operator: type[ast.operator]) -> Iterator[ast.expr
             waiting += [part.left, part.right]
         else:
             yield part
+
+
+def _clauses(node: ast.expr, operator: type[ast.boolop]) -> Iterator[ast.expr]:
+    """`a and (b and c)` has three."""
+    waiting = [node]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, ast.BoolOp) and isinstance(part.op, operator):
+            waiting += part.values
+        else:
+            yield part
+
+
+def _folded(body: list[ast.stmt]) -> list[ast.stmt]:
+    """A function's body with its early refusals as clauses of what it returns in the end."""
+    if len(body) == 1 and isinstance(body[0], ast.Try) and all(_is_false(each.body) for each in body[0].handlers):
+        body = [*body[0].body, *body[0].orelse, *body[0].finalbody]
+    if not body or not isinstance(body[-1], ast.Return) or body[-1].value is None:
+        return body
+    refusals = [part for part in body[:-1] if isinstance(part, ast.If) and _is_false(part.body) and not part.orelse]
+    if not refusals:
+        return body
+    clauses = [_negated(part.test) for part in refusals]
+    kept = [part for part in body[:-1] if part not in refusals]
+    return [*kept, ast.Return(ast.BoolOp(ast.And(), [*clauses, body[-1].value]))]
+
+
+def _is_false(body: list[ast.stmt]) -> bool:
+    value = body[0].value if len(body) == 1 and isinstance(body[0], ast.Return) else None
+    return isinstance(value, ast.Constant) and value.value is False
+
+
+_OPPOSITES: dict[type[ast.cmpop], ast.cmpop] = {
+    ast.Eq: ast.NotEq(), ast.NotEq: ast.Eq(), ast.Lt: ast.GtE(), ast.GtE: ast.Lt(), ast.Gt: ast.LtE(),
+    ast.LtE: ast.Gt(), ast.In: ast.NotIn(), ast.NotIn: ast.In(), ast.Is: ast.IsNot(), ast.IsNot: ast.Is(),
+}  # fmt: skip
+
+
+def _is_not(test: ast.expr) -> bool:
+    """Whether the opposite of a test can be written without `not` before it."""
+    one = isinstance(test, ast.Compare) and len(test.ops) == 1
+    return one or isinstance(test, ast.BoolOp) or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not))
+
+
+def _negated(test: ast.expr) -> ast.expr:
+    """What holds where a test does not."""
+    if isinstance(test, ast.Compare) and len(test.ops) == 1:
+        return ast.Compare(test.left, [_OPPOSITES[type(test.ops[0])]], test.comparators)
+    if isinstance(test, ast.BoolOp):
+        return ast.BoolOp(ast.Or() if isinstance(test.op, ast.And) else ast.And(), [*map(_negated, test.values)])
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    return ast.UnaryOp(ast.Not(), test)
 
 
 def _sides(node: ast.Compare) -> Iterator[object]:

@@ -43,6 +43,8 @@ class BenchConfig:
     trained_on: str | None = None
     """Archive of what the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None
+    private: bool = False
+    """Whether results name no skill, type, difficulty or reason."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
@@ -63,14 +65,20 @@ def bench(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
-    chosen = scored_set(pool, config.puzzles)
+    chosen = scored_set(pool, config.puzzles, config.private)
     model = LanguageModel(model_config.path, model_config)
     protocol, came_from = _protocol(config, model)
     trained_on = config.trained_on or training_archive(model_config.path)
-    asked = protocol == "few-shot" or trained_on is not None
-    guard = set_guard(pool, chosen) if asked else Guard()  # a large set takes some seconds to guard
+    needs_guard = protocol == "few-shot" or trained_on is not None
+    guard = set_guard(pool, chosen) if needs_guard else Guard()  # a large set takes some seconds to guard
     shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
     near = near_training(pool, chosen, guard, model_config.path, Path(trained_on)) if trained_on else None
+    prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
+    if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
+        raise InputError(
+            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the context of "
+            f"{model.context_tokens} tokens: fewer --shots or --max-tokens"
+        )
     started = time.time()
     with RunDir(folder).lock():
         lines = _sampled(model, pool, chosen, protocol, shots, config, folder, progress)
@@ -81,25 +89,28 @@ def bench(
             "set": chosen.facts,
             "model": {
                 "path": model_config.path, "checkpoint": model.checkpoint,
-                **{key: model.description[key] for key in ("device", "dtype", "threads")},
+                **{key: _stored(lines, key) for key in ("device", "dtype", "threads")},
             },
             "protocol": protocol,
             "protocol_from": came_from,
             "shots": [puzzle.id for puzzle, _ in shots],
             "shots_refused": refused,
-            "prompts_hash": content_hash(
-                "\0".join(prompt_for(protocol, item.puzzle, shots).text for item in chosen.named)
-            ),
+            "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
             "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": config.batch_rows},
             "limits": asdict(pool.limits),
             "sandbox": protections,
-            "versions": {**model.versions, "python": platform.python_version()},
+            "versions": {**_stored(lines, "versions"), "python": platform.python_version()},
             "contamination": near,
             "started": started,
         }  # fmt: skip
         content = results.document(facts, lines, read_errata(config.errata))
         results.write(folder, content)
     return content
+
+
+def _stored(lines: Sequence[results.Line], key: str) -> Any:
+    """What a sampler said of itself when it sampled; of several, after an upgrade say, the last."""
+    return lines[-1]["sampler"][key]
 
 
 def _protocol(config: BenchConfig, model: LanguageModel) -> tuple[str, str]:
@@ -177,7 +188,7 @@ def _sampled(
     for seed in config.seeds:
         file = _growing(folder, seed)
         done = [line for line in finished if line["identity"]["seed"][0] == seed]
-        if done:
+        if len(done) > len(read_lines(file)):
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
         try:
             evaluate(

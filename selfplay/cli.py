@@ -168,6 +168,8 @@ def _size(file: Path) -> int:
 def _bench(options: argparse.Namespace) -> int:
     if options.rescore is not None:
         return _rescore(options)
+    if options.judge_again:
+        raise InputError("--judge-again judges stored candidates: give --rescore with it")
     from selfplay import tables
     from selfplay.bench import BenchConfig, bench
     from selfplay.compare import compare, conclusion
@@ -183,11 +185,14 @@ def _bench(options: argparse.Namespace) -> int:
     evaluate = EvaluateConfig(options.samples, ks, options.temperature, options.top_p, options.max_tokens)
     config = BenchConfig(
         options.puzzles, options.protocol, options.shots, seeds, options.batch_rows, options.trained_on,
-        options.errata, evaluate,
+        options.errata, options.private, evaluate,
     )  # fmt: skip
+    names = _distinct(options.models)
+    if len(set(names)) < len(names):
+        raise InputError(f"bench: expected models that differ in the names of their folders, got {', '.join(names)}")
     results, folders = [], []
     with _pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
-        for model, name in zip(options.models, _distinct(options.models), strict=True):
+        for model, name in zip(options.models, names, strict=True):
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
@@ -208,7 +213,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _tries(options: argparse.Namespace) -> tuple[int, ...]:
     if options.k is None:
         return tuple(k for k in USUAL_K if k <= options.samples)
-    ks = _integers(options.k, "--k")
+    ks = tuple(dict.fromkeys(_integers(options.k, "--k")))
     if max(ks) > options.samples:
         raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
     return ks
@@ -223,7 +228,7 @@ def _rescore(options: argparse.Namespace) -> int:
 
     if options.models:
         raise InputError(f"--rescore scores stored candidates and needs no model, got {options.models[0]}")
-    errata = read_errata(options.errata)
+    errata = read_errata(options.errata) if options.errata else None
     ks = _integers(options.k, "--k") if options.k else None
     below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
     folders = [Path(place) for place in options.rescore]
@@ -236,7 +241,7 @@ def _rescore(options: argparse.Namespace) -> int:
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):
-                print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata, ks))}\n")
+                print(f"{folder}\n{tables.rescored_run(rescored_run(folder, errata or read_errata(), ks))}\n")
             else:
                 before, after = rescore(folder, errata, ks, sandbox)
                 print(f"{folder}\n{tables.rescored(before['selfplay'], after['selfplay'])}\n")
@@ -668,6 +673,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
     bench.add_argument("--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's")
     bench.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
+    bench.add_argument("--private", action="store_true", help="results say nothing of puzzles but their ids and hash")
     bench.add_argument("--out", help="folder for results.json, samples.jsonl.gz and tables")
     bench.add_argument(
         "--rescore", nargs="*", metavar="FOLDER",

@@ -7,6 +7,7 @@ open there. Several k are several looks: the first k of the results decides, the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Difference:
     second: float
     difference: Score
     p: float
-    """Chance that two equal models differ so much on these puzzles; exact."""
+    """Chance that two equal models differ so much on these puzzles (`metrics.sign_flip_test`)."""
     detectable: float | None
     """Smaller differences cannot be expected to be found with these puzzles and candidates; None: no difference."""
 
@@ -142,7 +143,9 @@ def _short(value: Any) -> str:
 def _names(place: str | Path) -> dict[str, str]:
     """Names of puzzles by id, where the samples are at hand."""
     folder = Path(place) if Path(place).is_dir() else Path(place).parent
-    return {count.puzzle: count.name for count in results.puzzle_counts(results.unpack(folder))}
+    with contextlib.suppress(InputError):  # damaged samples: ids do
+        return {count.puzzle: count.name for count in results.puzzle_counts(results.unpack(folder))}
+    return {}
 
 
 def report(comparison: Comparison) -> str:

@@ -10,7 +10,7 @@ from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
 from sandbox.pool import Pool
-from selfplay.loop import is_archive, read_any
+from selfplay.loop import GUARD_SOLUTIONS, is_archive, read_any
 from selfplay.rundir import RunDir
 from selfplay.sets import ScoredSet
 
@@ -18,7 +18,7 @@ from selfplay.sets import ScoredSet
 def set_guard(pool: Pool, chosen: ScoredSet) -> Guard:
     """A guard around a scored set. It calls puzzles by their ids, for what it finds is published."""
     guard = Guard.of((item.puzzle.id, item.puzzle) for item in chosen.named)
-    guard.learn_behaviour(pool, {item.puzzle.id: item.solutions for item in chosen.named})
+    guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for item in chosen.named})
     return guard
 
 
@@ -45,7 +45,7 @@ def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place
     training = _training_puzzles(pool, place, model)
     by_text = Guard.of((puzzle.id, puzzle) for puzzle in training)
     near = {item.puzzle.id: str(hit) for item in chosen.named if (hit := by_text.hit(item.puzzle)) is not None}
-    for identifier, hit in guard.examine(pool, training).items():
+    for identifier, hit in guard.behaving_alike(pool, training):
         near.setdefault(hit.name, f"{hit.level}: {identifier} {hit.detail}".rstrip())
     return {"trained_on": str(place), "puzzles": len(training), "near": dict(sorted(near.items()))}
 

@@ -309,8 +309,11 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
     """`logits_BV` after the newest tokens."""
     positions_B = torch.cat([wave.positions() for wave in waves])
     _attention.waves = waves
-    with _attention_of(network, SHARED_PREFIX):
-        output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
+    try:
+        with _attention_of(network, SHARED_PREFIX):
+            output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
+    finally:
+        _attention.waves = []  # what they keep is not to outlive them
     for wave in waves:
         wave.length += 1
     logits_BV: torch.Tensor = output.logits[:, -1].float()

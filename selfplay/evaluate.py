@@ -126,6 +126,7 @@ def evaluate(
             "settings": vars(settings), "samples_per_puzzle": config.samples_per_puzzle,
             "shots": [puzzle.id for puzzle, _ in shots], "puzzles": [named.puzzle.id for named in group],
             "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
+            **{key: sampler.description.get(key) for key in ("device", "dtype")},
         }  # fmt: skip
         if number < len(done):
             _check_same(file, done[number]["identity"], identity)

@@ -78,9 +78,9 @@ def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int
     arXiv:1905.06208): a Bayesian bootstrap (Rubin 1981), that is, means with normalised exponentials
     as weights, of the values and one more at the worst end. The upper end is the 97.5 % quantile of
     such means with one more value at `high`, the lower end the 2.5 % quantile with one more at `low`.
-    Of values that are `low` or `high` it makes the interval of Clopper and Pearson (1934). That it
-    covers whatever the distribution is conjectured there, not proven; `tests/benchmarks/intervals.py`
-    found no rates for which it fails.
+    Of values that are `low` or `high` it makes the interval of Clopper and Pearson (1934), up to 1 % by
+    its draws. That it covers whatever the distribution is conjectured there, not proven;
+    `tests/benchmarks/intervals.py` found no rates for which it fails.
 
     The percentile bootstrap cannot know of what was not drawn: all values 0 give it [0, 0].
 

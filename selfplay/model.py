@@ -26,7 +26,7 @@ from sandbox.pool import available_cores
 from selfplay import decode
 from selfplay.config import ModelConfig, embedded_file
 from selfplay.decode import LineTable
-from selfplay.prompts import Prompt, encode_prompt
+from selfplay.prompts import PROTOCOLS, Prompt, encode_prompt
 from selfplay.sampler import Completion, SamplingSettings
 
 # transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
@@ -35,6 +35,7 @@ transformers.utils.logging.set_verbosity_error()
 
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
+MOST_THREADS = 1024
 HUB_SECONDS = 5
 """How long the hub may take to answer at all."""
 
@@ -56,6 +57,8 @@ class LanguageModel:
         self.device = torch.device(_device(config.device))
         self.dtype = _dtype(config.dtype, self.device)
         self.threads = config.threads or available_cores()
+        if self.threads > MOST_THREADS:
+            raise InputError(f"model.threads: expected at most {MOST_THREADS}, got {self.threads}")
         self._overlap = config.overlap
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
@@ -83,7 +86,7 @@ class LanguageModel:
     def description(self) -> dict[str, Any]:
         """What samples depend on beside weights and settings."""
         return {
-            "engine": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+            "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
@@ -93,11 +96,6 @@ class LanguageModel:
     def overlap(self) -> bool:
         """Whether the judges have the processor for themselves."""
         return self._overlap == "yes" or (self._overlap == "auto" and self.device.type != "cpu")
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Of the libraries that sample."""
-        return {"transformers": transformers.__version__, "torch": torch.__version__}
 
     @property
     def context_tokens(self) -> int:
@@ -268,7 +266,7 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(f"model.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
     return name
@@ -329,7 +327,8 @@ def _hash(path: str) -> str:
 
 
 _HASHED_FILES = (
-    "config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
 )  # fmt: skip
 
 
@@ -338,4 +337,19 @@ def _read_notes(path: str, local: bool) -> dict[str, Any]:
         path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
-    return json.loads(Path(file).read_text("utf-8")) if file else {}
+    if not file:
+        return {}
+    try:
+        notes = json.loads(Path(file).read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file}: expected JSON, {error}") from None
+    if not isinstance(notes, dict) or notes.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
+        raise InputError(f"{file}: expected an object, with one of {', '.join(PROTOCOLS)} under 'protocol'")
+    shots = notes.get("shots", [])
+    if not isinstance(shots, list) or not all(_are_texts(shot) and len(shot) == 2 for shot in shots):
+        raise InputError(f"{file}: expected pairs of texts under 'shots'")
+    return notes
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(member, str) for member in value)

@@ -30,7 +30,7 @@ def is_run(folder: Path) -> bool:
 
 def rescore(
     folder: Path,
-    errata: Mapping[str, str],
+    errata: Mapping[str, str] | None,
     ks: Sequence[int] | None = None,
     sandbox: tuple[Pool, dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -38,7 +38,7 @@ def rescore(
 
     Args:
         folder: With `results.json` and `samples.jsonl.gz`.
-        errata: Reasons by id of puzzles to leave out.
+        errata: Reasons by id of puzzles to leave out; None keeps to the stored ones.
         ks: Tries granted; None keeps the stored ones.
         sandbox: Judges the stored texts again (a pool and its protections); None keeps the stored verdicts.
 
@@ -48,12 +48,14 @@ def rescore(
     Raises:
         InputError: The folder is not one of ours, or the set has changed since.
     """
-    before = results.read(folder)
-    lines = results.unpack(folder)
-    if not lines:
-        raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+    results.read(folder)
     with RunDir(folder).lock():
-        return before, _rescored(folder, before["selfplay"], lines, errata, ks, sandbox)
+        before = results.read(folder)
+        lines = results.unpack(folder)
+        if not lines:
+            raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+        left_out = before["selfplay"]["errata"] if errata is None else errata
+        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
 
 
 def _rescored(
@@ -85,7 +87,7 @@ def _judge_again(
     pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line]
 ) -> dict[str, Any]:
     """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
-    chosen = scored_set(pool, facts["set"]["path"])
+    chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
     if chosen.facts["hash"] != facts["set"]["hash"]:
         raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
     puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}

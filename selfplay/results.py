@@ -102,6 +102,7 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
             _mean_pass([count for count in puzzle_counts(chunk) if count.puzzle not in errata], int(name[5:]))
             for chunk in _by_seed(lines).values()
         ]
+    own_set = facts["set"]
     near = (facts["contamination"] or {}).get("near", {})
     unseen = [count for count in counted if count.puzzle not in near]
     own = {
@@ -110,12 +111,16 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
         "scores_unseen": _triples(score_block(unseen, ks)) if near and unseen else None,
         "scores": scores,
         "solved": sum(count.accepted > 0 for count in counted),
-        "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS},
+        "by": {kind: _by_group(counted, kind, ks) for kind in GROUPS if not own_set["private"]},
         "verdicts": dict(sum((count.verdicts for count in counted), Counter()).most_common()),
         "truncated": sum(count.truncated for count in counted),
         "cost": _cost(counted, lines),
         "machine": _machine(lines),
-        "errata": {count.puzzle: errata[count.puzzle] for count in everything if count.puzzle in errata},
+        "errata": {
+            count.puzzle: "private" if own_set["private"] else errata[count.puzzle]
+            for count in everything
+            if count.puzzle in errata
+        },
         "per_puzzle": {count.puzzle: [count.samples, count.accepted] for count in everything},
     }  # fmt: skip
     return {**_harness_shape(own, len(everything), len(counted)), "selfplay": own}
@@ -283,6 +288,8 @@ def read(place: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
     if wrong := [key for key in OBJECTS if not isinstance(own[key], dict)]:
         raise InputError(f"{path}: expected an object under {wrong[0]!r} of 'selfplay', got {str(own[wrong[0]])[:60]}")
+    if not all(isinstance(pair, list) and [type(n) for n in pair] == [int, int] for pair in own["per_puzzle"].values()):
+        raise InputError(f"{path}: expected [n, c] for each puzzle under 'per_puzzle'")
     return content
 
 

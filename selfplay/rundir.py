@@ -124,10 +124,10 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, or leave it as it was."""
+    """Replace a file, or leave it as it was; a character that UTF-8 has not is written as its escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

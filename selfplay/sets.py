@@ -22,28 +22,34 @@ class ScoredSet:
     path: str
     named: list[NamedPuzzle]
     facts: dict[str, Any]
-    """As `results.json` keeps them: nothing of a puzzle but its id."""
+    """As `results.json` keeps them; of a puzzle its id alone."""
 
 
-def scored_set(pool: Pool, path: str) -> ScoredSet:
+def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
     """Read a set and judge its own reference solutions.
 
     Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem; so are puzzles of one
     normal form. Intervals are over independent puzzles, so the first of each is scored.
 
+    Args:
+        pool: Judges.
+        path: `dev`, `heldout`, `train`, a puzzle file or an archive.
+        private: Whether results are to say nothing of the puzzles but their ids.
+
     Raises:
         InputError: There is no such set, or a text in it is no puzzle.
     """
     named = scored_puzzles(pool, path)
-    first: dict[str, int] = {}
+    first: dict[tuple[str, ...], int] = {}
     for index, item in enumerate(named):
         problem, colon, number = item.name.rpartition(":")
-        first.setdefault(problem if colon and number.isdigit() else item.name, index)
+        first.setdefault((problem,) if colon and number.isdigit() else ("", item.puzzle.id), index)
     kept = {named[index].puzzle.id: index for index in reversed(first.values())}
     chosen = sorted(kept.values())
     facts = {
         "name": Path(path).stem,
         "path": path,
+        "private": private,
         "hash": content_hash(" ".join(sorted(kept))),
         "puzzles": len(chosen),
         "in_file": len(named),

@@ -51,8 +51,12 @@ class Model:
     """Writes `counts[name]` right candidates for a puzzle, or `counts(name, seed)`, and then wrong ones."""
 
     path = "script"
-    versions = {"torch": "2.0", "transformers": "5.0"}
-    description = {"engine": "script", "device": "cpu", "dtype": "float32", "threads": 1}
+    description = {
+        "versions": {"torch": "2.0", "transformers": "5.0"},
+        "device": "cpu",
+        "dtype": "float32",
+        "threads": 1,
+    }
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def test_the_description_tells_what_else_samples_depend_on(loaded):
     assert {key: description[key] for key in ("device", "dtype", "threads")} == {
         "device": "cpu", "dtype": "float32", "threads": 1,
     }  # fmt: skip
-    assert torch.__version__ in description["engine"]
+    assert torch.__version__ == description["versions"]["torch"]
 
 
 def test_a_model_is_loaded_in_the_dtype_that_is_asked_for(tiny):
