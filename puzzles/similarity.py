@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 SHINGLE_TOKENS = 5
 
@@ -83,6 +84,7 @@ def order_free_form(tree: ast.AST, constants: bool = True) -> str:
     bound = _bound_names(tree)
 
     def write(part: object) -> str:
+        part = _without_not(part)
         if isinstance(part, ast.Constant):
             return repr(part.value) if constants else type(part.value).__name__
         if isinstance(part, ast.Name):
@@ -106,10 +108,6 @@ def _movable_parts(node: ast.AST) -> Iterator[object]:
     """What a node is made of, with bags of what may stand in any order."""
     if isinstance(node, ast.BoolOp):
         yield from (node.op, _Bag(_clauses(node, type(node.op))))
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not) and not _is_not(node.operand):
-        yield from (node.op, node.operand)
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        yield _negated(node.operand)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
         yield from (node.op, _Bag(_operands(node, type(node.op))))
     elif isinstance(node, ast.Compare):
@@ -157,7 +155,7 @@ def _clauses(node: ast.expr, operator: type[ast.boolop]) -> Iterator[ast.expr]:
     """`a and (b and c)` has three."""
     waiting = [node]
     while waiting:
-        part = waiting.pop()
+        part = _without_not(waiting.pop())
         if isinstance(part, ast.BoolOp) and isinstance(part.op, operator):
             waiting += part.values
         else:
@@ -189,10 +187,12 @@ _OPPOSITES: dict[type[ast.cmpop], ast.cmpop] = {
 }  # fmt: skip
 
 
-def _is_not(test: ast.expr) -> bool:
-    """Whether the opposite of a test can be written without `not` before it."""
-    one = isinstance(test, ast.Compare) and len(test.ops) == 1
-    return one or isinstance(test, ast.BoolOp) or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not))
+def _without_not(part: Any) -> Any:
+    """A part of a program with no `not` before what can be turned round."""
+    if not (isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not)):
+        return part
+    turned = _negated(part.operand)
+    return part if isinstance(turned, ast.UnaryOp) else _without_not(turned)
 
 
 def _negated(test: ast.expr) -> ast.expr:

@@ -1234,6 +1234,10 @@ def test_a_second_writer_is_refused(run_here, files, refused):
         (["--errata", "none.toml"], "none.toml: No such file"),
         (["--device", "nosuch"], "nosuch"),
         (["--out", "taken"], "taken: expected a folder"),
+        (["--judge-again"], "--judge-again judges stored candidates"),
+        (["--threads", "100000"], "model.threads: expected at most 1024"),
+        (["--device", "meta"], "'meta' cannot be used here"),
+        (["--max-tokens", "100000"], "no prompt with 100000 tokens of answer fits"),
     ],
 )
 def test_bench_refuses_wrong_options(model, files, refused, options, words):

@@ -19,7 +19,7 @@ from selfplay.metrics import detectable_difference, paired_interval
 N = 4
 FACTS = {
     "set": {
-        "name": "own", "path": "own.jsonl", "hash": "a" * 16, "puzzles": 8, "in_file": 8,
+        "name": "own", "path": "own.jsonl", "private": False, "hash": "a" * 16, "puzzles": 8, "in_file": 8,
         "references": {"accepted": 8, "none": 0, "refused": {}},
     },
     "model": {"path": "base", "checkpoint": "b" * 16, "device": "cpu", "dtype": "float32", "threads": 1},
@@ -434,8 +434,6 @@ def spoil(kind):
     elif kind == "folder":
         path.unlink()
         path.mkdir()
-    elif kind == "samples":
-        Path("new/samples.jsonl.gz").write_bytes(b"nothing")
     else:
         content["selfplay"][kind] = 3
     if kind in content["selfplay"] or kind == "newer":
@@ -453,7 +451,6 @@ def spoil(kind):
         ("bytes", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("deep", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("folder", "new/results.json: expected a results.json of `selfplay bench`, "),
-        ("samples", "new/samples.jsonl.gz: expected the samples of a benchmark, "),
         ("per_puzzle", "new/results.json: expected an object under 'per_puzzle' of 'selfplay', got 3"),
         ("settings", "new/results.json: expected an object under 'settings' of 'selfplay', got 3"),
     ],

@@ -107,6 +107,14 @@ def test_without_errata_nothing_changes(bench):
     assert files_of(bench) == before
 
 
+def test_errata_stay_applied_where_none_are_given(bench, ids):
+    rescore(bench, {ids["thirds"]: "17 is one of many"})
+    before = files_of(bench)
+    rescore(bench, None)
+    assert files_of(bench) == before
+    rescore(bench, {})
+
+
 def test_errata_leave_a_puzzle_out_of_scores_and_files_with_the_reason(bench, ids):
     before, after = rescore(bench, {ids["thirds"]: "17 is one of many", "f" * 16: "of another set"})
     own, all_of_it = after["selfplay"], before["selfplay"]

@@ -23,7 +23,9 @@ from puzzles.verify import truth_pool
 from sandbox.result import Limits
 from selfplay import bench as bench_module
 from selfplay import results
+from selfplay.contamination import near_training, set_guard
 from selfplay.metrics import interval
+from selfplay.results import CARD, RESULTS, TABLES
 from selfplay.sets import scored_set
 from selfplay.tables import result_tables
 
@@ -318,7 +320,8 @@ def test_what_the_scores_depend_on_is_kept(pool, own_set, tmp_path):
     own = content["selfplay"]
     assert {key: own[key] for key in results.FACTS if key in own and key not in ("prompts_hash", "started")} == {
         "set": {
-            "name": "own", "path": str(own_set), "hash": own["set"]["hash"], "puzzles": 7, "in_file": 7,
+            "name": "own", "path": str(own_set), "private": False, "hash": own["set"]["hash"],
+            "puzzles": 7, "in_file": 7,
             "references": {"accepted": 7, "none": 0, "refused": {}},
         },
         "model": {
@@ -542,9 +545,15 @@ def test_of_several_instances_of_a_problem_the_first_is_scored(pool, tmp_path):
     names = ["Twice:0", "Twice:1", "Other:7", "a:b", "Twice", "Other:3", "a:c"]
     lines = [{**record, "name": name} for record, name in zip(records(), names, strict=True)]
     chosen = scored_set(pool, str(write_set(tmp_path / "p3.jsonl", lines)))
-    assert [item.name for item in chosen.named] == ["Twice:0", "Other:7", "a:b", "a:c"]
-    assert (chosen.facts["puzzles"], chosen.facts["in_file"]) == (4, 7)
-    assert chosen.facts["references"] == {"accepted": 4, "none": 0, "refused": {}}
+    assert [item.name for item in chosen.named] == ["Twice:0", "Other:7", "a:b", "Twice", "a:c"]
+    assert (chosen.facts["puzzles"], chosen.facts["in_file"]) == (5, 7)
+    assert chosen.facts["references"] == {"accepted": 5, "none": 0, "refused": {}}
+
+
+def test_different_puzzles_of_one_name_are_all_scored(pool, tmp_path):
+    lines = [{**record, "name": "puzzle"} for record in records()]
+    chosen = scored_set(pool, str(write_set(tmp_path / "set.jsonl", lines)))
+    assert [item.puzzle.source for item in chosen.named] == [puzzle for _, puzzle, *_ in PUZZLES]
 
 
 def test_puzzles_of_one_normal_form_are_scored_once(pool, tmp_path):
@@ -717,3 +726,30 @@ def test_a_training_file_without_puzzles_is_refused(pool, own_set, tmp_path):
         InputError, match=r"training\.jsonl: expected the puzzles that the model was trained on, there are none"
     ):
         score(pool, Model(COUNTS), own_set, tmp_path / "out", trained_on=str(training))
+
+
+def test_a_training_puzzle_may_be_near_several_scored_ones(pool, tmp_path):
+    texts = [
+        "def f(x: int):\n    return x * x == 18671041 and x > 0",
+        "def f(x: int):\n    return 0 < x and str(x)[::-1] == '1234'",
+        "def f(x: int):\n    return x - 4000 == 321",
+    ]
+    lines = [{"name": str(n), "puzzle": text, "solution": "def g():\n    return 4321"} for n, text in enumerate(texts)]
+    puzzles, training = write_set(tmp_path / "set.jsonl", lines[:2]), write_set(tmp_path / "training.jsonl", lines[2:])
+    chosen = scored_set(pool, str(puzzles))
+    near = near_training(pool, chosen, set_guard(pool, chosen), "model", training)["near"]
+    assert set(near) == {item.puzzle.id for item in chosen.named}
+
+
+def test_a_private_set_shows_nothing_of_its_puzzles_but_ids(pool, tmp_path):
+    lines = [{**record, "name": f"secret name {i}", "skills": ["secret skill"]} for i, record in enumerate(records())]
+    puzzles = write_set(tmp_path / "set.jsonl", lines)
+    ids = [item.puzzle.id for item in scored_set(pool, str(puzzles)).named]
+    errata = tmp_path / "errata.toml"
+    errata.write_text(f"[[erratum]]\npuzzle = '{ids[0]}'\nreason = 'secret reason'\n")
+    own = score(pool, Model(COUNTS), puzzles, tmp_path / "out", private=True, errata=str(errata))["selfplay"]
+    published = "".join((tmp_path / "out" / name).read_text() for name in (RESULTS, TABLES, CARD))
+    assert ids[1] in published
+    assert "secret" not in published
+    assert all(answer_type not in published for answer_type in ("List[int]", "Tuple[int, int]"))
+    assert own["errata"] == {ids[0]: "private"}

@@ -154,6 +154,47 @@ def test_the_order_of_what_can_be_moved_does_not_count_in_the_order_free_form(po
     assert (one.unordered, one.shingles) == (other.unordered, other.shingles)
 
 
+SAME = [
+    ("if len(x) != 3:\n        return False\n    return x < y", "return len(x) == 3 and x < y"),
+    (
+        "if len(x) < 3 or not x[0] == 'a':\n        return False\n    z = x + y\n    if z in y:\n        return False\n"
+        "    return x < y",
+        "z = x + y\n    return len(x) >= 3 and x[0] == 'a' and z not in y and x < y",
+    ),
+    ("try:\n        return x[3] == y\n    except IndexError:\n        return False", "return x[3] == y"),
+    ("return not (x == y or x == 'a')", "return x != y and x != 'a'"),
+    ("return not not x.isalpha()", "return x.isalpha()"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), SAME, ids=lambda body: body[:20])
+def test_an_early_refusal_is_a_clause_of_what_is_returned_in_the_end(first, second):
+    forms = {order_free_form(ast.parse(f"def f(x: str, y=''):\n    {body}")) for body in (first, second)}
+    assert len(forms) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "if len(x) != 3:\n        return True\n    return x < y",
+        "if len(x) == 3:\n        return False\n    return x < y",
+        "if len(x) != 3:\n        return False\n    else:\n        y = x\n    return x < y",
+        "try:\n        return len(x) == 3 and x < y\n    except IndexError:\n        return True",
+    ],
+)
+def test_another_early_return_is_another_program(body):
+    first, second = (order_free_form(ast.parse(f"def f(x: str, y=''):\n    {b}")) for b in (body, SAME[0][1]))
+    assert first != second
+
+
+def test_the_annotation_of_the_answer_does_not_hide_a_puzzle():
+    first, second = (
+        order_free_form(ast.parse(f"def f(t: {kind}):\n    a, b = t\n    return a * b == 91 and a > b"))
+        for kind in ("Tuple[int, int]", "List[int]")
+    )
+    assert first == second
+
+
 def test_the_order_of_helpers_parameters_and_names_does_not_count_either(pool):
     one, other = puzzles(
         pool,

@@ -54,7 +54,7 @@ def score(value, low, high, least=0.25, by_seed=()):
 
 OWN = {
     "set": {
-        "name": "own", "path": "sets/own.jsonl", "hash": "a" * 16, "puzzles": 3, "in_file": 3,
+        "name": "own", "path": "sets/own.jsonl", "private": False, "hash": "a" * 16, "puzzles": 3, "in_file": 3,
         "references": {"accepted": 2, "none": 1, "refused": {}},
     },
     "model": {"path": "one", "checkpoint": "b" * 16, "device": "cpu", "dtype": "float32", "threads": 1},
