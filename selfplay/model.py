@@ -77,7 +77,7 @@ class LanguageModel:
             _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
         )
         self.network.to(self.device).eval()
-        self.checkpoint = _hash(self.path)
+        self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
         self.notes = _read_notes(self.path, local)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
@@ -311,12 +311,15 @@ def _clear_errors(path: str) -> Iterator[None]:
         raise InputError(f"{path}: it cannot be loaded as a causal language model: {first}") from None
 
 
-def _hash(path: str) -> str:
-    """Sixteen digits over weights, configuration and tokenizer, as they are on disk."""
+def _hash(path: str, settings: object) -> str:
+    """Sixteen digits over weights, configuration and tokenizer as they are on disk, and over loaded settings.
+
+    A chat template and the tokens that end a text stand in one of several files, and move when a model is saved.
+    """
     folder = Path(path)
     if not folder.is_dir():
         folder = Path(transformers.utils.cached_file(path, "config.json", local_files_only=True)).parent
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(settings).encode())
     names = [name for name in sorted(os.listdir(folder)) if name.endswith(".safetensors") or name in _HASHED_FILES]
     for name in names:
         digest.update(name.encode())
@@ -327,8 +330,7 @@ def _hash(path: str) -> str:
 
 
 _HASHED_FILES = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model",
 )  # fmt: skip
 
 

@@ -1430,9 +1430,9 @@ def cut_run(cut_command, files):
 SAMPLE, LANE = "selfplay.decode:_draw", "sandbox.pool:_Lane.start"
 SIGNALS = {
     "importing": ("selfplay.loop:_import_training", LANE, 2, signal.SIGINT),
-    "sampling proposals": ("selfplay.propose:sample", SAMPLE, 2, signal.SIGINT),
+    "sampling proposals": ("selfplay.loop:_Run._propose", SAMPLE, 2, signal.SIGINT),
     "judging proposals": ("selfplay.propose:judge", LANE, 2, signal.SIGTERM),
-    "sampling candidates": ("selfplay.solve:sample", SAMPLE, 2, signal.SIGTERM),
+    "sampling candidates": ("selfplay.loop:_Run._solve", SAMPLE, 2, signal.SIGTERM),
     "judging candidates": ("selfplay.solve:judge", LANE, 2, signal.SIGINT),
     "training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 2, signal.SIGINT),
     "training again": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3, signal.SIGTERM),
@@ -1441,10 +1441,10 @@ SIGNALS = {
 KILLS = {
     "import, writing": ("selfplay.loop:_import_training", "puzzles.archive:Archive.add", 2),
     "score before training": ("selfplay.loop:evaluate", LANE, 2),
-    "propose, sampling": ("selfplay.propose:sample", SAMPLE, 2),
+    "propose, sampling": ("selfplay.loop:_Run._propose", SAMPLE, 2),
     "propose, judging": ("selfplay.propose:judge", LANE, 2),
     "propose, writing": ("selfplay.propose:judge", "puzzles.archive:Archive.add_proposal", 5),
-    "solve, sampling": ("selfplay.solve:sample", SAMPLE, 2),
+    "solve, sampling": ("selfplay.loop:_Run._solve", SAMPLE, 2),
     "solve, judging": ("selfplay.solve:judge", LANE, 2),
     "solve, writing": ("selfplay.solve:judge", "puzzles.archive:Archive.add", 2),
     "fine-tune, training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3),

@@ -440,7 +440,7 @@ def test_puzzles_are_tried_again_each_iteration_and_chunks_tell_what_they_were_s
     assert len({row["seed"] for row in chunks}) == len(chunks)
     for row in chunks:
         settings = json.loads(row["settings"])
-        assert settings.keys() >= {"temperature", "top_p", "max_tokens", "batch_rows", "versions", "protocol"}
+        assert settings.keys() >= {"temperature", "top_p", "max_tokens", "batch_rows", "engine", "protocol"}
 
 
 def test_the_pairs_trained_on_are_recorded_and_shown_as_in_sampling(whole, rows):

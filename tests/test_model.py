@@ -93,6 +93,15 @@ def test_the_checkpoint_hash_is_that_of_the_content_and_not_of_the_place(loaded,
     assert LanguageModel(tiny_copy, CPU).checkpoint == loaded().checkpoint
 
 
+def test_the_checkpoint_hash_changes_with_a_chat_template_wherever_it_stands(loaded, tiny_copy):
+    file = tiny_copy / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": "{{ messages[0].content }}"}))
+    changed = LanguageModel(tiny_copy, CPU)
+    assert changed.checkpoint != loaded().checkpoint
+    changed.save(tiny_copy, {})
+    assert LanguageModel(tiny_copy, CPU).checkpoint == changed.checkpoint
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
 def test_the_checkpoint_hash_changes_with_weights_tokenizer_and_configuration(loaded, tiny_copy, file):
     if file == "model.safetensors":

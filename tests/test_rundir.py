@@ -105,12 +105,9 @@ def test_a_written_file_holds_the_text_and_leaves_nothing_beside_it(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["dev.json"]
 
 
-def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
-    path = tmp_path / "config.toml"
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half of the new text \ud800")
-    assert path.read_text() == "old"
+def test_a_character_that_utf_8_has_not_is_written_as_its_escape(tmp_path):
+    write_atomically(tmp_path / "results.md", "half of a pair: \ud800")
+    assert (tmp_path / "results.md").read_text() == "half of a pair: \\ud800"
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
