@@ -3,11 +3,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import re
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -313,6 +316,31 @@ def whole(files, pool, tmp_path_factory):
 def rows(whole):
     with Archive(RunDir(whole["path"]).archive) as archive:
         yield archive.query
+
+
+class Overlapping(Backend):
+    """Its models sample while judging goes on, now faster, now slower than it."""
+
+    def load(self, checkpoint, config):
+        model, delay = super().load(checkpoint, config), random.Random(5)
+        sample = model.sample
+
+        def slowly(*arguments):
+            threads.add(threading.current_thread())
+            time.sleep(delay.choice([0, 0, 0.05, 0.2]))
+            return sample(*arguments)
+
+        model.sample, model.overlap = slowly, True
+        return model
+
+
+threads: set[threading.Thread] = set()
+
+
+def test_what_a_run_writes_does_not_depend_on_what_is_sampled_while_it_judges(whole, files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files), pool, Overlapping())
+    assert content(tmp_path / "run") == whole["content"]
+    assert len(threads) > 1, "chunks were sampled in another thread"
 
 
 # ---- what a run writes ----
