@@ -6,8 +6,8 @@
     results.md         the same as tables
     model-index.yaml   the block that a model card on the Hugging Face hub has
 
-Texts of puzzles stand in none of them, names and candidates in `samples.jsonl.gz` alone: a private
-set's `results.json` can be published.
+Texts of puzzles stand in none of them, names and candidates in `samples.jsonl.gz` alone. Of a set
+benched as private the other three say nothing of a puzzle but its id, and can be published.
 """
 
 from __future__ import annotations
