@@ -53,7 +53,7 @@ CREATE TABLE {}contamination (       -- puzzles of this archive that a guard fou
     added_at REAL NOT NULL,
     PRIMARY KEY (puzzle, guard)
 )"""
-"""New with schema 2."""
+"""New with schema 2, as are a chunk's prompt tokens and CPU seconds."""
 
 SCHEMA = f"""{CONTAMINATION.format("")};
 CREATE TABLE marks (                 -- steps of a run that are done once
@@ -71,13 +71,16 @@ CREATE TABLE chunks (                -- the unit of sampling, resuming and repla
     number INTEGER NOT NULL,
     checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
     seed TEXT NOT NULL,
-    settings TEXT NOT NULL,          -- JSON: temperature, top_p, max_tokens, batch shape, dtype, threads
+    settings TEXT NOT NULL,          -- JSON: temperature, top_p, max_tokens, batch_rows, dtype, threads
     plan BLOB NOT NULL,              -- zlib JSON: what is asked for, in order
     completions BLOB,                -- zlib JSON: every text that was sampled; NULL until sampled
     judged INTEGER NOT NULL DEFAULT 0,
     tokens INTEGER,
+    prompt_tokens INTEGER,           -- read, of each prompt once if it was read once
     sampling_seconds REAL,
+    sampling_cpu_seconds REAL,
     judging_seconds REAL,
+    judging_cpu_seconds REAL,        -- of the supervisor, the zygotes and their children
     UNIQUE (iteration, stage, number)
 );
 CREATE TABLE puzzles (
@@ -167,6 +170,11 @@ QUARANTINED = (
 )
 """Puzzles that two worlds judged differently, or that are contaminated: they stay visible, and are
 neither trained on nor shown to a model."""
+
+
+CHUNK_COSTS = (
+    "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
+)  # fmt: skip
 
 
 class AddStatus(IntEnum):
@@ -267,16 +275,18 @@ class Archive:
                 f"{self.path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
             )
         if version < 2:
-            self._add_contamination(create)
+            self._bring_up_to_date(create)
         self._kept_by_guard = self.mark("guard") == self.guard.identity
         # A commit survives the death of the process; only a power cut may lose the last ones.
         self._connection.execute("PRAGMA synchronous = NORMAL")
 
-    def _add_contamination(self, lasting: bool) -> None:
-        """Give an archive of schema 1 its table; one that is only read gets it for as long as it is open."""
+    def _bring_up_to_date(self, lasting: bool) -> None:
+        """Give an archive of schema 1 what is new; one that is only read gets the table for as long as it is open."""
         with self.transaction() if lasting else nullcontext():
             self._connection.execute(CONTAMINATION.format("" if lasting else "temp."))
             if lasting:
+                for column in ("prompt_tokens INTEGER", "sampling_cpu_seconds REAL", "judging_cpu_seconds REAL"):
+                    self._connection.execute(f"ALTER TABLE chunks ADD COLUMN {column}")
                 self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def __enter__(self) -> Archive:
@@ -467,14 +477,28 @@ class Archive:
             None if row["completions"] is None else _decompress(row["completions"]), bool(row["judged"]),
         )  # fmt: skip
 
-    def set_completions(self, chunk: int, completions: Any, tokens: int, seconds: float) -> None:
-        """Every text that was sampled for the chunk, and what it cost."""
-        sql = "UPDATE chunks SET completions = ?, tokens = ?, sampling_seconds = ? WHERE id = ?"
-        self._connection.execute(sql, (_compress(completions), tokens, seconds, chunk))
+    def set_completions(
+        self,
+        chunk: int,
+        completions: Any,
+        batch_rows: int,
+        tokens: int,
+        prompt_tokens: int,
+        seconds: float,
+        cpu_seconds: float,
+    ) -> None:
+        """Every text that was sampled for the chunk, the sequences side by side in the end, and what it cost."""
+        sql = (
+            "UPDATE chunks SET completions = ?, settings = json_set(settings, '$.batch_rows', ?), tokens = ?,"
+            " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ? WHERE id = ?"
+        )
+        row = (_compress(completions), batch_rows, tokens, prompt_tokens, seconds, cpu_seconds, chunk)
+        self._connection.execute(sql, row)
 
-    def set_judged(self, chunk: int, seconds: float) -> None:
+    def set_judged(self, chunk: int, seconds: float, cpu_seconds: float) -> None:
         """The chunk's verdicts are all written (in the same transaction)."""
-        self._connection.execute("UPDATE chunks SET judged = 1, judging_seconds = ? WHERE id = ?", (seconds, chunk))
+        sql = "UPDATE chunks SET judged = 1, judging_seconds = ?, judging_cpu_seconds = ? WHERE id = ?"
+        self._connection.execute(sql, (seconds, cpu_seconds, chunk))
 
     # ---- choosing ----
 
@@ -596,14 +620,14 @@ class Archive:
             "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),
         }
 
-    def iteration_seconds(self, iteration: int) -> dict[str, float]:
-        """Sampling and judging time of the iteration's chunks."""
-        (row,) = self.query(
-            "SELECT coalesce(sum(sampling_seconds), 0), coalesce(sum(judging_seconds), 0) FROM chunks"
-            " WHERE iteration = ?",
-            iteration,
+    def chunk_costs(self, iteration: int) -> dict[str, dict[str, float]]:
+        """By stage: texts judged, tokens, and seconds of clock and processor, of the iteration's chunks so far."""
+        sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in CHUNK_COSTS)
+        texts = " + ".join(f"(SELECT count(*) FROM {of} t WHERE t.chunk = c.id)" for of in ("proposals", "candidates"))
+        rows = self.query(
+            f"SELECT stage, sum({texts}) AS texts, {sums} FROM chunks c WHERE iteration = ? GROUP BY stage", iteration
         )
-        return {"sampling": row[0], "judging": row[1]}
+        return {row["stage"]: {name: row[name] for name in ("texts", *CHUNK_COSTS)} for row in rows}
 
     def stats(self) -> dict[str, Any]:
         """Counts for people: puzzles by origin, iteration, type and state; pairs; verdicts; refusals."""

@@ -103,6 +103,23 @@ def available_cores() -> int:
     return cores
 
 
+def available_bytes() -> int:
+    """Memory this process may still take: what the kernel can free, within the cgroup's limit if there is one."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        free = _numbers("/proc/meminfo")["MemAvailable:"] * 1024
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        # Not `memory.current`, which counts file pages that are given back when they are needed.
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free = min(free, limit - _numbers("/sys/fs/cgroup/memory.stat")["anon"])
+    return max(0, free)
+
+
+def _numbers(file: str) -> dict[str, int]:
+    """The first number of each of a file's lines, by its name."""
+    return {name: int(number) for name, number, *_ in map(str.split, Path(file).read_text().splitlines())}
+
+
 class Pool:
     """Lanes of zygotes that run jobs in parallel.
 
@@ -151,6 +168,10 @@ class Pool:
         """End every zygote and wait for it."""
         for lane in self._lanes:
             lane.close()
+
+    def cpu_seconds(self) -> float:
+        """Of all zygotes and the children that have ended, since the pool was made."""
+        return sum(lane.cpu_seconds() for lane in self._lanes)
 
     @property
     def layers(self) -> Layers:
@@ -245,7 +266,12 @@ class _Lane:
         self._pool = pool
         self._zygotes: dict[tuple[str, int], _Zygote] = {}
         self._current: _Zygote | None = None
+        self._spent = 0.0
         self.deadline = 0.0
+
+    def cpu_seconds(self) -> float:
+        """Of the zygotes that are and that were, with their children."""
+        return self._spent + sum(zygote.cpu_seconds() for zygote in self._zygotes.values())
 
     @property
     def line(self) -> socket.socket:
@@ -271,6 +297,7 @@ class _Lane:
         return self._current.finish()
 
     def close(self) -> None:
+        self._spent = self.cpu_seconds()
         for zygote in self._zygotes.values():
             zygote.close()
         self._zygotes.clear()
@@ -408,11 +435,26 @@ class _Zygote:
             position += length
         return state, tuple(records)
 
+    def cpu_seconds(self) -> float:
+        """Its own and that of its descendants, those that have ended included."""
+        return _ticks(self._process.pid) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         self.line.close()
         self._process.kill()
         self._process.wait()
         self._slot.close()
+
+
+def _ticks(process: int) -> int:
+    """utime, stime, cutime and cstime (proc(5)) of a process and of those below it; 0 if it has ended."""
+    folder = Path(f"/proc/{process}")
+    try:
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        below = (folder / "task" / str(process) / "children").read_text().split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[11:15])) + sum(map(_ticks, map(int, below)))
 
 
 def _folder(name: str) -> list[str]:

@@ -21,6 +21,19 @@ class Abandoned(Exception):
     """Raised in a work whose result nobody waits for any more."""
 
 
+def counted(work: Callable[[Callable[[int], object]], T], count: Callable[[int], object]) -> Work[T]:
+    """Work that shows its progress, and stops when its result is given up."""
+
+    def start(check: Callable[[], None]) -> T:
+        def progress(done: int) -> None:
+            check()
+            count(done)
+
+        return work(progress)
+
+    return start
+
+
 def results(works: Iterable[Work[T]], overlap: bool) -> Generator[T, None, None]:
     """Each work's result, in order; to be closed by who does not want them all.
 

@@ -27,7 +27,7 @@ from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
 from selfplay.solve import prompt_for
 
-CHUNK_TEXTS = 2048
+CHUNK_TEXTS = 4096
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BenchConfig:
     """`auto`: the one saved with the checkpoint, else few-shot."""
     shots: int = 5
     seeds: tuple[int, ...] = (0,)
-    batch_rows: int = 512
+    batch_rows: int = 0
     trained_on: str | None = None
     """Archive of what the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None
@@ -96,7 +96,7 @@ def bench(
             "shots": [puzzle.id for puzzle, _ in shots],
             "shots_refused": refused,
             "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
-            "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": config.batch_rows},
+            "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": _batch_rows(lines)},
             "limits": asdict(pool.limits),
             "sandbox": protections,
             "versions": {**_stored(lines, "versions"), "python": platform.python_version()},
@@ -106,6 +106,11 @@ def bench(
         content = results.document(facts, lines, read_errata(config.errata))
         results.write(folder, content)
     return content
+
+
+def _batch_rows(lines: Sequence[results.Line]) -> int:
+    """That were asked for; where the memory did not suffice, a chunk's line says so."""
+    return int(lines[0]["identity"]["settings"]["batch_rows"])
 
 
 def _stored(lines: Sequence[results.Line], key: str) -> Any:

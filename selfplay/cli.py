@@ -79,7 +79,7 @@ def _machine_error(error: Exception) -> str:
 def _run(options: argparse.Namespace) -> int:
     from selfplay import tables, track
     from selfplay.config import load
-    from selfplay.loop import branch, check_settings, run
+    from selfplay.loop import BudgetSpent, branch, check_settings, run
     from selfplay.rundir import RunDir
 
     parent, _, iteration = (options.from_run or "").partition("@")
@@ -113,15 +113,23 @@ def _run(options: argparse.Namespace) -> int:
     with _log_to(rundir.log), _pool(config.sandbox, config.seed) as (pool, protections):
         progress = _progress()
         progress.row = row
-        run(rundir, config, TransformersBackend(), pool, protections, progress)
-    last = rundir.read_records()[-1]["iteration"]
+        try:
+            records, spent = run(rundir, config, TransformersBackend(), pool, protections, progress), None
+        except BudgetSpent as budget_spent:
+            records, spent = rundir.read_records(), budget_spent
+    if len(records) > 1:
+        print(f"\n{tables.cost_table(records)}")
+    again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or base else ""
+    if spent:
+        print(f"\n{rundir.path}: {spent}; with more of it the same command goes on")
+        return 0
+    last = records[-1]["iteration"]
     if last > config.iterations:
         print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
     print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
     print(f"  selfplay archive stats {rundir.path}")
     if last:
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
-    again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or base else ""
     print(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
 
@@ -666,7 +674,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--top-p", type=_share, default=1.0)
     bench.add_argument("--max-tokens", type=_positive, default=150)
     bench.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
-    bench.add_argument("--batch-rows", type=_positive, default=512, help="sequences sampled side by side")
+    bench.add_argument(
+        "--batch-rows",
+        type=_positive,
+        default=0,
+        help="sequences sampled side by side (default: what the memory holds)",
+    )
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")

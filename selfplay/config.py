@@ -166,15 +166,27 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """What a run may cost in all its sessions. It stops before the chunk, training or scoring that would begin when
+    the budget is spent; with a larger one the same command goes on."""
+
+    seconds: float = 0.0
+    """Of sampling, judging, training and scoring, by the clock; 0: no bound."""
+    tokens: int = 0
+    """Sampled and trained on; 0: no bound."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run computes."""
 
     iterations: int = 3
     seed: int = 0
-    chunk_texts: int = 2048
+    chunk_texts: int = 4096
     """Texts per chunk, the unit of resuming: at most so many are sampled again after a crash."""
-    batch_rows: int = 512
-    """Sequences sampled side by side."""
+    batch_rows: int = 0
+    """Sequences sampled side by side; 0: as many as half of the free memory holds, at most 1,024. Each chunk records
+    the number, which is halved when the memory runs out."""
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False
@@ -186,6 +198,7 @@ class RunConfig:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -203,14 +216,14 @@ CHOICES = {
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
-    "finetune.micro_batch_tokens", "finetune.lora_rank",
+    "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
     "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = (
     "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
-    "finetune.checkpointing",
+    "finetune.checkpointing", "budget.seconds", "budget.tokens",
 )  # fmt: skip
-"""Settings that do not change what is computed, the last two but for rounding, so that a run may be resumed with
+"""Settings that do not change what is computed, two of finetune's but for rounding, so that a run may be resumed with
 others: with less memory, say."""
 
 

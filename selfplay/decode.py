@@ -13,8 +13,12 @@ foreseen here fails `agrees`, and is sampled by `generate` itself.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -61,7 +65,7 @@ class LineTable:
         return stop_B, torch.where(self._empty_V[token_B], at_start_B, self._ends_V[token_B])
 
 
-class _Attention:
+class _Attention(threading.local):
     """A layer's attention for rows of several waves; each row attends to its prompt and to its own tokens."""
 
     def __init__(self) -> None:
@@ -208,9 +212,8 @@ def _attention_of(network: Any, name: str) -> Iterator[None]:
         network.set_attn_implementation(before)
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def decode(
-    network: Any,
+    networks: Sequence[Any],
     prompts_U: Sequence[Sequence[int]],
     copies: int,
     settings: SamplingSettings,
@@ -222,60 +225,132 @@ def decode(
     """Sample completions until an end token, a line that is not indented, or `max_tokens`.
 
     Args:
-        network: A causal language model for which `agrees` holds.
+        networks: A causal language model for which `agrees` holds, or `twins` of it, each for a thread of its own.
         prompts_U: Token ids of the prompts, those of like length beside each other.
         copies: How many completions of each.
-        settings: Temperature, top-p, max tokens, and the rows side by side.
+        settings: Temperature, top-p, max tokens, and the rows side by side, of all threads together.
         ends: Token ids that end a text.
         lines: Stops where a function ends; None for text that is not code.
         seed: Of all of them.
-        progress: Called with the number of completions that ended since the last call.
+        progress: Called at every step, by one thread at a time, with the number of completions that ended since the
+            last call; what it raises ends the work.
 
     Returns:
         Token ids of each completion, with the token that ended it; prompts in order, copies together.
     """
-    device = network.device
-    end_ids = torch.tensor(list(ends), device=device)
+    device = networks[0].device
     output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
     # Drawn beforehand, so that a row's text does not depend on when others end.
     generator = torch.Generator().manual_seed(seed)
     chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
-    plans = _plans(len(prompts_U) * copies, max(1, settings.batch_rows // WAVES))
+    end_ids = torch.tensor(list(ends), device=device)
+    asked = _Asked(prompts_U, copies, settings, end_ids, lines, chance_NM, output_NM)
+    side_by_side = max(1, settings.batch_rows // len(networks))
+    per_wave = max(1, side_by_side // WAVES)
+    waves = [range(start, min(start + per_wave, len(output_NM))) for start in range(0, len(output_NM), per_wave)]
+
+    def part(number: int, check: Callable[[int], object]) -> None:
+        # Dealt beforehand, not as threads get free, so that what is sampled does not depend on timing.
+        _decode_waves(networks[number], asked, waves[number :: len(networks)], side_by_side, check)
+
+    _in_threads(part, len(networks), progress)
+    return [[token for token in row if token >= 0] for row in output_NM.tolist()]
+
+
+def twins(network: Any, number: int) -> list[Any]:
+    """A model, and others on the same weights in memory, whose forward passes do not disturb each other."""
+    shared = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
+    return [network, *(copy.deepcopy(network, dict(shared)) for _ in range(number - 1))]
+
+
+class _GivenUp(Exception):
+    """Another thread failed, or nobody waits any more."""
+
+
+def _in_threads(
+    part: Callable[[int, Callable[[int], object]], None], number: int, progress: Callable[[int], object]
+) -> None:
+    """Do the parts of a work side by side, each with its share of torch's threads; the first error ends all."""
+    if number == 1:
+        part(0, progress)
+        return
+    lock, threads, given_up = threading.Lock(), torch.get_num_threads(), threading.Event()
+
+    def check(done: int) -> None:
+        if given_up.is_set():
+            raise _GivenUp
+        with lock:
+            progress(done)
+
+    def start(place: int) -> None:
+        torch.set_num_threads(threads // number)
+        part(place, check)
+
+    try:
+        with ThreadPoolExecutor(number, "sampling") as pool:
+            try:
+                futures = [pool.submit(start, place) for place in range(number)]
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                given_up.set()
+    finally:
+        torch.set_num_threads(threads)  # threads that are made later begin with what was set last
+    errors = [error for error in map(Future.exception, futures) if error]
+    for error in sorted(errors, key=lambda error: isinstance(error, _GivenUp)):
+        raise error
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all threads of a `decode` share."""
+
+    prompts_U: Sequence[Sequence[int]]
+    copies: int
+    settings: SamplingSettings
+    ends_E: torch.Tensor
+    lines: LineTable | None
+    chance_NM: torch.Tensor
+    """In [0, 1), for every token that may be drawn."""
+    output_NM: torch.Tensor
+    """Each row's tokens, then -1."""
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def _decode_waves(
+    network: Any, asked: _Asked, plans: list[range], side_by_side: int, progress: Callable[[int], object]
+) -> None:
+    """Fill these rows of the output; a wave joins when there is room for it."""
+    settings, device = asked.settings, network.device
     waves: list[_Wave] = []
     row_B = torch.empty(0, dtype=torch.long, device=device)
     at_start_B = stopped_B = torch.empty(0, dtype=torch.bool, device=device)
     logits_BV: Any = None
     while plans or waves:
-        while plans and (not waves or len(row_B) + len(plans[0]) <= settings.batch_rows):
-            rows = plans.pop(0)
-            wave, first_BV = _begin(network, prompts_U, rows, copies, ends[0])
+        while plans and (not waves or len(row_B) + len(plans[0]) <= side_by_side):
+            rows, *plans = plans
+            wave, first_BV = _begin(network, asked.prompts_U, rows, asked.copies, int(asked.ends_E[0]))
             waves.append(wave)
             logits_BV = first_BV if logits_BV is None else torch.cat([logits_BV, first_BV])
             row_B = torch.cat([row_B, torch.arange(rows.start, rows.stop, device=device)])
             fresh_B = torch.zeros(len(rows), dtype=torch.bool, device=device)
             at_start_B, stopped_B = torch.cat([at_start_B, fresh_B]), torch.cat([stopped_B, fresh_B])
         length_B = torch.cat([torch.full((wave.rows,), wave.length, device=device) for wave in waves])
-        token_B = _draw(logits_BV, settings, chance_NM[row_B, length_B])
-        output_NM[row_B, length_B] = torch.where(stopped_B, -1, token_B)
-        stopped_B = stopped_B | torch.isin(token_B, end_ids) | (length_B + 1 == settings.max_tokens)
-        if lines is not None:
-            met_B, at_start_B = lines.step(token_B, at_start_B)
+        token_B = _draw(logits_BV, settings, asked.chance_NM[row_B, length_B])
+        asked.output_NM[row_B, length_B] = torch.where(stopped_B, -1, token_B)
+        stopped_B = stopped_B | torch.isin(token_B, asked.ends_E) | (length_B + 1 == settings.max_tokens)
+        if asked.lines is not None:
+            met_B, at_start_B = asked.lines.step(token_B, at_start_B)
             stopped_B = stopped_B | met_B
         ended = int(stopped_B.sum())
         full = any(wave.length + 1 == settings.max_tokens for wave in waves)
-        if full or ended * RETIRED_SHARE >= len(stopped_B):
+        leave = full or ended * RETIRED_SHARE >= len(stopped_B)
+        if leave:
             waves = _retire(waves, stopped_B)
             alive_A = (~stopped_B).nonzero().flatten()
             row_B, token_B = row_B[alive_A], token_B[alive_A]
             at_start_B, stopped_B = at_start_B[alive_A], stopped_B[alive_A]
-            progress(ended)
+        progress(ended if leave else 0)
         logits_BV = _next_logits(network, token_B, waves) if waves else None
-    return [[token for token in row if token >= 0] for row in output_NM.tolist()]
-
-
-def _plans(rows: int, per_wave: int) -> list[range]:
-    """Which rows begin together."""
-    return [range(start, min(start + per_wave, rows)) for start in range(0, rows, per_wave)]
 
 
 def _begin(

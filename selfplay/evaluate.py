@@ -11,9 +11,9 @@ with nothing beside it.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,14 @@ from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, co
 from puzzles.verify import verify
 from sandbox.pool import Pool
 from sandbox.result import SandboxError
+from selfplay import ahead
 from selfplay.config import EvaluateConfig
+from selfplay.cost import StageCost, Watch, total
 from selfplay.metrics import Score, scores
 from selfplay.prompts import Prompt
+from selfplay.propose import judging_watch
 from selfplay.rundir import append_line, read_lines
-from selfplay.sampler import Completion, Sampler, SamplingSettings
+from selfplay.sampler import Completion, Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 from selfplay.solve import judge_texts, prompt_for, sample_fitting
 
@@ -67,15 +70,14 @@ class SetScores:
     verdicts: dict[str, int]
     truncated: int
     """Candidates that met max_tokens."""
-    tokens: int
-    seconds: float
+    cost: StageCost
 
     def to_json(self) -> dict[str, Any]:
         """As records and results keep it; intervals as [value, low, high]."""
         pass_at = {name: [score.value, score.low, score.high] for name, score in self.pass_at.items()}
         return {
             "puzzles": self.puzzles, "samples_per_puzzle": self.samples_per_puzzle, **pass_at, "solved": self.solved,
-            "verdicts": self.verdicts, "truncated": self.truncated, "tokens": self.tokens,
+            "verdicts": self.verdicts, "truncated": self.truncated, "tokens": self.cost.tokens,
         }  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def evaluate(
         shots: Solved pairs shown first, with `few-shot`.
         config: n, k and sampling settings.
         seed: Integers; each chunk's seed is spawned from it.
-        batch_rows: Sequences sampled side by side.
+        batch_rows: Sequences sampled side by side; 0 leaves it to the sampler.
         chunk_texts: Candidates per chunk.
         file: One line per finished chunk: every candidate with its verdict.
         progress: Called with the number of candidates done.
@@ -110,15 +112,18 @@ def evaluate(
     Raises:
         InputError: `file` holds chunks of another model, set or settings.
     """
-    settings = SamplingSettings(config.temperature, config.top_p, config.max_tokens, batch_rows)
     per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
     groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
     done = read_lines(file)
+    if done and not batch_rows:  # as it was begun, whatever memory is free now
+        batch_rows = done[0]["identity"]["settings"]["batch_rows"]
+    settings = settings_of(config, batch_rows, sampler)
     if len(done) > len(groups):
         raise InputError(
             f"{file}: it holds results with more puzzles ({len(done)} chunks there, {len(groups)} here): "
             "move it away to score anew"
         )
+    chunks = []
     for number, group in enumerate(groups):
         prompts = [prompt_for(protocol, named.puzzle, shots) for named in group]
         identity = {
@@ -132,7 +137,11 @@ def evaluate(
             _check_same(file, done[number]["identity"], identity)
             progress(len(group) * config.samples_per_puzzle)
         else:
-            line = _chunk(sampler, pool, group, prompts, config, settings, identity, progress)
+            chunks.append(_Chunk(group, prompts, config.samples_per_puzzle, settings, identity))
+    works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
+    with closing(ahead.results(works, sampler.overlap)) as samples:
+        for chunk, sampled in zip(chunks, samples, strict=True):
+            line = chunk.judged(sampled, pool, sampler.description)
             append_line(file, line)
             done.append(line)
     return summarize(done, config, read_errata())
@@ -147,29 +156,43 @@ def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None
             )
 
 
-def _chunk(
-    sampler: Sampler,
-    pool: Pool,
-    group: Sequence[NamedPuzzle],
-    prompts: Sequence[Prompt],
-    config: EvaluateConfig,
-    settings: SamplingSettings,
-    identity: dict[str, Any],
-    progress: Callable[[int], object],
-) -> dict[str, Any]:
-    started = time.monotonic()
-    puzzles = [named.puzzle for named in group]
-    copies, seed = config.samples_per_puzzle, identity["seed"]
-    completions_P_K = sample_fitting(sampler, prompts, copies, settings, seed, progress)
-    sampled = time.monotonic()
-    texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
-    judged_P_K, machine = judge_surely(pool, puzzles, prompts, texts_P_K)
-    results = [
-        _result(named, completions_K, judged_K, copies)
-        for named, completions_K, judged_K in zip(group, completions_P_K, judged_P_K, strict=True)
-    ]
-    times = {"sampling_seconds": sampled - started, "judging_seconds": time.monotonic() - sampled, **machine}
-    return {"identity": identity, "sampler": sampler.description, "results": results, "times": times}
+@dataclass(frozen=True)
+class _Chunk:
+    """A piece of the work that is not on disk."""
+
+    group: Sequence[NamedPuzzle]
+    prompts: Sequence[Prompt]
+    copies: int
+    settings: SamplingSettings
+    identity: dict[str, Any]
+
+    def sampling(self, sampler: Sampler) -> Callable[[Callable[[int], object]], tuple[Sampled, dict[str, float]]]:
+        """Work that samples it, and what that took."""
+
+        def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
+            watch, seed = Watch(), self.identity["seed"]
+            sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress)
+            return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": watch.cpu_seconds()}
+
+        return work
+
+    def judged(
+        self, samples: tuple[Sampled, dict[str, float]], pool: Pool, description: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Its line: every candidate with its verdict."""
+        (sampled, sampling_times), watch = samples, judging_watch(pool)
+        texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
+        judged_P_K, machine = judge_surely(pool, [named.puzzle for named in self.group], self.prompts, texts_P_K)
+        results = [
+            _result(named, completions_K, judged_K, self.copies)
+            for named, completions_K, judged_K in zip(self.group, sampled.completions_P_K, judged_P_K, strict=True)
+        ]
+        judging_times = {"judging_seconds": watch.seconds(), "judging_cpu_seconds": watch.cpu_seconds()}
+        return {
+            "identity": self.identity, "sampler": description, "batch_rows": sampled.batch_rows,
+            "prompt_tokens": sampled.prompt_tokens, "results": results,
+            "times": {**sampling_times, **judging_times, **machine},
+        }  # fmt: skip
 
 
 def _result(
@@ -250,6 +273,19 @@ def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: M
         solved=sum(c > 0 for c in correct),
         verdicts=dict(verdicts.most_common()),
         truncated=sum(result["truncated"] for result in results),
+        cost=total(map(chunk_cost, lines)),
+    )
+
+
+def chunk_cost(line: Mapping[str, Any]) -> StageCost:
+    """What a stored chunk came to; one of an older version knows less of it."""
+    times, results = line["times"], line["results"]
+    return StageCost(
+        texts=sum(len(result["texts"]) for result in results),
         tokens=sum(result["tokens"] for result in results),
-        seconds=sum(line["times"]["sampling_seconds"] + line["times"]["judging_seconds"] for line in lines),
+        prompt_tokens=line.get("prompt_tokens", 0),
+        model_seconds=times["sampling_seconds"],
+        model_cpu_seconds=times.get("sampling_cpu_seconds", 0.0),
+        judging_seconds=times["judging_seconds"],
+        judging_cpu_seconds=times.get("judging_cpu_seconds", 0.0),
     )

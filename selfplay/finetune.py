@@ -14,8 +14,6 @@ import importlib.util
 import itertools
 import logging
 import math
-import re
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +26,8 @@ from transformers import DynamicCache
 
 from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, ModelConfig
-from selfplay.model import LanguageModel
+from selfplay.cost import Watch
+from selfplay.model import OUT_OF_MEMORY, LanguageModel, peak_flops_per_second
 from selfplay.prompts import encode_completion, encode_prompt
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
@@ -41,8 +40,6 @@ tokens/s against 6,500 at 64 tokens, as many at 256, 3,600 against 4,800 at 512.
 counts is own tokens by all tokens: 70 of 670 are still faster so (18,400 against 14,300), 70 of 970 are not."""
 WORTH_SHARING = 1 / 8
 """Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
-OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
-"""What torch says of it: CUDA and MPS, and the CPU's allocator in two ways."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,9 @@ class TrainStats:
     last_loss: float
     """Mean over the last tenth."""
     seconds: float
+    cpu_seconds: float
+    peak_flops_per_second: float
+    """A large matrix product in the dtype of training, measured."""
 
 
 class TrainingDiverged(InputError):
@@ -242,7 +242,7 @@ def train(
     Raises:
         TrainingDiverged: The loss or its gradient is not finite.
     """
-    started = time.monotonic()
+    watch = Watch()
     device = network.device
     optimizer = _optimizer(network, config, device)
     losses: list[float] = []
@@ -276,8 +276,10 @@ def train(
     network.set_attn_implementation(attention)
     network.eval()
     tenth = max(1, len(losses) // 10)
+    spent, cpu_spent = watch.seconds(), watch.cpu_seconds()
+    peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
     return TrainStats(
-        len(losses), sequences, tokens, 0, _mean(losses[:tenth]), _mean(losses[-tenth:]), time.monotonic() - started
+        len(losses), sequences, tokens, 0, _mean(losses[:tenth]), _mean(losses[-tenth:]), spent, cpu_spent, peak
     )
 
 
@@ -347,11 +349,15 @@ def _optimizer(network: torch.nn.Module, config: FinetuneConfig, device: torch.d
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
 
 
-def _autocast(dtype: str, device: torch.device) -> Any:
-    if dtype == "auto":
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        dtype = "bfloat16" if fast else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+        name = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _autocast(name: str, device: torch.device) -> Any:
+    return torch.autocast(device.type, torch.bfloat16, enabled=_dtype(name, device) == torch.bfloat16)
 
 
 def finetune(

@@ -28,19 +28,28 @@ from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import ahead, propose, solve
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
-from selfplay.evaluate import NamedPuzzle, SetScores, evaluate
+from selfplay.cost import StageCost, record_seconds, record_tokens, total
+from selfplay.cost import counts as cost_counts
+from selfplay.cost import times as cost_times
+from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
 from selfplay.prompts import propose_prompt
-from selfplay.rundir import RunDir, append_line, folder_atomically, write_atomically
+from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
 
 logger = logging.getLogger(__name__)
 
 SCORED_SETS = ("dev", "heldout")
+TRAINING_TIMES = ("seconds", "cpu_seconds", "peak_flops_per_second")
+"""Of a training's statistics, those that differ when it is done again."""
 GUARD_SOLUTIONS = 4
 """Reference solutions of a guarded puzzle whose answers are asked for."""
 GUARD_BATCH = 1000
 """Puzzles of an archive that are examined together."""
+
+
+class BudgetSpent(Exception):
+    """The run ends here as its settings say; everything that was finished is kept."""
 
 
 class Backend(Protocol):
@@ -223,6 +232,10 @@ def run(
 
     Returns:
         The records, one per iteration; number 0 is the untrained model's scores.
+
+    Raises:
+        InputError: Settings or data are not as expected.
+        BudgetSpent: `config.budget` does not allow another step.
     """
     progress = progress or Progress()
     with rundir.lock():
@@ -275,17 +288,12 @@ def _import_training(
     archive.set_mark("training_imported", config.data.train)
 
 
-def _counted(work: propose.Sampling, count: Callable[..., object]) -> ahead.Work[propose.Sampled]:
-    """Work that shows its progress, and stops when its result is given up."""
-
-    def counted(check: Callable[[], None]) -> propose.Sampled:
-        def progress(done: int) -> None:
-            check()
-            count(done)
-
-        return work(progress)
-
-    return counted
+def _chunk_cost(sums: dict[str, Any]) -> StageCost:
+    """As the archive sums it."""
+    return StageCost(
+        sums["texts"], sums["tokens"], sums["prompt_tokens"], sums["sampling_seconds"], sums["sampling_cpu_seconds"],
+        sums["judging_seconds"], sums["judging_cpu_seconds"],
+    )  # fmt: skip
 
 
 class _Run:
@@ -341,7 +349,7 @@ class _Run:
         self._chunks(
             iteration, propose.STAGE, "shots", "proposal",
             plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler),
-            sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, config, protocol),
+            sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, protocol),
             judge=lambda chunk: propose.judge(archive, chunk, self.pool, protocol),
         )  # fmt: skip
 
@@ -350,7 +358,7 @@ class _Run:
         self._chunks(
             iteration, solve.STAGE, "puzzles", "candidate",
             plan=lambda sampler: solve.plan(archive, iteration, config, protocol, sampler),
-            sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, config, protocol, shots),
+            sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
             judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
         )  # fmt: skip
 
@@ -375,23 +383,25 @@ class _Run:
         unsampled = [identifier for identifier in numbers if archive.chunk(identifier).completions is None]
         sampler = self.sampler(checkpoint) if unsampled else None
 
-        def works() -> Iterator[ahead.Work[propose.Sampled]]:
+        def works() -> Iterator[ahead.Work[propose.ChunkSamples]]:
             for identifier in unsampled:
                 assert sampler is not None
-                yield _counted(sampling(archive.chunk(identifier), sampler), count)
+                yield ahead.counted(sampling(archive.chunk(identifier), sampler), count)
 
         with closing(ahead.results(works(), bool(sampler and sampler.overlap))) as sampled:
             for identifier in numbers:
+                self._check_budget(iteration)
                 if identifier in unsampled:
-                    texts, tokens, seconds = next(sampled)
+                    samples = next(sampled)
                     with archive.transaction():
-                        archive.set_completions(identifier, texts, tokens, seconds)
+                        archive.set_completions(identifier, **vars(samples))
                 judge(archive.chunk(identifier))
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)
         if folder.exists():
             return
+        self._check_budget(iteration)
         config = self.config.finetune
         pairs = self.archive.choose(config.solutions_per_puzzle, with_references=self.config.data.references)
         rng = np.random.default_rng([self.config.seed, iteration, 3])
@@ -421,6 +431,7 @@ class _Run:
         )  # fmt: skip
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
+        self._check_budget(iteration)
         config, puzzles = self.config, self.sets[name]
         count = self.progress.counter(
             len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
@@ -431,25 +442,62 @@ class _Run:
             seed, config.batch_rows, config.chunk_texts, self.rundir.samples(iteration, name), count,
         )  # fmt: skip
 
+    def _costs(self, iteration: int) -> dict[str, StageCost]:
+        """What an iteration's stages have cost so far, in all sessions, from what they left on disk."""
+        costs = {stage: _chunk_cost(sums) for stage, sums in self.archive.chunk_costs(iteration).items()}
+        if iteration and self.rundir.checkpoint(iteration).exists():
+            training = self.sampler(self.checkpoint(iteration)).notes.get("training", {})
+            costs["train"] = StageCost(
+                texts=training.get("sequences", 0), tokens=training.get("tokens", 0),
+                model_seconds=training.get("seconds", 0.0), model_cpu_seconds=training.get("cpu_seconds", 0.0),
+            )  # fmt: skip
+        lines = [line for name in SCORED_SETS for line in read_lines(self.rundir.samples(iteration, name))]
+        costs["score"] = total(map(chunk_cost, lines))
+        return costs
+
+    def _check_budget(self, iteration: int) -> None:
+        """Whether another step may begin.
+
+        Raises:
+            BudgetSpent: It may not.
+        """
+        budget = self.config.budget
+        if not (budget.seconds or budget.tokens):
+            return
+        before = self.rundir.read_records()
+        now = total(self._costs(iteration).values())
+        seconds = sum(record_seconds(record) for record in before) + now.model_seconds + now.judging_seconds
+        tokens = sum(record_tokens(record) for record in before) + now.tokens
+        if budget.seconds and seconds >= budget.seconds:
+            raise BudgetSpent(f"budget.seconds: {seconds:,.0f} of {budget.seconds:,.0f} are spent, in {iteration=}")
+        if budget.tokens and tokens >= budget.tokens:
+            raise BudgetSpent(f"budget.tokens: {tokens:,} of {budget.tokens:,} are spent, in {iteration=}")
+
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
         sampler = self.sampler(self.checkpoint(iteration))
-        counts = self.archive.iteration_counts(iteration)
         training = sampler.notes.get("training", {}) if iteration else {}
-        times = {
-            **self.archive.iteration_seconds(iteration),
-            "training": training.get("seconds", 0.0),
-            "scoring": sum(score.seconds for score in scores.values()),
-            "this_session": seconds,
-        }
+        costs, arithmetic = self._costs(iteration), sampler.arithmetic
+        peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
+        if "train" in peaks:
+            peaks["train"] = training["peak_flops_per_second"]
+        sampled = [cost for stage, cost in costs.items() if stage in (propose.STAGE, solve.STAGE)]
         return {
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,
             "protocol": self.protocol,
-            **counts,
-            "training": {key: value for key, value in training.items() if key != "seconds"},
+            **self.archive.iteration_counts(iteration),
+            "training": {key: value for key, value in training.items() if key not in TRAINING_TIMES},
             **{name: score.to_json() for name, score in scores.items()},
             "sampler": sampler.description,
-            "times": {name: round(value, 2) for name, value in times.items()},
+            "cost": cost_counts(costs, arithmetic),
+            "times": {
+                "sampling": round(total(sampled).model_seconds, 2),
+                "judging": round(total(sampled).judging_seconds, 2),
+                "training": round(training.get("seconds", 0.0), 2),
+                "scoring": round(costs["score"].model_seconds + costs["score"].judging_seconds, 2),
+                "this_session": round(seconds, 2),
+                "stages": cost_times(costs, peaks),
+            },
         }
 
     def retire_checkpoints(self) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
+import logging
+import math
 import os
 import re
+import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +28,36 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from puzzles.puzzle import InputError
-from sandbox.pool import available_cores
+from sandbox.pool import available_bytes, available_cores
 from selfplay import decode
 from selfplay.config import ModelConfig, embedded_file
 from selfplay.decode import LineTable
 from selfplay.prompts import PROTOCOLS, Prompt, encode_prompt
-from selfplay.sampler import Completion, SamplingSettings
+from selfplay.sampler import Arithmetic, Completion, Sampled, SamplingSettings
 
 # transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
+logger = logging.getLogger(__name__)
+
 NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
 MOST_THREADS = 1024
+MOST_ROWS = 1024
+"""Side by side, if the memory holds them: of 128 to 2,048 the fastest on a CPU, for 2 M parameters."""
+ROWS_PER_THREAD = 128
+"""Two threads of 128 rows each are as fast as one work of 256 rows for both, and nearly twice as fast beside a busy
+neighbour, who makes threads that share a step wait; from 256 rows each they are faster alone, too."""
+ROOM = 3
+"""Rows' own keys and values: their room is doubled when it is full, and copied."""
+DRAWING_BYTES = 40
+"""For each row and token of the vocabulary: logits, probabilities and their sums."""
+PEAK_SIZE = {"cpu": 2048}
+"""Of the matrices whose product shows what the machine can do; elsewhere `PEAK_SIZE_ELSEWHERE`."""
+PEAK_SIZE_ELSEWHERE = 8192
+OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
+"""What torch says of it: CUDA and MPS, and the CPU's allocator in two ways."""
 HUB_SECONDS = 5
 """How long the hub may take to answer at all."""
 
@@ -81,6 +103,8 @@ class LanguageModel:
         self.notes = _read_notes(self.path, local)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
+        self._most_rows = sys.maxsize
+        self._twins: list[Any] = []
 
     @property
     def description(self) -> dict[str, Any]:
@@ -98,6 +122,14 @@ class LanguageModel:
         return self._overlap == "yes" or (self._overlap == "auto" and self.device.type != "cpu")
 
     @property
+    def arithmetic(self) -> Arithmetic:
+        """Of a forward pass, and of this device in this dtype."""
+        embedding = self.network.get_input_embeddings().weight
+        tied = embedding is self.network.get_output_embeddings().weight
+        multiplying = sum(p.numel() for p in self.network.parameters()) - (0 if tied else embedding.numel())
+        return Arithmetic(2 * multiplying, peak_flops_per_second(self.device, self.dtype, self.threads))
+
+    @property
     def context_tokens(self) -> int:
         """Longest sequence it was made for."""
         return int(getattr(self.network.config, "max_position_embeddings", 0) or 2**30)
@@ -106,6 +138,14 @@ class LanguageModel:
         """Whether prompt and completion fit the context."""
         return len(encode_prompt(self.tokenizer, prompt)) + max_tokens <= self.context_tokens
 
+    def batch_rows(self, max_tokens: int) -> int:
+        """The power of two that half of the free memory holds, at most `MOST_ROWS`."""
+        config = self.network.config.get_text_config()
+        kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
+        bytes_per_row = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
+        fitting = max(1, _free_bytes(self.device) // 2 // bytes_per_row)
+        return int(min(MOST_ROWS, 1 << fitting.bit_length() - 1))
+
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -113,13 +153,13 @@ class LanguageModel:
         settings: SamplingSettings,
         seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
-    ) -> list[list[Completion]]:
+    ) -> Sampled:
         """`copies` completions of each prompt, in the prompts' order.
 
-        Prompts of like length are sampled side by side.
+        Prompts of like length are sampled side by side; fewer of them from then on when the memory runs out.
 
-        Returns:
-            `completions_P_K`.
+        Raises:
+            InputError: Not even one fits the memory.
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
@@ -127,10 +167,48 @@ class LanguageModel:
         for chat, same in itertools.groupby(order, key=lambda p: prompts[p].chat):
             chosen = list(same)
             number = int(np.random.SeedSequence([*seed, chat]).generate_state(1, np.uint64)[0]) % 2**63
-            sampled = self._sample_alike([ids_P[p] for p in chosen], copies, chat, settings, number, progress)
+            asked = [ids_P[p] for p in chosen]
+            sampled, settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
             for place, p in enumerate(chosen):
                 completions_P_K[p] = sampled[place * copies : (place + 1) * copies]
-        return completions_P_K
+        read = sum(map(len, ids_P)) * (1 if self._shares_prompts() else copies)
+        return Sampled(completions_P_K, read, settings.batch_rows)
+
+    def _sample_fitting(
+        self,
+        prompts_U: list[list[int]],
+        copies: int,
+        chat: bool,
+        settings: SamplingSettings,
+        seed: int,
+        progress: Callable[[int], object],
+    ) -> tuple[list[Completion], SamplingSettings]:
+        """Completions of prompts that end by the same rules, copies together; with so many rows as fit the memory."""
+        rows = min(settings.batch_rows, self._most_rows)
+        while True:
+            settings, done = replace(settings, batch_rows=rows), 0
+
+            def counted(number: int) -> None:
+                nonlocal done
+                done += number
+                progress(number)
+
+            try:
+                return self._sample_alike(prompts_U, copies, chat, settings, seed, counted), settings
+            except RuntimeError as error:
+                if not OUT_OF_MEMORY.search(str(error)):
+                    raise
+                if rows == 1:
+                    raise InputError(
+                        f"{self.path}: out of memory with one sequence of {max(map(len, prompts_U))} tokens and "
+                        f"{settings.max_tokens} more: take a smaller model, model.dtype = 'bfloat16' or fewer shots"
+                    ) from None
+            # Only here, where the error and the tensors that it holds are gone.
+            progress(-done)
+            rows = self._most_rows = min(rows, len(prompts_U) * copies) // 2 or 1
+            logger.warning("out of memory: from now on %d sequences side by side", rows)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _sample_alike(
         self,
@@ -141,10 +219,10 @@ class LanguageModel:
         seed: int,
         progress: Callable[[int], object],
     ) -> list[Completion]:
-        """Completions of prompts that end by the same rules, copies together."""
         ends, lines = self._end_ids(), None if chat else self._lines()
         if self._shares_prompts():
-            ids_N = decode.decode(self.network, prompts_U, copies, settings, ends, lines, seed, progress)
+            networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
+            ids_N = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
             torch.manual_seed(seed)
             prompts_N = [ids for ids in prompts_U for _ in range(copies)]
@@ -153,6 +231,13 @@ class LanguageModel:
                 ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
                 progress(len(ids_N) - start)
         return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N]
+
+    def _networks(self, rows: int) -> list[Any]:
+        """As many threads as have enough rows each: threads that share no step do not wait for each other."""
+        number = min(self.threads, rows // ROWS_PER_THREAD) if self.device.type == "cpu" else 1
+        if number > len(self._twins):
+            self._twins = decode.twins(self.network, number)
+        return [self.network, *self._twins[1 : max(1, number)]]
 
     def _shares_prompts(self) -> bool:
         if self._agrees is None:
@@ -277,6 +362,25 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+@functools.cache
+def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int) -> float:
+    """What a large matrix product reaches here: the best of some, as anything beside it only slows it."""
+    size = PEAK_SIZE.get(device.type, PEAK_SIZE_ELSEWHERE)
+    matrix = torch.ones(size, size, device=device, dtype=dtype)
+    best = math.inf
+    for _ in range(5):
+        started = time.monotonic()
+        (matrix @ matrix)[0, 0].item()
+        best = min(best, time.monotonic() - started)
+    return 2 * size**3 / best
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return available_bytes()
 
 
 def _is_folder(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,27 @@ from puzzles.puzzle import InputError, Puzzle
 from puzzles.verify import Refusal, admit
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
+from selfplay.cost import Watch
 from selfplay.prompts import Prompt, propose_prompt
-from selfplay.sampler import Sampler, SamplingSettings
+from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 
 STAGE = "propose"
 
-Sampled = tuple[Any, int, float]
-"""A chunk's texts, their tokens, and seconds."""
-Sampling = Callable[[Callable[[int], object]], Sampled]
+
+@dataclass(frozen=True)
+class ChunkSamples:
+    """A chunk's texts, and what they cost; as `Archive.set_completions` takes them."""
+
+    completions: Any
+    batch_rows: int
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    cpu_seconds: float
+    """Of the whole process; what judged at the same time is in it."""
+
+
+Sampling = Callable[[Callable[[int], object]], ChunkSamples]
 """A chunk's work; it is given a function to call with the number of texts done since the last call."""
 
 
@@ -49,7 +63,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
         ]
         contents += [{"shots": drawn[full:], "copies": rest}] if rest else []
         for number, content in enumerate(contents):
-            settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
+            settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
 
@@ -62,9 +76,14 @@ def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: st
     return drawn[: len(puzzles)]
 
 
-def _settings(config: RunConfig) -> SamplingSettings:
-    own = config.propose
-    return SamplingSettings(own.temperature, own.top_p, own.max_tokens, config.batch_rows)
+def recorded_settings(settings: SamplingSettings, sampler: Sampler, protocol: str) -> dict[str, Any]:
+    """As a chunk keeps them from its plan on."""
+    return {**vars(settings), **sampler.description, "protocol": protocol}
+
+
+def planned_settings(chunk: Chunk) -> SamplingSettings:
+    """Those of `recorded_settings` that are asked of a sampler."""
+    return SamplingSettings(**{item.name: chunk.settings[item.name] for item in fields(SamplingSettings)})
 
 
 def chunk_seed(chunk: Chunk) -> list[int]:
@@ -72,29 +91,41 @@ def chunk_seed(chunk: Chunk) -> list[int]:
     return [int(part) for part in chunk.seed.split("/")]
 
 
-def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str) -> Sampling:
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
     """The work of a planned chunk; once begun it does not touch the archive."""
     prompts = [
         propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots]) for shots in chunk.plan["shots"]
     ]
-    settings, copies, seed = _settings(config), chunk.plan["copies"], chunk_seed(chunk)
+    copies = chunk.plan["copies"]
     # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
     distinct = list(dict.fromkeys(prompts))
     asked, each = (distinct, copies * len(prompts)) if len(distinct) == 1 else (prompts, copies)
 
-    def work(progress: Callable[[int], object]) -> Sampled:
-        started = time.monotonic()
-        completions = [one for row in sampler.sample(asked, each, settings, seed, progress) for one in row]
-        tokens = sum(completion.tokens for completion in completions)
-        return [completion.text for completion in completions], tokens, time.monotonic() - started
+    def work(progress: Callable[[int], object]) -> ChunkSamples:
+        watch = Watch()
+        sampled = sampler.sample(asked, each, planned_settings(chunk), chunk_seed(chunk), progress)
+        texts = [completion.text for row in sampled.completions_P_K for completion in row]
+        return chunk_samples(texts, sampled, watch)
 
     return work
+
+
+def chunk_samples(completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
+    """Texts in the chunk's own order, with what sampling them cost."""
+    return ChunkSamples(
+        completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), watch.cpu_seconds()
+    )
+
+
+def judging_watch(pool: Pool) -> Watch:
+    """Of this thread, which supervises, and the pool."""
+    return Watch(lambda: time.thread_time() + pool.cpu_seconds())
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
     """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
     assert chunk.completions is not None
-    started = time.monotonic()
+    watch = judging_watch(pool)
     prompt: Prompt = propose_prompt(protocol)
     parsed = parse_puzzles(pool, [prompt.parsed_text(text) for text in chunk.completions])
     known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
@@ -109,7 +140,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
             outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)
             identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
             archive.add_proposal(chunk.id, position, outcome, detail, identifier)
-        archive.set_judged(chunk.id, time.monotonic() - started)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
 
 
 def _outcome(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig
 from selfplay.evaluate import SetScores, judge_surely, summarize
+from selfplay.propose import judging_watch
 from selfplay.rundir import RunDir, read_lines
 from selfplay.sets import scored_set
 from selfplay.solve import prompt_for
@@ -95,9 +95,11 @@ def _judge_again(
         asked = [result for result in line["results"] if result["texts"]]
         group = [puzzles[result["puzzle"]] for result in asked]
         prompts = [prompt_for(facts["protocol"], puzzle, []) for puzzle in group]
-        started = time.monotonic()
+        watch = judging_watch(pool)
         judged_P_K, machine = judge_surely(pool, group, prompts, [result["texts"] for result in asked])
-        line["times"] |= {"judging_seconds": time.monotonic() - started, **machine}
+        line["times"] |= {
+            "judging_seconds": watch.seconds(), "judging_cpu_seconds": watch.cpu_seconds(), **machine
+        }  # fmt: skip
         line["identity"]["limits"] = asdict(pool.limits)
         for result, judged_K in zip(asked, judged_P_K, strict=True):
             result["verdicts"] = [str(judgement.verdict) for _, judgement in judged_K]

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig
 from selfplay.prompts import Prompt
 
 
@@ -27,6 +28,14 @@ class SamplingSettings:
     """Sequences side by side; part of the settings because it changes rounding, and so the samples."""
 
 
+def settings_of(
+    stage: ProposeConfig | SolveConfig | EvaluateConfig, batch_rows: int, sampler: Sampler
+) -> SamplingSettings:
+    """How a stage draws; with 0 batch rows, as many as the sampler finds right."""
+    rows = batch_rows or sampler.batch_rows(stage.max_tokens)
+    return SamplingSettings(stage.temperature, stage.top_p, stage.max_tokens, rows)
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled text, after the prompt."""
@@ -35,6 +44,32 @@ class Completion:
     tokens: int
     finished: bool
     """Whether it ended by itself, not by `max_tokens`."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What became of a request."""
+
+    completions_P_K: list[list[Completion]]
+    prompt_tokens: int = 0
+    """That were read: of each prompt once, where the engine reads it once for all its completions."""
+    batch_rows: int = 0
+    """Side by side in the end: fewer than asked for if the memory did not suffice."""
+
+    @property
+    def tokens(self) -> int:
+        """That were drawn."""
+        return sum(completion.tokens for row in self.completions_P_K for completion in row)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a model computes, and what its machine could."""
+
+    flops_per_token: int
+    """Forward: 2 for each parameter that multiplies (Kaplan et al., 2020, arXiv:2001.08361); attention left out."""
+    peak_flops_per_second: float
+    """A large matrix product in the model's dtype, measured."""
 
 
 class Sampler(Protocol):
@@ -56,6 +91,13 @@ class Sampler(Protocol):
     def overlap(self) -> bool:
         """Whether it leaves the processor to the judges, so that both may work at the same time."""
 
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """For the share of the machine that is used; None where nobody knows."""
+
+    def batch_rows(self, max_tokens: int) -> int:
+        """How many completions of that length are best sampled side by side in the memory that is free."""
+
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the model's context."""
 
@@ -66,7 +108,7 @@ class Sampler(Protocol):
         settings: SamplingSettings,
         seed: Sequence[int],
         progress: Callable[[int], object] = ...,
-    ) -> list[list[Completion]]:
+    ) -> Sampled:
         """`copies` completions of each prompt; the same arguments give the same texts on one machine.
 
         `progress` is called with the number of completions done since the last call.
@@ -80,9 +122,14 @@ class ScriptedSampler:
     notes: dict[str, Any] = {"protocol": "plain"}
     description: dict[str, Any] = {"engine": "scripted"}
     overlap = False
+    arithmetic = None
 
     def __init__(self, write: Callable[[Prompt, np.random.Generator], str]) -> None:
         self._write = write
+
+    def batch_rows(self, max_tokens: int) -> int:
+        """Any number."""
+        return 64
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Always."""
@@ -95,11 +142,10 @@ class ScriptedSampler:
         settings: SamplingSettings,
         seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
-    ) -> list[list[Completion]]:
+    ) -> Sampled:
         """What the function writes, with randomness of the seed alone."""
         rng = np.random.default_rng(list(seed))
         progress(len(prompts) * copies)
-        return [
-            [Completion(text, len(text.split()), True) for text in (self._write(prompt, rng) for _ in range(copies))]
-            for prompt in prompts
-        ]
+        texts_P_K = [[self._write(prompt, rng) for _ in range(copies)] for prompt in prompts]
+        completions_P_K = [[Completion(text, len(text.split()), True) for text in texts_K] for texts_K in texts_P_K]
+        return Sampled(completions_P_K, sum(len(prompt.text.split()) for prompt in prompts), settings.batch_rows)

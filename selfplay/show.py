@@ -34,7 +34,8 @@ def proposals(model: Sampler, pool: Pool, count: int, temperature: float, max_to
     prompt = propose_prompt(protocol, shots)
     if not model.fits(prompt, max_tokens):
         raise InputError(f"--max-tokens {max_tokens}: the prompt and so many tokens do not fit the model's context")
-    (completions,) = model.sample([prompt], count, SamplingSettings(temperature, 1.0, max_tokens, count), [seed])
+    settings = SamplingSettings(temperature, 1.0, max_tokens, count)
+    (completions,) = model.sample([prompt], count, settings, [seed]).completions_P_K
     parsed = parse_puzzles(pool, [prompt.parsed_text(completion.text) for completion in completions])
     refusals = iter(admit(pool, [puzzle for puzzle in parsed if isinstance(puzzle, Puzzle)]))
     for completion, puzzle in zip(completions, parsed, strict=True):
@@ -67,7 +68,7 @@ def candidates(
     for start in range(0, count, BATCH):
         number = min(BATCH, count - start)
         settings = SamplingSettings(temperature, 1.0, max_tokens, number)
-        (completions,) = model.sample([prompt], number, settings, [seed, start])
+        (completions,) = model.sample([prompt], number, settings, [seed, start]).completions_P_K
         (judged,) = judge_texts(pool, [puzzle], [prompt], [[completion.text for completion in completions]])
         for completion, (candidate, judgement) in zip(completions, judged, strict=True):
             accepted += judgement.verdict == "accepted"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,9 +11,18 @@ from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
+from selfplay.cost import Watch
 from selfplay.prompts import Prompt, solve_prompt
-from selfplay.propose import Sampled, Sampling, chunk_seed
-from selfplay.sampler import Completion, Sampler, SamplingSettings
+from selfplay.propose import (
+    ChunkSamples,
+    Sampling,
+    chunk_samples,
+    chunk_seed,
+    judging_watch,
+    planned_settings,
+    recorded_settings,
+)
+from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 
 STAGE = "solve"
@@ -32,14 +40,14 @@ def sample_fitting(
     settings: SamplingSettings,
     seed: Sequence[int],
     progress: Callable[[int], object] = lambda done: None,
-) -> list[list[Completion]]:
-    """`completions_P_K`; empty for a prompt that does not fit the model's context."""
+) -> Sampled:
+    """As `Sampler.sample`, with no completions for a prompt that does not fit the model's context."""
     fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
     chosen = [prompts[index] for index in fitting]
-    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else []
+    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else Sampled([])
     progress((len(prompts) - len(fitting)) * copies)
-    by_index = dict(zip(fitting, sampled, strict=True))
-    return [by_index.get(index, []) for index in range(len(prompts))]
+    by_index = dict(zip(fitting, sampled.completions_P_K, strict=True))
+    return replace(sampled, completions_P_K=[by_index.get(index, []) for index in range(len(prompts))])
 
 
 def judge_texts(
@@ -82,29 +90,20 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
             content = {"puzzles": chosen[start : start + per_chunk], "copies": config.solve.candidates_per_puzzle}
-            settings = {**vars(_settings(config)), **sampler.description, "protocol": protocol}
+            settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
             seed = f"{config.seed}/{iteration}/2/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
 
 
-def _settings(config: RunConfig) -> SamplingSettings:
-    own = config.solve
-    return SamplingSettings(own.temperature, own.top_p, own.max_tokens, config.batch_rows)
-
-
-def sampling(
-    archive: Archive, chunk: Chunk, sampler: Sampler, config: RunConfig, protocol: str, shots: Sequence[Pair]
-) -> Sampling:
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, shots: Sequence[Pair]) -> Sampling:
     """The work of a planned chunk; once begun it does not touch the archive."""
     prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
 
-    def work(progress: Callable[[int], object]) -> Sampled:
-        started = time.monotonic()
-        copies, seed = chunk.plan["copies"], chunk_seed(chunk)
-        completions_P_K = sample_fitting(sampler, prompts, copies, _settings(config), seed, progress)
-        tokens = sum(completion.tokens for row in completions_P_K for completion in row)
-        texts_P_K = [[completion.text for completion in row] for row in completions_P_K]
-        return texts_P_K, tokens, time.monotonic() - started
+    def work(progress: Callable[[int], object]) -> ChunkSamples:
+        watch, copies = Watch(), chunk.plan["copies"]
+        sampled = sample_fitting(sampler, prompts, copies, planned_settings(chunk), chunk_seed(chunk), progress)
+        texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
+        return chunk_samples(texts_P_K, sampled, watch)
 
     return work
 
@@ -114,7 +113,7 @@ def judge(
 ) -> None:
     """Judge a sampled chunk's candidates; keep all of them, and add the verified pairs."""
     assert chunk.completions is not None
-    started = time.monotonic()
+    watch = judging_watch(pool)
     puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
     proposed = {row["id"] for row in archive.query("SELECT id FROM puzzles WHERE origin = 'model'")}
     prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
@@ -131,4 +130,4 @@ def judge(
                 if candidate is not None and judgement.verdict == Verdict.ACCEPTED:
                     provenance = Provenance("model", chunk.iteration, chunk.id, position)
                     archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
-        archive.set_judged(chunk.id, time.monotonic() - started)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from selfplay.cost import STAGES, record_seconds
+
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows as aligned columns, the first row a heading; columns listed in `right` are aligned to the right."""
@@ -55,9 +57,34 @@ def record_row(record: dict[str, Any]) -> str:
     ks = [key for key in record["dev"] if key.startswith("pass@")]
     cells.append(interval(record["dev"][ks[0]]).rjust(17))
     cells += [interval(record["heldout"][key]).rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
-    times = record["times"]
-    seconds = sum(times[name] for name in ("sampling", "judging", "training", "scoring"))
-    return "  ".join([*cells, f"{seconds:7.0f}"])
+    return "  ".join([*cells, f"{record_seconds(record):7.0f}"])
+
+
+COST_COLUMNS = ("", "texts", "tokens", "prompt tokens", "tokens/s", "seconds", "CPU s", "judging s", "CPU s", "of peak")
+
+
+def cost_table(records: Sequence[dict[str, Any]]) -> str:
+    """What the stages of a run have cost, all iterations together; `of peak` is the model's arithmetic."""
+    rows = [list(COST_COLUMNS)]
+    for stage in STAGES:
+        done = [(r["cost"][stage], r["times"]["stages"][stage]) for r in records if stage in r.get("cost", {})]
+        if done:
+            rows.append([stage, *_cost_cells(done)])
+    return render(rows, right=range(1, len(COST_COLUMNS)))
+
+
+def _cost_cells(done: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> list[str]:
+    counted = ("texts", "tokens", "prompt_tokens")
+    texts, tokens, prompt_tokens = (sum(cost[name] for cost, _ in done) for name in counted)
+    names = ("model_seconds", "model_cpu_seconds", "judging_seconds", "judging_cpu_seconds")
+    model, model_cpu, judging, judging_cpu = (sum(times[name] for _, times in done) for name in names)
+    possible = sum(times["model_seconds"] * times.get("peak_flops_per_second", 0) for _, times in done)
+    share = f"{sum(cost.get('flops', 0) for cost, _ in done) / possible:.0%}" if possible else "-"
+    rate = f"{tokens / model:,.0f}" if model else "-"
+    return [
+        f"{texts:,}", f"{tokens:,}", f"{prompt_tokens:,}", rate, f"{model:.1f}", f"{model_cpu:.1f}", f"{judging:.1f}",
+        f"{judging_cpu:.1f}", share,
+    ]  # fmt: skip
 
 
 def counts(title: str, content: dict[str, int]) -> str:

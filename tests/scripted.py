@@ -13,7 +13,7 @@ from selfplay import bench as bench_module
 from selfplay.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.loop import Progress
-from selfplay.sampler import Completion
+from selfplay.sampler import Completion, Sampled
 
 N = 6
 PUZZLES = [
@@ -51,6 +51,7 @@ class Model:
     """Writes `counts[name]` right candidates for a puzzle, or `counts(name, seed)`, and then wrong ones."""
 
     path = "script"
+    overlap = False
     description = {
         "versions": {"torch": "2.0", "transformers": "5.0"},
         "device": "cpu",
@@ -81,7 +82,7 @@ class Model:
             raise KeyboardInterrupt
         self.prompts += [prompt.text for prompt in prompts]
         progress(len(prompts) * copies)
-        return [self._write(prompt, copies, seed[0]) for prompt in prompts]
+        return Sampled([self._write(prompt, copies, seed[0]) for prompt in prompts], 0, settings.batch_rows)
 
     def _write(self, prompt, copies, seed):
         last = prompt.text.rpartition("def f(")[2]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from puzzles.archive import APPLICATION_ID, SCHEMA_VERSION, AddStatus, Archive, Provenance
+from puzzles.archive import APPLICATION_ID, CHUNK_COSTS, SCHEMA_VERSION, AddStatus, Archive, Provenance
 from puzzles.guard import Guard, Hit
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
@@ -315,13 +315,13 @@ def test_what_is_no_beginning_of_an_id_finds_nothing(archive, identifier):
 
 def write_everything(archive: Archive) -> None:
     chunk = plan(archive)
-    archive.set_completions(chunk, [["a"]], 1, 0.5)
+    archive.set_completions(chunk, [["a"]], 8, 1, 2, 0.5, 0.4)
     archive.add(pair(made("a1")), Provenance("model", 1, chunk, 0), PROTECTIONS)
     archive.add_proposal(chunk, 0, "admitted", "", "a1")
     archive.add_candidate(chunk, 0, "a1", solution("42"), ACCEPTED)
     archive.add_refusal("n", "puzzle", "syntax", "line 1", "def")
     archive.add_trained(1, [("a1", "s42")])
-    archive.set_judged(chunk, 0.5)
+    archive.set_judged(chunk, 0.5, 0.4)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -369,17 +369,18 @@ def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
     assert (chunk.seed, chunk.settings, chunk.plan) == ("[0, 2, 1, 7]", settings, planned)
     assert (chunk.completions, chunk.judged) == (None, False)
     completions = [["return '\ud83d'\n", ""], ["\udc00\ud800 \U0001f9e9"]]
-    archive.set_completions(chunk.id, completions, 12, 0.5)
+    archive.set_completions(chunk.id, completions, 8, 12, 3, 0.5, 0.4)
     assert archive.chunk(chunk.id).completions == completions
-    archive.set_judged(chunk.id, 0.25)
+    assert archive.chunk(chunk.id).settings == {**settings, "batch_rows": 8}
+    archive.set_judged(chunk.id, 0.25, 0.2)
     assert archive.chunk(chunk.id).judged is True
-    columns = "SELECT tokens, sampling_seconds, judging_seconds FROM chunks"
-    assert tuple(archive.query(columns)[0]) == (12, 0.5, 0.25)
+    costs = archive.query(f"SELECT {', '.join(CHUNK_COSTS)} FROM chunks")
+    assert tuple(costs[0]) == (12, 3, 0.5, 0.4, 0.25, 0.2)
 
 
 def test_completions_that_are_none_differ_from_no_completions_yet(archive):
     chunk = plan(archive)
-    archive.set_completions(chunk, [], 0, 0.0)
+    archive.set_completions(chunk, [], 8, 0, 0, 0.0, 0.0)
     assert archive.chunk(chunk).completions == []
 
 
@@ -402,7 +403,7 @@ def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
         archive.plan_chunk(iteration, stage, number, "", "", {}, [])
     unjudged = archive.unjudged(1, "solve")
     assert [archive.chunk(identifier).number for identifier in unjudged] == [1, 2, 10]
-    archive.set_judged(unjudged[1], 0.0)
+    archive.set_judged(unjudged[1], 0.0, 0.0)
     assert archive.unjudged(1, "solve") == [unjudged[0], unjudged[2]]
     assert archive.planned(1, "solve")
     assert not archive.planned(2, "propose")
@@ -459,9 +460,9 @@ def test_pairs_say_how_many_candidates_a_puzzle_got_and_how_many_held(archive):
 def test_an_iterations_funnel_is_counted_from_its_rows(archive):
     archive.add(pair(made("a0"), "1"), Provenance("human", 0), PROTECTIONS)
     propose, solve, later = plan(archive, 1, "propose"), plan(archive, 1, "solve"), plan(archive, 2, "solve")
-    archive.set_completions(propose, [], 0, 0.5)
-    archive.set_judged(propose, 0.25)
-    archive.set_completions(solve, [], 0, 1.0)
+    archive.set_completions(propose, [], 8, 20, 30, 0.5, 0.75)
+    archive.set_judged(propose, 0.25, 0.5)
+    archive.set_completions(solve, [], 8, 40, 50, 1.0, 2.0)
     for position, outcome in enumerate(["admitted", "admitted", "held_out", "duplicate", "syntax"]):
         puzzle = None if outcome == "syntax" else f"a{position + 1}"
         archive.add_proposal(propose, position, outcome, "", puzzle)
@@ -489,8 +490,15 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
         "pairs": 3,
         "trained_pairs": 3,
     }
-    assert archive.iteration_seconds(1) == {"sampling": 1.5, "judging": 0.25}
-    assert archive.iteration_seconds(7) == {"sampling": 0, "judging": 0}
+    names = (
+        "texts", "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
+        "judging_cpu_seconds",
+    )  # fmt: skip
+    assert archive.chunk_costs(1) == {
+        "propose": dict(zip(names, (5, 20, 30, 0.5, 0.75, 0.25, 0.5), strict=True)),
+        "solve": dict(zip(names, (3, 40, 50, 1.0, 2.0, 0, 0), strict=True)),
+    }
+    assert archive.chunk_costs(7) == {}
 
 
 # ---- contamination ----
@@ -542,7 +550,7 @@ def test_an_archive_knows_whether_all_its_puzzles_passed_this_guard(tmp_path, pu
 def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they_were(archive):
     for number in range(2):
         archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, {"shots": [["a1", "a2"], ["a1"]], "copies": 4})
-    archive.set_completions(1, ["text"] * 8, 9, 0.1)
+    archive.set_completions(1, ["text"] * 8, 8, 9, 0, 0.1, 0.1)
     archive.add_contamination(FOUND)
     assert [archive.chunk(number).plan["shots"] for number in (1, 2)] == [[["a1", "a2"], ["a1"]], [["a2"], []]]
 
@@ -552,6 +560,8 @@ def first_version(path):
     with Archive(path, create=True) as archive:
         archive.add(pair(made("a1")), HUMAN, PROTECTIONS)
         archive.query("DROP TABLE contamination")
+        for column in ("prompt_tokens", "sampling_cpu_seconds", "judging_cpu_seconds"):
+            archive.query(f"ALTER TABLE chunks DROP COLUMN {column}")
         archive.query("DELETE FROM marks")
         archive.query("PRAGMA user_version = 1")
 

@@ -73,7 +73,10 @@ max_tokens = 24
 """
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
 WRONG = {**EASY, "solution": "def g():\n    return 6"}
-TIMES = {"added_at", "sampling_seconds", "judging_seconds", "cpu_seconds", "judge_cpu_seconds", "cpu_ms"}
+TIMES = {
+    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
+    "judging_cpu_seconds", "cpu_ms",
+}  # fmt: skip
 
 
 def write_lines(path, records):
@@ -677,9 +680,9 @@ def test_solve_takes_a_puzzle_of_a_set_by_its_name(model, files, done):
 
 def test_model_text_cannot_move_the_cursor(model, done, monkeypatch):
     def sample(self, prompts, copies, settings, seed, progress=None):
-        from selfplay.sampler import Completion
+        from selfplay.sampler import Completion, Sampled
 
-        return [[Completion("    return '\x1b[2J\x07'\n", 3, True)] * copies for _ in prompts]
+        return Sampled([[Completion("    return '\x1b[2J\x07'\n", 3, True)] * copies for _ in prompts])
 
     monkeypatch.setattr("selfplay.model.LanguageModel.sample", sample)
     Path("mine.py").write_text("def f(s: str):\n    return len(s) == 5\n")

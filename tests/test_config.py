@@ -165,7 +165,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
     ("text", "expected"),
     [
         ("iterations = -1", "iterations: expected a number above 0, got -1"),
-        ("batch_rows = 0", "batch_rows: expected a number above 0, got 0"),
+        ("batch_rows = -1", "batch_rows: expected a number above 0, got -1"),
         ("keep_checkpoints = 'some'", "keep_checkpoints: expected one of all, best, got 'some'"),
         ("[solve]\ntop_p = 1.5", "solve.top_p: expected at most 1, got 1.5"),
         ("[solve]\ntop_p = 0.0", "solve.top_p: expected a number above 0, got 0.0"),

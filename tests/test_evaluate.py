@@ -106,7 +106,7 @@ def test_scores_are_those_counted_by_hand(pool, puzzles, tmp_path):
     assert (scores.puzzles, scores.samples_per_puzzle, scores.solved, scores.truncated) == (4, 4, 3, 0)
     # 7 is of the wrong type where a text is asked for.
     assert scores.verdicts == {"accepted": 7, "wrong_answer": 6, "wrong_type": 3}
-    assert scores.tokens == 16 * 2
+    assert scores.cost.tokens == 16 * 2
     for interval in scores.pass_at.values():
         assert 0 <= interval.low <= interval.value <= interval.high <= 1
 
@@ -440,11 +440,12 @@ def test_puzzles_known_to_be_wrong_are_left_out_of_the_scores(pool, puzzles, tmp
     wrong = puzzles[1].puzzle.id
     monkeypatch.setattr(evaluate_module, "read_errata", lambda: {wrong: "it has no answer"})
     scores = score(pool, puzzles, tmp_path / "samples", Scripted(lambda prompt, rng: f"\n    return {right(prompt)}\n"))
-    assert (scores.puzzles, scores.solved, scores.verdicts, scores.tokens) == (
+    # They have cost what they cost.
+    assert (scores.puzzles, scores.solved, scores.verdicts, scores.cost.texts) == (
         4,
         4,
         {"accepted": 16},
-        4 * (2 + 2 + 2 + 4),
+        20,
     )
     lines = read_lines(tmp_path / "samples")
     assert sum(len(result["texts"]) for line in lines for result in line["results"]) == 20, (

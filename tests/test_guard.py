@@ -240,7 +240,7 @@ def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool,
     texts = [f"```python\n{raw.puzzle}\n```" for raw in RAWS]
     with Archive(tmp_path / "archive.sqlite", guard_anew(), create=True) as archive:
         archive.plan_chunk(1, "propose", 0, "weights", "0/1/1/0", {}, {"shots": [[]], "copies": len(texts)})
-        archive.set_completions(1, texts, 0, 0.0)
+        archive.set_completions(1, texts, 8, 0, 0, 0.0, 0.0)
         propose.judge(archive, archive.chunk(1), pool, "chat")
         rows = archive.query("SELECT outcome, detail FROM proposals ORDER BY position")
         outcomes = {raw.name: tuple(row) for raw, row in zip(RAWS, rows, strict=True)}

@@ -267,7 +267,10 @@ def go(path, config, pool, backend=None, progress=None):
     return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress)
 
 
-TIMES = {"added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "judging_seconds"}
+TIMES = {
+    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
+    "judging_cpu_seconds",
+}  # fmt: skip
 
 
 def archive_content(file: Path) -> dict:

@@ -48,7 +48,7 @@ def loaded(tiny):
 
 
 def texts(model, prompts=PROMPTS, copies=3, settings=FREE, seed=(7,)):
-    return [[c.text for c in row] for row in model.sample(prompts, copies, settings, list(seed))]
+    return [[c.text for c in row] for row in model.sample(prompts, copies, settings, list(seed)).completions_P_K]
 
 
 # ---- folders ----
@@ -235,7 +235,7 @@ def test_what_was_sampled_before_does_not_matter(loaded, tiny):
 
 
 def test_completions_come_in_the_prompts_order_with_all_their_copies(loaded):
-    rows = loaded().sample(PROMPTS, 5, FREE, [1])
+    rows = loaded().sample(PROMPTS, 5, FREE, [1]).completions_P_K
     assert [len(row) for row in rows] == [5] * len(PROMPTS)
     assert len({c.text for row in rows for c in row}) > 15
 
@@ -257,23 +257,25 @@ def test_a_greedy_completion_is_the_argmax_at_each_step(loaded):
     with torch.inference_mode():
         for _ in range(6):
             expected.append(int(model.network(torch.tensor([ids + expected])).logits[0, -1].argmax()))
-    (row,) = model.sample(PROMPTS[:1], 1, dataclasses.replace(GREEDY, max_tokens=6), [0])
+    (row,) = model.sample(PROMPTS[:1], 1, dataclasses.replace(GREEDY, max_tokens=6), [0]).completions_P_K
     assert row[0].text == model.tokenizer.decode(expected)
 
 
 def test_no_prompts_have_no_completions(loaded):
-    assert loaded().sample([], 3, FREE, [1]) == []
+    assert loaded().sample([], 3, FREE, [1]).completions_P_K == []
 
 
 def test_progress_tells_the_completions_of_each_batch(loaded):
     told: list[int] = []
     loaded().sample(PROMPTS, 3, FREE, [1], told.append)
-    assert told == [8, 4]
+    assert [ended for ended in told if ended] == [8, 4]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_completion_tells_its_length_and_whether_it_ended_by_itself(loaded, shape):
-    rows = loaded(shape).sample(PROMPTS, 30, dataclasses.replace(FREE, max_tokens=40, batch_rows=64), [2])
+    rows = (
+        loaded(shape).sample(PROMPTS, 30, dataclasses.replace(FREE, max_tokens=40, batch_rows=64), [2]).completions_P_K
+    )
     completions = [c for row in rows for c in row]
     assert {c.finished for c in completions} == {True, False}
     assert all(1 <= c.tokens <= 40 for c in completions)
@@ -285,7 +287,9 @@ def test_a_completion_tells_its_length_and_whether_it_ended_by_itself(loaded, sh
 def frequencies(model, settings, draws=4096):
     """How often each text came as the first token, and how likely the network makes it."""
     one = PROMPTS[0]
-    drawn = model.sample([one], draws, dataclasses.replace(settings, max_tokens=1, batch_rows=512), [3])[0]
+    drawn = model.sample(
+        [one], draws, dataclasses.replace(settings, max_tokens=1, batch_rows=512), [3]
+    ).completions_P_K[0]
     probabilities = torch.softmax(next_logits(model, one).double() / settings.temperature, 0).numpy()
     order = np.argsort(-probabilities)
     nucleus = order[: int(np.searchsorted(np.cumsum(probabilities[order]), settings.top_p)) + 1]
@@ -329,7 +333,7 @@ def test_settings_that_came_with_a_model_do_not_change_what_is_drawn(loaded, tin
 def test_an_end_that_came_with_a_model_ends_a_completion(loaded, tiny_copy):
     first = int(next_logits(loaded(), PROMPTS[0]).argmax())
     change_json(tiny_copy / "generation_config.json", eos_token_id=[0, first])
-    (row,) = LanguageModel(tiny_copy, CPU).sample(PROMPTS[:1], 2, GREEDY, [0])
+    (row,) = LanguageModel(tiny_copy, CPU).sample(PROMPTS[:1], 2, GREEDY, [0]).completions_P_K
     assert [(c.text, c.tokens, c.finished) for c in row] == [("", 1, True)] * 2
 
 
@@ -350,7 +354,7 @@ def test_a_prompt_that_just_fits_is_sampled_to_its_last_token(loaded, shape):
     room = CONTEXT - len(encode_prompt(loaded(shape).tokenizer, long))
     assert room > 20
     settings = dataclasses.replace(FREE, max_tokens=room)
-    (row,) = loaded(shape).sample([long], 8, settings, [4])
+    (row,) = loaded(shape).sample([long], 8, settings, [4]).completions_P_K
     assert len(row) == 8
 
 
@@ -380,9 +384,9 @@ def test_stopping_behind_a_function_is_trimming_what_would_have_come(loaded, sha
         )
     )
     try:
-        stopped = model.sample(PROMPTS, 32, settings, [5])
+        stopped = model.sample(PROMPTS, 32, settings, [5]).completions_P_K
         monkeypatch.setattr(model, "_lines", lambda: None)
-        whole = model.sample(PROMPTS, 32, settings, [5])
+        whole = model.sample(PROMPTS, 32, settings, [5]).completions_P_K
     finally:
         more_breaks.remove()
     for with_stop, without in zip(chain(*stopped), chain(*whole), strict=True):
@@ -461,9 +465,9 @@ def test_greedy_texts_are_those_of_the_librarys_own_loop(loaded, shape, monkeypa
 def test_token_frequencies_are_those_of_the_librarys_own_loop(loaded, monkeypatch, temperature, top_p):
     model = loaded("llama")
     settings = SamplingSettings(temperature, top_p, 2, 2000)
-    ours = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [1]) for c in row)
+    ours = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [1]).completions_P_K for c in row)
     monkeypatch.setattr(model, "_agrees", False)
-    library = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [2]) for c in row)
+    library = Counter(c.text for row in model.sample(PROMPTS[:1], 4000, settings, [2]).completions_P_K for c in row)
     # Two samples of one distribution: each frequent text differs by a few standard deviations at most.
     for text in [text for text, count in (ours + library).items() if count >= 40]:
         assert abs(ours[text] - library[text]) < 5 * math.sqrt(ours[text] + library[text])
@@ -480,7 +484,7 @@ def test_a_rows_text_does_not_depend_on_when_others_end(loaded, monkeypatch):
 def test_a_chat_reply_is_not_stopped_at_a_line(loaded):
     model = loaded("qwen2")
     chat = Prompt("Write a function.", chat=True, header="")
-    rows = model.sample([chat], 64, dataclasses.replace(FREE, max_tokens=80, batch_rows=64), [6])
+    rows = model.sample([chat], 64, dataclasses.replace(FREE, max_tokens=80, batch_rows=64), [6]).completions_P_K
     assert any("\n" in c.text and trimmed(c.text) != c.text.rstrip() for c in rows[0])
 
 

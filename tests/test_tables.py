@@ -1,4 +1,5 @@
 from selfplay import tables
+from selfplay.cost import StageCost
 from selfplay.evaluate import SetScores
 from selfplay.metrics import Score
 
@@ -209,7 +210,7 @@ def test_scores_before_and_after_are_a_markdown_table():
 
 
 def test_a_runs_scores_as_recorded_and_again_are_a_markdown_table():
-    again = SetScores(2, 4, {"pass@1": Score(0.5, 0.25, 0.75), "pass@3": Score(1.0, 0.9, 1.0)}, 1, {}, 0, 0, 0.0)
+    again = SetScores(2, 4, {"pass@1": Score(0.5, 0.25, 0.75), "pass@3": Score(1.0, 0.9, 1.0)}, 1, {}, 0, StageCost())
     assert tables.rescored_run([(0, "dev", RECORD["dev"], again), (1, "heldout", RECORD["heldout"], again)]) == OF_A_RUN
 
 

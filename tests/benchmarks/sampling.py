@@ -84,8 +84,7 @@ def by_generate(model: LanguageModel, chosen: Sequence[Prompt], side_by_side: in
 
 def by_sample(model: LanguageModel, chosen: Sequence[Prompt], rows: int) -> int:
     """Tokens sampled by ours."""
-    sampled = model.sample(chosen, CANDIDATES, replace(SETTINGS, batch_rows=rows), [1])
-    return sum(completion.tokens for row in sampled for completion in row)
+    return model.sample(chosen, CANDIDATES, replace(SETTINGS, batch_rows=rows), [1]).tokens
 
 
 def rate(work: Callable[[], int]) -> float:

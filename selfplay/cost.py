@@ -1,0 +1,92 @@
+"""What work costs: texts and tokens, arithmetic, seconds of the clock and of the processor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from selfplay.sampler import Arithmetic
+
+STAGES = ("propose", "solve", "train", "score")
+TRAINING_PASSES = 3
+"""Forward, and twice as much backward (Kaplan et al., 2020, arXiv:2001.08361)."""
+
+
+class Watch:
+    """Seconds since it was made."""
+
+    def __init__(self, cpu_clock: Callable[[], float] = time.process_time) -> None:
+        self._cpu_clock = cpu_clock
+        self._started, self._cpu_started = time.monotonic(), cpu_clock()
+
+    def seconds(self) -> float:
+        """By the clock."""
+        return time.monotonic() - self._started
+
+    def cpu_seconds(self) -> float:
+        """Of the processor."""
+        return self._cpu_clock() - self._cpu_started
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of an iteration came to, in all sessions."""
+
+    texts: int = 0
+    """Sampled, or trained on."""
+    tokens: int = 0
+    """Sampled, or trained on, prompts included."""
+    prompt_tokens: int = 0
+    """Read before sampling."""
+    model_seconds: float = 0.0
+    model_cpu_seconds: float = 0.0
+    judging_seconds: float = 0.0
+    judging_cpu_seconds: float = 0.0
+    """Of the supervisor, the zygotes and their children."""
+
+    def __add__(self, other: StageCost) -> StageCost:
+        return StageCost(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+    def flops(self, stage: str, arithmetic: Arithmetic) -> int:
+        """Floating-point operations of the model: as if training read each example for itself."""
+        passes = TRAINING_PASSES if stage == "train" else 1
+        return passes * (self.tokens + self.prompt_tokens) * arithmetic.flops_per_token
+
+
+def total(costs: Iterable[StageCost]) -> StageCost:
+    """The sum."""
+    return sum(costs, StageCost())
+
+
+def counts(costs: Mapping[str, StageCost], arithmetic: Arithmetic | None) -> dict[str, Any]:
+    """What does not depend on the machine, by stage, as records keep it."""
+    return {
+        stage: {
+            "texts": cost.texts,
+            "tokens": cost.tokens,
+            "prompt_tokens": cost.prompt_tokens,
+            **({} if arithmetic is None else {"flops": cost.flops(stage, arithmetic)}),
+        }
+        for stage, cost in costs.items()
+    }
+
+
+def times(costs: Mapping[str, StageCost], peaks: Mapping[str, float]) -> dict[str, Any]:
+    """What does, by stage: seconds, and the peak of the stage's arithmetic if it is known."""
+    return {
+        stage: {name: round(value, 3) for name, value in vars(cost).items() if name.endswith("seconds")}
+        | ({"peak_flops_per_second": round(peaks[stage])} if stage in peaks else {})
+        for stage, cost in costs.items()
+    }
+
+
+def record_seconds(record: Mapping[str, Any]) -> float:
+    """What an iteration took by the clock, in all its sessions."""
+    return float(sum(record["times"][part] for part in ("sampling", "judging", "training", "scoring")))
+
+
+def record_tokens(record: Mapping[str, Any]) -> int:
+    """What an iteration sampled and trained on; 0 if its record is from before costs were kept."""
+    return int(sum(stage["tokens"] for stage in record.get("cost", {}).values()))
