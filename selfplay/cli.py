@@ -16,6 +16,7 @@ import math
 import signal
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from sandbox.result import SandboxError
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
-    from selfplay.config import SandboxConfig
+    from selfplay.config import RunConfig, SandboxConfig
     from selfplay.loop import Progress
 
 RUNS = Path("runs")
@@ -89,6 +90,8 @@ def _run(options: argparse.Namespace) -> int:
     if "/" in name or name in ("", ".", ".."):
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
     rundir = RunDir(RUNS / name)
+    if options.forecast:
+        return _forecast(config)
     if base:
         branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)
     check_settings(rundir, config)
@@ -131,6 +134,18 @@ def _run(options: argparse.Namespace) -> int:
     if last:
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
     print(f"  selfplay run {again}--set iterations={last + 3}")
+    return 0
+
+
+def _forecast(config: RunConfig) -> int:
+    """Say what a run would cost; nothing of it is kept."""
+    from selfplay import tables
+    from selfplay.finetune import TransformersBackend
+    from selfplay.forecast import forecast
+
+    with tempfile.TemporaryDirectory() as folder, _pool(config.sandbox, config.seed) as (pool, protections):
+        expected = forecast(config, TransformersBackend(), pool, protections, Path(folder), _progress())
+    print(tables.forecast(expected))
     return 0
 
 
@@ -657,6 +672,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
     )
+    run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
 
     _command(commands, "runs", _runs, "list the runs here", "runs")
 

@@ -49,6 +49,12 @@ class StageCost:
     def __add__(self, other: StageCost) -> StageCost:
         return StageCost(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
+    def scaled_to(self, texts: float) -> StageCost:
+        """What another number of texts would cost."""
+        factor = texts / max(1, self.texts)
+        numbers = {name: value * factor for name, value in vars(self).items()}
+        return StageCost(**{name: n if name.endswith("seconds") else round(n) for name, n in numbers.items()})
+
     def flops(self, stage: str, arithmetic: Arithmetic) -> int:
         """Floating-point operations of the model: as if training read each example for itself."""
         passes = TRAINING_PASSES if stage == "train" else 1

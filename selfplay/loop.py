@@ -249,7 +249,7 @@ def run(
         write_atomically(rundir.config, to_toml(config))
         with Archive(rundir.archive, guard_of(pool, sets), create=True) as archive:
             _set_contaminated_aside(archive, pool, progress)
-            _import_training(archive, pool, protections, config, progress)
+            import_training(archive, pool, protections, config, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
             for record in rundir.read_records():
                 progress.row(record)
@@ -270,7 +270,7 @@ def _training_texts(config: RunConfig) -> list[Any]:
     return raws
 
 
-def _import_training(
+def import_training(
     archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
 ) -> None:
     """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
@@ -288,8 +288,23 @@ def _import_training(
     archive.set_mark("training_imported", config.data.train)
 
 
-def _chunk_cost(sums: dict[str, Any]) -> StageCost:
-    """As the archive sums it."""
+def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
+    """The pairs that stand before every puzzle of a run; none unless the protocol is few-shot."""
+    if protocol != "few-shot":
+        return []
+    return solver_shots(archive.choose(1, first_iteration_only=True), config.prompt.shots)
+
+
+def training_cost(statistics: dict[str, Any]) -> StageCost:
+    """Of a training, from the statistics that are kept beside its weights."""
+    return StageCost(
+        texts=statistics.get("sequences", 0), tokens=statistics.get("tokens", 0),
+        model_seconds=statistics.get("seconds", 0.0), model_cpu_seconds=statistics.get("cpu_seconds", 0.0),
+    )  # fmt: skip
+
+
+def stage_cost(sums: dict[str, Any]) -> StageCost:
+    """As the archive sums a stage's chunks."""
     return StageCost(
         sums["texts"], sums["tokens"], sums["prompt_tokens"], sums["sampling_seconds"], sums["sampling_cpu_seconds"],
         sums["judging_seconds"], sums["judging_cpu_seconds"],
@@ -315,13 +330,7 @@ class _Run:
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
-        self.shots = self._shots()
-
-    def _shots(self) -> list[Pair]:
-        if self.protocol != "few-shot":
-            return []
-        human = self.archive.choose(1, first_iteration_only=True)
-        return solver_shots(human, self.config.prompt.shots)
+        self.shots = few_shots(archive, config, self.protocol)
 
     def sampler(self, checkpoint: str | Path) -> Sampler:
         """The checkpoint's sampler; one at a time is in memory."""
@@ -355,9 +364,10 @@ class _Run:
 
     def _solve(self, iteration: int) -> None:
         archive, config, protocol, shots = self.archive, self.config, self.protocol, self.shots
+        chosen = solve.targets(archive, iteration, config.solve.training_puzzles)
         self._chunks(
             iteration, solve.STAGE, "puzzles", "candidate",
-            plan=lambda sampler: solve.plan(archive, iteration, config, protocol, sampler),
+            plan=lambda sampler: solve.plan(archive, iteration, chosen, config, protocol, sampler),
             sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
             judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
         )  # fmt: skip
@@ -444,13 +454,10 @@ class _Run:
 
     def _costs(self, iteration: int) -> dict[str, StageCost]:
         """What an iteration's stages have cost so far, in all sessions, from what they left on disk."""
-        costs = {stage: _chunk_cost(sums) for stage, sums in self.archive.chunk_costs(iteration).items()}
+        costs = {stage: stage_cost(sums) for stage, sums in self.archive.chunk_costs(iteration).items()}
         if iteration and self.rundir.checkpoint(iteration).exists():
             training = self.sampler(self.checkpoint(iteration)).notes.get("training", {})
-            costs["train"] = StageCost(
-                texts=training.get("sequences", 0), tokens=training.get("tokens", 0),
-                model_seconds=training.get("seconds", 0.0), model_cpu_seconds=training.get("cpu_seconds", 0.0),
-            )  # fmt: skip
+            costs["train"] = training_cost(training)
         lines = [line for name in SCORED_SETS for line in read_lines(self.rundir.samples(iteration, name))]
         costs["score"] = total(map(chunk_cost, lines))
         return costs

@@ -83,9 +83,10 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
     return proposed + archive.puzzle_ids("p.origin != 'model'" + clean)
 
 
-def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
-    """Fix the iteration's solving chunks: which puzzles, and each chunk's seed."""
-    chosen = targets(archive, iteration, config.solve.training_puzzles)
+def plan(
+    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler
+) -> None:
+    """Fix the iteration's solving chunks: which of the chosen puzzles, and each chunk's seed."""
     per_chunk = max(1, config.chunk_texts // config.solve.candidates_per_puzzle)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):

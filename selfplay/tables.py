@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from selfplay import cost
 from selfplay.cost import STAGES, record_seconds
+
+if TYPE_CHECKING:
+    from selfplay.forecast import Forecast
 
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -60,6 +64,7 @@ def record_row(record: dict[str, Any]) -> str:
     return "  ".join([*cells, f"{record_seconds(record):7.0f}"])
 
 
+FORECAST_NOTE = "Expected of the model as it is: what training makes of it may propose, solve and write more or less."
 COST_COLUMNS = ("", "texts", "tokens", "prompt tokens", "tokens/s", "seconds", "CPU s", "judging s", "CPU s", "of peak")
 
 
@@ -85,6 +90,25 @@ def _cost_cells(done: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> list
         f"{texts:,}", f"{tokens:,}", f"{prompt_tokens:,}", rate, f"{model:.1f}", f"{model_cpu:.1f}", f"{judging:.1f}",
         f"{judging_cpu:.1f}", share,
     ]  # fmt: skip
+
+
+def forecast(expected: Forecast) -> str:
+    """What a run is expected to cost, all its iterations together and each."""
+    arithmetic = expected.arithmetic
+    peaks = {} if arithmetic is None else dict.fromkeys(STAGES, arithmetic.peak_flops_per_second)
+    peaks.pop("train", None)  # in a dtype of its own
+    records = [
+        {"cost": cost.counts(costs, arithmetic), "times": {"stages": cost.times(costs, peaks)}}
+        for costs in expected.iterations
+    ]
+    by_iteration = [cost.total(costs.values()) for costs in expected.iterations]
+    seconds = [each.model_seconds + each.judging_seconds for each in by_iteration]
+    tokens = sum(each.tokens for each in by_iteration)
+    rows = [["", "seconds"], ["start", f"{expected.start_seconds:,.0f}"]]
+    rows += [[f"iteration {number}", f"{value:,.0f}"] for number, value in enumerate(seconds)]
+    rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
+    size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
+    return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
 
 
 def counts(title: str, content: dict[str, int]) -> str:

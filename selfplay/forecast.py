@@ -1,0 +1,236 @@
+"""What a run would cost, from about a minute of its own work.
+
+Each stage is done for a few texts in a folder that is thrown away, then for twice as many, until its
+share of the minute is spent or a whole chunk is done; the last attempt gives seconds, tokens and
+outcomes per text. Small batches are slower, so a model that is too slow for a whole chunk in that
+time is forecast too high. What the model becomes by training is not foreseen.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive import Archive, Chunk
+from sandbox.pool import Pool
+from selfplay import propose, solve
+from selfplay.config import RunConfig
+from selfplay.cost import StageCost, Watch
+from selfplay.evaluate import NamedPuzzle, evaluate
+from selfplay.loop import (
+    Backend,
+    Progress,
+    few_shots,
+    guard_of,
+    guarded_sets,
+    import_training,
+    protocol_of,
+    stage_cost,
+    training_cost,
+)
+from selfplay.sampler import Arithmetic, Sampler
+from selfplay.select import examples
+
+SECONDS = {"propose": 8.0, "solve": 16.0, "train": 14.0, "score": 14.0}
+"""For the attempts of each stage."""
+FIRST_TEXTS = 16
+FIRST_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected."""
+
+    iterations: list[dict[str, StageCost]]
+    """By stage; number 0 is the scoring of the model as it is."""
+    start_seconds: float
+    """Of loading the model and verifying the training puzzles, once."""
+    archive_bytes: int
+    arithmetic: Arithmetic | None
+
+
+def forecast(
+    config: RunConfig, backend: Backend, pool: Pool, protections: dict[str, Any], folder: Path, progress: Progress
+) -> Forecast:
+    """Try every stage of a run in an empty folder, and scale up.
+
+    Raises:
+        InputError: The run itself would be refused.
+    """
+    start = Watch()
+    sets = guarded_sets(pool, config)
+    sampler = backend.load(config.model.path, config.model)
+    protocol = protocol_of(config, sampler)
+    with Archive(folder / "archive.sqlite", guard_of(pool, sets), create=True) as archive:
+        import_training(archive, pool, protections, config, progress)
+        start_seconds = start.seconds()
+        trial = _Trial(config, backend, pool, protections, folder, archive, sampler, protocol)
+        trial.proposing()
+        trial.solving()
+        trial.scoring([named for items in sets.values() for named in items])
+        arithmetic = sampler.arithmetic
+        trial.training()
+        iterations = trial.iterations(sum(map(len, sets.values())))
+    candidates = sum(costs[solve.STAGE].texts for costs in iterations[1:])
+    return Forecast(iterations, start_seconds, round(trial.bytes_per_candidate * candidates), arithmetic)
+
+
+def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bool]) -> None:
+    """Attempts with twice as much each time, as long as there is time for another, and more to try."""
+    watch, number = Watch(), min(first, most)
+    while True:
+        before = watch.seconds()
+        more = attempt(number)
+        now = watch.seconds()
+        # The next attempt takes at most twice as long as this one.
+        if not more or number == most or now + 2 * (now - before) > seconds:
+            return
+        number = min(2 * number, most)
+
+
+class _Trial:
+    """The stages, tried; each leaves the cost of its last attempt."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backend: Backend,
+        pool: Pool,
+        protections: dict[str, Any],
+        folder: Path,
+        archive: Archive,
+        sampler: Sampler,
+        protocol: str,
+    ) -> None:
+        self.config, self.backend, self.pool, self.protections = config, backend, pool, protections
+        self.folder, self.archive, self.sampler, self.protocol = folder, archive, sampler, protocol
+        self.shots = few_shots(archive, config, protocol)
+        self.targets = solve.targets(archive, 0, config.solve.training_puzzles)
+        self.references = len(archive.choose(config.finetune.solutions_per_puzzle, config.data.references))
+        self.number = 0
+        self.cost: dict[str, StageCost] = {}
+
+    def proposing(self) -> None:
+        """Propose so many puzzles, the admitted ones for the solver."""
+        config = self.config
+
+        def attempt(texts: int) -> bool:
+            few = replace(config, chunk_texts=texts, propose=replace(config.propose, proposals=texts))
+            self.number += 1
+            propose.plan(self.archive, self.number, few, self.protocol, self.sampler)
+            chunk = self._sampled(
+                propose.STAGE, lambda chunk: propose.sampling(self.archive, chunk, self.sampler, self.protocol)
+            )
+            propose.judge(self.archive, chunk, self.pool, self.protocol)
+            self._note(propose.STAGE)
+            return True
+
+        most = min(config.chunk_texts, config.propose.proposals)
+        if most:
+            _doubling(FIRST_TEXTS, most, SECONDS["propose"], attempt)
+
+    def solving(self) -> None:
+        """Sample so many candidates for puzzles in the run's own mixture of proposed and training ones."""
+        config, before, judged = self.config, self._archive_bytes(), 0
+        proposed = self.archive.puzzle_ids("p.origin = 'model'")
+        tried = sum(self.archive.iteration_counts(number)["proposed"] for number in range(1, self.number + 1))
+        self.admitted = config.propose.proposals * len(proposed) / max(1, tried)
+        mixture = [*proposed, *self.targets]
+        weights = np.array([self.admitted / max(1, len(proposed))] * len(proposed) + [1.0] * len(self.targets))
+        rng = np.random.default_rng(0)
+
+        def attempt(texts: int) -> bool:
+            nonlocal judged
+            copies = min(texts, config.solve.candidates_per_puzzle)
+            number = min(len(mixture), -(-texts // copies))
+            chosen = rng.choice(mixture, number, replace=False, p=weights / weights.sum()).tolist()
+            few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
+            self.number += 1
+            solve.plan(self.archive, self.number, chosen, few, self.protocol, self.sampler)
+            chunk = self._sampled(
+                solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
+            )
+            solve.judge(self.archive, chunk, self.pool, self.protocol, self.shots, self.protections)
+            self._note(solve.STAGE)
+            judged += self.cost[solve.STAGE].texts
+            return number < len(mixture)
+
+        if mixture:
+            _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
+        own = self.archive.choose(config.finetune.solutions_per_puzzle, config.data.references)
+        self.pairs_per_candidate = (len(own) - self.references) / max(1, judged)
+        self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
+
+    def _note(self, stage: str) -> None:
+        self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
+
+    def _sampled(self, stage: str, sampling: Callable[[Chunk], propose.Sampling]) -> Chunk:
+        """The first of the planned chunks, sampled."""
+        first = self.archive.unjudged(self.number, stage)[0]
+        samples = sampling(self.archive.chunk(first))(lambda done: None)
+        with self.archive.transaction():
+            self.archive.set_completions(first, **vars(samples))
+        return self.archive.chunk(first)
+
+    def _archive_bytes(self) -> int:
+        return int(self.archive.query("PRAGMA page_count")[0][0] * self.archive.query("PRAGMA page_size")[0][0])
+
+    def scoring(self, puzzles: Sequence[NamedPuzzle]) -> None:
+        """Score the model on so many candidates of the scored sets, whose verdicts are forgotten."""
+        own = self.config.evaluate
+        spread = [puzzles[i] for i in np.random.default_rng(0).permutation(len(puzzles))]
+
+        def attempt(texts: int) -> bool:
+            samples = min(texts, own.samples_per_puzzle)
+            self.cost["score"] = evaluate(
+                self.sampler, self.pool, spread[: -(-texts // samples)], self.protocol, self.shots,
+                replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows,
+                self.config.chunk_texts, self.folder / f"score-{texts}.jsonl",
+            ).cost  # fmt: skip
+            return True
+
+        _doubling(FIRST_TEXTS, len(puzzles) * own.samples_per_puzzle, SECONDS["score"], attempt)
+
+    def training(self) -> None:
+        """Train for some steps on what there is."""
+        own, rng = self.config.finetune, np.random.default_rng(0)
+        pairs = self.archive.choose(own.solutions_per_puzzle, self.config.data.references)
+        pairs = pairs or self.archive.choose(own.solutions_per_puzzle)
+        proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
+        chosen, used = examples(pairs, own.roles, self.protocol, self.shots, proposer_shots, rng)
+        self.examples_per_pair = len(chosen) / len(used)
+        del self.sampler  # two models at once need not fit
+
+        def attempt(steps: int) -> bool:
+            folder = self.folder / "trained"
+            statistics = self.backend.finetune(
+                self.config.model.path, chosen, replace(own, max_steps=steps), self.config.model, [0],
+                folder, {}, lambda tokens, loss: None, lambda steps: None,
+            )  # fmt: skip
+            shutil.rmtree(folder)
+            self.steps, self.cost["train"] = statistics.steps, training_cost(asdict(statistics))
+            return bool(self.steps == steps)
+
+        _doubling(FIRST_STEPS, own.max_steps, SECONDS["train"], attempt)
+
+    def iterations(self, scored_puzzles: int) -> list[dict[str, StageCost]]:
+        """The run's stages, scaled up from the trials."""
+        config, train = self.config, self.cost["train"]
+        score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
+        candidates = (self.admitted + len(self.targets)) * config.solve.candidates_per_puzzle
+        most = config.finetune.max_steps * train.texts / self.steps
+        costs = [score]
+        for number in range(1, config.iterations + 1):
+            pairs = self.references + number * candidates * self.pairs_per_candidate
+            learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
+            costs.append({
+                "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
+                "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
+                "train": train.scaled_to(learned), **score,
+            })  # fmt: skip
+        return costs
