@@ -162,8 +162,13 @@ class _Trial:
 
         if mixture:
             _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
-        own = self.archive.choose(config.finetune.solutions_per_puzzle, config.data.references)
-        self.pairs_per_candidate = (len(own) - self.references) / max(1, judged)
+        distinct = self.archive.query(
+            "SELECT count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+            " WHERE c.iteration = ? AND k.verdict = 'accepted' GROUP BY k.puzzle",
+            self.number,
+        )
+        pairs = sum(min(number, config.finetune.solutions_per_puzzle) for (number,) in distinct)
+        self.pairs_per_candidate = pairs / self.cost[solve.STAGE].texts if mixture else 0.0
         self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
 
     def _note(self, stage: str) -> None:

@@ -1,0 +1,162 @@
+"""What a run is expected to cost, against counts by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from puzzles.verify import truth_pool
+from selfplay.config import (
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    ProposeConfig,
+    RunConfig,
+    SolveConfig,
+)
+from selfplay.cost import StageCost
+from selfplay.forecast import _doubling, forecast
+from selfplay.loop import Progress
+from selfplay.rundir import folder_atomically
+from selfplay.sampler import ScriptedSampler
+
+TRAIN = [
+    (f"train{n}", f"def f(x: int):\n    return x * {n} == {n * n}", f"def g():\n    return {n}") for n in (11, 13, 17)
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    steps: int
+    sequences: int
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+
+
+class Backend:
+    """Its model proposes a new puzzle each time, and solves two of the three training puzzles, each in one way."""
+
+    def __init__(self, per_step=5):
+        self.per_step, self.steps, self.examples = per_step, [], 0
+
+    def load(self, checkpoint, config):
+        sampler = ScriptedSampler(self.write)
+        sampler.notes = {"protocol": "plain"}
+        return sampler
+
+    def write(self, prompt, rng):
+        if prompt.header == "def f(":
+            number = int(rng.integers(10**9))
+            return f"x: int):\n    return x * 23 == {23 * number} and x > 9"
+        number = next((n for n in (11, 13) if f"x * {n} ==" in prompt.text), 0)
+        return f"\n    return {number} + {int(rng.integers(2))}\n"
+
+    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
+        self.examples = len(examples)
+        with folder_atomically(folder) as part:
+            (part / "weights").write_text("")
+        steps = min(config.max_steps, -(-round(len(examples) * config.epochs) // self.per_step))
+        self.steps.append(steps)
+        return Statistics(steps, steps * self.per_step, steps * self.per_step * 10, steps * 0.5, steps * 0.25)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    sets = {
+        "train": TRAIN,
+        "dev": [(f"dev{n}", f"def f(s: str):\n    return s == 'q' * {n}", None) for n in (31, 37)],
+        "heldout": [(f"held{n}", f"def f(l: List[int]):\n    return l == [5] * {n}", None) for n in (41, 43, 47)],
+    }
+    for name, rows in sets.items():
+        lines = [{"name": n, "puzzle": puzzle} | ({"solution": g} if g else {}) for n, puzzle, g in rows]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return {name: str(folder / f"{name}.jsonl") for name in sets}
+
+
+def config_of(files, **changes) -> RunConfig:
+    small = RunConfig(
+        iterations=2,
+        chunk_texts=64,
+        data=DataConfig(**files, references=False),
+        propose=ProposeConfig(proposals=40, proposals_per_prompt=8),
+        solve=SolveConfig(candidates_per_puzzle=8),
+        finetune=FinetuneConfig(roles=("solve",), epochs=4, max_steps=100_000),
+        evaluate=EvaluateConfig(samples_per_puzzle=4, k=(1, 4)),
+    )
+    return dataclasses.replace(small, **changes)
+
+
+def expected(config, pool, tmp_path, backend=None):
+    tmp_path.mkdir(exist_ok=True)
+    return forecast(config, backend or Backend(), pool, {"tier": "A"}, tmp_path, Progress())
+
+
+def test_texts_are_those_that_the_settings_ask_for(files, pool, tmp_path):
+    found = expected(config_of(files), pool, tmp_path)
+    assert [list(costs) for costs in found.iterations] == [["score"]] + [["propose", "solve", "train", "score"]] * 2
+    for costs in found.iterations:
+        assert costs["score"].texts == 4 * (2 + 3)
+    for costs in found.iterations[1:]:
+        assert costs["propose"].texts == 40
+        assert costs["solve"].texts == (40 + 3) * 8  # every proposal is new and admitted
+        assert costs["solve"].tokens == 4 * costs["solve"].texts  # "return 7 + 0" is four words
+    assert found.start_seconds > 0
+    assert found.archive_bytes > 0
+    assert found.arithmetic is None
+
+
+def test_training_grows_with_the_archive_until_its_steps_are_at_their_bound(files, pool, tmp_path):
+    config = config_of(files, propose=ProposeConfig(proposals=4))
+    free = expected(config, pool, tmp_path / "free").iterations
+    assert [costs["train"].texts for costs in free[1:]] == [2 * 4, 2 * 2 * 4]  # two pairs more each time, four epochs
+    assert [costs["train"].model_seconds for costs in free[1:]] == pytest.approx([8 / 5 * 0.5, 16 / 5 * 0.5])
+    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, max_steps=2))
+    bounded = expected(config, pool, tmp_path / "bound").iterations
+    assert [costs["train"].texts for costs in bounded[1:]] == [2 * 4, 2 * 5]
+
+
+def test_with_references_even_a_model_that_solves_nothing_is_trained(files, pool, tmp_path):
+    backend = Backend()
+    backend.write = lambda prompt, rng: "\n    nothing\n"
+    config = config_of(files, data=DataConfig(**files, references=True))
+    found = expected(config, pool, tmp_path, backend).iterations
+    assert found[1]["solve"].texts == 3 * 8  # nothing was admitted
+    assert [costs["train"].texts for costs in found[1:]] == [3 * 4, 3 * 4]  # references, four epochs
+
+
+def test_no_proposals_cost_nothing(files, pool, tmp_path):
+    config = config_of(files, propose=ProposeConfig(proposals=0))
+    first = expected(config, pool, tmp_path).iterations[1]
+    assert first["propose"] == StageCost()
+    assert first["solve"].texts == 3 * 8
+
+
+def test_attempts_double_until_the_time_or_the_work_is_spent(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("selfplay.cost.time.monotonic", lambda: now[0])
+    tried: list[int] = []
+
+    def attempt(number):
+        tried.append(number)
+        now[0] += number
+        return number < 1000
+
+    _doubling(16, 100, 1e9, attempt)
+    assert tried == [16, 32, 64, 100]
+    tried.clear()
+    _doubling(16, 10**9, 200, attempt)
+    assert tried == [16, 32, 64]  # the next would end after 16 + 32 + 64 + 128 seconds
+    tried.clear()
+    _doubling(600, 10**9, 1e9, attempt)
+    assert tried == [600, 1200]  # more was not there
+    tried.clear()
+    _doubling(16, 4, 1e9, attempt)
+    assert tried == [4]
