@@ -692,6 +692,18 @@ def test_model_text_cannot_move_the_cursor(model, done, monkeypatch):
         assert "\\x1b" in out
 
 
+# ---- forecast ----
+
+
+def test_a_forecast_says_what_the_run_will_cost_and_leaves_nothing(files, done):
+    out = done("run", files / "tiny.toml", "--forecast")
+    texts = {line.split()[0]: line.split()[1] for line in out.splitlines()[1:5]}
+    assert {name: texts[name] for name in ("propose", "score")} == {"propose": "32", "score": str(2 * 6 * 4)}
+    assert list(texts) == ["propose", "solve", "train", "score"]
+    assert "iteration 1" in out
+    assert not list(Path().iterdir())
+
+
 # ---- verify ----
 
 
