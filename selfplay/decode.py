@@ -36,6 +36,8 @@ FORCED_TOKENS = 8
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 """Largest error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5 in
 float32 and below 0.1 in bfloat16; float16 was not measured."""
+READ_TOKENS = 4096
+"""Of prompts, padding included, that are read at a time: what a layer needs to read them is bound so."""
 WAVES = 2
 """Into so many waves the rows side by side are cut: the next joins when a half has ended."""
 
@@ -101,12 +103,14 @@ class _Wave:
     Axes: U prompts, B rows, K heads of keys, G queries per head of keys, S prompt tokens, T own tokens, D.
     """
 
-    def __init__(self, cache: DynamicCache, mask_US: torch.Tensor, prompt_B: torch.Tensor) -> None:
+    def __init__(
+        self, prompts: list[tuple[torch.Tensor, torch.Tensor]], mask_US: torch.Tensor, prompt_B: torch.Tensor
+    ) -> None:
         self.length = 0
         self._prompt_B = prompt_B
         self._mask_U11S = None if bool(mask_US.all()) else ~mask_US.bool()[:, None, None]
         self._prompt_tokens_U = mask_US.sum(1)
-        self._prompts = [(layer.keys, layer.values) for layer in cache.layers]
+        self._prompts = prompts
         self._own: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._prompts)
         self._arrange()
 
@@ -362,14 +366,24 @@ def _begin(
     width, device = max(map(len, prompts)), network.device
     ids_US = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
     mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    cache = DynamicCache(config=network.config)
-    position_ids = (mask_US.cumsum(1) - 1).clamp(min=0)
-    output = network(
-        input_ids=ids_US, attention_mask=mask_US, position_ids=position_ids, past_key_values=cache, use_cache=True,
-        logits_to_keep=1,
-    )  # fmt: skip
+    parts = range(0, len(prompts), max(1, READ_TOKENS // width))
+    read = [_read(network, ids_US[start : start + parts.step], mask_US[start : start + parts.step]) for start in parts]
+    layers = list(zip(*(layers for layers, _ in read), strict=True))
+    kept = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
     prompt_B = torch.tensor([row // copies - first for row in rows], device=device)
-    return _Wave(cache, mask_US, prompt_B), output.logits[prompt_B, -1].float()
+    return _Wave(kept, mask_US, prompt_B), torch.cat([logits_UV for _, logits_UV in read])[prompt_B].float()
+
+
+def _read(
+    network: Any, ids_US: torch.Tensor, mask_US: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """The keys and values of each layer, and the last `logits_UV`."""
+    cache = DynamicCache(config=network.config)
+    output = network(
+        input_ids=ids_US, attention_mask=mask_US, position_ids=(mask_US.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache, use_cache=True, logits_to_keep=1,
+    )  # fmt: skip
+    return [(layer.keys, layer.values) for layer in cache.layers], output.logits[:, -1]
 
 
 def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
