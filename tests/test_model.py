@@ -249,6 +249,13 @@ def test_a_greedy_completion_is_the_same_alone_and_beside_others(loaded, shape, 
         assert row == texts(loaded(shape), [one], 1, alone)[0] * 2
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_read_in_parts_are_continued_as_if_read_at_once(loaded, shape, monkeypatch):
+    at_once = texts(loaded(shape), settings=GREEDY)
+    monkeypatch.setattr("selfplay.decode.READ_TOKENS", 1)
+    assert texts(loaded(shape), settings=GREEDY) == at_once
+
+
 def test_a_greedy_completion_is_the_argmax_at_each_step(loaded):
     model = loaded()
     model.network.eval()
