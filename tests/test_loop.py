@@ -781,6 +781,10 @@ def test_a_budget_of_seconds_counts_all_sessions_and_keeps_what_was_finished(who
         assert RunDir(path).checkpoint(1).exists()
         assert not RunDir(path).samples(1, "dev").exists()
     assert backend.trainings == []
+    # An iteration that is recorded has been paid for as well.
+    with pytest.raises(BudgetSpent, match=r"budget\.seconds: 2,000,\d{3} of 1,500,000 are spent, in iteration=2"):
+        go(path, bounded(files, seconds=1.5e6), pool, Costly())
+    assert not RunDir(path).samples(2, "dev").exists()
     go(path, bounded(files, seconds=1e7), pool, Costly())
     ended = content(path)
     assert same({"checkpoints": ended["checkpoints"]}, whole["content"])
