@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import selfplay  # noqa: F401  # before torch, whose threads then do not spin beside a busy neighbour
+
 CORPUS = [
     "def f(x: int, k=19):\n    return x * x % k == 5 and x > k\n\ndef g(k=19):\n    return k + 9\n",
     "def f(s: str):\n    return s.count('a') == 4 and len(s) == 9\n\ndef g():\n    return 'a' * 4 + 'b' * 5\n",

@@ -1,3 +1,4 @@
+import contextlib
 import shutil
 import signal
 import sqlite3
@@ -587,6 +588,34 @@ def test_an_archive_of_the_first_version_is_brought_up_to_date_where_it_is_writt
         assert archive.query("PRAGMA user_version")[0][0] == SCHEMA_VERSION == 2
         assert archive.contamination() == FOUND
         assert archive.solved_ids() == []
+
+
+def columns(archive):
+    """Of every table, whatever their order."""
+    tables = [name for (name,) in archive.query("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {table: {tuple(row)[1:] for row in archive.query(f"PRAGMA table_info({table})")} for table in tables}
+
+
+def test_an_archive_of_the_first_version_gets_the_columns_of_a_new_one_where_it_is_written(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    first_version(path)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan, judged, tokens,"
+            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', '', 1, 7, 0.5, 0.25)"
+        )
+    for _ in range(2):
+        with Archive(path, create=True) as archive, Archive(tmp_path / "new.sqlite", create=True) as new:
+            assert columns(archive) == columns(new)
+    with Archive(path, create=True) as archive:
+        chunk = plan(archive, number=1)
+        archive.set_completions(chunk, [["a"]], 8, 1, 2, 4.0, 8.0)
+        archive.set_judged(chunk, 16.0, 32.0)
+        # Of what was sampled before, nobody knows more than the first version kept.
+        assert archive.chunk_costs(1)["solve"] == {
+            "texts": 0, "tokens": 8, "prompt_tokens": 2, "sampling_seconds": 4.5, "sampling_cpu_seconds": 8.0,
+            "judging_seconds": 16.25, "judging_cpu_seconds": 32.0,
+        }  # fmt: skip
 
 
 # ---- files ----

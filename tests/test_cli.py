@@ -26,6 +26,7 @@ import pytest
 
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
+from selfplay import tables
 from selfplay.cli import main
 from selfplay.rundir import RunDir
 
@@ -321,6 +322,34 @@ def test_smaller_iterations_are_said_to_be_done(files, run_here, selfplay):
     assert status == 0
     assert "1 iterations already; raise `iterations`" in err
     assert len(records(run_here)) == 2
+
+
+def test_a_run_prints_what_its_stages_cost(finished):
+    stored = RunDir(finished[0] / "runs" / "tiny").read_records()
+    table = finished[1].split("\n\n")[1]
+    assert table == tables.cost_table(stored)
+    assert [line.split()[0] for line in table.splitlines()] == ["texts", "propose", "solve", "train", "score"]
+    sampled = [line.split() for line in table.splitlines()[1:]]
+    assert [row[1] for row in sampled[:2]] == ["32", f"{stored[1]['candidates']:,}"]
+    assert all(row[-1].endswith("%") for row in sampled), "the machine's peak is known"
+
+
+def test_a_spent_budget_is_one_line_and_with_a_larger_one_the_same_command_goes_on(finished, files, selfplay, done):
+    command = ["run", files / "tiny.toml", "--set"]
+    first = records(finished[0] / "runs" / "tiny")[0]["dev"]["tokens"]
+    for tokens, iteration, stored in ((first, 0, 0), (first + 1, 1, 1)):
+        status, out, err = selfplay(*command, f"budget.tokens={tokens}")
+        assert (status, err.count("Traceback")) == (0, 0)
+        said = [line for line in out.splitlines() if "budget." in line]
+        assert len(said) == 1
+        assert said[0].startswith("runs/tiny: budget.tokens: ")
+        assert said[0].endswith(f" of {tokens} are spent, in {iteration=}; with more of it the same command goes on")
+        assert len(RunDir(Path("runs/tiny")).read_records()) == stored
+        assert "Next:" not in out
+    printed = done(*command, "budget.tokens=1000000")
+    assert "budget." not in printed
+    assert rows(printed) == rows(finished[1])
+    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
 
 
 def test_a_branch_begins_with_what_another_run_had(finished, files, run_here, done):
@@ -1560,6 +1589,7 @@ def test_a_reader_that_leaves_early_is_no_error(command, done, files):
 SMALL_DISK = """
 import contextlib, io, json, os, subprocess, sys
 from sandbox import selfcheck
+from selfplay import tables
 from selfplay.cli import main
 
 def mount(*options):

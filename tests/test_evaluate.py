@@ -1,8 +1,11 @@
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -271,6 +274,103 @@ def test_another_k_is_another_look_at_the_same_samples(pool, puzzles, tmp_path):
 def test_a_chunk_has_at_least_one_puzzle(pool, puzzles, tmp_path):
     score(pool, puzzles, tmp_path / "samples", chunk=1)
     assert len(read_lines(tmp_path / "samples")) == 5
+
+
+class Overlapping(Scripted):
+    """Samples while judging goes on, now faster, now slower than it."""
+
+    overlap = True
+
+    def __init__(self):
+        super().__init__()
+        self.delays, self.threads = random.Random(7), set()
+
+    def sample(self, *arguments):
+        self.threads.add(threading.current_thread())
+        time.sleep(self.delays.choice([0, 0, 0.02, 0.1]))
+        return super().sample(*arguments)
+
+
+def test_a_file_does_not_depend_on_what_is_sampled_while_it_is_judged(pool, puzzles, tmp_path):
+    one, other, sampler = tmp_path / "one", tmp_path / "other", Overlapping()
+    scores, told = score(pool, puzzles, one, chunk=4), []
+    again = score(pool, puzzles, other, sampler, chunk=4, progress=told.append)
+    assert sampler.calls == len(read_lines(other)) == 5
+    assert threading.main_thread() not in sampler.threads
+    assert without_times(other) == without_times(one)
+    assert again.to_json() == scores.to_json()
+    assert sum(told) == 20
+    # And cut off in the middle.
+    other.write_bytes(b"".join(other.read_bytes().splitlines(keepends=True)[:2]))
+    score(pool, puzzles, other, sampler, chunk=4)
+    assert sampler.calls == 5 + 3
+    assert without_times(other) == without_times(one)
+
+
+class Roomy(Scripted):
+    """Finds so many rows right, and has so many in the end."""
+
+    def __init__(self, rows, left=None):
+        super().__init__()
+        self.rows, self.left, self.asked = rows, left or rows, []
+
+    def batch_rows(self, max_tokens):
+        return self.rows
+
+    def sample(self, prompts, copies, settings, *more):
+        self.asked.append(settings.batch_rows)
+        sampled = super().sample(prompts, copies, settings, *more)
+        return dataclasses.replace(sampled, batch_rows=min(self.left, settings.batch_rows))
+
+
+def test_without_rows_the_samplers_are_taken_and_kept_by_who_goes_on(pool, puzzles, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    score(pool, puzzles, whole, first := Roomy(64), rows=0)
+    assert first.asked == [64] * 3
+    cut.write_bytes(whole.read_bytes().splitlines(keepends=True)[0])
+    score(pool, puzzles, cut, second := Roomy(16, left=64), rows=0)
+    assert second.asked == [64] * 2
+    assert without_times(cut) == without_times(whole)
+    # Rows that are asked for are no choice of the sampler's.
+    score(pool, puzzles, tmp_path / "asked", third := Roomy(64), rows=5)
+    assert third.asked == [5] * 3
+
+
+def test_a_chunk_tells_its_rows_and_prompt_tokens(pool, puzzles, tmp_path):
+    file = tmp_path / "samples"
+    scores = score(pool, puzzles, file, Roomy(64, left=4), rows=0)
+    lines = read_lines(file)
+    assert [line["batch_rows"] for line in lines] == [4] * 3
+    assert [line["identity"]["settings"]["batch_rows"] for line in lines] == [64] * 3
+    groups = [puzzles[:2], puzzles[2:4], puzzles[4:]]
+    lengths = [sum(len(solve_prompt("plain", named.puzzle).text.split()) for named in group) for group in groups]
+    assert [line["prompt_tokens"] for line in lines] == lengths
+    assert scores.cost.prompt_tokens == sum(lengths)
+    assert all(set(line["times"]) >= SECONDS for line in lines)
+    seconds = [sum(line["times"][name] for line in lines) for name in sorted(SECONDS)]
+    cost = scores.cost
+    assert seconds == pytest.approx(
+        [cost.judging_cpu_seconds, cost.judging_seconds, cost.model_cpu_seconds, cost.model_seconds]
+    )
+
+
+SECONDS = {"sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds"}
+
+
+def test_a_file_of_an_older_version_costs_what_it_tells(pool, puzzles, tmp_path):
+    score(pool, puzzles, tmp_path / "samples")
+    lines = read_lines(tmp_path / "samples")
+    for line in lines:
+        del line["prompt_tokens"], line["batch_rows"]
+        line["times"] = {"sampling_seconds": 2.0, "judging_seconds": 4.0}
+    cost = summarize(lines, CONFIG, {}).cost
+    assert (cost.texts, cost.tokens, cost.prompt_tokens) == (
+        20,
+        sum(r["tokens"] for w in lines for r in w["results"]),
+        0,
+    )
+    assert (cost.model_seconds, cost.judging_seconds) == (6.0, 12.0)
+    assert (cost.model_cpu_seconds, cost.judging_cpu_seconds) == (0.0, 0.0)
 
 
 # ---- what the machine did is not the model's ----

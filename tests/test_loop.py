@@ -22,6 +22,7 @@ from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
 from selfplay import evaluate, loop, rundir
 from selfplay.config import (
+    BudgetConfig,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -32,9 +33,9 @@ from selfplay.config import (
     SolveConfig,
     load,
 )
-from selfplay.loop import Progress, run
+from selfplay.loop import BudgetSpent, Progress, run
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
-from selfplay.sampler import ScriptedSampler
+from selfplay.sampler import Arithmetic, ScriptedSampler
 
 TRAIN = [
     ("thirds", "def f(x: int):\n    return 3 * x == 51", "def g():\n    return 17"),
@@ -615,6 +616,195 @@ def test_a_second_writer_is_refused(whole, files, pool):
     with RunDir(whole["path"]).lock(), pytest.raises(InputError, match="another process is writing"):
         go(whole["path"], config_of(files, iterations=9), pool)
     assert content(whole["path"]) == whole["content"]
+
+
+# ---- what a run costs ----
+
+STAGE_SECONDS = {"model_seconds", "model_cpu_seconds", "judging_seconds", "judging_cpu_seconds"}
+
+
+class Costly(Backend):
+    """Trainings that take a million seconds, and a machine of which the peak is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.prompt_words: Counter[str] = Counter()
+
+    def load(self, checkpoint, config):
+        model = super().load(checkpoint, config)
+        model.arithmetic = Arithmetic(flops_per_token=10, peak_flops_per_second=1e9)
+        sample = model.sample
+
+        def counted(prompts, *arguments):
+            stage = "propose" if prompts[0].header == "def f(" else "others"
+            self.prompt_words[stage] += sum(len(prompt.text.split()) for prompt in prompts)
+            return sample(prompts, *arguments)
+
+        model.sample = counted
+        return model
+
+    def finetune(self, start, examples, config, model_config, seed, folder, *more):
+        super().finetune(start, examples, config, model_config, seed, folder, *more)
+        notes = json.loads((folder / "selfplay.json").read_text())
+        notes["training"] = {
+            "steps": 7, "sequences": 21, "tokens": 1234, "seconds": 1e6, "cpu_seconds": 2e6,
+            "peak_flops_per_second": 3e9,
+        }  # fmt: skip
+        (folder / "selfplay.json").write_text(json.dumps(notes))
+
+
+def words(texts) -> int:
+    """Scripted models write a token per word."""
+    return sum(len(text.split()) for text in texts)
+
+
+def test_a_records_costs_are_those_counted_by_hand_in_archive_and_score_files(files, pool, tmp_path):
+    backend, place = Costly(), RunDir(tmp_path / "run")
+    untrained, record = go(place.path, config_of(files, iterations=1), pool, backend)
+    cost = record["cost"]
+    with Archive(place.archive) as archive:
+        chunks = [archive.chunk(number) for (number,) in archive.query("SELECT id FROM chunks")]
+    assert {chunk.stage for chunk in chunks} == {"propose", "solve"}
+    proposed = [text for chunk in chunks if chunk.stage == "propose" for text in chunk.completions]
+    solved = [text for chunk in chunks if chunk.stage == "solve" for row in chunk.completions for text in row]
+    scored = {
+        iteration: [
+            text
+            for name in ("dev", "heldout")
+            for line in read_lines(place.samples(iteration, name))
+            for result in line["results"]
+            for text in result["texts"]
+        ]
+        for iteration in (0, 1)
+    }
+    counted = [(cost[stage]["texts"], cost[stage]["tokens"]) for stage in ("propose", "solve", "score")]
+    assert counted == [(len(texts), words(texts)) for texts in (proposed, solved, scored[1])]
+    assert (len(proposed), len(scored[1])) == (24, 20)
+    assert {key: untrained["cost"]["score"][key] for key in ("texts", "tokens")} == {
+        "texts": 20, "tokens": words(scored[0]),
+    }  # fmt: skip
+    assert set(untrained["cost"]) == {"score"}
+    assert cost["propose"]["prompt_tokens"] == backend.prompt_words["propose"] > 0
+    others = (cost["solve"], cost["score"], untrained["cost"]["score"])
+    assert sum(one["prompt_tokens"] for one in others) == backend.prompt_words["others"]
+    assert cost["train"] == {"texts": 21, "tokens": 1234, "prompt_tokens": 0, "flops": 3 * 1234 * 10}
+    for stage in ("propose", "solve", "score"):
+        assert cost[stage]["flops"] == 10 * (cost[stage]["tokens"] + cost[stage]["prompt_tokens"])
+
+
+def test_a_records_times_have_all_seconds_of_every_stage(files, pool, tmp_path):
+    for record in go(tmp_path / "run", config_of(files, iterations=1), pool, Costly()):
+        stages, times = record["times"]["stages"], record["times"]
+        assert set(stages) == set(record["cost"])
+        assert all(set(seconds) == STAGE_SECONDS | {"peak_flops_per_second"} for seconds in stages.values())
+        assert all(value >= 0 for seconds in stages.values() for value in seconds.values())
+        sampled = [stages[stage] for stage in ("propose", "solve") if stage in stages]
+        assert times["sampling"] == pytest.approx(sum(one["model_seconds"] for one in sampled), abs=0.02)
+        assert times["judging"] == pytest.approx(sum(one["judging_seconds"] for one in sampled), abs=0.02)
+        score = stages["score"]
+        assert times["scoring"] == pytest.approx(score["model_seconds"] + score["judging_seconds"], abs=0.02)
+        assert all(one["judging_seconds"] > 0 and one["judging_cpu_seconds"] > 0 for one in (*sampled, score))
+        assert {one["peak_flops_per_second"] for one in (*sampled, score)} == {1_000_000_000}
+    assert (times["training"], stages["train"]["model_seconds"], stages["train"]["model_cpu_seconds"]) == (
+        1e6,
+        1e6,
+        2e6,
+    )
+    assert stages["train"]["peak_flops_per_second"] == 3_000_000_000
+    assert record["training"] == {"steps": 7, "sequences": 21, "tokens": 1234}
+
+
+def spent_by_step(whole) -> list[int]:
+    """Tokens of each chunk, training and scoring of the whole run, in the order in which they were made."""
+    place = RunDir(whole["path"])
+    with Archive(place.archive) as archive:
+        chunks = archive.query("SELECT iteration, tokens FROM chunks ORDER BY id")
+    steps = []
+    for iteration in range(3):
+        # The scripted training has no tokens.
+        steps += [row["tokens"] for row in chunks if row["iteration"] == iteration] + [0] * bool(iteration)
+        for name in ("dev", "heldout"):
+            results = [result for line in read_lines(place.samples(iteration, name)) for result in line["results"]]
+            steps.append(sum(result["tokens"] for result in results))
+    return steps
+
+
+def bounded(files, **budget):
+    return config_of(files, budget=BudgetConfig(**budget))
+
+
+def apart_from_settings(content_: dict) -> dict:
+    return {part: value for part, value in content_.items() if part != "config"}
+
+
+def test_a_budget_of_tokens_ends_a_run_before_each_step_and_a_larger_one_goes_on_to_the_same_end(
+    whole, files, pool, tmp_path
+):
+    steps, path = spent_by_step(whole), tmp_path / "run"
+    assert len(steps) >= 14
+    done, stopped_in = 0, Counter()
+    for place in range(len(steps)):
+        budget = sum(steps[: place + 1])
+        if steps[place] == 0 or place == len(steps) - 1:  # trainings are stopped before, and not by what they cost
+            continue
+        with watched() as seen, pytest.raises(BudgetSpent) as caught:
+            go(path, bounded(files, tokens=budget), pool)
+        stage = re.fullmatch(
+            rf"budget\.tokens: {budget:,} of {budget:,} are spent, in iteration=(\d)", str(caught.value)
+        )
+        assert stage, caught.value
+        done += seen.events.count("sampled")
+        assert done == sum(tokens > 0 for tokens in steps[: place + 1]), "not one step more, and none twice"
+        stopped_in[int(stage[1])] += 1
+        assert len(seen.events) > seen.events.count("load")
+        if steps[place + 1] == 0:
+            assert not RunDir(path).checkpoint(int(stage[1])).exists(), "it did not train"
+    assert set(stopped_in) == {0, 1, 2}
+    # The last step may begin, as there is a token left, and then nothing is left to be refused.
+    for _ in range(2):
+        records = go(path, bounded(files, tokens=sum(steps)), pool)
+    assert same(apart_from_settings(content(path)), apart_from_settings(whole["content"]))
+    assert [record["cost"] for record in records] == [record["cost"] for record in whole["records"]]
+    assert load(RunDir(path).config).budget.tokens == sum(steps)
+
+
+def test_a_budget_of_seconds_counts_all_sessions_and_keeps_what_was_finished(whole, files, pool, tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(BudgetSpent, match=r"budget\.seconds: 0 of 0 are spent, in iteration=0"):
+        go(path, bounded(files, seconds=1e-9), pool, Costly())
+    assert RunDir(path).samples(0, "dev").exists()
+    assert not RunDir(path).samples(0, "heldout").exists()
+    for _ in range(2):  # a session that is new does not begin with nothing spent
+        backend = Costly()
+        with pytest.raises(BudgetSpent, match=r"budget\.seconds: 1,000,\d{3} of 1,000,000 are spent, in iteration=1"):
+            go(path, bounded(files, seconds=1e6), pool, backend)
+        assert RunDir(path).checkpoint(1).exists()
+        assert not RunDir(path).samples(1, "dev").exists()
+    assert backend.trainings == []
+    # An iteration that is recorded has been paid for as well.
+    with pytest.raises(BudgetSpent, match=r"budget\.seconds: 2,000,\d{3} of 1,500,000 are spent, in iteration=2"):
+        go(path, bounded(files, seconds=1.5e6), pool, Costly())
+    assert not RunDir(path).samples(2, "dev").exists()
+    go(path, bounded(files, seconds=1e7), pool, Costly())
+    ended = content(path)
+    assert same({"checkpoints": ended["checkpoints"]}, whole["content"])
+    assert same({"archive": ended["archive"], "scores": ended["scores"]}, whole["content"])
+
+
+def test_a_budget_that_is_enough_changes_nothing(whole, files, pool, tmp_path):
+    go(tmp_path / "run", bounded(files, tokens=sum(spent_by_step(whole)) + 1, seconds=1e9), pool)
+    assert same(apart_from_settings(content(tmp_path / "run")), apart_from_settings(whole["content"]))
+
+
+def test_a_budget_ends_a_run_that_samples_ahead_and_loses_none_of_what_was_finished(whole, files, pool, tmp_path):
+    steps, path = spent_by_step(whole), tmp_path / "run"
+    for budget in (sum(steps[:3]), sum(steps[:5])):  # in the middle of proposing and of solving
+        with pytest.raises(BudgetSpent, match="in iteration=1"):
+            go(path, bounded(files, tokens=budget), pool, Overlapping())
+        with Archive(RunDir(path).archive) as archive:
+            assert archive.query("SELECT sum(tokens) FROM chunks WHERE judged")[0][0] == budget - sum(steps[:2])
+    go(path, config_of(files), pool, Overlapping())
+    assert same(content(path), whole["content"])
 
 
 # ---- settings ----

@@ -1,16 +1,25 @@
+import contextlib
 import dataclasses
+import functools
+import gc
 import json
 import math
 import os
 import pickle
+import random
+import threading
+import time
+import weakref
 from collections import Counter
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONTEXT, SHAPES
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from puzzles.puzzle import InputError
 from selfplay import decode
@@ -500,3 +509,391 @@ def test_chat_and_plain_prompts_sampled_together_keep_their_places(loaded):
     one_row = dataclasses.replace(GREEDY, batch_rows=1)
     alone = [texts(loaded("qwen2"), [one], 1, one_row)[0] for one in (chat, PROMPTS[0])]
     assert texts(loaded("qwen2"), [chat, PROMPTS[0]], 1, one_row) == alone
+
+
+# ---- threads ----
+
+TWO = ModelConfig(device="cpu", threads=2)
+
+
+@pytest.fixture
+def threaded(tiny, monkeypatch):
+    """Loads models whose two threads share even a small batch."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(model_module, "ROWS_PER_THREAD", 1)
+
+    def load(shape="llama"):
+        model = LanguageModel(tiny(shape), TWO)
+        torch.set_num_threads(1)
+        assert model._shares_prompts()  # tried now, and not while a test watches the steps
+        torch.set_num_threads(2)
+        return model
+
+    yield load
+    torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def steps(before):
+    """`before(network, waves)` is called before each step of sampling, by its thread."""
+    step = decode._next_logits
+
+    def watched(network, token_B, waves):
+        before(network, waves)
+        return step(network, token_B, waves)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "_next_logits", watched)
+        yield
+
+
+def endless(model, monkeypatch):
+    """Let no text end before it has all its tokens, but perhaps at its first."""
+    step, ends = decode._next_logits, model._end_ids()
+
+    def unending(network, token_B, waves):
+        logits_BV = step(network, token_B, waves)
+        logits_BV[:, ends] = -math.inf
+        return logits_BV
+
+    monkeypatch.setattr(decode, "_next_logits", unending)
+    monkeypatch.setattr(model, "_lines", lambda: None)
+
+
+@pytest.mark.parametrize("batch_rows", [2, 8])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_texts_are_the_same_with_one_thread_and_with_two(loaded, threaded, shape, batch_rows):
+    settings, sampled_by = dataclasses.replace(GREEDY, batch_rows=batch_rows), set()
+    expected = texts(loaded(shape), settings=settings)
+    model = threaded(shape)
+    with steps(lambda network, waves: sampled_by.add(threading.current_thread())):
+        assert texts(model, settings=settings) == expected
+    assert len(sampled_by - {threading.main_thread()}) == len(sampled_by) == 2
+
+
+def test_texts_do_not_depend_on_which_thread_is_faster(threaded, monkeypatch):
+    model, delays, begin, dealt = threaded(), random.Random(3), decode._begin, set()
+
+    def begun(network, prompts_U, rows, *more):
+        dealt.add((network is model.network, rows))
+        return begin(network, prompts_U, rows, *more)
+
+    monkeypatch.setattr(decode, "_begin", begun)
+    expected, expected_dealt = texts(model, copies=6), set(dealt)
+    assert len(dealt) == 12
+    assert expected != texts(model, copies=6, seed=(8,))
+    slow = {
+        "one": lambda network: 0.002 * (network is model.network),
+        "the other": lambda network: 0.002 * (network is not model.network),
+        "now this and now that": lambda network: delays.choice([0, 0, 0, 0.004]),
+    }
+    for which, delay in slow.items():
+        dealt.clear()
+        with steps(lambda network, waves, delay=delay: time.sleep(delay(network))):
+            assert texts(model, copies=6) == expected, which
+        # The same rows beside the same others: rounding would seldom show it in a text.
+        assert dealt == expected_dealt, which
+
+
+def test_rows_are_shared_out_to_the_threads_and_a_thread_with_few_has_none_beside_it(threaded, monkeypatch):
+    monkeypatch.setattr(model_module, "ROWS_PER_THREAD", 4)
+    model, seen = threaded(), []
+    for batch_rows, copies, threads, most in ((8, 3, 2, 4), (11, 3, 2, 4), (7, 3, 1, 7), (8, 1, 1, 4)):
+        seen.clear()
+        with steps(lambda network, waves: seen.append((id(network), sum(wave.rows for wave in waves)))):
+            texts(model, copies=copies, settings=dataclasses.replace(FREE, batch_rows=batch_rows))
+        assert len({network for network, _ in seen}) == threads, batch_rows
+        assert max(rows for _, rows in seen) <= most, batch_rows
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_twins_have_the_same_weights_in_memory_and_nothing_else_in_common(loaded, shape):
+    network = loaded(shape).network
+    first, *others = decode.twins(network, 3)
+    assert first is network
+    assert len(others) == 2
+    for other in others:
+        assert not {id(module) for module in network.modules()} & {id(module) for module in other.modules()}
+        assert other.config is not network.config
+        for tensors in ("named_parameters", "named_buffers"):
+            theirs = {name: tensor.data_ptr() for name, tensor in getattr(other, tensors)()}
+            assert theirs == {name: tensor.data_ptr() for name, tensor in getattr(network, tensors)()}
+    assert not {id(module) for module in others[0].modules()} & {id(module) for module in others[1].modules()}
+
+
+def test_two_threads_tell_their_progress_one_at_a_time_and_all_of_it(threaded):
+    told, telling, tellers = [], threading.Lock(), set()
+
+    def progress(done):
+        assert telling.acquire(blocking=False), "two threads told at the same time"
+        time.sleep(0.0005)
+        told.append(done)
+        tellers.add(threading.current_thread())
+        telling.release()
+
+    threaded().sample(PROMPTS, 6, FREE, [1], progress)
+    assert sum(told) == 24
+    assert min(told) >= 0
+    assert len(tellers) == 2
+
+
+class Stop(Exception):
+    """What a `progress` may raise."""
+
+
+def test_what_progress_raises_ends_every_thread_and_reaches_the_caller(threaded, monkeypatch):
+    model, stopped, after = threaded(), threading.Event(), []
+    endless(model, monkeypatch)
+
+    def progress(done):
+        if not stopped.is_set():
+            stopped.set()
+            raise Stop("nobody waits")
+
+    def before(network, waves):
+        if stopped.is_set():
+            after.append(network)
+            time.sleep(0.02)
+
+    with steps(before), pytest.raises(Stop, match="nobody waits"):
+        model.sample(PROMPTS, 4, dataclasses.replace(FREE, max_tokens=400), [1], progress)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("sampling")]
+    assert len(after) < 390, "the other thread went on to the end"
+
+
+@pytest.mark.parametrize("twin", [0, 1])
+def test_an_error_in_one_thread_ends_the_others_and_reaches_the_caller(threaded, monkeypatch, twin):
+    model, failed, after = threaded(), threading.Event(), []
+    endless(model, monkeypatch)
+
+    def before(network, waves):
+        if failed.is_set():
+            after.append(network)
+            time.sleep(0.02)
+        elif (network is not model.network) == twin:
+            failed.set()
+            raise RuntimeError("this network failed")
+
+    with steps(before), pytest.raises(RuntimeError, match="this network failed"):
+        model.sample(PROMPTS, 4, dataclasses.replace(FREE, max_tokens=400), [1])
+    assert len(after) < 390, "the other thread went on to the end"
+    # The model is as good as before.
+    assert len(texts(model)) == len(PROMPTS)
+
+
+def test_threads_share_torchs_threads_and_leave_them_as_they_were(threaded):
+    model, inside = threaded(), set()
+    with steps(lambda network, waves: inside.add(torch.get_num_threads())):
+        texts(model)
+    assert inside == {1}
+    assert threads_of_torch() == (2, 2)
+
+    def fail(network, waves):
+        raise RuntimeError("this network failed")
+
+    with steps(fail), pytest.raises(RuntimeError, match="this network failed"):
+        texts(model)
+    assert threads_of_torch() == (2, 2)
+
+
+def threads_of_torch():
+    """In this thread, and in one that is made now."""
+    numbers = [torch.get_num_threads()]
+    new = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
+    new.start()
+    new.join()
+    return tuple(numbers)
+
+
+# ---- memory ----
+
+
+def test_the_rows_are_a_power_of_two_that_falls_with_the_memory_and_never_below_one(loaded, monkeypatch):
+    model, found = loaded(), []
+    for free in (1 << 50, *(1 << bits for bits in range(32, 8, -1)), 3_000_000, 1, 0):
+        monkeypatch.setattr(model_module, "_free_bytes", lambda device, free=free: free)
+        rows = model.batch_rows(100)
+        assert rows.bit_count() == 1
+        assert model.batch_rows(400) <= rows <= model.batch_rows(10)
+        found.append((free, rows))
+    assert found[0][1] == model_module.MOST_ROWS
+    assert found[-1][1] == 1
+    by_memory = [rows for _, rows in sorted(found)]
+    assert by_memory == sorted(by_memory)
+    assert set(by_memory) == {1 << bits for bits in range(11)}, "no power is left out"
+
+
+def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch):
+    model, kept = loaded(), []
+    monkeypatch.setattr(model_module, "_free_bytes", lambda device: 1_000_000)
+    rows = model.batch_rows(40)
+    assert 1 < rows < 64
+
+    def before(network, waves):
+        pairs = [pair for wave in waves for pair in wave._own if pair]
+        kept.append(sum(tensor.nbytes for pair in pairs for tensor in pair))
+
+    with steps(before):
+        texts(model, copies=rows, settings=SamplingSettings(1.0, 1.0, 40, rows))
+    assert 10_000 < max(kept) <= 500_000
+
+
+MEMORY = "[enforce fail at alloc_cpu.cpp:126] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch):
+    """Sampling fails with more than so many rows, after one completion; the rows that were asked for."""
+
+    def short(most, message=MEMORY):
+        asked, real = [], decode.decode
+
+        def decoded(networks, prompts_U, copies, settings, ends, lines, seed, progress):
+            asked.append(settings.batch_rows)
+            if settings.batch_rows > most:
+                progress(1)
+                raise RuntimeError(message)
+            return real(networks, prompts_U, copies, settings, ends, lines, seed, progress)
+
+        monkeypatch.setattr(decode, "decode", decoded)
+        return asked
+
+    return short
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        MEMORY,
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 1 GB)",
+    ],
+)
+def test_out_of_memory_fewer_rows_are_sampled_side_by_side(loaded, tiny, short_of_memory, caplog, message):
+    settings = dataclasses.replace(FREE, max_tokens=8)
+    expected = texts(loaded(), settings=dataclasses.replace(settings, batch_rows=2))
+    model, told = LanguageModel(tiny(), CPU), []
+    asked = short_of_memory(3, message)
+    sampled = model.sample(PROMPTS, 3, settings, [7], told.append)
+    assert asked == [8, 4, 2]
+    assert sampled.batch_rows == 2
+    assert [[c.text for c in row] for row in sampled.completions_P_K] == expected
+    assert sum(told) == 12
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert "2 sequences side by side" in caplog.messages[-1]
+    # From then on it begins with what was left, or with less if less is asked for.
+    assert model.sample(PROMPTS, 1, settings, [1]).batch_rows == 2
+    assert model.sample(PROMPTS, 1, dataclasses.replace(settings, batch_rows=1), [1]).batch_rows == 1
+    assert model.sample(PROMPTS, 1, settings, [1]).batch_rows == 2
+    assert asked[3:] == [2, 1, 2]
+
+
+def test_out_of_memory_the_rows_that_there_were_are_halved(tiny, short_of_memory):
+    asked = short_of_memory(4)
+    sampled = LanguageModel(tiny(), CPU).sample(PROMPTS, 3, dataclasses.replace(FREE, batch_rows=512), [1])
+    assert asked == [512, 6, 3]
+    assert sampled.batch_rows == 3
+
+
+def test_memory_for_not_even_one_row_is_an_input_error_of_one_line(tiny, short_of_memory):
+    asked = short_of_memory(0)
+    with pytest.raises(InputError, match=r"out of memory with one sequence.*model\.dtype") as caught:
+        LanguageModel(tiny(), CPU).sample(PROMPTS, 3, FREE, [1])
+    assert str(tiny()) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert asked == [8, 4, 2, 1]
+
+
+def test_another_error_than_of_memory_is_passed_on_at_once(tiny, short_of_memory):
+    asked = short_of_memory(4, "mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        LanguageModel(tiny(), CPU).sample(PROMPTS, 3, FREE, [1])
+    assert asked == [8]
+
+
+def test_memory_that_ends_in_one_of_two_threads_leaves_fewer_rows_to_both(threaded):
+    model, most = threaded(), []
+
+    def before(network, waves):
+        rows = sum(wave.rows for wave in waves)
+        if network is not model.network and rows > 2:
+            raise RuntimeError(MEMORY)
+        most.append(rows)
+
+    told = []
+    with steps(before):
+        sampled = model.sample(PROMPTS, 3, FREE, [7], told.append)
+    assert sampled.batch_rows == 4
+    assert sum(told) == 12
+    assert [[c.text for c in row] for row in sampled.completions_P_K] == texts(
+        threaded(), settings=dataclasses.replace(FREE, batch_rows=4)
+    )
+
+
+def test_what_a_failed_attempt_held_is_gone_before_the_next(tiny):
+    model, held, gone = LanguageModel(tiny(), CPU), [], []
+    assert model._shares_prompts()
+
+    def before(network, waves):
+        if not held:
+            large = torch.zeros(1000)
+            held.append(weakref.ref(large))
+            raise RuntimeError(MEMORY)
+        gone.append(held[0]() is None)
+
+    gc.disable()  # memory that waits for it is not free when it is needed
+    try:
+        with steps(before):
+            texts(model)
+    finally:
+        gc.enable()
+    assert gone
+    assert all(gone)
+
+
+# ---- cost ----
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prompts_are_counted_as_often_as_they_are_read(loaded, monkeypatch, shape):
+    model = loaded(shape)
+    once = sum(len(encode_prompt(model.tokenizer, one)) for one in PROMPTS)
+    shared = model.sample(PROMPTS, 3, FREE, [1])
+    assert (shared.prompt_tokens, shared.batch_rows) == (once, 8)
+    assert shared.tokens == sum(completion.tokens for row in shared.completions_P_K for completion in row)
+    monkeypatch.setattr(model, "_agrees", False)
+    assert model.sample(PROMPTS, 3, FREE, [1]).prompt_tokens == 3 * once
+    assert model.sample([], 3, FREE, [1]).prompt_tokens == 0
+
+
+@pytest.mark.parametrize("shape", ["llama", "gpt_neox", "qwen2"])
+def test_the_arithmetic_of_a_token_is_that_of_the_networks_matrices(loaded, monkeypatch, shape):
+    monkeypatch.setattr(model_module, "peak_flops_per_second", lambda *_: 1.0)
+    # GPT-2's learned positions are added, not multiplied, and in a model this small they are a third of it.
+    model = loaded(shape)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.network(torch.arange(20)[None], use_cache=False)
+    matrices = [torch.ops.aten.mm, torch.ops.aten.addmm]
+    counted = sum(number for operator, number in counter.get_flop_counts()["Global"].items() if operator in matrices)
+    # Biases and norms are parameters, too.
+    assert counted <= 20 * model.arithmetic.flops_per_token <= 1.15 * counted
+
+
+def test_the_peak_is_that_of_the_fastest_of_some_products(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 12.0, 20.0, 20.5, 30.0, 31.0, 40.0, 44.0])
+    monkeypatch.setattr(model_module, "PEAK_SIZE", {"cpu": 64})
+    monkeypatch.setattr(model_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    uncached = model_module.peak_flops_per_second.__wrapped__
+    assert uncached(torch.device("cpu"), torch.float32, 1) == 2 * 64**3 / 0.5
+
+
+def test_the_peak_is_measured_once_for_each_dtype(loaded, monkeypatch):
+    monkeypatch.setattr(model_module, "PEAK_SIZE", {"cpu": 64})
+    monkeypatch.setattr(
+        model_module, "peak_flops_per_second", functools.cache(model_module.peak_flops_per_second.__wrapped__)
+    )
+    peak = model_module.peak_flops_per_second
+    assert loaded().arithmetic.peak_flops_per_second == loaded().arithmetic.peak_flops_per_second > 0
+    assert peak(torch.device("cpu"), torch.bfloat16, 1) > 0
+    assert (peak.cache_info().misses, peak.cache_info().hits) == (2, 1)

@@ -93,6 +93,15 @@ def test_light_commands_do_not_import_torch(arguments, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.parametrize("arguments", [["verify", "pairs.jsonl"], ["archive", "stats", "archive.sqlite"], ["doctor"]])
+def test_light_commands_do_their_work_without_torch(arguments, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text('{"puzzle": "def f(x: int): return x == 5", "solution": "def g(): return 5"}')
+    code = "import sys\nfrom puzzles.archive import Archive\nArchive('archive.sqlite', create=True).close()\n"
+    code += f"from selfplay.cli import main\nassert main({arguments!r}) == 0\n"
+    code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+
+
 def commands():
     from selfplay.cli import _parser
 

@@ -11,7 +11,7 @@ import pytest
 
 from puzzles.verify import truth_pool
 from sandbox import child, codec, selfcheck
-from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool
+from sandbox.pool import PURE_MODULES, RUN_PROGRAM, Job, Pool, available_bytes
 from sandbox.result import Limits, SandboxError, Status
 
 LIMITS = Limits(cpu_seconds=0.4, wall_seconds=0.8)
@@ -774,3 +774,85 @@ def test_a_child_holds_no_descriptor_however_many_its_supervisor_has():
     finally:
         for descriptor in held:
             os.close(descriptor)
+
+
+# ---- what the machine has, and what a pool takes of it ----
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says what the files hold that tell of memory; a file that is not named is not there."""
+
+    def says(**files):
+        by_path = {
+            "/proc/meminfo": files.get("meminfo"),
+            "/sys/fs/cgroup/memory.max": files.get("limit"),
+            "/sys/fs/cgroup/memory.stat": files.get("stat"),
+        }
+
+        def read_text(path, *_, **__):
+            if by_path.get(str(path)) is None:
+                raise FileNotFoundError(path)
+            return by_path[str(path)]
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+
+    return says
+
+
+MEMINFO = "MemTotal:        9000 kB\nMemFree:         100 kB\nMemAvailable:    5000 kB\nHugePages_Total:       0\n"
+STAT = "anon 1000000\nfile 7000000\nslab 5\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "available"),
+    [
+        ({"meminfo": MEMINFO}, 5000 * 1024),
+        ({"meminfo": MEMINFO, "limit": "max\n", "stat": STAT}, 5000 * 1024),
+        ({"meminfo": MEMINFO, "limit": "99000000\n", "stat": STAT}, 5000 * 1024),
+        ({"meminfo": MEMINFO, "limit": "3000000\n", "stat": STAT}, 2_000_000),
+        ({"meminfo": MEMINFO, "limit": "3000000\n"}, 5000 * 1024),
+        ({"meminfo": MEMINFO, "limit": "900000\n", "stat": STAT}, 0),
+    ],
+    ids=["no cgroup", "no limit", "a wide limit", "a tight limit", "no word of use", "over the limit"],
+)
+def test_the_memory_available_is_the_less_of_what_the_machine_has_and_the_cgroup_allows(machine, files, available):
+    machine(**files)
+    assert available_bytes() == available
+
+
+def test_the_memory_available_is_some_and_not_more_than_there_is(machine):
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < available_bytes() <= total
+    machine()  # no file tells anything
+    assert 0 < available_bytes() <= total
+
+
+def test_a_pools_cpu_time_grows_by_what_its_children_take_and_stays_when_it_is_closed():
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    with truth_pool(LIMITS, lanes=2) as pool:
+        assert pool.cpu_seconds() == 0
+        list(pool.run([job("return 1")] * 2))
+        before = pool.cpu_seconds()
+        results = list(pool.run([job("while True: pass")] * 2))
+        burnt, grown = sum(result.cpu_seconds for result in results), pool.cpu_seconds() - before
+        assert [result.status for result in results] == [Status.CPU_LIMIT] * 2
+        assert burnt > 0.7
+        # A zygote takes some itself, and nothing is counted twice.
+        assert burnt - 4 * tick <= grown < 1.5 * burnt
+    assert before + grown <= pool.cpu_seconds() < before + 1.5 * burnt
+    closed = pool.cpu_seconds()
+    pool.close()
+    assert pool.cpu_seconds() == closed
+
+
+def test_a_pools_cpu_time_does_not_fall_when_a_lane_begins_anew():
+    with truth_pool(Limits(cpu_seconds=9, wall_seconds=9), lanes=1) as pool:
+        results = pool.run([job("return sum(range(3_000_000))"), job("while True: pass")])
+        assert next(results).status == Status.FINISHED
+        before = pool.cpu_seconds()
+        results.close()  # ends the lane's zygotes
+        after = pool.cpu_seconds()
+        assert 0 < before <= after
+        assert answer(pool, "return 2") == 2
+        assert pool.cpu_seconds() > after

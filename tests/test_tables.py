@@ -222,3 +222,60 @@ def test_counts_are_a_small_table():
     assert tables.counts("verdicts", {"accepted": 2, "wrong_answer": 10}) == (
         "verdicts\n  accepted       2\n  wrong_answer  10"
     )
+
+
+def record_of(number, **stages):
+    """Its stages' texts, tokens, prompt tokens and flops, then their four seconds and the peak."""
+    counted = ("texts", "tokens", "prompt_tokens", "flops")
+    timed = ("model_seconds", "model_cpu_seconds", "judging_seconds", "judging_cpu_seconds", "peak_flops_per_second")
+    return {
+        "iteration": number,
+        "cost": {stage: dict(zip(counted, counts, strict=False)) for stage, (counts, _) in stages.items()},
+        "times": {"stages": {stage: dict(zip(timed, times, strict=False)) for stage, (_, times) in stages.items()}},
+    }
+
+
+COST = """\
+          texts   tokens  prompt tokens  tokens/s  seconds  CPU s  judging s  CPU s  of peak
+propose  12,000  150,000          2,000     6,000     25.0   48.1        7.5   13.0      40%
+solve     9,000   90,000         81,000     1,800     50.0   99.0       20.0   38.2      68%
+train     1,500   40,000              0     4,000     10.0   19.5        0.0    0.0      90%
+score        60    1,234             56         -      0.0    0.0        0.0    0.1        -"""
+
+COST_UNKNOWN = """\
+       texts  tokens  prompt tokens  tokens/s  seconds  CPU s  judging s  CPU s  of peak
+solve      3      40             50        16      2.5    5.0        1.0    2.0        -"""
+
+
+def test_what_a_run_cost_is_a_table_of_its_stages():
+    records = [
+        record_of(0, score=((20, 1000, 50, 7000), (0.0, 0.0, 0.0, 0.04, 100))),
+        record_of(
+            1,
+            propose=((10000, 130000, 1500, 600), (20.0, 40.0, 5.0, 8.0, 100)),
+            solve=((4000, 40000, 31000, 900), (20.0, 39.0, 10.0, 19.1, 100)),
+            train=((1000, 30000, 0, 5300), (8.0, 15.5, 0.0, 0.0, 750)),
+            score=((20, 234, 6, 7000), (0.0, 0.0, 0.0, 0.01, 100)),
+        ),
+        # In another session, on a machine twice as fast.
+        record_of(
+            2,
+            propose=((2000, 20000, 500, 600), (5.0, 8.06, 2.5, 5.0, 200)),
+            solve=((5000, 50000, 50000, 4548), (30.0, 60.0, 10.0, 19.1, 200)),
+            train=((500, 10000, 0, 1450), (2.0, 4.0, 0.0, 0.0, 750)),
+            score=((20, 0, 0, 0), (0.0, 0.0, 0.0, 0.0, 200)),
+        ),
+    ]
+    assert tables.cost_table(records) == COST
+    # What an older version recorded tells nothing, and adds nothing.
+    assert tables.cost_table([RECORD, *records]) == COST
+
+
+def test_without_a_models_arithmetic_no_share_of_the_peak_is_known():
+    assert tables.cost_table([record_of(1, solve=((3, 40, 50), (2.5, 5.0, 1.0, 2.0)))]) == COST_UNKNOWN
+
+
+def test_records_of_an_older_version_have_a_table_of_costs_without_rows():
+    assert tables.cost_table([RECORD]).splitlines() == [
+        "  texts  tokens  prompt tokens  tokens/s  seconds  CPU s  judging s  CPU s  of peak"
+    ]
