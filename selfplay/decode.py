@@ -249,7 +249,7 @@ def decode(
     chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
     end_ids = torch.tensor(list(ends), device=device)
     asked = _Asked(prompts_U, copies, settings, end_ids, lines, chance_NM, output_NM)
-    side_by_side = max(1, settings.batch_rows // len(networks))
+    side_by_side = max(1, min(settings.batch_rows, len(output_NM)) // len(networks))
     per_wave = max(1, side_by_side // WAVES)
     waves = [range(start, min(start + per_wave, len(output_NM))) for start in range(0, len(output_NM), per_wave)]
 
@@ -287,7 +287,7 @@ def _in_threads(
             progress(done)
 
     def start(place: int) -> None:
-        torch.set_num_threads(threads // number)
+        torch.set_num_threads(max(1, threads // number))
         part(place, check)
 
     try:
@@ -300,8 +300,13 @@ def _in_threads(
     finally:
         torch.set_num_threads(threads)  # threads that are made later begin with what was set last
     errors = [error for error in map(Future.exception, futures) if error]
-    for error in sorted(errors, key=lambda error: isinstance(error, _GivenUp)):
-        raise error
+    errors.sort(key=lambda error: isinstance(error, _GivenUp))
+    futures.clear()
+    try:
+        if errors:
+            raise errors[0]
+    finally:
+        errors.clear()  # else what an error holds, this frame and the tensors of others, would hold the error
 
 
 @dataclass(frozen=True)

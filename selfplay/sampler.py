@@ -52,7 +52,7 @@ class Sampled:
 
     completions_P_K: list[list[Completion]]
     prompt_tokens: int = 0
-    """That were read: of each prompt once, where the engine reads it once for all its completions."""
+    """That had to be read: of each prompt once, if the engine shares it among its completions."""
     batch_rows: int = 0
     """Side by side in the end: fewer than asked for if the memory did not suffice."""
 

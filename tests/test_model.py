@@ -831,8 +831,10 @@ def test_memory_that_ends_in_one_of_two_threads_leaves_fewer_rows_to_both(thread
     )
 
 
-def test_what_a_failed_attempt_held_is_gone_before_the_next(tiny):
-    model, held, gone = LanguageModel(tiny(), CPU), [], []
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_a_failed_attempt_held_is_gone_before_the_next(tiny, monkeypatch, threads):
+    monkeypatch.setattr("selfplay.model.ROWS_PER_THREAD", 1)
+    model, held, gone = LanguageModel(tiny(), dataclasses.replace(CPU, threads=threads)), [], []
     assert model._shares_prompts()
 
     def before(network, waves):
@@ -850,6 +852,23 @@ def test_what_a_failed_attempt_held_is_gone_before_the_next(tiny):
         gc.enable()
     assert gone
     assert all(gone)
+
+
+def test_every_thread_has_work_when_there_are_fewer_rows_than_would_fit(tiny, monkeypatch):
+    monkeypatch.setattr("selfplay.model.ROWS_PER_THREAD", 1)
+    model, seen = LanguageModel(tiny(), dataclasses.replace(CPU, threads=2)), set()
+    assert model._shares_prompts()  # found out in this thread
+    with steps(lambda network, waves: seen.add(threading.current_thread())):
+        texts(model, settings=dataclasses.replace(FREE, batch_rows=64))
+    assert len(seen) == 2
+
+
+def test_a_model_is_sampled_by_its_threads_where_torch_has_fewer(tiny, monkeypatch):
+    monkeypatch.setattr("selfplay.model.ROWS_PER_THREAD", 1)
+    model = LanguageModel(tiny(), dataclasses.replace(CPU, threads=2))
+    before = texts(model)
+    LanguageModel(tiny(), CPU)  # sets one thread for all
+    assert texts(model) == before
 
 
 # ---- cost ----
