@@ -476,7 +476,7 @@ class _Run:
         seconds = sum(record_seconds(record) for record in before) + now.model_seconds + now.judging_seconds
         tokens = sum(record_tokens(record) for record in before) + now.tokens
         if budget.seconds and seconds >= budget.seconds:
-            raise BudgetSpent(f"budget.seconds: {seconds:,.1f} of {budget.seconds:,g} are spent, in {iteration=}")
+            raise BudgetSpent(f"budget.seconds: {seconds:,.0f} of {budget.seconds:,.0f} are spent, in {iteration=}")
         if budget.tokens and tokens >= budget.tokens:
             raise BudgetSpent(f"budget.tokens: {tokens:,} of {budget.tokens:,} are spent, in {iteration=}")
 

@@ -1473,7 +1473,7 @@ def cut_run(cut_command, files):
 
 SAMPLE, LANE = "selfplay.decode:_draw", "sandbox.pool:_Lane.start"
 SIGNALS = {
-    "importing": ("selfplay.loop:_import_training", LANE, 2, signal.SIGINT),
+    "importing": ("selfplay.loop:import_training", LANE, 2, signal.SIGINT),
     "sampling proposals": ("selfplay.loop:_Run._propose", SAMPLE, 2, signal.SIGINT),
     "judging proposals": ("selfplay.propose:judge", LANE, 2, signal.SIGTERM),
     "sampling candidates": ("selfplay.loop:_Run._solve", SAMPLE, 2, signal.SIGTERM),
@@ -1483,7 +1483,7 @@ SIGNALS = {
     "scoring": ("selfplay.loop:evaluate", SAMPLE, 2, signal.SIGTERM),
 }
 KILLS = {
-    "import, writing": ("selfplay.loop:_import_training", "puzzles.archive:Archive.add", 2),
+    "import, writing": ("selfplay.loop:import_training", "puzzles.archive:Archive.add", 2),
     "score before training": ("selfplay.loop:evaluate", LANE, 2),
     "propose, sampling": ("selfplay.loop:_Run._propose", SAMPLE, 2),
     "propose, judging": ("selfplay.propose:judge", LANE, 2),
