@@ -1494,7 +1494,7 @@ KILLS = {
     "fine-tune, training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3),
     "fine-tune, saving": ("selfplay.loop:_Run._finetune", "os:fsync", 2),
     "evaluate, sampling": ("selfplay.loop:_Run._evaluate", SAMPLE, 2),
-    "evaluate, writing": ("selfplay.evaluate:_chunk", "selfplay.evaluate:judge_texts", 1),
+    "evaluate, writing": ("selfplay.evaluate:_Chunk.judged", "selfplay.evaluate:judge_texts", 1),
     "record, before": ("selfplay.loop:_Run._record", "puzzles.archive:Archive.iteration_counts", 1),
     "record, writing": ("selfplay.loop:append_line", "os:fsync", 1),
 }
