@@ -364,10 +364,14 @@ class _Run:
 
     def _solve(self, iteration: int) -> None:
         archive, config, protocol, shots = self.archive, self.config, self.protocol, self.shots
-        chosen = solve.targets(archive, iteration, config.solve.training_puzzles)
+
+        def plan(sampler: Sampler) -> None:
+            chosen = solve.targets(archive, iteration, config.solve.training_puzzles)
+            solve.plan(archive, iteration, chosen, config, protocol, sampler)
+
         self._chunks(
             iteration, solve.STAGE, "puzzles", "candidate",
-            plan=lambda sampler: solve.plan(archive, iteration, chosen, config, protocol, sampler),
+            plan=plan,
             sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
             judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
         )  # fmt: skip
@@ -386,26 +390,25 @@ class _Run:
         archive, checkpoint = self.archive, self.checkpoint(iteration - 1)
         if not archive.planned(iteration, stage):
             plan(self.sampler(checkpoint))
-        numbers = archive.unjudged(iteration, stage)
-        plans = [archive.chunk(identifier).plan for identifier in numbers]
-        total = sum(len(content[asked]) * content["copies"] for content in plans)
+        chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, stage)]
+        total = sum(len(chunk.plan[asked]) * chunk.plan["copies"] for chunk in chunks)
         count = self.progress.counter(total, f"iteration {iteration}: {stage}", unit)
-        unsampled = [identifier for identifier in numbers if archive.chunk(identifier).completions is None]
+        unsampled = [chunk for chunk in chunks if chunk.completions is None]
         sampler = self.sampler(checkpoint) if unsampled else None
 
         def works() -> Iterator[ahead.Work[propose.ChunkSamples]]:
-            for identifier in unsampled:
+            for chunk in unsampled:
                 assert sampler is not None
-                yield ahead.counted(sampling(archive.chunk(identifier), sampler), count)
+                yield ahead.counted(sampling(chunk, sampler), count)
 
         with closing(ahead.results(works(), bool(sampler and sampler.overlap))) as sampled:
-            for identifier in numbers:
+            for chunk in chunks:
                 self._check_budget(iteration)
-                if identifier in unsampled:
+                if chunk.completions is None:
                     samples = next(sampled)
                     with archive.transaction():
-                        archive.set_completions(identifier, **vars(samples))
-                judge(archive.chunk(identifier))
+                        archive.set_completions(chunk.id, **vars(samples))
+                judge(archive.chunk(chunk.id))
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)

@@ -55,6 +55,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
     drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(prompts)]
     drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
+    settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
     per_chunk = max(1, config.chunk_texts // per_prompt)
     with archive.transaction():
         contents = [
@@ -63,7 +64,6 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
         ]
         contents += [{"shots": drawn[full:], "copies": rest}] if rest else []
         for number, content in enumerate(contents):
-            settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
 

@@ -87,11 +87,11 @@ def plan(
     archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler
 ) -> None:
     """Fix the iteration's solving chunks: which of the chosen puzzles, and each chunk's seed."""
+    settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
     per_chunk = max(1, config.chunk_texts // config.solve.candidates_per_puzzle)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
             content = {"puzzles": chosen[start : start + per_chunk], "copies": config.solve.candidates_per_puzzle}
-            settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
             seed = f"{config.seed}/{iteration}/2/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
 
