@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sandbox.pool import Pool
 from selfplay.sampler import Arithmetic
 
 STAGES = ("propose", "solve", "train", "score")
@@ -28,6 +29,11 @@ class Watch:
     def cpu_seconds(self) -> float:
         """Of the processor."""
         return self._cpu_clock() - self._cpu_started
+
+
+def judging_watch(pool: Pool) -> Watch:
+    """Of this thread, which supervises, and the pool."""
+    return Watch(lambda: time.thread_time() + pool.cpu_seconds())
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,9 @@ from sandbox.pool import Pool
 from sandbox.result import SandboxError
 from selfplay import ahead
 from selfplay.config import EvaluateConfig
-from selfplay.cost import StageCost, Watch, total
+from selfplay.cost import StageCost, Watch, judging_watch, total
 from selfplay.metrics import Score, scores
 from selfplay.prompts import Prompt
-from selfplay.propose import judging_watch
 from selfplay.rundir import append_line, read_lines
 from selfplay.sampler import Completion, Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair

@@ -19,6 +19,7 @@ import numpy as np
 from puzzles.archive import Archive, Chunk
 from sandbox.pool import Pool
 from selfplay import propose, solve
+from selfplay.chunks import Sampling
 from selfplay.config import RunConfig
 from selfplay.cost import StageCost, Watch
 from selfplay.evaluate import NamedPuzzle, evaluate
@@ -137,18 +138,14 @@ class _Trial:
     def solving(self) -> None:
         """Sample so many candidates for puzzles in the run's own mixture of proposed and training ones."""
         config, before, judged = self.config, self._archive_bytes(), 0
-        proposed = self.archive.puzzle_ids("p.origin = 'model'")
-        tried = sum(self.archive.iteration_counts(number)["proposed"] for number in range(1, self.number + 1))
-        self.admitted = config.propose.proposals * len(proposed) / max(1, tried)
-        mixture = [*proposed, *self.targets]
-        weights = np.array([self.admitted / max(1, len(proposed))] * len(proposed) + [1.0] * len(self.targets))
+        mixture, share = self._mixture()
         rng = np.random.default_rng(0)
 
         def attempt(texts: int) -> bool:
             nonlocal judged
             copies = min(texts, config.solve.candidates_per_puzzle)
             number = min(len(mixture), -(-texts // copies))
-            chosen = rng.choice(mixture, number, replace=False, p=weights / weights.sum()).tolist()
+            chosen = rng.choice(mixture, number, replace=False, p=share).tolist()
             few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
             self.number += 1
             solve.plan(self.archive, self.number, chosen, few, self.protocol, self.sampler)
@@ -162,19 +159,30 @@ class _Trial:
 
         if mixture:
             _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
+        self.pairs_per_candidate = self._trainable_pairs() / self.cost[solve.STAGE].texts if mixture else 0.0
+        self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
+
+    def _mixture(self) -> tuple[list[str], list[float]]:
+        """Ids of what may be solved, and the share that each has of what a run solves."""
+        proposed = self.archive.puzzle_ids("p.origin = 'model'")
+        tried = sum(self.archive.iteration_counts(number)["proposed"] for number in range(1, self.number + 1))
+        self.admitted = self.config.propose.proposals * len(proposed) / max(1, tried)
+        weights = [self.admitted / max(1, len(proposed))] * len(proposed) + [1.0] * len(self.targets)
+        return [*proposed, *self.targets], [weight / sum(weights) for weight in weights]
+
+    def _trainable_pairs(self) -> int:
+        """How many pairs the last attempt gave, as many of each puzzle as are trained on."""
         distinct = self.archive.query(
             "SELECT count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
             " WHERE c.iteration = ? AND k.verdict = 'accepted' GROUP BY k.puzzle",
             self.number,
         )
-        pairs = sum(min(number, config.finetune.solutions_per_puzzle) for (number,) in distinct)
-        self.pairs_per_candidate = pairs / self.cost[solve.STAGE].texts if mixture else 0.0
-        self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
+        return sum(min(number, self.config.finetune.solutions_per_puzzle) for (number,) in distinct)
 
     def _note(self, stage: str) -> None:
         self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
 
-    def _sampled(self, stage: str, sampling: Callable[[Chunk], propose.Sampling]) -> Chunk:
+    def _sampled(self, stage: str, sampling: Callable[[Chunk], Sampling]) -> Chunk:
         """The first of the planned chunks, sampled."""
         first = self.archive.unjudged(self.number, stage)[0]
         samples = sampling(self.archive.chunk(first))(lambda done: None)

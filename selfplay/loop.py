@@ -27,6 +27,7 @@ from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import ahead, propose, solve
+from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.cost import StageCost, record_seconds, record_tokens, total
 from selfplay.cost import counts as cost_counts
@@ -383,7 +384,7 @@ class _Run:
         asked: str,
         unit: str,
         plan: Callable[[Sampler], object],
-        sampling: Callable[[Chunk, Sampler], propose.Sampling],
+        sampling: Callable[[Chunk, Sampler], Sampling],
         judge: Callable[[Chunk], object],
     ) -> None:
         """Plan a stage's chunks, then sample and judge those that are not finished; `asked` lists a plan's prompts."""
@@ -396,7 +397,7 @@ class _Run:
         unsampled = [chunk for chunk in chunks if chunk.completions is None]
         sampler = self.sampler(checkpoint) if unsampled else None
 
-        def works() -> Iterator[ahead.Work[propose.ChunkSamples]]:
+        def works() -> Iterator[ahead.Work[ChunkSamples]]:
             for chunk in unsampled:
                 assert sampler is not None
                 yield ahead.counted(sampling(chunk, sampler), count)

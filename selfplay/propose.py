@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
@@ -14,29 +11,13 @@ from puzzles.parse import ParseFailure, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
 from puzzles.verify import Refusal, admit
 from sandbox.pool import Pool
+from selfplay.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.config import RunConfig
-from selfplay.cost import Watch
+from selfplay.cost import Watch, judging_watch
 from selfplay.prompts import Prompt, propose_prompt
-from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
+from selfplay.sampler import Sampler, settings_of
 
 STAGE = "propose"
-
-
-@dataclass(frozen=True)
-class ChunkSamples:
-    """A chunk's texts, and what they cost; as `Archive.set_completions` takes them."""
-
-    completions: Any
-    batch_rows: int
-    tokens: int
-    prompt_tokens: int
-    seconds: float
-    cpu_seconds: float
-    """Of the whole process; what judged at the same time is in it."""
-
-
-Sampling = Callable[[Callable[[int], object]], ChunkSamples]
-"""A chunk's work; it is given a function to call with the number of texts done since the last call."""
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
@@ -76,21 +57,6 @@ def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: st
     return drawn[: len(puzzles)]
 
 
-def recorded_settings(settings: SamplingSettings, sampler: Sampler, protocol: str) -> dict[str, Any]:
-    """As a chunk keeps them from its plan on."""
-    return {**vars(settings), **sampler.description, "protocol": protocol}
-
-
-def planned_settings(chunk: Chunk) -> SamplingSettings:
-    """Those of `recorded_settings` that are asked of a sampler."""
-    return SamplingSettings(**{item.name: chunk.settings[item.name] for item in fields(SamplingSettings)})
-
-
-def chunk_seed(chunk: Chunk) -> list[int]:
-    """The recorded seed as integers for `SeedSequence`."""
-    return [int(part) for part in chunk.seed.split("/")]
-
-
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
     """The work of a planned chunk; once begun it does not touch the archive."""
     prompts = [
@@ -103,23 +69,11 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) ->
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch = Watch()
-        sampled = sampler.sample(asked, each, planned_settings(chunk), chunk_seed(chunk), progress)
+        sampled = sampler.sample(asked, each, planned_settings(chunk), planned_seed(chunk), progress)
         texts = [completion.text for row in sampled.completions_P_K for completion in row]
-        return chunk_samples(texts, sampled, watch)
+        return ChunkSamples.of(texts, sampled, watch)
 
     return work
-
-
-def chunk_samples(completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
-    """Texts in the chunk's own order, with what sampling them cost."""
-    return ChunkSamples(
-        completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), watch.cpu_seconds()
-    )
-
-
-def judging_watch(pool: Pool) -> Watch:
-    """Of this thread, which supervises, and the pool."""
-    return Watch(lambda: time.thread_time() + pool.cpu_seconds())
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:

@@ -11,8 +11,8 @@ from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig
+from selfplay.cost import judging_watch
 from selfplay.evaluate import SetScores, judge_surely, summarize
-from selfplay.propose import judging_watch
 from selfplay.rundir import RunDir, read_lines
 from selfplay.sets import scored_set
 from selfplay.solve import prompt_for

@@ -10,18 +10,10 @@ from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
 from sandbox.pool import Pool
+from selfplay.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.config import RunConfig
-from selfplay.cost import Watch
+from selfplay.cost import Watch, judging_watch
 from selfplay.prompts import Prompt, solve_prompt
-from selfplay.propose import (
-    ChunkSamples,
-    Sampling,
-    chunk_samples,
-    chunk_seed,
-    judging_watch,
-    planned_settings,
-    recorded_settings,
-)
 from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 
@@ -102,9 +94,9 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, sh
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch, copies = Watch(), chunk.plan["copies"]
-        sampled = sample_fitting(sampler, prompts, copies, planned_settings(chunk), chunk_seed(chunk), progress)
+        sampled = sample_fitting(sampler, prompts, copies, planned_settings(chunk), planned_seed(chunk), progress)
         texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
-        return chunk_samples(texts_P_K, sampled, watch)
+        return ChunkSamples.of(texts_P_K, sampled, watch)
 
     return work
 
