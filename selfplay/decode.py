@@ -282,18 +282,17 @@ def _cut(prompts: int, copies: int, side_by_side: int, threads: int) -> list[ran
 
     Of whole prompts, so that each is read once; or, where not even two fit side by side, like parts of one.
     """
-    fitting = min(side_by_side // copies, math.ceil(prompts / threads))
     if side_by_side < 2 * copies:
         parts = math.ceil(copies / max(1, side_by_side // 2))
-        sizes = [[copies // parts + (part < copies % parts) for part in range(parts)]] * prompts
-        waves = list(itertools.chain(*sizes))
+        waves = [copies // parts + (part < copies % parts) for part in range(parts)] * prompts
     else:
-        larger, smaller = math.ceil(fitting / 2), max(1, fitting // 2)
-        turns = itertools.cycle([larger] * threads + [smaller] * threads)
+        fitting = min(side_by_side // copies, math.ceil(prompts / threads))
+        turns = itertools.cycle([math.ceil(fitting / 2)] * threads + [max(1, fitting // 2)] * threads)
         waves, left = [], prompts
         while left:
-            waves.append(min(left, next(turns)) * copies)
-            left -= waves[-1] // copies
+            taken = min(left, next(turns))
+            waves.append(taken * copies)
+            left -= taken
     ends = list(itertools.accumulate(waves))
     return [range(end - rows, end) for rows, end in zip(waves, ends, strict=True)]
 

@@ -144,11 +144,10 @@ class _Trial:
         config, before, judged = self.config, self._archive_bytes(), 0
         mixture, share = self._mixture()
         rng = np.random.default_rng(0)
-        chosen: list[str] = []
-        copies = config.solve.candidates_per_puzzle
+        tried: dict[str, Any] = {"puzzles": [], "copies": 1}
 
         def attempt(texts: int) -> bool:
-            nonlocal judged, chosen, copies
+            nonlocal judged, tried
             copies = min(max(1, texts // LEAST_PUZZLES), config.solve.candidates_per_puzzle)
             number = min(len(mixture), -(-texts // copies))
             chosen = rng.choice(mixture, number, replace=False, p=share).tolist()
@@ -159,7 +158,7 @@ class _Trial:
                 solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
             )
             solve.judge(self.archive, chunk, self.pool, self.protocol, self.shots, self.protections)
-            chosen = chunk.plan["puzzles"]
+            tried = chunk.plan
             self._note(solve.STAGE)
             judged += self.cost[solve.STAGE].texts
             return number < len(mixture) or copies < config.solve.candidates_per_puzzle
@@ -167,8 +166,10 @@ class _Trial:
         if mixture:
             _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
         known = set(self.targets)
-        self.pairs_per_target = self._pairs_per_puzzle([puzzle for puzzle in chosen if puzzle in known], copies)
-        self.pairs_per_proposal = self._pairs_per_puzzle([puzzle for puzzle in chosen if puzzle not in known], copies)
+        self.pairs_per_target = self._pairs_per_puzzle([p for p in tried["puzzles"] if p in known], tried["copies"])
+        self.pairs_per_proposal = self._pairs_per_puzzle(
+            [p for p in tried["puzzles"] if p not in known], tried["copies"]
+        )
         self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
 
     def _mixture(self) -> tuple[list[str], list[float]]:

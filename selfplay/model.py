@@ -45,8 +45,8 @@ NOTES_FILE = "selfplay.json"
 """Beside the weights: the protocol they were trained with, and what they were trained on."""
 MOST_THREADS = 1024
 MOST_ROWS = 1024
-"""Side by side, if the memory holds them: twice as many are a seventh faster for 2 M parameters on a CPU, half as many
-a tenth to a fifth slower."""
+"""Side by side, if the memory holds them: for 2 M parameters on a CPU twice as many are no faster (15,900 tokens/s
+against 16,200), half as many an eighth slower (14,200)."""
 ROWS_PER_THREAD = 128
 """Two threads of 128 rows each are as fast as one work of 256 rows for both, and nearly twice as fast beside a busy
 neighbour, who makes threads that share a step wait; from 256 rows each they are faster alone, too."""
@@ -177,7 +177,7 @@ class LanguageModel:
             chosen = list(same)
             number = int(np.random.SeedSequence([*seed, chat]).generate_state(1, np.uint64)[0]) % 2**63
             asked = [ids_P[p] for p in chosen]
-            (sampled, tokens), settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
+            sampled, tokens, settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
             read += tokens
             for place, p in enumerate(chosen):
                 completions_P_K[p] = sampled[place * copies : (place + 1) * copies]
@@ -191,7 +191,7 @@ class LanguageModel:
         settings: SamplingSettings,
         seed: int,
         progress: Callable[[int], object],
-    ) -> tuple[tuple[list[Completion], int], SamplingSettings]:
+    ) -> tuple[list[Completion], int, SamplingSettings]:
         """As `_sample_alike`, and the settings with so many rows as fitted the memory."""
         most = min(settings.batch_rows, self._most_rows)
         rows = self._fitting_rows(settings.max_tokens, most, max(map(len, prompts_U)), copies)
@@ -204,7 +204,7 @@ class LanguageModel:
                 progress(number)
 
             try:
-                return self._sample_alike(prompts_U, copies, chat, settings, seed, counted), settings
+                return *self._sample_alike(prompts_U, copies, chat, settings, seed, counted), settings
             except RuntimeError as error:
                 if not OUT_OF_MEMORY.search(str(error)):
                     raise
