@@ -91,6 +91,10 @@ def _run(options: argparse.Namespace) -> int:
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
     rundir = RunDir(RUNS / name)
     if options.forecast:
+        if base:
+            raise InputError(
+                "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
+            )
         return _forecast(config)
     if base:
         branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)

@@ -171,9 +171,9 @@ class BudgetConfig:
     the budget is spent; with a larger one the same command goes on."""
 
     seconds: float = 0.0
-    """Of sampling, judging, training and scoring, by the clock; 0: no bound."""
+    """Of sampling, judging, training and scoring, added up, also where they overlap; 0: no bound."""
     tokens: int = 0
-    """Sampled and trained on; 0: no bound."""
+    """Sampled (without prompts) and trained on (with them); 0: no bound."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class StageCost:
     texts: int = 0
     """Sampled, or trained on."""
     tokens: int = 0
-    """Sampled, or trained on, prompts included."""
+    """Sampled, without prompts; or trained on, with them."""
     prompt_tokens: int = 0
     """Read before sampling."""
     model_seconds: float = 0.0
@@ -62,7 +62,7 @@ class StageCost:
         return StageCost(**{name: n if name.endswith("seconds") else round(n) for name, n in numbers.items()})
 
     def flops(self, stage: str, arithmetic: Arithmetic) -> int:
-        """Floating-point operations of the model: as if training read each example for itself."""
+        """Floating-point operations of the model, as if training read every example alone and trained every weight."""
         passes = TRAINING_PASSES if stage == "train" else 1
         return passes * (self.tokens + self.prompt_tokens) * arithmetic.flops_per_token
 
@@ -95,7 +95,7 @@ def times(costs: Mapping[str, StageCost], peaks: Mapping[str, float]) -> dict[st
 
 
 def record_seconds(record: Mapping[str, Any]) -> float:
-    """What an iteration took by the clock, in all its sessions."""
+    """What an iteration's sampling, judging, training and scoring took, added up; what was cut off is not in it."""
     return float(sum(record["times"][part] for part in ("sampling", "judging", "training", "scoring")))
 
 

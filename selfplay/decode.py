@@ -1,10 +1,11 @@
 """Continues prompts side by side on a transformers model, each prompt read once.
 
-All candidates of a puzzle begin with the same prompt. So rows come in *waves*: a wave's prompts are
-read in one forward of the library's own code, and what they leave, keys and values, is kept once per
-prompt however many rows go on from it. A row then attends to [its prompt; its own tokens], through
-`AttentionInterface`, with everything else of the model as it is. Rows that have ended leave; when
-enough have left, the next wave joins, and one forward serves the rows of all waves.
+All candidates of a puzzle begin with the same prompt. So rows come in *waves*, of whole prompts where
+they fit: a wave's prompts are read in one forward of the library's own code, and what they leave, keys
+and values, is kept once per prompt however many rows go on from it. A row then attends to [its prompt;
+its own tokens], through `AttentionInterface`, with everything else of the model as it is. Rows that
+have ended leave; when enough have left, the next wave joins, and one forward serves the rows of all
+waves.
 
 `generate` is the definition of what comes out. A model whose attention does something that is not
 foreseen here fails `agrees`, and is sampled by `generate` itself.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, DynamicCache
 
+from puzzles.puzzle import InputError
 from selfplay.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
@@ -38,8 +41,6 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
 float32 and below 0.1 in bfloat16; float16 was not measured."""
 READ_TOKENS = 4096
 """Of prompts, padding included, that are read at a time: what a layer needs to read them is bound so."""
-WAVES = 2
-"""Into so many waves the rows side by side are cut: the next joins when a half has ended."""
 
 
 class LineTable:
@@ -97,20 +98,34 @@ _attention = _Attention()
 AttentionInterface.register(SHARED_PREFIX, _attention)
 
 
+@dataclass(frozen=True)
+class _Prompts:
+    """Prompts that were read: what rows attend to, and go on from."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values, `UKSD`."""
+    mask_US: torch.Tensor
+    logits_UV: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int(self.mask_US.sum())
+
+
 class _Wave:
     """Rows that began together, so that all have as many tokens of their own.
 
     Axes: U prompts, B rows, K heads of keys, G queries per head of keys, S prompt tokens, T own tokens, D.
     """
 
-    def __init__(
-        self, prompts: list[tuple[torch.Tensor, torch.Tensor]], mask_US: torch.Tensor, prompt_B: torch.Tensor
-    ) -> None:
+    def __init__(self, prompts: _Prompts, prompt_B: torch.Tensor) -> None:
+        mask_US = prompts.mask_US
         self.length = 0
         self._prompt_B = prompt_B
         self._mask_U11S = None if bool(mask_US.all()) else ~mask_US.bool()[:, None, None]
         self._prompt_tokens_U = mask_US.sum(1)
-        self._prompts = prompts
+        self._prompts = prompts.layers
         self._own: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._prompts)
         self._arrange()
 
@@ -225,7 +240,7 @@ def decode(
     lines: LineTable | None,
     seed: int,
     progress: Callable[[int], object] = lambda done: None,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], int]:
     """Sample completions until an end token, a line that is not indented, or `max_tokens`.
 
     Args:
@@ -240,7 +255,8 @@ def decode(
             last call; what it raises ends the work.
 
     Returns:
-        Token ids of each completion, with the token that ended it; prompts in order, copies together.
+        Token ids of each completion, with the token that ended it; prompts in order, copies together. And how many
+        tokens of prompts were read: each prompt once, or by every thread if its copies are more than a wave.
     """
     device = networks[0].device
     output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
@@ -250,15 +266,36 @@ def decode(
     end_ids = torch.tensor(list(ends), device=device)
     asked = _Asked(prompts_U, copies, settings, end_ids, lines, chance_NM, output_NM)
     side_by_side = max(1, min(settings.batch_rows, len(output_NM)) // len(networks))
-    per_wave = max(1, side_by_side // WAVES)
-    waves = [range(start, min(start + per_wave, len(output_NM))) for start in range(0, len(output_NM), per_wave)]
+    waves, read = _cut(len(prompts_U), copies, side_by_side, len(networks)), [0] * len(networks)
 
     def part(number: int, check: Callable[[int], object]) -> None:
         # Dealt beforehand, not as threads get free, so that what is sampled does not depend on timing.
-        _decode_waves(networks[number], asked, waves[number :: len(networks)], side_by_side, check)
+        mine = waves[number :: len(networks)]
+        read[number] = _decode_waves(networks[number], asked, mine, side_by_side, check)
 
     _in_threads(part, len(networks), progress)
-    return [[token for token in row if token >= 0] for row in output_NM.tolist()]
+    return [[token for token in row if token >= 0] for row in output_NM.tolist()], sum(read)
+
+
+def _cut(prompts: int, copies: int, side_by_side: int, threads: int) -> list[range]:
+    """Rows in waves, to be dealt to the threads in turn; about two are side by side, the next joins when one has ended.
+
+    Of whole prompts, so that each is read once; or, where not even two fit side by side, like parts of one.
+    """
+    fitting = min(side_by_side // copies, math.ceil(prompts / threads))
+    if side_by_side < 2 * copies:
+        parts = math.ceil(copies / max(1, side_by_side // 2))
+        sizes = [[copies // parts + (part < copies % parts) for part in range(parts)]] * prompts
+        waves = list(itertools.chain(*sizes))
+    else:
+        larger, smaller = math.ceil(fitting / 2), max(1, fitting // 2)
+        turns = itertools.cycle([larger] * threads + [smaller] * threads)
+        waves, left = [], prompts
+        while left:
+            waves.append(min(left, next(turns)) * copies)
+            left -= waves[-1] // copies
+    ends = list(itertools.accumulate(waves))
+    return [range(end - rows, end) for rows, end in zip(waves, ends, strict=True)]
 
 
 def twins(network: Any, number: int) -> list[Any]:
@@ -287,7 +324,7 @@ def _in_threads(
             progress(done)
 
     def start(place: int) -> None:
-        torch.set_num_threads(max(1, threads // number))
+        torch.set_num_threads(max(1, threads * (place + 1) // number - threads * place // number))
         part(place, check)
 
     try:
@@ -327,17 +364,22 @@ class _Asked:
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def _decode_waves(
     network: Any, asked: _Asked, plans: list[range], side_by_side: int, progress: Callable[[int], object]
-) -> None:
-    """Fill these rows of the output; a wave joins when there is room for it."""
+) -> int:
+    """Fill these rows of the output; a wave joins when there is room for it. Returns the tokens of prompts read."""
     settings, device = asked.settings, network.device
     waves: list[_Wave] = []
+    places, prompts, read = range(0), None, 0
     row_B = torch.empty(0, dtype=torch.long, device=device)
     at_start_B = stopped_B = torch.empty(0, dtype=torch.bool, device=device)
     logits_BV: Any = None
     while plans or waves:
         while plans and (not waves or len(row_B) + len(plans[0]) <= side_by_side):
             rows, *plans = plans
-            wave, first_BV = _begin(network, asked.prompts_U, rows, asked.copies, int(asked.ends_E[0]))
+            wanted = range(rows.start // asked.copies, (rows.stop - 1) // asked.copies + 1)
+            if prompts is None or wanted != places:
+                places, prompts = wanted, _read(network, asked.prompts_U[wanted.start : wanted.stop])
+                read += prompts.tokens
+            wave, first_BV = _begin(prompts, [row // asked.copies - places.start for row in rows])
             waves.append(wave)
             logits_BV = first_BV if logits_BV is None else torch.cat([logits_BV, first_BV])
             row_B = torch.cat([row_B, torch.arange(rows.start, rows.stop, device=device)])
@@ -360,26 +402,24 @@ def _decode_waves(
             at_start_B, stopped_B = at_start_B[alive_A], stopped_B[alive_A]
         progress(ended if leave else 0)
         logits_BV = _next_logits(network, token_B, waves) if waves else None
+    return read
 
 
-def _begin(
-    network: Any, prompts_U: Sequence[Sequence[int]], rows: range, copies: int, pad: int
-) -> tuple[_Wave, torch.Tensor]:
-    """Read the prompts of a wave's rows; returns it with each row's first `logits_BV`."""
-    first = rows.start // copies
-    prompts = prompts_U[first : (rows.stop - 1) // copies + 1]
-    width, device = max(map(len, prompts)), network.device
-    ids_US = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
-    mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    parts = range(0, len(prompts), max(1, READ_TOKENS // width))
-    read = [_read(network, ids_US[start : start + parts.step], mask_US[start : start + parts.step]) for start in parts]
+def _read(network: Any, prompts_U: Sequence[Sequence[int]]) -> _Prompts:
+    """The prompts, side by side with padding on the left, so many at a time that they fit."""
+    width, device = max(map(len, prompts_U)), network.device
+    ids_US = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in prompts_U], device=device)
+    mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_U], device=device)
+    parts = range(0, len(prompts_U), max(1, READ_TOKENS // width))
+    read = [
+        _read_part(network, ids_US[start : start + parts.step], mask_US[start : start + parts.step]) for start in parts
+    ]
     layers = list(zip(*(layers for layers, _ in read), strict=True))
     kept = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
-    prompt_B = torch.tensor([row // copies - first for row in rows], device=device)
-    return _Wave(kept, mask_US, prompt_B), torch.cat([logits_UV for _, logits_UV in read])[prompt_B].float()
+    return _Prompts(kept, mask_US, torch.cat([logits_UV for _, logits_UV in read]))
 
 
-def _read(
+def _read_part(
     network: Any, ids_US: torch.Tensor, mask_US: torch.Tensor
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
     """The keys and values of each layer, and the last `logits_UV`."""
@@ -389,6 +429,12 @@ def _read(
         past_key_values=cache, use_cache=True, logits_to_keep=1,
     )  # fmt: skip
     return [(layer.keys, layer.values) for layer in cache.layers], output.logits[:, -1]
+
+
+def _begin(prompts: _Prompts, places_B: Sequence[int]) -> tuple[_Wave, torch.Tensor]:
+    """Rows that go on from the prompts at these places; with each row's first `logits_BV`."""
+    prompt_B = torch.tensor(places_B, device=prompts.mask_US.device)
+    return _Wave(prompts, prompt_B), prompts.logits_UV[prompt_B].float()
 
 
 def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
@@ -426,7 +472,7 @@ def agrees(network: Any) -> bool:
     size = network.config.get_text_config().vocab_size
     texts = [torch.randint(size, (length + FORCED_TOKENS,), generator=generator).tolist() for length in (7, 12)]
     try:
-        wave, logits_BV = _begin(network, [text[:-FORCED_TOKENS] for text in texts], range(4), 2, 0)
+        wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
         for step in range(FORCED_TOKENS):
             expected_BV = torch.stack(
                 [_plain_logits(network, text[: len(text) - FORCED_TOKENS + step]) for text in texts]
@@ -449,14 +495,19 @@ def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:
     """A token per row, where its chance in [0, 1) falls on the cumulated probabilities."""
+    highest_B1 = logits_BV.amax(1, keepdim=True)
+    if not bool(highest_B1.isfinite().all()):
+        raise InputError("the model's logits are not finite: set model.dtype = 'float32', or take sound weights")
     if settings.temperature == 0:
         return logits_BV.argmax(1)
-    probability_BV = torch.softmax(logits_BV / settings.temperature, dim=1)
+    # The highest is taken off first: over the smallest temperatures it would be infinite.
+    probability_BV = torch.softmax((logits_BV - highest_B1) / settings.temperature, dim=1)
     if settings.top_p < 1:
         # The smallest set of likeliest tokens that holds top_p (Holtzman et al., 2020, arXiv:1904.09751).
         ordered_BV, index_BV = probability_BV.sort(dim=1, descending=True)
-        before_BV = ordered_BV.cumsum(1) - ordered_BV
-        ordered_BV[before_BV >= settings.top_p] = 0
+        outside_BV = ordered_BV.cumsum(1) - ordered_BV >= settings.top_p
+        outside_BV[:, 0] = False  # the likeliest stays, though `top_p` may be zero in float32
+        ordered_BV[outside_BV] = 0
         probability_BV = torch.zeros_like(probability_BV).scatter(1, index_BV, ordered_BV)
     # In float64: over a large vocabulary a float32 sum drifts by more than a rare token's probability.
     cumulated_BV = probability_BV.double().cumsum(1)

@@ -242,8 +242,10 @@ def train(
     Raises:
         TrainingDiverged: The loss or its gradient is not finite.
     """
-    watch = Watch()
     device = network.device
+    # Before anything of value is in memory.
+    peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
+    watch = Watch()
     optimizer = _optimizer(network, config, device)
     losses: list[float] = []
     sequences = tokens = 0
@@ -266,7 +268,7 @@ def train(
                 f"step {step}: the loss is {losses[-1]}, its gradient {norm.item()}: "
                 "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
             )
-        optimizer.step()
+        _step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         batch_tokens = sum(map(_length, batch))
         sequences, tokens = sequences + len(batch), tokens + batch_tokens
@@ -277,10 +279,19 @@ def train(
     network.eval()
     tenth = max(1, len(losses) // 10)
     spent, cpu_spent = watch.seconds(), watch.cpu_seconds()
-    peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
     return TrainStats(
         len(losses), sequences, tokens, 0, _mean(losses[:tenth]), _mean(losses[-tenth:]), spent, cpu_spent, peak
     )
+
+
+def _step(optimizer: torch.optim.Optimizer) -> None:
+    """The first one allocates two numbers for each weight."""
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if not OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise InputError("out of memory with AdamW's state: set finetune.lora_rank = 16, or a smaller model") from None
 
 
 def _fitted(

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from puzzles.archive import Archive, Chunk
+from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import propose, solve
 from selfplay.chunks import Sampling
@@ -30,6 +31,7 @@ from selfplay.loop import (
     guard_of,
     guarded_sets,
     import_training,
+    nothing_to_train,
     protocol_of,
     stage_cost,
     training_cost,
@@ -40,6 +42,8 @@ from selfplay.select import examples
 SECONDS = {"propose": 8.0, "solve": 16.0, "train": 14.0, "score": 14.0}
 """For the attempts of each stage."""
 FIRST_TEXTS = 16
+LEAST_PUZZLES = 8
+"""Tried in an attempt, if there are so many: fewer candidates of each tell more than all of one."""
 FIRST_STEPS = 2
 
 
@@ -61,7 +65,7 @@ def forecast(
     """Try every stage of a run in an empty folder, and scale up.
 
     Raises:
-        InputError: The run itself would be refused.
+        InputError: The run itself would be refused, or there is nothing to try training on.
     """
     start = Watch()
     sets = guarded_sets(pool, config)
@@ -140,10 +144,12 @@ class _Trial:
         config, before, judged = self.config, self._archive_bytes(), 0
         mixture, share = self._mixture()
         rng = np.random.default_rng(0)
+        chosen: list[str] = []
+        copies = config.solve.candidates_per_puzzle
 
         def attempt(texts: int) -> bool:
-            nonlocal judged
-            copies = min(texts, config.solve.candidates_per_puzzle)
+            nonlocal judged, chosen, copies
+            copies = min(max(1, texts // LEAST_PUZZLES), config.solve.candidates_per_puzzle)
             number = min(len(mixture), -(-texts // copies))
             chosen = rng.choice(mixture, number, replace=False, p=share).tolist()
             few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
@@ -153,13 +159,16 @@ class _Trial:
                 solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
             )
             solve.judge(self.archive, chunk, self.pool, self.protocol, self.shots, self.protections)
+            chosen = chunk.plan["puzzles"]
             self._note(solve.STAGE)
             judged += self.cost[solve.STAGE].texts
-            return number < len(mixture)
+            return number < len(mixture) or copies < config.solve.candidates_per_puzzle
 
         if mixture:
             _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
-        self.pairs_per_candidate = self._trainable_pairs() / self.cost[solve.STAGE].texts if mixture else 0.0
+        known = set(self.targets)
+        self.pairs_per_target = self._pairs_per_puzzle([puzzle for puzzle in chosen if puzzle in known], copies)
+        self.pairs_per_proposal = self._pairs_per_puzzle([puzzle for puzzle in chosen if puzzle not in known], copies)
         self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
 
     def _mixture(self) -> tuple[list[str], list[float]]:
@@ -170,14 +179,16 @@ class _Trial:
         weights = [self.admitted / max(1, len(proposed))] * len(proposed) + [1.0] * len(self.targets)
         return [*proposed, *self.targets], [weight / sum(weights) for weight in weights]
 
-    def _trainable_pairs(self) -> int:
-        """How many pairs the last attempt gave, as many of each puzzle as are trained on."""
+    def _pairs_per_puzzle(self, puzzles: Sequence[str], copies: int) -> float:
+        """How many solutions of each of these the last attempt would give to train on with all its candidates."""
+        most, more = self.config.finetune.solutions_per_puzzle, self.config.solve.candidates_per_puzzle / copies
         distinct = self.archive.query(
-            "SELECT count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+            "SELECT k.puzzle, count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
             " WHERE c.iteration = ? AND k.verdict = 'accepted' GROUP BY k.puzzle",
             self.number,
         )
-        return sum(min(number, self.config.finetune.solutions_per_puzzle) for (number,) in distinct)
+        numbers = [min(most, number * more) for puzzle, number in distinct if puzzle in puzzles]
+        return float(sum(numbers) / max(1, len(puzzles)))
 
     def _note(self, stage: str) -> None:
         self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
@@ -216,6 +227,8 @@ class _Trial:
         pairs = pairs or self.archive.choose(own.solutions_per_puzzle)
         proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
         chosen, used = examples(pairs, own.roles, self.protocol, self.shots, proposer_shots, rng)
+        if not chosen:
+            raise InputError(nothing_to_train(self.protocol))
         self.examples_per_pair = len(chosen) / len(used)
         del self.sampler  # two models at once need not fit
 
@@ -239,7 +252,9 @@ class _Trial:
         most = config.finetune.max_steps * train.texts / self.steps
         costs = [score]
         for number in range(1, config.iterations + 1):
-            pairs = self.references + number * candidates * self.pairs_per_candidate
+            # A training puzzle's solutions count once, however often it is tried.
+            pairs = self.references + len(self.targets) * self.pairs_per_target
+            pairs += number * self.admitted * self.pairs_per_proposal
             learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),

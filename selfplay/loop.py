@@ -296,6 +296,14 @@ def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
     return solver_shots(archive.choose(1, first_iteration_only=True), config.prompt.shots)
 
 
+def nothing_to_train(protocol: str) -> str:
+    """What is wrong then, and what may help."""
+    return (
+        f"there is nothing to train on: no verified pair follows the {protocol} prompt; "
+        "raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
+    )
+
+
 def training_cost(statistics: dict[str, Any]) -> StageCost:
     """Of a training, from the statistics that are kept beside its weights."""
     return StageCost(
@@ -422,10 +430,7 @@ class _Run:
         proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
         chosen, used = examples(pairs, config.roles, self.protocol, self.shots, proposer_shots, rng)
         if not chosen:
-            raise InputError(
-                f"iteration {iteration}: there is nothing to train on: no verified pair follows the {self.protocol} "
-                "prompt; raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
-            )
+            raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol)}")
         with self.archive.transaction():
             self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
         start = self.checkpoint(iteration - 1 if config.start == "previous" else 0)
@@ -480,9 +485,11 @@ class _Run:
         seconds = sum(record_seconds(record) for record in before) + now.model_seconds + now.judging_seconds
         tokens = sum(record_tokens(record) for record in before) + now.tokens
         if budget.seconds and seconds >= budget.seconds:
-            raise BudgetSpent(f"budget.seconds: {seconds:,.0f} of {budget.seconds:,.0f} are spent, in {iteration=}")
+            raise BudgetSpent(
+                f"budget.seconds: {seconds:,.1f} of {budget.seconds:,} are spent, in iteration {iteration}"
+            )
         if budget.tokens and tokens >= budget.tokens:
-            raise BudgetSpent(f"budget.tokens: {tokens:,} of {budget.tokens:,} are spent, in {iteration=}")
+            raise BudgetSpent(f"budget.tokens: {tokens:,} of {budget.tokens:,} are spent, in iteration {iteration}")
 
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
         sampler = self.sampler(self.checkpoint(iteration))

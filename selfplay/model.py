@@ -52,6 +52,8 @@ ROWS_PER_THREAD = 128
 neighbour, who makes threads that share a step wait; from 256 rows each they are faster alone, too."""
 ROOM = 3
 """Rows' own keys and values: their room is doubled when it is full, and copied."""
+PROMPT_ROOM = 2
+"""Prompts' keys and values: what was read is copied to stand side by side."""
 DRAWING_BYTES = 40
 """For each row and token of the vocabulary: logits, probabilities and their sums."""
 PEAK_SIZE = {"cpu": 2048}
@@ -141,11 +143,16 @@ class LanguageModel:
 
     def batch_rows(self, max_tokens: int) -> int:
         """The power of two that half of the free memory holds, at most `MOST_ROWS`."""
+        return self._fitting_rows(max_tokens, MOST_ROWS)
+
+    def _fitting_rows(self, max_tokens: int, most: int, prompt_tokens: int = 0, copies: int = 1) -> int:
+        """At most so many rows, or the power of two that half of the free memory holds with their prompts."""
         config = self.network.config.get_text_config()
         kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
-        bytes_per_row = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
+        own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
+        bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
         fitting = max(1, _free_bytes(self.device) // 2 // bytes_per_row)
-        return int(min(MOST_ROWS, 1 << fitting.bit_length() - 1))
+        return most if fitting >= most else 1 << fitting.bit_length() - 1
 
     def sample(
         self,
@@ -165,14 +172,15 @@ class LanguageModel:
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
         completions_P_K: list[list[Completion]] = [[] for _ in prompts]
+        read = 0
         for chat, same in itertools.groupby(order, key=lambda p: prompts[p].chat):
             chosen = list(same)
             number = int(np.random.SeedSequence([*seed, chat]).generate_state(1, np.uint64)[0]) % 2**63
             asked = [ids_P[p] for p in chosen]
-            sampled, settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
+            (sampled, tokens), settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
+            read += tokens
             for place, p in enumerate(chosen):
                 completions_P_K[p] = sampled[place * copies : (place + 1) * copies]
-        read = sum(map(len, ids_P)) * (1 if self._shares_prompts() else copies)
         return Sampled(completions_P_K, read, settings.batch_rows)
 
     def _sample_fitting(
@@ -183,9 +191,10 @@ class LanguageModel:
         settings: SamplingSettings,
         seed: int,
         progress: Callable[[int], object],
-    ) -> tuple[list[Completion], SamplingSettings]:
-        """Completions of prompts that end by the same rules, copies together; with so many rows as fit the memory."""
-        rows = min(settings.batch_rows, self._most_rows)
+    ) -> tuple[tuple[list[Completion], int], SamplingSettings]:
+        """As `_sample_alike`, and the settings with so many rows as fitted the memory."""
+        most = min(settings.batch_rows, self._most_rows)
+        rows = self._fitting_rows(settings.max_tokens, most, max(map(len, prompts_U)), copies)
         while True:
             settings, done = replace(settings, batch_rows=rows), 0
 
@@ -219,19 +228,20 @@ class LanguageModel:
         settings: SamplingSettings,
         seed: int,
         progress: Callable[[int], object],
-    ) -> list[Completion]:
+    ) -> tuple[list[Completion], int]:
+        """Completions of prompts that end by the same rules, copies together; and the tokens of prompts read."""
         ends, lines = self._end_ids(), None if chat else self._lines()
         if self._shares_prompts():
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
-            ids_N = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
+            ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
             torch.manual_seed(seed)
             prompts_N = [ids for ids in prompts_U for _ in range(copies)]
-            ids_N = []
+            ids_N, read = [], sum(map(len, prompts_N))
             for start in range(0, len(prompts_N), settings.batch_rows):
                 ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
                 progress(len(ids_N) - start)
-        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N]
+        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N], read
 
     def _networks(self, rows: int) -> list[Any]:
         """As many threads as have enough rows each: threads that share no step do not wait for each other."""
@@ -380,7 +390,9 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch's own allocator keeps for later is free, too: a stage must not depend on the ones before it.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + kept)
     return available_bytes()
 
 

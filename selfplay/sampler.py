@@ -52,7 +52,7 @@ class Sampled:
 
     completions_P_K: list[list[Completion]]
     prompt_tokens: int = 0
-    """That had to be read: of each prompt once, if the engine shares it among its completions."""
+    """That were read: of each prompt once, or little more, if the engine shares it among its completions."""
     batch_rows: int = 0
     """Side by side in the end: fewer than asked for if the memory did not suffice."""
 

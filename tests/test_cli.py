@@ -343,7 +343,9 @@ def test_a_spent_budget_is_one_line_and_with_a_larger_one_the_same_command_goes_
         said = [line for line in out.splitlines() if "budget." in line]
         assert len(said) == 1
         assert said[0].startswith("runs/tiny: budget.tokens: ")
-        assert said[0].endswith(f" of {tokens} are spent, in {iteration=}; with more of it the same command goes on")
+        assert said[0].endswith(
+            f" of {tokens} are spent, in iteration {iteration}; with more of it the same command goes on"
+        )
         assert len(RunDir(Path("runs/tiny")).read_records()) == stored
         assert "Next:" not in out
     printed = done(*command, "budget.tokens=1000000")

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
+from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
 from selfplay.config import (
     DataConfig,
@@ -61,6 +63,20 @@ class Backend:
         return Statistics(steps, steps * self.per_step, steps * self.per_step * 10, steps * 0.5, steps * 0.25)
 
 
+class Solver(Backend):
+    """It solves whatever it is asked, in one way or in as many as it is asked for."""
+
+    def __init__(self, ways=1):
+        super().__init__()
+        self.ways = ways
+
+    def write(self, prompt, rng):
+        if prompt.header == "def f(":
+            return super().write(prompt, rng)
+        factor, product = map(int, (re.findall(r"x \* (\d+) == (\d+)", prompt.text) or [(1, 0)])[0])
+        return f"\n    return {product // factor} + {int(rng.integers(self.ways))} * 0\n"
+
+
 @pytest.fixture(scope="module")
 def pool():
     with truth_pool(lanes=2) as pool:
@@ -115,12 +131,29 @@ def test_texts_are_those_that_the_settings_ask_for(files, pool, tmp_path):
 
 def test_training_grows_with_the_archive_until_its_steps_are_at_their_bound(files, pool, tmp_path):
     config = config_of(files, propose=ProposeConfig(proposals=4))
-    free = expected(config, pool, tmp_path / "free").iterations
-    assert [costs["train"].texts for costs in free[1:]] == [2 * 4, 2 * 2 * 4]  # two pairs more each time, four epochs
-    assert [costs["train"].model_seconds for costs in free[1:]] == pytest.approx([8 / 5 * 0.5, 16 / 5 * 0.5])
-    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, max_steps=2))
-    bounded = expected(config, pool, tmp_path / "bound").iterations
-    assert [costs["train"].texts for costs in bounded[1:]] == [2 * 4, 2 * 5]
+    free = expected(config, pool, tmp_path / "free", Solver()).iterations
+    # Three training puzzles, which count once, and four proposals more each time; all solved in one way; four epochs.
+    assert [costs["train"].texts for costs in free[1:]] == [7 * 4, 11 * 4]
+    assert [costs["train"].model_seconds for costs in free[1:]] == pytest.approx([28 / 5 * 0.5, 44 / 5 * 0.5])
+    config = dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, max_steps=6))
+    bounded = expected(config, pool, tmp_path / "bound", Solver()).iterations
+    assert [costs["train"].texts for costs in bounded[1:]] == [7 * 4, 6 * 5]
+
+
+def test_of_a_training_puzzle_no_more_solutions_are_trained_on_than_the_settings_say(
+    files, pool, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("selfplay.forecast.SECONDS", dict.fromkeys(("propose", "solve", "train", "score"), 0.0))
+    config = config_of(files, propose=ProposeConfig(proposals=0), solve=SolveConfig(candidates_per_puzzle=100))
+    found = expected(config, pool, tmp_path, Solver(ways=1000)).iterations
+    assert [costs["train"].texts for costs in found[1:]] == [3 * 8 * 4] * 2  # eight of each, four epochs
+
+
+def test_where_nothing_can_be_trained_on_it_says_what_may_help(files, pool, tmp_path):
+    backend = Backend()
+    backend.write = lambda prompt, rng: "\n    nothing\n"
+    with pytest.raises(InputError, match=r"^there is nothing to train on: .*set data\.references = true$"):
+        expected(config_of({**files, "train": files["heldout"], "heldout": files["train"]}), pool, tmp_path, backend)
 
 
 def test_with_references_even_a_model_that_solves_nothing_is_trained(files, pool, tmp_path):

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise, product
 from types import SimpleNamespace
 
 import numpy as np
@@ -277,6 +277,26 @@ def test_a_greedy_completion_is_the_argmax_at_each_step(loaded):
     assert row[0].text == model.tokenizer.decode(expected)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "copies", "side_by_side", "threads", "sizes"),
+    [
+        (20, 100, 512, 2, [300, 300, 200, 200, 300, 300, 200, 200]),  # five prompts fit beside each other
+        (4, 100, 512, 2, [100] * 4),  # both threads have two
+        (3, 100, 64, 1, [25] * 12),
+        (2, 7, 4, 1, [2, 2, 2, 1] * 2),
+        (1, 512, 256, 2, [128] * 4),
+        (5, 1, 1, 1, [1] * 5),
+        (0, 3, 8, 1, []),
+    ],
+)
+def test_waves_are_of_whole_prompts_or_like_parts_of_one(prompts, copies, side_by_side, threads, sizes):
+    waves = decode._cut(prompts, copies, side_by_side, threads)
+    assert [len(rows) for rows in waves] == sizes
+    assert [row for rows in waves for row in rows] == list(range(prompts * copies))
+    for mine in (waves[number::threads] for number in range(threads)):
+        assert all(len(one) + len(next_one) <= side_by_side or len(one) == 1 for one, next_one in pairwise(mine))
+
+
 def test_no_prompts_have_no_completions(loaded):
     assert loaded().sample([], 3, FREE, [1]).completions_P_K == []
 
@@ -284,7 +304,7 @@ def test_no_prompts_have_no_completions(loaded):
 def test_progress_tells_the_completions_of_each_batch(loaded):
     told: list[int] = []
     loaded().sample(PROMPTS, 3, FREE, [1], told.append)
-    assert [ended for ended in told if ended] == [8, 4]
+    assert [ended for ended in told if ended] == [6, 6]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -572,13 +592,13 @@ def test_greedy_texts_are_the_same_with_one_thread_and_with_two(loaded, threaded
 
 
 def test_texts_do_not_depend_on_which_thread_is_faster(threaded, monkeypatch):
-    model, delays, begin, dealt = threaded(), random.Random(3), decode._begin, set()
+    model, delays, decode_waves, dealt = threaded(), random.Random(3), decode._decode_waves, set()
 
-    def begun(network, prompts_U, rows, *more):
-        dealt.add((network is model.network, rows))
-        return begin(network, prompts_U, rows, *more)
+    def told(network, asked, plans, *more):
+        dealt.update((network is model.network, rows) for rows in plans)
+        return decode_waves(network, asked, plans, *more)
 
-    monkeypatch.setattr(decode, "_begin", begun)
+    monkeypatch.setattr(decode, "_decode_waves", told)
     expected, expected_dealt = texts(model, copies=6), set(dealt)
     assert len(dealt) == 12
     assert expected != texts(model, copies=6, seed=(8,))
@@ -738,6 +758,23 @@ def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch
     assert 10_000 < max(kept) <= 500_000
 
 
+def test_what_rows_with_long_prompts_of_their_own_keep_is_within_half_of_the_memory_too(loaded, monkeypatch):
+    model, kept = loaded(), []
+    long = [prompt(f"return x == {number}  # {'and so on ' * 12}") for number in range(40)]
+    monkeypatch.setattr(model_module, "_free_bytes", lambda device: 1_000_000)
+
+    def before(network, waves):
+        pairs = [pair for wave in waves for pair in [*wave._own, *wave._prompts] if pair]
+        kept.append(sum(tensor.nbytes for pair in pairs for tensor in pair))
+
+    with steps(before):
+        sampled = model.sample(long, 1, dataclasses.replace(FREE, max_tokens=4, batch_rows=64), [1])
+    assert 1 < sampled.batch_rows < 40
+    assert 50_000 < max(kept) <= 500_000
+    shared = model.sample(long[:1], 40, dataclasses.replace(FREE, max_tokens=4, batch_rows=64), [1])
+    assert shared.batch_rows > sampled.batch_rows
+
+
 MEMORY = "[enforce fail at alloc_cpu.cpp:126] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
 
 
@@ -886,6 +923,36 @@ def test_prompts_are_counted_as_often_as_they_are_read(loaded, monkeypatch, shap
     monkeypatch.setattr(model, "_agrees", False)
     assert model.sample(PROMPTS, 3, FREE, [1]).prompt_tokens == 3 * once
     assert model.sample([], 3, FREE, [1]).prompt_tokens == 0
+
+
+def test_a_prompt_with_more_copies_than_a_wave_is_read_once_by_each_thread(loaded, threaded):
+    once = sum(len(encode_prompt(loaded().tokenizer, one)) for one in PROMPTS)
+    for model, threads in ((loaded(), 1), (threaded(), 2)):
+        for copies in (9, 30):
+            assert model.sample(PROMPTS, copies, FREE, [1]).prompt_tokens == threads * once
+
+
+def test_logits_that_are_no_numbers_are_an_error_and_not_a_text(loaded, monkeypatch):
+    step = decode._next_logits
+    for temperature, bad in product((0.0, 1.0), (math.nan, math.inf)):
+        monkeypatch.setattr(
+            decode, "_next_logits", lambda *given, bad=bad: step(*given).index_fill(1, torch.tensor(3), bad)
+        )
+        with pytest.raises(InputError, match=r"the model's logits are not finite: set model\.dtype = 'float32'"):
+            texts(loaded(), settings=dataclasses.replace(FREE, temperature=temperature))
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 1e-38}, {"top_p": 1e-46}, {"temperature": 1e-38, "top_p": 1e-46}])
+def test_settings_that_leave_nothing_leave_the_likeliest(loaded, settings):
+    assert texts(loaded(), settings=dataclasses.replace(FREE, **settings)) == texts(loaded(), settings=GREEDY)
+
+
+def test_threads_of_torch_are_all_given_to_the_parts(monkeypatch):
+    given = []
+    monkeypatch.setattr(decode.torch, "get_num_threads", lambda: 12)
+    monkeypatch.setattr(decode.torch, "set_num_threads", given.append)
+    decode._in_threads(lambda place, check: None, 8, lambda done: None)
+    assert sorted(given) == [1] * 4 + [2] * 4 + [12]
 
 
 @pytest.mark.parametrize("shape", ["llama", "gpt_neox", "qwen2"])

@@ -3,24 +3,25 @@
     python tests/benchmarks/sampling.py                   # the embedded model, plain and few-shot prompts
     python tests/benchmarks/sampling.py --parameters 100  # random weights, 100 M parameters, shorter texts
     python tests/benchmarks/sampling.py --prompts plain   # one row of the table only
+    python tests/benchmarks/sampling.py --busy 1          # beside a process that is always busy
 
 Each pair of runs samples the same puzzles by both, in turn; a ratio is the median over pairs.
 `generate` is given its best: so many prompts side by side, and the cache, as a trial finds fastest;
-so are our rows side by side. A trial has as many puzzles as fill its rows, at least four, and is
-timed when it is warm; with `--parameters`, where all puzzles are alike and each takes long, just so
-many, after one short call of each. What is being done is told on the error output.
+ours has as many rows as a run takes by itself. A trial has as many puzzles as are side by side, at
+least four, and is timed when it is warm; with `--parameters`, where all puzzles are alike and each
+takes long, just so many, after one short call of each. What is being done is told on the error output.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
-import math
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,6 @@ FEW_SHOT_TOKENS = 256
 SIDE_BY_SIDE = (1, 2, 4)
 """Puzzles in a call of `generate`."""
 CACHES = ("dynamic", "static")
-ROWS = (256, 512, 1024, 2048)
-"""Side by side in ours."""
 TRIAL_PUZZLES = 4
 """At least, where it costs little: so that a choice does not hang on one puzzle."""
 WARMING = SamplingSettings(temperature=0.8, top_p=1.0, max_tokens=2, batch_rows=CANDIDATES)
@@ -134,32 +133,28 @@ def compare(
     def generate(prompts: Sequence[Prompt], side_by_side: int, cache: str) -> int:
         return by_generate(model, prompts, settings, side_by_side, cache)
 
-    def sample(prompts: Sequence[Prompt], rows: int) -> int:
-        return by_sample(model, prompts, replace(settings, batch_rows=rows))
-
-    def trial(puzzles: int) -> Sequence[Prompt]:
-        return chosen[: max(puzzles, TRIAL_PUZZLES if small else 1)]
-
-    # What is more than all of them side by side would be the same again.
-    most = len(chosen)
-    calls = itertools.product([n for n in SIDE_BY_SIDE if n <= most], CACHES)
-    theirs = {f"{n * CANDIDATES} rows, {cache} cache": (n, cache) for n, cache in calls}
-    ours = {f"{rows} rows": rows for rows in ROWS if rows == ROWS[0] or rows < 2 * most * CANDIDATES}
-    their_trials = {way: partial(generate, trial(value[0]), *value) for way, value in theirs.items()}
-    our_trials = {way: partial(sample, trial(math.ceil(rows / CANDIDATES)), rows) for way, rows in ours.items()}
-    their_best = best(f"{name}, generate", their_trials, warm=small)
-    our_best = best(f"{name}, ours", our_trials, warm=small)
+    calls = itertools.product([n for n in SIDE_BY_SIDE if n <= len(chosen)], CACHES)
+    ways = {f"{n * CANDIDATES} rows, {cache} cache": (n, cache) for n, cache in calls}
+    trials = {
+        way: partial(generate, chosen[: max(value[0], TRIAL_PUZZLES if small else 1)], *value)
+        for way, value in ways.items()
+    }
+    chosen_way = best(f"{name}, generate", trials, warm=small)
+    if small:
+        by_sample(model, chosen[:TRIAL_PUZZLES], settings)
     rates = [
         (
-            rate(f"{name}, pair {pair}, generate", lambda: generate(chosen, *theirs[their_best])),
-            rate(f"{name}, pair {pair}, ours", lambda: sample(chosen, ours[our_best])),
+            rate(f"{name}, pair {pair}, generate", lambda: generate(chosen, *ways[chosen_way])),
+            rate(f"{name}, pair {pair}, ours", lambda: by_sample(model, chosen, settings)),
         )
         for pair in range(1, pairs + 1)
     ]
     tokens = statistics.mean(len(encode_prompt(model.tokenizer, prompt)) for prompt in chosen)
     a, b = (statistics.median(column) for column in zip(*rates, strict=True))
     ratio = statistics.median(our / their for their, our in rates)
-    return f"| {name} | {tokens:.0f} | {a:,.0f} ({their_best}) | {b:,.0f} ({our_best}) | **{ratio:.1f}** |"
+    return (
+        f"| {name} | {tokens:.0f} | {a:,.0f} ({chosen_way}) | {b:,.0f} ({settings.batch_rows} rows) | **{ratio:.1f}** |"
+    )
 
 
 def random_model(model: LanguageModel, millions: int) -> None:
@@ -178,23 +173,33 @@ def random_model(model: LanguageModel, millions: int) -> None:
 
 
 def main() -> None:
-    """Print a table with one row per kind of prompts."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--puzzles", type=int, default=20)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--tokens", type=int, help="of a candidate at most (default: 150; 32 with --parameters)")
     parser.add_argument("--prompts", choices=["plain", "few-shot"], help="only these (default: both)")
+    parser.add_argument("--busy", type=int, default=0, help="processes that do nothing but take CPU")
     parser.add_argument("--parameters", type=int, choices=[30, 100], help="millions, random weights")
     options = parser.parse_args()
     tokens = options.tokens or (32 if options.parameters else 150)
-    settings = SamplingSettings(temperature=0.8, top_p=1.0, max_tokens=tokens, batch_rows=512)
     model = LanguageModel("embedded", ModelConfig(threads=options.threads))
     if options.parameters:
         random_model(model, options.parameters)
+    settings = SamplingSettings(temperature=0.8, top_p=1.0, max_tokens=tokens, batch_rows=model.batch_rows(tokens))
+    with contextlib.ExitStack() as stack:
+        for _ in range(options.busy):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(process.kill)
+        print_table(model, settings, options)
+
+
+def print_table(model: LanguageModel, settings: SamplingSettings, options: argparse.Namespace) -> None:
+    """One row per kind of prompts."""
     print(
-        f"{options.puzzles} puzzles, {CANDIDATES} candidates each of at most {tokens} tokens, "
-        f"medians of {options.pairs} pairs"
+        f"{options.puzzles} puzzles, {CANDIDATES} candidates each of at most {settings.max_tokens} tokens, "
+        f"medians of {options.pairs} pairs, {options.busy} busy beside it"
     )
     print(f"{model.description}\n", flush=True)
     asked = prompts(options.puzzles, model)
