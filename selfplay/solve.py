@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from puzzles.archive import CONTAMINATED, Archive, Chunk, Provenance
+from puzzles.archive import CONTAMINATED, OWN, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
@@ -71,8 +71,8 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
         return proposed
     unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
     if which == "unsolved":
-        return proposed + archive.puzzle_ids("p.origin != 'model'" + unsolved + clean, iteration)
-    return proposed + archive.puzzle_ids("p.origin != 'model'" + clean)
+        return proposed + archive.puzzle_ids("NOT " + OWN.format("p.origin") + unsolved + clean, iteration)
+    return proposed + archive.puzzle_ids("NOT " + OWN.format("p.origin") + clean)
 
 
 def plan(

@@ -18,11 +18,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from puzzles.puzzle import Puzzle
 from sandbox import child, codec
 from sandbox.pool import Job, Pool
 
-VARY = "puzzles.vary:vary"
+VARY = "puzzles.variation:vary"
 """The sandbox job; a pool that varies must preload it."""
 
 MOST_CLAUSES = 3
@@ -103,8 +102,12 @@ class _Condition:
         if arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg:
             raise _Inapplicable
         self.name = arguments.args[0].arg
-        joined = isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)
-        self.clauses: list[ast.expr] = list(test.values) if joined else [test]
+        self.clauses: list[ast.expr]
+        match test:
+            case ast.BoolOp(op=ast.And(), values=values):
+                self.clauses = values
+            case _:
+                self.clauses = [test]
 
     @property
     def parameters(self) -> dict[str, ast.expr]:
@@ -207,7 +210,7 @@ class _Replace(ast.NodeTransformer):
     def __init__(self, expressions: dict[str, ast.expr]) -> None:
         self.expressions = expressions
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802  # ast's name
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         """A copy, for the same expression may stand in several places."""
         expression = self.expressions.get(node.id)
         return node if expression is None else ast.parse(ast.unparse(expression), mode="eval").body
@@ -218,7 +221,9 @@ def _computed(clause: ast.expr) -> ast.expr | None:
     match clause:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             for side, other in ((left, right), (right, left)):
-                if not isinstance(side, ast.Name | ast.Constant) and isinstance(other, ast.Name | ast.Constant | ast.List):
+                if not isinstance(side, ast.Name | ast.Constant) and isinstance(
+                    other, ast.Name | ast.Constant | ast.List
+                ):
                     return side
     return None
 
