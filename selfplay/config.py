@@ -62,6 +62,9 @@ class DataConfig:
     heldout: str = "heldout"
     references: bool = True
     """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
+    rules: int = 0
+    """So many pairs of the rule families (`puzzles.families`) stand beside the training puzzles, by the run's seed; they
+    are references, and not tried."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,8 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
-    "propose.proposals", "iterations", "vary.variations", "propose.temperature", "solve.temperature", "evaluate.temperature",
+    "propose.proposals", "iterations", "vary.variations", "data.rules",
+    "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = (
     "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",

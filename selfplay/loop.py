@@ -20,11 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from puzzles import families
 from puzzles.archive import Archive, Chunk
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
 from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError
+from puzzles.puzzle import InputError, RawPuzzle
 from sandbox.pool import Pool
 from selfplay import ahead, propose, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
@@ -286,7 +287,23 @@ def import_training(
     )
     if not archive.puzzle_ids():
         raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
+    _import_rules(archive, pool, protections, config, progress)
     archive.set_mark("training_imported", config.data.train)
+
+
+def _import_rules(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
+) -> None:
+    """Pairs by rule, verified and guarded as all others."""
+    drawn = enumerate(
+        families.generate(int(np.random.default_rng([config.seed, 0, 7]).integers(2**62)), config.data.rules)
+    )
+    raws = [RawPuzzle(f"{pair.family}_{number}", pair.puzzle, (pair.solution,)) for number, pair in drawn]
+    if raws:
+        report = import_puzzles(
+            archive, pool, protections, raws, "rule", True, progress.counter(len(raws), "rules", "puzzle")
+        )
+        logger.info("by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
 
 
 def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from puzzles.archive import CONTAMINATED, OWN, Archive, Chunk, Provenance
+from puzzles.archive import CONTAMINATED, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
@@ -18,6 +18,8 @@ from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 
 STAGE = "solve"
+TRIED = "p.origin IN ('human', 'import')"
+"""Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
 
 
 def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
@@ -71,8 +73,8 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
         return proposed
     unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
     if which == "unsolved":
-        return proposed + archive.puzzle_ids("NOT " + OWN.format("p.origin") + unsolved + clean, iteration)
-    return proposed + archive.puzzle_ids("NOT " + OWN.format("p.origin") + clean)
+        return proposed + archive.puzzle_ids(TRIED + unsolved + clean, iteration)
+    return proposed + archive.puzzle_ids(TRIED + clean)
 
 
 def plan(
