@@ -105,13 +105,13 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
     rows = [(names.get(puzzle, puzzle), int(x), int(y)) for puzzle, x, y in zip(puzzles, c_a, c_b, strict=True)]
     return Comparison(
         a, b, differing, puzzles, samples,
-        [_difference(k, n_a, c_a, n_b, c_b) for k in ks],
+        [difference(k, n_a, c_a, n_b, c_b) for k in ks],
         sorted((row for row in rows if row[2] and not row[1]), key=lambda row: -row[2]),
         sorted((row for row in rows if row[1] and not row[2]), key=lambda row: -row[1]),
     )  # fmt: skip
 
 
-def _difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
+def difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
     first_P, second_P = pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k)
     difference_P = second_P - first_P
     return Difference(
