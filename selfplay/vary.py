@@ -23,6 +23,8 @@ from selfplay.cost import Watch, judging_watch
 from selfplay.sampler import Sampled
 
 STAGE = "vary"
+ANY = "any type"
+MOST_ANSWER_CHARACTERS = 60
 INAPPLICABLE = "inapplicable"
 """Outcome of a variation that the rules cannot make."""
 
@@ -30,67 +32,69 @@ INAPPLICABLE = "inapplicable"
 def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -> None:
     """Fix the iteration's variations: of which puzzles, for which answer, and each one's seed."""
     rng = np.random.default_rng([config.seed, iteration, 6])
-    ways = config.vary.ways
-    number = config.vary.variations
-    chosen = [item for place, way in enumerate(ways)
-              for item in _drawn(archive, iteration, way, (number + place) // len(ways), rng)]  # fmt: skip
-    order = rng.permutation(len(chosen))
-    contents = [{"variations": [chosen[i] for i in order[start : start + config.chunk_texts]]}
-                for start in range(0, len(chosen), config.chunk_texts)]  # fmt: skip
+    stock, ways = _Stock(archive, iteration), config.vary.ways
+    drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations)]
+    chosen = [variation for variation in drawn if variation]
     with archive.transaction():
-        for place, content in enumerate(contents):
-            archive.plan_chunk(iteration, STAGE, place, checkpoint, f"{config.seed}/{iteration}/6/{place}", {}, content)
+        for number, start in enumerate(range(0, len(chosen), config.chunk_texts)):
+            content = {"variations": chosen[start : start + config.chunk_texts]}
+            seed = f"{config.seed}/{iteration}/6/{number}"
+            archive.plan_chunk(iteration, STAGE, number, checkpoint, seed, {}, content)
 
 
-def _drawn(archive: Archive, iteration: int, way: str, number: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """So many variations of one kind, drawn anew each time, as many distinct ones as there are."""
-    wrong = _wrong_answers(archive, iteration)
-    parents, answers = _parents(archive)
-    every = [puzzle for puzzles in parents.values() for puzzle in puzzles]
-    drawn: dict[str, dict[str, Any]] = {}
-    if (way == "hindsight" and not wrong) or (way != "hindsight" and len(every) < 2):
-        return []
-    while len(drawn) < number:
+class _Stock:
+    """What variations are made from: solved puzzles, their answers, and the answers that failed in this iteration."""
+
+    def __init__(self, archive: Archive, iteration: int) -> None:
+        rows = archive.query(
+            "SELECT p.id, p.origin, p.answer_type, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle"
+            f" WHERE NOT {QUARANTINED} AND length(s.answer) <= ? ORDER BY p.rowid, s.rowid",
+            MOST_ANSWER_CHARACTERS,
+        )
+        self._answers: dict[str, list[str]] = {}
+        self._puzzles: dict[tuple[str, str], dict[str, None]] = {}
+        for identifier, origin, kind, answer in rows:
+            self._answers.setdefault(kind, []).append(answer)
+            for group in (kind, ANY):
+                self._puzzles.setdefault((group, origin), {})[identifier] = None
+        self._kinds = {identifier: kind for identifier, _, kind, _ in rows}
+        self._wrong = [
+            (row[0], row[1])
+            for row in archive.query(
+                "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
+                " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
+                f" AND length(k.answer) <= ? AND NOT {CONTAMINATED} ORDER BY 1, 2",
+                iteration,
+                MOST_ANSWER_CHARACTERS,
+            )
+        ]
+
+    def draw(self, way: str, rng: np.random.Generator) -> dict[str, Any] | None:
+        """A variation as a plan keeps it; None if there is nothing to make it from."""
         if way == "hindsight":
-            puzzle, answer = wrong[rng.integers(len(wrong))]
+            if not self._wrong:
+                return None
+            puzzle, answer = self._wrong[rng.integers(len(self._wrong))]
             puzzles = [puzzle]
         else:
-            first, kind = every[rng.integers(len(every))]
-            others = parents[kind] if way == "join" else every
-            puzzles = [first, others[rng.integers(len(others))][0]]
-            answer = answers[kind][rng.integers(len(answers[kind]))]
-        if len(puzzles) == len(set(puzzles)):
-            seed = int(rng.integers(2**31))
-            drawn[str(seed)] = {"how": way, "puzzles": puzzles, "answer": answer, "seed": seed}
-        else:
-            number -= 1
-    return list(drawn.values())
+            first = self._puzzle(ANY, rng)
+            if first is None:
+                return None
+            kind = self._kinds[first]
+            second = self._puzzle(kind if way == "join" else ANY, rng)
+            if second is None or second == first:
+                return None
+            puzzles, answer = [first, second], _one(self._answers[kind], rng)
+        return {"how": way, "puzzles": puzzles, "answer": answer, "seed": int(rng.integers(2**31))}
+
+    def _puzzle(self, kind: str, rng: np.random.Generator) -> str | None:
+        """Of any origin as often as of any other: else what the model finds easy would crowd out all the rest."""
+        groups = [puzzles for (of, _), puzzles in self._puzzles.items() if of == kind]
+        return _one(list(_one(groups, rng)), rng) if groups else None
 
 
-def _wrong_answers(archive: Archive, iteration: int) -> list[tuple[str, str]]:
-    """Puzzles and answers of this iteration's candidates that were rejected; each puzzle's distinct answers."""
-    rows = archive.query(
-        "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk JOIN puzzles p ON"
-        f" p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer' AND k.answer IS NOT NULL"
-        f" AND length(k.answer) < 60 AND NOT {CONTAMINATED} ORDER BY 1, 2",
-        iteration,
-    )
-    return [(row[0], row[1]) for row in rows]
-
-
-def _parents(archive: Archive) -> tuple[dict[str, list[tuple[str, str]]], dict[str, list[str]]]:
-    """Solved puzzles by answer type, and their answers."""
-    parents: dict[str, list[tuple[str, str]]] = {}
-    answers: dict[str, list[str]] = {}
-    for row in archive.query(
-        f"SELECT p.id, p.answer_type, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE NOT {QUARANTINED}"
-        " AND s.answer IS NOT NULL AND length(s.answer) < 60 ORDER BY s.rowid"
-    ):
-        kinds = parents.setdefault(row[1], [])
-        if not kinds or kinds[-1][0] != row[0]:
-            kinds.append((row[0], row[1]))
-        answers.setdefault(row[1], []).append(row[2])
-    return parents, answers
+def _one(items: Sequence[Any], rng: np.random.Generator) -> Any:
+    return items[int(rng.integers(len(items)))]
 
 
 def make(archive: Archive, chunk: Chunk, pool: Pool) -> ChunkSamples:
