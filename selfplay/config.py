@@ -63,8 +63,8 @@ class DataConfig:
     references: bool = True
     """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
     rules: int = 0
-    """So many pairs of the rule families (`puzzles.families`) stand beside the training puzzles, by the run's seed; they
-    are references, and not tried."""
+    """So many pairs of the rule families (`puzzles.families`) stand beside the training puzzles; they are references,
+    and not tried."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The archive as a proposer: puzzles made from its puzzles and the model's own answers, each verified with its solution.
+"""The archive as a proposer: puzzles made of its puzzles and the model's answers, each verified with its solution.
 
 A wrong answer is right for the same condition with other constants (hindsight), two puzzles ask together or one of the
 other's value (recombination). Nothing is sampled: the answer is known before the puzzle is.
