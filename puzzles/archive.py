@@ -67,7 +67,7 @@ CREATE TABLE protections (
 CREATE TABLE chunks (                -- the unit of sampling, resuming and replaying
     id INTEGER PRIMARY KEY,
     iteration INTEGER NOT NULL,
-    stage TEXT NOT NULL,             -- propose | solve
+    stage TEXT NOT NULL,             -- propose | solve | vary
     number INTEGER NOT NULL,
     checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
     seed TEXT NOT NULL,
@@ -92,7 +92,7 @@ CREATE TABLE puzzles (
     name TEXT NOT NULL,
     description TEXT NOT NULL,
     original TEXT NOT NULL,          -- the text as it came
-    origin TEXT NOT NULL,            -- human | rule | import | model
+    origin TEXT NOT NULL,            -- human | rule | import | model | variant
     skills TEXT NOT NULL,            -- JSON list
     difficulty INTEGER,
     iteration INTEGER NOT NULL,
@@ -172,6 +172,9 @@ QUARANTINED = (
 neither trained on nor shown to a model."""
 
 
+OWN = "{} IN ('model', 'variant')"
+"""Origins of what a run has made itself."""
+
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
 )  # fmt: skip
@@ -194,7 +197,7 @@ class Provenance:
     """Where a puzzle or solution came from."""
 
     origin: str
-    """`human`, `rule`, `import` or `model`."""
+    """`human`, `rule`, `import`, `model`, or `variant` of other puzzles."""
     iteration: int = 0
     chunk: int | None = None
     position: int | None = None
@@ -540,7 +543,7 @@ class Archive:
             with_references: Whether solutions that came with a puzzle count.
             first_iteration_only: Whether only what stood there before the first iteration counts.
         """
-        wanted = ["1"] + ["origin = 'model'"] * (not with_references) + ["iteration = 0"] * first_iteration_only
+        wanted = ["1"] + [OWN.format("origin")] * (not with_references) + ["iteration = 0"] * first_iteration_only
         rows = self.query(
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
             "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
@@ -590,7 +593,7 @@ class Archive:
 
     def iteration_counts(self, iteration: int) -> dict[str, Any]:
         """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
-        chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ?)"
+        chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage != 'vary')"
         proposals = self._counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
         candidates = self._counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
         solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
@@ -608,13 +611,16 @@ class Archive:
             "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
             "training_solved": self._scalar(
                 f"SELECT count(DISTINCT puzzle) FROM candidates WHERE verdict = 'accepted' AND {chunks}"
-                " AND puzzle IN (SELECT id FROM puzzles WHERE origin != 'model')",
+                f" AND puzzle IN (SELECT id FROM puzzles WHERE NOT {OWN.format('origin')})",
                 iteration,
             ),
             "candidates": sum(candidates.values()),
             "accepted": candidates.get("accepted", 0),
             "new_pairs": self._scalar(
                 "SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration
+            ),
+            "varied": self._scalar(
+                "SELECT count(*) FROM puzzles WHERE iteration = ? AND origin = 'variant'", iteration
             ),
             "pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration <= ?", iteration),
             "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),

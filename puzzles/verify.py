@@ -26,6 +26,7 @@ from typing import Any
 from puzzles import answer_type
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
+from puzzles.variation import VARY
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
@@ -66,7 +67,7 @@ def truth_pool(
         seed: Of the worlds' hash and random seeds.
         modules: Importable beside the pure ones; `random`, seeded per world, always is.
     """
-    return Pool([PARSE_BATCH], limits, lanes, seed, tuple(dict.fromkeys([*PURE_MODULES, "random", *modules])))
+    return Pool([PARSE_BATCH, VARY], limits, lanes, seed, tuple(dict.fromkeys([*PURE_MODULES, "random", *modules])))
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,33 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ablate(options: argparse.Namespace) -> int:
+    from selfplay import ablate, tables
+    from selfplay.finetune import TransformersBackend
+    from selfplay.rundir import write_atomically
+
+    ablation = ablate.load_ablation(Path(options.config))
+    folder = RUNS / (options.name or _run_name(Path(options.config)))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
+        return _pool(config.sandbox, config.seed)
+
+    def progress(title: str) -> Progress:
+        print(title, flush=True)
+        shown = _progress()
+        shown.row = lambda record: print(f"  {tables.record_row(record)}", flush=True)
+        return shown
+
+    with _log_to(folder / "log.txt"):
+        done = ablate.ablate(ablation, folder, TransformersBackend(), pool_of, progress)
+    table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
+    write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
+    write_atomically(folder / "ablation.md", f"{table}\n")
+    print(f"\n{table}\n\n{folder}/ablation.json, ablation.md")
+    return 0
+
+
 def _forecast(config: RunConfig) -> int:
     """Say what a run would cost; nothing of it is kept."""
     from selfplay import tables
@@ -677,6 +704,12 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
     )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
+
+    ablate = _command(
+        commands, "ablate", _ablate, "run arms of equal budget and compare them", "ablate runs/ablation.toml"
+    )
+    ablate.add_argument("config", help="TOML file: run, seeds, control, settings and arms")
+    ablate.add_argument("--name", help="folder below runs/; by default the config's name")
 
     _command(commands, "runs", _runs, "list the runs here", "runs")
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from puzzles.puzzle import InputError
 from selfplay import results
 from selfplay.metrics import Score, detectable_difference, paired_interval, pass_at_k, sign_flip_test
-from selfplay.tables import fraction, markdown
+from selfplay.tables import fraction, markdown, signed
 
 Counts = NDArray[np.int64]
 
@@ -105,13 +105,14 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
     rows = [(names.get(puzzle, puzzle), int(x), int(y)) for puzzle, x, y in zip(puzzles, c_a, c_b, strict=True)]
     return Comparison(
         a, b, differing, puzzles, samples,
-        [_difference(k, n_a, c_a, n_b, c_b) for k in ks],
+        [difference(k, n_a, c_a, n_b, c_b) for k in ks],
         sorted((row for row in rows if row[2] and not row[1]), key=lambda row: -row[2]),
         sorted((row for row in rows if row[1] and not row[2]), key=lambda row: -row[1]),
     )  # fmt: skip
 
 
-def _difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
+def difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
+    """From candidates and accepted ones of A and B, puzzle by puzzle."""
     first_P, second_P = pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k)
     difference_P = second_P - first_P
     return Difference(
@@ -187,12 +188,6 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "won": comparison.won,
         "lost": comparison.lost,
     }
-
-
-def signed(score: Score) -> str:
-    """`+.012 [-.026, +.050]`"""
-    value, low, high = (f"{number:+.3f}".replace("0.", ".", 1) for number in (score.value, score.low, score.high))
-    return f"{value} [{low}, {high}]"
 
 
 def _puzzle_list(title: str, rows: Sequence[tuple[str, int, int]]) -> str:

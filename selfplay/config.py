@@ -62,6 +62,9 @@ class DataConfig:
     heldout: str = "heldout"
     references: bool = True
     """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
+    rules: int = 0
+    """So many pairs of the rule families (`puzzles.families`) stand beside the training puzzles; they are references,
+    and not tried."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,17 @@ class SolveConfig:
     temperature: float = 0.9
     top_p: float = 1.0
     max_tokens: int = 150
+
+
+@dataclass(frozen=True)
+class VaryConfig:
+    """New puzzles from the archive's own, with the answers they were made for."""
+
+    variations: int = 0
+    """Tried per iteration, evenly over the ways."""
+    ways: tuple[str, ...] = ("hindsight", "join", "nest")
+    """`hindsight`: constants that make a wrong answer right; `join`: two puzzles asked together; `nest`: what one
+    computes is what the other asks for."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,7 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     solve: SolveConfig = field(default_factory=SolveConfig)
+    vary: VaryConfig = field(default_factory=VaryConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -217,7 +232,8 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
-    "propose.proposals", "iterations", "propose.temperature", "solve.temperature", "evaluate.temperature",
+    "propose.proposals", "iterations", "vary.variations", "data.rules",
+    "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = (
     "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
@@ -236,6 +252,8 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
             if key.endswith("top_p") and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
+    if strange := set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
+        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {strange}")
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {list(config.finetune.roles)}")

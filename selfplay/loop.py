@@ -20,13 +20,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from puzzles import families
 from puzzles.archive import Archive, Chunk
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
 from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError
+from puzzles.puzzle import InputError, RawPuzzle
 from sandbox.pool import Pool
-from selfplay import ahead, propose, solve
+from selfplay import ahead, propose, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.cost import StageCost, record_seconds, record_tokens, total
@@ -286,7 +287,23 @@ def import_training(
     )
     if not archive.puzzle_ids():
         raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
+    _import_rules(archive, pool, protections, config, progress)
     archive.set_mark("training_imported", config.data.train)
+
+
+def _import_rules(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
+) -> None:
+    """Pairs by rule, verified and guarded as all others."""
+    drawn = enumerate(
+        families.generate(int(np.random.default_rng([config.seed, 0, 7]).integers(2**62)), config.data.rules)
+    )
+    raws = [RawPuzzle(f"{pair.family}_{number}", pair.puzzle, (pair.solution,)) for number, pair in drawn]
+    if raws:
+        report = import_puzzles(
+            archive, pool, protections, raws, "rule", True, progress.counter(len(raws), "rules", "puzzle")
+        )
+        logger.info("by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
 
 
 def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
@@ -358,6 +375,7 @@ class _Run:
         if iteration:
             self._propose(iteration)
             self._solve(iteration)
+            self._vary(iteration)
             self._finetune(iteration)
         scores = {name: self._evaluate(iteration, name) for name in SCORED_SETS}
         return self._record(iteration, scores, time.monotonic() - started)
@@ -418,6 +436,22 @@ class _Run:
                     with archive.transaction():
                         archive.set_completions(chunk.id, **vars(samples))
                 judge(archive.chunk(chunk.id))
+
+    def _vary(self, iteration: int) -> None:
+        archive = self.archive
+        if self.config.vary.variations and not archive.planned(iteration, vary.STAGE):
+            vary.plan(archive, iteration, self.config, self.sampler(self.checkpoint(iteration - 1)).checkpoint)
+        chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
+        total = sum(len(chunk.plan["variations"]) for chunk in chunks)
+        count = self.progress.counter(total, f"iteration {iteration}: vary", "puzzle")
+        for chunk in chunks:
+            self._check_budget(iteration)
+            if chunk.completions is None:
+                samples = vary.make(archive, chunk, self.pool)
+                with archive.transaction():
+                    archive.set_completions(chunk.id, **vars(samples))
+            vary.judge(archive, archive.chunk(chunk.id), self.pool, self.protections)
+            count(len(chunk.plan["variations"]))
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)
@@ -498,7 +532,7 @@ class _Run:
         peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
         if peaks.pop("train", None) and "peak_flops_per_second" in training:  # in a dtype of its own
             peaks["train"] = training["peak_flops_per_second"]
-        sampled = [cost for stage, cost in costs.items() if stage in (propose.STAGE, solve.STAGE)]
+        sampled = [cost for stage, cost in costs.items() if stage in (propose.STAGE, solve.STAGE, vary.STAGE)]
         return {
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,

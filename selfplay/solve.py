@@ -18,6 +18,8 @@ from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 
 STAGE = "solve"
+TRIED = "p.origin IN ('human', 'import')"
+"""Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
 
 
 def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
@@ -71,8 +73,8 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
         return proposed
     unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
     if which == "unsolved":
-        return proposed + archive.puzzle_ids("p.origin != 'model'" + unsolved + clean, iteration)
-    return proposed + archive.puzzle_ids("p.origin != 'model'" + clean)
+        return proposed + archive.puzzle_ids(TRIED + unsolved + clean, iteration)
+    return proposed + archive.puzzle_ids(TRIED + clean)
 
 
 def plan(

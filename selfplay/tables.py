@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ from selfplay import cost
 from selfplay.cost import STAGES, record_seconds
 
 if TYPE_CHECKING:
+    from selfplay.ablate import Ablation, ArmScores, Contrast
     from selfplay.forecast import Forecast
+    from selfplay.metrics import Score
 
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -33,6 +36,12 @@ def fraction(number: float) -> str:
 def interval(score: Sequence[float]) -> str:
     """`.123 [.045, .201]`"""
     value, low, high = map(fraction, score)
+    return f"{value} [{low}, {high}]"
+
+
+def signed(score: Score) -> str:
+    """`+.012 [-.026, +.050]`"""
+    value, low, high = (f"{number:+.3f}".replace("0.", ".", 1) for number in (score.value, score.low, score.high))
     return f"{value} [{low}, {high}]"
 
 
@@ -109,6 +118,32 @@ def forecast(expected: Forecast) -> str:
     rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
     size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
     return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
+
+
+def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Sequence[Contrast]) -> str:
+    """As Markdown: what each arm scored, and its difference to the control, of all seeds together and of each."""
+    parts = []
+    for scored in dict.fromkeys(contrast.scored for contrast in contrasts):
+        ks = ablation.arms[ablation.control].evaluate.k
+        rows = []
+        for arm in ablation.arms:
+            own = [item for item in done if item.arm == arm]
+            last = [item.records[-1] for item in own]
+            means = [fraction(statistics.mean(record[scored][f"pass@{k}"][0] for record in last)) for k in ks]
+            trained = {(r["training"].get("steps", 0), r["training"].get("tokens", 0)) for r in last}
+            steps, tokens = (f"{min(column):,}" for column in zip(*trained, strict=True))
+            rows.append([arm, str(last[0]["iteration"]), steps, tokens, *means])
+        parts.append(markdown([scored, "iteration", "steps", "tokens", *(f"pass@{k}" for k in ks)], rows))
+        rows = []
+        for contrast in (each for each in contrasts if each.scored == scored):
+            named = [(f"{contrast.arm} - {ablation.control}", contrast.pooled)]
+            named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
+            for name, differences in named:
+                for each in differences:
+                    ratio = f"{each.second / each.first:.2f}" if each.first else "-"
+                    rows.append([name, f"pass@{each.k}", ratio, signed(each.difference), f"{each.p:.4f}"])
+        parts.append(markdown(["difference", "", "ratio", "difference [95 %]", "p"], rows))
+    return "\n\n".join(parts)
 
 
 def counts(title: str, content: dict[str, int]) -> str:

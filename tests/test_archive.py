@@ -488,6 +488,7 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
         "candidates": 3,
         "accepted": 2,
         "new_pairs": 2,
+        "varied": 0,
         "pairs": 3,
         "trained_pairs": 3,
     }
