@@ -11,13 +11,33 @@ comparisons in parentheses, and so do the rules.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import random
+import re
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from puzzles import answer_type
+from puzzles import composition
+from puzzles.vocabulary import (
+    ANSWER_NAMES,
+    FILLERS,
+    INNER_NAMES,
+    PARAMETER_NAMES,
+    TRIVIAL_INTS,
+    a_number,
+    a_quarter,
+    a_word,
+    an_integer,
+    braces,
+    distinct_parts_of,
+    letters_without,
+    parts_of,
+    shuffled,
+    some_letters,
+    some_numbers,
+    some_words,
+)
 
 Family = Callable[[random.Random], tuple[str, str]]
 """Draws a puzzle's text and the text of a solution."""
@@ -25,6 +45,11 @@ Family = Callable[[random.Random], tuple[str, str]]
 FAMILIES: dict[str, Family] = {}
 """Every family by its name, in the order of this file."""
 
+WEIGHTS: dict[str, float] = {}
+"""How often a family is drawn; 1 if it is not named here."""
+
+COMPOSED_TO_SINGLE = 2.0
+"""How many composed puzzles are drawn for one of a single rule."""
 LIFT_SHARE = 0.25
 """How many puzzles have constants among their parameters."""
 LITERAL_SHARE = 0.65
@@ -43,8 +68,9 @@ class RulePair:
 
 
 def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
-    """One pair of a family picked evenly among `names`, or among all."""
-    family = rng.choice(names or list(FAMILIES))
+    """One pair of a family among `names`, or among all; composed ones are more often drawn the more they can say."""
+    names = names or list(FAMILIES)
+    (family,) = rng.choices(names, [WEIGHTS.get(name, 1) for name in names])
     return RulePair(family, *FAMILIES[family](rng))
 
 
@@ -71,31 +97,7 @@ def generate(seed: int, count: int, names: Sequence[str] = ()) -> Iterator[RuleP
 
 # ---- what rules are written with ----
 
-_LIST_NAMES = ("xs", "nums", "a", "v", "ys", "lst", "items", "q", "seq")
-_PAIR_NAMES = ("t", "p", "pair", "xy", "u", "pt")
-_ANSWER_NAMES = {
-    "int": ("x", "n", "k", "m", "a", "i", "num", "y", "v", "z"),
-    "float": ("x", "y", "t", "r", "v", "w", "h", "num"),
-    "str": ("s", "t", "w", "text", "word", "name", "u", "msg"),
-    "List[int]": _LIST_NAMES,
-    "List[float]": _LIST_NAMES,
-    "List[str]": ("words", "ws", "a", "names", "strs", "parts", "t"),
-    "List[bool]": ("b", "flags", "bits", "mask", "v", "on"),
-    "Set[int]": ("s", "t", "nums", "seen", "u", "st"),
-    "Set[str]": ("s", "t", "words", "names", "u", "st"),
-    "Dict[str, int]": ("d", "m", "counts", "ages", "t", "score"),
-    "Dict[int, str]": ("d", "m", "names", "t", "table", "labels"),
-    "Tuple[int, int]": _PAIR_NAMES,
-    "Tuple[str, int]": (*_PAIR_NAMES, "item", "row"),
-    "List[List[int]]": ("m", "grid", "rows", "g", "mat", "a"),
-    "List[Tuple[int, int]]": ("pairs", "ps", "pts", "edges", "a", "z"),
-    "Optional[int]": ("x", "n", "k", "num", "y", "v"),
-}
-_PARAMETER_NAMES = ("a", "b", "c", "n", "k", "p", "q", "r", "t", "u")
-_INNER_NAMES = ("y", "v", "e", "j", "c", "w", "o")
-_FILLERS = "xyzqwk"
 _FIRST_MARK = 0xE000  # characters for private use: no rule writes them otherwise
-_TRIVIAL_INTS = answer_type.SCALARS["int"][1]
 
 
 class _Sheet:
@@ -108,7 +110,7 @@ class _Sheet:
     def __init__(self, rng: random.Random, declared: str) -> None:
         self.rng = rng
         self.declared = declared
-        self.name = rng.choice(_ANSWER_NAMES[declared])
+        self.name = rng.choice(ANSWER_NAMES[declared])
         self.taken = {self.name}
         self.constants: list[object] = []
 
@@ -117,7 +119,7 @@ class _Sheet:
         self.constants.append(value)
         return chr(_FIRST_MARK + len(self.constants) - 1)
 
-    def fresh(self, names: Sequence[str] = _INNER_NAMES) -> str:
+    def fresh(self, names: Sequence[str] = INNER_NAMES) -> str:
         """A name not yet in use, by default for a comprehension's variable."""
         name = self.rng.choice([name for name in names if name not in self.taken])
         self.taken.add(name)
@@ -141,7 +143,7 @@ class _Sheet:
         defaults = []
         if named and self.rng.random() < LIFT_SHARE:
             for mark in self.rng.sample(named, min(len(named), self.rng.choice((1, 1, 2)))):
-                name = self.fresh(_PARAMETER_NAMES)
+                name = self.fresh(PARAMETER_NAMES)
                 defaults.append(f"{name}={texts[mark]}")
                 texts[mark] = name
         spell = str.maketrans(texts)
@@ -154,84 +156,6 @@ def _family(family: Family) -> Family:
     return family
 
 
-def _integer(rng: random.Random, low: int, high: int) -> int:
-    """An integer that is no trivial answer."""
-    while True:
-        value = rng.randint(low, high)
-        if value not in _TRIVIAL_INTS:
-            return value
-
-
-def _number(rng: random.Random) -> int:
-    """A constant: mostly of one or two digits, sometimes of three, sometimes negative; no trivial answer."""
-    value = _integer(rng, 3, rng.choice((20, 60, 99, 99, 400)))
-    return -value if rng.random() < 0.1 else value
-
-
-def _numbers(rng: random.Random, count: int) -> list[int]:
-    """Distinct small numbers, none of them a trivial answer."""
-    numbers = list(range(3, rng.choice((10, 20, 40, 100))))
-    return rng.sample([number for number in numbers if number not in _TRIVIAL_INTS], count)
-
-
-def _parts(rng: random.Random, total: int, count: int) -> list[int]:
-    """Positive numbers with that sum, in any order."""
-    cuts = [0, *sorted(rng.sample(range(1, total), count - 1)), total]
-    return [high - low for low, high in itertools.pairwise(cuts)]
-
-
-def _distinct_parts(rng: random.Random, total: int, count: int) -> list[int]:
-    """As `_parts`, all of them different; the total must leave room for that."""
-    while True:
-        parts = _parts(rng, total, count)
-        if len(set(parts)) == count:
-            return parts
-
-
-def _word(rng: random.Random, low: int, high: int) -> str:
-    """A run of lower-case letters, mostly pronounceable, that is no trivial answer."""
-    while True:
-        length = rng.randint(low, high)
-        kinds = ("bdfghklmnprstvw", "aeiou") if rng.random() < 0.7 else (string.ascii_lowercase,) * 2
-        start = rng.randrange(2)
-        word = "".join(rng.choice(kinds[(start + i) % 2]) for i in range(length))
-        if word not in ("a", "abc"):
-            return word
-
-
-def _words(rng: random.Random, count: int, low: int = 1, high: int = 4) -> list[str]:
-    """Distinct words."""
-    words: list[str] = []
-    while len(words) < count:
-        word = _word(rng, low, high)
-        if word not in words:
-            words.append(word)
-    return words
-
-
-def _letters(rng: random.Random, count: int) -> str:
-    """Distinct letters."""
-    return "".join(rng.sample(string.ascii_lowercase, count))
-
-
-def _without(rng: random.Random, letters: str, count: int) -> str:
-    """A run of that many letters that uses none of those given: one repeated, or any."""
-    others = [letter for letter in string.ascii_lowercase if letter not in letters]
-    if rng.random() < 0.5:
-        fillers = [letter for letter in _FILLERS if letter not in letters]
-        return rng.choice(fillers or others) * count
-    return "".join(rng.choice(others) for _ in range(count))
-
-
-def _shuffled(rng: random.Random, members: Sequence[int]) -> list[int]:
-    return rng.sample(list(members), len(members))
-
-
-def _braces(members: Sequence[object]) -> str:
-    """A set's literal in the order given; the set's own order differs between machines."""
-    return "{" + ", ".join(map(repr, members)) + "}"
-
-
 # ---- whole numbers ----
 
 
@@ -239,7 +163,7 @@ def _braces(members: Sequence[object]) -> str:
 def linear_equation(rng: random.Random) -> tuple[str, str]:
     """`3 * x + 5 == 47`."""
     sheet = _Sheet(rng, "int")
-    x, answer, factor, offset = sheet.name, _number(rng), rng.randint(2, 12), rng.randint(1, 60)
+    x, answer, factor, offset = sheet.name, a_number(rng), rng.randint(2, 12), rng.randint(1, 60)
     a, b = sheet.const(factor), sheet.const(offset)
     test, total, expression = rng.choice((
         (f"{a} * {x} + {b}", factor * answer + offset, "({c} - {b}) // {a}"),
@@ -255,7 +179,7 @@ def linear_equation(rng: random.Random) -> tuple[str, str]:
 def sum_or_difference(rng: random.Random) -> tuple[str, str]:
     """`x - 17 == 30`."""
     sheet = _Sheet(rng, "int")
-    x, answer, other = sheet.name, _number(rng), rng.randint(2, rng.choice((20, 99, 300)))
+    x, answer, other = sheet.name, a_number(rng), rng.randint(2, rng.choice((20, 99, 300)))
     a = sheet.const(other)
     test, value, expression = rng.choice((
         (f"{x} + {a}", answer + other, "{c} - {a}"),
@@ -301,7 +225,7 @@ def quotient_and_remainder(rng: random.Random) -> tuple[str, str]:
     """`x // 8 == 5 and x % 8 == 3`."""
     sheet = _Sheet(rng, "int")
     x, divisor, quotient = sheet.name, rng.randint(3, 30), rng.randint(3, 40)
-    rest = rng.choice([r for r in range(divisor) if divisor * quotient + r not in _TRIVIAL_INTS])
+    rest = rng.choice([r for r in range(divisor) if divisor * quotient + r not in TRIVIAL_INTS])
     d, q = sheet.const(divisor), sheet.const(quotient)
     test = sheet.both(f"{x} // {d} == {q}", f"{x} % {d} == {rest}")
     if rng.random() < 0.25:
@@ -332,11 +256,11 @@ def digit_sum(rng: random.Random) -> tuple[str, str]:
 def root(rng: random.Random) -> tuple[str, str]:
     """`x ** 2 == 169 and x < 0`."""
     sheet = _Sheet(rng, "int")
-    x, size, offset = sheet.name, _integer(rng, 3, 40), rng.randint(1, 50)
+    x, size, offset = sheet.name, an_integer(rng, 3, 40), rng.randint(1, 50)
     answer = rng.choice((size, -size))
     sign = f"{x} > 0" if answer > 0 else f"{x} < 0"
     if rng.random() < 0.3:
-        size = _integer(rng, 3, 12)
+        size = an_integer(rng, 3, 12)
         answer = rng.choice((size, -size))
         return sheet.pair(f"{x} ** 3 + {sheet.const(offset)} == {answer**3 + offset}", answer)
     square = rng.choice((f"{x} ** 2", f"{x} * {x}"))
@@ -422,7 +346,7 @@ def bit_count(rng: random.Random) -> tuple[str, str]:
 def exclusive_or(rng: random.Random) -> tuple[str, str]:
     """`x ^ 37 == 90`."""
     sheet = _Sheet(rng, "int")
-    x, answer, mask = sheet.name, _integer(rng, 3, 127), rng.randint(3, rng.choice((31, 127)))
+    x, answer, mask = sheet.name, an_integer(rng, 3, 127), rng.randint(3, rng.choice((31, 127)))
     a, b = sheet.const(mask), sheet.const(answer ^ mask)
     test = rng.choice((f"{x} ^ {a} == {b}", f"{a} ^ {x} == {b}"))
     return sheet.pair(test, answer, f"{a} ^ {b}", f"{b} ^ {a}")
@@ -435,7 +359,7 @@ def shift(rng: random.Random) -> tuple[str, str]:
     x, places = sheet.name, rng.randint(1, 5)
     s = sheet.const(places)
     if rng.random() < 0.5:
-        answer = _integer(rng, 3, 90)
+        answer = an_integer(rng, 3, 90)
         v = sheet.const(answer << places)
         return sheet.pair(f"{x} << {s} == {v}", answer, f"{v} >> {s}")
     value = rng.choice([v for v in range(3, 120) if v not in (10 >> places, 100 >> places)])
@@ -447,7 +371,7 @@ def shift(rng: random.Random) -> tuple[str, str]:
 def letter_at(rng: random.Random) -> tuple[str, str]:
     """`'kobamu'[x] == 'a'`."""
     sheet = _Sheet(rng, "int")
-    x, word = sheet.name, _letters(rng, rng.randint(5, 9))
+    x, word = sheet.name, some_letters(rng, rng.randint(5, 9))
     place = rng.randint(3, len(word) - 2)
     s, letter = sheet.const(word), word[place]
     if rng.random() < 0.25:
@@ -460,7 +384,7 @@ def letter_at(rng: random.Random) -> tuple[str, str]:
 def place_in_list(rng: random.Random) -> tuple[str, str]:
     """`[4, 9, 3, 7, 5][x] == 7`, or the sum of a list's first elements."""
     sheet = _Sheet(rng, "int")
-    x, numbers = sheet.name, _numbers(rng, rng.randint(5, 6))
+    x, numbers = sheet.name, some_numbers(rng, rng.randint(5, 6))
     place = rng.randint(3, len(numbers) - 2)
     a = sheet.const(numbers)
     if rng.random() < 0.3:
@@ -474,7 +398,7 @@ def distance(rng: random.Random) -> tuple[str, str]:
     """`abs(x - 40) == 7 and x < 40`."""
     sheet = _Sheet(rng, "int")
     x, centre, gap = sheet.name, rng.randint(5, 99), rng.randint(2, 60)
-    if centre - gap in _TRIVIAL_INTS or centre + gap in _TRIVIAL_INTS:
+    if centre - gap in TRIVIAL_INTS or centre + gap in TRIVIAL_INTS:
         return distance(rng)
     a, b = sheet.const(centre), sheet.const(gap)
     above = rng.random() < 0.5
@@ -488,7 +412,7 @@ def distance(rng: random.Random) -> tuple[str, str]:
 def choices_of_two(rng: random.Random) -> tuple[str, str]:
     """`x * (x - 1) // 2 == 45`: pairs, and sums of a range."""
     sheet = _Sheet(rng, "int")
-    x, size, start = sheet.name, _integer(rng, 5, 40), rng.randint(1, 4)
+    x, size, start = sheet.name, an_integer(rng, 5, 40), rng.randint(1, 4)
     test, total = rng.choice((
         (f"{x} * ({x} - 1) // 2", size * (size - 1) // 2),
         (f"{x} * ({x} + 1) // 2", size * (size + 1) // 2),
@@ -521,7 +445,7 @@ def exponent(rng: random.Random) -> tuple[str, str]:
 def number_or_none(rng: random.Random) -> tuple[str, str]:
     """`x is not None and x * 3 == 51`."""
     sheet = _Sheet(rng, "Optional[int]")
-    x, answer, factor, offset = sheet.name, _integer(rng, 3, 200), rng.randint(2, 12), rng.randint(2, 99)
+    x, answer, factor, offset = sheet.name, an_integer(rng, 3, 200), rng.randint(2, 12), rng.randint(2, 99)
     a, b = sheet.const(factor), sheet.const(offset)
     product, over, under = (sheet.const(value) for value in (factor * answer, answer + offset, answer - offset))
     test, expression = rng.choice((
@@ -536,16 +460,11 @@ def number_or_none(rng: random.Random) -> tuple[str, str]:
 # ---- fractions: halves and quarters, which floats hold exactly ----
 
 
-def _quarter(rng: random.Random) -> float:
-    """A multiple of a quarter, mostly no whole number, that is no trivial answer."""
-    return (rng.randint(5, 120) if rng.random() < 0.9 else -rng.randint(5, 40)) / rng.choice((2, 4, 4))
-
-
 @_family
 def scaled_fraction(rng: random.Random) -> tuple[str, str]:
     """`x * 4 == 13.0`."""
     sheet = _Sheet(rng, "float")
-    x, answer, factor, offset = sheet.name, _quarter(rng), rng.choice((2, 3, 4, 5, 8, 10)), _quarter(rng)
+    x, answer, factor, offset = sheet.name, a_quarter(rng), rng.choice((2, 3, 4, 5, 8, 10)), a_quarter(rng)
     a, b = sheet.const(factor), sheet.const(offset)
     test, value, expression = rng.choice((
         (f"{x} * {a}", answer * factor, "{c} / {a}"),
@@ -613,10 +532,10 @@ def side_or_midpoint(rng: random.Random) -> tuple[str, str]:
 def prefix_and_length(rng: random.Random) -> tuple[str, str]:
     """`s.startswith('ab') and len(s) == 7`."""
     sheet = _Sheet(rng, "str")
-    s, word, more = sheet.name, _word(rng, 1, 4), rng.randint(1, 6)
+    s, word, more = sheet.name, a_word(rng, 1, 4), rng.randint(1, 6)
     length = max(4, len(word) + more)
     more = length - len(word)
-    a, n, filler, rest = sheet.const(word), sheet.const(length), rng.choice(_FILLERS), _without(rng, "", more)
+    a, n, filler, rest = sheet.const(word), sheet.const(length), rng.choice(FILLERS), letters_without(rng, "", more)
     if rng.random() < 0.6:
         return sheet.pair(sheet.both(f"{s}.startswith({a})", f"len({s}) == {n}"), word + rest,
                           f"{a} + '{filler}' * {more}", f"{a}.ljust({n}, '{filler}')")  # fmt: skip
@@ -629,8 +548,8 @@ def letter_count(rng: random.Random) -> tuple[str, str]:
     """`s.count('k') == 4 and len(s) == 6`."""
     sheet = _Sheet(rng, "str")
     s, letter, times, more = sheet.name, rng.choice(string.ascii_lowercase), rng.randint(2, 6), rng.randint(0, 4)
-    c, n, filler = sheet.const(letter), sheet.const(times), _without(rng, letter, 1)
-    rest = _without(rng, letter, more)
+    c, n, filler = sheet.const(letter), sheet.const(times), letters_without(rng, letter, 1)
+    rest = letters_without(rng, letter, more)
     if rng.random() < 0.25:
         return sheet.pair(f"{s}.count({c}) == {n}", letter * times + rest, f"{c} * {n}", f"{c} * {n} + '{rest}'")
     answer = rng.choice((letter * times + rest, rest + letter * times))
@@ -644,7 +563,7 @@ def letter_count(rng: random.Random) -> tuple[str, str]:
 def repeated_text(rng: random.Random) -> tuple[str, str]:
     """`s * 3 == 'bobobo'`."""
     sheet = _Sheet(rng, "str")
-    s, word, times = sheet.name, _word(rng, 2, 4), rng.randint(2, 4)
+    s, word, times = sheet.name, a_word(rng, 2, 4), rng.randint(2, 4)
     whole, n = sheet.const(word * times), sheet.const(times)
     if rng.random() < 0.3:
         w = sheet.const(word)
@@ -658,7 +577,7 @@ def repeated_text(rng: random.Random) -> tuple[str, str]:
 def reversed_text(rng: random.Random) -> tuple[str, str]:
     """`s[::-1] == 'maki'`."""
     sheet = _Sheet(rng, "str")
-    s, word, tail = sheet.name, _word(rng, 2, 7), _word(rng, 1, 3)
+    s, word, tail = sheet.name, a_word(rng, 2, 7), a_word(rng, 1, 3)
     t, u = sheet.const(word), sheet.const(tail)
     test, answer, expression = rng.choice((
         (f"{s}[::-1] == {t}", word[::-1], f"{t}[::-1]"),
@@ -673,7 +592,7 @@ def reversed_text(rng: random.Random) -> tuple[str, str]:
 def missing_piece(rng: random.Random) -> tuple[str, str]:
     """`'ki' + s == 'kino'`."""
     sheet = _Sheet(rng, "str")
-    s, (head, word, tail) = sheet.name, _words(rng, 3, 2, 4)
+    s, (head, word, tail) = sheet.name, some_words(rng, 3, 2, 4)
     a, b = sheet.const(head), sheet.const(tail)
     test, expression = rng.choice((
         (f"{a} + {s} == '{head + word}'", f"'{head + word}'[{len(head)}:]"),
@@ -688,7 +607,7 @@ def missing_piece(rng: random.Random) -> tuple[str, str]:
 def split_text(rng: random.Random) -> tuple[str, str]:
     """`s.split('-') == ['ab', 'c']`."""
     sheet = _Sheet(rng, "str")
-    s, words, mark = sheet.name, _words(rng, rng.randint(2, 3), 1, 3), rng.choice(("-", ",", "/", ":", ".", "+", "_"))
+    s, words, mark = sheet.name, some_words(rng, rng.randint(2, 3), 1, 3), rng.choice(("-", ",", "/", ":", ".", "+", "_"))
     parts = sheet.const(words)
     if rng.random() < 0.25:
         gap = rng.choice((" ", " ", "  "))
@@ -702,7 +621,7 @@ def numbers_in_text(rng: random.Random) -> tuple[str, str]:
     """`[int(c) for c in s.split(',')] == [4, 17]`."""
     sheet = _Sheet(rng, "str")
     s, c, mark = sheet.name, sheet.fresh(), rng.choice((",", "-", " ", ":", "/", "+"))
-    numbers = _numbers(rng, rng.randint(2, 3))
+    numbers = some_numbers(rng, rng.randint(2, 3))
     joined = mark.join(map(str, numbers))
     if rng.random() < 0.5:
         a = sheet.const(numbers)
@@ -710,16 +629,16 @@ def numbers_in_text(rng: random.Random) -> tuple[str, str]:
         return sheet.pair(f"{test} == {a}", joined, f"'{mark}'.join(map(str, {a}))")
     total, count = sum(numbers), len(numbers)
     test = f"sum(map(int, {s}.split('{mark}'))) == {total} and {s}.count('{mark}') == {count - 1}"
-    return sheet.pair(test, mark.join(map(str, _parts(rng, total, count))))
+    return sheet.pair(test, mark.join(map(str, parts_of(rng, total, count))))
 
 
 @_family
 def swapped_letter(rng: random.Random) -> tuple[str, str]:
     """`s.replace('a', 'o') == 'bolo' and 'a' in s`."""
     sheet = _Sheet(rng, "str")
-    s, word = sheet.name, _word(rng, 3, 6)
+    s, word = sheet.name, a_word(rng, 3, 6)
     new = rng.choice(word)
-    old = _without(rng, f"{word}abc", 1)  # a trivial answer, 'abc', is none then
+    old = letters_without(rng, f"{word}abc", 1)  # a trivial answer, 'abc', is none then
     a, b = sheet.const(old), sheet.const(new)
     places = [i for i, letter in enumerate(word) if letter == new]
     chosen = rng.sample(places, rng.randint(1, len(places)))
@@ -732,7 +651,7 @@ def swapped_letter(rng: random.Random) -> tuple[str, str]:
 def other_case(rng: random.Random) -> tuple[str, str]:
     """`s.upper() == 'KIMO' and s[0] == 'k'`."""
     sheet = _Sheet(rng, "str")
-    s, word = sheet.name, _word(rng, 3, 7)
+    s, word = sheet.name, a_word(rng, 3, 7)
     big, mixed = sheet.const(word.upper()), "".join(rng.choice((c, c.upper())) for c in word)
     return sheet.pair(*rng.choice((
         (f"{s}.upper() == {big}", rng.choice((word, word, mixed)), f"{big}.lower()"),
@@ -750,8 +669,8 @@ def letter_and_length(rng: random.Random) -> tuple[str, str]:
     s, length, letter = sheet.name, rng.randint(4, 8), rng.choice(string.ascii_lowercase)
     place = rng.randrange(length)
     index = rng.choice((place, place, place - length))
-    n, c, filler = sheet.const(length), sheet.const(letter), _without(rng, letter, 1)
-    answer = _without(rng, letter, place) + letter + _without(rng, letter, length - place - 1)
+    n, c, filler = sheet.const(length), sheet.const(letter), letters_without(rng, letter, 1)
+    answer = letters_without(rng, letter, place) + letter + letters_without(rng, letter, length - place - 1)
     finder = f"{s}.index({c}) == {place}"
     test = sheet.both(f"{s}[{index}] == {c}" if rng.random() < 0.6 else finder, f"len({s}) == {n}")
     if 0 < place < length - 1:
@@ -780,7 +699,7 @@ def number_as_text(rng: random.Random) -> tuple[str, str]:
 def palindrome(rng: random.Random) -> tuple[str, str]:
     """`s == s[::-1] and s.startswith('kab') and (len(s) == 6)`."""
     sheet = _Sheet(rng, "str")
-    s, half = sheet.name, _word(rng, 2, 4)
+    s, half = sheet.name, a_word(rng, 2, 4)
     length = 2 * len(half) - rng.choice((0, 1, -1))
     a, middle = sheet.const(half), rng.choice(string.ascii_lowercase) if length > 2 * len(half) else ""
     answer = half + middle + half[: length // 2][::-1]
@@ -794,7 +713,7 @@ def palindrome(rng: random.Random) -> tuple[str, str]:
 def sorted_letters(rng: random.Random) -> tuple[str, str]:
     """`''.join(sorted(s)) == 'abkz' and s[0] == 'k'`."""
     sheet = _Sheet(rng, "str")
-    s, letters = sheet.name, _letters(rng, rng.randint(3, 5))
+    s, letters = sheet.name, some_letters(rng, rng.randint(3, 5))
     ordered, rest = "".join(sorted(letters)), "".join(sorted(letters[1:]))
     place, letter = rng.choice(((0, letters[0]), (-1, letters[-1])))
     expression = f"'{letter}' + '{rest}'" if place == 0 else f"'{''.join(sorted(letters[:-1]))}' + '{letter}'"
@@ -809,9 +728,9 @@ def sorted_letters(rng: random.Random) -> tuple[str, str]:
 def prefix_and_count(rng: random.Random) -> tuple[str, str]:
     """`len(s) == 8 and s.startswith('ab') and (s.count('z') == 2)`."""
     sheet = _Sheet(rng, "str")
-    s, word, times, more = sheet.name, _word(rng, 2, 3), rng.randint(2, 4), rng.randint(0, 3)
-    letter = _without(rng, word, 1)
-    filler = _without(rng, word + letter, 1)
+    s, word, times, more = sheet.name, a_word(rng, 2, 3), rng.randint(2, 4), rng.randint(0, 3)
+    letter = letters_without(rng, word, 1)
+    filler = letters_without(rng, word + letter, 1)
     a, length = sheet.const(word), len(word) + times + more
     at_start = rng.random() < 0.6
     edge = f"{s}.startswith({a})" if at_start else f"{s}.endswith({a})"
@@ -841,7 +760,7 @@ def sum_and_length(rng: random.Random) -> tuple[str, str]:
     if total <= 6:
         return sum_and_length(rng)
     even = total // count
-    answer = rng.choice((_parts(rng, total, count), [even] * (count - 1) + [total - even * (count - 1)]))
+    answer = rng.choice((parts_of(rng, total, count), [even] * (count - 1) + [total - even * (count - 1)]))
     expressions = [f"[0] * {count - 1} + [{t}]", f"[1] * {count - 1} + [{total - count + 1}]"]
     return sheet.pair(test, answer, *([f"[{even}] * {n}"] if total == even * count else expressions))
 
@@ -850,7 +769,7 @@ def sum_and_length(rng: random.Random) -> tuple[str, str]:
 def sorted_with_place(rng: random.Random) -> tuple[str, str]:
     """`sorted(xs) == [3, 5, 9] and xs[0] == 5`."""
     sheet = _Sheet(rng, "List[int]")
-    xs, answer = sheet.name, _numbers(rng, rng.randint(2, 4))
+    xs, answer = sheet.name, some_numbers(rng, rng.randint(2, 4))
     place = rng.choice((0, 0, -1, 1))
     a = sheet.const(sorted(answer))
     if rng.random() < 0.2:
@@ -878,11 +797,11 @@ def rising_to_maximum(rng: random.Random) -> tuple[str, str]:
 def slice_of_list(rng: random.Random) -> tuple[str, str]:
     """`xs[:2] == [4, 9] and len(xs) == 5`."""
     sheet = _Sheet(rng, "List[int]")
-    xs, part, more = sheet.name, _numbers(rng, rng.randint(1, 3)), rng.randint(1, 3)
+    xs, part, more = sheet.name, some_numbers(rng, rng.randint(1, 3)), rng.randint(1, 3)
     if part == [3]:  # [1, 2, 3] ends so
         return slice_of_list(rng)
     a, size, filler = sheet.const(part), len(part), rng.randint(0, 9)
-    length, rest = size + more, _numbers(rng, more) if rng.random() < 0.6 else [filler] * more
+    length, rest = size + more, some_numbers(rng, more) if rng.random() < 0.6 else [filler] * more
     n = sheet.const(length)
     if rng.random() < 0.5:
         test = sheet.both(f"{xs}[:{size}] == {a}", f"len({xs}) == {n}")
@@ -895,7 +814,7 @@ def slice_of_list(rng: random.Random) -> tuple[str, str]:
 def mapped_list(rng: random.Random) -> tuple[str, str]:
     """`[y * 2 for y in xs] == [8, 14]`."""
     sheet = _Sheet(rng, "List[int]")
-    xs, y, answer, factor = sheet.name, sheet.fresh(), _numbers(rng, rng.randint(2, 4)), rng.randint(2, 9)
+    xs, y, answer, factor = sheet.name, sheet.fresh(), some_numbers(rng, rng.randint(2, 4)), rng.randint(2, 9)
     k = sheet.const(factor)
     forward, values, back = rng.choice((
         (f"{y} * {k}", [v * factor for v in answer], f"{y} // {k}"),
@@ -913,7 +832,7 @@ def mapped_list(rng: random.Random) -> tuple[str, str]:
 def list_equation(rng: random.Random) -> tuple[str, str]:
     """`xs + [3, 4] == [7, 9, 3, 4]`."""
     sheet = _Sheet(rng, "List[int]")
-    xs, numbers = sheet.name, _numbers(rng, rng.randint(3, 5))
+    xs, numbers = sheet.name, some_numbers(rng, rng.randint(3, 5))
     cut = rng.randint(1, len(numbers) - 1)
     left, right = numbers[:cut], numbers[cut:]
     test, answer, expression = rng.choice((
@@ -944,7 +863,7 @@ def count_in_list(rng: random.Random) -> tuple[str, str]:
     sheet = _Sheet(rng, "List[int]")
     xs, value, times, more = sheet.name, rng.randint(3, 99), rng.randint(2, 4), rng.randint(0, 2)
     v, n = sheet.const(value), sheet.const(times)
-    rest = [number for number in _numbers(rng, 4) if number != value][:more]
+    rest = [number for number in some_numbers(rng, 4) if number != value][:more]
     answer = rng.choice(([value] * times + rest, rest + [value] * times))
     test = sheet.both(f"{xs}.count({v}) == {n}", f"len({xs}) == {times + more}")
     return sheet.pair(test, answer, f"[{v}] * {n}" + (f" + {rest}" if more else ""))
@@ -954,7 +873,7 @@ def count_in_list(rng: random.Random) -> tuple[str, str]:
 def joined_words(rng: random.Random) -> tuple[str, str]:
     """`' '.join(words) == 'ka bo mi' and len(words) == 3`."""
     sheet = _Sheet(rng, "List[str]")
-    ws, words, mark = sheet.name, _words(rng, rng.randint(2, 4), 1, 3), rng.choice((" ", "-", ",", "/", "+"))
+    ws, words, mark = sheet.name, some_words(rng, rng.randint(2, 4), 1, 3), rng.choice((" ", "-", ",", "/", "+"))
     joined = sheet.const(mark.join(words))
     count = f"len({ws}) == {len(words)}"
     return sheet.pair(sheet.both(f"'{mark}'.join({ws}) == {joined}", count), words, f"{joined}.split('{mark}')")
@@ -964,7 +883,7 @@ def joined_words(rng: random.Random) -> tuple[str, str]:
 def word_lengths(rng: random.Random) -> tuple[str, str]:
     """`[len(w) for w in words] == [2, 4] and words[0] == 'ab'`."""
     sheet = _Sheet(rng, "List[str]")
-    ws, w, words = sheet.name, sheet.fresh(), _words(rng, rng.randint(2, 3), 2, 5)
+    ws, w, words = sheet.name, sheet.fresh(), some_words(rng, rng.randint(2, 3), 2, 5)
     sizes, place = sheet.const([len(word) for word in words]), rng.randrange(len(words))
     lengths = rng.choice((f"[len({w}) for {w} in {ws}]", f"list(map(len, {ws}))"))
     known = f"{ws}[{place}] == '{words[place]}'"
@@ -977,7 +896,7 @@ def word_lengths(rng: random.Random) -> tuple[str, str]:
 def word_in_list(rng: random.Random) -> tuple[str, str]:
     """`words[0] == 'bo' and 'ka' in words and (len(words) == 3)`."""
     sheet = _Sheet(rng, "List[str]")
-    ws, words = sheet.name, _words(rng, rng.randint(2, 4), 1, 4)
+    ws, words = sheet.name, some_words(rng, rng.randint(2, 4), 1, 4)
     a, b = sheet.const(words[0]), sheet.const(words[1])
     answer = [words[0], *rng.sample(words[1:], len(words) - 1)]
     test = f"{sheet.both(f'{ws}[0] == {a}', f'{b} in {ws}')} and (len({ws}) == {len(words)})"
@@ -1006,7 +925,7 @@ def count_of_flags(rng: random.Random) -> tuple[str, str]:
 def pattern_of_flags(rng: random.Random) -> tuple[str, str]:
     """`flags == [v > 12 for v in [3, 15, 20]]`."""
     sheet = _Sheet(rng, "List[bool]")
-    b, v, numbers = sheet.name, sheet.fresh(), _numbers(rng, rng.randint(3, 4))
+    b, v, numbers = sheet.name, sheet.fresh(), some_numbers(rng, rng.randint(3, 4))
     bound, bits = rng.choice(numbers), [rng.randrange(2) for _ in numbers]
     a = sheet.const(numbers)
     test, answer, expression = rng.choice((
@@ -1023,7 +942,7 @@ def halves_in_list(rng: random.Random) -> tuple[str, str]:
     """`[v * 2 for v in xs] == [5.0, 7.0]`."""
     sheet = _Sheet(rng, "List[float]")
     xs, v, count = sheet.name, sheet.fresh(), rng.randint(2, 3)
-    answer = [n / 2 for n in _numbers(rng, count)]
+    answer = [n / 2 for n in some_numbers(rng, count)]
     if rng.random() < 0.4:
         total = sum(answer)
         test = sheet.both(f"sum({xs}) == {sheet.const(total)}", f"{xs}[0] == {answer[0]}")
@@ -1040,27 +959,27 @@ def halves_in_list(rng: random.Random) -> tuple[str, str]:
 def subset_and_size(rng: random.Random) -> tuple[str, str]:
     """`{3, 8} <= s and len(s) == 4`."""
     sheet = _Sheet(rng, "Set[int]")
-    s, numbers, known = sheet.name, _numbers(rng, rng.randint(3, 5)), rng.randint(1, 2)
-    part, n = _braces(numbers[:known]), sheet.const(len(numbers))
+    s, numbers, known = sheet.name, some_numbers(rng, rng.randint(3, 5)), rng.randint(1, 2)
+    part, n = braces(numbers[:known]), sheet.const(len(numbers))
     held = rng.choice((f"{part} <= {s}", f"{s} >= {part}")) if known == 2 else f"{sheet.const(numbers[0])} in {s}"
     test = sheet.both(held, f"len({s}) == {n}")
-    return sheet.written(test, _braces(_shuffled(rng, numbers)), f"{part} | {_braces(numbers[known:])}")
+    return sheet.written(test, braces(shuffled(rng, numbers)), f"{part} | {braces(numbers[known:])}")
 
 
 @_family
 def set_equation(rng: random.Random) -> tuple[str, str]:
     """`s | {4} == {4, 9, 11} and len(s) == 2`."""
     sheet = _Sheet(rng, "Set[int]")
-    s, numbers = sheet.name, _numbers(rng, rng.randint(3, 4))
+    s, numbers = sheet.name, some_numbers(rng, rng.randint(3, 4))
     left, right = numbers[:-1], numbers[-1:]
-    whole, extra = _braces(sorted(numbers)), right[0]
-    both, one = _braces(left), _braces(right)
+    whole, extra = braces(sorted(numbers)), right[0]
+    both, one = braces(left), braces(right)
     test, answer, expression = rng.choice((
         (f"{s} | {one} == {whole} and {extra} not in {s}", both, f"{whole} - {one}"),
-        (f"{s} - {one} == {both} and {extra} in {s}", _braces(numbers), f"{both} | {one}"),
-        (f"{s} ^ {one} == {both}", _braces(numbers), f"{both} | {one}"),
+        (f"{s} - {one} == {both} and {extra} in {s}", braces(numbers), f"{both} | {one}"),
+        (f"{s} ^ {one} == {both}", braces(numbers), f"{both} | {one}"),
         (f"{s} & {whole} == {both} and len({s}) == {len(left)}", both, f"{whole} - {one}"),
-        (f"sorted({s}) == {sorted(numbers)}", _braces(numbers), f"set({sorted(numbers)})"),
+        (f"sorted({s}) == {sorted(numbers)}", braces(numbers), f"set({sorted(numbers)})"),
     ))  # fmt: skip
     return sheet.written(test, answer, expression)
 
@@ -1070,19 +989,19 @@ def set_sum(rng: random.Random) -> tuple[str, str]:
     """`len(s) == 3 and sum(s) == 20`."""
     sheet = _Sheet(rng, "Set[int]")
     s, count = sheet.name, rng.randint(2, 4)
-    parts = _distinct_parts(rng, rng.randint(12, rng.choice((30, 60, 150))), count)
+    parts = distinct_parts_of(rng, rng.randint(12, rng.choice((30, 60, 150))), count)
     n, total = sheet.const(count), sheet.const(sum(parts))
     test = sheet.both(f"len({s}) == {n}", f"sum({s}) == {total}")
     if rng.random() < 0.4:
-        return sheet.written(f"{test} and ({rng.choice(parts)} in {s})", _braces(parts))
-    return sheet.written(test, _braces(parts))
+        return sheet.written(f"{test} and ({rng.choice(parts)} in {s})", braces(parts))
+    return sheet.written(test, braces(parts))
 
 
 @_family
 def set_of_letters(rng: random.Random) -> tuple[str, str]:
     """`s == set('kab')`."""
     sheet = _Sheet(rng, "Set[str]")
-    s, letters = sheet.name, _letters(rng, rng.randint(2, 4))
+    s, letters = sheet.name, some_letters(rng, rng.randint(2, 4))
     word, ordered = "".join(rng.sample(letters + letters[:2], len(letters) + 2)), "".join(sorted(letters))
     t = sheet.const(ordered)
     test, expression = rng.choice((
@@ -1090,14 +1009,14 @@ def set_of_letters(rng: random.Random) -> tuple[str, str]:
         (f"''.join(sorted({s})) == {t} and len({s}) == {len(letters)}", f"set({t})"),
         (f"sorted({s}) == list({t})", f"set({t})"),
     ))  # fmt: skip
-    return sheet.written(test, _braces(letters), expression)
+    return sheet.written(test, braces(letters), expression)
 
 
 @_family
 def words_in_set(rng: random.Random) -> tuple[str, str]:
     """`'ka' in s and len(s) == 3`."""
     sheet = _Sheet(rng, "Set[str]")
-    s, words, w = sheet.name, _words(rng, rng.randint(2, 3), 1, 4), sheet.fresh()
+    s, words, w = sheet.name, some_words(rng, rng.randint(2, 3), 1, 4), sheet.fresh()
     a, b = sheet.const(words[0]), sheet.const(words[1])
     test = rng.choice((
         f"{sheet.both(f'{a} in {s}', f'{b} in {s}')} and (len({s}) == {len(words)})",
@@ -1105,14 +1024,14 @@ def words_in_set(rng: random.Random) -> tuple[str, str]:
         f"{{{a}, {b}}} <= {s} and sum((len({w}) for {w} in {s})) == {len(''.join(words))}",
     ))  # fmt: skip
     filled = ", ".join([a, b, *map(repr, words[2:])])
-    return sheet.written(test, _braces(rng.sample(words, len(words))), f"{{{filled}}}")
+    return sheet.written(test, braces(rng.sample(words, len(words))), f"{{{filled}}}")
 
 
 @_family
 def value_of_key(rng: random.Random) -> tuple[str, str]:
     """`d['ka'] == 7 and len(d) == 2`."""
     sheet = _Sheet(rng, "Dict[str, int]")
-    d, (key, other), (value, more) = sheet.name, _words(rng, 2, 1, 4), _numbers(rng, 2)
+    d, (key, other), (value, more) = sheet.name, some_words(rng, 2, 1, 4), some_numbers(rng, 2)
     a, v = sheet.const(key), sheet.const(value)
     test, answer, expression = rng.choice((
         (f"{d}[{a}] == {v}", {key: value}, f"{{{a}: {v}}}"),
@@ -1131,8 +1050,8 @@ def value_of_key(rng: random.Random) -> tuple[str, str]:
 def keys_and_values(rng: random.Random) -> tuple[str, str]:
     """`sorted(d) == ['k', 'm'] and sum(d.values()) == 12`."""
     sheet = _Sheet(rng, "Dict[str, int]")
-    d, keys, total = sheet.name, sorted(_words(rng, rng.randint(2, 3), 1, 2)), rng.randint(5, 60)
-    values = _parts(rng, total, len(keys))
+    d, keys, total = sheet.name, sorted(some_words(rng, rng.randint(2, 3), 1, 2)), rng.randint(5, 60)
+    values = parts_of(rng, total, len(keys))
     a = sheet.const(keys)
     test = sheet.both(f"sorted({d}) == {a}", f"sum({d}.values()) == {sheet.const(total)}")
     if rng.random() < 0.4:
@@ -1144,12 +1063,12 @@ def keys_and_values(rng: random.Random) -> tuple[str, str]:
 def lengths_of_words(rng: random.Random) -> tuple[str, str]:
     """`d == {w: len(w) for w in ['ka', 'bomi']}`, or of letters and counts."""
     sheet = _Sheet(rng, "Dict[str, int]")
-    d, w, words = sheet.name, sheet.fresh(), _words(rng, rng.randint(2, 3), 2, 5)
+    d, w, words = sheet.name, sheet.fresh(), some_words(rng, rng.randint(2, 3), 2, 5)
     if rng.random() < 0.5:
         a = sheet.const(words)
         built = f"{{{w}: len({w}) for {w} in {a}}}"
         return sheet.pair(f"{d} == {built}", {word: len(word) for word in words}, built)
-    letters = _letters(rng, rng.randint(2, 3))
+    letters = some_letters(rng, rng.randint(2, 3))
     word = letters + "".join(rng.choice(letters) for _ in range(rng.randint(1, 3)))
     a = sheet.const(word)
     built = f"{{{w}: {a}.count({w}) for {w} in {a}}}"
@@ -1160,7 +1079,7 @@ def lengths_of_words(rng: random.Random) -> tuple[str, str]:
 def names_of_numbers(rng: random.Random) -> tuple[str, str]:
     """`d[4] + d[7] == 'kabo' and d[4] == 'ka'`."""
     sheet = _Sheet(rng, "Dict[int, str]")
-    d, (key, other), (word, more) = sheet.name, _numbers(rng, 2), _words(rng, 2, 1, 3)
+    d, (key, other), (word, more) = sheet.name, some_numbers(rng, 2), some_words(rng, 2, 1, 3)
     k, w = sheet.const(key), sheet.const(word)
     answer = {key: word, other: more}
     filled = f"{{{k}: {w}, {other}: '{more}'}}"
@@ -1181,7 +1100,7 @@ def names_of_numbers(rng: random.Random) -> tuple[str, str]:
 def sum_and_product(rng: random.Random) -> tuple[str, str]:
     """`t[0] + t[1] == 15 and t[0] * t[1] == 56`."""
     sheet = _Sheet(rng, "Tuple[int, int]")
-    t, (first, second) = sheet.name, _numbers(rng, 2)
+    t, (first, second) = sheet.name, some_numbers(rng, 2)
     added = rng.choice((f"{t}[0] + {t}[1]", f"sum({t})"))
     plus = f"{added} == {sheet.const(first + second)}"
     minus = f"{t}[0] - {t}[1] == {sheet.const(first - second)}"
@@ -1207,7 +1126,7 @@ def quotient_pair(rng: random.Random) -> tuple[str, str]:
 def moved_point(rng: random.Random) -> tuple[str, str]:
     """`(p[0] + 3, p[1] - 2) == (10, 5)`."""
     sheet = _Sheet(rng, "Tuple[int, int]")
-    p, (x, y), right, up = sheet.name, _numbers(rng, 2), rng.randint(1, 30), rng.randint(1, 30)
+    p, (x, y), right, up = sheet.name, some_numbers(rng, 2), rng.randint(1, 30), rng.randint(1, 30)
     a, b = sheet.const(right), sheet.const(up)
     return sheet.pair(*rng.choice((
         (f"({p}[0] + {a}, {p}[1] - {b}) == ({x + right}, {y - up})", (x, y), f"({x + right} - {a}, {y - up} + {b})"),
@@ -1234,7 +1153,7 @@ def sides_of_rectangle(rng: random.Random) -> tuple[str, str]:
 def repeated_pair(rng: random.Random) -> tuple[str, str]:
     """`t[0] * t[1] == 'kokoko' and t[1] > 1`."""
     sheet = _Sheet(rng, "Tuple[str, int]")
-    t, word, times = sheet.name, _word(rng, 2, 4), rng.randint(2, 4)
+    t, word, times = sheet.name, a_word(rng, 2, 4), rng.randint(2, 4)
     whole = sheet.const(word * times)
     known = rng.choice((f"{t}[1] == {times}", f"{t}[0] == '{word}'", f"len({t}[0]) == {len(word)}"))
     return sheet.pair(sheet.both(f"{t}[0] * {t}[1] == {whole}", known), (word, times), f"('{word}', {times})")
@@ -1244,7 +1163,7 @@ def repeated_pair(rng: random.Random) -> tuple[str, str]:
 def word_and_number(rng: random.Random) -> tuple[str, str]:
     """`t[0] + str(t[1]) == 'ko14' and t[1] > 9`."""
     sheet = _Sheet(rng, "Tuple[str, int]")
-    t, word, tail, number, offset = sheet.name, _word(rng, 1, 4), _word(rng, 1, 2), _number(rng), rng.randint(2, 30)
+    t, word, tail, number, offset = sheet.name, a_word(rng, 1, 4), a_word(rng, 1, 2), a_number(rng), rng.randint(2, 30)
     b, n, w, longer = sheet.const(offset), abs(number), sheet.const(word), word + tail
     test, answer, expression = rng.choice((
         (f"{t}[0] + str({t}[1]) == '{word}{n}' and {t}[1] > {b}", (word, n), f"({w}, {n})"),
@@ -1265,13 +1184,13 @@ def word_and_number(rng: random.Random) -> tuple[str, str]:
 def row_sums(rng: random.Random) -> tuple[str, str]:
     """`[sum(r) for r in m] == [7, 12] and len(m[0]) == 2`."""
     sheet = _Sheet(rng, "List[List[int]]")
-    m, r, sums = sheet.name, sheet.fresh(), _numbers(rng, rng.randint(2, 3))
+    m, r, sums = sheet.name, sheet.fresh(), some_numbers(rng, rng.randint(2, 3))
     a = sheet.const(sums)
-    rows = [[total] if rng.random() < 0.3 else _parts(rng, total, 2) for total in sums]
+    rows = [[total] if rng.random() < 0.3 else parts_of(rng, total, 2) for total in sums]
     added = rng.choice((f"[sum({r}) for {r} in {m}] == {a}", f"list(map(sum, {m})) == {a}"))
     if rng.random() < 0.5:
         return sheet.pair(added, rows, f"[[{r}] for {r} in {a}]")
-    return sheet.pair(f"{added} and len({m}[0]) == 2", [_parts(rng, sums[0], 2), *rows[1:]],
+    return sheet.pair(f"{added} and len({m}[0]) == 2", [parts_of(rng, sums[0], 2), *rows[1:]],
                       f"[[{r}, 0] for {r} in {a}]", f"[[0, {r}] for {r} in {a}]")  # fmt: skip
 
 
@@ -1280,7 +1199,7 @@ def cell_of_grid(rng: random.Random) -> tuple[str, str]:
     """`m[1][0] == 7 and [len(r) for r in m] == [1, 2]`."""
     sheet = _Sheet(rng, "List[List[int]]")
     m, r, row, column = sheet.name, sheet.fresh(), rng.randrange(2), rng.randrange(2)
-    value, filler, lengths = _integer(rng, 3, 99), rng.randint(0, 9), [rng.randint(1, 3), rng.randint(1, 2)]
+    value, filler, lengths = an_integer(rng, 3, 99), rng.randint(0, 9), [rng.randint(1, 3), rng.randint(1, 2)]
     lengths[row] = max(lengths[row], column + 1)
     rows = [[filler] * length for length in lengths]
     rows[row][column] = value
@@ -1293,7 +1212,7 @@ def cell_of_grid(rng: random.Random) -> tuple[str, str]:
 def flipped_grid(rng: random.Random) -> tuple[str, str]:
     """`[list(c) for c in zip(*m)] == [[3, 5], [4, 6]]`, or rows turned around."""
     sheet = _Sheet(rng, "List[List[int]]")
-    m, r, (a, b, c, d) = sheet.name, sheet.fresh(), _numbers(rng, 4)
+    m, r, (a, b, c, d) = sheet.name, sheet.fresh(), some_numbers(rng, 4)
     t = sheet.const([[a, b], [c, d]])
     test, answer, expression = rng.choice((
         (f"[list({r}) for {r} in zip(*{m})] == {t}", [[a, c], [b, d]], f"[list({r}) for {r} in zip(*{t})]"),
@@ -1309,7 +1228,7 @@ def sums_of_pairs(rng: random.Random) -> tuple[str, str]:
     """`[a + b for a, b in ps] == [7, 12]`."""
     sheet = _Sheet(rng, "List[Tuple[int, int]]")
     ps, one, two = sheet.name, sheet.fresh(), sheet.fresh()
-    answer = list(zip(_numbers(rng, 2), _numbers(rng, 2), strict=True))
+    answer = list(zip(some_numbers(rng, 2), some_numbers(rng, 2), strict=True))
     sign, values = rng.choice((
         ("+", [a + b for a, b in answer]), ("-", [a - b for a, b in answer]), ("*", [a * b for a, b in answer]),
     ))  # fmt: skip
@@ -1327,8 +1246,8 @@ def sums_of_pairs(rng: random.Random) -> tuple[str, str]:
 def columns_of_pairs(rng: random.Random) -> tuple[str, str]:
     """`[p[0] for p in ps] == [3, 9] and sum((p[1] for p in ps)) == 10`."""
     sheet = _Sheet(rng, "List[Tuple[int, int]]")
-    ps, p, first, total = sheet.name, sheet.fresh(), _numbers(rng, 2), rng.randint(5, 40)
-    place, second = rng.randrange(2), _parts(rng, total, 2)
+    ps, p, first, total = sheet.name, sheet.fresh(), some_numbers(rng, 2), rng.randint(5, 40)
+    place, second = rng.randrange(2), parts_of(rng, total, 2)
     a = sheet.const(first)
     answer = list(zip(first, second, strict=True)) if place == 0 else list(zip(second, first, strict=True))
     test = f"[{p}[{place}] for {p} in {ps}] == {a}"
@@ -1339,10 +1258,26 @@ def columns_of_pairs(rng: random.Random) -> tuple[str, str]:
 def pairs_of_map(rng: random.Random) -> tuple[str, str]:
     """`dict(ps) == {3: 5, 4: 7}`, or the pairs of two lists."""
     sheet = _Sheet(rng, "List[Tuple[int, int]]")
-    ps, keys, values = sheet.name, _numbers(rng, rng.randint(2, 3)), _numbers(rng, 3)
+    ps, keys, values = sheet.name, some_numbers(rng, rng.randint(2, 3)), some_numbers(rng, 3)
     pairs = list(zip(keys, values, strict=False))
     table = sheet.const(dict(pairs))
     if rng.random() < 0.5:
         return sheet.pair(f"dict({ps}) == {table}", rng.sample(pairs, len(pairs)), f"list({table}.items())")
     a, b = keys, values[: len(keys)]
     return sheet.pair(f"{ps} == list(zip({a}, {b}))", pairs, f"list(zip({a}, {b}))")
+
+
+# ---- composed puzzles, a family for each answer type ----
+
+_SINGLE_RULES = len(FAMILIES)
+_SHARES = sum(share for share, _ in composition.ANSWERS.values())
+
+
+def _composed(declared: str, share: float) -> None:
+    name = "composed_" + "_".join(re.findall(r"\w+", declared)).lower()
+    FAMILIES[name] = functools.partial(composition.compose, declared=declared)
+    WEIGHTS[name] = COMPOSED_TO_SINGLE * _SINGLE_RULES * share / _SHARES
+
+
+for _declared, (_share, _) in composition.ANSWERS.items():
+    _composed(_declared, _share)
