@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from puzzles import answer_type
+from puzzles import answer_type, similarity
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle, Verdict, content_hash
 from puzzles.verify import accepts, verify
@@ -140,6 +140,12 @@ class Guard:
             or self._near(puzzle.shingles)
             or self._remembered.get(puzzle.id)
         )
+
+    def hit_by_rule(self, text: str) -> Hit | None:
+        """As `hit`, of a text that a rule of ours wrote: its forms are made in this process, which a model's never are."""
+        tree = ast.parse(text)
+        unordered = content_hash(similarity.order_free_form(tree, constants=False))
+        return self._forms.get(unordered) or self._near(similarity.shingles(similarity.order_free_form(tree)))
 
     def _near(self, shingles: frozenset[int]) -> Hit | None:
         if len(shingles) < MIN_SHINGLES:

@@ -75,6 +75,8 @@ class ProposeConfig:
     """Texts sampled per iteration. The ancestor: 256,000 (babysit.sh)."""
     proposals_per_prompt: int = 64
     """The ancestor's `per_prompt`."""
+    begun: float = 0.0
+    """Share of the texts that go on from the beginning of a solved puzzle, cut at random (not with `chat`)."""
     temperature: float = 0.9
     top_p: float = 1.0
     max_tokens: int = 200
@@ -232,7 +234,7 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
-    "propose.proposals", "iterations", "vary.variations", "data.rules",
+    "propose.proposals", "propose.begun", "iterations", "vary.variations", "data.rules",
     "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = (
@@ -250,7 +252,7 @@ def _check(config: RunConfig) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
-            if key.endswith("top_p") and value > 1:
+            if key.endswith(("top_p", "propose.begun")) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if strange := set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {strange}")

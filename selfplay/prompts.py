@@ -60,15 +60,18 @@ def solve_prompt(protocol: str, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Ca
     return Prompt("".join(parts) + f"{puzzle.source}\n\n{puzzle.header}", chat=False, header=puzzle.header)
 
 
-def propose_prompt(protocol: str, shots: Sequence[Puzzle] = ()) -> Prompt:
-    """Ask for a new puzzle; `shots` are shown first unless the protocol is plain."""
+def propose_prompt(protocol: str, shots: Sequence[Puzzle] = (), begun: str = PROPOSAL_HEADER) -> Prompt:
+    """Ask for a new puzzle; `shots` are shown first unless the protocol is plain.
+
+    `begun` is what the puzzle goes on from; a chat model begins its own.
+    """
     shown = shots if protocol != "plain" else ()
     if protocol == "chat":
         examples = "".join(f"\n\n{_fenced(puzzle.source)}" for puzzle in shown)
         text = PROPOSE_INSTRUCTION + (f" It should be unlike these examples:{examples}" if examples else "")
         return Prompt(text, chat=True, header="")
     parts = [f"{puzzle.source}\n\n\n" for puzzle in shown]
-    return Prompt("".join(parts) + PROPOSAL_HEADER, chat=False, header=PROPOSAL_HEADER)
+    return Prompt("".join(parts) + begun, chat=False, header=begun)
 
 
 def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str | None:

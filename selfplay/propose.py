@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +16,14 @@ from sandbox.pool import Pool
 from selfplay.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.config import RunConfig
 from selfplay.cost import Watch, judging_watch
-from selfplay.prompts import Prompt, propose_prompt
+from selfplay.prompts import PROPOSAL_HEADER, Prompt, propose_prompt
 from selfplay.sampler import Sampler, settings_of
 
 STAGE = "propose"
+BEGUN_COPIES = 8
+"""Proposals that go on from the same beginning."""
+WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
+"""Where a text may be cut: not inside a word, nor between a space and what it belongs to."""
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
@@ -28,25 +34,48 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     """
     if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
+    begun = 0 if protocol == "chat" else round(config.propose.proposals * config.propose.begun)
     per_prompt = min(config.propose.proposals_per_prompt, max(1, config.propose.proposals))
-    full, rest = divmod(config.propose.proposals, per_prompt)
-    prompts = full + (rest > 0)
     parents = archive.solved_ids(before_iteration=iteration)
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
-    drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(prompts)]
-    drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
     settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
-    per_chunk = max(1, config.chunk_texts // per_prompt)
+    contents = []
+    for texts, copies in ((config.propose.proposals - begun, per_prompt), (begun, min(per_prompt, BEGUN_COPIES))):
+        full, rest = divmod(texts, copies)
+        drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(full + (rest > 0))]
+        drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
+        begins = [_beginning(archive, parents, rng) for _ in drawn] if contents else [None] * len(drawn)
+        per_chunk = max(1, config.chunk_texts // copies)
+        for start, end in [(start, min(full, start + per_chunk)) for start in range(0, full, per_chunk)]:
+            contents.append({"shots": drawn[start:end], "begins": begins[start:end], "copies": copies})
+        contents += [{"shots": drawn[full:], "begins": begins[full:], "copies": rest}] if rest else []
     with archive.transaction():
-        contents = [
-            {"shots": drawn[start : min(full, start + per_chunk)], "copies": per_prompt}
-            for start in range(0, full, per_chunk)
-        ]
-        contents += [{"shots": drawn[full:], "copies": rest}] if rest else []
         for number, content in enumerate(contents):
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+def _beginning(archive: Archive, parents: list[str], rng: np.random.Generator) -> list[Any] | None:
+    """A solved puzzle, and how many of its characters a proposal goes on from: the answer's type and what follows.
+
+    What the model fills in then differs as the archive does, in types and in what is asked of them.
+    """
+    parent = parents[int(rng.integers(len(parents)))]
+    source = archive.puzzle(parent).source
+    if not source.startswith(PROPOSAL_HEADER):
+        return None
+    cuts = [match.start() for match in WORD_BORDER.finditer(source, source.index(":"))]
+    return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
+
+
+def _prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
+    """A chunk's prompts, as planned."""
+    prompts = []
+    for shots, begin in zip(plan["shots"], plan["begins"], strict=True):
+        begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
+        prompts.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
+    return prompts
 
 
 def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
@@ -59,9 +88,7 @@ def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: st
 
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
     """The work of a planned chunk; once begun it does not touch the archive."""
-    prompts = [
-        propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots]) for shots in chunk.plan["shots"]
-    ]
+    prompts = _prompts(archive, chunk.plan, protocol)
     copies = chunk.plan["copies"]
     # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
     distinct = list(dict.fromkeys(prompts))
@@ -80,8 +107,8 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
     """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
-    prompt: Prompt = propose_prompt(protocol)
-    parsed = parse_puzzles(pool, [prompt.parsed_text(text) for text in chunk.completions])
+    asked = [prompt for prompt in _prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
+    parsed = parse_puzzles(pool, [p.parsed_text(text) for p, text in zip(asked, chunk.completions, strict=True)])
     known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
     fresh: dict[str, Puzzle] = {}
     for puzzle in parsed:
@@ -110,7 +137,9 @@ def _outcome(
     if refusal is not None:
         return refusal.reason, refusal.detail
     assert chunk.completions is not None
-    parents = tuple(chunk.plan["shots"][position // chunk.plan["copies"]])
+    place = position // chunk.plan["copies"]
+    begin = chunk.plan["begins"][place]
+    parents = (*chunk.plan["shots"][place], *(begin[:1] if begin else ()))
     original = chunk.completions[position]
     provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)
     status = archive.add_puzzle(puzzle, provenance)
