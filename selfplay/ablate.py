@@ -88,7 +88,8 @@ def load_ablation(path: Path) -> Ablation:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: expected a TOML file, {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: expected a TOML file, {reason}") from None
     expected = {
         "run": ("`embedded`, or a run's TOML file beside this one", isinstance(values.get("run"), str)),
         "seeds": ("different integers from 0 on", _are_seeds(values.get("seeds"))),

@@ -141,11 +141,13 @@ def _run(options: argparse.Namespace) -> int:
 
 def _ablate(options: argparse.Namespace) -> int:
     from selfplay import ablate, chart, tables
-    from selfplay.finetune import TransformersBackend
+    from selfplay.finetune import TransformersBackend, require_peft
     from selfplay.rundir import write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
     folder = _below_runs(options.name or Path(options.config).stem)
+    if any(config.finetune.lora_rank for config in ablation.arms.values()):
+        require_peft()
     folder.mkdir(parents=True, exist_ok=True)
 
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
