@@ -392,7 +392,11 @@ class Archive:
         self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", row)
 
     def add_trained(self, iteration: int, pairs: Sequence[tuple[str, str]]) -> None:
-        """Which (puzzle, solution) ids an iteration's checkpoint learns from."""
+        """Which (puzzle, solution) ids an iteration's checkpoint learns from.
+
+        All of them, also a candidate that was not accepted: it then has its row in `candidates`, and none in
+        `solutions`.
+        """
         rows = [(iteration, puzzle, solution) for puzzle, solution in pairs]
         self._connection.executemany("INSERT OR IGNORE INTO trained VALUES (?,?,?)", rows)
 

@@ -8,25 +8,30 @@ iterations: one that learns nothing of its own would train the same model again.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from puzzles.archive import Archive
 from puzzles.puzzle import Verdict
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
-from selfplay.loop import SCORED_SETS, Backend, Progress, run
-from selfplay.rundir import RunDir, read_lines
+from selfplay.loop import SCORED_SETS, Backend, Progress, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.rundir import RunDir, read_lines, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.max_steps",
         "finetune.batch_tokens", "finetune.start")  # fmt: skip
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
+ARM_NAME = re.compile(r"\w[\w ,.+-]*")
+"""It names a folder."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,16 @@ class Ablation:
     arms: dict[str, RunConfig]
     """By name; each runs with every seed."""
 
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Of pass@k, the same for all arms."""
+        return self.arms[self.control].evaluate.k
+
+    @property
+    def shown_ks(self) -> list[int]:
+        """The first, which decides, and the largest."""
+        return list(dict.fromkeys((self.ks[0], max(self.ks))))
+
 
 @dataclass(frozen=True)
 class ArmScores:
@@ -48,6 +63,10 @@ class ArmScores:
     records: list[dict[str, Any]]
     counts: dict[str, dict[str, tuple[int, int]]]
     """Of the last iteration, by set and puzzle: candidates and accepted ones."""
+    examined: int
+    """Puzzles of its archive that were compared with dev and held-out, at every level, when the run had ended."""
+    contaminated: dict[str, str]
+    """Those that are too near to a guarded one, by id, with what was found."""
 
 
 @dataclass(frozen=True)
@@ -69,27 +88,72 @@ def load_ablation(path: Path) -> Ablation:
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: expected a TOML file, {error}") from None
-    expected = {"run": str, "seeds": list, "control": str, "settings": list, "arms": dict}
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: expected a TOML file, {reason}") from None
+    expected = {
+        "run": ("`embedded`, or a run's TOML file beside this one", isinstance(values.get("run"), str)),
+        "seeds": ("different integers from 0 on", _are_seeds(values.get("seeds"))),
+        "control": ("the name of an arm", isinstance(values.get("control"), str)),
+        "settings": ("a list of key=value, of all arms", _are_settings(values.get("settings"))),
+        "arms": ("at least two, each a list of key=value", _are_arms(values.get("arms"))),
+    }
     for key in (*values, *expected):
-        if key not in expected or not isinstance(values.get(key), expected[key]):
-            raise ConfigError(f"{path}: {key}: expected {', '.join(expected)}; arms are lists of settings")
+        if key not in expected:
+            raise ConfigError(f"{path}: unknown key {key!r}; known keys: {', '.join(expected)}")
+        meaning, is_right = expected[key]
+        if not is_right:
+            raise ConfigError(f"{path}: {key}: expected {meaning}, got {values.get(key, 'nothing')!r}")
+    arms, control = values["arms"], values["control"]
+    if control not in arms:
+        raise ConfigError(f"{path}: control: expected one of {', '.join(arms)}, got {control!r}")
     base = embedded_file("run.toml") if values["run"] == "embedded" else path.parent / values["run"]
-    arms = {name: load(base, [*values["settings"], *changes]) for name, changes in values["arms"].items()}
-    if values["control"] not in arms:
-        raise ConfigError(f"{path}: control: expected one of the arms, got {values['control']!r}")
-    _check_comparable(path, arms, values["control"])
-    return Ablation(tuple(values["seeds"]), values["control"], arms)
+    configs = {name: _arm(path, name, base, [*values["settings"], *changes]) for name, changes in arms.items()}
+    folders = Counter(map(_folder_name, arms))
+    if shared := [name for name in arms if folders[_folder_name(name)] > 1]:
+        raise ConfigError(f"{path}: arms: expected names with a folder for each, got {' and '.join(shared)}")
+    _check_comparable(path, configs, control)
+    return Ablation(tuple(values["seeds"]), control, configs)
+
+
+def _are_seeds(value: Any) -> bool:
+    of_integers = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    return of_integers and 0 < len(value) == len({*value})
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(setting, str) for setting in value)
+
+
+def _are_arms(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) > 1 and all(map(_are_settings, value.values()))
+
+
+def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfig:
+    if not ARM_NAME.fullmatch(name):
+        raise ConfigError(f"{path}: arms: expected letters, digits, blanks and ,.+- in a name, got {name!r}")
+    try:
+        config = load(base, settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {name}: {error}") from None
+    if config.budget.seconds or config.budget.tokens:
+        raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
+    return config
 
 
 def _check_comparable(path: Path, arms: Mapping[str, RunConfig], control: str) -> None:
     own = flatten(arms[control])
+    # Where a training goes on from the last one, the steps add up.
+    same = SAME if own["finetune.start"] == "base" else (*SAME, "iterations")
     for name, config in arms.items():
         for key, value in flatten(config).items():
-            if key.startswith(SAME) and value != own[key]:
+            if key.startswith(same) and value != own[key]:
                 raise ConfigError(
                     f"{path}: {name}: {key} is {value!r}, and {own[key]!r} for {control}: no equal budget"
                 )
+
+
+def _folder_name(arm: str) -> str:
+    return arm.replace(" ", "-")
 
 
 def ablate(
@@ -99,38 +163,70 @@ def ablate(
     pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
     progress: Callable[[str], Progress],
 ) -> list[ArmScores]:
-    """Run, or go on with, every arm with every seed; the first seed's arms first."""
-    from dataclasses import replace
+    """Run, or go on with, every arm with every seed; the first seed's arms first. What has ended is only read.
 
-    done = []
-    for seed in ablation.seeds:
-        for name, settings in ablation.arms.items():
-            rundir, config = RunDir(folder / f"{name.replace(' ', '-')}-{seed}"), replace(settings, seed=seed)
-            with pool_of(config) as (pool, protections):
-                records = run(rundir, config, backend, pool, protections, progress(f"{name}, seed {seed}"))
-            done.append(
-                ArmScores(name, seed, records, {scored: _counts(rundir, records, scored) for scored in SCORED_SETS})
-            )
-    return done
+    Raises:
+        InputError: The folder holds a run with other settings, before anything is run.
+    """
+    planned = [
+        (name, RunDir(folder / f"{_folder_name(name)}-{seed}"), replace(settings, seed=seed))
+        for seed in ablation.seeds
+        for name, settings in ablation.arms.items()
+    ]
+    for _, rundir, config in planned:
+        check_settings(rundir, config)
+    return [
+        _scores(name, rundir, config, backend, pool_of, progress(f"{name}, seed {config.seed}"))
+        for name, rundir, config in planned
+    ]
 
 
-def _counts(rundir: RunDir, records: Sequence[Mapping[str, Any]], scored: str) -> dict[str, tuple[int, int]]:
-    lines = read_lines(rundir.samples(records[-1]["iteration"], scored))
-    results = [result for line in lines for result in line["results"]]
+def _scores(
+    name: str,
+    rundir: RunDir,
+    config: RunConfig,
+    backend: Backend,
+    pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
+    progress: Progress,
+) -> ArmScores:
+    examination = rundir.path / "contamination.json"
+    if examination.exists() and len(rundir.read_records()) > config.iterations:
+        for record in rundir.read_records():
+            progress.row(record)
+    else:
+        examination.unlink(missing_ok=True)  # the archive will grow
+        with pool_of(config) as (pool, protections):
+            run(rundir, config, backend, pool, protections, progress)
+            write_atomically(examination, json.dumps(_examined(rundir, config, pool, progress)) + "\n")
+    records = rundir.read_records()[: config.iterations + 1]
+    counts = {scored: _counts(rundir, records[-1]["iteration"], scored) for scored in SCORED_SETS}
+    return ArmScores(name, config.seed, records, counts, **json.loads(examination.read_text("utf-8")))
+
+
+def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress) -> dict[str, Any]:
+    """All puzzles of the archive beside dev and held-out, whatever the run's own guard has said of them."""
+    guard = guard_of(pool, guarded_sets(pool, config))
+    with Archive(rundir.archive) as archive:
+        examined = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, guard, progress.counter(examined, "contamination", "puzzle"))
+    return {"examined": examined, "contaminated": {identifier: str(hit) for identifier, hit in hits.items()}}
+
+
+def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int, int]]:
+    results = [result for line in read_lines(rundir.samples(iteration, scored)) for result in line["results"]]
     return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
 
 
 def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:
     """Every arm beside the control on both sets, by seed and pooled."""
-    ks = ablation.arms[ablation.control].evaluate.k
     by = {(item.arm, item.seed): item.counts for item in done}
     found = []
     for scored in SCORED_SETS:
         for arm in ablation.arms:
             if arm != ablation.control:
                 pairs = {s: (by[ablation.control, s][scored], by[arm, s][scored]) for s in ablation.seeds}
-                by_seed = {seed: _differences(ks, [pair]) for seed, pair in pairs.items()}
-                found.append(Contrast(arm, scored, by_seed, _differences(ks, list(pairs.values()))))
+                by_seed = {seed: _differences(ablation.ks, [pair]) for seed, pair in pairs.items()}
+                found.append(Contrast(arm, scored, by_seed, _differences(ablation.ks, list(pairs.values()))))
     return found
 
 
@@ -146,11 +242,11 @@ def _differences(
 
 
 def to_json(ablation: Ablation, done: Sequence[ArmScores]) -> dict[str, Any]:
-    """What is kept of an ablation: the settings, each run's records, each puzzle's counts, and the contrasts."""
+    """What is kept of an ablation: settings, each run's records, each puzzle's counts, contamination, contrasts."""
     return {
         "control": ablation.control,
         "seeds": list(ablation.seeds),
         "settings": {name: flatten(config) for name, config in ablation.arms.items()},
         "runs": [vars(item) for item in done],
-        "contrasts": json.loads(json.dumps([vars(item) for item in contrasts(ablation, done)], default=vars)),
+        "contrasts": [asdict(contrast) for contrast in contrasts(ablation, done)],
     }

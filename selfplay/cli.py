@@ -87,9 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     base = RunDir(RUNS / parent if (RUNS / parent).is_dir() else Path(parent)) if parent else None
     config = load(options.config or (base.config if base else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
-    if "/" in name or name in ("", ".", ".."):
-        raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
-    rundir = RunDir(RUNS / name)
+    rundir = RunDir(_below_runs(name))
     if options.forecast:
         if base:
             raise InputError(
@@ -142,21 +140,27 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _ablate(options: argparse.Namespace) -> int:
-    from selfplay import ablate, tables
-    from selfplay.finetune import TransformersBackend
+    from selfplay import ablate, chart, tables
+    from selfplay.finetune import TransformersBackend, require_peft
     from selfplay.rundir import write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
-    folder = RUNS / (options.name or _run_name(Path(options.config)))
+    folder = _below_runs(options.name or Path(options.config).stem)
+    if any(config.finetune.lora_rank for config in ablation.arms.values()):
+        require_peft()
     folder.mkdir(parents=True, exist_ok=True)
 
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
         return _pool(config.sandbox, config.seed)
 
     def progress(title: str) -> Progress:
-        print(title, flush=True)
+        def row(record: dict[str, Any]) -> None:
+            if record["iteration"] == 0:
+                print(f"{title}\n{tables.record_heading(record)}", flush=True)
+            print(tables.record_row(record), flush=True)
+
         shown = _progress()
-        shown.row = lambda record: print(f"  {tables.record_row(record)}", flush=True)
+        shown.row = row
         return shown
 
     with _log_to(folder / "log.txt"):
@@ -164,8 +168,15 @@ def _ablate(options: argparse.Namespace) -> int:
     table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
-    print(f"\n{table}\n\n{folder}/ablation.json, ablation.md")
+    write_atomically(folder / "ablation.svg", chart.ablation_chart(ablation, done))
+    print(f"\n{table}\n\n{folder}: ablation.md (this table), ablation.svg, ablation.json, and a folder for each run")
     return 0
+
+
+def _below_runs(name: str) -> Path:
+    if "/" in name or name in ("", ".", ".."):
+        raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
+    return RUNS / name
 
 
 def _forecast(config: RunConfig) -> int:
@@ -555,7 +566,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return 3 if protections.tier == "D" else 0
 
 
-RESUMED = (_run, _bench, _archive_import)
+RESUMED = (_run, _ablate, _bench, _archive_import)
 
 
 # ---- wiring ----

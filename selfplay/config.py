@@ -143,6 +143,10 @@ class FinetuneConfig:
     """`base`: each iteration from the first model on all pairs, as the ancestor; `previous`: go on."""
     solutions_per_puzzle: int = 8
     """The shortest distinct ones, as the ancestor (preprocess.py)."""
+    verified: bool = True
+    """`false` trains on the model's own puzzles with its well-formed candidates, right or wrong, as the ancestor's
+    unverified baseline; of verified pairs only the references are left (`data.references`), so `vary.variations`, which
+    are made of verified answers, must be 0."""
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
     epochs: float = 4.0
@@ -254,8 +258,13 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
             if key.endswith(("top_p", "propose.begun")) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
-    if strange := set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
-        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {strange}")
+    if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
+        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {list(config.vary.ways)}")
+    if config.vary.variations and not config.finetune.verified:
+        raise ConfigError(
+            "vary.variations: expected 0 with finetune.verified = false: they are made of verified answers, "
+            f"got {config.vary.variations}"
+        )
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {list(config.finetune.roles)}")

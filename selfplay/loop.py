@@ -459,7 +459,7 @@ class _Run:
             return
         self._check_budget(iteration)
         config = self.config.finetune
-        pairs = self.archive.choose(config.solutions_per_puzzle, with_references=self.config.data.references)
+        pairs = self._pairs_to_train()
         rng = np.random.default_rng([self.config.seed, iteration, 3])
         proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
         chosen, used = examples(pairs, config.roles, self.protocol, self.shots, proposer_shots, rng)
@@ -482,6 +482,12 @@ class _Run:
             start, chosen, config, self.config.model, [self.config.seed, iteration, 4], folder, notes,
             lambda tokens, loss: bar[0](1), plan,
         )  # fmt: skip
+
+    def _pairs_to_train(self) -> list[Pair]:
+        most, verified = self.config.finetune.solutions_per_puzzle, self.config.finetune.verified
+        references = self.config.data.references
+        pairs = self.archive.choose(most, with_references=references, first_iteration_only=not verified)
+        return pairs if verified else pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most)
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
         self._check_budget(iteration)

@@ -1,4 +1,4 @@
-"""Which verified pairs become training examples, and how they are shown.
+"""Which pairs become training examples, and how they are shown.
 
 An example's prompt is exactly what sampling shows, shots included.
 """
@@ -48,7 +48,7 @@ def examples(
     """Training examples of the pairs, and the pairs that have at least one.
 
     Args:
-        pairs: Verified pairs, puzzles possibly repeated with other solutions.
+        pairs: Puzzles with their solutions, puzzles possibly repeated with other solutions.
         roles: `solve` teaches each pair's solution, `propose` each puzzle once.
         protocol: As in sampling.
         shots: The fixed pairs of the solver's prompt.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from puzzles.archive import CONTAMINATED, Archive, Chunk, Provenance
+from puzzles.archive import CONTAMINATED, QUARANTINED, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
@@ -126,3 +126,31 @@ def judge(
                     provenance = Provenance("model", chunk.iteration, chunk.id, position)
                     archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
         archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+
+
+def unverified_pairs(archive: Archive, pool: Pool, protocol: str, most_per_puzzle: int) -> list[Pair]:
+    """The model's own puzzles with the shortest distinct candidates it wrote, whatever their verdict.
+
+    Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
+    """
+    own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
+    puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
+    found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
+    for (number,) in archive.query("SELECT id FROM chunks WHERE stage = ? AND judged ORDER BY id", STAGE):
+        chunk = archive.chunk(number)
+        assert chunk.completions is not None
+        flat = [
+            (identifier, solve_prompt(protocol, puzzles[identifier]).parsed_text(text))
+            for identifier, texts in zip(chunk.plan["puzzles"], chunk.completions, strict=True)
+            for text in texts
+            if identifier in puzzles
+        ]
+        candidates = parse_candidates(pool, [text for _, text in flat])
+        for (identifier, _), candidate in zip(flat, candidates, strict=True):
+            if isinstance(candidate, Candidate):
+                found[identifier].setdefault(candidate.id, candidate)
+    return [
+        (puzzles[identifier], candidate)
+        for identifier, distinct in found.items()
+        for candidate in sorted(distinct.values(), key=lambda each: (len(each.source), each.id))[:most_per_puzzle]
+    ]

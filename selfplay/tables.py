@@ -45,6 +45,8 @@ def signed(score: Score) -> str:
     return f"{value} [{low}, {high}]"
 
 
+SETS = {"dev": "dev", "heldout": "held-out"}
+"""The scored sets as people call them."""
 RECORD_COLUMNS = (
     ("iteration", 9), ("proposed", 8), ("admitted", 8), ("solved", 6), ("train solved", 12), ("new pairs", 9),
     ("pairs", 6), ("loss", 5),
@@ -121,29 +123,61 @@ def forecast(expected: Forecast) -> str:
 
 
 def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Sequence[Contrast]) -> str:
-    """As Markdown: what each arm scored, and its difference to the control, of all seeds together and of each."""
+    """As Markdown: by set, what each arm scored and its difference to the control; then by iteration; then the guard.
+
+    Scores are means over the seeds; differences are of all seeds' candidates together, and of each seed's.
+    """
+    runs = {arm: [item for item in done if item.arm == arm] for arm in ablation.arms}
     parts = []
-    for scored in dict.fromkeys(contrast.scored for contrast in contrasts):
-        ks = ablation.arms[ablation.control].evaluate.k
-        rows = []
-        for arm in ablation.arms:
-            own = [item for item in done if item.arm == arm]
+    for scored, name in SETS.items():
+        ks = [f"pass@{k}" for k in ablation.ks]
+        base = [item.records[0] for item in runs[ablation.control]]
+        rows = [["base", "0", "-", "-", *_means(base, scored, ks)]]
+        for arm, own in runs.items():
             last = [item.records[-1] for item in own]
-            means = [fraction(statistics.mean(record[scored][f"pass@{k}"][0] for record in last)) for k in ks]
-            trained = {(r["training"].get("steps", 0), r["training"].get("tokens", 0)) for r in last}
-            steps, tokens = (f"{min(column):,}" for column in zip(*trained, strict=True))
-            rows.append([arm, str(last[0]["iteration"]), steps, tokens, *means])
-        parts.append(markdown([scored, "iteration", "steps", "tokens", *(f"pass@{k}" for k in ks)], rows))
-        rows = []
-        for contrast in (each for each in contrasts if each.scored == scored):
-            named = [(f"{contrast.arm} - {ablation.control}", contrast.pooled)]
-            named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
-            for name, differences in named:
-                for each in differences:
-                    ratio = f"{each.second / each.first:.2f}" if each.first else "-"
-                    rows.append([name, f"pass@{each.k}", ratio, signed(each.difference), f"{each.p:.4f}"])
-        parts.append(markdown(["difference", "", "ratio", "difference [95 %]", "p"], rows))
-    return "\n\n".join(parts)
+            trained = [(r["training"].get("steps", 0), r["training"].get("tokens", 0)) for r in last]
+            steps, tokens = (_range(column) for column in zip(*trained, strict=True))
+            rows.append([arm, str(last[0]["iteration"]), steps, tokens, *_means(last, scored, ks)])
+        parts.append(markdown([name, "iteration", "steps", "tokens", *ks], rows))
+        parts.append(_difference_table(ablation.control, [each for each in contrasts if each.scored == scored]))
+    parts.append(_iteration_table(ablation, runs))
+    seeds = [f"seed {seed}" for seed in ablation.seeds]
+    rows = [[arm, *(f"{len(item.contaminated)} of {item.examined:,}" for item in own)] for arm, own in runs.items()]
+    parts.append(markdown(["archived puzzles too near to dev or held-out", *seeds], rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _means(records: Sequence[dict[str, Any]], scored: str, ks: Sequence[str]) -> list[str]:
+    return [fraction(statistics.mean(record[scored][k][0] for record in records)) for k in ks]
+
+
+def _range(values: Sequence[int]) -> str:
+    """`300`, `1,200 to 1,300`"""
+    return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
+
+
+def _difference_table(control: str, contrasts: Sequence[Contrast]) -> str:
+    rows = []
+    for contrast in contrasts:
+        named = [(f"{contrast.arm} - {control}", contrast.pooled)]
+        named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
+        for name, differences in named:
+            for each in differences:
+                ratio = f"{each.second / each.first:.2f}" if each.first else "-"
+                rows.append([name, f"pass@{each.k}", ratio, signed(each.difference), f"{each.p:.4f}"])
+    return markdown(["difference", "", "ratio", "difference [95 %]", "p"], rows)
+
+
+def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> str:
+    """Whether the arms with several iterations still rise; empty if there is none."""
+    ks = [f"pass@{k}" for k in ablation.shown_ks]
+    rows = []
+    for arm, own in runs.items():
+        for same in zip(*(item.records for item in own), strict=True) if len(own[0].records) > 2 else ():
+            means = [cell for scored in SETS for cell in _means(same, scored, ks)]
+            rows.append([arm, str(same[0]["iteration"]), *means])
+    head = ["arm", "iteration", *(f"{name} {k}" for name in SETS.values() for k in ks)]
+    return markdown(head, rows) if rows else ""
 
 
 def counts(title: str, content: dict[str, int]) -> str:

@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -1350,6 +1351,92 @@ def test_a_run_with_adapters_but_without_their_package_is_refused_at_start(files
     line = refused("run", files / "tiny.toml", "--set", "finetune.lora_rank=4")
     assert "pip install 'selfplay-puzzles[lora]'" in line
     assert not Path("runs").exists()
+
+
+# ---- ablations ----
+
+ABLATION = """
+run = "{folder}/tiny.toml"
+seeds = [0]
+control = "nothing new"
+settings = ["data.references=true", "propose.proposals=16"]
+[arms]
+"nothing new" = ["propose.proposals=0", "solve.training_puzzles=none"]
+"self-play" = []
+"""
+
+
+@pytest.fixture
+def arms(files):
+    """An ablation's config, in a folder of its own."""
+    Path("arms.toml").write_text(ABLATION.format(folder=files))
+    return "arms.toml"
+
+
+def test_an_ablation_prints_its_tables_and_leaves_them_with_a_chart(arms, done, monkeypatch):
+    printed = done("ablate", arms)
+    table, svg = Path("runs/arms/ablation.md").read_text(), Path("runs/arms/ablation.svg").read_bytes()
+    assert f"\n{table}\nruns/arms: ablation.md (this table), ablation.svg, ablation.json, and a folder" in printed
+    assert [line for line in printed.splitlines() if "seed 0" in line][:2] == [
+        "nothing new, seed 0",
+        "self-play, seed 0",
+    ]
+    assert "| self-play - nothing new | pass@4 |" in " ".join(table.split())
+    assert {path.name for path in Path("runs/arms").iterdir()} == {
+        "ablation.json", "ablation.md", "ablation.svg", "log.txt", "nothing-new-0", "self-play-0",
+    }  # fmt: skip
+    kept = json.loads(Path("runs/arms/ablation.json").read_text())
+    assert [run["contaminated"] for run in kept["runs"]] == [{}, {}]
+    # Nothing is sampled, trained or judged again.
+    monkeypatch.setattr("selfplay.cli._pool", None)
+    assert done("ablate", arms) == printed
+    assert json.loads(Path("runs/arms/ablation.json").read_text()) == kept
+    assert Path("runs/arms/ablation.svg").read_bytes() == svg
+
+
+def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(arms, done, cut_command):
+    within = ("selfplay.finetune:train", "selfplay.finetune:loss_of")
+    code, err = cut_command(["ablate", arms], (*within, 2, signal.SIGINT))
+    assert code == 130
+    assert one_line(err).startswith("selfplay: interrupted; what was finished is kept, the same command goes on")
+    code, err = cut_command(["ablate", arms], (*within, 6, signal.SIGKILL))
+    assert (code, err) == (-signal.SIGKILL, "")
+    assert not Path("runs/arms/ablation.md").exists()
+    for name in ("arms", "whole"):
+        done("ablate", arms, "--name", name)
+    assert Path("runs/arms/ablation.md").read_text() == Path("runs/whole/ablation.md").read_text()
+    for name in ("nothing-new-0", "self-play-0"):
+        assert_same_run(f"runs/arms/{name}", f"runs/whole/{name}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tiny.toml", "none.toml", "arms.toml: nothing new: .*none.toml: No such file"),
+        (
+            'control = "nothing new"',
+            'control = "x"',
+            "arms.toml: control: expected one of nothing new, self-play, got 'x'",
+        ),
+        ("[0]", "0", "arms.toml: seeds: expected different integers from 0 on, got 0"),
+        (
+            '"self-play" = []',
+            '"self-play" = ["evaluate.k=[1]"]',
+            r"self-play: evaluate.k is \(1,\), and .* no equal budget",
+        ),
+        ("[arms]", "[arm]", "arms.toml: unknown key 'arm'; known keys: run, seeds, control, settings, arms"),
+        ("[arms]", "[arms", "arms.toml: expected a TOML file"),
+    ],
+)
+def test_a_wrong_ablation_is_named(arms, refused, old, new, words):
+    Path(arms).write_text(Path(arms).read_text().replace(old, new))
+    assert re.search(words, refused("ablate", arms))
+    assert not Path("runs").exists()
+
+
+def test_an_ablation_has_a_config_that_exists_and_a_plain_name(arms, refused):
+    assert "none.toml: expected a TOML file" in refused("ablate", "none.toml")
+    assert "--name a/b: expected the name of a folder below runs" in refused("ablate", arms, "--name", "a/b")
 
 
 # ---- interruptions ----

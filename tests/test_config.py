@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from selfplay import config as config_module
+from selfplay.ablate import load_ablation
 from selfplay.config import (
     ConfigError,
     DataConfig,
@@ -52,6 +53,8 @@ def test_every_shipped_config_loads(path):
         from selfplay.pretrain import PretrainConfig, load_pretrain_config
 
         assert isinstance(load_pretrain_config(path), PretrainConfig)
+    elif path.name.startswith("ablation"):
+        assert load_ablation(path).control
     else:
         assert isinstance(load(path), RunConfig)
 
@@ -180,6 +183,12 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[sandbox]\nminimum_tier = 'C'", "sandbox.minimum_tier: expected one of A, B, D, got 'C'"),
         ("[sandbox]\nwall_seconds = 0.5", "sandbox.wall_seconds: expected at least cpu_seconds (1.0), got 0.5"),
         ("[sandbox]\nmemory_mb = 0", "sandbox.memory_mb: expected a number above 0, got 0"),
+        ("[vary]\nways = ['nest', 'tie']", "vary.ways: expected some of hindsight, join, nest, got ['nest', 'tie']"),
+        ("[vary]\nways = []", "vary.ways: expected some of hindsight, join, nest, got []"),
+        (
+            "[vary]\nvariations = 9\n[finetune]\nverified = false",
+            "vary.variations: expected 0 with finetune.verified = false: they are made of verified answers, got 9",
+        ),
         ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
         (
             "[finetune]\nroles = ['solve', 'judge']",
@@ -291,7 +300,9 @@ CONFIGS = [
         propose=ProposeConfig(0, 1, 1e-7, 0.1, 1),
         solve=SolveConfig(1, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
-        finetune=FinetuneConfig("previous", 1, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5),
+        finetune=FinetuneConfig(
+            "previous", 1, False, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
+        ),
         evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
@@ -307,7 +318,7 @@ def test_a_config_written_and_read_is_the_same(write, config):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in SHIPPED if not path.name.startswith("pretrain")], ids=lambda p: p.name
+    "path", [path for path in SHIPPED if not path.name.startswith(("pretrain", "ablation"))], ids=lambda p: p.name
 )
 def test_a_shipped_config_written_and_read_is_the_same(write, path):
     config = load(path)

@@ -951,6 +951,93 @@ def test_a_context_with_no_room_for_a_proposal_is_an_input_error(files, pool, tm
         go(tmp_path / "run", config_of(files), pool, backend)
 
 
+# ---- without verdicts ----
+
+
+def unverified(files, **changes):
+    finetune = FinetuneConfig(verified=False, solutions_per_puzzle=changes.pop("most", 8))
+    return config_of(files, finetune=finetune, **changes)
+
+
+def pairs_of_own_puzzles(rows, table: str) -> set[tuple[str, str]]:
+    """Puzzle and solution, or candidate, of a run's archive."""
+    column = {"trained": "solution", "solutions": "id", "candidates": "candidate"}[table]
+    own = "puzzle IN (SELECT id FROM puzzles WHERE origin = 'model')"
+    return {tuple(row) for row in rows(f"SELECT puzzle, {column} FROM {table} WHERE {own} AND {column} IS NOT NULL")}
+
+
+def test_without_verdicts_wrong_answers_are_trained_on_and_with_them_they_are_not(whole, rows, files, pool, tmp_path):
+    backend = Backend()
+    go(tmp_path / "run", unverified(files), pool, backend)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        trained = pairs_of_own_puzzles(archive.query, "trained")
+        verified = pairs_of_own_puzzles(archive.query, "solutions")
+        assert trained == pairs_of_own_puzzles(archive.query, "candidates")
+    assert verified < trained
+    assert pairs_of_own_puzzles(rows, "trained") == pairs_of_own_puzzles(rows, "solutions")
+    learned = [
+        {example.completion for example in training["examples"]}
+        for training in (whole["backend"].trainings[0], backend.trainings[0])
+    ]
+    assert ["\n    return 7\n" in completions for completions in learned] == [False, True]
+
+
+def test_without_verdicts_the_shortest_distinct_candidates_of_a_puzzle_are_taken(files, pool, tmp_path):
+    go(tmp_path / "run", unverified(files, most=2, iterations=1), pool)
+    shortest: dict[str, dict[str, int]] = {}
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        of_own = "JOIN puzzles p ON p.id = k.puzzle WHERE p.origin = 'model' AND k.candidate IS NOT NULL"
+        for row in archive.query(f"SELECT k.* FROM candidates k {of_own}"):
+            texts = [text for texts in archive.chunk(row["chunk"]).completions for text in texts]
+            shortest.setdefault(row["puzzle"], {})[row["candidate"]] = len(texts[row["position"]])
+        trained = pairs_of_own_puzzles(archive.query, "trained")
+    assert max(map(len, shortest.values())) > 2
+    assert trained == {
+        (puzzle, candidate)
+        for puzzle, lengths in shortest.items()
+        for candidate in sorted(lengths, key=lambda each: (lengths[each], each))[:2]
+    }
+
+
+def test_without_verdicts_the_references_are_trained_on_as_configured_and_no_other_solution_of_theirs(
+    files, pool, tmp_path
+):
+    trained = {}
+    for references in (True, False):
+        path = tmp_path / str(references)
+        go(path, unverified(files, iterations=1, data=DataConfig(**files, references=references)), pool)
+        with Archive(RunDir(path).archive) as archive:
+            trained[references] = pairs_of_own_puzzles(archive.query, "trained")
+            every = {tuple(row) for row in archive.query("SELECT puzzle, solution FROM trained")}
+            given = {tuple(row) for row in archive.query("SELECT puzzle, id FROM solutions WHERE iteration = 0")}
+            assert every == trained[references] | (given if references else set())
+    assert trained[True] == trained[False]
+
+
+@pytest.mark.parametrize("make", [config_of, unverified])
+def test_a_puzzle_found_contaminated_is_trained_on_no_more(files, pool, tmp_path, make):
+    go(tmp_path / "run", make(files, iterations=1), pool)
+    place = RunDir(tmp_path / "run")
+    with contextlib.closing(sqlite3.connect(place.archive)) as connection, connection:
+        ((found,),) = connection.execute(
+            "SELECT p.id FROM puzzles p JOIN trained t ON t.puzzle = p.id WHERE p.origin = 'model' ORDER BY 1 LIMIT 1"
+        )
+        hit = "VALUES (?, 'behaviour', 'heldout/cube', '', (SELECT value FROM marks WHERE name = 'guard'), 0)"
+        connection.execute(f"INSERT INTO contamination {hit}", (found,))
+    go(place.path, make(files), pool)
+    with Archive(place.archive) as archive:
+        assert {row[0] for row in archive.query("SELECT iteration FROM trained WHERE puzzle = ?", found)} == {1}
+
+
+def test_training_without_verdicts_that_stopped_goes_on_to_the_same_end(files, pool, tmp_path):
+    config = unverified(files, iterations=1)
+    with watched() as seen:
+        go(tmp_path / "whole", config, pool)
+        crash_at = seen.events.index("half a checkpoint")
+    crashed_and_resumed(tmp_path / "run", config, pool, crash_at)
+    assert same(content(tmp_path / "run"), content(tmp_path / "whole"))
+
+
 # ---- training puzzles from elsewhere ----
 
 ODD = '''

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from selfplay.ablate import load_ablation
 from selfplay.config import load
 
 ROOT = Path(__file__).parent.parent
@@ -128,7 +129,10 @@ def test_every_command_has_help_with_an_example():
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
 def test_every_experiment_file_loads(path):
-    load(path)
+    if path.stem.startswith("ablation"):
+        load_ablation(path)
+    else:
+        load(path)
 
 
 def test_the_embedded_settings_load():

@@ -1,0 +1,228 @@
+"""The stage of a run that makes new puzzles of the archive's own, each verified with its answer."""
+
+import ast
+import dataclasses
+import json
+
+import pytest
+from test_loop import (
+    DEV,
+    HELDOUT,
+    TRAIN,
+    Backend,
+    config_of,
+    content,
+    crashed_and_resumed,
+    go,
+    puzzle_file,
+    same,
+    watched,
+)
+
+from puzzles.archive import Archive
+from puzzles.verify import truth_pool, verify_texts
+from selfplay import vary
+from selfplay.config import DataConfig, ProposeConfig, SolveConfig, VaryConfig
+from selfplay.rundir import RunDir
+
+VARIATIONS = 60
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with truth_pool(lanes=2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
+    return {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+
+
+def varying(files, **changes):
+    ways = changes.pop("ways", VaryConfig().ways)
+    defaults = {"chunk_texts": 20, "vary": VaryConfig(VARIATIONS, ways)}
+    return config_of(files, **{**defaults, **changes})
+
+
+@pytest.fixture(scope="module")
+def whole(files, pool, tmp_path_factory):
+    """Two iterations with variations."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    return {"path": path, "records": go(path, varying(files), pool)}
+
+
+@pytest.fixture
+def rows(whole):
+    with Archive(RunDir(whole["path"]).archive) as archive:
+        yield archive.query
+
+
+VARIANTS = "SELECT * FROM puzzles WHERE origin = 'variant'"
+OUTCOMES = (
+    "SELECT r.*, k.iteration FROM proposals r JOIN chunks k ON k.id = r.chunk WHERE k.stage = 'vary' ORDER BY k.id,"
+    " r.position"
+)
+
+
+def test_every_variant_is_archived_with_a_solution_that_holds(rows, pool):
+    pairs = rows(
+        "SELECT p.source, s.source, s.answer, s.origin, s.iteration, p.iteration FROM puzzles p"
+        " LEFT JOIN solutions s ON s.puzzle = p.id AND s.origin = 'variant' WHERE p.origin = 'variant'"
+    )
+    assert len(pairs) > 10
+    assert all(tuple(pair)[3:] == ("variant", pair[5], pair[5]) for pair in pairs)
+    judged = verify_texts(pool, [(puzzle, solution) for puzzle, solution, *_ in pairs])
+    assert {str(judgement.verdict) for judgement in judged} == {"accepted"}
+    assert [judgement.answer for judgement in judged] == [pair["answer"] for pair in pairs]
+
+
+def test_every_variation_has_its_outcome_and_every_variant_its_origin(whole, rows):
+    outcomes = rows(OUTCOMES)
+    admitted = {row["puzzle"]: row for row in outcomes if row["outcome"] == "admitted"}
+    variants = {row["id"]: row for row in rows(VARIANTS)}
+    assert admitted.keys() == variants.keys()
+    with Archive(RunDir(whole["path"]).archive) as archive:
+        planned = 0
+        for (number,) in archive.query("SELECT id FROM chunks WHERE stage = 'vary'"):
+            chunk = archive.chunk(number)
+            planned += len(chunk.plan["variations"])
+            for row in variants.values():
+                if row["chunk"] == number:
+                    assert row["original"] == chunk.completions[row["position"]]
+                    assert json.loads(row["parents"]) == chunk.plan["variations"][row["position"]]["puzzles"]
+    assert planned == len(outcomes) <= 2 * VARIATIONS
+    assert [record["varied"] for record in whole["records"][1:]] == [
+        sum(row["outcome"] == "admitted" and row["iteration"] == iteration for row in outcomes) for iteration in (1, 2)
+    ]
+
+
+def test_wrong_answers_become_puzzles_that_they_are_right_for(whole, rows):
+    made = 0
+    with Archive(RunDir(whole["path"]).archive) as archive:
+        for row in rows(VARIANTS):
+            item = archive.chunk(row["chunk"]).plan["variations"][row["position"]]
+            if item["how"] != "hindsight":
+                continue
+            (parent,) = item["puzzles"]
+            wrong = "SELECT count(*) FROM candidates k JOIN chunks c ON c.id = k.chunk WHERE k.puzzle = ? AND" \
+                " k.answer = ? AND k.verdict = 'wrong_answer' AND c.iteration = ?"  # fmt: skip
+            assert rows(wrong, parent, item["answer"], row["iteration"])[0][0]
+            ((answer,),) = rows("SELECT answer FROM solutions WHERE puzzle = ? AND origin = 'variant'", row["id"])
+            assert ast.literal_eval(answer) == ast.literal_eval(item["answer"])
+            made += 1
+    assert made > 2
+
+
+def test_variants_are_learned_from_and_not_tried(rows):
+    of_variants = "puzzle IN (SELECT id FROM puzzles WHERE origin = 'variant')"
+    assert rows(f"SELECT count(*) FROM candidates WHERE {of_variants}")[0][0] == 0
+    for iteration in (1, 2):
+        ((variants,),) = rows(f"SELECT count(*) FROM ({VARIANTS} AND iteration <= ?)", iteration)
+        trained = f"SELECT count(DISTINCT puzzle) FROM trained WHERE iteration = ? AND {of_variants}"
+        assert rows(trained, iteration)[0][0] == variants > 0
+
+
+@pytest.mark.parametrize("way", ["hindsight", "join", "nest"])
+def test_only_the_ways_asked_for_are_taken(files, pool, tmp_path, way):
+    go(tmp_path / "run", varying(files, ways=(way,), iterations=1), pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        chunks = [archive.chunk(number) for (number,) in archive.query("SELECT id FROM chunks WHERE stage = 'vary'")]
+    assert {item["how"] for chunk in chunks for item in chunk.plan["variations"]} == {way}
+
+
+def test_what_is_not_verified_is_not_archived(files, pool, tmp_path, monkeypatch):
+    made = vary.varied
+
+    def spoilt(pool, variations):
+        """Puzzles that the answer is wrong for, every second one."""
+        return [text and (text if i % 2 else f"{text} and 1 > 2") for i, text in enumerate(made(pool, variations))]
+
+    monkeypatch.setattr(vary, "varied", spoilt)
+    go(tmp_path / "run", varying(files, iterations=1), pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        outcomes = {row["outcome"] for row in archive.query(OUTCOMES)}
+        sources = [row["original"] for row in archive.query(VARIANTS)]
+    assert "wrong_answer" in outcomes
+    assert sources
+    assert not any("1 > 2" in source for source in sources)
+
+
+def test_a_variation_that_is_a_guarded_puzzle_is_refused_and_said(files, pool, tmp_path, monkeypatch):
+    leaks = [HELDOUT[0][1], HELDOUT[0][1].replace("1716", "2730"), f"{HELDOUT[1][1]} and t[0] > -1"]
+    monkeypatch.setattr(vary, "varied", lambda pool, variations: [leaks[i % 3] for i, _ in enumerate(variations)])
+    _, record = go(tmp_path / "run", varying(files, iterations=1), pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        found = [(row["outcome"], row["detail"].partition(" ")[0]) for row in archive.query(OUTCOMES)]
+        assert archive.query(VARIANTS) == []
+    assert {*found} >= {("held_out", "exact:"), ("held_out", "normal_form:")}
+    assert {outcome for outcome, _ in found} <= {"held_out", "wrong_answer", "wrong_type", "runtime_error"}
+    assert record["varied"] == 0
+    assert record["held_out_levels"]["exact"] == found.count(("held_out", "exact:")) > 10
+
+
+def test_a_kill_between_and_inside_chunks_of_variations_leaves_the_same_archive(files, pool, tmp_path):
+    config, judge = varying(files, iterations=1), vary.judge
+    with watched() as seen, pytest.MonkeyPatch.context() as patch:
+        borders: list[int] = []
+
+        def noted(*arguments):
+            borders.append(len(seen.events))
+            judge(*arguments)
+            borders.append(len(seen.events))
+
+        patch.setattr(vary, "judge", noted)
+        go(tmp_path / "whole", config, pool)
+    assert len(borders) == 2 * VARIATIONS / 20
+    for place in (borders[0], borders[0] + 4, borders[1], borders[3] - 1):
+        crashed_and_resumed(tmp_path / str(place), config, pool, place)
+        assert same(content(tmp_path / str(place)), content(tmp_path / "whole"))
+
+
+def test_with_nothing_to_vary_the_stage_makes_nothing(files, pool, tmp_path):
+    config = varying(files, iterations=1, propose=ProposeConfig(proposals=0), ways=("hindsight",))
+    config = dataclasses.replace(config, solve=SolveConfig(2, training_puzzles="none"))
+    assert go(tmp_path / "run", config, pool)[1]["varied"] == 0
+
+
+# ---- pairs by rule ----
+
+
+@pytest.fixture(scope="module")
+def ruled(files, pool, tmp_path_factory):
+    """An iteration on 40 pairs by rule beside the hand-written puzzles."""
+    path = tmp_path_factory.mktemp("ruled") / "run"
+    backend = Backend()
+    go(path, config_of(files, iterations=1, data=DataConfig(**files, rules=40)), pool, backend)
+    with Archive(RunDir(path).archive) as archive:
+        yield archive
+
+
+def test_pairs_by_rule_are_archived_as_such_and_learned_from(ruled):
+    by_rule = ruled.query("SELECT * FROM puzzles WHERE origin = 'rule'")
+    assert 30 < len(by_rule) <= 40
+    solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE origin = 'rule' AND iteration = 0"
+    assert ruled.query(solved)[0][0] == len(by_rule)
+    trained = "SELECT count(*) FROM trained WHERE puzzle IN (SELECT id FROM puzzles WHERE origin = 'rule')"
+    assert ruled.query(trained)[0][0] > 30
+
+
+def test_pairs_by_rule_are_not_tried(ruled):
+    tried = {
+        origin
+        for (origin,) in ruled.query("SELECT DISTINCT p.origin FROM candidates k JOIN puzzles p ON p.id = k.puzzle")
+    }
+    assert tried == {"import", "model"}
+
+
+def test_another_seed_draws_other_pairs_by_rule_and_the_same_seed_the_same(ruled, files, pool, tmp_path):
+    drawn = {}
+    for seed in (4, 5):
+        config = config_of(files, seed=seed, iterations=0, data=DataConfig(**files, rules=40))
+        go(tmp_path / str(seed), config, pool)
+        with Archive(RunDir(tmp_path / str(seed)).archive) as archive:
+            drawn[seed] = {row["id"] for row in archive.query("SELECT id FROM puzzles WHERE origin = 'rule'")}
+    assert drawn[4] == {row["id"] for row in ruled.query("SELECT id FROM puzzles WHERE origin = 'rule'")}
+    assert drawn[4] != drawn[5]
