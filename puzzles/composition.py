@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import random
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,8 @@ MOST_VALUE_CHARACTERS = 28
 """Of a value's literal, as an answer or as a constant."""
 MOST_OPERATED = 2000
 """Of a number that is operated on further, for time and memory."""
+AMPLIFYING = re.compile(r"range\(|\*\* \{[xv]\}|\* \{x\}$|^\{x\}\[0\] \*\* ")
+"""Operations that are applied to the answer only: of what others compute they might take for ever on some answer."""
 LIFT_SHARE = 0.25
 """How many puzzles have a constant among their parameters."""
 FLIP_SHARE = 0.12
@@ -146,6 +149,8 @@ class _Draft:
         if kind not in OPERATIONS or (type(value) is int and abs(value) > MOST_OPERATED):
             raise _Unsuitable
         text, given = self.rng.choice(OPERATIONS[kind])
+        if AMPLIFYING.search(text) and expression != self.name:
+            raise _Unsuitable
         constants = _Constants(self, value)
         result = _value(text.format_map(constants.with_x("x_")), {"x_": value})
         if not answer_type.matches(result, given) or not _is_plain(result):
