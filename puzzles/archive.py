@@ -175,6 +175,11 @@ neither trained on nor shown to a model."""
 OWN = "{} IN ('model', 'variant')"
 """Origins of what a run has made itself."""
 
+TOO_EASY = (
+    "(p.origin = 'model' AND (SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id) > ?)"
+)
+"""A model's puzzles of which more candidates than that share were accepted."""
+
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
 )  # fmt: skip
@@ -536,7 +541,11 @@ class Archive:
         )
 
     def choose(
-        self, solutions_per_puzzle: int, with_references: bool = True, first_iteration_only: bool = False
+        self,
+        solutions_per_puzzle: int,
+        with_references: bool = True,
+        first_iteration_only: bool = False,
+        most_solved: float = 1.0,
     ) -> list[tuple[Puzzle, Candidate]]:
         """The verified pairs to train on: for each puzzle that is not in quarantine its shortest distinct solutions.
 
@@ -546,14 +555,16 @@ class Archive:
             solutions_per_puzzle: At most so many.
             with_references: Whether solutions that came with a puzzle count.
             first_iteration_only: Whether only what stood there before the first iteration counts.
+            most_solved: A model's own puzzles are left out of which more of the candidates were accepted.
         """
         wanted = ["1"] + [OWN.format("origin")] * (not with_references) + ["iteration = 0"] * first_iteration_only
         rows = self.query(
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
             "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
-            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} ORDER BY p.rowid, s.place",
+            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} AND NOT {TOO_EASY} ORDER BY p.rowid, s.place",
             solutions_per_puzzle,
+            most_solved,
         )
         return [(_puzzle(row), Candidate(row["solution_source"], row["solution_id"])) for row in rows]
 

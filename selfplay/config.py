@@ -147,6 +147,9 @@ class FinetuneConfig:
     """`false` trains on the model's own puzzles with its well-formed candidates, right or wrong, as the ancestor's
     unverified baseline; of verified pairs only the references are left (`data.references`), so `vary.variations`, which
     are made of verified answers, must be 0."""
+    most_solved: float = 1.0
+    """The model's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
+    nearly always teaches little, and as examples of a puzzle such ones make the next easier still."""
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
     epochs: float = 4.0

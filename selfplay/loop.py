@@ -484,9 +484,9 @@ class _Run:
         )  # fmt: skip
 
     def _pairs_to_train(self) -> list[Pair]:
-        most, verified = self.config.finetune.solutions_per_puzzle, self.config.finetune.verified
-        references = self.config.data.references
-        pairs = self.archive.choose(most, with_references=references, first_iteration_only=not verified)
+        config, references = self.config.finetune, self.config.data.references
+        most, verified = config.solutions_per_puzzle, config.verified
+        pairs = self.archive.choose(most, references, not verified, config.most_solved)
         return pairs if verified else pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most)
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
