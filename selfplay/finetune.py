@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -68,6 +68,18 @@ class TrainStats:
     cpu_seconds: float
     peak_flops_per_second: float
     """A large matrix product in the dtype of training, measured."""
+
+
+class Optimizer(Protocol):
+    """What `train` asks of one."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Change the weights by their gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
 
 
 class TrainingDiverged(InputError):
@@ -236,8 +248,9 @@ def train(
     total_steps: int,
     config: FinetuneConfig,
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    make_optimizer: Callable[[torch.nn.Module, FinetuneConfig, torch.device], Optimizer] | None = None,
 ) -> TrainStats:
-    """One optimiser step per batch: AdamW, linear warm-up, then linear decay to zero, clipped gradients.
+    """One optimiser step per batch: linear warm-up, then linear decay to zero, clipped gradients; AdamW by default.
 
     Raises:
         TrainingDiverged: The loss or its gradient is not finite.
@@ -246,7 +259,7 @@ def train(
     # Before anything of value is in memory.
     peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
     watch = Watch()
-    optimizer = _optimizer(network, config, device)
+    optimizer = (make_optimizer or adamw)(network, config, device)
     losses: list[float] = []
     sequences = tokens = 0
     attention = network.config._attn_implementation
@@ -284,7 +297,7 @@ def train(
     )
 
 
-def _step(optimizer: torch.optim.Optimizer) -> None:
+def _step(optimizer: Optimizer) -> None:
     """The first one allocates two numbers for each weight."""
     try:
         optimizer.step()
@@ -352,7 +365,7 @@ def _schedule(step: int, total_steps: int, warmup_steps: int) -> float:
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
-def _optimizer(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.Optimizer:
+def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> Optimizer:
     """AdamW; gains and biases are not decayed."""
     matrices = [p for p in network.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in network.parameters() if p.requires_grad and p.dim() < 2]
