@@ -176,7 +176,8 @@ OWN = "{} IN ('model', 'variant')"
 """Origins of what a run has made itself."""
 
 TOO_EASY = (
-    "(p.origin = 'model' AND (SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id) > ?)"
+    "(p.origin = 'model' AND"
+    " coalesce((SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id), 0) > ?)"
 )
 """A model's puzzles of which more candidates than that share were accepted."""
 

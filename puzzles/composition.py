@@ -30,7 +30,7 @@ from puzzles.vocabulary import (
     some_numbers,
     some_words,
 )
-from sandbox import codec
+from sandbox import child, codec
 
 MOST_CHARACTERS = 100
 """Of a puzzle's condition."""
@@ -63,14 +63,14 @@ _KINDS = {
     "int": ("int",), "float": ("float",), "str": ("str",), "List[int]": ("list", "ints"), "List[bool]": ("bools",),
     "Tuple[int, int]": ("pair",), "Tuple[str, int]": ("pair",), "Tuple[str, str]": ("pair",),
 }  # fmt: skip
-_SHAPES = {"L": ("list",), "S": ("set",), "D": ("dict",), "T": ("pair",)}
+_SHAPES = {"L": ("list",), "S": ("set",), "D": ("dict",), "T": ("pair",), "O": ("int",)}
 
 ANSWERS: dict[str, tuple[float, Callable[[random.Random], Any]]] = {
     "int": (30, a_number),
     "str": (24, lambda rng: _a_text(rng)),
     "List[int]": (14, lambda rng: _numbers_of(rng, rng.choice((2, 2, 3, 3, 4, 5)))),
     "float": (5, a_quarter),
-    "List[str]": (5, lambda rng: some_words(rng, rng.choice((2, 2, 3)))),
+    "List[str]": (5, lambda rng: _some_texts(rng, rng.choice((2, 2, 3)))),
     "Tuple[int, int]": (5, lambda rng: tuple(_numbers_of(rng, 2))),
     "Set[int]": (3.5, lambda rng: set(some_numbers(rng, rng.choice((2, 2, 3))))),
     "List[List[int]]": (3, lambda rng: [_numbers_of(rng, rng.randint(1, 2)) for _ in range(rng.choice((2, 2, 3)))]),
@@ -159,8 +159,7 @@ class _Draft:
         return text.format_map(constants.with_x(wrapped)), result, given
 
     def _condition(self, expression: str, value: Any, kind: str) -> str:
-        kinds = _KINDS.get(kind) or _SHAPES[kind[0]]
-        text = self.rng.choice(CONDITIONS[self.rng.choice(kinds)])
+        text = self.rng.choice(CONDITIONS[self.rng.choice(kinds_of(kind))])
         constants = _Constants(self, value)
         if _value(text.format_map(constants.with_x("x_")), {"x_": value}) is not True:
             raise _Unsuitable
@@ -211,6 +210,11 @@ class _Draft:
         return repr(answer)
 
 
+def kinds_of(declared: str) -> tuple[str, ...]:
+    """Which conditions may be asked of a value of that type."""
+    return _KINDS.get(declared) or _SHAPES[declared[0]]
+
+
 def _is_liftable(node: Any) -> bool:
     if isinstance(node, ast.Constant):
         return type(node.value) in (int, str, float) and node.value not in (0, 1, 2, "")
@@ -239,14 +243,14 @@ def _is_plain(value: Any) -> bool:
 
 def _value(text: str, names: dict[str, Any]) -> Any:
     try:
-        return eval(text, dict(names))  # our own texts, and in a scope of their own
+        return child.value_of(text, names)
     except Exception:
         raise _Unsuitable from None
 
 
 def _holds(code: Any, names: dict[str, Any]) -> bool:
     try:
-        return eval(code, dict(names)) is True
+        return child.value_of(code, names) is True
     except Exception:
         return False
 
@@ -264,6 +268,15 @@ def _a_text(rng: random.Random) -> str:
         return "".join(rng.choices(some_letters(rng, rng.randint(1, 2)), k=rng.randint(3, 7)))
     word = a_word(rng, 2, 5)
     return rng.choice((word.upper(), word.title(), word + rng.choice("xX0.!-1")))
+
+
+def _some_texts(rng: random.Random, count: int) -> list[str]:
+    """Mostly words; sometimes numbers as texts, or the first word again."""
+    draw = rng.random()
+    if draw < 0.15:
+        return [str(rng.randint(0, 99)) for _ in range(count)]
+    words = some_words(rng, count)
+    return [*words, words[0]] if draw < 0.25 else words
 
 
 def _a_map(keys: list[Any], values: list[Any], rng: random.Random) -> dict[Any, Any]:
@@ -350,7 +363,11 @@ class _Constants(dict[str, str]):
         return numbers
 
     def _ws(self) -> list[str]:
-        return some_words(self.rng, self.rng.choice((2, 3)), 1, 4)
+        words = some_words(self.rng, self.rng.choice((2, 3)), 1, 4)
+        if type(self.of) is list and self.of and self.rng.random() < 0.5:  # something in common
+            words += [member for member in self.of if type(member) is str and member not in words]
+            self.rng.shuffle(words)
+        return words
 
     def _st(self) -> set[int]:
         members = [member for member in self.of if type(member) is int] if type(self.of) in (list, set) else []
@@ -359,46 +376,46 @@ class _Constants(dict[str, str]):
 
     # of the value, for conditions
 
-    def _low(self) -> float:
+    def _low(self) -> Any:
         return self.of - self._step()
 
-    def _high(self) -> float:
+    def _high(self) -> Any:
         return self.of + self._step()
 
-    def _step(self) -> float:
+    def _step(self) -> Any:
         step = self.rng.randint(1, max(2, int(abs(self.of)) // 3))
         return step if type(self.of) is int else step / 2
 
-    def _rest(self) -> int:
+    def _rest(self) -> Any:
         return self.of % int(self["k"])
 
-    def _rest0(self) -> int:
+    def _rest0(self) -> Any:
         return self.of[0] % int(self["k"])
 
-    def _parity(self) -> int:
+    def _parity(self) -> Any:
         return self.of % 2
 
-    def _among(self) -> list[int]:
+    def _among(self) -> Any:
         numbers = [*some_numbers(self.rng, 3), self.of]
         self.rng.shuffle(numbers)
         return numbers
 
-    def _length(self) -> int:
+    def _length(self) -> Any:
         return len(str(self.of)) if type(self.of) is int else len(self.of)
 
-    def _shorter(self) -> int:
+    def _shorter(self) -> Any:
         return len(self.of) - self.rng.randint(1, 2)
 
-    def _head(self) -> str:
+    def _head(self) -> Any:
         return self.of[: self.rng.choice((1, 1, 2))]
 
-    def _tail(self) -> str:
+    def _tail(self) -> Any:
         return self.of[-self.rng.choice((1, 1, 2)) :]
 
-    def _times(self) -> int:
+    def _times(self) -> Any:
         return self.of.count(ast.literal_eval(self["head" if type(self.of) is str else "e"]))
 
-    def _longer(self) -> str:
+    def _longer(self) -> Any:
         return a_word(self.rng, 1, 3) + self.of + a_word(self.rng, 1, 3)
 
     def _first(self) -> Any:
@@ -407,33 +424,33 @@ class _Constants(dict[str, str]):
     def _last(self) -> Any:
         return self.of[-1]
 
-    def _below(self) -> int:
+    def _below(self) -> Any:
         least = min(self.of) if type(self.of) is list else min(member for member in self.of if type(member) is int)
         return least - self.rng.randint(1, 5)
 
-    def _above(self) -> int:
+    def _above(self) -> Any:
         return max(self.of) + self.rng.randint(1, 9)
 
-    def _total(self) -> int:
+    def _total(self) -> Any:
         return sum(self.of)
 
-    def _biggest(self) -> int:
+    def _biggest(self) -> Any:
         return max(self.of)
 
-    def _least(self) -> int:
+    def _least(self) -> Any:
         return min(self.of)
 
-    def _wider(self) -> set[Any]:
+    def _wider(self) -> Any:
         return self.of | {self._n() if type(next(iter(self.of))) is int else self._w()}
 
     def _at(self) -> Any:
         return self.of[ast.literal_eval(self["e"])]
 
-    def _keys(self) -> list[Any]:
+    def _keys(self) -> Any:
         return sorted(self.of)
 
-    def _keyset(self) -> set[Any]:
+    def _keyset(self) -> Any:
         return set(self.of)
 
-    def _firstlength(self) -> int:
+    def _firstlength(self) -> Any:
         return len(self.of[0])

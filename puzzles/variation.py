@@ -229,7 +229,7 @@ def _computed(clause: ast.expr) -> ast.expr | None:
 
 
 def _value(expression: ast.expr, scope: dict[str, Any]) -> Any:
-    return eval(compile(ast.fix_missing_locations(ast.Expression(expression)), "<clause>", "eval"), dict(scope))
+    return child.value_of(compile(ast.fix_missing_locations(ast.Expression(expression)), "<clause>", "eval"), scope)
 
 
 def _holds(operator: ast.cmpop, left: Any, right: Any) -> bool:

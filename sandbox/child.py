@@ -1,4 +1,4 @@
-"""What runs inside a child: the harness around one program. The repository's only `exec`.
+"""What runs inside a child: the harness around one program. The repository's only `exec` and `eval`.
 
 The child shares memory with the program, so nothing it reports is a verdict: a program that
 overwrites its own report has only changed its own answer (see `pool`, theory of operation).
@@ -53,6 +53,14 @@ Job = Callable[[bytes], Iterator[bytes]]
 
 class Refused(Exception):
     """A source that may not run here."""
+
+
+def value_of(expression: str | CodeType, names: dict[str, Any]) -> Any:
+    """What an expression comes to, with only these names beside the builtins.
+
+    For expressions of a model in a child only; in our own process for those that we wrote.
+    """
+    return eval(expression, dict(names))
 
 
 def request_bytes(limits: Limits) -> int:

@@ -365,7 +365,7 @@ def _schedule(step: int, total_steps: int, warmup_steps: int) -> float:
     return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
 
 
-def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> Optimizer:
+def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.AdamW:
     """AdamW; gains and biases are not decayed."""
     matrices = [p for p in network.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in network.parameters() if p.requires_grad and p.dim() < 2]

@@ -40,7 +40,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
     settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
-    contents = []
+    contents: list[dict[str, Any]] = []
     for texts, copies in ((config.propose.proposals - begun, per_prompt), (begun, min(per_prompt, BEGUN_COPIES))):
         full, rest = divmod(texts, copies)
         drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(full + (rest > 0))]

@@ -232,6 +232,22 @@ def test_a_puzzle_that_two_worlds_judge_differently_stays_visible_and_is_not_cho
     assert archive.stats()["quarantined puzzles"] == 1
 
 
+def test_choose_can_leave_out_what_the_model_proposed_and_solves_too_often(archive):
+    chunk = plan(archive)
+    for name, origin, solved in (("a", "model", 4), ("b", "model", 3), ("c", "human", 4), ("d", "model", 0)):
+        archive.add(pair(made(name), name), Provenance(origin, 1), PROTECTIONS)
+        for position in range(4):
+            judgement = ACCEPTED if position < solved else Judgement(Verdict.WRONG_ANSWER, "")
+            archive.add_candidate(chunk, len(archive.query("SELECT 1 FROM candidates")), name, None, judgement)
+
+    def chosen(most_solved):
+        return [puzzle.id for puzzle, _ in archive.choose(8, most_solved=most_solved)]
+
+    assert chosen(1.0) == ["a", "b", "c", "d"]
+    assert chosen(0.75) == ["b", "c", "d"]
+    assert chosen(0.7) == ["c", "d"]
+
+
 def test_choose_can_leave_out_references_and_what_the_model_found(archive):
     archive.add(pair(made("a"), "1"), Provenance("human", 0), PROTECTIONS)
     archive.add(pair(made("a"), "23"), Provenance("model", 1), PROTECTIONS)

@@ -118,6 +118,14 @@ def test_a_plain_propose_prompt_is_the_beginning_of_a_puzzle():
     assert propose_prompt("plain") == Prompt("def f(", chat=False, header="def f(")
 
 
+def test_a_begun_proposal_goes_on_from_its_beginning_and_is_parsed_with_it(pool):
+    begun = "def f(x: int):\n    return x *"
+    prompt = propose_prompt("plain", begun=begun)
+    assert (prompt.text, prompt.header, prompt.chat) == (begun, begun, False)
+    (puzzle,) = parse_puzzles(pool, [prompt.parsed_text(" 3 == 51\n\ndef g():\n    return 17")])
+    assert puzzle.source == "def f(x: int):\n    return x * 3 == 51"
+
+
 def test_a_few_shot_propose_prompt_shows_puzzles_first():
     assert propose_prompt("few-shot", [TRIPLE, LETTERS]) == Prompt(
         """def f(x: int):
