@@ -563,7 +563,8 @@ class Archive:
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
             "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
-            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} AND NOT {TOO_EASY} ORDER BY p.rowid, s.place",
+            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} AND NOT {TOO_EASY}"
+            " ORDER BY p.rowid, s.place",
             solutions_per_puzzle,
             most_solved,
         )

@@ -1,4 +1,4 @@
-"""Puzzles composed by a grammar: operations applied to an answer, one to another's value, and conditions on what results.
+"""Puzzles by a grammar: operations applied to an answer, one to another's value, and conditions on what results.
 
 An answer is drawn first. Operations are applied to its name (`s[::-1].count('a')`), and a condition that holds of
 their value ends a clause; one to three clauses make a puzzle. So a puzzle is an inverse problem whose answer is known,

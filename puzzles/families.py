@@ -45,6 +45,8 @@ Family = Callable[[random.Random], tuple[str, str]]
 FAMILIES: dict[str, Family] = {}
 """Every family by its name, in the order of this file."""
 
+COMPOSED: set[str] = set()
+"""Those of `composition`, one for each answer type; all others are single rules."""
 WEIGHTS: dict[str, float] = {}
 """How often a family is drawn; 1 if it is not named here."""
 
@@ -607,7 +609,8 @@ def missing_piece(rng: random.Random) -> tuple[str, str]:
 def split_text(rng: random.Random) -> tuple[str, str]:
     """`s.split('-') == ['ab', 'c']`."""
     sheet = _Sheet(rng, "str")
-    s, words, mark = sheet.name, some_words(rng, rng.randint(2, 3), 1, 3), rng.choice(("-", ",", "/", ":", ".", "+", "_"))
+    s, words = sheet.name, some_words(rng, rng.randint(2, 3), 1, 3)
+    mark = rng.choice(("-", ",", "/", ":", ".", "+", "_"))
     parts = sheet.const(words)
     if rng.random() < 0.25:
         gap = rng.choice((" ", " ", "  "))
@@ -1275,6 +1278,7 @@ _SHARES = sum(share for share, _ in composition.ANSWERS.values())
 
 def _composed(declared: str, share: float) -> None:
     name = "composed_" + "_".join(re.findall(r"\w+", declared)).lower()
+    COMPOSED.add(name)
     FAMILIES[name] = functools.partial(composition.compose, declared=declared)
     WEIGHTS[name] = COMPOSED_TO_SINGLE * _SINGLE_RULES * share / _SHARES
 

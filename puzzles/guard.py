@@ -142,7 +142,7 @@ class Guard:
         )
 
     def hit_by_rule(self, text: str) -> Hit | None:
-        """As `hit`, of a text that a rule of ours wrote: its forms are made in this process, which a model's never are."""
+        """As `hit`, of a text that a rule of ours wrote: its forms are made in this process, a model's never are."""
         tree = ast.parse(text)
         unordered = content_hash(similarity.order_free_form(tree, constants=False))
         return self._forms.get(unordered) or self._near(similarity.shingles(similarity.order_free_form(tree)))

@@ -111,6 +111,7 @@ def letters_without(rng: random.Random, letters: str, count: int) -> str:
 
 
 def shuffled(rng: random.Random, members: Sequence[int]) -> list[int]:
+    """The same members in another order."""
     return rng.sample(list(members), len(members))
 
 

@@ -62,17 +62,24 @@ def _beginning(archive: Archive, parents: list[str], rng: np.random.Generator) -
     What the model fills in then differs as the archive does, in types and in what is asked of them.
     """
     parent = parents[int(rng.integers(len(parents)))]
-    source = archive.puzzle(parent).source
+    puzzle = archive.puzzle(parent)
+    source = puzzle.source
     if not source.startswith(PROPOSAL_HEADER):
         return None
-    cuts = [match.start() for match in WORD_BORDER.finditer(source, source.index(":"))]
+    typed = source.index(":") + len(f" {puzzle.answer_type}")
+    cuts = [match.start() for match in WORD_BORDER.finditer(source, typed)]
     return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
+
+
+def _begins(plan: dict[str, Any]) -> list[Any]:
+    """By prompt; runs from before there were any have none."""
+    return plan.get("begins") or [None] * len(plan["shots"])
 
 
 def _prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
     """A chunk's prompts, as planned."""
     prompts = []
-    for shots, begin in zip(plan["shots"], plan["begins"], strict=True):
+    for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
         prompts.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
     return prompts
@@ -138,7 +145,7 @@ def _outcome(
         return refusal.reason, refusal.detail
     assert chunk.completions is not None
     place = position // chunk.plan["copies"]
-    begin = chunk.plan["begins"][place]
+    begin = _begins(chunk.plan)[place]
     parents = (*chunk.plan["shots"][place], *(begin[:1] if begin else ()))
     original = chunk.completions[position]
     provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)

@@ -97,7 +97,8 @@ def test_every_operation_and_condition_can_be_used(monkeypatch):
             for text, given in dict.fromkeys(row):
                 monkeypatch.setitem(OPERATIONS, taken, [(text, given)])
                 unused += [text] * (not any(_makes_a_clause(rng, taken, 1) for _ in range(400)))
-    of_kind = {kind: [declared for declared in ANSWERS if kind in composition.kinds_of(declared)] for kind in CONDITIONS}
+    kinds_of = composition.kinds_of
+    of_kind = {kind: [declared for declared in ANSWERS if kind in kinds_of(declared)] for kind in CONDITIONS}
     for kind, texts in list(CONDITIONS.items()):
         for text in dict.fromkeys(texts):
             monkeypatch.setitem(CONDITIONS, kind, [text])

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from puzzles.archive import Archive
+from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
 from selfplay import evaluate, loop, rundir
@@ -64,7 +65,13 @@ KNOWN_ANSWERS = {
 
 
 def write(prompt, rng) -> str:
-    return proposal(rng) if prompt.header == "def f(" else candidate(prompt, rng)
+    if prompt.header.startswith("def g("):
+        return candidate(prompt, rng)
+    if prompt.header == "def f(":
+        return proposal(rng)
+    signed = ":\n" in prompt.header or prompt.header.endswith("):")
+    rest = "" if "return" in prompt.header else f"{'' if signed else '):'}\n    return 7 *"
+    return f"{rest} {int(rng.integers(20, 900))} * x == {int(rng.integers(20, 900))}\n"
 
 
 def proposal(rng) -> str:
@@ -450,6 +457,36 @@ def test_a_proposed_puzzle_knows_its_text_and_the_puzzles_in_its_prompt(rows, wh
             assert json.loads(row["parents"]) == chunk.plan["shots"][row["position"] // chunk.plan["copies"]]
             assert len(json.loads(row["parents"])) == 2
             assert row["iteration"] == row["of_iteration"]
+
+
+def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(files, pool, tmp_path):
+    config = config_of(files, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=0.6))
+    go(tmp_path / "run", config, pool)
+    begun = admitted = 0
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        texts = {row["id"]: row["source"] for row in archive.query("SELECT id, source FROM puzzles")}
+        for (number,) in archive.query("SELECT id FROM chunks WHERE stage = 'propose' AND iteration = 2"):
+            chunk = archive.chunk(number)
+            for place, begin in enumerate(chunk.plan["begins"]):
+                begun += chunk.plan["copies"] if begin else 0
+                if begin:
+                    parent, length = begin
+                    assert parent in archive.solved_ids(before_iteration=2)
+                    beginning = texts[parent][:length]
+                    assert re.match(r"def f\(\w+: (int|str|List\[int\])", beginning)
+                    assert not (beginning[-1] + texts[parent][length : length + 1]).isidentifier()
+                    assert not beginning[-1].isspace()
+                for row in archive.query("SELECT * FROM puzzles WHERE chunk = ?", number):
+                    if begin and row["position"] // chunk.plan["copies"] == place:
+                        assert json.loads(row["parents"]) == [*chunk.plan["shots"][place], parent]
+                        (whole_puzzle,) = parse_puzzles(pool, [Text(beginning + row["original"], "continuation")])
+                        assert whole_puzzle.id == row["id"]
+                        admitted += 1
+    assert begun == 24
+    assert admitted
+    resumed = tmp_path / "resumed"
+    crashed_and_resumed(resumed, config, pool, 25)
+    assert same(content(resumed), content(tmp_path / "run"))
 
 
 def test_nothing_held_out_is_in_the_archive(whole, rows):

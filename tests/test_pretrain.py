@@ -14,10 +14,11 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
 from selfplay import pretrain as pretrain_module
-from selfplay.config import ConfigError, ModelConfig, embedded_file
+from selfplay.config import ConfigError, FinetuneConfig, ModelConfig, embedded_file
 from selfplay.model import LanguageModel
 from selfplay.pretrain import (
     END,
+    MuonAndAdamW,
     PretrainConfig,
     check_families,
     load_pretrain_config,
@@ -184,23 +185,65 @@ def test_a_pair_is_read_as_prompt_and_completion_are_in_use(pool, tokenizer):
 
 
 def test_all_tokens_are_learned_and_batches_are_bounded_and_the_seeds(tokenizer):
-    first = list(itertools.islice(training_steps(SMALL, tokenizer), 12))
+    first = list(itertools.islice(training_steps(SMALL, tokenizer, Guard()), 12))
     for batch in first:
         assert max(len(one.input_ids_T) for one in batch) * len(batch) <= SMALL.batch_tokens
         for one in batch:
             assert all(one.loss_mask_T)
             assert one.input_ids_T[-1] == tokenizer.eos_token_id
             assert tokenizer.decode(one.input_ids_T).startswith("def f(")
-    assert list(itertools.islice(training_steps(SMALL, tokenizer), 12)) == first
-    assert next(training_steps(dataclasses.replace(SMALL, seed=1), tokenizer)) != first[0]
+    assert list(itertools.islice(training_steps(SMALL, tokenizer, Guard()), 12)) == first
+    assert next(training_steps(dataclasses.replace(SMALL, seed=1), tokenizer, Guard())) != first[0]
 
 
 def test_pairs_are_new_in_each_bucket(tokenizer):
     texts = [
-        one.input_ids_T for batch in itertools.islice(training_steps(SMALL, tokenizer), 20) for one in batch
+        one.input_ids_T for batch in itertools.islice(training_steps(SMALL, tokenizer, Guard()), 20) for one in batch
     ]  # fmt: skip
     assert len(texts) > 150
     assert len(set(texts)) > 0.95 * len(texts)
+
+
+def test_a_pair_near_a_guarded_puzzle_is_left_out(pool, tokenizer):
+    def shown(guard):
+        batches = itertools.islice(training_steps(SMALL, tokenizer, guard), 30)
+        return {tokenizer.decode(one.input_ids_T).split("\n\n")[0] for batch in batches for one in batch}
+
+    asked = next(text for text in sorted(shown(Guard())) if len(text) > 60)
+    (puzzle,) = parse_puzzles(pool, [Text(asked)])
+    guard = Guard.of([("heldout/secret", puzzle)])
+    left = parse_puzzles(pool, [Text(text) for text in sorted(shown(guard))])
+    assert len(left) > 100
+    assert puzzle.skeleton not in {other.skeleton for other in left}
+
+
+@pytest.mark.parametrize("text", ["'kobamu'[x] == 'a'", "s.replace('len', 'sum') == 'sum of'"])
+def test_what_stands_in_quotes_is_read_letter_by_letter(tokenizer, text):
+    tokens = [tokenizer.decode([token]) for token in tokenizer.encode(text, add_special_tokens=False)]
+    inside = [part for place, part in enumerate(text.split("'")) if place % 2]
+    for letter in "".join(inside):
+        assert letter in tokens or not letter.isalpha()
+    assert not any(token in tokens for token in ("kobamu", "len", "sum", " of", "of"))
+
+
+def test_muon_changes_the_matrices_inside_and_adamw_the_rest(tokenizer):
+    network = make_network(SMALL, tokenizer)
+    optimizer = MuonAndAdamW(network, FinetuneConfig(learning_rate=1e-2), torch.device("cpu"))
+    muon, adamw = (
+        {id(p) for group in each.param_groups for p in group["params"]} for each in optimizer._both
+    )  # fmt: skip
+    named = dict(network.named_parameters())
+    assert {name for name, p in named.items() if id(p) in adamw} == {
+        name for name in named if "norm" in name or "embed" in name
+    }
+    assert muon | adamw == {id(p) for p in named.values()}
+    assert not muon & adamw
+    before = {name: p.detach().clone() for name, p in named.items()}
+    network(torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert [name for name, p in named.items() if torch.equal(p, before[name])] == []
+    assert all(p.grad is None for p in named.values())
 
 
 def test_random_weights_are_the_seeds(tokenizer):
@@ -223,6 +266,29 @@ def test_a_family_that_imitates_a_guarded_puzzle_is_refused(pool, family, tmp_pa
     with pytest.raises(InputError, match=f"family {family} imitates a guarded puzzle: .*heldout/secret"):
         pretrain(SMALL, tmp_path / "model", guard)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_composed_family_may_meet_a_guarded_puzzle_now_and_then_but_not_often(pool, monkeypatch):
+    near, far = "def f(x: int):\n    return x * {} == {}", "def f(x: int):\n    return x + {} == {} and x < 5000"
+    (puzzle,) = parse_puzzles(pool, [Text(near.format(3, 51))])
+    guard = Guard.of([("heldout/secret", puzzle)])
+    monkeypatch.setitem(families.FAMILIES, "composed_odd", None)
+    monkeypatch.setattr(families, "COMPOSED", {"composed_odd"})
+    config = dataclasses.replace(SMALL, families=("composed_odd",))
+
+    def family(share):
+        def drawn(rng):
+            a, b = rng.randint(200, 900), rng.randint(200, 900)
+            shape, right = (near, a * b) if rng.random() < share else (far, a + b)
+            return shape.format(a, right), f"def g():\n    return {b}"
+
+        return drawn
+
+    families.FAMILIES["composed_odd"] = family(0.02)
+    check_families(config, pool, guard)
+    families.FAMILIES["composed_odd"] = family(0.5)
+    with pytest.raises(InputError, match=r"family composed_odd imitates a guarded puzzle: .*heldout/secret"):
+        check_families(config, pool, guard)
 
 
 def test_families_far_from_the_guarded_puzzles_pass(pool):
