@@ -88,6 +88,10 @@ class SolveConfig:
 
     candidates_per_puzzle: int = 100
     """The ancestor's attempts (babysit.sh)."""
+    further_puzzles: int = 0
+    """Of so many, those of which the first candidates let most be hoped for, more are sampled in each iteration; so
+    the first ones may be few (`solve.worth_further`)."""
+    further_candidates: int = 48
     training_puzzles: str = "all"
     """Which training puzzles are tried each iteration beside the proposed ones: `all`, `unsolved`, `none`."""
     temperature: float = 0.9
@@ -241,7 +245,7 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
-    "propose.proposals", "propose.begun", "iterations", "vary.variations", "data.rules",
+    "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
     "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 MAY_CHANGE = (

@@ -10,7 +10,7 @@ from typing import Any
 from sandbox.pool import Pool
 from selfplay.sampler import Arithmetic
 
-STAGES = ("propose", "solve", "vary", "train", "score")
+STAGES = ("propose", "solve", "further", "vary", "train", "score")
 TRAINING_PASSES = 3
 """Forward, and twice as much backward (Kaplan et al., 2020, arXiv:2001.08361)."""
 

@@ -81,7 +81,7 @@ def forecast(
         arithmetic = sampler.arithmetic
         trial.training()
         iterations = trial.iterations(sum(map(len, sets.values())))
-    candidates = sum(costs[solve.STAGE].texts for costs in iterations[1:])
+    candidates = sum(costs[solve.STAGE].texts + costs[solve.FURTHER].texts for costs in iterations[1:])
     return Forecast(iterations, start_seconds, round(trial.bytes_per_candidate * candidates), arithmetic)
 
 
@@ -249,7 +249,9 @@ class _Trial:
         """The run's stages, scaled up from the trials."""
         config, train = self.config, self.cost["train"]
         score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
-        candidates = (self.admitted + len(self.targets)) * config.solve.candidates_per_puzzle
+        tried = self.admitted + len(self.targets)
+        candidates = tried * config.solve.candidates_per_puzzle
+        further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
         most = config.finetune.max_steps * train.texts / self.steps
         costs = [score]
         for number in range(1, config.iterations + 1):
@@ -260,6 +262,7 @@ class _Trial:
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
                 "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
+                "further": self.cost.get("solve", StageCost()).scaled_to(further),
                 "train": train.scaled_to(learned), **score,
             })  # fmt: skip
         return costs

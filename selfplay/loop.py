@@ -390,15 +390,18 @@ class _Run:
         )  # fmt: skip
 
     def _solve(self, iteration: int) -> None:
+        config = self.config.solve
+        self._try(iteration, solve.STAGE, lambda: solve.targets(self.archive, iteration, config.training_puzzles))
+        if config.further_puzzles:
+            self._try(
+                iteration, solve.FURTHER, lambda: solve.promising(self.archive, iteration, config.further_puzzles)
+            )
+
+    def _try(self, iteration: int, stage: str, choose: Callable[[], list[str]]) -> None:
         archive, config, protocol, shots = self.archive, self.config, self.protocol, self.shots
-
-        def plan(sampler: Sampler) -> None:
-            chosen = solve.targets(archive, iteration, config.solve.training_puzzles)
-            solve.plan(archive, iteration, chosen, config, protocol, sampler)
-
         self._chunks(
-            iteration, solve.STAGE, "puzzles", "candidate",
-            plan=plan,
+            iteration, stage, "puzzles", "candidate",
+            plan=lambda sampler: solve.plan(archive, iteration, choose(), config, protocol, sampler, stage),
             sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
             judge=lambda chunk: solve.judge(archive, chunk, self.pool, protocol, shots, self.protections),
         )  # fmt: skip
@@ -538,7 +541,7 @@ class _Run:
         peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
         if peaks.pop("train", None) and "peak_flops_per_second" in training:  # in a dtype of its own
             peaks["train"] = training["peak_flops_per_second"]
-        sampled = [cost for stage, cost in costs.items() if stage in (propose.STAGE, solve.STAGE, vary.STAGE)]
+        sampled = [cost for stage, cost in costs.items() if stage not in ("train", "score")]
         return {
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,

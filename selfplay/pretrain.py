@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from puzzles import families
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
-from puzzles.puzzle import InputError, Puzzle
+from puzzles.puzzle import InputError, Puzzle, content_hash
 from puzzles.verify import admit, truth_pool, verify_texts
 from sandbox.pool import Pool, available_cores
 from selfplay.config import ConfigError, FinetuneConfig, build
@@ -36,6 +36,7 @@ punctuation. So numbers and the words in quotes are copied, reversed and compare
 BUCKET_PAIRS = 8192
 """Pairs drawn, sorted by length and shuffled as batches at a time."""
 CHECKED_PER_FAMILY = 40
+HASHED_PAIRS = 2000
 MOST_GUARDED_COMPOSED = 2
 """Of those checked, for what is composed meets a held-out kind now and then. Such pairs are left out of training; a
 family that makes more of them, or a single rule that makes one, is about a kind that is held out."""
@@ -112,6 +113,12 @@ def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
 def pair_text(pair: families.RulePair) -> str:
     """A pair as the model reads it: the plain protocol's prompt and completion, joined."""
     return f"{pair.puzzle}\n\n{pair.solution}\n"
+
+
+def rules_hash(config: PretrainConfig) -> str:
+    """Of the first pairs: what a model was trained on is what the rules make now, if this is the same."""
+    pairs = families.generate(config.seed, HASHED_PAIRS, config.families)
+    return content_hash("\n".join(pair_text(pair) for pair in pairs))
 
 
 def make_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
@@ -235,6 +242,7 @@ def pretrain(
         "made by": "selfplay pretrain",
         "data": f"rule-based pairs of puzzles.families: {', '.join(config.families) or 'all'}",
         "config": asdict(replace(config, threads=threads)),
+        "rules": rules_hash(config),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "training": asdict(stats),
     }

@@ -18,6 +18,8 @@ from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
 from selfplay.select import Pair
 
 STAGE = "solve"
+FURTHER = "further"
+"""The stage after it, of more candidates where they are worth most."""
 TRIED = "p.origin IN ('human', 'import')"
 """Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
 
@@ -77,17 +79,44 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
     return proposed + archive.puzzle_ids(TRIED + clean)
 
 
+def worth_further(accepted: int, tried: int) -> float:
+    """How much is to be learned of a puzzle by more candidates, as far as those tried tell; 0 at least.
+
+    The mean of p (1 - p)^2 over what the solve rate p may be (Beta with Jeffreys' prior): a right candidate comes with
+    p, most others are wrong and to be learned from with 1 - p, and a hard puzzle is worth more than an easy one by
+    1 - p again. Learnability p (1 - p) is of arXiv:2408.15099; of 8 candidates most is hoped for where 3 are right.
+    """
+    right, wrong = accepted + 0.5, tried - accepted + 0.5
+    both = right + wrong
+    return right * wrong * (wrong + 1) / (both * (both + 1) * (both + 2))
+
+
+def promising(archive: Archive, iteration: int, count: int) -> list[str]:
+    """The so many puzzles of which the iteration's candidates so far say that others are worth most."""
+    rows = archive.query(
+        "SELECT k.puzzle, sum(k.verdict = 'accepted'), count(*) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+        " WHERE c.iteration = ? AND c.stage = ? GROUP BY 1 ORDER BY 1",
+        iteration,
+        STAGE,
+    )
+    ordered = sorted(rows, key=lambda row: worth_further(row[1], row[2]), reverse=True)
+    return [row[0] for row in ordered[:count]]
+
+
 def plan(
-    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler
-) -> None:
+    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler,
+    stage: str = STAGE,
+) -> None:  # fmt: skip
     """Fix the iteration's solving chunks: which of the chosen puzzles, and each chunk's seed."""
     settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
-    per_chunk = max(1, config.chunk_texts // config.solve.candidates_per_puzzle)
+    own = config.solve
+    copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
+    per_chunk = max(1, config.chunk_texts // copies)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
-            content = {"puzzles": chosen[start : start + per_chunk], "copies": config.solve.candidates_per_puzzle}
-            seed = f"{config.seed}/{iteration}/2/{number}"
-            archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies}
+            seed = f"{config.seed}/{iteration}/{digit}/{number}"
+            archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
 
 
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, shots: Sequence[Pair]) -> Sampling:
@@ -136,7 +165,9 @@ def unverified_pairs(archive: Archive, pool: Pool, protocol: str, most_per_puzzl
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
     found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
-    for (number,) in archive.query("SELECT id FROM chunks WHERE stage = ? AND judged ORDER BY id", STAGE):
+    for (number,) in archive.query(
+        "SELECT id FROM chunks WHERE stage IN (?, ?) AND judged ORDER BY id", STAGE, FURTHER
+    ):
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [

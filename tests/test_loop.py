@@ -37,6 +37,7 @@ from selfplay.config import (
 from selfplay.loop import BudgetSpent, Progress, run
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampler import Arithmetic, ScriptedSampler
+from selfplay.solve import worth_further
 
 TRAIN = [
     ("thirds", "def f(x: int):\n    return 3 * x == 51", "def g():\n    return 17"),
@@ -487,6 +488,47 @@ def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(
     resumed = tmp_path / "resumed"
     crashed_and_resumed(resumed, config, pool, 25)
     assert same(content(resumed), content(tmp_path / "run"))
+
+
+def test_more_candidates_are_sampled_where_the_first_let_most_be_hoped_for(files, pool, tmp_path):
+    further = SolveConfig(candidates_per_puzzle=4, further_puzzles=3, further_candidates=5)
+    config = config_of(files, solve=further, finetune=FinetuneConfig(solutions_per_puzzle=100))
+    records = go(tmp_path / "run", config, pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        for iteration in (1, 2):
+            first, more = (
+                Counter(
+                    {
+                        (row["puzzle"]): row["n"] * 1000 + row["c"]
+                        for row in archive.query(
+                            "SELECT puzzle, count(*) AS n, sum(verdict = 'accepted') AS c FROM candidates JOIN chunks c"
+                            " ON c.id = chunk WHERE iteration = ? AND stage = ? GROUP BY 1",
+                            iteration,
+                            stage,
+                        )
+                    }
+                )
+                for stage in ("solve", "further")
+            )
+            assert {count // 1000 for count in first.values()} == {4}
+            assert {count // 1000 for count in more.values()} == {5}
+            assert len(more) == 3
+            worth = {puzzle: worth_further(count % 1000, 4) for puzzle, count in first.items()}
+            assert min(worth[puzzle] for puzzle in more) >= max(worth[puzzle] for puzzle in worth.keys() - more.keys())
+            assert records[iteration]["candidates"] == sum(first.values()) // 1000 + sum(more.values()) // 1000
+            assert records[iteration]["cost"]["further"]["texts"] == 15
+    assert same(crashed_and_resumed(tmp_path / "again", config, pool, 40) and content(tmp_path / "again"),
+                content(tmp_path / "run"))  # fmt: skip
+
+
+def test_what_more_candidates_are_worth_is_the_mean_over_the_posterior():
+    rates = (np.arange(200_000) + 0.5) / 200_000
+    for tried in (1, 4, 8):
+        for accepted in range(tried + 1):
+            density = rates ** (accepted - 0.5) * (1 - rates) ** (tried - accepted - 0.5)
+            mean = (rates * (1 - rates) ** 2 * density).sum() / density.sum()
+            assert worth_further(accepted, tried) == pytest.approx(mean, rel=5e-3)
+    assert max(range(9), key=lambda accepted: worth_further(accepted, 8)) == 3
 
 
 def test_nothing_held_out_is_in_the_archive(whole, rows):
