@@ -19,7 +19,7 @@ import numpy as np
 from puzzles.archive import Archive, Chunk
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
-from selfplay import propose, solve
+from selfplay import propose, solve, vary
 from selfplay.chunks import Sampling
 from selfplay.config import RunConfig
 from selfplay.cost import StageCost, Watch
@@ -39,7 +39,7 @@ from selfplay.loop import (
 from selfplay.sampler import Arithmetic, Sampler
 from selfplay.select import examples
 
-SECONDS = {"propose": 8.0, "solve": 16.0, "train": 14.0, "score": 14.0}
+SECONDS = {"propose": 8.0, "solve": 16.0, "vary": 6.0, "train": 14.0, "score": 14.0}
 """For the attempts of each stage."""
 FIRST_TEXTS = 16
 LEAST_PUZZLES = 8
@@ -77,12 +77,13 @@ def forecast(
         trial = _Trial(config, backend, pool, protections, folder, archive, sampler, protocol)
         trial.proposing()
         trial.solving()
+        trial.varying()
         trial.scoring([named for items in sets.values() for named in items])
         arithmetic = sampler.arithmetic
         trial.training()
         iterations = trial.iterations(sum(map(len, sets.values())))
-    candidates = sum(costs[solve.STAGE].texts + costs[solve.FURTHER].texts for costs in iterations[1:])
-    return Forecast(iterations, start_seconds, round(trial.bytes_per_candidate * candidates), arithmetic)
+    tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]
+    return Forecast(iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic)
 
 
 def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bool]) -> None:
@@ -205,6 +206,25 @@ class _Trial:
     def _archive_bytes(self) -> int:
         return int(self.archive.query("PRAGMA page_count")[0][0] * self.archive.query("PRAGMA page_size")[0][0])
 
+    def varying(self) -> None:
+        """Vary so many of the puzzles that there are."""
+        config = self.config
+
+        def attempt(texts: int) -> bool:
+            few = replace(config, chunk_texts=texts, vary=replace(config.vary, variations=texts))
+            self.number += 1
+            vary.plan(self.archive, self.number, few, self.sampler.checkpoint)
+            if not self.archive.planned(self.number, vary.STAGE):
+                return False
+            chunk = self._sampled(vary.STAGE, lambda chunk: lambda progress: vary.make(self.archive, chunk, self.pool))
+            vary.judge(self.archive, chunk, self.pool, self.protections)
+            self._note(vary.STAGE)
+            return True
+
+        most = min(config.chunk_texts, config.vary.variations)
+        if most:
+            _doubling(FIRST_TEXTS, most, SECONDS["vary"], attempt)
+
     def scoring(self, puzzles: Sequence[NamedPuzzle]) -> None:
         """Score the model on so many candidates of the scored sets, whose verdicts are forgotten."""
         own = self.config.evaluate
@@ -262,7 +282,8 @@ class _Trial:
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
                 "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
-                "further": self.cost.get("solve", StageCost()).scaled_to(further),
+                **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
+                **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
                 "train": train.scaled_to(learned), **score,
             })  # fmt: skip
         return costs
