@@ -15,6 +15,7 @@ from selfplay.config import (
     ProposeConfig,
     RunConfig,
     SolveConfig,
+    VaryConfig,
 )
 from selfplay.cost import StageCost
 from selfplay.forecast import _doubling, forecast
@@ -127,6 +128,16 @@ def test_texts_are_those_that_the_settings_ask_for(files, pool, tmp_path):
     assert found.start_seconds > 0
     assert found.archive_bytes > 0
     assert found.arithmetic is None
+
+
+def test_further_candidates_and_variations_are_counted(files, pool, tmp_path):
+    solving = SolveConfig(candidates_per_puzzle=8, further_puzzles=10, further_candidates=6)
+    found = expected(config_of(files, solve=solving, vary=VaryConfig(variations=30)), pool, tmp_path)
+    for costs in found.iterations[1:]:
+        assert list(costs) == ["propose", "solve", "further", "vary", "train", "score"]
+        assert costs["further"].texts == 60
+        assert costs["vary"].texts == 30
+        assert costs["vary"].tokens == 0 < costs["vary"].judging_seconds
 
 
 def test_training_grows_with_the_archive_until_its_steps_are_at_their_bound(files, pool, tmp_path):
