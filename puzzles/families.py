@@ -615,8 +615,7 @@ def split_text(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.25:
         gap = rng.choice((" ", " ", "  "))
         return sheet.pair(f"{s}.split() == {parts}", gap.join(words), f"' '.join({parts})")
-    m = sheet.const(mark)
-    return sheet.pair(f"{s}.split({m}) == {parts}", mark.join(words), f"{m}.join({parts})")
+    return sheet.pair(f"{s}.split({mark!r}) == {parts}", mark.join(words), f"{mark!r}.join({parts})")
 
 
 @_family
