@@ -124,6 +124,15 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
     return [judgement or next(judged) for judgement in judgements]
 
 
+def encoded_answers(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[bytes | None]:
+    """What each candidate answers, if anything of the declared type.
+
+    Dicts are in their own order, which a puzzle may see; the literal in a judgement has them sorted.
+    """
+    outcomes = zip(pairs, _solve_alone(pool, pairs), strict=True)
+    return [_read_answer(puzzle, outcome, pool.limits.answer_bytes)[1] for (puzzle, _), outcome in outcomes]
+
+
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
     """Judged by what each candidate yields alone, but for rejections by what it yielded beside others."""
     outcomes = _solve_together(pool, pairs)

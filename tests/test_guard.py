@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from puzzles import families
+from puzzles import guard as guard_module
 from puzzles.archive import Archive, Provenance
 from puzzles.formats import import_puzzles, read_puzzles
 from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit, near_misses
@@ -171,6 +172,72 @@ def test_agreement_on_an_answer_that_says_little_is_no_hit(pool):
     assert levels_and_names(guard.examine(pool, [other, other_long])) == {other_long.id: ("behaviour", "dev/long")}
 
 
+def test_an_answer_that_guarded_puzzles_share_counts_once(pool):
+    one, two, other = puzzles(
+        pool,
+        "def f(x: int):\n    return x * x == 1369 and x > 0",
+        "def f(x: int):\n    return 5 + x == 42",
+        "def f(x: int):\n    return x ** 3 == 50653",
+    )
+    sets = [NamedPuzzle(name, puzzle, ("def g():\n    return 37",)) for name, puzzle in (("one", one), ("two", two))]
+    guard = loop.guard_of(pool, {"dev": sets})
+    assert guard.behaviours == 0
+    assert guard.examine(pool, [other]) == {}
+
+
+def test_what_a_puzzle_accepts_of_other_answers_counts_too(pool):
+    rest, leak, *exact = puzzles(
+        pool,
+        "def f(x: int):\n    return x % 7 == 5 and 10 < x < 100",
+        "def f(n: int):\n    return n in range(12, 100, 7)",
+        "def f(x: int):\n    return 3 * x == 57",
+        "def f(x: int):\n    return 2 * x + 1 == 53",
+    )
+    sets = [
+        NamedPuzzle(str(answer), puzzle, (f"def g():\n    return {answer}",))
+        for answer, puzzle in zip((12, 19, 26), (rest, *exact), strict=True)
+    ]
+    guard = loop.guard_of(pool, {"dev": sets})
+    assert guard.behaviours == 1
+    assert levels_and_names(guard.examine(pool, [leak])) == {leak.id: ("behaviour", "dev/12")}
+
+
+@pytest.mark.parametrize(
+    ("declared", "answer", "enough"),
+    [
+        ("int", "1234", True),
+        ("int", "-123", False),
+        ("List[int]", "[1, 23, 4]", True),
+        ("str", "'(()-'", True),
+        ("str", "'())'", False),
+        ("Dict[str, int]", "{'ab': 34}", True),
+        ("float", "12.25", False),
+        ("float", "12.3", False),
+        ("float", "1234.5", True),
+        ("float", "12.375", True),
+        ("List[bool]", f"{[True, False] * 5}", False),
+        ("List[bool]", f"{[True, False] * 6}", True),
+        ("List[Optional[int]]", "[None, None, 12, None]", False),
+    ],
+)
+def test_an_answer_says_as_much_as_its_letters_and_digits_but_flags_and_quarters_less(pool, declared, answer, enough):
+    (puzzle,) = puzzles(pool, f"def f(x: {declared}):\n    return x == {answer}")
+    guard = loop.guard_of(pool, {"dev": [NamedPuzzle("it", puzzle, (f"def g():\n    return {answer}",))]})
+    assert guard.behaviours == enough
+
+
+def test_a_puzzle_about_the_order_of_a_dict_is_guarded_by_an_answer_in_that_order(pool):
+    guarded, leak, other = puzzles(
+        pool,
+        "def f(d: Dict[str, int]):\n    return list(d.items()) == [('pear', 3), ('fig', 5)]",
+        "def f(d: Dict[str, int]):\n    return [*d] == ['pear', 'fig'] and [*d.values()] == [3, 5]",
+        "def f(d: Dict[str, int]):\n    return sorted(d) == ['fig', 'pear'] and d['pear'] == 3 and d['fig'] == 5",
+    )
+    sets = {"dev": [NamedPuzzle("order", guarded, ("def g():\n    return {'pear': 3, 'fig': 5}",))]}
+    guard = loop.guard_of(pool, sets)
+    assert levels_and_names(guard.examine(pool, [leak, other])) == {leak.id: ("behaviour", "dev/order")}
+
+
 def test_a_puzzle_that_accepts_more_or_less_behaves_otherwise(pool, guard_anew):
     text = LEAKS["written anew"][1]
     more, less = puzzles(
@@ -233,13 +300,35 @@ def test_near_misses_are_finite_and_mostly_others(value):
     assert value is None or any(miss != value for miss in misses) or not value
 
 
+@pytest.mark.parametrize(
+    ("value", "near"),
+    [
+        ([(1, 2), (3, 4)], [(1, 2), (3, 5)]),  # a change of a member's member
+        ([[1, 2], [3, 4]], [[1, 2], [4, 4]]),
+        ({"b": 5, "a": 2}, {"b": 6, "a": 1}),  # the same total
+        ({"b": 5, "a": 2}, {"c": 5, "a": 2}),  # another key
+        ({3, 5, 15}, {4, 5, 14}),
+        ([2, 2, 3], [3, 1, 3]),
+        ("aaab", "eaab"),  # another vowel
+    ],
+)
+def test_near_misses_change_nested_members_and_keep_totals(value, near):
+    assert near in list(near_misses(value))
+
+
+def test_near_misses_of_a_dict_keep_its_order_or_turn_it():
+    orders = {tuple(miss) for miss in near_misses({"pear": 3, "fig": 5})}
+    assert {("pear", "fig"), ("fig", "pear")} <= orders
+
+
 # ---- proposals ----
 
 
 def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool, guard_anew, tmp_path):
     texts = [f"```python\n{raw.puzzle}\n```" for raw in RAWS]
+    plan = {"shots": [[]], "begins": [None], "copies": len(texts)}
     with Archive(tmp_path / "archive.sqlite", guard_anew(), create=True) as archive:
-        archive.plan_chunk(1, "propose", 0, "weights", "0/1/1/0", {}, {"shots": [[]], "copies": len(texts)})
+        archive.plan_chunk(1, "propose", 0, "weights", "0/1/1/0", {}, plan)
         archive.set_completions(1, texts, 8, 0, 0, 0.0, 0.0)
         propose.judge(archive, archive.chunk(1), pool, "chat")
         rows = archive.query("SELECT outcome, detail FROM proposals ORDER BY position")
@@ -439,8 +528,17 @@ def found_among(guard, pool, items):
     return sorted((item.name, hits[item.puzzle.id].level) for item in items if item.puzzle.id in hits)
 
 
-def test_nearly_every_guarded_puzzle_is_guarded_by_behaviour_too(real_guard):
-    assert real_guard.behaviours >= 0.85 * len(real_guard.puzzles)
+def test_three_in_five_guarded_puzzles_are_guarded_by_behaviour_too(real_guard):
+    """The answers of the others are of three letters or digits at most: short puzzles agree on such by chance."""
+    share = real_guard.behaviours / len(real_guard.puzzles)  # the comparison of a guard would show what it holds
+    assert share > 0.58
+
+
+def test_every_guarded_puzzle_accepts_an_answer_that_it_is_guarded_by(pool, hand_written, monkeypatch):
+    monkeypatch.setattr(guard_module, "MIN_EVIDENCE", 0.1)
+    guard = loop.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
+    share = guard.behaviours / len(guard.puzzles)
+    assert share == 1
 
 
 def test_no_training_puzzle_is_near_a_guarded_one_at_any_level(pool, real_guard, hand_written):
@@ -467,10 +565,31 @@ def test_no_puzzle_of_p3_is_near_a_hand_written_one(pool, real_guard, hand_writt
     assert found_among(loop.guard_of(pool, {"train": hand_written["train"]}), pool, items) == []
 
 
+def drawn(seed, draws, names):
+    """So many puzzles of each family, as named texts."""
+    rng = np.random.default_rng(seed)
+    each = [name for name in names for _ in range(draws)]
+    return [(name, next(families.generate(int(rng.integers(2**62)), 1, [name])).puzzle) for name in each]
+
+
+SINGLE_RULES = [name for name in families.FAMILIES if name not in families.COMPOSED]
+
+
+def test_no_family_of_a_single_rule_draws_a_text_near_a_guarded_one(real_guard):
+    hits = ((name, real_guard.hit_by_rule(text)) for name, text in drawn(5, 40, SINGLE_RULES))
+    assert [(name, str(hit)) for name, hit in hits if hit] == []
+
+
+def test_hardly_a_composed_puzzle_is_near_a_guarded_one_by_its_text(real_guard):
+    """The grammar is wide and its puzzles short, so that a few are; pretraining skips them."""
+    hits = [real_guard.hit_by_rule(pair.puzzle) for pair in families.generate(7, 2000, sorted(families.COMPOSED))]
+    assert 0 < sum(hit is not None for hit in hits) <= 20
+
+
 @pytest.mark.parametrize("draws", [5, pytest.param(40, marks=pytest.mark.slow)])
-def test_no_rule_family_is_near_a_guarded_puzzle_at_any_level(pool, real_guard, draws):
-    rng = np.random.default_rng(7)
-    names = [name for name in families.FAMILIES for _ in range(draws)]
-    texts = [next(families.generate(int(rng.integers(2**62)), 1, [name])).puzzle for name in names]
-    items = [NamedPuzzle(name, puzzle) for name, puzzle in zip(names, puzzles(pool, *texts), strict=True)]
-    assert found_among(real_guard, pool, items) == []
+def test_no_rule_family_is_near_a_guarded_puzzle_by_behaviour_nor_a_single_rule_at_any_level(pool, real_guard, draws):
+    pairs = drawn(7, draws, families.FAMILIES)
+    parsed = puzzles(pool, *(text for _, text in pairs))
+    items = [NamedPuzzle(name, puzzle) for (name, _), puzzle in zip(pairs, parsed, strict=True)]
+    found = found_among(real_guard, pool, items)
+    assert [(name, level) for name, level in found if name in SINGLE_RULES or level == "behaviour"] == []
