@@ -297,8 +297,8 @@ CONFIGS = [
         model=ModelConfig("some/where", "cuda:1", "float16", 3),
         prompt=PromptConfig("chat", 0),
         data=DataConfig("a.jsonl", "b.jsonl", "c.jsonl", False),
-        propose=ProposeConfig(0, 1, 1e-7, 0.1, 1),
-        solve=SolveConfig(1, "none", 123456.75, 1e-3, 2),
+        propose=ProposeConfig(0, 1, 1.0, 1e-7, 0.1, 1),
+        solve=SolveConfig(1, 7, 9, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
         finetune=FinetuneConfig(
             "previous", 1, False, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5

@@ -26,7 +26,6 @@ from selfplay.pretrain import (
     make_tokenizer,
     pair_text,
     pretrain,
-    rules_hash,
     training_steps,
 )
 from selfplay.prompts import (
@@ -122,15 +121,6 @@ def test_a_minute_of_the_shipped_model_learns_and_repeats_itself(tmp_path):
     assert one.last_loss == two.last_loss < 0.6 * one.first_loss
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
-
-
-def test_the_shipped_model_is_of_the_shipped_settings_and_rules_and_small():
-    config = load_pretrain_config(embedded_file("pretrain.toml"))
-    notes = json.loads(embedded_file("model/selfplay.json").read_text())
-    assert notes["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
-    assert notes["rules"] == rules_hash(config)
-    assert notes["parameters"] <= 5_000_000
-    assert sum(file.stat().st_size for file in embedded_file("model").iterdir()) <= 12 * 1024**2
 
 
 # ---- the tokenizer ----
