@@ -903,7 +903,7 @@ def test_contamination_finds_leaks_in_an_archive_and_says_where_they_came_in(don
     status, text, _ = selfplay("archive", "contamination", "leaky.sqlite", *against)
     assert status == 1
     assert text.splitlines()[0].split() == [*found["found"][0]]
-    assert "2 puzzles checked against 55 guarded ones" in text
+    assert "2 puzzles checked against 125 guarded ones" in text
     assert content("leaky.sqlite") == before
 
 
@@ -911,7 +911,7 @@ def test_contamination_of_a_clean_archive_is_none_and_tells_what_was_refused_at_
     lines = [{"name": "good", **EASY}, {"name": "copy", "puzzle": _first_held_out()}]
     done("archive", "import", "a.sqlite", write_lines(Path("some.jsonl"), lines))
     out = done("archive", "contamination", "a.sqlite")
-    assert "1 puzzles checked against 152 guarded ones" in out
+    assert "1 puzzles checked against 402 guarded ones" in out
     assert "none found" in out
     assert "refused at the door, imports: 1 exact" in out
     assert "exact" in done("archive", "stats", "a.sqlite").partition("refused as held-out by level")[2]
