@@ -151,20 +151,24 @@ class _Draft:
         text, given = self.rng.choice(OPERATIONS[kind])
         if AMPLIFYING.search(text) and expression != self.name:
             raise _Unsuitable
-        constants = _Constants(self, value)
-        result = _value(text.format_map(constants.with_x("x_")), {"x_": value})
+        applied, result = self._applied(text, expression, value)
         if not answer_type.matches(result, given) or not _is_plain(result):
             raise _Unsuitable
-        wrapped = expression if expression.isidentifier() else f"({expression})"
-        return text.format_map(constants.with_x(wrapped)), result, given
+        return applied, result, given
 
     def _condition(self, expression: str, value: Any, kind: str) -> str:
         text = self.rng.choice(CONDITIONS[self.rng.choice(kinds_of(kind))])
-        constants = _Constants(self, value)
-        if _value(text.format_map(constants.with_x("x_")), {"x_": value}) is not True:
+        applied, holds = self._applied(text, expression, value)
+        if holds is not True:
             raise _Unsuitable
+        return applied
+
+    def _applied(self, text: str, expression: str, value: Any) -> tuple[str, Any]:
+        """A table's text with constants and the expression in it, and what it comes to."""
+        constants = _Constants(self, value)
+        result = _value(text.format_map(constants.with_x("x_")), {"x_": value})
         wrapped = expression if expression.isidentifier() else f"({expression})"
-        return text.format_map(constants.with_x(wrapped))
+        return text.format_map(constants.with_x(wrapped)), result
 
     def fresh(self) -> str:
         """A name for a variable of a comprehension."""
@@ -186,9 +190,8 @@ class _Draft:
             for node in ast.walk(test)
             for field, children in ast.iter_fields(node)
             for index, child in enumerate(children if isinstance(children, list) else [children])
-            if _is_liftable(child)
+            if _is_liftable(child) and not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.UnaryOp)
         ]
-        places = [place for place in places if not isinstance(place[0], ast.List | ast.Tuple | ast.Set | ast.UnaryOp)]
         if not places:
             return []
         node, field, index, child = self.rng.choice(places)
