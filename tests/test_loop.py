@@ -497,25 +497,23 @@ def test_more_candidates_are_sampled_where_the_first_let_most_be_hoped_for(files
     with Archive(RunDir(tmp_path / "run").archive) as archive:
         for iteration in (1, 2):
             first, more = (
-                Counter(
-                    {
-                        (row["puzzle"]): row["n"] * 1000 + row["c"]
-                        for row in archive.query(
-                            "SELECT puzzle, count(*) AS n, sum(verdict = 'accepted') AS c FROM candidates JOIN chunks c"
-                            " ON c.id = chunk WHERE iteration = ? AND stage = ? GROUP BY 1",
-                            iteration,
-                            stage,
-                        )
-                    }
-                )
+                {
+                    row["puzzle"]: (row["c"], row["n"])
+                    for row in archive.query(
+                        "SELECT puzzle, count(*) AS n, sum(verdict = 'accepted') AS c FROM candidates JOIN chunks c"
+                        " ON c.id = chunk WHERE iteration = ? AND stage = ? GROUP BY 1",
+                        iteration,
+                        stage,
+                    )
+                }
                 for stage in ("solve", "further")
             )
-            assert {count // 1000 for count in first.values()} == {4}
-            assert {count // 1000 for count in more.values()} == {5}
+            assert {tried for _, tried in first.values()} == {4}
+            assert {tried for _, tried in more.values()} == {5}
             assert len(more) == 3
-            worth = {puzzle: worth_further(count % 1000, 4) for puzzle, count in first.items()}
+            worth = {puzzle: worth_further(*counts) for puzzle, counts in first.items()}
             assert min(worth[puzzle] for puzzle in more) >= max(worth[puzzle] for puzzle in worth.keys() - more.keys())
-            assert records[iteration]["candidates"] == sum(first.values()) // 1000 + sum(more.values()) // 1000
+            assert records[iteration]["candidates"] == 4 * len(first) + 5 * len(more)
             assert records[iteration]["cost"]["further"]["texts"] == 15
     assert same(crashed_and_resumed(tmp_path / "again", config, pool, 40) and content(tmp_path / "again"),
                 content(tmp_path / "run"))  # fmt: skip
