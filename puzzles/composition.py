@@ -34,6 +34,8 @@ from sandbox import child, codec
 
 MOST_CHARACTERS = 100
 """Of a puzzle's condition."""
+LONG_SHARE, MOST_CHARACTERS_LONG = 0.1, 260
+"""How many have more clauses, and how long these may be: people's puzzles are longer than most by rule."""
 MOST_VALUE_CHARACTERS = 28
 """Of a value's literal, as an answer or as a constant."""
 MOST_OPERATED = 2000
@@ -46,7 +48,7 @@ FLIP_SHARE = 0.12
 """How many equations have the constant on the left."""
 CONDITION_SHARE = 0.2
 """How many operations end in a condition other than an equation."""
-CLAUSES = (1, 1, 1, 2, 2, 2, 2, 3)
+CLAUSES, CLAUSES_LONG = (1, 1, 1, 2, 2, 2, 2, 3), (3, 4, 5, 6)
 FIRST_DEPTHS, FURTHER_DEPTHS = (1, 1, 1, 1, 2, 2, 2, 3), (0, 0, 0, 1, 1, 1, 2)
 """Operations of the first clause and of the others."""
 
@@ -120,7 +122,8 @@ class _Draft:
     def written(self) -> tuple[str, str]:
         """The two texts."""
         clauses: list[str] = []
-        for place in range(self.rng.choice(CLAUSES)):
+        long = self.rng.random() < LONG_SHARE
+        for place in range(self.rng.choice(CLAUSES_LONG if long else CLAUSES)):
             clause = self._clause(self.rng.choice(FURTHER_DEPTHS if place else FIRST_DEPTHS))
             if clause in clauses:
                 raise _Unsuitable
@@ -129,7 +132,7 @@ class _Draft:
         if self.type != self.declared:
             clauses.insert(0, f"{self.name} is not None")
         test = ast.parse(" and ".join(clauses), mode="eval").body
-        if len(ast.unparse(test)) > MOST_CHARACTERS or self._is_trivial(test):
+        if len(ast.unparse(test)) > (MOST_CHARACTERS_LONG if long else MOST_CHARACTERS) or self._is_trivial(test):
             raise _Unsuitable
         defaults = self._lift(test) if self.rng.random() < LIFT_SHARE else []
         parameters = ", ".join([f"{self.name}: {self.declared}", *defaults])

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from puzzles import composition
+from puzzles.searching import searched
+from puzzles.unfolding import unfolded
 from puzzles.vocabulary import (
     ANSWER_NAMES,
     FILLERS,
@@ -56,6 +58,10 @@ LIFT_SHARE = 0.25
 """How many puzzles have constants among their parameters."""
 LITERAL_SHARE = 0.65
 """How many solutions are the bare answer where an expression would do as well."""
+SEARCH_SHARE = 0.4
+"""How many solutions are to be programs that search, where one is found."""
+UNFOLD_SHARE = 0.25
+"""How many puzzles are written in several statements, where they can be."""
 FRUITLESS_DRAWS = 10_000
 """Repetitions in a row after which the families asked for count as exhausted."""
 
@@ -73,7 +79,12 @@ def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
     """One pair of a family among `names`, or among all; composed ones are more often drawn the more they can say."""
     names = names or list(FAMILIES)
     (family,) = rng.choices(names, [WEIGHTS.get(name, 1) for name in names])
-    return RulePair(family, *FAMILIES[family](rng))
+    puzzle, solution = FAMILIES[family](rng)
+    if rng.random() < SEARCH_SHARE:
+        solution = searched(rng, puzzle, solution)
+    if rng.random() < UNFOLD_SHARE:
+        puzzle = unfolded(rng, puzzle)
+    return RulePair(family, puzzle, solution)
 
 
 def generate(seed: int, count: int, names: Sequence[str] = ()) -> Iterator[RulePair]:

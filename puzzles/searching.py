@@ -1,0 +1,389 @@
+"""Solutions that search: programs that go through answers of a form until the puzzle accepts one.
+
+What they go through is drawn around a known answer: a range that it lies in, texts of its letters, tuples of its
+size. A drawn search is kept if it finds an answer soon, be it another one than the known; the texts it is evaluated
+from are rules' own, in this process.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import random
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from puzzles import answer_type
+from sandbox import child
+
+MOST_CALLS = 3000
+"""Of the puzzle, until an answer is found."""
+ATTEMPTS = 3
+"""Searches drawn for a pair before it keeps the solution it has."""
+NEXT_SHARE = 0.6
+"""How many are one expression; the others are loops."""
+CAREFUL_SHARE = 0.05
+"""How many go on after an answer that the puzzle cannot be asked about, without need."""
+VARIABLES = ("x", "y", "z", "n", "i", "j", "k", "a", "b", "c", "t", "w", "p")
+BOUNDS = (5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
+SCOPE = {
+    "product": itertools.product, "permutations": itertools.permutations, "combinations": itertools.combinations,
+    "ascii_lowercase": string.ascii_lowercase,
+}  # fmt: skip
+MODULES = {
+    "product": "itertools",
+    "permutations": "itertools",
+    "combinations": "itertools",
+    "ascii_lowercase": "string",
+}
+
+
+class _Unsuitable(Exception):
+    """No such search for this answer; another is drawn."""
+
+
+@dataclass(frozen=True)
+class _Space:
+    """What is gone through: loops from the outermost on, each a variable and its values, and an answer made of them."""
+
+    answer: str
+    loops: tuple[tuple[str, str], ...]
+
+
+def searched(rng: random.Random, puzzle: str, solution: str) -> str:
+    """A solution that searches, or the one given where none was found.
+
+    Args:
+        rng: Draws.
+        puzzle: One function of one `return`.
+        solution: One that returns a literal or an expression of its parameters.
+    """
+    function = ast.parse(puzzle).body[0]
+    assert isinstance(function, ast.FunctionDef)
+    declared = ast.unparse(function.args.args[0].annotation or ast.Constant(None))
+    header, _, body = solution.partition("\n")
+    f, answer = _called(function), child.value_of(_lambda(ast.parse(solution).body[0]), child.SCOPE)()
+    taken = {argument.arg for argument in function.args.args[1:]}
+    constants = [node.value for node in ast.walk(function) if isinstance(node, ast.Constant)]
+    for _ in range(ATTEMPTS):
+        try:
+            space = _Draw(rng, answer, constants, taken).space(declared)
+            raises = _raises(f, space, declared)
+        except _Unsuitable:
+            continue
+        return f"{header}\n{_written(rng, space, raises or rng.random() < CAREFUL_SHARE)}"
+    return solution
+
+
+def _lambda(function: Any) -> str:
+    return f"lambda {ast.unparse(ast.arguments([], [ast.arg(a.arg) for a in function.args.args], None, [], [], None, function.args.defaults))}: {ast.unparse(function.body[-1].value)}"  # noqa: E501
+
+
+def _called(function: ast.FunctionDef) -> Callable[[Any], Any]:
+    return child.value_of(_lambda(function), child.SCOPE)  # type: ignore[no-any-return]
+
+
+def _raises(f: Callable[[Any], Any], space: _Space, declared: str) -> bool:
+    """Whether it meets an answer that the puzzle cannot be asked about before it finds one.
+
+    Raises:
+        _Unsuitable: It finds none, or not soon.
+    """
+    calls, raised = 0, False
+
+    def asked(answer: Any) -> bool:
+        nonlocal calls, raised
+        calls += 1
+        if calls > MOST_CALLS:
+            raise _Unsuitable
+        try:
+            return bool(f(answer))
+        except Exception:
+            raised = True
+            return False
+
+    try:
+        found = child.value_of(_next(space), {**child.SCOPE, **SCOPE, "f": asked})
+    except (StopIteration, IndexError, TypeError) as error:
+        raise _Unsuitable from error
+    if not answer_type.matches(found, declared) or f(found) is not True:
+        raise _Unsuitable
+    return raised
+
+
+def _next(space: _Space) -> str:
+    loops = " ".join(f"for {name} in {values}" for name, values in space.loops)
+    return f"next(({space.answer} {loops} if f({space.answer})))"
+
+
+def _written(rng: random.Random, space: _Space, careful: bool) -> str:
+    """The body: a `next` of what is accepted, or loops with a `return` inside; with `try` if it is to be careful."""
+    used = {node.id for node in ast.walk(ast.parse(_next(space))) if isinstance(node, ast.Name)}
+    lines = [f"from {MODULES[name]} import {name}" for name in MODULES if name in used]
+    if not careful and rng.random() < NEXT_SHARE:
+        lines.append(f"return {_next(space)}")
+    else:
+        for depth, (name, values) in enumerate(space.loops):
+            lines.append(f"{'    ' * depth}for {name} in {values}:")
+        inside = "    " * len(space.loops)
+        tested = [f"if f({space.answer}):", f"    return {space.answer}"]
+        if careful:
+            tested = ["try:", *[f"    {line}" for line in tested], "except Exception:", "    pass"]
+        lines += [inside + line for line in tested]
+    return "\n".join("    " + line for line in lines)
+
+
+class _Draw:
+    """A search being drawn."""
+
+    def __init__(self, rng: random.Random, answer: Any, constants: Sequence[Any], taken: set[str]) -> None:
+        self.rng, self.answer, self.constants = rng, answer, constants
+        self.names = [name for name in VARIABLES if name not in taken]
+
+    def space(self, declared: str) -> _Space:
+        """One of the forms for this type."""
+        answer = self.answer
+        if declared in ("int", "Optional[int]"):
+            return self._numbers(answer, "{}")
+        if declared == "float":
+            return self._fractions(answer)
+        if declared == "str":
+            return self.rng.choice((self._text, self._text, self._runs, self._arranged, self._around, self._digits))()
+        if declared == "List[bool]":
+            return self._product("list({})", "[False, True]", answer)
+        if declared == "List[int]":
+            return self.rng.choice((self._list, self._list, self._members, self._arranged, self._counted))()
+        if declared == "Set[int]":
+            return self.rng.choice((self._subset, self._members))()
+        if declared.startswith("Tuple[int"):
+            return self.rng.choice((self._members, self._list))()
+        if declared.startswith(("List[List[int]", "List[Tuple[int", "Set[Tuple[int")):
+            return self.rng.choice((self._members, self._indexed))()
+        if declared in ("Dict[str, int]", "Dict[int, int]", "Dict[int, str]", "Dict[str, str]"):
+            return self.rng.choice((self._members, self._mapped))()
+        return self.rng.choice((self._members, self._members, self._indexed, self._texts))()
+
+    def fresh(self, among: Sequence[str] = VARIABLES) -> str:
+        """A variable's name."""
+        free = [name for name in among if name in self.names] or self.names
+        if not free:
+            raise _Unsuitable
+        name = self.rng.choice(free[:4])
+        self.names.remove(name)
+        return name
+
+    def range_of(self, least: int, most: int) -> str:
+        """A range that holds these, mostly a round one."""
+        bounds = [bound for bound in BOUNDS if bound > max(most, -least)]
+        if not bounds:
+            raise _Unsuitable
+        high = self.rng.choice(bounds[:4])
+        if least < 0 or self.rng.random() < 0.05:
+            return f"range({-high}, {high})"
+        low = self.rng.choice((0, 0, 0, 1, 1, 2, *[c for c in self.constants if type(c) is int and 0 < c < most]))
+        return f"range({low}, {high})" if 0 < low <= least else f"range({high})"
+
+    def _numbers(self, value: int, form: str) -> _Space:
+        if type(value) is not int:
+            raise _Unsuitable
+        name = self.fresh()
+        return _Space(form.format(name), ((name, self.range_of(value, value)),))
+
+    def _fractions(self, value: float) -> _Space:
+        parts = [
+            part for part in (2, 4, 10) if value * part == round(value * part) and round(value * part) / part == value
+        ]
+        if not parts:
+            raise _Unsuitable
+        part = self.rng.choice(parts[:2])
+        name, whole = self.fresh(), round(value * part)
+        return _Space(f"{name} / {part}", ((name, self.range_of(whole, whole)),))
+
+    def letters_of(self, text: str) -> str:
+        """Letters that make this text: its own and a few more, or those of one of the puzzle's words."""
+        words = [c for c in self.constants if type(c) is str and set(text) <= set(c) and len(set(c)) <= 8]
+        if words and self.rng.random() < 0.7:
+            word = self.rng.choice(words)
+            return word if len(set(word)) == len(word) else "".join(dict.fromkeys(word))
+        more = self.rng.sample(string.ascii_lowercase, self.rng.randint(0, 2))
+        letters = list(dict.fromkeys([*text, *more]))
+        if self.rng.random() < 0.7:
+            letters.sort()
+        return "".join(letters)
+
+    def _product(self, form: str, values: str, answer: Sequence[Any]) -> _Space:
+        """Tuples of a fixed size, or of all up to one."""
+        name = self.fresh(("t", "p", "a", "c"))
+        if self.rng.random() < 0.5:
+            return _Space(form.format(name), ((name, f"product({values}, repeat={len(answer)})"),))
+        size = self.fresh(("n", "k", "i"))
+        low = self.rng.choice((0, 1, 1, 2)) if len(answer) > 1 else self.rng.choice((0, 1))
+        sizes = f"range({low}, {len(answer) + self.rng.randint(1, 3)})" if low else f"range({len(answer) + 2})"
+        return _Space(form.format(name), ((size, sizes), (name, f"product({values}, repeat={size})")))
+
+    def _text(self) -> _Space:
+        return self._product("''.join({})", repr(self.letters_of(self.answer)), self.answer)
+
+    def _runs(self) -> _Space:
+        """One letter or two, each repeated."""
+        runs = [(letter, len(list(same))) for letter, same in itertools.groupby(self.answer)]
+        if not 1 <= len(runs) <= 2:
+            raise _Unsuitable
+        names = [self.fresh(("n", "i", "j", "k")) for _ in runs]
+        parts = [f"{letter!r} * {name}" for (letter, _), name in zip(runs, names, strict=True)]
+        loops = [(name, self.range_of(count, count)) for (_, count), name in zip(runs, names, strict=True)]
+        return _Space(" + ".join(parts), tuple(loops))
+
+    def _arranged(self) -> _Space:
+        """One of the puzzle's words or lists, or the answer's members in any order."""
+        members = sorted(self.answer)
+        named = {*"".join(map(str, (c for c in self.constants if type(c) is type(self.answer)))), *self.constants}
+        if not 2 <= len(members) <= 6 or not named.issuperset(members):
+            raise _Unsuitable
+        if self.rng.random() < 0.5:
+            self.rng.shuffle(members)
+        name, form = self.fresh(("p", "t", "a", "c")), "''.join({})" if type(self.answer) is str else "list({})"
+        shown = repr("".join(members)) if type(self.answer) is str else repr(members)
+        return _Space(form.format(name), ((name, f"permutations({shown})"),))
+
+    def _around(self) -> _Space:
+        """A part that the puzzle names, and letters that it does not."""
+        words = [c for c in self.constants if type(c) is str and c and c != self.answer and c in self.answer]
+        if not words:
+            raise _Unsuitable
+        word = self.rng.choice(words)
+        before, _, after = self.answer.partition(word)
+        missing = before or after
+        if before and after or not missing:
+            raise _Unsuitable
+        if len(missing) == 1 and self.rng.random() < 0.6:
+            name = self.fresh(("c", "x", "a"))
+            return _Space(f"{name} + {word!r}" if before else f"{word!r} + {name}", ((name, "ascii_lowercase"),))
+        space = self._product("''.join({})", repr(self.letters_of(missing)), missing)
+        whole = f"{space.answer} + {word!r}" if before else f"{word!r} + {space.answer}"
+        return _Space(whole, space.loops)
+
+    def _digits(self) -> _Space:
+        if not self.answer.isdigit() or str(int(self.answer)) != self.answer:
+            raise _Unsuitable
+        return self._numbers(int(self.answer), "str({})")
+
+    def _list(self) -> _Space:
+        """Numbers of one range, in a list or tuple."""
+        if not self.answer or not all(type(member) is int for member in self.answer):
+            raise _Unsuitable
+        form = "list({})" if type(self.answer) is list else "{}"
+        values = self.range_of(min(self.answer), max(self.answer))
+        if self.rng.random() < 0.2:
+            values = repr(sorted(set(self.answer)))
+        if type(self.answer) is list:
+            return self._product(form, values, self.answer)
+        name = self.fresh(("t", "p"))
+        return _Space(form.format(name), ((name, f"product({values}, repeat={len(self.answer)})"),))
+
+    def _counted(self) -> _Space:
+        """One number repeated, or numbers that follow each other."""
+        answer = self.answer
+        if len(answer) > 1 and len(set(answer)) == 1:
+            value, count = self.fresh(("x", "y", "a")), self.fresh(("n", "k"))
+            loops = ((value, self.range_of(answer[0], answer[0])), (count, self.range_of(len(answer), len(answer))))
+            return _Space(f"[{value}] * {count}", loops)
+        if len(answer) > 1 and answer == list(range(answer[0], answer[0] + len(answer))):
+            low, high = self.fresh(("i", "a")), self.fresh(("j", "b", "n"))
+            loops = ((low, self.range_of(answer[0], answer[0])), (high, self.range_of(answer[-1] + 1, answer[-1] + 1)))
+            return _Space(f"list(range({low}, {high}))", loops)
+        raise _Unsuitable
+
+    def _subset(self) -> _Space:
+        if not self.answer:
+            raise _Unsuitable
+        name, values = self.fresh(("c", "t", "s")), self.range_of(min(self.answer), max(self.answer))
+        return _Space(f"set({name})", ((name, f"combinations({values}, {len(self.answer)})"),))
+
+    def _indexed(self) -> _Space:
+        """The answer's own shape with the members of one tuple in it."""
+        numbers: list[int] = []
+        name = self.fresh(("t", "p", "a", "v"))
+
+        def shape(value: Any) -> str:
+            if type(value) is int:
+                numbers.append(value)
+                return f"{name}[{len(numbers) - 1}]"
+            if type(value) is list and value:
+                return f"[{', '.join(map(shape, value))}]"
+            if type(value) is tuple:
+                return f"({', '.join(map(shape, value))})"
+            if type(value) is set and value:
+                return "{" + ", ".join(map(shape, sorted(value))) + "}"
+            raise _Unsuitable
+
+        answer = shape(self.answer)
+        if not 2 <= len(numbers) <= 6:
+            raise _Unsuitable
+        values = self.range_of(min(numbers), max(numbers))
+        return _Space(answer, ((name, f"product({values}, repeat={len(numbers)})"),))
+
+    def _texts(self) -> _Space:
+        """Texts of one length and of few letters."""
+        texts = list(self.answer)
+        sizes = {len(text) for text in texts if type(text) is str}
+        if len(sizes) != 1 or not all(type(text) is str for text in texts) or 0 in sizes or len(texts) > 4:
+            raise _Unsuitable
+        (size,) = sizes
+        inner, outer = self.fresh(("t", "p", "c")), self.fresh(("a", "w", "x"))
+        letters = repr(self.letters_of("".join(texts)))
+        words = letters if size == 1 else f"[''.join({inner}) for {inner} in product({letters}, repeat={size})]"
+        form = {list: "list({})", set: "set({})", tuple: "{}"}.get(type(self.answer))
+        if form is None:
+            raise _Unsuitable
+        return _Space(form.format(outer), ((outer, f"product({words}, repeat={len(texts)})"),))
+
+    def _mapped(self) -> _Space:
+        keys = list(self.answer)
+        if not keys:
+            raise _Unsuitable
+        self.rng.shuffle(keys)
+        values = [self.answer[key] for key in keys]
+        shown = repr("".join(keys)) if all(type(k) is str and len(k) == 1 for k in keys) else repr(keys)
+        name, among = self.fresh(("t", "p", "v")), self._values(values)
+        return _Space(f"dict(zip({shown}, {name}))", ((name, f"product({among}, repeat={len(keys)})"),))
+
+    def _values(self, values: Sequence[Any]) -> str:
+        """What values of one type are among, as a loop says it."""
+        if all(type(value) is int for value in values):
+            return self.range_of(min(values), max(values))
+        if all(type(value) is str and len(value) == 1 for value in values):
+            return repr(self.letters_of("".join(values)))
+        if all(type(value) is str and value for value in values):
+            words = list(dict.fromkeys([*values, *[c for c in self.constants if type(c) is str and c][:2]]))
+            if len(words) < 2:
+                raise _Unsuitable
+            self.rng.shuffle(words)
+            return repr(words)
+        raise _Unsuitable
+
+    def _members(self) -> _Space:
+        """The answer's own shape, with a loop for each of its members or of some of them."""
+        loops: list[tuple[str, str]] = []
+
+        def shape(value: Any) -> str:
+            if type(value) in (int, str) and not (loops and self.rng.random() < 0.25):
+                name = self.fresh(("x", "y", "z", "a", "b", "c", "i", "j", "k", "n"))
+                loops.append((name, self._values([value])))
+                return name
+            if type(value) is list:
+                return f"[{', '.join(map(shape, value))}]"
+            if type(value) is tuple:
+                return f"({', '.join(map(shape, value))})"
+            if type(value) is set and value:
+                return "{" + ", ".join(map(shape, sorted(value))) + "}"
+            if type(value) is dict and value:
+                return "{" + ", ".join(f"{key!r}: {shape(member)}" for key, member in value.items()) + "}"
+            return repr(value)
+
+        answer = shape(self.answer)
+        if not 1 <= len(loops) <= 3:
+            raise _Unsuitable
+        return _Space(answer, tuple(loops))
