@@ -176,10 +176,10 @@ OWN = "{} IN ('model', 'variant')"
 """Origins of what a run has made itself."""
 
 TOO_EASY = (
-    "(p.origin = 'model' AND"
+    f"({OWN.format('p.origin')} AND"
     " coalesce((SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id), 0) > ?)"
 )
-"""A model's puzzles of which more candidates than that share were accepted."""
+"""A run's own puzzles of which more candidates than that share were accepted."""
 
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
@@ -547,8 +547,11 @@ class Archive:
         with_references: bool = True,
         first_iteration_only: bool = False,
         most_solved: float = 1.0,
+        shortest: bool = True,
     ) -> list[tuple[Puzzle, Candidate]]:
-        """The verified pairs to train on: for each puzzle that is not in quarantine its shortest distinct solutions.
+        """The verified pairs to train on: for each puzzle that is not in quarantine some distinct solutions.
+
+        The answer that a variant was made for is none of them: it says nothing of how to find it.
 
         The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
 
@@ -556,12 +559,18 @@ class Archive:
             solutions_per_puzzle: At most so many.
             with_references: Whether solutions that came with a puzzle count.
             first_iteration_only: Whether only what stood there before the first iteration counts.
-            most_solved: A model's own puzzles are left out of which more of the candidates were accepted.
+            most_solved: A run's own puzzles are left out of which more of the candidates were accepted.
+            shortest: Whether the shortest come first; else it is by their hash, which is as good as by chance.
         """
-        wanted = ["1"] + [OWN.format("origin")] * (not with_references) + ["iteration = 0"] * first_iteration_only
+        order = "length(source), id" if shortest else "id"
+        wanted = (
+            ["origin != 'variant'"]
+            + [OWN.format("origin")] * (not with_references)
+            + ["iteration = 0"] * first_iteration_only
+        )
         rows = self.query(
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
-            "  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY length(source), id) AS place"
+            f"  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY {order}) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
             f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} AND NOT {TOO_EASY}"
             " ORDER BY p.rowid, s.place",

@@ -57,32 +57,39 @@ def searched(rng: random.Random, puzzle: str, solution: str) -> str:
 
     Args:
         rng: Draws.
-        puzzle: One function of one `return`.
-        solution: One that returns a literal or an expression of its parameters.
+        puzzle: A function of one `return`.
+        solution: Another, with the puzzle's parameters behind the answer.
     """
-    function = ast.parse(puzzle).body[0]
-    assert isinstance(function, ast.FunctionDef)
-    declared = ast.unparse(function.args.args[0].annotation or ast.Constant(None))
-    header, _, body = solution.partition("\n")
-    f, answer = _called(function), child.value_of(_lambda(ast.parse(solution).body[0]), child.SCOPE)()
-    taken = {argument.arg for argument in function.args.args[1:]}
-    constants = [node.value for node in ast.walk(function) if isinstance(node, ast.Constant)]
+    declared, f = _function(puzzle)
+    _, g = _function(solution)
+    nodes = list(ast.walk(ast.parse(puzzle)))
+    parameters = [node.arg for node in nodes if isinstance(node, ast.arg)][1:]
+    constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    answer = g()
     for _ in range(ATTEMPTS):
         try:
-            space = _Draw(rng, answer, constants, taken).space(declared)
+            space = _Draw(rng, answer, constants, parameters).space(declared)
             raises = _raises(f, space, declared)
         except _Unsuitable:
             continue
+        header = solution.partition("\n")[0]
         return f"{header}\n{_written(rng, space, raises or rng.random() < CAREFUL_SHARE)}"
     return solution
 
 
-def _lambda(function: Any) -> str:
-    return f"lambda {ast.unparse(ast.arguments([], [ast.arg(a.arg) for a in function.args.args], None, [], [], None, function.args.defaults))}: {ast.unparse(function.body[-1].value)}"  # noqa: E501
-
-
-def _called(function: ast.FunctionDef) -> Callable[[Any], Any]:
-    return child.value_of(_lambda(function), child.SCOPE)  # type: ignore[no-any-return]
+def _function(text: str) -> tuple[str, Callable[..., Any]]:
+    """The first parameter's annotation, and what the text defines."""
+    match ast.parse(text).body:
+        case [ast.FunctionDef(args=ast.arguments() as arguments, body=[ast.Return(value=ast.expr() as returned)])]:
+            pass
+        case _:
+            raise ValueError(f"expected a function of one return, got {text!r}")
+    annotations = [ast.unparse(argument.annotation) for argument in arguments.args if argument.annotation]
+    for argument in arguments.args:
+        argument.annotation = None
+    whole = ast.Expression(ast.Lambda(arguments, returned))
+    function = child.value_of(compile(ast.fix_missing_locations(whole), "<rule>", "eval"), child.SCOPE)
+    return annotations[0] if annotations else "", function
 
 
 def _raises(f: Callable[[Any], Any], space: _Space, declared: str) -> bool:
@@ -138,7 +145,7 @@ def _written(rng: random.Random, space: _Space, careful: bool) -> str:
 class _Draw:
     """A search being drawn."""
 
-    def __init__(self, rng: random.Random, answer: Any, constants: Sequence[Any], taken: set[str]) -> None:
+    def __init__(self, rng: random.Random, answer: Any, constants: Sequence[Any], taken: Sequence[str]) -> None:
         self.rng, self.answer, self.constants = rng, answer, constants
         self.names = [name for name in VARIABLES if name not in taken]
 
@@ -256,7 +263,7 @@ class _Draw:
         word = self.rng.choice(words)
         before, _, after = self.answer.partition(word)
         missing = before or after
-        if before and after or not missing:
+        if (before and after) or not missing:
             raise _Unsuitable
         if len(missing) == 1 and self.rng.random() < 0.6:
             name = self.fresh(("c", "x", "a"))
@@ -327,7 +334,7 @@ class _Draw:
 
     def _texts(self) -> _Space:
         """Texts of one length and of few letters."""
-        texts = list(self.answer)
+        texts = [] if type(self.answer) is dict else list(self.answer)
         sizes = {len(text) for text in texts if type(text) is str}
         if len(sizes) != 1 or not all(type(text) is str for text in texts) or 0 in sizes or len(texts) > 4:
             raise _Unsuitable
@@ -335,9 +342,7 @@ class _Draw:
         inner, outer = self.fresh(("t", "p", "c")), self.fresh(("a", "w", "x"))
         letters = repr(self.letters_of("".join(texts)))
         words = letters if size == 1 else f"[''.join({inner}) for {inner} in product({letters}, repeat={size})]"
-        form = {list: "list({})", set: "set({})", tuple: "{}"}.get(type(self.answer))
-        if form is None:
-            raise _Unsuitable
+        form = "{}" if type(self.answer) is tuple else f"{type(self.answer).__name__}({{}})"
         return _Space(form.format(outer), ((outer, f"product({words}, repeat={len(texts)})"),))
 
     def _mapped(self) -> _Space:

@@ -101,10 +101,10 @@ class SolveConfig:
 
 @dataclass(frozen=True)
 class VaryConfig:
-    """New puzzles from the archive's own, with the answers they were made for."""
+    """New puzzles from the archive's own, which the model then tries as those it proposed."""
 
     variations: int = 0
-    """Tried per iteration, evenly over the ways."""
+    """Made per iteration, evenly over the ways; hindsight begins with the second."""
     ways: tuple[str, ...] = ("hindsight", "join", "nest")
     """`hindsight`: constants that make a wrong answer right; `join`: two puzzles asked together; `nest`: what one
     computes is what the other asks for."""
@@ -146,13 +146,16 @@ class FinetuneConfig:
     start: str = "base"
     """`base`: each iteration from the first model on all pairs, as the ancestor; `previous`: go on."""
     solutions_per_puzzle: int = 8
-    """The shortest distinct ones, as the ancestor (preprocess.py)."""
+    """Of the distinct ones, as the ancestor (preprocess.py)."""
+    shortest: bool = True
+    """Whether these are the shortest, as the ancestor's; else any, by their hash. A small model's shortest solutions are
+    lucky guesses."""
     verified: bool = True
     """`false` trains on the model's own puzzles with its well-formed candidates, right or wrong, as the ancestor's
     unverified baseline; of verified pairs only the references are left (`data.references`), so `vary.variations`, which
     are made of verified answers, must be 0."""
     most_solved: float = 1.0
-    """The model's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
+    """A run's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
     nearly always teaches little, and as examples of a puzzle such ones make the next easier still."""
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""

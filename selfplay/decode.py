@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 import math
 import threading
@@ -425,9 +426,16 @@ def _read_part(
     cache = DynamicCache(config=network.config)
     output = network(
         input_ids=ids_US, attention_mask=mask_US, position_ids=(mask_US.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache, use_cache=True, logits_to_keep=1,
+        logits_to_keep=1, **kept_in(cache, network),
     )  # fmt: skip
     return [(layer.keys, layer.values) for layer in cache.layers], output.logits[:, -1]
+
+
+def kept_in(cache: DynamicCache, network: Any) -> dict[str, Any]:
+    """The arguments by which a network goes on from a cache and fills it; transformers 5.24 gave it another name."""
+    own = network.get_base_model() if hasattr(network, "get_base_model") else network  # adapters take any name
+    name = "cache" if "cache" in inspect.signature(own.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
 
 
 def _begin(prompts: _Prompts, places_B: Sequence[int]) -> tuple[_Wave, torch.Tensor]:

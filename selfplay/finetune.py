@@ -27,6 +27,7 @@ from transformers import DynamicCache
 from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.cost import Watch
+from selfplay.decode import kept_in
 from selfplay.model import OUT_OF_MEMORY, LanguageModel, peak_flops_per_second
 from selfplay.prompts import encode_completion, encode_prompt
 from selfplay.rundir import folder_atomically
@@ -214,9 +215,9 @@ def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
     input_ids_1S = torch.tensor([ids_S], device=network.device)
     cache = DynamicCache(config=network.config)
     with _output_at(network, input_ids_1S.new_empty(0)):
-        network(input_ids=input_ids_1S, past_key_values=cache, use_cache=True)
+        network(input_ids=input_ids_1S, **kept_in(cache, network))
     cache.batch_repeat_interleave(copies)
-    return {"past_key_values": cache, "use_cache": True}
+    return kept_in(cache, network)
 
 
 @contextlib.contextmanager

@@ -76,8 +76,8 @@ def forecast(
         start_seconds = start.seconds()
         trial = _Trial(config, backend, pool, protections, folder, archive, sampler, protocol)
         trial.proposing()
-        trial.solving()
         trial.varying()
+        trial.solving()
         trial.scoring([named for items in sets.values() for named in items])
         arithmetic = sampler.arithmetic
         trial.training()
@@ -175,11 +175,17 @@ class _Trial:
 
     def _mixture(self) -> tuple[list[str], list[float]]:
         """Ids of what may be solved, and the share that each has of what a run solves."""
-        proposed = self.archive.puzzle_ids("p.origin = 'model'")
-        tried = sum(self.archive.iteration_counts(number)["proposed"] for number in range(1, self.number + 1))
-        self.admitted = self.config.propose.proposals * len(proposed) / max(1, tried)
-        weights = [self.admitted / max(1, len(proposed))] * len(proposed) + [1.0] * len(self.targets)
-        return [*proposed, *self.targets], [weight / sum(weights) for weight in weights]
+        asked = {propose.STAGE: self.config.propose.proposals, vary.STAGE: self.config.vary.variations}
+        self.admitted, mixture, weights = 0.0, [*self.targets], [1.0] * len(self.targets)
+        for stage, texts in asked.items():
+            outcomes = self.archive.query(
+                "SELECT outcome, puzzle FROM proposals r JOIN chunks k ON k.id = r.chunk WHERE k.stage = ?", stage
+            )
+            made = [puzzle for outcome, puzzle in outcomes if outcome == "admitted"]
+            share = texts / max(1, len(outcomes))
+            self.admitted += share * len(made)
+            mixture, weights = [*mixture, *made], [*weights, *[share] * len(made)]
+        return mixture, [weight / sum(weights) for weight in weights]
 
     def _pairs_per_puzzle(self, puzzles: Sequence[str], copies: int) -> float:
         """How many solutions of each of these the last attempt would give to train on with all its candidates."""

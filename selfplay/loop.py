@@ -374,8 +374,8 @@ class _Run:
         started = time.monotonic()
         if iteration:
             self._propose(iteration)
-            self._solve(iteration)
             self._vary(iteration)
+            self._solve(iteration)
             self._finetune(iteration)
         scores = {name: self._evaluate(iteration, name) for name in SCORED_SETS}
         return self._record(iteration, scores, time.monotonic() - started)
@@ -489,7 +489,7 @@ class _Run:
     def _pairs_to_train(self) -> list[Pair]:
         config, references = self.config.finetune, self.config.data.references
         most, verified = config.solutions_per_puzzle, config.verified
-        pairs = self.archive.choose(most, references, not verified, config.most_solved)
+        pairs = self.archive.choose(most, references, not verified, config.most_solved, config.shortest)
         return pairs if verified else pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most)
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:

@@ -61,11 +61,11 @@ class PretrainConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     solve_only: float = 0.75
-    """Share of the pairs of which the solution alone is learned: it is what the loop needs most. With it 10.33 nats of a
-    composed solution after 220 steps, without 10.59."""
+    """Share of the pairs of which the solution alone is learned: with it 10.33 nats of a composed solution after 220
+    steps, without 10.59."""
     compile: bool = False
-    """Whether the network goes through `torch.compile`, which needs a C++ compiler: 1.38 times as fast on two cores, after
-    a minute, and other rounding."""
+    """Whether the network goes through `torch.compile`, which needs a C++ compiler: 1.38 times as fast on two cores,
+    with other rounding."""
     threads: int = 0
     """0 takes the cores available; the number changes rounding, and so the weights."""
     families: tuple[str, ...] = ()

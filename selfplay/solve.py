@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from puzzles.archive import CONTAMINATED, QUARANTINED, Archive, Chunk, Provenance
+from puzzles.archive import CONTAMINATED, OWN, QUARANTINED, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge, verify
@@ -68,9 +68,9 @@ def judge_texts(
 
 
 def targets(archive: Archive, iteration: int, which: str) -> list[str]:
-    """Ids of the puzzles to try: this iteration's admitted ones, and training puzzles as configured."""
+    """Ids of the puzzles to try: what this iteration proposed or varied, and training puzzles as configured."""
     clean = f" AND NOT {CONTAMINATED}"
-    proposed = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?" + clean, iteration)
+    proposed = archive.puzzle_ids(f"{OWN.format('p.origin')} AND p.iteration = ?" + clean, iteration)
     if which == "none":
         return proposed
     unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"

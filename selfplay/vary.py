@@ -1,7 +1,8 @@
-"""The archive as a proposer: puzzles made of its puzzles and the model's answers, each verified with its solution.
+"""The archive as a proposer: puzzles made of its puzzles and the model's answers, for the model to solve.
 
 A wrong answer is right for the same condition with other constants (hindsight), two puzzles ask together or one of the
-other's value (recombination). Nothing is sampled: the answer is known before the puzzle is.
+other's value (recombination). Nothing is sampled. The answer is known before the puzzle is, so that each has one; it is
+not learned from, for it is no solution that the model found.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ INAPPLICABLE = "inapplicable"
 def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -> None:
     """Fix the iteration's variations: of which puzzles, for which answer, and each one's seed."""
     rng = np.random.default_rng([config.seed, iteration, 6])
-    stock, ways = _Stock(archive, iteration), config.vary.ways
-    drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations)]
+    stock = _Stock(archive, iteration)
+    ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
+    drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations if ways else 0)]
     chosen = [variation for variation in drawn if variation]
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), config.chunk_texts)):
@@ -43,7 +45,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -
 
 
 class _Stock:
-    """What variations are made from: solved puzzles, their answers, and the answers that failed in this iteration."""
+    """What variations are made from: solved puzzles, their answers, and the answers that failed an iteration ago."""
 
     def __init__(self, archive: Archive, iteration: int) -> None:
         rows = archive.query(
@@ -58,13 +60,13 @@ class _Stock:
             for group in (kind, ANY):
                 self._puzzles.setdefault((group, origin), {})[identifier] = None
         self._kinds = {identifier: kind for identifier, _, kind, _ in rows}
-        self._wrong = [
+        self.wrong = [
             (row[0], row[1])
             for row in archive.query(
                 "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
                 " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
                 f" AND length(k.answer) <= ? AND NOT {CONTAMINATED} ORDER BY 1, 2",
-                iteration,
+                iteration - 1,
                 MOST_ANSWER_CHARACTERS,
             )
         ]
@@ -72,9 +74,7 @@ class _Stock:
     def draw(self, way: str, rng: np.random.Generator) -> dict[str, Any] | None:
         """A variation as a plan keeps it; None if there is nothing to make it from."""
         if way == "hindsight":
-            if not self._wrong:
-                return None
-            puzzle, answer = self._wrong[rng.integers(len(self._wrong))]
+            puzzle, answer = self.wrong[rng.integers(len(self.wrong))]
             puzzles = [puzzle]
         else:
             first = self._puzzle(ANY, rng)

@@ -58,7 +58,7 @@ def test_a_condition_is_short_and_an_answer_too():
     rng = random.Random(6)
     for declared in [*ANSWERS] * 30:
         puzzle, solution = compose(rng, declared)
-        assert len(puzzle.partition("return ")[2]) <= composition.MOST_CHARACTERS
+        assert len(puzzle.partition("return ")[2]) <= composition.MOST_CHARACTERS_LONG
         assert len(solution.partition("return ")[2]) <= composition.MOST_VALUE_CHARACTERS
 
 
