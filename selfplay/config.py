@@ -148,7 +148,7 @@ class FinetuneConfig:
     solutions_per_puzzle: int = 8
     """Of the distinct ones, as the ancestor (preprocess.py)."""
     shortest: bool = True
-    """Whether these are the shortest, as the ancestor's; else any, by their hash. A small model's shortest solutions are
+    """Whether these are the shortest, as the ancestor's; else any, by their hash. The shortest of a small model are
     lucky guesses."""
     verified: bool = True
     """`false` trains on the model's own puzzles with its well-formed candidates, right or wrong, as the ancestor's

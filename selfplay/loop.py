@@ -490,7 +490,9 @@ class _Run:
         config, references = self.config.finetune, self.config.data.references
         most, verified = config.solutions_per_puzzle, config.verified
         pairs = self.archive.choose(most, references, not verified, config.most_solved, config.shortest)
-        return pairs if verified else pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most)
+        if verified:
+            return pairs
+        return pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most, config.shortest)
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
         self._check_budget(iteration)

@@ -157,8 +157,10 @@ def judge(
         archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
 
 
-def unverified_pairs(archive: Archive, pool: Pool, protocol: str, most_per_puzzle: int) -> list[Pair]:
-    """The model's own puzzles with the shortest distinct candidates it wrote, whatever their verdict.
+def unverified_pairs(
+    archive: Archive, pool: Pool, protocol: str, most_per_puzzle: int, shortest: bool = True
+) -> list[Pair]:
+    """The model's own puzzles with distinct candidates it wrote, whatever their verdict; which, as `Archive.choose` says.
 
     Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
     """
@@ -183,5 +185,7 @@ def unverified_pairs(archive: Archive, pool: Pool, protocol: str, most_per_puzzl
     return [
         (puzzles[identifier], candidate)
         for identifier, distinct in found.items()
-        for candidate in sorted(distinct.values(), key=lambda each: (len(each.source), each.id))[:most_per_puzzle]
+        for candidate in sorted(distinct.values(), key=lambda each: (len(each.source) * shortest, each.id))[
+            :most_per_puzzle
+        ]
     ]

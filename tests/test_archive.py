@@ -195,6 +195,21 @@ def test_choose_keeps_the_shortest_solutions_of_each_puzzle(archive):
     assert len(archive.choose(100)) == 8
 
 
+def test_choose_can_take_any_solutions_whatever_their_length(archive):
+    texts = ["1234", "1", "123", "12"]
+    for text in texts:
+        archive.add(pair(made("a"), text), HUMAN, PROTECTIONS)
+    ids = sorted(f"s{text}" for text in texts)
+    assert [candidate.id for _, candidate in archive.choose(3, shortest=False)] == ids[:3]
+
+
+def test_choose_leaves_out_the_answer_that_a_variant_was_made_for(archive):
+    archive.add(pair(made("a"), "1"), Provenance("variant", 1), PROTECTIONS)
+    archive.add(pair(made("b"), "2"), Provenance("variant", 1), PROTECTIONS)
+    archive.add(pair(made("b"), "3"), Provenance("model", 1), PROTECTIONS)
+    assert [(puzzle.id, candidate.id) for puzzle, candidate in archive.choose(8)] == [("b", "s3")]
+
+
 def test_choose_takes_distinct_solutions_and_breaks_ties_by_id(archive):
     first, second = Candidate("def g():\n    return 2", "id2"), Candidate("def g():\n    return 1", "id1")
     renamed = Candidate("def g():\n    return 3", "id1")

@@ -158,18 +158,19 @@ def test_what_is_not_verified_is_not_archived(files, pool, tmp_path, monkeypatch
 def test_a_variation_that_is_a_guarded_puzzle_is_refused_and_said(files, pool, tmp_path, monkeypatch):
     leaks = [HELDOUT[0][1], HELDOUT[0][1].replace("1716", "2730"), f"{HELDOUT[1][1]} and t[0] > -1"]
     monkeypatch.setattr(vary, "varied", lambda pool, variations: [leaks[i % 3] for i, _ in enumerate(variations)])
-    _, record = go(tmp_path / "run", varying(files, iterations=1), pool)
+    _, *records = go(tmp_path / "run", varying(files), pool)
     with Archive(RunDir(tmp_path / "run").archive) as archive:
         found = [(row["outcome"], row["detail"].partition(" ")[0]) for row in archive.query(OUTCOMES)]
         assert archive.query(VARIANTS) == []
     assert {*found} >= {("held_out", "exact:"), ("held_out", "normal_form:")}
     assert {outcome for outcome, _ in found} <= {"held_out", "wrong_answer", "wrong_type", "runtime_error"}
-    assert record["varied"] == 0
-    assert record["held_out_levels"]["exact"] == found.count(("held_out", "exact:")) > 10
+    assert [record["varied"] for record in records] == [0, 0]
+    exact = [record["held_out_levels"]["exact"] for record in records]
+    assert sum(exact) == found.count(("held_out", "exact:")) > 10
 
 
 def test_a_kill_between_and_inside_chunks_of_variations_leaves_the_same_archive(files, pool, tmp_path):
-    config, judge = varying(files, iterations=1), vary.judge
+    config, judge = varying(files), vary.judge
     with watched() as seen, pytest.MonkeyPatch.context() as patch:
         borders: list[int] = []
 
@@ -180,8 +181,8 @@ def test_a_kill_between_and_inside_chunks_of_variations_leaves_the_same_archive(
 
         patch.setattr(vary, "judge", noted)
         go(tmp_path / "whole", config, pool)
-    assert len(borders) == 2 * VARIATIONS / 20
-    for place in (borders[0], borders[0] + 4, borders[1], borders[3] - 1):
+    assert len(borders) >= 8
+    for place in (borders[0], borders[0] + 4, borders[1], borders[5] - 1):
         crashed_and_resumed(tmp_path / str(place), config, pool, place)
         assert same(content(tmp_path / str(place)), content(tmp_path / "whole"))
 
