@@ -57,7 +57,8 @@ class DataConfig:
     """The three disjoint sets: learned from, chosen by, reported on."""
 
     train: str = "train"
-    """`train` (the hand-written set), or a puzzle file, or an archive of imported ones."""
+    """`train` (the hand-written set), a puzzle file, an archive of imported ones, or `none`: with `rules` alone a run
+    begins without any puzzle of people (tabula rasa)."""
     dev: str = "dev"
     heldout: str = "heldout"
     references: bool = True

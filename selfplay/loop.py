@@ -42,6 +42,8 @@ from selfplay.select import Example, Pair, examples, solver_shots
 logger = logging.getLogger(__name__)
 
 SCORED_SETS = ("dev", "heldout")
+NO_PUZZLES = "none"
+"""As `data.train`: a run begins with rules alone."""
 TRAINING_TIMES = ("seconds", "cpu_seconds", "peak_flops_per_second")
 """Of a training's statistics, those that differ when it is done again."""
 GUARD_SOLUTIONS = 4
@@ -266,6 +268,10 @@ def run(
 
 
 def _training_texts(config: RunConfig) -> list[Any]:
+    if config.data.train == NO_PUZZLES:
+        if not config.data.rules:
+            raise InputError(f"data.train: {NO_PUZZLES!r} leaves nothing to begin with: set data.rules above 0")
+        return []
     raws = read_any(config.data.train)
     if not raws:
         raise InputError(f"{config.data.train}: expected training puzzles, there are none")
@@ -285,7 +291,7 @@ def import_training(
     logger.info(
         "training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions)
     )
-    if not archive.puzzle_ids():
+    if raws and not archive.puzzle_ids():
         raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
     _import_rules(archive, pool, protections, config, progress)
     archive.set_mark("training_imported", config.data.train)

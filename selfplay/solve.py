@@ -160,7 +160,7 @@ def judge(
 def unverified_pairs(
     archive: Archive, pool: Pool, protocol: str, most_per_puzzle: int, shortest: bool = True
 ) -> list[Pair]:
-    """The model's own puzzles with distinct candidates it wrote, whatever their verdict; which, as `Archive.choose` says.
+    """The model's own puzzles with distinct candidates it wrote, whatever their verdict; chosen as verified ones are.
 
     Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
     """

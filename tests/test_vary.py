@@ -20,6 +20,7 @@ from test_loop import (
 )
 
 from puzzles.archive import Archive
+from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool, verify_texts
 from selfplay import vary
 from selfplay.config import DataConfig, ProposeConfig, SolveConfig, VaryConfig
@@ -213,6 +214,20 @@ def test_pairs_by_rule_are_archived_as_such_and_learned_from(ruled):
     assert ruled.query(solved)[0][0] == len(by_rule)
     trained = "SELECT count(*) FROM trained WHERE puzzle IN (SELECT id FROM puzzles WHERE origin = 'rule')"
     assert ruled.query(trained)[0][0] > 30
+
+
+def test_a_run_may_begin_with_rules_alone(files, pool, tmp_path):
+    data = DataConfig(**{**files, "train": "none"}, rules=40)
+    records = go(tmp_path / "run", config_of(files, iterations=1, data=data), pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert {origin for (origin,) in archive.query("SELECT DISTINCT origin FROM puzzles")} == {"rule", "model"}
+    assert records[1]["trained_pairs"] > 20
+
+
+def test_with_neither_puzzles_nor_rules_there_is_nothing_to_begin_with(files, pool, tmp_path):
+    config = config_of(files, data=DataConfig(**{**files, "train": "none"}))
+    with pytest.raises(InputError, match=r"data\.train: 'none' leaves nothing to begin with: set data\.rules above 0"):
+        go(tmp_path / "run", config, pool)
 
 
 def test_pairs_by_rule_are_not_tried(ruled):
