@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,17 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
     watch = judging_watch(pool)
     asked = [prompt for prompt in _prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
     parsed = parse_puzzles(pool, [p.parsed_text(text) for p, text in zip(asked, chunk.completions, strict=True)])
+    refusals = admission(archive, pool, parsed)
+    with archive.transaction():
+        for position, puzzle in enumerate(parsed):
+            outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)
+            identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
+            archive.add_proposal(chunk.id, position, outcome, detail, identifier)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+
+
+def admission(archive: Archive, pool: Pool, parsed: Sequence[Puzzle | ParseFailure]) -> dict[str, Refusal | None]:
+    """Why each puzzle that is new to the archive is not admitted, by its id; the guard then knows those that are."""
     known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
     fresh: dict[str, Puzzle] = {}
     for puzzle in parsed:
@@ -123,12 +134,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
             fresh.setdefault(puzzle.id, puzzle)
     refusals = dict(zip(fresh, admit(pool, list(fresh.values())), strict=True))
     archive.guard.examine(pool, [puzzle for puzzle in fresh.values() if refusals[puzzle.id] is None])
-    with archive.transaction():
-        for position, puzzle in enumerate(parsed):
-            outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)
-            identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
-            archive.add_proposal(chunk.id, position, outcome, detail, identifier)
-        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+    return refusals
 
 
 def _outcome(

@@ -16,11 +16,12 @@ from puzzles.archive import CONTAMINATED, QUARANTINED, AddStatus, Archive, Chunk
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle, Verdict, VerifiedPair
 from puzzles.variation import Variation, varied
-from puzzles.verify import Refusal, admit, verify
+from puzzles.verify import Refusal, verify
 from sandbox.pool import Pool
 from selfplay.chunks import ChunkSamples
 from selfplay.config import RunConfig
 from selfplay.cost import Watch, judging_watch
+from selfplay.propose import admission
 from selfplay.sampler import Sampled
 
 STAGE = "vary"
@@ -119,15 +120,12 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, obj
     assert chunk.completions is not None
     watch = judging_watch(pool)
     parsed = parse_puzzles(pool, [Text(text) for text in chunk.completions])
-    known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
-    fresh: dict[str, tuple[Puzzle, str]] = {}
+    refusals = admission(archive, pool, parsed)
+    admitted: dict[str, tuple[Puzzle, str]] = {}
     for puzzle, item in zip(parsed, chunk.plan["variations"], strict=True):
-        if isinstance(puzzle, Puzzle) and puzzle.id not in known and archive.guard.hit(puzzle) is None:
-            fresh.setdefault(puzzle.id, (puzzle, item["answer"]))
-    refusals = dict(zip(fresh, admit(pool, [puzzle for puzzle, _ in fresh.values()]), strict=True))
-    admitted = [pair for pair in fresh.values() if refusals[pair[0].id] is None]
-    archive.guard.examine(pool, [puzzle for puzzle, _ in admitted])
-    verified = _verified(pool, admitted)
+        if isinstance(puzzle, Puzzle) and puzzle.id in refusals and refusals[puzzle.id] is None:
+            admitted.setdefault(puzzle.id, (puzzle, item["answer"]))
+    verified = _verified(pool, list(admitted.values()))
     with archive.transaction():
         for position, (puzzle, item) in enumerate(zip(parsed, chunk.plan["variations"], strict=True)):
             text = chunk.completions[position]
