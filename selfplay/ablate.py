@@ -28,7 +28,7 @@ from selfplay.loop import SCORED_SETS, Backend, Progress, check_settings, examin
 from selfplay.rundir import RunDir, read_lines, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.max_steps",
-        "finetune.batch_tokens", "finetune.start")  # fmt: skip
+        "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts")  # fmt: skip
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
 """It names a folder."""
@@ -175,10 +175,21 @@ def ablate(
     ]
     for _, rundir, config in planned:
         check_settings(rundir, config)
-    return [
-        _scores(name, rundir, config, backend, pool_of, progress(f"{name}, seed {config.seed}"))
-        for name, rundir, config in planned
-    ]
+    done = []
+    for name, rundir, config in planned:
+        _take_base_scores(rundir, [other for _, other, of in planned if of.seed == config.seed])
+        done.append(_scores(name, rundir, config, backend, pool_of, progress(f"{name}, seed {config.seed}")))
+    return done
+
+
+def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
+    """What another arm of the same seed has scored of their common base is not sampled again."""
+    scored = [sibling for sibling in siblings if sibling.read_records()]
+    for name in SCORED_SETS if scored else ():
+        samples = rundir.samples(0, name)
+        if not samples.exists():
+            samples.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(samples, scored[0].samples(0, name).read_text("utf-8"))
 
 
 def _scores(

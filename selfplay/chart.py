@@ -45,11 +45,18 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
         panels = figure.subplots(1, len(ablation.shown_ks), squeeze=False)[0]
         for panel, k in zip(panels, ablation.shown_ks, strict=True):
             for number, (arm, config) in enumerate(ablation.arms.items()):
-                scores_S_I = np.array(
-                    [[record["heldout"][f"pass@{k}"][0] for record in item.records] for item in done if item.arm == arm]
-                )
+                runs = [[r for r in item.records if "heldout" in r] for item in done if item.arm == arm]
+                iterations = [record["iteration"] for record in runs[0]]
+                scores_S_I = np.array([[record["heldout"][f"pass@{k}"][0] for record in run] for run in runs])
                 look = {"color": COLOURS[number % len(COLOURS)], "label": arm}
-                _draw(panel, scores_S_I, config.iterations < 2 <= longest, MARKERS[number % len(MARKERS)], look)
+                _draw(
+                    panel,
+                    iterations,
+                    scores_S_I,
+                    config.iterations < 2 <= longest,
+                    MARKERS[number % len(MARKERS)],
+                    look,
+                )
             base = np.mean([item.records[0]["heldout"][f"pass@{k}"][0] for item in done])
             panel.plot(0, base, "o", color=GREY, zorder=3, clip_on=False, label="base")
             panel.set(xlabel="iteration", title=f"held-out pass@{k}", xlim=(0, longest + 0.1))
@@ -63,11 +70,13 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
     return drawn.getvalue()
 
 
-def _draw(panel: Any, scores_S_I: Any, flat: bool, marker: str, look: dict[str, str]) -> None:
+def _draw(
+    panel: Any, iterations: Sequence[int], scores_S_I: Any, flat: bool, marker: str, look: dict[str, str]
+) -> None:
     low_I, mean_I, high_I = scores_S_I.min(0), scores_S_I.mean(0), scores_S_I.max(0)
     if flat:
         panel.axhline(mean_I[-1], linestyle="--", linewidth=1.2, **look)
         panel.axhspan(low_I[-1], high_I[-1], color=look["color"], alpha=0.1, linewidth=0)
     else:
-        panel.plot(mean_I, marker=marker, markersize=4, linewidth=1.5, clip_on=False, **look)
-        panel.fill_between(range(len(mean_I)), low_I, high_I, color=look["color"], alpha=0.2, linewidth=0)
+        panel.plot(iterations, mean_I, marker=marker, markersize=4, linewidth=1.5, clip_on=False, **look)
+        panel.fill_between(iterations, low_I, high_I, color=look["color"], alpha=0.2, linewidth=0)

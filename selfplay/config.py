@@ -194,6 +194,8 @@ class EvaluateConfig:
     temperature: float = 0.8
     top_p: float = 1.0
     max_tokens: int = 150
+    heldout_every: int = 1
+    """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
 
 
 @dataclass(frozen=True)

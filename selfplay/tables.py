@@ -71,7 +71,8 @@ def record_row(record: dict[str, Any]) -> str:
     cells = [str(value).rjust(width) for value, (_, width) in zip(values, RECORD_COLUMNS, strict=True)]
     ks = [key for key in record["dev"] if key.startswith("pass@")]
     cells.append(interval(record["dev"][ks[0]]).rjust(17))
-    cells += [interval(record["heldout"][key]).rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
+    heldout = record.get("heldout")
+    cells += [(interval(heldout[key]) if heldout else "-").rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
     return "  ".join([*cells, f"{record_seconds(record):7.0f}"])
 
 
@@ -148,7 +149,8 @@ def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Seq
 
 
 def _means(records: Sequence[dict[str, Any]], scored: str, ks: Sequence[str]) -> list[str]:
-    return [fraction(statistics.mean(record[scored][k][0] for record in records)) for k in ks]
+    scores = [record[scored] for record in records if scored in record]
+    return [fraction(statistics.mean(score[k][0] for score in scores)) if scores else "-" for k in ks]
 
 
 def _range(values: Sequence[int]) -> str:

@@ -199,6 +199,31 @@ def test_every_arm_is_a_run_with_every_seed(whole, ablation):
         assert one["records"][-1]["heldout"]["verdicts"].get("accepted", 0) == accepted
 
 
+def test_the_common_base_of_a_seed_is_scored_once(whole):
+    for name in ("dev", "heldout"):
+        with_times = [RunDir(whole["folder"] / folder).samples(0, name).read_text("utf-8") for folder in FOLDERS]
+        assert with_times[0] == with_times[1] != with_times[2] == with_times[3]
+
+
+def test_heldout_that_is_scored_now_and_then_leaves_gaps_in_table_and_chart(ablation, pool, tmp_path):
+    arms = {
+        name: dataclasses.replace(
+            config, iterations=3 * config.iterations - 2, evaluate=dataclasses.replace(config.evaluate, heldout_every=3)
+        )
+        for name, config in ablation.arms.items()
+    }
+    kept, table, chart = go(Ablation((4,), "nothing new", arms), tmp_path, pool)
+    assert [["heldout" in record for record in one["records"]] for one in kept["runs"]] == [
+        [True, True],
+        [True, False, False, True, True],
+    ]
+    assert all("dev" in record for one in kept["runs"] for record in one["records"])
+    rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| self-play ")]
+    by_iteration = [[cell.strip() for cell in row] for row in rows if len(row) == 6]
+    assert [row[4:] == ["-", "-"] for row in by_iteration[-5:]] == [False, True, True, False, False]
+    assert "NaN" not in chart
+
+
 def test_all_archived_puzzles_are_compared_with_dev_and_heldout_when_a_run_has_ended(whole):
     for one, name in zip(whole["outcome"][0]["runs"], FOLDERS, strict=True):
         with Archive(RunDir(whole["folder"] / name).archive) as archive:

@@ -301,9 +301,9 @@ CONFIGS = [
         solve=SolveConfig(1, 7, 9, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
         finetune=FinetuneConfig(
-            "previous", 1, False, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
+            "previous", 1, False, False, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
         ),
-        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
+        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9, 4),
     ),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
     RunConfig(model=ModelConfig(path="quotes \" ' ''' \"\"\" and \\ backslash \\n \\u0041")),
