@@ -36,6 +36,19 @@ punctuation. So numbers and the words in quotes are copied, reversed and compare
 BUCKET_PAIRS = 8192
 """Pairs drawn, sorted by length and shuffled as batches at a time."""
 CHECKED_PER_FAMILY = 40
+CARD = """\
+# A small model of programming puzzles
+
+It writes puzzles (a Python function `f` that returns True on a right answer) and solutions (a function `g` whose value
+`f` accepts), as a start for self-play. It was made by `selfplay pretrain` from puzzles by rule alone: it has seen no
+text that people wrote.
+
+| | |
+| --- | --- |
+{table}
+
+Intended for research on self-play and for tests. What it writes is untrusted code: run it in a sandbox only.
+"""
 HASHED_PAIRS = 2000
 MOST_GUARDED_COMPOSED, MOST_GUARDED = 2, 1
 """Of those checked, for composed puzzles and single rules: a small set or number is a held-out puzzle's answer now and
@@ -268,4 +281,24 @@ def pretrain(
     }
     with folder_atomically(folder) as part:
         save(network.to(torch.bfloat16), tokenizer, part, notes)
+        (part / "README.md").write_text(card(notes), "utf-8")
     return stats
+
+
+def card(notes: dict[str, Any]) -> str:
+    """A model card from what is kept beside the weights; scores are for `selfplay bench` to add."""
+    config, training = notes["config"], notes["training"]
+    rows = {
+        "parameters": f"{notes['parameters']:,}, kept in bfloat16",
+        "shape": f"Llama, {config['layers']} layers, width {config['width']}, {config['heads']} heads, "
+        f"{config['context_tokens']:,} tokens of context",
+        "tokenizer": f"byte-level BPE of {config['vocabulary']}; numbers and quoted text are single characters",
+        "data": f"{notes['data']}; those near a dev or held-out puzzle are left out",
+        "training": f"{training['steps']:,} steps, {training['sequences']:,} pairs, {training['tokens']:,} tokens",
+        "last loss": f"{training['last_loss']:.3f} per learned token",
+        "time": f"{training['seconds'] / 60:.0f} minutes on a CPU, {config['threads']} threads",
+        "seed": config["seed"],
+        "rules": f"hash `{notes['rules']}` of the first {HASHED_PAIRS:,} pairs",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return CARD.format(table=table)

@@ -20,12 +20,14 @@ from selfplay.pretrain import (
     END,
     MuonAndAdamW,
     PretrainConfig,
+    card,
     check_families,
     load_pretrain_config,
     make_network,
     make_tokenizer,
     pair_text,
     pretrain,
+    rules_hash,
     training_steps,
 )
 from selfplay.prompts import (
@@ -105,6 +107,36 @@ def test_a_model_that_was_made_loads_and_samples_and_says_what_it_was_made_of(ma
     assert stats.tokens == sum(tokens for tokens, _ in seen) <= 3 * SMALL.batch_tokens
     (row,) = model.sample([propose_prompt("plain")], 4, SamplingSettings(1.0, 1.0, 10, 4), [1]).completions_P_K
     assert len(row) == 4
+
+
+def test_its_card_says_what_it_was_made_of(made):
+    folder, stats, _ = made
+    notes = json.loads((folder / "selfplay.json").read_text("utf-8"))
+    notes["training"] = {**notes["training"], "last_loss": 1.25, "seconds": 90.0}
+    _, _, table = card(notes).partition("| --- | --- |\n")
+    assert table.partition("\n\n")[0] == "\n".join([
+        f"| parameters | {notes['parameters']:,}, kept in bfloat16 |",
+        "| shape | Llama, 1 layers, width 16, 2 heads, 256 tokens of context |",
+        "| tokenizer | byte-level BPE of 320; numbers and quoted text are single characters |",
+        "| data | rule-based pairs of puzzles.families: linear_equation, letter_count; those near a dev or held-out "
+        "puzzle are left out |",
+        f"| training | 3 steps, {stats.sequences} pairs, {stats.tokens:,} tokens |",
+        "| last loss | 1.250 per learned token |",
+        "| time | 2 minutes on a CPU, 1 threads |",
+        "| seed | 0 |",
+        f"| rules | hash `{notes['rules']}` of the first 2,000 pairs |",
+    ])  # fmt: skip
+    assert "# A small model of programming puzzles" in (folder / "README.md").read_text("utf-8")
+
+
+def test_the_shipped_model_is_of_the_shipped_settings_and_of_the_rules_as_they_are():
+    notes = json.loads((embedded_file("model") / "selfplay.json").read_text("utf-8"))
+    config = load_pretrain_config(embedded_file("pretrain.toml"))
+    assert notes["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+    assert notes["rules"] == rules_hash(config)
+    assert (embedded_file("model") / "README.md").read_text("utf-8").endswith(card(notes))
+    size = sum(file.stat().st_size for file in embedded_file("model").iterdir())
+    assert (notes["parameters"] <= 5_000_000, size <= 12_000_000) == (True, True)
 
 
 def test_the_loss_begins_at_chance_and_falls(tmp_path):
