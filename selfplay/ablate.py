@@ -28,7 +28,8 @@ from selfplay.loop import SCORED_SETS, Backend, Progress, check_settings, examin
 from selfplay.rundir import RunDir, read_lines, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.max_steps",
-        "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts")  # fmt: skip
+        "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
+        "heldout_every")  # fmt: skip
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
 """It names a folder."""

@@ -194,8 +194,6 @@ class EvaluateConfig:
     temperature: float = 0.8
     top_p: float = 1.0
     max_tokens: int = 150
-    heldout_every: int = 1
-    """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +218,8 @@ class RunConfig:
     batch_rows: int = 0
     """Sequences sampled side by side; 0: as many as half of the free memory holds, at most 1,024. Each chunk records
     the number, which is halved when the memory runs out."""
+    heldout_every: int = 1
+    """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False

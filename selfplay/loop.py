@@ -383,7 +383,7 @@ class _Run:
             self._vary(iteration)
             self._solve(iteration)
             self._finetune(iteration)
-        asked = iteration % self.config.evaluate.heldout_every == 0 or iteration == self.config.iterations
+        asked = iteration % self.config.heldout_every == 0 or iteration == self.config.iterations
         scores = {name: self._evaluate(iteration, name) for name in SCORED_SETS if asked or name != "heldout"}
         return self._record(iteration, scores, time.monotonic() - started)
 

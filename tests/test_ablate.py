@@ -107,7 +107,8 @@ def test_a_wrong_file_stops_with_what_was_expected(write, changes, expected):
     "change",
     [
         "model.path='another'", "prompt.shots=2", "sandbox.cpu_seconds=2", "evaluate.temperature=1", "data.dev='train'",
-        "data.heldout='train'", "finetune.max_steps=10", "finetune.batch_tokens=10",
+        "data.heldout='train'", "finetune.max_steps=10", "finetune.batch_tokens=10", "heldout_every=2",
+        "chunk_texts=9", "batch_rows=9",
     ],
 )  # fmt: skip
 def test_what_arms_must_share_is_checked(write, change):
@@ -207,9 +208,7 @@ def test_the_common_base_of_a_seed_is_scored_once(whole):
 
 def test_heldout_that_is_scored_now_and_then_leaves_gaps_in_table_and_chart(ablation, pool, tmp_path):
     arms = {
-        name: dataclasses.replace(
-            config, iterations=3 * config.iterations - 2, evaluate=dataclasses.replace(config.evaluate, heldout_every=3)
-        )
+        name: dataclasses.replace(config, iterations=3 * config.iterations - 2, heldout_every=3)
         for name, config in ablation.arms.items()
     }
     kept, table, chart = go(Ablation((4,), "nothing new", arms), tmp_path, pool)

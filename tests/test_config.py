@@ -292,6 +292,7 @@ CONFIGS = [
         seed=2**63,
         chunk_texts=1,
         batch_rows=2,
+        heldout_every=4,
         keep_checkpoints="best",
         tensorboard=True,
         model=ModelConfig("some/where", "cuda:1", "float16", 3),
@@ -303,7 +304,7 @@ CONFIGS = [
         finetune=FinetuneConfig(
             "previous", 1, False, False, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
         ),
-        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9, 4),
+        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
     RunConfig(model=ModelConfig(path="quotes \" ' ''' \"\"\" and \\ backslash \\n \\u0041")),

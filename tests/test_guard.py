@@ -351,7 +351,9 @@ def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool,
 def test_a_family_that_leaks_is_refused_with_level_and_name(pool, guard_anew, monkeypatch, kind):
     pretrain = pytest.importorskip("selfplay.pretrain")
     level, text = LEAKS[kind]
-    monkeypatch.setattr(pretrain, "CHECKED_PER_FAMILY", 1)
+    monkeypatch.setattr(pretrain, "CHECKED_PER_FAMILY", pretrain.MOST_GUARDED + 1)
+    monkeypatch.setattr(families, "SEARCH_SHARE", 0)  # a leak is no rule of one return
+    monkeypatch.setattr(families, "UNFOLD_SHARE", 0)
     monkeypatch.setitem(families.FAMILIES, "leaky", lambda rng: (text, ANSWERS.get(kind, ANSWER)))
     config = pretrain.PretrainConfig(families=("linear_equation", "leaky"))
     with pytest.raises(InputError, match=f"family leaky imitates a guarded puzzle: .*{level}: heldout/secret"):
