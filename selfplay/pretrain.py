@@ -6,6 +6,7 @@ thread count give the same weights.
 
 from __future__ import annotations
 
+import shutil
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ TOKEN_PATTERN = r"\n *| ?[A-Za-z_]+(?=[^'\n]*(?:'[^'\n]*'[^'\n]*)*$)|[A-Za-z]|\d
 punctuation. So numbers and the words in quotes are copied, reversed and compared character by character."""
 BUCKET_PAIRS = 8192
 """Pairs drawn, sorted by length and shuffled as batches at a time."""
+COMPILERS = ("g++", "clang++")
 CHECKED_PER_FAMILY = 40
 CARD = """\
 # A small model of programming puzzles
@@ -254,8 +256,12 @@ def pretrain(
         progress: Called after each step with its tokens and loss.
 
     Raises:
-        InputError: A family is wrong or imitates a guarded puzzle.
+        InputError: A family is wrong or imitates a guarded puzzle, or there is no compiler.
     """
+    if config.compile and not any(map(shutil.which, COMPILERS)):
+        raise InputError(
+            f"compile = true: expected a C++ compiler ({', '.join(COMPILERS)}): install one, or set it false"
+        )
     with truth_pool() as pool:
         guard = guard_puzzles(pool)
         check_families(config, pool, guard)

@@ -147,6 +147,7 @@ def test_the_loss_begins_at_chance_and_falls(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles
 def test_a_minute_of_the_shipped_model_learns_and_repeats_itself(tmp_path):
     config = load_pretrain_config(embedded_file("pretrain.toml"), {"steps": 40, "threads": 1})
     one, two = (pretrain(config, tmp_path / name, lambda pool: Guard()) for name in ("one", "two"))
@@ -364,6 +365,12 @@ def test_a_family_that_is_wrong_or_not_fit_for_training_is_refused(pool, monkeyp
     config = dataclasses.replace(SMALL, families=("linear_equation", "bad"))
     with pytest.raises(InputError, match=rf"family bad: {expected}"):
         check_families(config, pool, Guard())
+
+
+def test_without_a_compiler_what_is_to_be_compiled_is_refused_at_start(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"compile = true: expected a C\+\+ compiler \(g\+\+, clang\+\+\)"):
+        pretrain(dataclasses.replace(SMALL, compile=True), tmp_path / "model", lambda pool: Guard())
 
 
 # ---- settings ----
