@@ -79,8 +79,8 @@ def test_all_answer_types_occur(puzzles: list[Puzzle]) -> None:
 
 def test_every_family_is_wide_and_short() -> None:
     for name in FAMILIES:
-        pairs = list(generate(SEED, 200, [name]))
-        assert len({pair.puzzle for pair in pairs}) == 200
+        pairs = list(generate(SEED, 100, [name]))
+        assert len({pair.puzzle for pair in pairs}) == 100
         assert max(len(pair.puzzle) for pair in pairs) < 400
         assert max(len(pair.solution) for pair in pairs) < 320
 
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_pairs_everywhere() -> None:
 def test_the_order_of_sets_in_this_process_does_not_matter() -> None:
     code = (
         "import zlib; from puzzles.families import generate;"
-        "print(zlib.crc32(repr([(pair.puzzle, pair.solution) for pair in generate(0, 4000)]).encode()))"
+        "print(zlib.crc32(repr([(pair.puzzle, pair.solution) for pair in generate(0, 1500)]).encode()))"
     )
     outputs = {
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
