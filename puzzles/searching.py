@@ -60,9 +60,10 @@ def searched(rng: random.Random, puzzle: str, solution: str) -> str:
         puzzle: A function of one `return`.
         solution: Another, with the puzzle's parameters behind the answer.
     """
-    declared, f = _function(puzzle)
-    _, g = _function(solution)
-    nodes = list(ast.walk(ast.parse(puzzle)))
+    tree = ast.parse(puzzle)
+    nodes = list(ast.walk(tree))
+    declared, f = _function(tree)
+    _, g = _function(ast.parse(solution))
     parameters = [node.arg for node in nodes if isinstance(node, ast.arg)][1:]
     constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
     answer = g()
@@ -77,13 +78,13 @@ def searched(rng: random.Random, puzzle: str, solution: str) -> str:
     return solution
 
 
-def _function(text: str) -> tuple[str, Callable[..., Any]]:
-    """The first parameter's annotation, and what the text defines."""
-    match ast.parse(text).body:
+def _function(tree: ast.Module) -> tuple[str, Callable[..., Any]]:
+    """The first parameter's annotation, and what the text defines; the tree loses its annotations."""
+    match tree.body:
         case [ast.FunctionDef(args=ast.arguments() as arguments, body=[ast.Return(value=ast.expr() as returned)])]:
             pass
         case _:
-            raise ValueError(f"expected a function of one return, got {text!r}")
+            raise ValueError(f"expected a function of one return, got {ast.unparse(tree)!r}")
     annotations = [ast.unparse(argument.annotation) for argument in arguments.args if argument.annotation]
     for argument in arguments.args:
         argument.annotation = None
@@ -212,8 +213,7 @@ class _Draw:
         """Letters that make this text: its own and a few more, or those of one of the puzzle's words."""
         words = [c for c in self.constants if type(c) is str and set(text) <= set(c) and len(set(c)) <= 8]
         if words and self.rng.random() < 0.7:
-            word = self.rng.choice(words)
-            return word if len(set(word)) == len(word) else "".join(dict.fromkeys(word))
+            return "".join(dict.fromkeys(self.rng.choice(words)))
         more = self.rng.sample(string.ascii_lowercase, self.rng.randint(0, 2))
         letters = list(dict.fromkeys([*text, *more]))
         if self.rng.random() < 0.7:
@@ -334,7 +334,10 @@ class _Draw:
 
     def _texts(self) -> _Space:
         """Texts of one length and of few letters."""
-        texts = [] if type(self.answer) is dict else list(self.answer)
+        # A set's own order differs between processes.
+        texts = (
+            [] if type(self.answer) is dict else sorted(self.answer) if type(self.answer) is set else list(self.answer)
+        )
         sizes = {len(text) for text in texts if type(text) is str}
         if len(sizes) != 1 or not all(type(text) is str for text in texts) or 0 in sizes or len(texts) > 4:
             raise _Unsuitable

@@ -84,7 +84,6 @@ def _named(rng: random.Random, function: ast.FunctionDef) -> None:
         for place in _places(function)[1:]
         if isinstance(place[3], ast.Call | ast.BinOp | ast.Subscript | ast.ListComp | ast.SetComp | ast.DictComp)
         and any(isinstance(node, ast.Name) and node.id == answer for node in ast.walk(place[3]))
-        and not isinstance(place[3], ast.Starred | ast.Slice)
     ]
     if not places:
         return
@@ -96,11 +95,10 @@ def _named(rng: random.Random, function: ast.FunctionDef) -> None:
 
 def _helped(rng: random.Random, tree: ast.Module, function: ast.FunctionDef) -> None:
     answer = function.args.args[0].arg
-    parameters = {argument.arg for argument in function.args.args[1:]}
+    parameters, stored = {argument.arg for argument in function.args.args[1:]}, _bound(function)
     places = []
     for node, field, index, value in _places(function)[1:]:
         read = {n.id for n in ast.walk(value) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
         if (
             isinstance(value, ast.Call | ast.BinOp | ast.ListComp)
             and answer in read
@@ -117,8 +115,8 @@ def _helped(rng: random.Random, tree: ast.Module, function: ast.FunctionDef) -> 
     tree.body.insert(0, ast.FunctionDef(name, arguments, [ast.Return(value)], []))
 
 
-def _bound(value: ast.expr) -> set[str]:
-    return {n.id for n in ast.walk(value) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+def _bound(part: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(part) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def _looped(rng: random.Random, function: ast.FunctionDef) -> None:
