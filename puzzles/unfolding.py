@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 NAMES = ("total", "out", "parts", "r", "m", "value", "res", "d", "h", "size")
 HELPERS = ("h", "score", "run", "ok", "step", "count", "norm")
@@ -63,11 +63,11 @@ def _inside(
                 yield from _inside(child, name, place, member)
 
 
-def _fresh(rng: random.Random, function: ast.FunctionDef) -> str:
-    taken = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | {
-        node.arg for node in ast.walk(function) if isinstance(node, ast.arg)
-    }
-    return rng.choice([name for name in NAMES if name not in taken])
+def _fresh(rng: random.Random, names: Sequence[str], tree: ast.AST) -> str:
+    nodes = list(ast.walk(tree))
+    taken = {node.id for node in nodes if isinstance(node, ast.Name)}
+    taken |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return rng.choice([name for name in names if name not in taken])
 
 
 def _replace(node: ast.AST, field: str, index: int | None, new: ast.expr) -> None:
@@ -88,7 +88,7 @@ def _named(rng: random.Random, function: ast.FunctionDef) -> None:
     if not places:
         return
     node, field, index, value = rng.choice(places)
-    name = _fresh(rng, function)
+    name = _fresh(rng, NAMES, function)
     _replace(node, field, index, ast.Name(name, ast.Load()))
     function.body.insert(-1, ast.Assign([ast.Name(name, ast.Store())], value))
 
@@ -108,8 +108,7 @@ def _helped(rng: random.Random, tree: ast.Module, function: ast.FunctionDef) -> 
     if not places:
         return
     node, field, index, value = rng.choice(places)
-    taken = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {a.arg for a in function.args.args}
-    name = rng.choice([name for name in HELPERS if name not in taken])
+    name = _fresh(rng, HELPERS, tree)
     _replace(node, field, index, ast.Call(ast.Name(name, ast.Load()), [ast.Name(answer, ast.Load())], []))
     arguments = ast.arguments([], [ast.arg(answer)], None, [], [], None, [])
     tree.body.insert(0, ast.FunctionDef(name, arguments, [ast.Return(value)], []))
@@ -130,7 +129,7 @@ def _looped(rng: random.Random, function: ast.FunctionDef) -> None:
     if not found:
         return
     node, field, index, inner, summed = rng.choice(found)
-    name, loop = _fresh(rng, function), inner.generators[0]
+    name, loop = _fresh(rng, NAMES, function), inner.generators[0]
     started = ast.Constant(0) if summed else ast.List([], ast.Load())
     target = ast.Name(name, ast.Load())
     step: ast.stmt = (

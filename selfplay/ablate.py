@@ -185,12 +185,12 @@ def ablate(
 
 def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
     """What another arm of the same seed has scored of their common base is not sampled again."""
-    scored = [sibling for sibling in siblings if sibling.read_records()]
-    for name in SCORED_SETS if scored else ():
+    for name in SCORED_SETS:
         samples = rundir.samples(0, name)
-        if not samples.exists():
-            samples.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(samples, scored[0].samples(0, name).read_text("utf-8"))
+        scored = [sibling.samples(0, name) for sibling in siblings if sibling.read_records()]
+        kept = [path for path in scored if path.exists()]
+        if kept and not samples.exists():
+            write_atomically(samples, kept[0].read_text("utf-8"))
 
 
 def _scores(
@@ -201,18 +201,21 @@ def _scores(
     pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
     progress: Progress,
 ) -> ArmScores:
-    examination = rundir.path / "contamination.json"
-    if examination.exists() and len(rundir.read_records()) > config.iterations:
+    file = rundir.path / "outcome.json"
+    outcome = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if outcome.get("iteration") == config.iterations:
         for record in rundir.read_records():
             progress.row(record)
     else:
-        examination.unlink(missing_ok=True)  # the archive will grow
         with pool_of(config) as (pool, protections):
             run(rundir, config, backend, pool, protections, progress)
-            write_atomically(examination, json.dumps(_examined(rundir, config, pool, progress)) + "\n")
+            counts = {scored: _counts(rundir, config.iterations, scored) for scored in SCORED_SETS}
+            outcome = {
+                "iteration": config.iterations, "counts": counts, **_examined(rundir, config, pool, progress),
+            }  # fmt: skip
+        write_atomically(file, json.dumps(outcome) + "\n")
     records = rundir.read_records()[: config.iterations + 1]
-    counts = {scored: _counts(rundir, records[-1]["iteration"], scored) for scored in SCORED_SETS}
-    return ArmScores(name, config.seed, records, counts, **json.loads(examination.read_text("utf-8")))
+    return ArmScores(name, config.seed, records, outcome["counts"], outcome["examined"], outcome["contaminated"])
 
 
 def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -238,6 +239,17 @@ def test_runs_that_have_ended_are_only_read(whole, ablation):
     assert go(ablation, whole["folder"], Nothing(), Nothing()) == whole["outcome"]
 
 
+def test_of_a_run_that_has_ended_settings_records_and_outcome_are_enough(whole, ablation, pool, tmp_path):
+    for name in FOLDERS[:3]:
+        (tmp_path / name).mkdir()
+        for file in ("config.toml", "records.jsonl", "outcome.json"):
+            shutil.copy(whole["folder"] / name / file, tmp_path / name)
+    assert go(ablation, tmp_path, pool) == whole["outcome"]
+    assert sorted(path.name for path in (tmp_path / "self-play-4").iterdir()) == [
+        "config.toml", "outcome.json", "records.jsonl",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("share", [0.1, 0.45, 0.7, 0.95])
 def test_an_ablation_that_stopped_anywhere_comes_to_the_same_end(whole, ablation, pool, tmp_path, share):
     with watched(int(share * len(whole["events"]))), pytest.raises(Crash):
@@ -287,7 +299,7 @@ def test_a_puzzle_that_came_past_the_guard_is_found_and_said(ablation, pool, tmp
     with Archive(RunDir(tmp_path / "self-play-4").archive) as archive:
         archive.add_puzzle(leak, Provenance("import"))
         puzzles = len(archive.puzzle_ids())
-    (tmp_path / "self-play-4" / "contamination.json").unlink()
+    (tmp_path / "self-play-4" / "outcome.json").unlink()
     kept, table, _ = go(one, tmp_path, pool)
     assert [run["contaminated"] for run in kept["runs"]] == [{}, {leak.id: "exact: heldout/cube"}]
     assert re.search(rf"\| self-play +\| 1 of {puzzles} +\|$", table, re.MULTILINE)
