@@ -26,6 +26,7 @@ from puzzles.vocabulary import (
     a_number,
     a_quarter,
     a_word,
+    braces,
     some_letters,
     some_numbers,
     some_words,
@@ -63,9 +64,10 @@ CONDITIONS: dict[str, list[str]] = {kind: texts.splitlines() for kind, texts in 
 
 _KINDS = {
     "int": ("int",), "float": ("float",), "str": ("str",), "List[int]": ("list", "ints"), "List[bool]": ("bools",),
-    "Tuple[int, int]": ("pair",), "Tuple[str, int]": ("pair",), "Tuple[str, str]": ("pair",),
+    "Set[int]": ("set", "intset"), "Tuple[str, int]": ("pair", "worded"),
+    "Tuple[str, str]": ("pair", "ordered", "worded"),
 }  # fmt: skip
-_SHAPES = {"L": ("list",), "S": ("set",), "D": ("dict",), "T": ("pair",), "O": ("int",)}
+_SHAPES = {"L": ("list",), "S": ("set",), "D": ("dict",), "T": ("pair", "ordered", "numbers"), "O": ("int",)}
 
 ANSWERS: dict[str, tuple[float, Callable[[random.Random], Any]]] = {
     "int": (30, a_number),
@@ -91,7 +93,7 @@ ANSWERS: dict[str, tuple[float, Callable[[random.Random], Any]]] = {
     "Dict[str, str]": (1, lambda rng: _a_map(some_words(rng, 2, 1, 2), some_words(rng, 2, 1, 3), rng)),
     "Set[Tuple[int, int]]": (0.7, lambda rng: {tuple(_numbers_of(rng, 2)) for _ in range(2)}),
 }
-"""Of each answer type: how often it is drawn, in per cent, and what draws an answer."""
+"""Of each answer type: how often it is drawn beside the others, and what draws an answer."""
 
 
 class _Unsuitable(Exception):
@@ -189,30 +191,28 @@ class _Draft:
     def _lift(self, test: ast.expr) -> list[str]:
         """Give a constant of the test a name, and say its default."""
         places = [
-            (node, field, index, child)
+            (node, field, index, part)
             for node in ast.walk(test)
-            for field, children in ast.iter_fields(node)
-            for index, child in enumerate(children if isinstance(children, list) else [children])
-            if _is_liftable(child) and not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.UnaryOp)
+            for field, parts in ast.iter_fields(node)
+            for index, part in enumerate(parts if isinstance(parts, list) else [parts])
+            if _is_liftable(part) and not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.UnaryOp | ast.Slice)
         ]
         if not places:
             return []
-        node, field, index, child = self.rng.choice(places)
-        if isinstance(node, ast.Slice):
-            return []
+        node, field, index, part = self.rng.choice(places)
         name = self.rng.choice([name for name in PARAMETER_NAMES if name not in self.taken])
         if isinstance(getattr(node, field), list):
             getattr(node, field)[index] = ast.Name(name, ast.Load())
         else:
             setattr(node, field, ast.Name(name, ast.Load()))
-        return [f"{name}={ast.unparse(child)}"]
+        return [f"{name}={ast.unparse(part)}"]
 
     def _answer_text(self) -> str:
         answer = self.answer
         if type(answer) is set:
-            members = list(map(repr, sorted(answer)))
+            members = sorted(answer)
             self.rng.shuffle(members)
-            return "{" + ", ".join(members) + "}"
+            return braces(members)
         return repr(answer)
 
 
@@ -362,11 +362,13 @@ class _Constants(dict[str, str]):
         return self.rng.randrange(-2, len(self.of))
 
     def _ns(self) -> list[int]:
-        numbers = _numbers_of(self.rng, self.rng.randint(3, 5))
-        members = [member for member in self.of if type(member) is int] if type(self.of) in (list, set) else []
+        numbers, members = _numbers_of(self.rng, self.rng.randint(3, 5)), self._members()
         if members and self.rng.random() < 0.5:
             numbers[self.rng.randrange(len(numbers))] = self.rng.choice(members)
         return numbers
+
+    def _members(self) -> list[int]:
+        return [member for member in self.of if type(member) is int] if type(self.of) in (list, set) else []
 
     def _ws(self) -> list[str]:
         words = some_words(self.rng, self.rng.choice((2, 3)), 1, 4)
@@ -376,7 +378,7 @@ class _Constants(dict[str, str]):
         return words
 
     def _st(self) -> set[int]:
-        members = [member for member in self.of if type(member) is int] if type(self.of) in (list, set) else []
+        members = self._members()
         common = set(self.rng.sample(members, 1)) if members and self.rng.random() < 0.7 else set()
         return common | set(some_numbers(self.rng, self.rng.randint(1, 2)))
 
@@ -427,12 +429,14 @@ class _Constants(dict[str, str]):
     def _first(self) -> Any:
         return self.of[0]
 
+    def _second(self) -> Any:
+        return self.of[1]
+
     def _last(self) -> Any:
         return self.of[-1]
 
     def _below(self) -> Any:
-        least = min(self.of) if type(self.of) is list else min(member for member in self.of if type(member) is int)
-        return least - self.rng.randint(1, 5)
+        return min(self.of) - self.rng.randint(1, 5)
 
     def _above(self) -> Any:
         return max(self.of) + self.rng.randint(1, 9)

@@ -2,8 +2,8 @@
 
 They are what a small model learns the form of puzzles and solutions from, so they are short, wide
 in constants and names, and drawn with more than one right answer and more than one way to write
-it. A rule knows its answer before its puzzle, so nothing here runs a program; the sandbox judges
-these pairs like all others.
+it. A rule knows its answer before its puzzle. What runs in this process are texts of these rules alone; the sandbox
+judges these pairs like all others.
 
 Texts are canonical as written: from the third operand of an `and` on, `ast.unparse` puts
 comparisons in parentheses, and so do the rules.
@@ -73,6 +73,8 @@ class RulePair:
     family: str
     puzzle: str
     solution: str
+    condition: str
+    """The puzzle as one `return`, as which it was drawn; the same text unless it was written in several statements."""
 
 
 def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
@@ -82,9 +84,9 @@ def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
     puzzle, solution = FAMILIES[family](rng)
     if rng.random() < SEARCH_SHARE:
         solution = searched(rng, puzzle, solution)
-    if rng.random() < UNFOLD_SHARE:
-        puzzle = unfolded(rng, puzzle)
-    return RulePair(family, puzzle, solution)
+    return RulePair(
+        family, unfolded(rng, puzzle) if rng.random() < UNFOLD_SHARE else puzzle, solution, condition=puzzle
+    )
 
 
 def generate(seed: int, count: int, names: Sequence[str] = ()) -> Iterator[RulePair]:
@@ -724,7 +726,7 @@ def palindrome(rng: random.Random) -> tuple[str, str]:
 
 @_family
 def sorted_letters(rng: random.Random) -> tuple[str, str]:
-    """`''.join(sorted(s)) == 'abkz' and s[0] == 'k'`."""
+    """`sorted(s) == list('abkz') and s[0] == 'k'`."""
     sheet = _Sheet(rng, "str")
     s, letters = sheet.name, some_letters(rng, rng.randint(3, 5))
     ordered, rest = "".join(sorted(letters)), "".join(sorted(letters[1:]))
@@ -733,8 +735,7 @@ def sorted_letters(rng: random.Random) -> tuple[str, str]:
     t = sheet.const(ordered)
     if ordered == "abc":
         return sorted_letters(rng)
-    test = rng.choice((f"''.join(sorted({s})) == {t}", f"sorted({s}) == list({t})"))
-    return sheet.pair(sheet.both(test, f"{s}[{place}] == '{letter}'"), letters, expression)
+    return sheet.pair(sheet.both(f"sorted({s}) == list({t})", f"{s}[{place}] == '{letter}'"), letters, expression)
 
 
 @_family
@@ -1019,7 +1020,6 @@ def set_of_letters(rng: random.Random) -> tuple[str, str]:
     t = sheet.const(ordered)
     test, expression = rng.choice((
         (f"{s} == set('{word}')", f"set('{word}')"),
-        (f"''.join(sorted({s})) == {t} and len({s}) == {len(letters)}", f"set({t})"),
         (f"sorted({s}) == list({t})", f"set({t})"),
     ))  # fmt: skip
     return sheet.written(test, braces(letters), expression)

@@ -29,7 +29,7 @@ from sandbox import codec
 from sandbox.pool import Pool
 
 LEVELS = ("exact", "normal_form", "near_duplicate", "behaviour")
-GUARD_VERSION = 2
+GUARD_VERSION = 3
 """Raised when a level finds more than before, so that archives are examined anew."""
 
 NEAR_DUPLICATE = 0.75
@@ -99,6 +99,8 @@ class Guard:
     _references: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
     _behaviours: dict[str, list[_Behaviour]] = field(default_factory=dict, repr=False)
     _remembered: dict[str, Hit] = field(default_factory=dict, repr=False)
+    _conditions: dict[str, list[tuple[frozenset[str], str]]] = field(default_factory=dict, repr=False)
+    """What the guarded puzzles ask, by one of their clauses; made when a rule's text is first compared."""
 
     @classmethod
     def of(cls, named_puzzles: Iterable[tuple[str, Puzzle]]) -> Guard:
@@ -149,11 +151,29 @@ class Guard:
             or self._remembered.get(puzzle.id)
         )
 
-    def hit_by_rule(self, text: str) -> Hit | None:
-        """As `hit`, of a text that a rule of ours wrote: its forms are made in this process, a model's never are."""
+    def hit_of_rule(self, text: str) -> Hit | None:
+        """As `hit`, of a text that a rule of ours wrote, and stricter: what asks all that a guarded puzzle does is one.
+
+        Its forms are made in this process, a model's never are.
+        """
         tree = ast.parse(text)
         unordered = content_hash(similarity.order_free_form(tree, constants=False))
-        return self._forms.get(unordered) or self._near(similarity.shingles(similarity.order_free_form(tree)))
+        return (
+            self._forms.get(unordered)
+            or self._asking_more(similarity.clause_forms(tree))
+            or self._near(similarity.shingles(similarity.order_free_form(tree)))
+        )
+
+    def _asking_more(self, clauses: frozenset[str]) -> Hit | None:
+        if not self._conditions:
+            for identifier, puzzle in self.puzzles.items():
+                if asked := similarity.clause_forms(ast.parse(puzzle.source)):
+                    self._conditions.setdefault(min(asked), []).append((asked, self.names[identifier]))
+        for clause in sorted(clauses & self._conditions.keys()):
+            for asked, name in self._conditions[clause]:
+                if asked <= clauses:
+                    return Hit("near_duplicate", name, "asks all that it does")
+        return None
 
     def _near(self, shingles: frozenset[int]) -> Hit | None:
         if len(shingles) < MIN_SHINGLES:

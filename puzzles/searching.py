@@ -61,25 +61,23 @@ def searched(rng: random.Random, puzzle: str, solution: str) -> str:
         solution: Another, with the puzzle's parameters behind the answer.
     """
     tree = ast.parse(puzzle)
-    nodes = list(ast.walk(tree))
-    declared, f = _function(tree)
-    _, g = _function(ast.parse(solution))
-    parameters = [node.arg for node in nodes if isinstance(node, ast.arg)][1:]
-    constants = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    declared, parameters, f = _function(tree)
+    _, _, g = _function(ast.parse(solution))
     answer = g()
     for _ in range(ATTEMPTS):
         try:
             space = _Draw(rng, answer, constants, parameters).space(declared)
-            raises = _raises(f, space, declared)
+            careful = _needs_care(f, space, declared) or rng.random() < CAREFUL_SHARE
         except _Unsuitable:
             continue
         header = solution.partition("\n")[0]
-        return f"{header}\n{_written(rng, space, raises or rng.random() < CAREFUL_SHARE)}"
+        return f"{header}\n{_written(rng, space, careful)}"
     return solution
 
 
-def _function(tree: ast.Module) -> tuple[str, Callable[..., Any]]:
-    """The first parameter's annotation, and what the text defines; the tree loses its annotations."""
+def _function(tree: ast.Module) -> tuple[str, list[str], Callable[..., Any]]:
+    """The first parameter's annotation, the names of the others, and what the text defines; the tree is used up."""
     match tree.body:
         case [ast.FunctionDef(args=ast.arguments() as arguments, body=[ast.Return(value=ast.expr() as returned)])]:
             pass
@@ -90,10 +88,10 @@ def _function(tree: ast.Module) -> tuple[str, Callable[..., Any]]:
         argument.annotation = None
     whole = ast.Expression(ast.Lambda(arguments, returned))
     function = child.value_of(compile(ast.fix_missing_locations(whole), "<rule>", "eval"), child.SCOPE)
-    return annotations[0] if annotations else "", function
+    return annotations[0] if annotations else "", [argument.arg for argument in arguments.args[1:]], function
 
 
-def _raises(f: Callable[[Any], Any], space: _Space, declared: str) -> bool:
+def _needs_care(f: Callable[[Any], Any], space: _Space, declared: str) -> bool:
     """Whether it meets an answer that the puzzle cannot be asked about before it finds one.
 
     Raises:
@@ -171,7 +169,9 @@ class _Draw:
             return self.rng.choice((self._members, self._indexed))()
         if declared in ("Dict[str, int]", "Dict[int, int]", "Dict[int, str]", "Dict[str, str]"):
             return self.rng.choice((self._members, self._mapped))()
-        return self.rng.choice((self._members, self._members, self._indexed, self._texts))()
+        if declared in ("List[str]", "Set[str]", "Tuple[str, str]"):
+            return self.rng.choice((self._members, self._members, self._texts))()
+        return self._members()
 
     def fresh(self, among: Sequence[str] = VARIABLES) -> str:
         """A variable's name."""
@@ -281,14 +281,13 @@ class _Draw:
         """Numbers of one range, in a list or tuple."""
         if not self.answer or not all(type(member) is int for member in self.answer):
             raise _Unsuitable
-        form = "list({})" if type(self.answer) is list else "{}"
         values = self.range_of(min(self.answer), max(self.answer))
         if self.rng.random() < 0.2:
             values = repr(sorted(set(self.answer)))
         if type(self.answer) is list:
-            return self._product(form, values, self.answer)
+            return self._product("list({})", values, self.answer)
         name = self.fresh(("t", "p"))
-        return _Space(form.format(name), ((name, f"product({values}, repeat={len(self.answer)})"),))
+        return _Space(name, ((name, f"product({values}, repeat={len(self.answer)})"),))
 
     def _counted(self) -> _Space:
         """One number repeated, or numbers that follow each other."""
@@ -377,6 +376,10 @@ class _Draw:
         loops: list[tuple[str, str]] = []
 
         def shape(value: Any) -> str:
+            if type(value) is float and not (loops and self.rng.random() < 0.25):
+                parts = self._fractions(value)
+                loops.extend(parts.loops)
+                return parts.answer
             if type(value) in (int, str) and not (loops and self.rng.random() < 0.25):
                 name = self.fresh(("x", "y", "z", "a", "b", "c", "i", "j", "k", "n"))
                 loops.append((name, self._values([value])))

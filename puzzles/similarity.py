@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ast
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 SHINGLE_TOKENS = 5
@@ -61,7 +62,7 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
     return " ".join(tokens)
 
 
-_NAME_FIELDS = {"name", "arg", "asname", "id"}
+_NAME_FIELDS = {"name", "arg"}
 
 
 class _Bag(list[object]):
@@ -79,16 +80,35 @@ def order_free_form(tree: ast.AST, constants: bool = True) -> str:
 
     Args:
         tree: The program; docstrings should have been removed.
-        constants: Whether constants count.
+        constants: Whether constants count; without, neither does how long a list of them is, nor whether one is a
+            parameter's default.
     """
-    bound = _bound_names(tree)
+    return _writer(tree, constants)(tree)
+
+
+def clause_forms(tree: ast.Module) -> frozenset[str]:
+    """Each clause of a puzzle that is one condition as `order_free_form` writes it without constants; else none."""
+    body = _folded(tree.body[0].body) if len(tree.body) == 1 and isinstance(tree.body[0], ast.FunctionDef) else []
+    if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
+        return frozenset()
+    return frozenset(map(_writer(tree, False), _clauses(body[0].value, ast.And)))
+
+
+def _writer(tree: ast.AST, constants: bool) -> Callable[[object], str]:
+    bound, named = _bound_names(tree), {} if constants else _named_constants(tree)
 
     def write(part: object) -> str:
         part = _without_not(part)
-        if isinstance(part, ast.Constant):
-            return repr(part.value) if constants else type(part.value).__name__
+        if isinstance(part, ast.Name):
+            part = named.get(part.id, part)
+        if isinstance(part, ast.Constant) and constants:
+            return repr(part.value)
+        if not constants and _is_constant(part):
+            return _kind(part)
         if isinstance(part, ast.Name):
             return "v" if part.id in bound else part.id
+        if isinstance(part, ast.arguments):
+            return f"(arguments {' '.join(map(write, _parameters(part, named)))} )"
         if isinstance(part, ast.AST):
             return f"({type(part).__name__} {' '.join(map(write, _movable_parts(part)))} )"
         if isinstance(part, list):
@@ -96,7 +116,40 @@ def order_free_form(tree: ast.AST, constants: bool = True) -> str:
             return " ".join(sorted(texts) if isinstance(part, _Bag) else texts)
         return "-" if part is None else str(part)
 
-    return write(tree)
+    return write
+
+
+def _named_constants(tree: ast.AST) -> dict[str, ast.expr]:
+    """Parameters with a constant as their default that are never anything else, by name."""
+    given: dict[str, ast.expr] = {}
+    names: Counter[str] = Counter()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arguments):
+            positional = [*node.posonlyargs, *node.args]
+            defaults = zip(positional[len(positional) - len(node.defaults) :], node.defaults, strict=True)
+            given |= {argument.arg: default for argument, default in defaults if _is_constant(default)}
+        elif isinstance(node, ast.arg):
+            names[node.arg] += 1
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names[node.id] += 1
+    return {name: default for name, default in given.items() if names[name] == 1}
+
+
+def _is_constant(part: object) -> bool:
+    """A literal: a number with its sign, a text, or a list and the like of literals."""
+    if isinstance(part, ast.UnaryOp):
+        return isinstance(part.op, ast.USub) and isinstance(part.operand, ast.Constant)
+    if isinstance(part, ast.List | ast.Tuple | ast.Set):
+        return all(map(_is_constant, part.elts))
+    if isinstance(part, ast.Dict):
+        return all(map(_is_constant, [*part.keys, *part.values]))
+    return isinstance(part, ast.Constant)
+
+
+def _kind(part: Any) -> str:
+    if isinstance(part, ast.UnaryOp):
+        return _kind(part.operand)
+    return type(part.value).__name__ if isinstance(part, ast.Constant) else type(part).__name__.lower()
 
 
 _COMMUTATIVE = (ast.Add, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor)
@@ -116,8 +169,6 @@ def _movable_parts(node: ast.AST) -> Iterator[object]:
         yield _Bag(node.elts)
     elif isinstance(node, ast.Dict):
         yield _Bag([key, value] for key, value in zip(node.keys, node.values, strict=True))
-    elif isinstance(node, ast.arguments):
-        yield from _parameters(node)
     else:
         yield from _fields(node)
 
@@ -217,11 +268,13 @@ def _sides(node: ast.Compare) -> Iterator[object]:
         yield from (node.ops, sides)
 
 
-def _parameters(node: ast.arguments) -> Iterator[object]:
+def _parameters(node: ast.arguments, left_out: Collection[str]) -> Iterator[object]:
     positional = [*node.posonlyargs, *node.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(node.defaults)) + [*node.defaults]
     pairs = [*zip(positional, defaults, strict=True), *zip(node.kwonlyargs, node.kw_defaults, strict=True)]
-    parameters: list[object] = [[name, default] if default else name for name, default in pairs]
+    parameters: list[object] = [
+        [name, default] if default else name for name, default in pairs if name.arg not in left_out
+    ]
     parameters += [[stars, name] for stars, name in (("*", node.vararg), ("**", node.kwarg)) if name]
     yield from (*parameters[:1], _Bag(parameters[1:]))
 

@@ -135,14 +135,15 @@ class _Condition:
     def asked_of(self, value: ast.expr, taken: set[str]) -> list[ast.expr]:
         """The clauses, with another expression for the answer and constants for the parameters."""
         constants: dict[str, ast.expr] = {self.name: value, **self.parameters}
-        bound = {node.id for clause in self.clauses for node in ast.walk(clause)
-                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}  # fmt: skip
+        nodes = [node for clause in self.clauses for node in ast.walk(clause)]
+        bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
         if bound & (taken | constants.keys()):
             raise _Inapplicable
         return [_Replace(constants).visit(clause) for clause in self.clauses]
 
     def fit(self, answer: Any, rng: random.Random) -> None:
-        """Change constants such that the answer is right; at least one, and no more than it takes."""
+        """Change constants such that the answer is right, no more of them than it takes."""
         scope = dict(child.SCOPE)
         values = {name: ast.literal_eval(default) for name, default in self.parameters.items()}
         self._drop_unused()

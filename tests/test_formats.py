@@ -321,14 +321,20 @@ def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
 ERRATUM = '[[erratum]]\npuzzle = "0123456789abcdef"\nreason = "no answer is right"\n'
 
 
-def test_the_shipped_errata_are_valid_and_there_are_none_yet():
-    assert read_errata() == {}
+def test_the_shipped_errata_name_dev_and_held_out_puzzles(pool):
+    raws = [(name, raw) for name in ("dev", "heldout") for raw in read_puzzles(name)]
+    parsed = parse_puzzles(pool, [Text(raw.puzzle) for _, raw in raws])
+    names = {puzzle.id: f"{name}/{raw.name}" for (name, raw), puzzle in zip(raws, parsed, strict=True)}
+    assert [names[identifier] for identifier in read_errata()] == [
+        reason.split()[0] for reason in read_errata().values()
+    ]
 
 
 def test_errata_are_reasons_by_id(write):
     path = write(ERRATUM + ERRATUM.replace("0123", "ffff").replace("no answer", "every answer"), "errata.toml")
-    assert read_errata(path) == {"0123456789abcdef": "no answer is right", "ffff456789abcdef": "every answer is right"}
-    assert read_errata(write("# nothing\n", "empty.toml")) == {}
+    given = {"0123456789abcdef": "no answer is right", "ffff456789abcdef": "every answer is right"}
+    assert read_errata(path) == read_errata() | given
+    assert read_errata(write("# nothing\n", "empty.toml")) == read_errata()
 
 
 @pytest.mark.parametrize(

@@ -578,13 +578,22 @@ SINGLE_RULES = [name for name in families.FAMILIES if name not in families.COMPO
 
 
 def test_no_family_of_a_single_rule_draws_a_text_near_a_guarded_one(real_guard):
-    hits = ((name, real_guard.hit_by_rule(text)) for name, text in drawn(5, 40, SINGLE_RULES))
+    hits = ((name, real_guard.hit_of_rule(text)) for name, text in drawn(5, 40, SINGLE_RULES))
     assert [(name, str(hit)) for name, hit in hits if hit] == []
+
+
+def test_a_rules_puzzle_that_asks_all_that_a_guarded_one_does_and_more_is_a_hit(pool):
+    (secret,) = puzzles(pool, "def f(s: str):\n    return s[::-1] == 'ab' and len(s) == 2")
+    guard = Guard.of([("short", secret)])
+    more = "def f(t: str, n=4):\n    return len(t) == n and 'x' in t and (t[::-1] == 'wxyz')"
+    assert str(guard.hit_of_rule(more)) == "near_duplicate: short asks all that it does"
+    assert guard.hit_of_rule("def f(t: str):\n    return t[::-1] == 'wxyz' and 'x' in t") is None
+    assert guard.hit(*puzzles(pool, more)) is None
 
 
 def test_hardly_a_composed_puzzle_is_near_a_guarded_one_by_its_text(real_guard):
     """The grammar is wide and its puzzles short, so that a few are; pretraining skips them."""
-    hits = [real_guard.hit_by_rule(pair.puzzle) for pair in families.generate(7, 2000, sorted(families.COMPOSED))]
+    hits = [real_guard.hit_of_rule(pair.condition) for pair in families.generate(7, 2000, sorted(families.COMPOSED))]
     assert 0 < sum(hit is not None for hit in hits) <= 20
 
 

@@ -101,10 +101,8 @@ def test_searches_of_all_types_are_right(pool):
             given[declared] += text != solution
     assert {str(judgement.verdict) for judgement in verify_texts(pool, made)} == {"accepted"}
     assert sum(given.values()) > 0.7 * len(made)
-    assert {declared for declared in composition.ANSWERS if not given[declared]} == {
-        "List[float]",
-        "Tuple[float, float]",
-    }
+    assert given.keys() == composition.ANSWERS.keys()
+    assert min(given.values()) >= 3
 
 
 def test_texts_are_what_unparse_writes():

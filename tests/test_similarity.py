@@ -4,7 +4,7 @@ import pytest
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Puzzle
-from puzzles.similarity import jaccard, normal_form, order_free_form, shingles
+from puzzles.similarity import clause_forms, jaccard, normal_form, order_free_form, shingles
 from puzzles.verify import truth_pool
 from sandbox.result import Limits
 
@@ -220,6 +220,48 @@ def test_the_order_of_helpers_parameters_and_names_does_not_count_either(pool):
 def test_other_programs_have_other_order_free_forms(first, second):
     one, other = (order_free_form(ast.parse(f"def f(x: str, y=''):\n    {body}")) for body in (first, second))
     assert one != other
+
+
+OTHER_CONSTANTS = [
+    ("def f(x: str):\n    return [x.count(c) for c in 'abc'] == [2, 0, 3]",
+     "def f(x: str):\n    return [x.count(c) for c in 'kz'] == [1, 4]"),
+    ("def f(n: int):\n    return -n // 4 == -6", "def f(n: int):\n    return -n // 4 == 6"),
+    ("def f(s: str):\n    return s + s[::-1] == 'deed'", "def f(s: str, t='noon'):\n    return s + s[::-1] == t"),
+    ("def f(x: int, k=3):\n    return x % 7 == k", "def f(x: int, m=9):\n    return x % m == 2"),
+    ("def f(x: str):\n    return eval(x) == {'a': 1}", "def f(x: str):\n    return eval(x) == {'b': -1, 'c': 2}"),
+    ("def f(x: str):\n    return sorted(x) == [(1, 2)]", "def f(x: str, t=[]):\n    return sorted(x) == t"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), OTHER_CONSTANTS, ids=lambda text: text.partition("return ")[2][:20])
+def test_neither_sign_nor_length_nor_a_parameters_name_hides_another_constant(first, second):
+    trees = [ast.parse(text) for text in (first, second)]
+    assert len({order_free_form(tree, constants=False) for tree in trees}) == 1
+    assert len({order_free_form(tree) for tree in trees}) == 2
+    assert len({clause_forms(tree) for tree in trees}) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("def f(x: int, k=3):\n    return x == k", "def f(x: int, k=3):\n    k = x\n    return x == k"),
+        ("def f(x: int, k=3):\n    return x == k", "def f(x: int, k=3):\n    return [x for k in 'a'] == k"),
+        ("def f(x: int):\n    return x == [1]", "def f(x: int):\n    return x == [x]"),
+        ("def f(x: int):\n    return x == -3", "def f(x: int):\n    return x == -x"),
+        ("def f(x: int):\n    return x == [1]", "def f(x: int):\n    return x == {1}"),
+    ],
+)
+def test_what_is_more_than_a_constant_counts(first, second):
+    one, other = (order_free_form(ast.parse(text), constants=False) for text in (first, second))
+    assert one != other
+
+
+def test_clauses_are_those_of_a_condition_and_early_refusals():
+    asked = clause_forms(ast.parse("def f(x: int):\n    return x > 3 and (x < 9 and x % 2 == 1)"))
+    assert len(asked) == 3
+    refusing = "def f(n: int, k=4):\n    if n % k != 2:\n        return False\n    return 7 < n and n < 12"
+    assert clause_forms(ast.parse(refusing)) == asked
+    assert clause_forms(ast.parse("def f(x: int):\n    y = x + 1\n    return y == 3")) == frozenset()
 
 
 def test_members_of_classes_keep_their_names(pool):
