@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 
 from puzzles.archive import Archive
-from puzzles.puzzle import Verdict
+from puzzles.formats import read_errata
+from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
 from selfplay.loop import SCORED_SETS, Backend, Progress, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.metrics import pass_at_k
 from selfplay.rundir import RunDir, read_lines, write_atomically
 
-SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.max_steps",
-        "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
+SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
+        "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
         "heldout_every")  # fmt: skip
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
@@ -72,7 +74,7 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm minus the control on one set: of each seed, and of all seeds' candidates together."""
+    """An arm minus the control on one set: of each seed, and of the means over the seeds, puzzle by puzzle."""
 
     arm: str
     scored: str
@@ -136,6 +138,8 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
         config = load(base, settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {name}: {error}") from None
+    if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
+        raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
     if config.budget.seconds or config.budget.tokens:
         raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
     return config
@@ -178,13 +182,14 @@ def ablate(
         check_settings(rundir, config)
     done = []
     for name, rundir, config in planned:
-        _take_base_scores(rundir, [other for _, other, of in planned if of.seed == config.seed])
-        done.append(_scores(name, rundir, config, backend, pool_of, progress(f"{name}, seed {config.seed}")))
+        siblings = [(of.data.train, other) for _, other, of in planned if of.seed == config.seed]
+        alike = [other for train, other in siblings if train == config.data.train]
+        done.append(_scores(name, rundir, alike, config, backend, pool_of, progress(f"{name}, seed {config.seed}")))
     return done
 
 
 def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
-    """What another arm of the same seed has scored of their common base is not sampled again."""
+    """What another arm of the same seed and shots has scored of their common base is not sampled again."""
     for name in SCORED_SETS:
         samples = rundir.samples(0, name)
         scored = [sibling.samples(0, name) for sibling in siblings if sibling.read_records()]
@@ -196,6 +201,7 @@ def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
 def _scores(
     name: str,
     rundir: RunDir,
+    siblings: Sequence[RunDir],
     config: RunConfig,
     backend: Backend,
     pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
@@ -207,15 +213,19 @@ def _scores(
         for record in rundir.read_records():
             progress.row(record)
     else:
+        _take_base_scores(rundir, siblings)
         with pool_of(config) as (pool, protections):
             run(rundir, config, backend, pool, protections, progress)
             counts = {scored: _counts(rundir, config.iterations, scored) for scored in SCORED_SETS}
-            outcome = {
-                "iteration": config.iterations, "counts": counts, **_examined(rundir, config, pool, progress),
-            }  # fmt: skip
+            examined = _examined(rundir, config, pool, progress)
+        outcome = {"iteration": config.iterations, "counts": counts, **examined}
         write_atomically(file, json.dumps(outcome) + "\n")
-    records = rundir.read_records()[: config.iterations + 1]
-    return ArmScores(name, config.seed, records, outcome["counts"], outcome["examined"], outcome["contaminated"])
+    records, errata = rundir.read_records()[: config.iterations + 1], read_errata()
+    counts = {
+        scored: {puzzle: tuple(count) for puzzle, count in of_set.items() if puzzle not in errata}
+        for scored, of_set in outcome["counts"].items()
+    }
+    return ArmScores(name, config.seed, records, counts, outcome["examined"], outcome["contaminated"])
 
 
 def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress) -> dict[str, Any]:
@@ -228,7 +238,13 @@ def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress)
 
 
 def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int, int]]:
-    results = [result for line in read_lines(rundir.samples(iteration, scored)) for result in line["results"]]
+    samples = rundir.samples(iteration, scored)
+    if not samples.exists():
+        raise InputError(
+            f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
+            "give a number of iterations that ends with one that was, or more"
+        )
+    results = [result for line in read_lines(samples) for result in line["results"]]
     return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
 
 
@@ -248,12 +264,14 @@ def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:
 def _differences(
     ks: Sequence[int], pairs: Sequence[tuple[Mapping[str, tuple[int, int]], Mapping[str, tuple[int, int]]]]
 ) -> list[Difference]:
-    """Of the seeds' candidates together, puzzle by puzzle."""
+    """Of the means over the seeds, puzzle by puzzle: candidates of different models are not one model's."""
     puzzles = list(pairs[0][0])
-    (n_a, c_a), (n_b, c_b) = (
-        np.sum([[counts[side][puzzle] for puzzle in puzzles] for counts in pairs], axis=0).T for side in (0, 1)
-    )
-    return [difference(k, n_a, c_a, n_b, c_b) for k in ks]
+    control, arm = (np.array([[pair[side][puzzle] for puzzle in puzzles] for pair in pairs]) for side in (0, 1))
+
+    def mean(counts_S_P_2: Any, k: int) -> Any:
+        return np.mean([pass_at_k(n_P, c_P, k) for n_P, c_P in counts_S_P_2.transpose(0, 2, 1)], axis=0)
+
+    return [difference(k, mean(control, k), mean(arm, k)) for k in ks]
 
 
 def to_json(ablation: Ablation, done: Sequence[ArmScores]) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
         panels = figure.subplots(1, len(ablation.shown_ks), squeeze=False)[0]
         for panel, k in zip(panels, ablation.shown_ks, strict=True):
             for number, (arm, config) in enumerate(ablation.arms.items()):
-                runs = [[r for r in item.records if "heldout" in r] for item in done if item.arm == arm]
-                iterations = [record["iteration"] for record in runs[0]]
-                scores_S_I = np.array([[record["heldout"][f"pass@{k}"][0] for record in run] for run in runs])
+                runs = [{r["iteration"]: r for r in item.records if "heldout" in r} for item in done if item.arm == arm]
+                iterations = sorted(set.intersection(*map(set, runs)))
+                scores_S_I = np.array([[run[i]["heldout"][f"pass@{k}"][0] for i in iterations] for run in runs])
                 look = {"color": COLOURS[number % len(COLOURS)], "label": arm}
                 _draw(
                     panel,

@@ -21,7 +21,7 @@ from selfplay import results
 from selfplay.metrics import Score, detectable_difference, paired_interval, pass_at_k, sign_flip_test
 from selfplay.tables import fraction, markdown, signed
 
-Counts = NDArray[np.int64]
+Rates = NDArray[np.float64]
 
 SIGNIFICANT = 0.05
 MUST_AGREE = (
@@ -105,19 +105,23 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
     rows = [(names.get(puzzle, puzzle), int(x), int(y)) for puzzle, x, y in zip(puzzles, c_a, c_b, strict=True)]
     return Comparison(
         a, b, differing, puzzles, samples,
-        [difference(k, n_a, c_a, n_b, c_b) for k in ks],
+        [
+            difference(
+                k, pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k), results.finite(detectable_difference(n_a, c_a, k))
+            )
+            for k in ks
+        ],
         sorted((row for row in rows if row[2] and not row[1]), key=lambda row: -row[2]),
         sorted((row for row in rows if row[1] and not row[2]), key=lambda row: -row[1]),
     )  # fmt: skip
 
 
-def difference(k: int, n_a: Counts, c_a: Counts, n_b: Counts, c_b: Counts) -> Difference:
-    """From candidates and accepted ones of A and B, puzzle by puzzle."""
-    first_P, second_P = pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k)
+def difference(k: int, first_P: Rates, second_P: Rates, detectable: float | None = None) -> Difference:
+    """From pass@k of A and B, puzzle by puzzle."""
     difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
-        results.finite(detectable_difference(n_a, c_a, k)),
+        detectable,
     )  # fmt: skip
 
 

@@ -126,7 +126,8 @@ def forecast(expected: Forecast) -> str:
 def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Sequence[Contrast]) -> str:
     """As Markdown: by set, what each arm scored and its difference to the control; then by iteration; then the guard.
 
-    Scores are means over the seeds; differences are of all seeds' candidates together, and of each seed's.
+    Scores are means over the seeds, differences of these means and of each seed; the first k decides, and its p is of
+    these very models: how training differs from seed to seed shows in the rows of the seeds.
     """
     runs = {arm: [item for item in done if item.arm == arm] for arm in ablation.arms}
     parts = []
@@ -150,7 +151,9 @@ def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Seq
 
 def _means(records: Sequence[dict[str, Any]], scored: str, ks: Sequence[str]) -> list[str]:
     scores = [record[scored] for record in records if scored in record]
-    return [fraction(statistics.mean(score[k][0] for score in scores)) if scores else "-" for k in ks]
+    if len(scores) < len(records):
+        return ["-"] * len(ks)
+    return [fraction(statistics.mean(score[k][0] for score in scores)) for k in ks]
 
 
 def _range(values: Sequence[int]) -> str:
@@ -164,10 +167,11 @@ def _difference_table(control: str, contrasts: Sequence[Contrast]) -> str:
         named = [(f"{contrast.arm} - {control}", contrast.pooled)]
         named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
         for name, differences in named:
-            for each in differences:
+            for number, each in enumerate(differences):
                 ratio = f"{each.second / each.first:.2f}" if each.first else "-"
-                rows.append([name, f"pass@{each.k}", ratio, signed(each.difference), f"{each.p:.4f}"])
-    return markdown(["difference", "", "ratio", "difference [95 %]", "p"], rows)
+                p = "" if number else f"{each.p:.4f}"
+                rows.append([name, f"pass@{each.k}", ratio, signed(each.difference), p])
+    return markdown(["difference", "", "ratio", "difference [95 %]", "p of these models"], rows)
 
 
 def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> str:

@@ -30,7 +30,7 @@ GOOD = {
     "seeds": "[0, 3]",
     "control": '"nothing new"',
     "settings": '["finetune.max_steps=9", "evaluate.k=[1]"]',
-    "arms": '{"nothing new" = ["iterations=1"], "self-play" = ["iterations=4", "seed=7"]}',
+    "arms": '{"nothing new" = ["iterations=1"], "self-play" = ["iterations=4"]}',
 }
 
 
@@ -86,6 +86,7 @@ def test_arms_are_the_run_file_with_the_settings_of_all_and_their_own(write):
             {"arms": '{"nothing new" = [], "nothing-new" = []}'},
             "arms: expected names with a folder for each, got nothing new and nothing-new",
         ),
+        ({"arms": '{"nothing new" = [], "b" = ["seed=7"]}'}, "b: seed: expected none, `seeds` says which"),
         (
             {"arms": '{"nothing new" = [], "b" = ["budget.seconds=9"]}'},
             "b: budget: expected none, for an arm that it cuts short cannot be compared",
@@ -108,8 +109,8 @@ def test_a_wrong_file_stops_with_what_was_expected(write, changes, expected):
     "change",
     [
         "model.path='another'", "prompt.shots=2", "sandbox.cpu_seconds=2", "evaluate.temperature=1", "data.dev='train'",
-        "data.heldout='train'", "finetune.max_steps=10", "finetune.batch_tokens=10", "heldout_every=2",
-        "chunk_texts=9", "batch_rows=9",
+        "data.heldout='train'", "finetune.epochs=3", "finetune.max_steps=10", "finetune.batch_tokens=10",
+        "heldout_every=2", "chunk_texts=9", "batch_rows=9",
     ],
 )  # fmt: skip
 def test_what_arms_must_share_is_checked(write, change):
@@ -282,6 +283,37 @@ def test_more_iterations_extend_the_runs_and_fewer_take_their_beginning(whole, a
     assert again[0]["contrasts"] == first[0]["contrasts"]
 
 
+def test_a_seed_that_was_longer_ago_scored_on_heldout_leaves_a_gap_where_another_was_not(ablation, pool, tmp_path):
+    def lasting(iterations, seeds):
+        arms = {
+            name: dataclasses.replace(
+                config, iterations=min(config.iterations - 1, 1) * iterations + 1, heldout_every=2
+            )
+            for name, config in ablation.arms.items()
+        }
+        return Ablation(seeds, "nothing new", arms)
+
+    go(lasting(2, (4,)), tmp_path, pool)
+    kept, table, chart = go(lasting(3, (4, 9)), tmp_path, pool)
+    of_self_play = [one["records"] for one in kept["runs"] if one["arm"] == "self-play"]
+    assert [["heldout" in record for record in records] for records in of_self_play] == [
+        [True, False, True, True, True],
+        [True, False, True, False, True],
+    ]
+    rows = [row.split("|")[1:-1] for row in table.splitlines() if row.startswith("| self-play ")]
+    by_iteration = [[cell.strip() for cell in row] for row in rows if len(row) == 6]
+    assert [row[4:] == ["-", "-"] for row in by_iteration[-5:]] == [False, True, False, True, False]
+    assert "NaN" not in chart
+
+
+def test_a_last_iteration_that_was_not_scored_on_heldout_is_refused(ablation, pool, tmp_path):
+    arms = {name: dataclasses.replace(config, iterations=4, heldout_every=2) for name, config in ablation.arms.items()}
+    go(Ablation((4,), "nothing new", arms), tmp_path, pool)
+    shorter = {name: dataclasses.replace(config, iterations=3) for name, config in arms.items()}
+    with pytest.raises(InputError, match="iteration 3 was not scored on it"):
+        go(Ablation((4,), "nothing new", shorter), tmp_path, pool)
+
+
 def test_a_folder_of_other_settings_is_refused_before_anything_runs(whole, ablation, pool):
     before = [content(whole["folder"] / name) for name in FOLDERS]
     arms = {**ablation.arms, "more": ablation.arms["nothing new"]}
@@ -342,10 +374,8 @@ def pass_at(n: int, c: int, k: int) -> float:
 
 
 def by_hand(pairs, k):
-    """Means, difference, and how many ways to flip signs give as much: of the seeds' candidates together."""
-    first, second = (np.sum([pair[side] for pair in pairs], axis=0) for side in (0, 1))
-    n = N * len(pairs)
-    a, b = (np.array([pass_at(n, int(c), k) for c in counts]) for counts in (first, second))
+    """Means over the seeds, their difference, and how many ways to flip signs give as much."""
+    a, b = (np.mean([[pass_at(N, c, k) for c in pair[side]] for pair in pairs], axis=0) for side in (0, 1))
     flips = [abs(np.dot(signs, b - a)) for signs in itertools.product((1, -1), repeat=len(a))]
     p = np.mean([value >= abs(sum(b - a)) - 1e-12 for value in flips])
     return a.mean(), b.mean(), (b - a).mean(), p
@@ -366,6 +396,14 @@ def test_contrasts_are_those_counted_by_hand():
                 assert each.difference.low <= each.difference.value <= each.difference.high
 
 
+def test_an_arm_whose_seeds_solve_different_puzzles_is_not_better_for_that():
+    alike, apart = [N, 0, 0], ([N, 0, 0], [0, N, 0])
+    counts = {("control", 0): alike, ("control", 1): alike, ("arm", 0): apart[0], ("arm", 1): apart[1]}
+    ablation, done = made(counts=counts)
+    for one in contrasts(ablation, done):
+        assert [(each.first, each.second) for each in one.pooled] == [(pytest.approx(1 / 3),) * 2] * 2
+
+
 def test_the_order_of_puzzles_in_a_score_file_does_not_matter():
     ablation, done = made()
     turned = [
@@ -384,14 +422,14 @@ TABLE = """\
 | control | 1         | 300   | 1,000 to 1,001 | .021   | .041   |
 | arm     | 3         | 300   | 1,000 to 1,001 | .041   | .061   |
 
-| difference    |        | ratio | difference [95 %]    | p      |
-|---------------|--------|-------|----------------------|--------|
-| arm - control | pass@1 | 1.33  | +.100 [-.493, +.590] | 0.5000 |
-| arm - control | pass@3 | 1.34  | +.161 [-.484, +.656] | 0.5000 |
-| seed 0        | pass@1 | 1.33  | +.100 [-.493, +.585] | 0.5000 |
-| seed 0        | pass@3 | 1.41  | +.190 [-.453, +.637] | 0.5000 |
-| seed 1        | pass@1 | 1.33  | +.100 [-.503, +.603] | 0.6875 |
-| seed 1        | pass@3 | 1.33  | +.160 [-.526, +.746] | 0.7500 |
+| difference    |        | ratio | difference [95 %]    | p of these models |
+|---------------|--------|-------|----------------------|-------------------|
+| arm - control | pass@1 | 1.33  | +.100 [-.493, +.590] | 0.5000            |
+| arm - control | pass@3 | 1.37  | +.175 [-.480, +.668] |                   |
+| seed 0        | pass@1 | 1.33  | +.100 [-.493, +.585] | 0.5000            |
+| seed 0        | pass@3 | 1.41  | +.190 [-.453, +.637] |                   |
+| seed 1        | pass@1 | 1.33  | +.100 [-.503, +.603] | 0.6875            |
+| seed 1        | pass@3 | 1.33  | +.160 [-.526, +.746] |                   |
 
 | held-out | iteration | steps | tokens         | pass@1 | pass@3 |
 |----------|-----------|-------|----------------|--------|--------|
@@ -399,14 +437,14 @@ TABLE = """\
 | control  | 1         | 300   | 1,000 to 1,001 | .021   | .041   |
 | arm      | 3         | 300   | 1,000 to 1,001 | .041   | .061   |
 
-| difference    |        | ratio | difference [95 %]    | p      |
-|---------------|--------|-------|----------------------|--------|
-| arm - control | pass@1 | 1.33  | +.100 [-.493, +.590] | 0.5000 |
-| arm - control | pass@3 | 1.34  | +.161 [-.484, +.656] | 0.5000 |
-| seed 0        | pass@1 | 1.33  | +.100 [-.493, +.585] | 0.5000 |
-| seed 0        | pass@3 | 1.41  | +.190 [-.453, +.637] | 0.5000 |
-| seed 1        | pass@1 | 1.33  | +.100 [-.503, +.603] | 0.6875 |
-| seed 1        | pass@3 | 1.33  | +.160 [-.526, +.746] | 0.7500 |
+| difference    |        | ratio | difference [95 %]    | p of these models |
+|---------------|--------|-------|----------------------|-------------------|
+| arm - control | pass@1 | 1.33  | +.100 [-.493, +.590] | 0.5000            |
+| arm - control | pass@3 | 1.37  | +.175 [-.480, +.668] |                   |
+| seed 0        | pass@1 | 1.33  | +.100 [-.493, +.585] | 0.5000            |
+| seed 0        | pass@3 | 1.41  | +.190 [-.453, +.637] |                   |
+| seed 1        | pass@1 | 1.33  | +.100 [-.503, +.603] | 0.6875            |
+| seed 1        | pass@3 | 1.33  | +.160 [-.526, +.746] |                   |
 
 | arm | iteration | dev pass@1 | dev pass@3 | held-out pass@1 | held-out pass@3 |
 |-----|-----------|------------|------------|-----------------|-----------------|
