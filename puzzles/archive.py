@@ -181,6 +181,12 @@ TOO_EASY = (
 )
 """A run's own puzzles of which more candidates than that share were accepted."""
 
+FOUND = (
+    "EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = solutions.puzzle AND c.candidate = solutions.id"
+    " AND c.verdict = 'accepted')"
+)
+"""Solutions that the model wrote, whoever brought them first."""
+
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
 )  # fmt: skip
@@ -430,6 +436,8 @@ class Archive:
         for identifier, blob in self.query(sql) if hits else ():
             plan = _decompress(blob)
             plan["shots"] = [[shown for shown in shots if shown not in hits] for shots in plan["shots"]]
+            if "begins" in plan:
+                plan["begins"] = [begin if begin and begin[0] not in hits else None for begin in plan["begins"]]
             self._connection.execute("UPDATE chunks SET plan = ? WHERE id = ?", (_compress(plan), identifier))
 
     def contamination(self) -> dict[str, Hit]:
@@ -545,34 +553,36 @@ class Archive:
         self,
         solutions_per_puzzle: int,
         with_references: bool = True,
-        first_iteration_only: bool = False,
+        before_first_iteration: bool = False,
         most_solved: float = 1.0,
         shortest: bool = True,
     ) -> list[tuple[Puzzle, Candidate]]:
         """The verified pairs to train on: for each puzzle that is not in quarantine some distinct solutions.
 
-        The answer that a variant was made for is none of them: it says nothing of how to find it.
+        The answer that a variant was made for is none of them, unless the model found it too: it says nothing of how.
 
         The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
 
         Args:
             solutions_per_puzzle: At most so many.
             with_references: Whether solutions that came with a puzzle count.
-            first_iteration_only: Whether only what stood there before the first iteration counts.
+            before_first_iteration: Whether only what stood there then counts, whatever iterations found out about it.
             most_solved: A run's own puzzles are left out of which more of the candidates were accepted.
             shortest: Whether the shortest come first; else it is by their hash, which is as good as by chance.
         """
         order = "length(source), id" if shortest else "id"
+        found = "FALSE" if before_first_iteration else FOUND
         wanted = (
-            ["origin != 'variant'"]
-            + [OWN.format("origin")] * (not with_references)
-            + ["iteration = 0"] * first_iteration_only
+            [f"(origin != 'variant' OR {found})"]
+            + [f"({OWN.format('origin')} OR {found})"] * (not with_references)
+            + ["iteration = 0"] * before_first_iteration
         )
+        aside = CONTAMINATED if before_first_iteration else QUARANTINED
         rows = self.query(
             "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
             f"  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY {order}) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
-            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {QUARANTINED} AND NOT {TOO_EASY}"
+            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {aside} AND NOT {TOO_EASY}"
             " ORDER BY p.rowid, s.place",
             solutions_per_puzzle,
             most_solved,
@@ -625,12 +635,13 @@ class Archive:
         solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
         mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
         parsed = f"SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND {chunks}"
+        levels = self.refused_levels().get(f"iteration {iteration}", {})
         return {
             "proposed": sum(proposals.values()),
             "well_formed": self._scalar(parsed, iteration),
             "admitted": proposals.get("admitted", 0),
-            "held_out_refused": proposals.get("held_out", 0),
-            "held_out_levels": self.refused_levels().get(f"iteration {iteration}", {}),
+            "held_out_refused": sum(levels.values()),
+            "held_out_levels": levels,
             "contaminated": self._scalar(
                 f"SELECT count(*) FROM puzzles p WHERE iteration <= ? AND {CONTAMINATED}", iteration
             ),

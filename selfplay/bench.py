@@ -22,10 +22,9 @@ from selfplay.evaluate import evaluate
 from selfplay.loop import Progress
 from selfplay.model import LanguageModel
 from selfplay.rundir import RunDir, read_lines, write_atomically
-from selfplay.select import Pair, solver_shots
+from selfplay.select import Pair, prompt_for, solver_shots
 from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
-from selfplay.solve import prompt_for
 
 CHUNK_TEXTS = 4096
 

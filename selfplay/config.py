@@ -258,8 +258,8 @@ MAY_CHANGE = (
     "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
     "finetune.checkpointing", "budget.seconds", "budget.tokens",
 )  # fmt: skip
-"""Settings that do not change what is computed, two of finetune's but for rounding, so that a run may be resumed with
-others: with less memory, say."""
+"""Settings that do not change what an iteration computes, two of finetune's but for rounding, so that a run may be
+resumed with others: with less memory, say."""
 
 
 def _check(config: RunConfig) -> None:
@@ -273,11 +273,13 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {list(config.vary.ways)}")
-    if config.vary.variations and not config.finetune.verified:
-        raise ConfigError(
-            "vary.variations: expected 0 with finetune.verified = false: they are made of verified answers, "
-            f"got {config.vary.variations}"
-        )
+    by_verdict = {
+        "vary.variations": config.vary.variations, "solve.further_puzzles": config.solve.further_puzzles,
+        "propose.begun": config.propose.begun,
+    }  # fmt: skip
+    for key, value in () if config.finetune.verified else by_verdict.items():
+        if value:
+            raise ConfigError(f"{key}: expected 0 with finetune.verified = false: it goes by verdicts, got {value}")
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {list(config.finetune.roles)}")

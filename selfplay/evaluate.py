@@ -30,8 +30,8 @@ from selfplay.metrics import Score, scores
 from selfplay.prompts import Prompt
 from selfplay.rundir import append_line, read_lines
 from selfplay.sampler import Completion, Sampled, Sampler, SamplingSettings, settings_of
-from selfplay.select import Pair
-from selfplay.solve import judge_texts, prompt_for, sample_fitting
+from selfplay.select import Pair, prompt_for
+from selfplay.solve import judge_texts, sample_fitting
 
 PROMPT_TOO_LONG = "prompt_too_long"
 """Counted as a wrong candidate: the model could not even be asked."""

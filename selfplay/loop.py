@@ -157,8 +157,8 @@ def examine_archive(
 def _set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> None:
     """Examine an archive that was not kept by its present guard, once; and know what was found then."""
     if not archive.is_guarded:
-        total = len(archive.puzzle_ids())
-        hits = examine_archive(archive, pool, archive.guard, progress.counter(total, "contamination", "puzzle"))
+        count = progress.counter(len(archive.puzzle_ids()), "contamination", "puzzle")
+        hits = examine_archive(archive, pool, archive.guard, count)
         with archive.transaction():
             archive.add_contamination(hits)
         for identifier, hit in hits.items():
@@ -282,7 +282,8 @@ def import_training(
     archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
 ) -> None:
     """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
-    if archive.mark("training_imported") == config.data.train:
+    wanted = f"{config.data.train}, {config.data.rules} by rule"
+    if archive.mark("training_imported") == wanted:
         return
     raws = _training_texts(config)
     own = config.data.train in EMBEDDED_SETS
@@ -294,7 +295,7 @@ def import_training(
     if raws and not archive.puzzle_ids():
         raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
     _import_rules(archive, pool, protections, config, progress)
-    archive.set_mark("training_imported", config.data.train)
+    archive.set_mark("training_imported", wanted)
 
 
 def _import_rules(
@@ -313,10 +314,14 @@ def _import_rules(
 
 
 def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
-    """The pairs that stand before every puzzle of a run; none unless the protocol is few-shot."""
+    """The pairs that stand before every puzzle of a run; none unless the protocol is few-shot.
+
+    Of rules only where there is nothing else: arms with and without them are then asked alike.
+    """
     if protocol != "few-shot":
         return []
-    return solver_shots(archive.choose(1, first_iteration_only=True), config.prompt.shots)
+    pairs, by_rule = archive.choose(1, before_first_iteration=True), set(archive.puzzle_ids("p.origin = 'rule'"))
+    return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
 
 
 def nothing_to_train(protocol: str) -> str:
@@ -428,8 +433,8 @@ class _Run:
         if not archive.planned(iteration, stage):
             plan(self.sampler(checkpoint))
         chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, stage)]
-        total = sum(len(chunk.plan[asked]) * chunk.plan["copies"] for chunk in chunks)
-        count = self.progress.counter(total, f"iteration {iteration}: {stage}", unit)
+        texts = sum(len(chunk.plan[asked]) * chunk.plan["copies"] for chunk in chunks)
+        count = self.progress.counter(texts, f"iteration {iteration}: {stage}", unit)
         unsampled = [chunk for chunk in chunks if chunk.completions is None]
         sampler = self.sampler(checkpoint) if unsampled else None
 
@@ -452,8 +457,8 @@ class _Run:
         if self.config.vary.variations and not archive.planned(iteration, vary.STAGE):
             vary.plan(archive, iteration, self.config, self.sampler(self.checkpoint(iteration - 1)).checkpoint)
         chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
-        total = sum(len(chunk.plan["variations"]) for chunk in chunks)
-        count = self.progress.counter(total, f"iteration {iteration}: vary", "puzzle")
+        texts = sum(len(chunk.plan["variations"]) for chunk in chunks)
+        count = self.progress.counter(texts, f"iteration {iteration}: vary", "puzzle")
         for chunk in chunks:
             self._check_budget(iteration)
             if chunk.completions is None:

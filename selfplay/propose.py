@@ -34,26 +34,38 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     """
     if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
-    begun = 0 if protocol == "chat" else round(config.propose.proposals * config.propose.begun)
-    per_prompt = min(config.propose.proposals_per_prompt, max(1, config.propose.proposals))
     parents = archive.solved_ids(before_iteration=iteration)
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
+
+    def drawn() -> list[str]:
+        shown = [parents[i] for i in rng.choice(len(parents), shots, replace=False)]
+        return _fitting(archive, sampler, config, protocol, shown)
+
+    proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
+    begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
+    contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: (drawn(), None)) + _contents(
+        begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: (drawn(), _beginning(archive, parents, rng))
+    )
     settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
-    contents: list[dict[str, Any]] = []
-    for texts, copies in ((config.propose.proposals - begun, per_prompt), (begun, min(per_prompt, BEGUN_COPIES))):
-        full, rest = divmod(texts, copies)
-        drawn = [[parents[i] for i in rng.choice(len(parents), shots, replace=False)] for _ in range(full + (rest > 0))]
-        drawn = [_fitting(archive, sampler, config, protocol, shown) for shown in drawn]
-        begins = [_beginning(archive, parents, rng) for _ in drawn] if contents else [None] * len(drawn)
-        per_chunk = max(1, config.chunk_texts // copies)
-        for start, end in [(start, min(full, start + per_chunk)) for start in range(0, full, per_chunk)]:
-            contents.append({"shots": drawn[start:end], "begins": begins[start:end], "copies": copies})
-        contents += [{"shots": drawn[full:], "begins": begins[full:], "copies": rest}] if rest else []
     with archive.transaction():
         for number, content in enumerate(contents):
             seed = f"{config.seed}/{iteration}/1/{number}"
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+def _contents(
+    texts: int, copies: int, chunk_texts: int, draw: Callable[[], tuple[list[str], list[Any] | None]]
+) -> list[dict[str, Any]]:
+    """Chunks of so many proposals in all, `copies` of each prompt that is drawn; the last prompt gets what is left."""
+    full, rest = divmod(texts, copies)
+    prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
+    parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
+    return [
+        {"shots": [shots for shots, _ in part], "begins": [begin for _, begin in part], "copies": each}
+        for part, each in [*parts, (prompts[full:], rest)]
+        if part
+    ]
 
 
 def _beginning(archive: Archive, parents: list[str], rng: np.random.Generator) -> list[Any] | None:
@@ -66,7 +78,7 @@ def _beginning(archive: Archive, parents: list[str], rng: np.random.Generator) -
     source = puzzle.source
     if not source.startswith(PROPOSAL_HEADER):
         return None
-    typed = source.index(":") + len(f" {puzzle.answer_type}")
+    typed = source.index(":") + len(f": {puzzle.answer_type}")
     cuts = [match.start() for match in WORD_BORDER.finditer(source, typed)]
     return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
 

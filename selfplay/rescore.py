@@ -14,8 +14,8 @@ from selfplay.config import EvaluateConfig
 from selfplay.cost import judging_watch
 from selfplay.evaluate import SetScores, judge_surely, summarize
 from selfplay.rundir import RunDir, read_lines
+from selfplay.select import prompt_for
 from selfplay.sets import scored_set
-from selfplay.solve import prompt_for
 
 
 def stored(places: Sequence[Path]) -> list[Path]:

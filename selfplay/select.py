@@ -37,6 +37,11 @@ def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
     return [*first_of_type.values(), *rest][:count]
 
 
+def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
+    """The solver's prompt; a puzzle is never shown its own solution."""
+    return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
+
+
 def examples(
     pairs: Sequence[Pair],
     roles: Sequence[str],
@@ -61,8 +66,7 @@ def examples(
     puzzles = list({puzzle.id: puzzle for puzzle, _ in pairs}.values())
     for puzzle, solution in pairs:
         if "solve" in roles and (completion := solve_completion(protocol, puzzle, solution)) is not None:
-            before = [shot for shot in shots if shot[0].id != puzzle.id]
-            chosen.append(Example(solve_prompt(protocol, puzzle, before), completion))
+            chosen.append(Example(prompt_for(protocol, puzzle, shots), completion))
             used[puzzle.id, solution.id] = (puzzle, solution)
         if "propose" in roles and puzzle.id not in proposed:
             proposed.add(puzzle.id)

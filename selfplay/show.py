@@ -12,8 +12,8 @@ from puzzles.verify import admit
 from sandbox.pool import Pool
 from selfplay.prompts import propose_prompt
 from selfplay.sampler import Sampler, SamplingSettings
-from selfplay.select import Pair, solver_shots
-from selfplay.solve import judge_texts, prompt_for
+from selfplay.select import Pair, prompt_for, solver_shots
+from selfplay.solve import judge_texts
 
 BATCH = 10
 """Candidates sampled between two looks."""

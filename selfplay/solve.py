@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -15,18 +16,13 @@ from selfplay.config import RunConfig
 from selfplay.cost import Watch, judging_watch
 from selfplay.prompts import Prompt, solve_prompt
 from selfplay.sampler import Sampled, Sampler, SamplingSettings, settings_of
-from selfplay.select import Pair
+from selfplay.select import Pair, prompt_for
 
 STAGE = "solve"
 FURTHER = "further"
 """The stage after it, of more candidates where they are worth most."""
 TRIED = "p.origin IN ('human', 'import')"
 """Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
-
-
-def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
-    """The solver's prompt; a puzzle is never shown its own solution."""
-    return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
 
 
 def sample_fitting(
@@ -139,7 +135,8 @@ def judge(
     assert chunk.completions is not None
     watch = judging_watch(pool)
     puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
-    proposed = {row["id"] for row in archive.query("SELECT id FROM puzzles WHERE origin = 'model'")}
+    mine = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
+    own = set(archive.puzzle_ids(mine, json.dumps(chunk.plan["puzzles"])))
     prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
     judged_P_K = judge_texts(pool, puzzles, prompts, chunk.completions)
     copies = chunk.plan["copies"]
@@ -147,7 +144,7 @@ def judge(
         for p, (puzzle, judged_K) in enumerate(zip(puzzles, judged_P_K, strict=True)):
             for k, (candidate, judgement) in enumerate(judged_K):
                 position = p * copies + k
-                if puzzle.id in proposed and too_slow_to_judge(pool, judgement):
+                if puzzle.id in own and too_slow_to_judge(pool, judgement):
                     detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
                     judgement = replace(judgement, verdict=Verdict.UNSTABLE, detail=detail)
                 archive.add_candidate(chunk.id, position, puzzle.id, candidate, judgement)

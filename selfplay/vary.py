@@ -16,7 +16,7 @@ from puzzles.archive import CONTAMINATED, QUARANTINED, AddStatus, Archive, Chunk
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle, Verdict, VerifiedPair
 from puzzles.variation import Variation, varied
-from puzzles.verify import Refusal, verify
+from puzzles.verify import Refusal, too_slow_to_judge, verify
 from sandbox.pool import Pool
 from selfplay.chunks import ChunkSamples
 from selfplay.config import RunConfig
@@ -139,15 +139,18 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, obj
 
 
 def _verified(pool: Pool, pairs: Sequence[tuple[Puzzle, str]]) -> dict[str, VerifiedPair | str]:
-    """By the puzzle's id: the pair, or the verdict that its answer got."""
+    """By the puzzle's id: the pair, or why it is none."""
     candidates = parse_candidates(pool, [Text(f"def g():\n    return {answer}") for _, answer in pairs])
     asked = [(p, c) for (p, _), c in zip(pairs, candidates, strict=True) if isinstance(c, Candidate)]
-    return {
-        puzzle.id: VerifiedPair(puzzle, candidate, judgement)
-        if judgement.verdict == Verdict.ACCEPTED
-        else str(judgement.verdict)
-        for (puzzle, candidate), judgement in zip(asked, verify(pool, asked), strict=True)
-    }
+    verified: dict[str, VerifiedPair | str] = {}
+    for (puzzle, candidate), judgement in zip(asked, verify(pool, asked), strict=True):
+        if judgement.verdict != Verdict.ACCEPTED:
+            verified[puzzle.id] = str(judgement.verdict)
+        elif too_slow_to_judge(pool, judgement):
+            verified[puzzle.id] = "too_slow"
+        else:
+            verified[puzzle.id] = VerifiedPair(puzzle, candidate, judgement)
+    return verified
 
 
 def _outcome(

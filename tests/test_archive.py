@@ -210,6 +210,19 @@ def test_choose_leaves_out_the_answer_that_a_variant_was_made_for(archive):
     assert [(puzzle.id, candidate.id) for puzzle, candidate in archive.choose(8)] == [("b", "s3")]
 
 
+@pytest.mark.parametrize("references", [True, False])
+@pytest.mark.parametrize("origin", ["variant", "human"])
+def test_choose_takes_a_solution_that_the_model_found_too(archive, origin, references):
+    archive.add(pair(made("a"), "1"), Provenance(origin, 1), PROTECTIONS)
+    chunk = plan(archive)
+    for position, verdict in enumerate((Verdict.WRONG_ANSWER, Verdict.ACCEPTED)):
+        ids = [candidate.id for _, candidate in archive.choose(8, references)]
+        assert ids == ["s1"] * (origin == "human" and references)
+        archive.add_candidate(chunk, position, "a", pair(made("a"), "1").solution, Judgement(verdict, ""))
+    archive.add(pair(made("a"), "1"), Provenance("model", 1), PROTECTIONS)
+    assert [candidate.id for _, candidate in archive.choose(8, references)] == ["s1"]
+
+
 def test_choose_takes_distinct_solutions_and_breaks_ties_by_id(archive):
     first, second = Candidate("def g():\n    return 2", "id2"), Candidate("def g():\n    return 1", "id1")
     renamed = Candidate("def g():\n    return 3", "id1")
@@ -273,7 +286,7 @@ def test_choose_can_leave_out_references_and_what_the_model_found(archive):
 
     assert chosen() == ["s1", "s4"]
     assert chosen(with_references=False) == ["s23", "s4"]
-    assert chosen(first_iteration_only=True) == ["s1"]
+    assert chosen(before_first_iteration=True) == ["s1"]
 
 
 def test_an_archives_puzzles_can_be_imported_again(archive):
@@ -582,10 +595,12 @@ def test_an_archive_knows_whether_all_its_puzzles_passed_this_guard(tmp_path, pu
 
 def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they_were(archive):
     for number in range(2):
-        archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, {"shots": [["a1", "a2"], ["a1"]], "copies": 4})
+        plan = {"shots": [["a1", "a2"], ["a1"]], "begins": [["a1", 20], ["a2", 9]], "copies": 4}
+        archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, plan)
     archive.set_completions(1, ["text"] * 8, 8, 9, 0, 0.1, 0.1)
     archive.add_contamination(FOUND)
     assert [archive.chunk(number).plan["shots"] for number in (1, 2)] == [[["a1", "a2"], ["a1"]], [["a2"], []]]
+    assert [archive.chunk(number).plan["begins"] for number in (1, 2)] == [[["a1", 20], ["a2", 9]], [None, ["a2", 9]]]
 
 
 def first_version(path):

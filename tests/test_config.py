@@ -187,7 +187,15 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[vary]\nways = []", "vary.ways: expected some of hindsight, join, nest, got []"),
         (
             "[vary]\nvariations = 9\n[finetune]\nverified = false",
-            "vary.variations: expected 0 with finetune.verified = false: they are made of verified answers, got 9",
+            "vary.variations: expected 0 with finetune.verified = false: it goes by verdicts, got 9",
+        ),
+        (
+            "[solve]\nfurther_puzzles = 9\n[finetune]\nverified = false",
+            "solve.further_puzzles: expected 0 with finetune.verified = false: it goes by verdicts, got 9",
+        ),
+        (
+            "[propose]\nbegun = 0.5\n[finetune]\nverified = false",
+            "propose.begun: expected 0 with finetune.verified = false: it goes by verdicts, got 0.5",
         ),
         ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
         (
@@ -302,10 +310,11 @@ CONFIGS = [
         solve=SolveConfig(1, 7, 9, "none", 123456.75, 1e-3, 2),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
         finetune=FinetuneConfig(
-            "previous", 1, False, False, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
+            "previous", 1, False, True, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
         ),
         evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
+    RunConfig(finetune=FinetuneConfig(verified=False)),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
     RunConfig(model=ModelConfig(path="quotes \" ' ''' \"\"\" and \\ backslash \\n \\u0041")),
     RunConfig(model=ModelConfig(path="line\nbreak\ttab\r\x00\x1b\x7f\x85\u2028 end")),

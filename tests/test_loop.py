@@ -460,6 +460,29 @@ def test_a_proposed_puzzle_knows_its_text_and_the_puzzles_in_its_prompt(rows, wh
             assert row["iteration"] == row["of_iteration"]
 
 
+def plans(path, iteration):
+    with Archive(RunDir(path).archive) as archive:
+        sql = "SELECT id FROM chunks WHERE stage = 'propose' AND iteration = ? ORDER BY number"
+        return [archive.chunk(number).plan for (number,) in archive.query(sql, iteration)]
+
+
+def test_all_proposals_may_go_on_from_beginnings(files, pool, tmp_path):
+    config = config_of(files, iterations=1, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=1.0))
+    go(tmp_path / "run", config, pool)
+    found = plans(tmp_path / "run", 1)
+    assert sum(plan["copies"] * len(plan["begins"]) for plan in found) == 40
+    assert all(begin for plan in found for begin in plan["begins"])
+
+
+def test_without_a_solved_puzzle_no_proposal_goes_on_from_one(files, pool, tmp_path):
+    train = puzzle_file(tmp_path / "unsolved.jsonl", [(name, puzzle, None) for name, puzzle, _ in TRAIN])
+    config = config_of(
+        {**files, "train": train}, iterations=1, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=0.5)
+    )
+    go(tmp_path / "run", config, pool)
+    assert [begin for plan in plans(tmp_path / "run", 1) for begin in plan["begins"]] == [None] * 4
+
+
 def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(files, pool, tmp_path):
     config = config_of(files, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=0.6))
     go(tmp_path / "run", config, pool)
@@ -474,7 +497,7 @@ def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(
                     parent, length = begin
                     assert parent in archive.solved_ids(before_iteration=2)
                     beginning = texts[parent][:length]
-                    assert re.match(r"def f\(\w+: (int|str|List\[int\])", beginning)
+                    assert re.match(r"def f\(\w+: (int|str|List\[int\])(?!\w|\[)", beginning)
                     assert not (beginning[-1] + texts[parent][length : length + 1]).isidentifier()
                     assert not beginning[-1].isspace()
                 for row in archive.query("SELECT * FROM puzzles WHERE chunk = ?", number):
@@ -966,7 +989,8 @@ def test_without_references_only_the_models_own_solutions_are_trained_on(files, 
     config = config_of(files, data=DataConfig(**files, references=False), iterations=1)
     go(tmp_path / "run", config, pool)
     content_ = archive_content(RunDir(tmp_path / "run").archive)
-    by_model = {(row["puzzle"], row["id"]) for row in content_["solutions"] if row["origin"] == "model"}
+    accepted = [row for row in content_["candidates"] if row["verdict"] == "accepted"]
+    by_model = {(row["puzzle"], row["candidate"]) for row in accepted}
     trained = {(row["puzzle"], row["solution"]) for row in content_["trained"]}
     assert trained
     assert trained <= by_model

@@ -5,8 +5,7 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from puzzles.verify import truth_pool
 from selfplay.prompts import PROTOCOLS, propose_prompt, solve_prompt
-from selfplay.select import examples, solver_shots
-from selfplay.solve import prompt_for
+from selfplay.select import examples, prompt_for, solver_shots
 
 TEXTS = [
     ("def f(x: int, k=1764):\n    return x * x == k and x > 0", "def g(k=1764):\n    return 42"),

@@ -22,8 +22,9 @@ from test_loop import (
 from puzzles.archive import Archive
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool, verify_texts
-from selfplay import vary
-from selfplay.config import DataConfig, ProposeConfig, SolveConfig, VaryConfig
+from selfplay import loop, vary
+from selfplay.config import DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
+from selfplay.loop import few_shots
 from selfplay.rundir import RunDir
 
 VARIATIONS = 60
@@ -126,7 +127,7 @@ def test_variants_are_tried_in_their_iteration_and_learned_from_with_what_the_mo
             f" WHERE c.iteration = ? AND {of_variants}"
         )
         assert rows(tried, iteration)[0][0] == variants > 0
-    solved = f"SELECT DISTINCT puzzle, id FROM solutions WHERE origin = 'model' AND {of_variants}"
+    solved = f"SELECT DISTINCT puzzle, candidate FROM candidates WHERE verdict = 'accepted' AND {of_variants}"
     trained = f"SELECT puzzle, solution FROM trained WHERE iteration = 2 AND {of_variants}"
     assert {tuple(row) for row in rows(trained)} == {tuple(row) for row in rows(solved)} != set()
 
@@ -154,6 +155,14 @@ def test_what_is_not_verified_is_not_archived(files, pool, tmp_path, monkeypatch
     assert "wrong_answer" in outcomes
     assert sources
     assert not any("1 > 2" in source for source in sources)
+
+
+def test_a_variant_that_is_near_the_time_limit_on_its_answer_is_not_archived(files, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(vary, "too_slow_to_judge", lambda pool, judgement: True)
+    go(tmp_path / "run", varying(files, iterations=1), pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert archive.query(VARIANTS) == []
+        assert "too_slow" in {row["outcome"] for row in archive.query(OUTCOMES)}
 
 
 def test_a_variation_that_is_a_guarded_puzzle_is_refused_and_said(files, pool, tmp_path, monkeypatch):
@@ -228,6 +237,29 @@ def test_with_neither_puzzles_nor_rules_there_is_nothing_to_begin_with(files, po
     config = config_of(files, data=DataConfig(**{**files, "train": "none"}))
     with pytest.raises(InputError, match=r"data\.train: 'none' leaves nothing to begin with: set data\.rules above 0"):
         go(tmp_path / "run", config, pool)
+
+
+def test_no_pair_by_rule_stands_before_a_puzzle_where_there_are_others(ruled, files):
+    shots = few_shots(ruled, config_of(files, prompt=PromptConfig("few-shot", shots=9)), "few-shot")
+    origins = {row["id"]: row["origin"] for row in ruled.query("SELECT id, origin FROM puzzles")}
+    assert [origins[puzzle.id] for puzzle, _ in shots] == ["import"] * 4
+
+
+def test_where_there_are_none_pairs_by_rule_stand_there(files, pool, tmp_path):
+    config = config_of(files, iterations=0, data=DataConfig(**{**files, "train": "none"}, rules=40))
+    go(tmp_path / "run", config, pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert len(few_shots(archive, config, "few-shot")) == 2
+
+
+def test_a_branch_may_add_pairs_by_rule(ruled, files, pool, tmp_path):
+    parent, branch = RunDir(tmp_path / "parent"), RunDir(tmp_path / "branch")
+    go(parent.path, config_of(files, iterations=1), pool)
+    loop.branch(parent, None, branch)
+    go(branch.path, config_of(files, iterations=2, data=DataConfig(**files, rules=40)), pool)
+    with Archive(branch.archive) as archive:
+        by_rule = archive.puzzle_ids("p.origin = 'rule'")
+    assert by_rule == ruled.puzzle_ids("p.origin = 'rule'")
 
 
 def test_pairs_by_rule_are_not_tried(ruled):
