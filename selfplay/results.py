@@ -257,7 +257,8 @@ def model_index(own: Mapping[str, Any]) -> str:
             task_type="text-generation", dataset_type="programming-puzzles", dataset_name=chosen["name"],
             dataset_revision=chosen["hash"], metric_type=name, metric_value=round(score["value"], 4), metric_name=name,
             metric_args={
-                "interval_95": [round(score["low"], 4), round(score["high"], 4)], "puzzles": chosen["puzzles"],
+                "interval_95": [round(score["low"], 4), round(score["high"], 4)],
+                "puzzles": len(own["per_puzzle"]) - len(own["errata"]),
                 "protocol": own["protocol"], "samples_per_puzzle": settings["samples_per_puzzle"],
                 "temperature": settings["temperature"], "top_p": settings["top_p"],
             },

@@ -753,3 +753,6 @@ def test_a_private_set_shows_nothing_of_its_puzzles_but_ids(pool, tmp_path):
     assert "secret" not in published
     assert all(answer_type not in published for answer_type in ("List[int]", "Tuple[int, int]"))
     assert own["errata"] == {ids[0]: "private"}
+    card = yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text())
+    (scored,) = {metric["args"]["puzzles"] for metric in card["model-index"][0]["results"][0]["metrics"]}
+    assert scored == len(ids) - 1
