@@ -13,17 +13,19 @@ of their own, so that everything else can be compared between runs.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from puzzles import schema
 from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
@@ -36,128 +38,8 @@ from puzzles.puzzle import (
     content_hash,
 )
 
-SCHEMA_VERSION = 2
-APPLICATION_ID = 0x5E1F914A
-"""Tells SQLite's own tools, and us, whose file this is."""
-
 MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
 """Failures that say nothing about the file."""
-
-CONTAMINATION = """
-CREATE TABLE {}contamination (       -- puzzles of this archive that a guard found too near to a guarded one
-    puzzle TEXT NOT NULL,
-    level TEXT NOT NULL,             -- exact | normal_form | near_duplicate | behaviour
-    guarded TEXT NOT NULL,           -- the guarded puzzle's name
-    detail TEXT NOT NULL,
-    guard TEXT NOT NULL,             -- identity of the guard
-    added_at REAL NOT NULL,
-    PRIMARY KEY (puzzle, guard)
-)"""
-"""New with schema 2, as are a chunk's prompt tokens and CPU seconds."""
-
-SCHEMA = f"""{CONTAMINATION.format("")};
-CREATE TABLE marks (                 -- steps of a run that are done once
-    name TEXT PRIMARY KEY,
-    value TEXT NOT NULL
-);
-CREATE TABLE protections (
-    id TEXT PRIMARY KEY,             -- hash of the content
-    content TEXT NOT NULL            -- JSON: tier, layers, probes, Python, kernel
-);
-CREATE TABLE chunks (                -- the unit of sampling, resuming and replaying
-    id INTEGER PRIMARY KEY,
-    iteration INTEGER NOT NULL,
-    stage TEXT NOT NULL,             -- propose | solve | vary
-    number INTEGER NOT NULL,
-    checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
-    seed TEXT NOT NULL,
-    settings TEXT NOT NULL,          -- JSON: temperature, top_p, max_tokens, batch_rows, dtype, threads
-    plan BLOB NOT NULL,              -- zlib JSON: what is asked for, in order
-    completions BLOB,                -- zlib JSON: every text that was sampled; NULL until sampled
-    judged INTEGER NOT NULL DEFAULT 0,
-    tokens INTEGER,
-    prompt_tokens INTEGER,           -- read, of each prompt once if it was read once
-    sampling_seconds REAL,
-    sampling_cpu_seconds REAL,
-    judging_seconds REAL,
-    judging_cpu_seconds REAL,        -- of the supervisor, the zygotes and their children
-    UNIQUE (iteration, stage, number)
-);
-CREATE TABLE puzzles (
-    id TEXT PRIMARY KEY,             -- hash of the normal form
-    source TEXT NOT NULL,
-    answer_type TEXT NOT NULL,
-    header TEXT NOT NULL,
-    skeleton TEXT NOT NULL,
-    name TEXT NOT NULL,
-    description TEXT NOT NULL,
-    original TEXT NOT NULL,          -- the text as it came
-    origin TEXT NOT NULL,            -- human | rule | import | model | variant
-    skills TEXT NOT NULL,            -- JSON list
-    difficulty INTEGER,
-    iteration INTEGER NOT NULL,
-    chunk INTEGER REFERENCES chunks, -- NULL unless proposed by a model
-    position INTEGER,
-    parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
-    added_at REAL NOT NULL
-);
-CREATE TABLE solutions (
-    puzzle TEXT NOT NULL REFERENCES puzzles,
-    id TEXT NOT NULL,                -- hash of the normal form
-    source TEXT NOT NULL,
-    answer TEXT,
-    origin TEXT NOT NULL,
-    iteration INTEGER NOT NULL,
-    chunk INTEGER REFERENCES chunks,
-    position INTEGER,
-    protections TEXT NOT NULL REFERENCES protections,
-    cpu_seconds REAL NOT NULL,
-    judge_cpu_seconds REAL NOT NULL,
-    added_at REAL NOT NULL,
-    PRIMARY KEY (puzzle, id)
-);
-CREATE TABLE proposals (
-    chunk INTEGER NOT NULL REFERENCES chunks,
-    position INTEGER NOT NULL,
-    outcome TEXT NOT NULL,           -- admitted | duplicate | held_out | the rule or reason it failed
-    detail TEXT NOT NULL,
-    puzzle TEXT,
-    PRIMARY KEY (chunk, position)
-);
-CREATE TABLE candidates (
-    chunk INTEGER NOT NULL REFERENCES chunks,
-    position INTEGER NOT NULL,       -- of its text in the chunk's completions
-    puzzle TEXT NOT NULL REFERENCES puzzles,
-    candidate TEXT,                  -- hash of the normal form; NULL if it could not be parsed
-    verdict TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    answer TEXT,
-    cpu_seconds REAL NOT NULL,
-    PRIMARY KEY (chunk, position)
-);
-CREATE INDEX candidates_by_puzzle ON candidates (puzzle);
-CREATE TABLE refusals (              -- imported texts that did not become part of the archive
-    name TEXT NOT NULL,
-    what TEXT NOT NULL,              -- puzzle | solution
-    reason TEXT NOT NULL,
-    detail TEXT NOT NULL,
-    original TEXT NOT NULL,
-    UNIQUE (name, what, original)
-);
-CREATE TABLE trained (               -- which pairs each iteration's checkpoint has learned from
-    iteration INTEGER NOT NULL,
-    puzzle TEXT NOT NULL,
-    solution TEXT NOT NULL,
-    PRIMARY KEY (iteration, puzzle, solution)
-);
-CREATE VIEW pairs AS
-    SELECT p.id AS puzzle_id, s.id AS solution_id, p.name, p.source AS puzzle, s.source AS solution, s.answer,
-           p.answer_type, p.origin AS puzzle_origin, s.origin AS solution_origin, s.iteration,
-           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,
-           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c
-    FROM solutions s JOIN puzzles p ON p.id = s.puzzle;
-"""
-
 
 CONTAMINATED = (
     "EXISTS (SELECT 1 FROM contamination t WHERE t.puzzle = p.id"
@@ -256,10 +138,14 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(self.path, isolation_level=None)
+            self._connection = sqlite3.connect(self._address(create), uri=True, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
-                self._prepare(create)
+                if schema.prepare(self._connection, self.path, create):
+                    self.set_mark("guard", self.guard.identity)  # it is empty, so nothing past the guard is in it
+                self._kept_by_guard = self.mark("guard") == self.guard.identity
+                # A commit survives the death of the process; only a power cut may lose the last ones.
+                self._connection.execute("PRAGMA synchronous = NORMAL")
             except BaseException:
                 self.close()
                 raise
@@ -268,41 +154,18 @@ class Archive:
             if kind in MACHINE_ERRORS:
                 raise
             closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
-            expected = "an archive needs a folder that can be written" if closed else "expected an archive"
+            expected = "this needs a folder that can be written: copy it to one" if closed else "expected an archive"
             raise InputError(f"{self.path}: {expected}, {error}") from None
 
-    def _prepare(self, create: bool) -> None:
-        application = self._scalar("PRAGMA application_id")
-        empty = not self._scalar("SELECT count(*) FROM sqlite_master")
-        if empty and create:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            with self.transaction():
-                for statement in SCHEMA.split(";\n"):
-                    self._connection.execute(statement)
-                self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                self.set_mark("guard", self.guard.identity)  # it is empty, so nothing past the guard is in it
-        elif application != APPLICATION_ID:
-            raise InputError(f"{self.path}: this is an SQLite file, but not an archive of ours")
-        version = self._scalar("PRAGMA user_version")
-        if version > SCHEMA_VERSION:
+    def _address(self, create: bool) -> str:
+        """Of a file that cannot be written SQLite reads what is in it, and makes no files beside it."""
+        closed = not create and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if closed and log.exists() and log.stat().st_size:
             raise InputError(
-                f"{self.path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
+                f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both"
             )
-        if version < 2:
-            self._bring_up_to_date(create)
-        self._kept_by_guard = self.mark("guard") == self.guard.identity
-        # A commit survives the death of the process; only a power cut may lose the last ones.
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-
-    def _bring_up_to_date(self, lasting: bool) -> None:
-        """Give an archive of schema 1 what is new; one that is only read gets the table for as long as it is open."""
-        with self.transaction() if lasting else nullcontext():
-            self._connection.execute(CONTAMINATION.format("" if lasting else "temp."))
-            if lasting:
-                for column in ("prompt_tokens INTEGER", "sampling_cpu_seconds REAL", "judging_cpu_seconds REAL"):
-                    self._connection.execute(f"ALTER TABLE chunks ADD COLUMN {column}")
-                self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else ''}"
 
     def __enter__(self) -> Archive:
         return self
@@ -343,7 +206,7 @@ class Archive:
         if hit:
             return AddStatus.HELD_OUT
         cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO puzzles VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO puzzles VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton,
                 _storable(provenance.name), _storable(puzzle.description), _storable(provenance.original),
@@ -366,7 +229,7 @@ class Archive:
         if self.add_puzzle(pair.puzzle, provenance) is AddStatus.HELD_OUT:
             return AddStatus.HELD_OUT
         cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO solutions VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
                 provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
@@ -442,7 +305,9 @@ class Archive:
 
     def contamination(self) -> dict[str, Hit]:
         """What the guard that keeps this archive found among its puzzles, by id."""
-        sql = f"SELECT t.* FROM contamination t JOIN puzzles p ON p.id = t.puzzle WHERE {CONTAMINATED} ORDER BY p.rowid"
+        sql = (
+            f"SELECT t.* FROM contamination t JOIN puzzles p ON p.id = t.puzzle WHERE {CONTAMINATED} ORDER BY p.number"
+        )
         return {row["puzzle"]: Hit(row["level"], row["guarded"], row["detail"]) for row in self.query(sql)}
 
     def refused_levels(self) -> dict[str, dict[str, int]]:
@@ -536,7 +401,7 @@ class Archive:
 
     def puzzle_ids(self, condition: str = "1", *parameters: Any) -> list[str]:
         """Ids of the puzzles for which an SQL condition over `puzzles p` holds, in the order they came."""
-        rows = self.query(f"SELECT id FROM puzzles p WHERE {condition} ORDER BY rowid", *parameters)
+        rows = self.query(f"SELECT id FROM puzzles p WHERE {condition} ORDER BY number", *parameters)
         return [identifier for (identifier,) in rows]
 
     def solved_ids(self, before_iteration: int | None = None) -> list[str]:
@@ -583,7 +448,7 @@ class Archive:
             f"  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY {order}) AS place"
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
             f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {aside} AND NOT {TOO_EASY}"
-            " ORDER BY p.rowid, s.place",
+            " ORDER BY p.number, s.place",
             solutions_per_puzzle,
             most_solved,
         )
@@ -600,6 +465,16 @@ class Archive:
         """Remember a step that is done once."""
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
 
+    def index(self) -> None:
+        """Let what came since the last time be found by its words; until then it is looked through."""
+        with self.transaction():
+            for table, columns in schema.SEARCHED.items():
+                names = ", ".join(columns)
+                self._connection.execute(
+                    f"INSERT INTO search_{table} (rowid, {names}) SELECT number, {names} FROM {table}"
+                    f" WHERE number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
+                )
+
     def copy_until(self, path: Path, iteration: int) -> None:
         """A new archive file with what was there when an iteration ended."""
         with closing(sqlite3.connect(path)) as copy:
@@ -610,8 +485,9 @@ class Archive:
                 )
             for table in ("trained", "solutions", "puzzles", "chunks"):
                 copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
-            if self._scalar("PRAGMA user_version") >= 2:
-                copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
+            copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
+            for table in schema.SEARCHED:
+                copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
             copy.commit()
 
     def raw_puzzles(self) -> list[RawPuzzle]:
@@ -624,14 +500,14 @@ class Archive:
                 row["name"] or row["id"], row["source"], tuple(solutions.get(row["id"], ())),
                 tuple(json.loads(row["skills"])), row["difficulty"],
             )
-            for row in self.query("SELECT * FROM puzzles ORDER BY rowid")
+            for row in self.query("SELECT * FROM puzzles ORDER BY number")
         ]  # fmt: skip
 
     def iteration_counts(self, iteration: int) -> dict[str, Any]:
         """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
         chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage != 'vary')"
-        proposals = self._counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
-        candidates = self._counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
+        proposals = self.counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
+        candidates = self.counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
         solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
         mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
         parsed = f"SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND {chunks}"
@@ -663,6 +539,10 @@ class Archive:
             "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),
         }
 
+    def counts(self, sql: str, *parameters: Any) -> dict[str, int]:
+        """The rows of a query as a mapping from their first column to their second."""
+        return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
+
     def chunk_costs(self, iteration: int) -> dict[str, dict[str, float]]:
         """By stage: texts judged, tokens, and seconds of clock and processor, of the iteration's chunks so far."""
         sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in CHUNK_COSTS)
@@ -671,72 +551,6 @@ class Archive:
             f"SELECT stage, sum({texts}) AS texts, {sums} FROM chunks c WHERE iteration = ? GROUP BY stage", iteration
         )
         return {row["stage"]: {name: row[name] for name in ("texts", *CHUNK_COSTS)} for row in rows}
-
-    def stats(self) -> dict[str, Any]:
-        """Counts for people: puzzles by origin, iteration, type and state; pairs; verdicts; refusals."""
-        return {
-            "puzzles": self._scalar("SELECT count(*) FROM puzzles"),
-            "solved puzzles": self._scalar("SELECT count(DISTINCT puzzle) FROM solutions"),
-            "quarantined puzzles": self._scalar(f"SELECT count(*) FROM puzzles p WHERE {QUARANTINED}"),
-            "contaminated puzzles": self._scalar(f"SELECT count(*) FROM puzzles p WHERE {CONTAMINATED}"),
-            "pairs": self._scalar("SELECT count(*) FROM solutions"),
-            "candidates": self._scalar("SELECT count(*) FROM candidates"),
-            "puzzles by origin": self._counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
-            "pairs by iteration": self._counts("SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1"),
-            "puzzles by answer type": self._counts(
-                "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"
-            ),
-            "candidates by verdict": self._counts(
-                "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"
-            ),
-            "proposals by outcome": self._counts(
-                "SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"
-            ),
-            "refused as held-out by level": self._refused_in_all(),
-            "refused imports": self._counts(
-                "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"
-            ),
-        }
-
-    def _refused_in_all(self) -> dict[str, int]:
-        totals = sum(map(Counter, self.refused_levels().values()), Counter[str]())
-        return {level: totals[level] for level in (*LEVELS, "unknown") if totals[level]}
-
-    def _counts(self, sql: str, *parameters: Any) -> dict[str, int]:
-        return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
-
-    def overview(self, origin: str | None, limit: int) -> list[sqlite3.Row]:
-        """The newest puzzles: id, origin, iteration, type, n, c, solutions, source."""
-        return self.query(
-            "SELECT id, origin, iteration, answer_type, (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id),"
-            " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted'),"
-            " (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id), source"
-            " FROM puzzles p WHERE ? IS NULL OR origin = ? ORDER BY rowid DESC LIMIT ?",
-            origin,
-            origin,
-            limit,
-        )
-
-    def history(self, identifier: str) -> dict[str, Any]:
-        """A puzzle with its solutions, counts and origin, as stored.
-
-        Raises:
-            InputError: There is none with this id, or several begin with it.
-        """
-        # The ids are hexadecimal, so all that begin so lie below "g"; the range uses the index.
-        rows = self.query("SELECT * FROM puzzles WHERE id >= ? AND id < ? || 'g'", identifier, identifier)
-        if len(rows) != 1:
-            found = "there is none" if not rows else f"{len(rows)} begin so"
-            raise InputError(f"{self.path}: expected the id of one puzzle, got {identifier!r}: {found}")
-        puzzle = dict(rows[0])
-        puzzle["skills"], puzzle["parents"] = json.loads(puzzle["skills"]), json.loads(puzzle["parents"])
-        puzzle["solutions"] = [
-            dict(row)
-            for row in self.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source)", puzzle["id"])
-        ]
-        sql = "SELECT verdict, count(*) n FROM candidates WHERE puzzle = ? GROUP BY 1 ORDER BY n DESC"
-        puzzle["candidates by verdict"] = {row["verdict"]: row["n"] for row in self.query(sql, puzzle["id"])}
-        return puzzle
 
 
 def _puzzle(row: sqlite3.Row) -> Puzzle:

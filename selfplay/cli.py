@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.result import SandboxError
+from selfplay import archive_commands
+from selfplay.terminal import RUNS, bars, command, natural, positive, printable, proven_pool
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
-    from selfplay.config import RunConfig, SandboxConfig
+    from selfplay.config import RunConfig
     from selfplay.loop import Progress
 
-RUNS = Path("runs")
 USUAL_K = (1, 10, 100)
 
 
@@ -64,7 +65,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"selfplay: {_printable(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"selfplay: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return status
 
 
@@ -115,8 +116,8 @@ def _run(options: argparse.Namespace) -> int:
         if config.tensorboard and record["iteration"] >= seen:
             track.write(rundir.path / "tensorboard", record)
 
-    with _log_to(rundir.log), _pool(config.sandbox, config.seed) as (pool, protections):
-        progress = _progress()
+    with _log_to(rundir.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
+        progress = bars()
         progress.row = row
         try:
             records, spent = run(rundir, config, TransformersBackend(), pool, protections, progress), None
@@ -151,7 +152,7 @@ def _ablate(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
-        return _pool(config.sandbox, config.seed)
+        return proven_pool(config.sandbox, config.seed)
 
     def progress(title: str) -> Progress:
         def row(record: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ def _ablate(options: argparse.Namespace) -> int:
                 print(f"{title}\n{tables.record_heading(record)}", flush=True)
             print(tables.record_row(record), flush=True)
 
-        shown = _progress()
+        shown = bars()
         shown.row = row
         return shown
 
@@ -185,8 +186,8 @@ def _forecast(config: RunConfig) -> int:
     from selfplay.finetune import TransformersBackend
     from selfplay.forecast import forecast
 
-    with tempfile.TemporaryDirectory() as folder, _pool(config.sandbox, config.seed) as (pool, protections):
-        expected = forecast(config, TransformersBackend(), pool, protections, Path(folder), _progress())
+    with tempfile.TemporaryDirectory() as folder, proven_pool(config.sandbox, config.seed) as (pool, protections):
+        expected = forecast(config, TransformersBackend(), pool, protections, Path(folder), bars())
     print(tables.forecast(expected))
     return 0
 
@@ -256,12 +257,12 @@ def _bench(options: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise InputError(f"bench: expected models that differ in the names of their folders, got {', '.join(names)}")
     results, folders = [], []
-    with _pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
+    with proven_pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
         for model, name in zip(options.models, names, strict=True):
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
-            own = bench(model_config, config, folder, pool, protections, _progress())["selfplay"]
+            own = bench(model_config, config, folder, pool, protections, bars())["selfplay"]
             results.append(own)
             folders.append(folder)
             print(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", file=sys.stderr)
@@ -302,7 +303,7 @@ def _rescore(options: argparse.Namespace) -> int:
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: there are no results below {RUNS.resolve()}: name their folders")
-    pool = _pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
+    pool = proven_pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):
@@ -317,7 +318,7 @@ def _compare(options: argparse.Namespace) -> int:
     from selfplay.compare import compare, report, to_json
 
     comparison = compare(options.first, options.second, options.anyway)
-    print(json.dumps(to_json(comparison)) if options.json else _printable(report(comparison)))
+    print(json.dumps(to_json(comparison)) if options.json else printable(report(comparison)))
     return int(options.fail_if_worse and comparison.verdict == "worse")
 
 
@@ -333,7 +334,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         raise InputError(f"--out {options.out}: expected a new folder or a model to replace, there is something else")
     overrides = {} if options.steps is None else {"steps": options.steps}
     config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
-    count = _progress().counter(config.steps, "pretrain", "step")
+    count = bars().counter(config.steps, "pretrain", "step")
 
     def progress(tokens: int, loss: float) -> None:
         count(1, f"loss {loss:.3f}")
@@ -351,9 +352,9 @@ def _propose(options: argparse.Namespace) -> int:
     from selfplay.show import proposals
 
     model = LanguageModel(options.model, ModelConfig(options.model))
-    with _pool(SandboxConfig(), options.seed) as (pool, _):
+    with proven_pool(SandboxConfig(), options.seed) as (pool, _):
         for text in proposals(model, pool, options.count, options.temperature, options.max_tokens, options.seed):
-            print(_printable(text), flush=True)
+            print(printable(text), flush=True)
     return 0
 
 
@@ -362,13 +363,13 @@ def _solve(options: argparse.Namespace) -> int:
     from selfplay.model import LanguageModel
     from selfplay.show import candidates
 
-    with _pool(SandboxConfig(), options.seed) as (pool, _):
+    with proven_pool(SandboxConfig(), options.seed) as (pool, _):
         lines = candidates(
             lambda: LanguageModel(options.model, ModelConfig(options.model)), pool, options.file, options.puzzle,
             options.candidates, options.temperature, options.max_tokens, options.seed,
         )  # fmt: skip
         for line in lines:
-            print(_printable(line), flush=True)
+            print(printable(line), flush=True)
     return 0
 
 
@@ -385,7 +386,7 @@ def _verify(options: argparse.Namespace) -> int:
     )  # fmt: skip
     name = "standard input" if options.file == "-" else options.file
     source = contextlib.nullcontext(sys.stdin) if options.file == "-" else open_text(Path(options.file))
-    count = _progress().counter(0, "verify", "pair")
+    count = bars().counter(0, "verify", "pair")
 
     def judge(raws: list[Any]) -> None:
         texts = [(raw.puzzle, raw.solution) for raw in raws]
@@ -401,7 +402,7 @@ def _verify(options: argparse.Namespace) -> int:
             print(json.dumps(line), flush=True)
         count(len(raws))
 
-    with source as file, _pool(sandbox, 0) as (pool, _):
+    with source as file, proven_pool(sandbox, 0) as (pool, _):
         waiting: list[Any] = []
         pairs = read_pairs(file, name, options.format)
         while True:
@@ -418,132 +419,6 @@ def _verify(options: argparse.Namespace) -> int:
                 break
             waiting = []
     return 0
-
-
-def _archive_import(options: argparse.Namespace) -> int:
-    from puzzles.archive import Archive
-    from puzzles.formats import import_puzzles, read_puzzles
-    from selfplay import tables
-    from selfplay.config import RunConfig, SandboxConfig
-    from selfplay.loop import guard_of, guarded_sets
-
-    raws = read_puzzles(options.file, options.format)
-    path = Path(options.archive)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
-        guard = guard_of(pool, guarded_sets(pool, RunConfig()))
-        with Archive(path, guard, create=True) as archive:
-            count = _progress().counter(len(raws), "import", "puzzle")
-            report = import_puzzles(archive, pool, protections, raws, progress=count)
-    print(tables.counts("puzzles", dict(report.puzzles)))
-    print(tables.counts("solutions", dict(report.solutions)))
-    if (set(report.puzzles) | set(report.solutions)) - {"new", "duplicate"}:
-        print(f"reasons: selfplay archive list {path} --refused")
-    return 0
-
-
-def _archive_path(text: str) -> Path:
-    for path in (Path(text), Path(text) / "archive.sqlite", RUNS / text / "archive.sqlite"):
-        if path.is_file():
-            return path
-    raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
-
-
-def _archive_stats(options: argparse.Namespace) -> int:
-    from puzzles.archive import Archive
-    from selfplay import tables
-
-    with Archive(_archive_path(options.archive)) as archive:
-        stats = archive.stats()
-    if options.json:
-        print(json.dumps(stats))
-        return 0
-    print(
-        tables.render([[name, str(value)] for name, value in stats.items() if not isinstance(value, dict)], right=[1])
-    )
-    for name, content in stats.items():
-        if isinstance(content, dict) and content:
-            print(tables.counts(name, content))
-    return 0
-
-
-def _archive_list(options: argparse.Namespace) -> int:
-    from puzzles.archive import Archive
-    from selfplay import tables
-
-    with Archive(_archive_path(options.archive)) as archive:
-        if options.refused:
-            rows = [["name", "what", "reason", "detail"]]
-            rows += [list(row)[:4] for row in archive.query("SELECT * FROM refusals LIMIT ?", options.limit)]
-        else:
-            rows = [["puzzle", "origin", "iteration", "type", "n", "c", "solutions", "source"]]
-            rows += [list(row) for row in archive.overview(options.origin, options.limit)]
-    if options.json:
-        print(json.dumps([dict(zip(rows[0], row, strict=True)) for row in rows[1:]]))
-    else:
-        print(tables.render([[_one_line(str(cell)) for cell in row] for row in rows]))
-    return 0
-
-
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in text)[:100]
-
-
-def _archive_show(options: argparse.Namespace) -> int:
-    from puzzles.archive import Archive
-    from selfplay import tables
-
-    with Archive(_archive_path(options.archive)) as archive:
-        story = archive.history(options.id)
-    if options.json:
-        print(json.dumps(story))
-        return 0
-    facts = ("id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position")
-    print(tables.render([[key, _one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])]))
-    print(f"\n{_printable(story['source'])}\n")
-    for solution in story["solutions"]:
-        print(f"# {solution['origin']}, iteration {solution['iteration']}: {_one_line(str(solution['answer']))}")
-        print(f"{_printable(solution['source'])}\n")
-    if story["candidates by verdict"]:
-        print(tables.counts("candidates", story["candidates by verdict"]))
-    return 0
-
-
-def _archive_contamination(options: argparse.Namespace) -> int:
-    from puzzles.archive import Archive
-    from selfplay import tables
-    from selfplay.config import SandboxConfig
-    from selfplay.loop import examine_archive, guard_of, scored_puzzles
-
-    with Archive(_archive_path(options.archive)) as archive, _pool(SandboxConfig(), 0) as (pool, _):
-        sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
-        guard = guard_of(pool, sets)
-        checked = len(archive.puzzle_ids())
-        hits = examine_archive(archive, pool, guard, _progress().counter(checked, "contamination", "puzzle"))
-        stories = archive.exposure(list(hits))
-        refused = archive.refused_levels()
-    found = [
-        {"level": hit.level, "puzzle": identifier, **stories[identifier], "guarded": hit.name, "detail": hit.detail}
-        for identifier, hit in hits.items()
-    ]
-    if options.json:
-        summary = {"checked": checked, "guarded": len(guard.puzzles), "guarded_by_behaviour": guard.behaviours}
-        print(json.dumps({**summary, "found": found, "refused": refused}))
-        return 1 if found else 0
-    if found:
-        print(tables.render([[*found[0]], *([_one_line(str(cell)) for cell in row.values()] for row in found)]))
-    print(
-        f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
-        f"{guard.behaviours} of them by behaviour too: {len(found) or 'none'} found"
-    )
-    for when, levels in refused.items():
-        print(f"refused at the door, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
-    return 1 if found else 0
-
-
-def _printable(text: str) -> str:
-    """Model text without the power to move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -566,47 +441,10 @@ def _doctor(options: argparse.Namespace) -> int:
     return 3 if protections.tier == "D" else 0
 
 
-RESUMED = (_run, _ablate, _bench, _archive_import)
+RESUMED = (_run, _ablate, _bench, archive_commands.add)
 
 
 # ---- wiring ----
-
-
-@contextlib.contextmanager
-def _pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """A sandbox that has proved itself, and the proof."""
-    from puzzles.verify import truth_pool
-    from sandbox import selfcheck
-
-    limits = config.limits()
-    try:
-        made = truth_pool(limits, config.lanes or None, seed, config.modules)
-    except ValueError as error:
-        raise InputError(f"sandbox.modules: {error}") from None
-    with made as pool:
-        protections = selfcheck.check(pool)
-        selfcheck.require(protections, config.minimum_tier)
-        yield pool, protections.to_json()
-
-
-def _progress() -> Progress:
-    from tqdm import tqdm
-
-    from selfplay.loop import Progress
-
-    def counter(total: int, description: str, unit: str) -> Any:
-        bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)
-
-        def count(done: int, note: str = "") -> None:
-            bar.update(done)
-            if note:
-                bar.set_postfix_str(note, refresh=False)
-            if total and bar.n >= total:
-                bar.close()
-
-        return count
-
-    return Progress(counter)
 
 
 @contextlib.contextmanager
@@ -654,20 +492,6 @@ def _distinct(models: Sequence[str]) -> list[str]:
 # ---- grammar ----
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
-    return value
-
-
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
@@ -689,15 +513,6 @@ def _share(text: str) -> float:
     return value
 
 
-def _command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example: selfplay {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(command=function)
-    return parser
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="selfplay",
@@ -705,7 +520,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    run = _command(commands, "run", _run, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1")
+    run = command(commands, "run", _run, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1")
     run.add_argument("config", nargs="?", help="TOML file; without one, the embedded default: offline, on a CPU")
     run.add_argument(
         "--set", action="append", metavar="KEY=VALUE", help="change a setting, such as solve.temperature=0.7"
@@ -716,38 +531,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
 
-    ablate = _command(
+    ablate = command(
         commands, "ablate", _ablate, "run arms of equal budget and compare them", "ablate runs/ablation.toml"
     )
     ablate.add_argument("config", help="TOML file: run, seeds, control, settings and arms")
     ablate.add_argument("--name", help="folder below runs/; by default the config's name")
 
-    _command(commands, "runs", _runs, "list the runs here", "runs")
+    command(commands, "runs", _runs, "list the runs here", "runs")
 
-    bench = _command(
+    bench = command(
         commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",
         "bench embedded runs/embedded/checkpoints/iteration-003 --puzzles dev",
     )  # fmt: skip
     bench.add_argument("models", nargs="*", metavar="MODEL", help="`embedded`, a model folder or a hub name")
     bench.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
     bench.add_argument("--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"])
-    bench.add_argument("--shots", type=_natural, default=5, help="solved pairs before each puzzle, with few-shot")
-    bench.add_argument("--samples", type=_positive, default=100, help="candidates per puzzle (n)")
+    bench.add_argument("--shots", type=natural, default=5, help="solved pairs before each puzzle, with few-shot")
+    bench.add_argument("--samples", type=positive, default=100, help="candidates per puzzle (n)")
     bench.add_argument("--k", help="tries granted; by default those of 1,10,100 that n allows, or the stored ones")
     bench.add_argument("--temperature", type=_temperature, default=0.8)
     bench.add_argument("--top-p", type=_share, default=1.0)
-    bench.add_argument("--max-tokens", type=_positive, default=150)
+    bench.add_argument("--max-tokens", type=positive, default=150)
     bench.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
     bench.add_argument(
         "--batch-rows",
-        type=_positive,
+        type=positive,
         default=0,
         help="sequences sampled side by side (default: what the memory holds)",
     )
     bench.add_argument("--device", default="auto")
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    bench.add_argument("--threads", type=_natural, default=0, help="of torch; 0 takes the cores available")
-    bench.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
+    bench.add_argument("--threads", type=natural, default=0, help="of torch; 0 takes the cores available")
+    bench.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
     bench.add_argument("--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's")
     bench.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
     bench.add_argument("--private", action="store_true", help="results say nothing of puzzles but their ids and hash")
@@ -758,7 +573,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     bench.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
 
-    compare = _command(
+    compare = command(
         commands, "compare", _compare, "is B better than A? the same puzzles, paired",
         "compare runs/bench-embedded-dev runs/bench-embedded-iteration-003-dev",
     )  # fmt: skip
@@ -768,77 +583,42 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when B is worse at the first k")
     compare.add_argument("--json", action="store_true", help="for programs")
 
-    pretrain = _command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
+    pretrain = command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
     pretrain.add_argument("config", nargs="?", help="TOML file; by default the one the shipped model was made with")
-    pretrain.add_argument("--steps", type=_positive, help="instead of the config's")
+    pretrain.add_argument("--steps", type=positive, help="instead of the config's")
     pretrain.add_argument("--out", default="embedded-model", help="folder to write")
 
-    propose = _command(commands, "propose", _propose, "look at a few proposals", "propose --count 5")
+    propose = command(commands, "propose", _propose, "look at a few proposals", "propose --count 5")
     propose.add_argument("--model", default="embedded")
-    propose.add_argument("--count", type=_positive, default=10)
+    propose.add_argument("--count", type=positive, default=10)
     propose.add_argument("--temperature", type=_temperature, default=0.9)
-    propose.add_argument("--max-tokens", type=_positive, default=200)
-    propose.add_argument("--seed", type=_natural, default=0)
+    propose.add_argument("--max-tokens", type=positive, default=200)
+    propose.add_argument("--seed", type=natural, default=0)
 
-    solve = _command(commands, "solve", _solve, "watch candidates for one puzzle being judged", "solve puzzle.py")
+    solve = command(commands, "solve", _solve, "watch candidates for one puzzle being judged", "solve puzzle.py")
     solve.add_argument("file", help="a .py file with one puzzle, or a puzzle set")
     solve.add_argument("--puzzle", help="name of the puzzle in a set; by default the first")
     solve.add_argument("--model", default="embedded")
-    solve.add_argument("--candidates", type=_positive, default=20)
+    solve.add_argument("--candidates", type=positive, default=20)
     solve.add_argument("--temperature", type=_temperature, default=0.8)
-    solve.add_argument("--max-tokens", type=_positive, default=150)
-    solve.add_argument("--seed", type=_natural, default=0)
+    solve.add_argument("--max-tokens", type=positive, default=150)
+    solve.add_argument("--seed", type=natural, default=0)
 
-    verify = _command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
+    verify = command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
     verify.add_argument("file", help='JSONL of {"id"?, "puzzle", "solution"}, possibly .gz, or - for standard input')
     verify.add_argument(
         "--format", default="jsonl", choices=["jsonl", "codex"],
         help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
     )  # fmt: skip
     verify.add_argument("--cpu-seconds", type=_seconds, default=1.0)
-    verify.add_argument("--memory-mb", type=_positive, default=512)
-    verify.add_argument("--lanes", type=_natural, default=0, help="sandbox children at the same time; 0: one per core")
-    verify.add_argument("--batch", type=_positive, default=500, help="lines judged together")
+    verify.add_argument("--memory-mb", type=positive, default=512)
+    verify.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
+    verify.add_argument("--batch", type=positive, default=500, help="lines judged together")
     verify.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
 
-    archive = commands.add_parser("archive", help="inspect and fill archives")
-    actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
-    where = "a run's name or folder, or an archive file"
-    add = _command(
-        actions,
-        "import",
-        _archive_import,
-        "parse, verify and add puzzles",
-        "archive import p3.sqlite puzzles.json --format p3",
-    )
-    add.add_argument("archive", help="archive file; made if there is none")
-    add.add_argument("file", help="puzzle file, or train, dev, heldout")
-    add.add_argument("--format", default="auto", choices=["auto", "jsonl", "p3"])
-    add.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
-    stats = _command(actions, "stats", _archive_stats, "counts", "archive stats embedded")
-    stats.add_argument("archive", help=where)
-    listing = _command(actions, "list", _archive_list, "puzzles, newest first", "archive list embedded --limit 20")
-    listing.add_argument("archive", help=where)
-    listing.add_argument("--limit", type=_positive, default=50)
-    listing.add_argument("--origin", choices=["human", "rule", "import", "model"])
-    listing.add_argument("--refused", action="store_true", help="imported texts that were refused, with reasons")
-    show = _command(actions, "show", _archive_show, "one puzzle with its solutions", "archive show embedded 3f2a")
-    show.add_argument("archive", help=where)
-    show.add_argument("id", help="a puzzle's id, or how it begins")
-    contamination = _command(
-        actions, "contamination", _archive_contamination,
-        "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
-        "archive contamination embedded",
-    )  # fmt: skip
-    contamination.add_argument("archive", help=where)
-    contamination.add_argument(
-        "--against", action="append", metavar="SET",
-        help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
-    )  # fmt: skip
-    for action in (stats, listing, show, contamination):
-        action.add_argument("--json", action="store_true", help="for programs")
+    archive_commands.wire(commands)
 
-    doctor = _command(commands, "doctor", _doctor, "which protections are verified on this machine", "doctor")
+    doctor = command(commands, "doctor", _doctor, "which protections are verified on this machine", "doctor")
     doctor.add_argument("--json", action="store_true", help="for programs")
     return parser
 

@@ -260,6 +260,7 @@ def run(
             run_.retire_checkpoints()  # a crash may have come between a record and this
             for iteration in range(len(rundir.read_records()), config.iterations + 1):
                 record = run_.iterate(iteration)
+                archive.index()
                 append_line(rundir.records, record)
                 logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)

@@ -13,6 +13,7 @@ from selfplay import results
 from selfplay.config import EvaluateConfig
 from selfplay.cost import judging_watch
 from selfplay.evaluate import SetScores, judge_surely, summarize
+from selfplay.loop import SCORED_SETS
 from selfplay.rundir import RunDir, read_lines
 from selfplay.select import prompt_for
 from selfplay.sets import scored_set
@@ -113,7 +114,7 @@ def rescored_run(
     """Every iteration's scores: number, set, as recorded, and computed again; nothing is written."""
     rundir, scores = RunDir(folder), []
     for record in rundir.read_records():
-        for name in ("dev", "heldout"):
+        for name in (name for name in SCORED_SETS if name in record):
             number, recorded = record["iteration"], record[name]
             # A branch may score otherwise than the run it came from: each record has its own n and k.
             tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]

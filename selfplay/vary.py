@@ -51,7 +51,7 @@ class _Stock:
     def __init__(self, archive: Archive, iteration: int) -> None:
         rows = archive.query(
             "SELECT p.id, p.origin, p.answer_type, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle"
-            f" WHERE NOT {QUARANTINED} AND length(s.answer) <= ? ORDER BY p.rowid, s.rowid",
+            f" WHERE NOT {QUARANTINED} AND length(s.answer) <= ? ORDER BY p.number, s.number",
             MOST_ANSWER_CHARACTERS,
         )
         self._answers: dict[str, list[str]] = {}

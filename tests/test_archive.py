@@ -4,13 +4,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from puzzles.archive import APPLICATION_ID, CHUNK_COSTS, SCHEMA_VERSION, AddStatus, Archive, Provenance
+from puzzles import schema
+from puzzles.archive import CHUNK_COSTS, AddStatus, Archive, Provenance
+from puzzles.catalogue import Filter, history, page_of, stats
 from puzzles.guard import Guard, Hit
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
+from puzzles.schema import APPLICATION_ID, SCHEMA_VERSION
 from puzzles.verify import truth_pool
 
 SQUARE = "def f(x: int, k=1764):\n    return x * x == k and x > 0"
@@ -177,7 +181,7 @@ def test_texts_that_are_no_unicode_are_kept_as_escapes(archive, pool):
     chunk = plan(archive)
     archive.add_proposal(chunk, 0, "syntax", "\ud800", None)
     archive.add_candidate(chunk, 0, puzzle.id, None, Judgement(Verdict.INVALID_SOLUTION, "\ud800"))
-    stored = archive.history(puzzle.id)
+    stored = history(archive, puzzle.id)
     assert [stored[key] for key in ("description", "name", "original")] == ["\\ud800", "\\udcff", "# \\ud800"]
     assert [tuple(row) for row in archive.query("SELECT name, detail, original FROM refusals")] == [("\\ud800",) * 3]
 
@@ -256,8 +260,8 @@ def test_a_puzzle_that_two_worlds_judge_differently_stays_visible_and_is_not_cho
     )
     assert [puzzle.id for puzzle, _ in archive.choose(8)] == ["a", "c"]
     assert archive.solved_ids() == ["a", "c"]
-    assert archive.history("b")["candidates by verdict"] == {"unstable": 1}
-    assert archive.stats()["quarantined puzzles"] == 1
+    assert history(archive, "b")["candidates by verdict"] == {"unstable": 1}
+    assert stats(archive)["quarantined puzzles"] == 1
 
 
 def test_choose_can_leave_out_what_the_model_proposed_and_solves_too_often(archive):
@@ -319,15 +323,15 @@ def test_history_returns_the_provenance_as_stored(archive):
     archive.add_puzzle(puzzle, provenance)
     archive.add(pair(puzzle, "42"), Provenance("model", 4, chunk, 2), PROTECTIONS)
     archive.add(pair(puzzle, "7"), Provenance("human"), PROTECTIONS)
-    history = archive.history(puzzle.id)
+    story = history(archive, puzzle.id)
     expected = {
         "id": puzzle.id, "source": puzzle.source, "answer_type": "int", "header": "def g():",
         "description": "What is asked.", "origin": "model", "iteration": 3, "chunk": chunk, "position": 17,
         "parents": ["p1", "p2"], "name": "a name", "original": "the text ü as it came",
         "skills": ["strings", "bits"], "difficulty": 4,
     }  # fmt: skip
-    assert {key: history[key] for key in expected} == expected
-    short, long = history["solutions"]
+    assert {key: story[key] for key in expected} == expected
+    short, long = story["solutions"]
     assert (short["id"], short["origin"], short["chunk"]) == ("s7", "human", None)
     assert (long["id"], long["origin"], long["iteration"], long["position"]) == ("s42", "model", 4, 2)
     assert (long["answer"], long["cpu_seconds"], long["judge_cpu_seconds"]) == ("42", 0.25, 0.125)
@@ -336,23 +340,23 @@ def test_history_returns_the_provenance_as_stored(archive):
 def test_what_was_there_first_keeps_its_provenance(archive):
     archive.add_puzzle(made("a1"), Provenance("human", name="first"))
     archive.add_puzzle(made("a1"), Provenance("model", 5, name="second"))
-    assert archive.history("a1")["name"] == "first"
+    assert history(archive, "a1")["name"] == "first"
 
 
 def test_the_beginning_of_an_id_does_as_long_as_it_is_unique(archive):
     for identifier in ("abc0", "abd0", "fff0"):
         archive.add_puzzle(made(identifier), HUMAN)
-    assert archive.history("abc")["id"] == "abc0"
-    assert archive.history("f")["id"] == "fff0"
+    assert history(archive, "abc")["id"] == "abc0"
+    assert history(archive, "f")["id"] == "fff0"
     with pytest.raises(InputError, match="expected the id of one puzzle, got 'ab': 2 begin so"):
-        archive.history("ab")
+        history(archive, "ab")
 
 
 @pytest.mark.parametrize("identifier", ["b", "abc00", "g", "%", "_", "a%", "____", "%c%"])
 def test_what_is_no_beginning_of_an_id_finds_nothing(archive, identifier):
     archive.add_puzzle(made("abc0"), HUMAN)
     with pytest.raises(InputError, match="there is none"):
-        archive.history(identifier)
+        history(archive, identifier)
 
 
 # ---- transactions ----
@@ -459,7 +463,7 @@ def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
 
 def test_stats_count_everything(archive):
     chunk = plan(archive)
-    archive.add(pair(made("a1"), "1"), Provenance("human", 0), PROTECTIONS)
+    archive.add(pair(made("a1"), "1"), Provenance("human", 0, skills=("bits", "lists"), difficulty=2), PROTECTIONS)
     archive.add(pair(made("a1"), "2"), Provenance("model", 1), PROTECTIONS)
     archive.add(pair(made("a2", "str"), "3"), Provenance("model", 1), PROTECTIONS)
     archive.add_puzzle(made("a3"), Provenance("model", 1))
@@ -472,16 +476,21 @@ def test_stats_count_everything(archive):
     archive.add_proposal(chunk, 3, "held_out", "the same as dev/a", "a8")  # as versions before the levels said it
     archive.add_refusal("n", "puzzle", "syntax", "", "def")
     archive.add_refusal("m", "puzzle", "held_out", "exact: dev/a", "def f")
-    assert archive.stats() == {
+    assert stats(archive) == {
         "puzzles": 3,
         "solved puzzles": 2,
         "quarantined puzzles": 0,
         "contaminated puzzles": 0,
+        "distinct but for names and constants": 3,
         "pairs": 3,
         "candidates": 4,
         "puzzles by origin": {"human": 1, "model": 2},
+        "puzzles by iteration": {"0": 1, "1": 2},
         "pairs by iteration": {"0": 1, "1": 2},
         "puzzles by answer type": {"int": 2, "str": 1},
+        "puzzles by skill": {"bits": 1, "lists": 1},
+        "puzzles by difficulty": {"2": 1},
+        "puzzles by solve rate": {"0": 1, "to 0.5": 1},
         "candidates by verdict": {"wrong_answer": 2, "accepted": 1, "invalid_solution": 1},
         "proposals by outcome": {"held_out": 2, "admitted": 1, "trivial": 1},
         "refused as held-out by level": {"exact": 1, "behaviour": 1, "unknown": 1},
@@ -499,7 +508,7 @@ def test_pairs_say_how_many_candidates_a_puzzle_got_and_how_many_held(archive):
         archive.add_candidate(chunk, position, "a1", solution("1"), judgement)
     rows = archive.query("SELECT puzzle_id, solution_id, n, c FROM pairs ORDER BY 1, 2")
     assert [tuple(row) for row in rows] == [("a1", "s1", 5, 2), ("a1", "s2", 5, 2), ("a2", "s3", 0, 0)]
-    assert archive.history("a1")["candidates by verdict"] == {"wrong_answer": 3, "accepted": 2}
+    assert history(archive, "a1")["candidates by verdict"] == {"wrong_answer": 3, "accepted": 2}
 
 
 def test_an_iterations_funnel_is_counted_from_its_rows(archive):
@@ -561,7 +570,7 @@ def test_contaminated_puzzles_stay_visible_and_are_neither_chosen_nor_shown(arch
     assert archive.solved_ids() == ["a2"]
     assert [puzzle.id for puzzle, _ in archive.choose(8)] == ["a2"]
     assert archive.puzzle_ids() == ["a1", "a2"]
-    assert [archive.stats()[f"{kind} puzzles"] for kind in ("contaminated", "quarantined")] == [1, 1]
+    assert [stats(archive)[f"{kind} puzzles"] for kind in ("contaminated", "quarantined")] == [1, 1]
 
 
 def test_what_another_guard_found_is_kept_but_counts_no_more(archive, puzzles):
@@ -603,38 +612,61 @@ def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they
     assert [archive.chunk(number).plan["begins"] for number in (1, 2)] == [[["a1", 20], ["a2", 9]], [None, ["a2", 9]]]
 
 
-def first_version(path):
-    """The file as schema 1 had it."""
-    with Archive(path, create=True) as archive:
-        archive.add(pair(made("a1")), HUMAN, PROTECTIONS)
-        archive.query("DROP TABLE contamination")
-        for column in ("prompt_tokens", "sampling_cpu_seconds", "judging_cpu_seconds"):
-            archive.query(f"ALTER TABLE chunks DROP COLUMN {column}")
-        archive.query("DELETE FROM marks")
-        archive.query("PRAGMA user_version = 1")
+def older(path, version):
+    """A file as schema 1 or 2 had it, with a pair, a lone puzzle before it, and a chunk."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / "schema-2.sql").read_text("utf-8"))
+        if version == 1:
+            connection.execute("DROP TABLE contamination")
+            for column in ("prompt_tokens", "sampling_cpu_seconds", "judging_cpu_seconds"):
+                connection.execute(f"ALTER TABLE chunks DROP COLUMN {column}")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {version}")
+        for identifier in ("b2", "a1"):
+            puzzle = made(identifier)
+            row = (identifier, puzzle.source, "int", "def g():", identifier, f"name of {identifier}", "", "", "human")
+            connection.execute(f"INSERT INTO puzzles VALUES ({'?,' * 9}'[]',NULL,0,NULL,NULL,'[]',0.5)", row)
+        values = "'a1', 's42', 'def g():\n    return 42', '42', 'human', 0, NULL, NULL, 'p', 0.25, 0.125, 0.5"
+        connection.execute(f"INSERT INTO solutions VALUES ({values})")
+        connection.execute("INSERT INTO protections VALUES ('p', '{}')")
+        connection.execute(
+            "INSERT INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan, judged, tokens,"
+            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', '', 1, 7, 0.5, 0.25)"
+        )
+        connection.execute("INSERT INTO candidates VALUES (1, 0, 'a1', 's42', 'accepted', '', '42', 0.25)")
+        connection.commit()
 
 
-def test_an_archive_of_the_first_version_is_read_as_it_is(tmp_path):
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path, version, create, caplog):
+    path, backup = tmp_path / "archive.sqlite", tmp_path / f"archive.schema-{version}.sqlite"
+    older(path, version)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        before = list(connection.iterdump())
+    with Archive(path, create=create) as archive, Archive(tmp_path / "new.sqlite", create=True) as new:
+        assert columns(archive) == columns(new)
+        assert archive.puzzle_ids() == ["b2", "a1"]
+        assert archive.choose(8) == [(archive.puzzle("a1"), solution("42"))]
+        assert stats(archive)["puzzles by solve rate"] == {"to 1": 1}
+        assert [row["puzzle"] for row in page_of(archive, Filter(words="name a1"))] == ["a1"]
+    assert f"brought from schema {version} to 3; as it was: {backup}" in caplog.text
+    with contextlib.closing(sqlite3.connect(backup)) as connection:
+        assert list(connection.iterdump()) == before
+    caplog.clear()
+    Archive(path).close()
+    assert caplog.text == ""
+    assert {file.name for file in tmp_path.glob("archive*")} == {"archive.sqlite", backup.name}
+
+
+def test_an_older_archive_that_cannot_be_brought_up_to_date_stays_as_it_was(tmp_path, monkeypatch):
     path = tmp_path / "archive.sqlite"
-    first_version(path)
+    older(path, 2)
     before = path.read_bytes()
-    with Archive(path) as archive:
-        assert archive.solved_ids() == ["a1"]
-        assert archive.stats()["contaminated puzzles"] == 0
-        archive.copy_until(tmp_path / "copy.sqlite", 0)
+    monkeypatch.setattr(schema, "_DERIVED", "CREATE TABLE marks (again)")
+    with pytest.raises(InputError, match="expected an archive, table marks already exists"):
+        Archive(path)
     assert path.read_bytes() == before
-
-
-def test_an_archive_of_the_first_version_is_brought_up_to_date_where_it_is_written(tmp_path):
-    path = tmp_path / "archive.sqlite"
-    first_version(path)
-    with Archive(path, create=True) as archive:
-        assert not archive.is_guarded
-        archive.add_contamination(FOUND)
-    with Archive(path) as archive:
-        assert archive.query("PRAGMA user_version")[0][0] == SCHEMA_VERSION == 2
-        assert archive.contamination() == FOUND
-        assert archive.solved_ids() == []
 
 
 def columns(archive):
@@ -643,24 +675,16 @@ def columns(archive):
     return {table: {tuple(row)[1:] for row in archive.query(f"PRAGMA table_info({table})")} for table in tables}
 
 
-def test_an_archive_of_the_first_version_gets_the_columns_of_a_new_one_where_it_is_written(tmp_path):
+def test_a_chunk_of_an_older_archive_has_no_cost_that_was_not_counted_then(tmp_path):
     path = tmp_path / "archive.sqlite"
-    first_version(path)
-    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(
-            "INSERT INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan, judged, tokens,"
-            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', '', 1, 7, 0.5, 0.25)"
-        )
-    for _ in range(2):
-        with Archive(path, create=True) as archive, Archive(tmp_path / "new.sqlite", create=True) as new:
-            assert columns(archive) == columns(new)
+    older(path, 1)
     with Archive(path, create=True) as archive:
         chunk = plan(archive, number=1)
         archive.set_completions(chunk, [["a"]], 8, 1, 2, 4.0, 8.0)
         archive.set_judged(chunk, 16.0, 32.0)
         # Of what was sampled before, nobody knows more than the first version kept.
         assert archive.chunk_costs(1)["solve"] == {
-            "texts": 0, "tokens": 8, "prompt_tokens": 2, "sampling_seconds": 4.5, "sampling_cpu_seconds": 8.0,
+            "texts": 1, "tokens": 8, "prompt_tokens": 2, "sampling_seconds": 4.5, "sampling_cpu_seconds": 8.0,
             "judging_seconds": 16.25, "judging_cpu_seconds": 32.0,
         }  # fmt: skip
 
@@ -730,7 +754,7 @@ def test_a_file_of_zero_bytes_is_no_archive_but_may_become_one(tmp_path):
         Archive(path)
     assert path.stat().st_size == 0
     with Archive(path, create=True) as archive:
-        assert archive.stats()["puzzles"] == 0
+        assert stats(archive)["puzzles"] == 0
 
 
 @pytest.mark.parametrize("create", [False, True])
@@ -750,7 +774,7 @@ def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
     path = tmp_path / "archive.sqlite"
     with Archive(path, create=True) as archive:
         archive.query("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 2: upgrade it"):
+    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 3: upgrade it"):
         Archive(path, create=create)
 
 

@@ -220,9 +220,10 @@ def records(run):
 
 
 def content(archive):
-    """Every table of an archive, apart from times."""
+    """Every table of an archive, apart from times and the index made of them."""
     with contextlib.closing(sqlite3.connect(archive)) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%'"
+        tables = [name for (name,) in connection.execute(sql)]
         found = {}
         for table in tables:
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
@@ -939,14 +940,35 @@ def test_stats_count_what_is_there(run_here, done):
     assert "candidates by verdict" in text
 
 
+def test_list_finds_puzzles_by_words_and_by_what_they_are(run_here, done):
+    whole = json.loads(done("archive", "list", "tiny", "--json"))
+    word = re.search(r"\w{4,}", whole[0]["source"].partition("return")[2] + " return")[0]
+    found = json.loads(done("archive", "list", "tiny", "--json", "--search", word))
+    assert [row["puzzle"] for row in found] == [row["puzzle"] for row in whole if row in found] != []
+    assert done("archive", "list", "tiny", "--search", "nothinglikeit").strip() == "no puzzles"
+    rates = [row["c"] / row["n"] for row in json.loads(done("archive", "list", "tiny", "--sort", "easiest", "--json"))]
+    assert rates == sorted(rates, reverse=True)
+    solved = json.loads(done("archive", "list", "tiny", "--state", "solved", "--origin", "import", "--json"))
+    assert {(row["origin"], row["solutions"] > 0) for row in solved} == {("import", True)}
+
+
+def test_a_page_says_how_to_go_on(run_here, done):
+    number = len(json.loads(done("archive", "list", "tiny", "--json")))
+    text = done("archive", "list", "tiny", "--limit", "2")
+    assert text.splitlines()[-1] == f"1 to 2 of {number}; --offset 2 goes on"
+    assert "goes on" not in done("archive", "list", "tiny", "--offset", str(number - 1))
+    assert done("archive", "list", "tiny", "--offset", str(number)) == f"none of {number} puzzles\n"
+
+
 def test_list_shows_the_newest_puzzles_first(run_here, done):
     listed = json.loads(done("archive", "list", "tiny", "--json"))
     assert [row["origin"] for row in listed][-3:] == ["import"] * 3
     assert all(row["c"] <= row["n"] for row in listed)
     assert all(row["source"].startswith("def f(") and "\n" in row["source"] for row in listed)
-    heading, *lines = done("archive", "list", "runs/tiny", "--origin", "import", "--limit", "2").splitlines()
+    heading, *lines, _, more = done("archive", "list", "runs/tiny", "--origin", "import", "--limit", "2").splitlines()
     assert heading.split()[:2] == ["puzzle", "origin"]
     assert [line.split()[1] for line in lines] == ["import"] * 2
+    assert more == "1 to 2 of 3; --offset 2 goes on"
 
 
 def test_show_finds_a_puzzle_by_how_its_id_begins(run_here, done):
@@ -1388,7 +1410,7 @@ def test_an_ablation_prints_its_tables_and_leaves_them_with_a_chart(arms, done, 
     kept = json.loads(Path("runs/arms/ablation.json").read_text())
     assert [run["contaminated"] for run in kept["runs"]] == [{}, {}]
     # Nothing is sampled, trained or judged again.
-    monkeypatch.setattr("selfplay.cli._pool", None)
+    monkeypatch.setattr("selfplay.cli.proven_pool", None)
     assert done("ablate", arms) == printed
     assert json.loads(Path("runs/arms/ablation.json").read_text()) == kept
     assert Path("runs/arms/ablation.svg").read_bytes() == svg

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from puzzles.archive import Archive
+from puzzles.catalogue import stats
 from puzzles.formats import (
     ImportReport,
     RawPair,
@@ -524,4 +525,4 @@ def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(pool,
     first = raws[:60]
     report = import_puzzles(archive, pool, PROTECTIONS, first)
     assert report == ImportReport(Counter({"new": 60}), Counter({"new": sum(len(raw.solutions) for raw in first)}))
-    assert (archive.stats()["puzzles"], archive.stats()["pairs"]) == (60, 60)
+    assert (stats(archive)["puzzles"], stats(archive)["pairs"]) == (60, 60)

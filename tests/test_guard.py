@@ -12,6 +12,7 @@ import pytest
 from puzzles import families
 from puzzles import guard as guard_module
 from puzzles.archive import Archive, Provenance
+from puzzles.catalogue import stats
 from puzzles.formats import import_puzzles, read_puzzles
 from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit, near_misses
 from puzzles.parse import Text, parse_candidates, parse_puzzles
@@ -341,7 +342,7 @@ def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool,
         levels = {"exact": 1, "normal_form": 3, "near_duplicate": 2, "behaviour": 1}
         counts = archive.iteration_counts(1)
         assert (counts["held_out_refused"], counts["held_out_levels"]) == (7, levels)
-        assert archive.stats()["refused as held-out by level"] == levels
+        assert stats(archive)["refused as held-out by level"] == levels
 
 
 # ---- families ----

@@ -283,9 +283,10 @@ TIMES = {
 
 
 def archive_content(file: Path) -> dict:
-    """Every row of every table, without the columns of times."""
+    """Every row of every table, without the columns of times and the index made of them."""
     with Archive(file) as archive:
-        tables = [name for (name,) in archive.query("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%' ORDER BY 1"
+        tables = [name for (name,) in archive.query(sql)]
         return {
             table: [
                 {column: row[column] for column in row.keys() if column not in TIMES}  # noqa: SIM118  # a Row iterates values

@@ -304,6 +304,14 @@ def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run
     assert all(again.to_json() == recorded for _, _, recorded, again in scores)
 
 
+def test_an_iteration_that_was_not_scored_on_heldout_has_one_score(run_folder):
+    rundir = RunDir(run_folder)
+    _, last = rundir.read_records()
+    append_line(rundir.records, {"iteration": 2, "dev": last["dev"]})
+    rundir.samples(2, "dev").write_text(rundir.samples(1, "dev").read_text())
+    assert [(number, name) for number, name, *_ in rescored_run(run_folder, {})][-2:] == [(1, "heldout"), (2, "dev")]
+
+
 # ---- the command ----
 
 

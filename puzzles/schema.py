@@ -1,0 +1,240 @@
+"""The archive's tables: made new, or brought up to date beside a backup.
+
+Their names, columns and comments are meant for any SQLite tool; the views `pairs` and `iterations` and the table
+`candidates` answer most questions.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from puzzles.puzzle import InputError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 3
+APPLICATION_ID = 0x5E1F914A
+"""Tells SQLite's own tools, and us, whose file this is."""
+SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
+"""Tables with a full-text index beside them, `search_…`, and its columns."""
+
+_TABLES = """
+CREATE TABLE contamination (         -- puzzles of this archive that a guard found too near to a guarded one
+    puzzle TEXT NOT NULL,
+    level TEXT NOT NULL,             -- exact | normal_form | near_duplicate | behaviour
+    guarded TEXT NOT NULL,           -- the guarded puzzle's name
+    detail TEXT NOT NULL,
+    guard TEXT NOT NULL,             -- identity of the guard
+    added_at REAL NOT NULL,
+    PRIMARY KEY (puzzle, guard)
+);
+CREATE TABLE marks (                 -- steps of a run that are done once
+    name TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
+CREATE TABLE protections (
+    id TEXT PRIMARY KEY,             -- hash of the content
+    content TEXT NOT NULL            -- JSON: tier, layers, probes, Python, kernel
+);
+CREATE TABLE chunks (                -- the unit of sampling, resuming and replaying
+    id INTEGER PRIMARY KEY,
+    iteration INTEGER NOT NULL,
+    stage TEXT NOT NULL,             -- propose | solve | vary
+    number INTEGER NOT NULL,
+    checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
+    seed TEXT NOT NULL,
+    settings TEXT NOT NULL,          -- JSON: temperature, top_p, max_tokens, batch_rows, dtype, threads
+    plan BLOB NOT NULL,              -- zlib JSON: what is asked for, in order
+    completions BLOB,                -- zlib JSON: every text that was sampled; NULL until sampled
+    judged INTEGER NOT NULL DEFAULT 0,
+    tokens INTEGER,
+    prompt_tokens INTEGER,           -- read, of each prompt once if it was read once
+    sampling_seconds REAL,
+    sampling_cpu_seconds REAL,
+    judging_seconds REAL,
+    judging_cpu_seconds REAL,        -- of the supervisor, the zygotes and their children
+    UNIQUE (iteration, stage, number)
+);
+CREATE TABLE proposals (
+    chunk INTEGER NOT NULL REFERENCES chunks,
+    position INTEGER NOT NULL,
+    outcome TEXT NOT NULL,           -- admitted | duplicate | held_out | the rule or reason it failed
+    detail TEXT NOT NULL,
+    puzzle TEXT,
+    PRIMARY KEY (chunk, position)
+);
+CREATE TABLE candidates (
+    chunk INTEGER NOT NULL REFERENCES chunks,
+    position INTEGER NOT NULL,       -- of its text in the chunk's completions
+    puzzle TEXT NOT NULL REFERENCES puzzles (id),
+    candidate TEXT,                  -- hash of the normal form; NULL if it could not be parsed
+    verdict TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    answer TEXT,
+    cpu_seconds REAL NOT NULL,
+    PRIMARY KEY (chunk, position)
+);
+CREATE TABLE refusals (              -- imported texts that did not become part of the archive
+    name TEXT NOT NULL,
+    what TEXT NOT NULL,              -- puzzle | solution
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    original TEXT NOT NULL,
+    UNIQUE (name, what, original)
+);
+CREATE TABLE trained (               -- which pairs each iteration's checkpoint has learned from
+    iteration INTEGER NOT NULL,
+    puzzle TEXT NOT NULL,
+    solution TEXT NOT NULL,
+    PRIMARY KEY (iteration, puzzle, solution)
+);
+"""
+
+_NUMBERED = """
+CREATE TABLE puzzles (
+    number INTEGER PRIMARY KEY,      -- in the order they came
+    id TEXT NOT NULL UNIQUE,         -- hash of the normal form
+    source TEXT NOT NULL,
+    answer_type TEXT NOT NULL,
+    header TEXT NOT NULL,
+    skeleton TEXT NOT NULL,
+    name TEXT NOT NULL,
+    description TEXT NOT NULL,
+    original TEXT NOT NULL,          -- the text as it came
+    origin TEXT NOT NULL,            -- human | rule | import | model | variant
+    skills TEXT NOT NULL,            -- JSON list
+    difficulty INTEGER,
+    iteration INTEGER NOT NULL,
+    chunk INTEGER REFERENCES chunks, -- NULL unless proposed by a model
+    position INTEGER,
+    parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
+    added_at REAL NOT NULL
+);
+CREATE TABLE solutions (
+    number INTEGER PRIMARY KEY,      -- in the order they came
+    puzzle TEXT NOT NULL REFERENCES puzzles (id),
+    id TEXT NOT NULL,                -- hash of the normal form
+    source TEXT NOT NULL,
+    answer TEXT,
+    origin TEXT NOT NULL,
+    iteration INTEGER NOT NULL,
+    chunk INTEGER REFERENCES chunks,
+    position INTEGER,
+    protections TEXT NOT NULL REFERENCES protections,
+    cpu_seconds REAL NOT NULL,
+    judge_cpu_seconds REAL NOT NULL,
+    added_at REAL NOT NULL,
+    UNIQUE (puzzle, id)
+);
+"""
+
+_DERIVED = """
+CREATE INDEX candidates_by_puzzle ON candidates (puzzle, verdict);
+CREATE INDEX puzzles_by_kind ON puzzles (origin, iteration, answer_type, difficulty);
+CREATE INDEX puzzles_by_skeleton ON puzzles (skeleton);
+CREATE INDEX solutions_by_iteration ON solutions (iteration, origin);
+CREATE VIRTUAL TABLE search_puzzles USING fts5(
+    name, source, description, content = puzzles, content_rowid = number, tokenize = "unicode61 tokenchars '_'"
+);
+CREATE VIRTUAL TABLE search_solutions USING fts5(
+    source, content = solutions, content_rowid = number, tokenize = "unicode61 tokenchars '_'"
+);
+CREATE VIEW pairs AS
+    SELECT p.id AS puzzle_id, s.id AS solution_id, p.name, p.source AS puzzle, s.source AS solution, s.answer,
+           p.answer_type, p.origin AS puzzle_origin, s.origin AS solution_origin, s.iteration,
+           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,
+           (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c
+    FROM solutions s JOIN puzzles p ON p.id = s.puzzle;
+CREATE VIEW iterations AS
+    SELECT i.iteration,
+           (SELECT count(*) FROM proposals r JOIN chunks k ON k.id = r.chunk
+            WHERE k.iteration = i.iteration AND k.stage = 'propose') AS proposed,
+           (SELECT count(*) FROM puzzles p WHERE p.iteration = i.iteration AND p.origin = 'model') AS admitted,
+           (SELECT count(*) FROM puzzles p WHERE p.iteration = i.iteration AND p.origin = 'variant') AS varied,
+           (SELECT count(*) FROM candidates c JOIN chunks k ON k.id = c.chunk
+            WHERE k.iteration = i.iteration) AS candidates,
+           (SELECT count(*) FROM candidates c JOIN chunks k ON k.id = c.chunk
+            WHERE k.iteration = i.iteration AND c.verdict = 'accepted') AS accepted,
+           (SELECT count(*) FROM solutions s WHERE s.iteration = i.iteration AND s.origin = 'model') AS new_pairs,
+           (SELECT count(*) FROM trained t WHERE t.iteration = i.iteration) AS trained_pairs
+    FROM (SELECT DISTINCT iteration FROM solutions UNION SELECT DISTINCT iteration FROM chunks) i ORDER BY 1;
+"""
+
+
+def prepare(connection: sqlite3.Connection, path: Path, create: bool) -> bool:
+    """See that a database is an archive of this version: an empty one becomes one, an older one is brought up to date.
+
+    Args:
+        connection: To it, in autocommit.
+        path: For messages, and where a backup of an older one is put beside.
+        create: Whether an empty database becomes an archive.
+
+    Returns:
+        Whether it was empty.
+
+    Raises:
+        InputError: It is none of ours, or of a newer version.
+    """
+    (application,), (version,), (tables,) = (
+        connection.execute(sql).fetchone()
+        for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    )
+    if create and not tables:
+        connection.execute("PRAGMA journal_mode = WAL")
+        _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), *_IDENTITY])
+        return True
+    if application != APPLICATION_ID:
+        raise InputError(f"{path}: this is an SQLite file, but not an archive of ours")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
+        )
+    if version < SCHEMA_VERSION:
+        _bring_up_to_date(connection, path, version)
+    return False
+
+
+_IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _statements(text: str) -> list[str]:
+    return [statement for statement in text.split(";\n") if statement.strip()]
+
+
+def _in_one(connection: sqlite3.Connection, statements: list[str]) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in statements:
+            connection.execute(statement)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    backup = path.with_name(f"{path.stem}.schema-{version}{path.suffix}")
+    part = backup.with_name(f".{backup.name}.part")
+    with closing(sqlite3.connect(part)) as copy:
+        connection.backup(copy)
+    part.replace(backup)
+    statements = []
+    if version < 2:
+        statements += [statement for statement in _statements(_TABLES) if "CREATE TABLE contamination" in statement]
+        statements += [
+            f"ALTER TABLE chunks ADD COLUMN {column}"
+            for column in ("prompt_tokens INTEGER", "sampling_cpu_seconds REAL", "judging_cpu_seconds REAL")
+        ]
+    statements += ["DROP VIEW pairs", "DROP INDEX candidates_by_puzzle"]
+    for table, statement in zip(("puzzles", "solutions"), _statements(_NUMBERED), strict=True):
+        statements += [
+            statement.replace(f"CREATE TABLE {table}", f"CREATE TABLE new_{table}"),
+            f"INSERT INTO new_{table} SELECT rowid, * FROM {table} ORDER BY rowid",
+            f"DROP TABLE {table}",
+            f"ALTER TABLE new_{table} RENAME TO {table}",
+        ]
+    _in_one(connection, [*statements, *_statements(_DERIVED), *_IDENTITY])
+    logger.warning("%s: brought from schema %d to %d; as it was: %s", path, version, SCHEMA_VERSION, backup)

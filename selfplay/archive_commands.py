@@ -1,0 +1,200 @@
+"""`selfplay archive …`: look into archives, fill them, and check what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError
+from selfplay.terminal import RUNS, bars, command, highlighted, natural, one_line, page, positive, proven_pool
+
+
+def add(options: argparse.Namespace) -> int:
+    """`archive import`"""
+    from puzzles.archive import Archive
+    from puzzles.formats import import_puzzles, read_puzzles
+    from selfplay import tables
+    from selfplay.config import RunConfig, SandboxConfig
+    from selfplay.loop import guard_of, guarded_sets
+
+    raws = read_puzzles(options.file, options.format)
+    path = Path(options.archive)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with proven_pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
+        guard = guard_of(pool, guarded_sets(pool, RunConfig()))
+        with Archive(path, guard, create=True) as archive:
+            count = bars().counter(len(raws), "import", "puzzle")
+            report = import_puzzles(archive, pool, protections, raws, progress=count)
+            archive.index()
+    print(tables.counts("puzzles", dict(report.puzzles)))
+    print(tables.counts("solutions", dict(report.solutions)))
+    if (set(report.puzzles) | set(report.solutions)) - {"new", "duplicate"}:
+        print(f"reasons: selfplay archive list {path} --refused")
+    return 0
+
+
+def archive_path(text: str) -> Path:
+    """The file that a path, a run's folder or its name means.
+
+    Raises:
+        InputError: There is none.
+    """
+    for path in (Path(text), Path(text) / "archive.sqlite", RUNS / text / "archive.sqlite"):
+        if path.is_file():
+            return path
+    raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.catalogue import stats
+    from selfplay import tables
+
+    with Archive(archive_path(options.archive)) as archive:
+        found = stats(archive)
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    plain = [[name, f"{value:,}"] for name, value in found.items() if not isinstance(value, dict)]
+    parts = [tables.render(plain, right=[1])]
+    parts += [tables.counts(name, content) for name, content in found.items() if isinstance(content, dict) and content]
+    page("\n".join(parts))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.catalogue import Filter, number_of, page_of
+    from selfplay import tables
+
+    chosen = Filter(
+        options.origin, options.iteration, options.type, options.skill, options.difficulty, options.state,
+        options.search,
+    )  # fmt: skip
+    with Archive(archive_path(options.archive)) as archive:
+        if options.refused:
+            sql = "SELECT name, what, reason, detail FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
+            rows = archive.query(sql, options.limit, options.offset)
+            number = archive.query("SELECT count(*) FROM refusals")[0][0]
+        else:
+            rows = page_of(archive, chosen, options.sort, options.limit, options.offset)
+            number = number_of(archive, chosen)
+    if options.json:
+        print(json.dumps([dict(row) for row in rows]))
+        return 0
+    what = "refused texts" if options.refused else "puzzles"
+    if not rows:
+        print(f"none of {number:,} {what}" if number else f"no {what}")
+        return 0
+    shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
+    table = tables.render([rows[0].keys(), *shown])
+    last = options.offset + len(rows)
+    more = f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} goes on" if last < number else ""
+    page(table + more)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.catalogue import history
+    from selfplay import tables
+
+    with Archive(archive_path(options.archive)) as archive:
+        story = history(archive, options.id)
+    if options.json:
+        print(json.dumps(story))
+        return 0
+    facts = ("id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position")
+    parts = [tables.render([[key, one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])])]
+    parts.append(f"\n{highlighted(story['source'])}\n")
+    for solution in story["solutions"]:
+        parts.append(f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(str(solution['answer']))}")
+        parts.append(f"{highlighted(solution['source'])}\n")
+    if story["candidates by verdict"]:
+        parts.append(tables.counts("candidates", story["candidates by verdict"]))
+    page("\n".join(parts))
+    return 0
+
+
+def _contamination(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+    from selfplay.config import SandboxConfig
+    from selfplay.loop import examine_archive, guard_of, scored_puzzles
+
+    with Archive(archive_path(options.archive)) as archive, proven_pool(SandboxConfig(), 0) as (pool, _):
+        sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
+        guard = guard_of(pool, sets)
+        checked = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, guard, bars().counter(checked, "contamination", "puzzle"))
+        stories = archive.exposure(list(hits))
+        refused = archive.refused_levels()
+    found = [
+        {"level": hit.level, "puzzle": identifier, **stories[identifier], "guarded": hit.name, "detail": hit.detail}
+        for identifier, hit in hits.items()
+    ]
+    if options.json:
+        summary = {"checked": checked, "guarded": len(guard.puzzles), "guarded_by_behaviour": guard.behaviours}
+        print(json.dumps({**summary, "found": found, "refused": refused}))
+        return 1 if found else 0
+    if found:
+        print(tables.render([[*found[0]], *([one_line(str(cell)) for cell in row.values()] for row in found)]))
+    print(
+        f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
+        f"{guard.behaviours} of them by behaviour too: {len(found) or 'none'} found"
+    )
+    for when, levels in refused.items():
+        print(f"refused at the door, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
+    return 1 if found else 0
+
+
+def wire(commands: Any) -> None:
+    """Add them to the command line's grammar."""
+    archive = commands.add_parser("archive", help="inspect and fill archives")
+    actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
+    where = "a run's name or folder, or an archive file"
+    filling = command(
+        actions,
+        "import",
+        add,
+        "parse, verify and add puzzles",
+        "archive import p3.sqlite puzzles.json --format p3",
+    )
+    filling.add_argument("archive", help="archive file; made if there is none")
+    filling.add_argument("file", help="puzzle file, or train, dev, heldout")
+    filling.add_argument("--format", default="auto", choices=["auto", "jsonl", "p3"])
+    filling.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+    stats = command(actions, "stats", _stats, "counts", "archive stats embedded")
+    stats.add_argument("archive", help=where)
+    listing = command(actions, "list", _list, "a page of its puzzles", "archive list embedded --sort hardest")
+    listing.add_argument("archive", help=where)
+    listing.add_argument("--search", metavar="WORDS", help="that stand in the name, the puzzle or one of its solutions")
+    listing.add_argument("--origin", choices=["human", "rule", "import", "model", "variant"])
+    listing.add_argument("--iteration", type=natural)
+    listing.add_argument("--type", help="of the answer, such as List[int]")
+    listing.add_argument("--skill")
+    listing.add_argument("--difficulty", type=natural)
+    listing.add_argument("--state", choices=["solved", "unsolved", "quarantined"])
+    listing.add_argument(
+        "--sort", default="newest", choices=["newest", "oldest", "hardest", "easiest", "shortest", "longest"]
+    )
+    listing.add_argument("--limit", type=positive, default=50)
+    listing.add_argument("--offset", type=natural, default=0, help="how many are left out before the first")
+    listing.add_argument("--refused", action="store_true", help="instead, imported texts that were refused, and why")
+    show = command(actions, "show", _show, "one puzzle with its solutions", "archive show embedded 3f2a")
+    show.add_argument("archive", help=where)
+    show.add_argument("id", help="a puzzle's id, or how it begins")
+    contamination = command(
+        actions, "contamination", _contamination,
+        "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
+        "archive contamination embedded",
+    )  # fmt: skip
+    contamination.add_argument("archive", help=where)
+    contamination.add_argument(
+        "--against", action="append", metavar="SET",
+        help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
+    )  # fmt: skip
+    for action in (stats, listing, show, contamination):
+        action.add_argument("--json", action="store_true", help="for programs")
