@@ -177,6 +177,11 @@ class Archive:
         """Close the file."""
         self._connection.close()
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the file, in autocommit; for what concerns two archives at once."""
+        return self._connection
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing of what is written inside."""
@@ -362,6 +367,11 @@ class Archive:
             json.loads(row["settings"]), _decompress(row["plan"]),
             None if row["completions"] is None else _decompress(row["completions"]), bool(row["judged"]),
         )  # fmt: skip
+
+    def plans(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Any]]:
+        """Ids and plans of the chunks for which an SQL condition holds."""
+        for identifier, blob in self._connection.execute(f"SELECT id, plan FROM chunks WHERE {condition}", parameters):
+            yield identifier, _decompress(blob)
 
     def set_completions(
         self,

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.terminal import RUNS, bars, command, highlighted, natural, one_line, page, positive, proven_pool
+from selfplay.terminal import (
+    RUNS,
+    bars,
+    command,
+    highlighted,
+    natural,
+    one_line,
+    page,
+    positive,
+    printable,
+    proven_pool,
+)
+
+if TYPE_CHECKING:
+    from selfplay.config import RunConfig
 
 
 def add(options: argparse.Namespace) -> int:
@@ -118,6 +135,120 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
+def _why(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay import tables
+    from selfplay.loop import few_shots
+    from selfplay.story import story
+
+    path = archive_path(options.archive)
+    config = _config_beside(path)
+    with Archive(path) as archive:
+        protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
+        shots = few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
+        told = story(archive, options.id, shots)
+    if options.json:
+        print(json.dumps(vars(told)))
+    else:
+        page(tables.story(told, highlighted))
+    return 1 if told.breaks else 0
+
+
+def _config_beside(path: Path) -> RunConfig | None:
+    """The settings of the run that an archive belongs to; None for one on its own."""
+    from selfplay.config import load
+    from selfplay.rundir import RunDir
+
+    config = RunDir(path.parent).config
+    return load(config) if config.is_file() and path.name == RunDir(path.parent).archive.name else None
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.catalogue import whole_id
+    from selfplay import tables
+    from selfplay.finetune import TransformersBackend
+    from selfplay.replay import replay
+    from selfplay.rundir import RunDir
+
+    path = archive_path(options.archive)
+    config = _config_beside(path)
+    if config is None:
+        raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
+    differ = False
+    with Archive(path) as archive, proven_pool(config.sandbox, config.seed) as (pool, _):
+        identifier, counter = whole_id(archive, options.id), bars().counter
+        for again in replay(archive, RunDir(path.parent), config, identifier, TransformersBackend(), pool, counter):
+            differ |= bool(again.differences)
+            print(json.dumps(vars(again)) if options.json else printable(tables.replay(again)), flush=True)
+    return int(differ)
+
+
+def _reverify(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.reverify import judge_elsewhere, judge_here, reverify
+    from selfplay import tables
+    from selfplay.config import RunConfig
+
+    path = archive_path(options.archive)
+    config = _config_beside(path) or RunConfig()
+    # What was accepted in little time is given more: a slower machine is no difference.
+    cpu_seconds = max(1.0, config.sandbox.cpu_seconds)
+    sandbox = replace(config.sandbox, cpu_seconds=cpu_seconds, wall_seconds=max(5.0, 5 * cpu_seconds))
+    how = f"{options.python or sys.version} {cpu_seconds} {sandbox.memory_mb} {sandbox.modules} {config.seed}"
+    with Archive(path) as archive, contextlib.ExitStack() as stack:
+        if options.python:
+            given = ["--cpu-seconds", str(cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
+            given += [part for module in sandbox.modules for part in ("--module", module)]
+            judge = judge_elsewhere(options.python, given)
+        else:
+            judge = judge_here(stack.enter_context(proven_pool(sandbox, config.seed))[0])
+        pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
+        found = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
+    if options.json:
+        print(json.dumps({"pairs": pairs, "found": [vars(each) for each in found]}))
+        return int(bool(found))
+    if found:
+        rows = [[one_line(str(cell)) for cell in vars(each).values()] for each in found]
+        print(tables.render([[*vars(found[0])], *rows]))
+    print(f"{pairs:,} pairs judged again: {len(found) or 'no'} differences")
+    return int(bool(found))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.merging import compare
+
+    with Archive(archive_path(options.first)) as first, Archive(archive_path(options.second)) as second:
+        found = compare(first, second)
+    if options.json:
+        print(json.dumps(vars(found)))
+        return int(bool(found))
+    lines = []
+    for what, (one, other) in found.only.items():
+        lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
+        lines += [f"  {side} {identifier}" for side, ids in (("A", one), ("B", other)) for identifier in ids]
+    lines.append(f"answers that differ: {len(found.answers):,}")
+    lines += [f"  {pair}: {one_line(str(one))} and {one_line(str(other))}" for pair, one, other in found.answers]
+    page(printable("\n".join(lines)))
+    return int(bool(found))
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from puzzles.merging import merge
+
+    into, sources = archive_path(options.into), [archive_path(source) for source in options.sources]
+    if twice := [source for source in sources if source.samefile(into)]:
+        raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
+    with Archive(into) as archive:
+        for source in sources:
+            with Archive(source) as other:
+                grown = vars(merge(archive, other))
+            print(f"{source}: {', '.join(f'{count:,} {what}' for what, count in grown.items())} new in {into}")
+    return 0
+
+
 def _contamination(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay import tables
@@ -186,6 +317,33 @@ def wire(commands: Any) -> None:
     show = command(actions, "show", _show, "one puzzle with its solutions", "archive show embedded 3f2a")
     show.add_argument("archive", help=where)
     show.add_argument("id", help="a puzzle's id, or how it begins")
+    why = command(
+        actions, "why", _why, "a puzzle's whole story; exit status 1 if the archive lacks a part of it",
+        "archive why embedded 3f2a",
+    )  # fmt: skip
+    again = command(
+        actions, "replay", _replay,
+        "sample what a puzzle came from and was tried in again, and judge it; exit status 1 if anything differs",
+        "archive replay embedded 3f2a",
+    )  # fmt: skip
+    for action in (why, again):
+        action.add_argument("archive", help=where)
+        action.add_argument("id", help="a puzzle's id, or how it begins")
+    reverify = command(
+        actions, "reverify", _reverify, "judge every pair again; exit status 1 if one is not what is stored",
+        "archive reverify embedded",
+    )  # fmt: skip
+    reverify.add_argument("archive", help=where)
+    reverify.add_argument("--python", metavar="PATH", help="another interpreter that judges; it needs no packages")
+    diff = command(
+        actions, "diff", _diff, "puzzles and pairs that one of two archives has; exit status 1 if there are any",
+        "archive diff embedded other",
+    )  # fmt: skip
+    diff.add_argument("first", metavar="A", help=where)
+    diff.add_argument("second", metavar="B", help=where)
+    merge = command(actions, "merge", _merge, "take other archives into one", "archive merge all.sqlite one two")
+    merge.add_argument("into", metavar="INTO", help=where)
+    merge.add_argument("sources", metavar="FROM", nargs="+", help=where)
     contamination = command(
         actions, "contamination", _contamination,
         "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
@@ -196,5 +354,5 @@ def wire(commands: Any) -> None:
         "--against", action="append", metavar="SET",
         help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
     )  # fmt: skip
-    for action in (stats, listing, show, contamination):
+    for action in (stats, listing, show, why, again, reverify, diff, contamination):
         action.add_argument("--json", action="store_true", help="for programs")

@@ -88,13 +88,13 @@ def _begins(plan: dict[str, Any]) -> list[Any]:
     return plan.get("begins") or [None] * len(plan["shots"])
 
 
-def _prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
+def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
     """A chunk's prompts, as planned."""
-    prompts = []
+    made = []
     for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
-        prompts.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
-    return prompts
+        made.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
+    return made
 
 
 def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
@@ -107,11 +107,11 @@ def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: st
 
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
     """The work of a planned chunk; once begun it does not touch the archive."""
-    prompts = _prompts(archive, chunk.plan, protocol)
+    planned = prompts(archive, chunk.plan, protocol)
     copies = chunk.plan["copies"]
     # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
-    distinct = list(dict.fromkeys(prompts))
-    asked, each = (distinct, copies * len(prompts)) if len(distinct) == 1 else (prompts, copies)
+    distinct = list(dict.fromkeys(planned))
+    asked, each = (distinct, copies * len(planned)) if len(distinct) == 1 else (planned, copies)
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch = Watch()
@@ -126,7 +126,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
     """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
-    asked = [prompt for prompt in _prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
+    asked = [prompt for prompt in prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
     parsed = parse_puzzles(pool, [p.parsed_text(text) for p, text in zip(asked, chunk.completions, strict=True)])
     refusals = admission(archive, pool, parsed)
     with archive.transaction():

@@ -128,6 +128,20 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, sh
     return work
 
 
+def made_here(archive: Archive, puzzles: Sequence[str]) -> set[str]:
+    """Ids of those that this run has made itself."""
+    condition = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
+    return set(archive.puzzle_ids(condition, json.dumps(list(puzzles))))
+
+
+def strictly(pool: Pool, judgement: Judgement) -> Judgement:
+    """A judgement on a puzzle of a run's own: near the limit it might come out otherwise elsewhere."""
+    if not too_slow_to_judge(pool, judgement):
+        return judgement
+    detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
+    return replace(judgement, verdict=Verdict.UNSTABLE, detail=detail)
+
+
 def judge(
     archive: Archive, chunk: Chunk, pool: Pool, protocol: str, shots: Sequence[Pair], protections: dict[str, object]
 ) -> None:
@@ -135,8 +149,7 @@ def judge(
     assert chunk.completions is not None
     watch = judging_watch(pool)
     puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
-    mine = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
-    own = set(archive.puzzle_ids(mine, json.dumps(chunk.plan["puzzles"])))
+    own = made_here(archive, chunk.plan["puzzles"])
     prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
     judged_P_K = judge_texts(pool, puzzles, prompts, chunk.completions)
     copies = chunk.plan["copies"]
@@ -144,9 +157,7 @@ def judge(
         for p, (puzzle, judged_K) in enumerate(zip(puzzles, judged_P_K, strict=True)):
             for k, (candidate, judgement) in enumerate(judged_K):
                 position = p * copies + k
-                if puzzle.id in own and too_slow_to_judge(pool, judgement):
-                    detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
-                    judgement = replace(judgement, verdict=Verdict.UNSTABLE, detail=detail)
+                judgement = strictly(pool, judgement) if puzzle.id in own else judgement
                 archive.add_candidate(chunk.id, position, puzzle.id, candidate, judgement)
                 if candidate is not None and judgement.verdict == Verdict.ACCEPTED:
                     provenance = Provenance("model", chunk.iteration, chunk.id, position)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfplay import cost
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from selfplay.ablate import Ablation, ArmScores, Contrast
     from selfplay.forecast import Forecast
     from selfplay.metrics import Score
+    from selfplay.replay import Replay
+    from selfplay.story import Story
 
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -184,6 +187,60 @@ def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> st
             rows.append([arm, str(same[0]["iteration"]), *means])
     head = ["arm", "iteration", *(f"{name} {k}" for name in SETS.values() for k in ks)]
     return markdown(head, rows) if rows else ""
+
+
+def story(told: Story, shown: Callable[[str], str]) -> str:
+    """A puzzle's story for the terminal; `shown` makes a source safe and perhaps coloured."""
+    puzzle, came = told.puzzle, told.came
+    parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {puzzle['answer_type']}", shown(puzzle["source"])]
+    parts.append("# How it came")
+    if "chunk" in came:
+        parts += _sampled(came, shown)
+    elif "original" in came:
+        parts += [f"imported as {shown(came['name']) or 'unnamed'}", shown(came["original"])]
+    parts.append(f"parents: {', '.join(puzzle['parents']) or 'none'}; parent of {len(told.parent_of)}")
+    for solution in told.solutions:
+        tier = (solution["protections"] or {}).get("tier", "unknown")
+        trained = ", ".join(map(str, solution["trained in iterations"])) or "none"
+        parts += [
+            f"# Solution {solution['id']}, {solution['origin']}, iteration {solution['iteration']}",
+            shown(solution["source"]), f"answer {shown(str(solution['answer']))}",
+            f"confirmed {_date(solution['added_at'])} under tier {tier}; trained on in iterations: {trained}",
+        ]  # fmt: skip
+        parts += _sampled(solution, shown) if "text" in solution else []
+    if told.candidates:
+        parts.append(f"# Its {len(told.candidates)} candidates")
+        rows = [["chunk", "stage", "position", "verdict", "answer", "detail"]]
+        rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
+        parts.append(shown(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows])))
+    parts += [f"In quarantine: {reason}" for reason in told.quarantine]
+    parts += ["# The story is broken", *told.breaks] if told.breaks else []
+    return "\n\n".join(parts)
+
+
+def _sampled(where: Mapping[str, Any], shown: Callable[[str], str]) -> list[str]:
+    settings = "".join(f", {key} {value}" for key, value in where["settings"].items() if not isinstance(value, dict))
+    parts = [
+        f"text {where['position']} of chunk {where['chunk']} ({where['stage']}, iteration {where['iteration']}), "
+        f"weights {where['checkpoint']}, seed {where['seed']}{settings}"
+    ]
+    parts += [f"made by {where['variation']}"] if "variation" in where else []
+    parts += ["asked:", shown(where["prompt"])] if where.get("prompt") else []
+    return [*parts, "came:", shown(where["text"])] if where.get("text") else parts
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
+
+
+def replay(again: Replay) -> str:
+    """One line for a chunk, one for each difference, and what else is not as it was."""
+    lines = [
+        f"chunk {again.chunk} ({again.stage}, iteration {again.iteration}): {again.texts:,} texts sampled again, "
+        f"{again.judged} judged again: {len(again.differences) or 'no'} differences"
+    ]
+    lines += [f"  {key} was {before}, and is {now}" for key, (before, now) in again.other_conditions.items()]
+    return "\n".join([*lines, *(f"  {difference}" for difference in again.differences)])
 
 
 def counts(title: str, content: dict[str, int]) -> str:

@@ -1,0 +1,165 @@
+"""An archive judged again, all of it: is every stored pair still one, here and now?
+
+What is found differs from what is stored: a text that is another puzzle or solution than its id says, a solution that
+is not accepted, an answer that is not the one it gave. How far it got is kept beside the archive, so that the same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive import Archive
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict
+from puzzles.verify import verify
+from sandbox.pool import Pool
+
+BATCH = 500
+"""Pairs judged between two notes of how far it got."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stored pair that is not what it was."""
+
+    puzzle: str
+    solution: str
+    what: str
+    """`puzzle`, `solution`, `verdict` or `answer`."""
+    stored: str
+    now: str
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair as the archive keeps it."""
+
+    number: int
+    puzzle: str
+    puzzle_source: str
+    solution: str
+    source: str
+    answer: str | None
+
+
+Judge = Callable[[Sequence[StoredPair]], list[Found]]
+
+
+def reverify(
+    archive: Archive, judge: Judge, how: str, progress: Callable[[int], object] = lambda done: None
+) -> list[Found]:
+    """Judge every pair again.
+
+    Args:
+        archive: Not written into.
+        judge: `judge_here` or `judge_elsewhere`.
+        how: What decides the outcome beside the archive; a judgement that stopped goes on only with the same.
+        progress: Called with the number of pairs done since the last call, those of an earlier session first.
+
+    Returns:
+        What differs, in the order of the pairs.
+    """
+    notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
+    number, found = _resumed(notes, how)
+    progress(archive.query("SELECT count(*) FROM solutions WHERE number <= ?", number)[0][0])
+    for batch in _batches(archive, number):
+        new = judge(batch)
+        found += new
+        with notes.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"until": batch[-1].number, "found": [asdict(each) for each in new]}) + "\n")
+        progress(len(batch))
+    notes.unlink(missing_ok=True)
+    return found
+
+
+def _resumed(notes: Path, how: str) -> tuple[int, list[Found]]:
+    """How far an earlier session with the same conditions got; a torn last line is judged again."""
+    lines = []
+    for line in notes.read_text("utf-8").splitlines() if notes.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    if not lines or lines[0] != {"how": how}:
+        lines = [{"how": how}]
+    notes.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    found = [Found(**each) for line in lines[1:] for each in line["found"]]
+    return (lines[-1]["until"] if len(lines) > 1 else 0), found
+
+
+def _batches(archive: Archive, number: int) -> Iterator[list[StoredPair]]:
+    while rows := archive.query(
+        "SELECT s.number, p.id, p.source, s.id, s.source, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle"
+        " WHERE s.number > ? ORDER BY s.number LIMIT ?",
+        number,
+        BATCH,
+    ):
+        batch = [StoredPair(*row) for row in rows]
+        number = batch[-1].number
+        yield batch
+
+
+def judge_here(pool: Pool) -> Judge:
+    """By this Python, in this sandbox; ids are made again too."""
+
+    def judge(batch: Sequence[StoredPair]) -> list[Found]:
+        puzzles = parse_puzzles(pool, [Text(each.puzzle_source) for each in batch])
+        candidates = parse_candidates(pool, [Text(each.source) for each in batch])
+        both = zip(puzzles, candidates, strict=True)
+        asked = [(p, c) for p, c in both if isinstance(p, Puzzle) and isinstance(c, Candidate)]
+        judgements = iter(verify(pool, asked))
+        found = []
+        for each, puzzle, candidate in zip(batch, puzzles, candidates, strict=True):
+            for what, stored, parsed in (("puzzle", each.puzzle, puzzle), ("solution", each.solution, candidate)):
+                now = parsed.id if isinstance(parsed, Puzzle | Candidate) else str(parsed)
+                if now != stored:
+                    found.append(Found(each.puzzle, each.solution, what, stored, now))
+            if isinstance(puzzle, Puzzle) and isinstance(candidate, Candidate):
+                judgement = next(judgements)
+                found += _compared(each, judgement.verdict, judgement.answer)
+        return found
+
+    return judge
+
+
+def _compared(each: StoredPair, verdict: str, answer: str | None) -> list[Found]:
+    if verdict != Verdict.ACCEPTED:
+        return [Found(each.puzzle, each.solution, "verdict", "accepted", str(verdict))]
+    if answer != each.answer:
+        return [Found(each.puzzle, each.solution, "answer", str(each.answer), str(answer))]
+    return []
+
+
+def judge_elsewhere(python: str, options: Sequence[str]) -> Judge:
+    """By another Python's `selfplay verify`, which needs nothing installed; ids are taken as they are.
+
+    Raises:
+        InputError: It cannot be started, or fails.
+    """
+    root = str(Path(__file__).parent.parent)
+    code = f"import sys; sys.path.insert(0, {root!r}); from selfplay.cli import main; sys.exit(main())"
+    command = [python, "-c", code, "verify", "-", *options]
+
+    def judge(batch: Sequence[StoredPair]) -> list[Found]:
+        lines = [{"id": each.number, "puzzle": each.puzzle_source, "solution": each.source} for each in batch]
+        asked = "".join(json.dumps(line) + "\n" for line in lines)
+        try:
+            done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", check=False)
+        except OSError as error:
+            raise InputError(f"--python {python}: {error.strerror or error}") from None
+        if done.returncode:
+            raise InputError(f"--python {python}: it ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        said: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        return [
+            found
+            for each, line in zip(batch, said, strict=True)
+            for found in _compared(each, line["verdict"], line["answer"])
+        ]
+
+    return judge
