@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from puzzles.archive import Archive
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
 from selfplay import tables
@@ -980,6 +981,53 @@ def test_show_finds_a_puzzle_by_how_its_id_begins(run_here, done):
     text = done("archive", "show", "runs/tiny/archive.sqlite", identifier)
     assert story["source"] in text
     assert story["solutions"][0]["source"] in text
+
+
+def test_why_tells_a_whole_story_and_fails_where_the_archive_lacks_a_part(run_here, done, selfplay):
+    identifier = json.loads(done("archive", "list", "tiny", "--origin", "import", "--json"))[0]["puzzle"]
+    told = json.loads(done("archive", "why", "tiny", identifier[:8], "--json"))
+    assert (len(told["candidates"]), told["breaks"]) == (8, [])
+    text = done("archive", "why", "runs/tiny", identifier)
+    assert told["candidates"][0]["checkpoint"] in json.dumps(told)
+    assert told["puzzle"]["source"] in text
+    with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection, connection:
+        connection.execute("DELETE FROM candidates WHERE puzzle = ? AND position % 4 = 0", (identifier,))
+    status, out, err = selfplay("archive", "why", "tiny", identifier)
+    assert (status, err) == (1, "")
+    assert "has 8 candidates for it, and 6 verdicts" in out
+
+
+def test_what_a_puzzle_was_tried_in_is_sampled_again_to_the_letter(run_here, done, refused):
+    identifier = json.loads(done("archive", "list", "tiny", "--origin", "import", "--json"))[0]["puzzle"]
+    (line,) = done("archive", "replay", "tiny", identifier).splitlines()
+    assert line.endswith("8 judged again: no differences")
+    shutil.copy(run_here / "archive.sqlite", "alone.sqlite")
+    assert "expected the archive of a run" in refused("archive", "replay", "alone.sqlite", identifier)
+
+
+def test_an_archive_is_judged_again_and_a_tampered_pair_is_found(run_here, done, selfplay):
+    pairs = json.loads(done("archive", "stats", "tiny", "--json"))["pairs"]
+    assert done("archive", "reverify", "tiny") == f"{pairs} pairs judged again: no differences\n"
+    assert json.loads(done("archive", "reverify", "tiny", "--python", sys.executable, "--json")) == {
+        "pairs": pairs, "found": [],
+    }  # fmt: skip
+    with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection, connection:
+        connection.execute("UPDATE solutions SET answer = '-1' WHERE number = 1")
+    for options in ([], ["--python", sys.executable]):
+        status, out, _ = selfplay("archive", "reverify", "tiny", "--json", *options)
+        assert (status, [each["what"] for each in json.loads(out)["found"]]) == (1, ["answer"])
+
+
+def test_archives_are_compared_and_merged(run_here, done, selfplay, refused):
+    Archive("empty.sqlite", create=True).close()
+    assert selfplay("archive", "diff", "tiny", "tiny")[0] == 0
+    status, out, _ = selfplay("archive", "diff", "empty.sqlite", "tiny")
+    pairs = json.loads(done("archive", "stats", "tiny", "--json"))["pairs"]
+    assert (status, f"pairs: 0 in both, 0 in A alone, {pairs} in B alone" in out) == (1, True)
+    assert f"{pairs} solutions" in done("archive", "merge", "empty.sqlite", "tiny")
+    assert done("archive", "diff", "empty.sqlite", "tiny").endswith("answers that differ: 0\n")
+    assert "0 puzzles, 0 solutions" in done("archive", "merge", "empty.sqlite", "tiny")
+    assert "expected another archive" in refused("archive", "merge", "tiny", "tiny")
 
 
 def test_reading_an_archive_leaves_it_as_it_was(run_here, done):
