@@ -249,6 +249,27 @@ def _merge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from puzzles.archive import Archive
+    from selfplay.config import SandboxConfig
+    from selfplay.export import write
+
+    out = Path(options.out)
+    if out.exists() and not options.force:
+        raise InputError(f"{out}: it is there already: name another place, or give --force")
+    with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
+        pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
+        count = write(archive, out, options.format, pool, options.license)
+    print(f"{out}: {count:,} {EXPORTED[options.format]}")
+    return 0
+
+
+EXPORTED = {
+    "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
+    "chat": "conversations", "preferences": "preferences",
+}  # fmt: skip
+
+
 def _contamination(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay import tables
@@ -344,6 +365,19 @@ def wire(commands: Any) -> None:
     merge = command(actions, "merge", _merge, "take other archives into one", "archive merge all.sqlite one two")
     merge.add_argument("into", metavar="INTO", help=where)
     merge.add_argument("sources", metavar="FROM", nargs="+", help=where)
+    export = command(
+        actions, "export", _export, "write it for others: puzzles, pairs, or training text",
+        "archive export embedded pairs.parquet --format parquet",
+    )  # fmt: skip
+    export.add_argument("archive", help=where)
+    export.add_argument("out", help="file to write; a folder with `datasets`")
+    export.add_argument(
+        "--format", default="jsonl", choices=[*EXPORTED],
+        help="jsonl: for `archive import`; parquet, datasets: pairs with their history; text: as the ancestor trained "
+        "on; chat, preferences: for fine-tuning",
+    )  # fmt: skip
+    export.add_argument("--license", default="unknown", help="named in the card of `datasets`")
+    export.add_argument("--force", action="store_true", help="replace what is there")
     contamination = command(
         actions, "contamination", _contamination,
         "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
