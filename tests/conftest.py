@@ -107,3 +107,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def tiny_copy(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
     """A tiny Llama's folder that a test may spoil."""
     return Path(shutil.copytree(tiny("llama"), tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """A sandbox for the tests of one file."""
+    from puzzles.verify import truth_pool
+
+    with truth_pool(lanes=2) as pool:
+        yield pool

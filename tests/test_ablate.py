@@ -9,12 +9,11 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from test_loop import DEV, HELDOUT, TRAIN, Backend, Crash, config_of, content, puzzle_file, same, watched
+from test_loop import HELDOUT, Backend, Crash, config_of, content, puzzle_files, same, watched
 
 from puzzles.archive import Archive, Provenance
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool
 from selfplay import ablate as ablate_module
 from selfplay.ablate import Ablation, ArmScores, ablate, contrasts, load_ablation, to_json
 from selfplay.chart import ablation_chart
@@ -140,16 +139,9 @@ def test_what_is_no_toml_file_is_named(tmp_path, text):
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def ablation(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
-    files = {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    files = puzzle_files(folder)
     arms = {
         "nothing new": config_of(
             files, iterations=1, propose=ProposeConfig(proposals=0), solve=SolveConfig(2, training_puzzles="none")

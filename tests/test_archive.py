@@ -15,7 +15,6 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, InputError, Judgement, Puzzle, RawPuzzle, Verdict, VerifiedPair
 from puzzles.schema import APPLICATION_ID, SCHEMA_VERSION
-from puzzles.verify import truth_pool
 
 SQUARE = "def f(x: int, k=1764):\n    return x * x == k and x > 0"
 SQUARE_RENAMED = (
@@ -41,12 +40,6 @@ ACCEPTED = Judgement(Verdict.ACCEPTED, "", "42", 0.25, 0.125)
 WRONG = Judgement(Verdict.WRONG_ANSWER, "judge: f returned False", "41", 0.5)
 PROTECTIONS = {"tier": "A", "layers": {"seccomp": "on"}}
 HUMAN = Provenance("human")
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

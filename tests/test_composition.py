@@ -13,16 +13,10 @@ from puzzles import answer_type, composition
 from puzzles.composition import ANSWERS, CONDITIONS, OPERATIONS, compose
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Puzzle
-from puzzles.verify import admit, truth_pool, verify_texts
+from puzzles.verify import admit, verify_texts
 from puzzles.vocabulary import ANSWER_NAMES
 
 DRAWN = 12
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -39,12 +39,6 @@ ANSWERS = {"51": "17", "k=1764": "42", "'a'": "'aaaabbbbb'", "37": "523", "xs": 
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def puzzles(pool):
     parsed = parse_puzzles(pool, [Text(text) for text in TEXTS])
     return [NamedPuzzle(f"number {place}", puzzle) for place, puzzle in enumerate(parsed)]

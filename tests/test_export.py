@@ -7,30 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 from test_archive import PROTECTIONS, made, pair
-from test_loop import DEV, HELDOUT, TRAIN, config_of, go, puzzle_file
+from test_loop import config_of, go, puzzle_files
 
 from puzzles.archive import Archive, Provenance
 from puzzles.catalogue import Filter, page_of
 from puzzles.formats import import_puzzles, read_puzzles
 from puzzles.guard import Hit
 from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool, verify_texts
+from puzzles.verify import verify_texts
 from selfplay.export import FORMATS, card, write
 from selfplay.prompts import PROPOSE_INSTRUCTION, SOLVE_INSTRUCTION
 from selfplay.rundir import RunDir
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def run_archive(pool, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
-    files = {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    files = puzzle_files(folder)
     go(folder / "run", config_of(files), pool)
     return RunDir(folder / "run").archive
 

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool
 from selfplay.config import (
     DataConfig,
     EvaluateConfig,
@@ -76,12 +75,6 @@ class Solver(Backend):
             return super().write(prompt, rng)
         factor, product = map(int, (re.findall(r"x \* (\d+) == (\d+)", prompt.text) or [(1, 0)])[0])
         return f"\n    return {product // factor} + {int(rng.integers(self.ways))} * 0\n"
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

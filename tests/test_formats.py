@@ -21,7 +21,7 @@ from puzzles.formats import (
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
-from puzzles.verify import truth_pool, verify_texts
+from puzzles.verify import verify_texts
 
 P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
 needs_p3 = pytest.mark.skipif(not P3.is_dir(), reason="P3's data is not there")
@@ -29,12 +29,6 @@ needs_p3 = pytest.mark.skipif(not P3.is_dir(), reason="P3's data is not there")
 PUZZLE = "def f(x: int):\n    return x * x == 1764 and x > 0"
 SOLUTION = "def g():\n    return 42"
 PROTECTIONS = {"tier": "A"}
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from puzzles.formats import import_puzzles, read_puzzles
 from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit, near_misses
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle, RawPuzzle, VerifiedPair
-from puzzles.verify import admit, truth_pool, verify
+from puzzles.verify import admit, verify
 from selfplay import loop, propose
 from selfplay.config import (
     DataConfig,
@@ -80,12 +80,6 @@ RAWS = [
     *(RawPuzzle(kind, text, (ANSWERS.get(kind, ANSWER),)) for kind, (_, text) in LEAKS.items()),
     RawPuzzle("innocent", INNOCENT[0], (INNOCENT[1],)),
 ]
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 def puzzles(pool, *texts):

@@ -237,23 +237,20 @@ def announced_transaction(transaction):
 # ---- the runs ----
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
 def puzzle_file(path: Path, rows) -> str:
     lines = [{"name": name, "puzzle": puzzle} | ({"solution": g} if g else {}) for name, puzzle, g in rows]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
+def puzzle_files(folder: Path) -> dict[str, str]:
     sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
     return {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return puzzle_files(tmp_path_factory.mktemp("sets"))
 
 
 def config_of(files, **changes) -> RunConfig:

@@ -7,30 +7,22 @@ import sqlite3
 import sys
 
 import pytest
-from test_loop import DEV, HELDOUT, TRAIN, archive_content, config_of, go, puzzle_file
+from test_loop import archive_content, config_of, go, puzzle_files
 
 from puzzles.archive import Archive
 from puzzles.merging import Merged, compare, merge
 from puzzles.puzzle import InputError
 from puzzles.reverify import Found, judge_elsewhere, judge_here, reverify
-from puzzles.verify import truth_pool
 from selfplay import tables
 from selfplay.rundir import RunDir
 from selfplay.story import story
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def runs(pool, tmp_path_factory):
     """The archives of two runs that differ in their seed; not to be written into."""
     folder = tmp_path_factory.mktemp("runs")
-    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
-    files = {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    files = puzzle_files(folder)
     for seed in (4, 5):
         go(folder / str(seed), config_of(files, seed=seed), pool)
     return [RunDir(folder / str(seed)).archive for seed in (4, 5)]

@@ -49,12 +49,6 @@ SMALL = PretrainConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
 @pytest.fixture(scope="module", autouse=True)
 def small_buckets():
     torch.set_num_threads(1)

@@ -3,7 +3,7 @@ import pytest
 from puzzles.formats import read_puzzles
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
-from puzzles.verify import truth_pool, verify
+from puzzles.verify import verify
 from selfplay.prompts import (
     PROTOCOLS,
     Prompt,
@@ -32,12 +32,6 @@ TRIPLE = made("def f(x: int):\n    return 3 * x == 51")
 THIRD = solution("def g():\n    return 17")
 LETTERS = made("def f(s: str):\n    return s.count('a') == 4 and len(s) == 9")
 AS = solution("def g():\n    return 'a' * 4 + 'b' * 5")
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -28,12 +28,6 @@ NEVER = {"started", "cost", "machine"}
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def finished(pool, tmp_path_factory):
     """A folder with a set and a benchmark of two seeds on it; not to be written into."""
     folder = tmp_path_factory.mktemp("finished")

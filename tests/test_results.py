@@ -40,12 +40,6 @@ def by_seed(name, seed):
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def own_set(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "own.jsonl")
 

@@ -9,15 +9,9 @@ import pytest
 
 from puzzles import composition
 from puzzles.searching import MOST_CALLS, searched
-from puzzles.verify import truth_pool, verify_texts
+from puzzles.verify import verify_texts
 
 RIGHT = "def f({}):\n    return {}"
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 def searches(puzzle, answer, seeds=60, header="def g():"):

@@ -11,7 +11,7 @@ from puzzles.formats import read_puzzles
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
-from puzzles.verify import WORLDS, admit, judge_once, truth_pool, verify
+from puzzles.verify import WORLDS, admit, judge_once, verify
 from sandbox import child
 from sandbox.pool import RUN_PROGRAM, Job
 
@@ -37,12 +37,6 @@ class Unshown(dict):
 
 
 each_set = pytest.mark.parametrize("name", SETS)
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ import shutil
 import sqlite3
 
 import pytest
-from test_loop import DEV, HELDOUT, TRAIN, Backend, Model, config_of, go, puzzle_file
+from test_loop import TRAIN, Backend, Model, config_of, go, puzzle_files
 
 from puzzles.archive import Archive
 from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool
 from selfplay import tables
 from selfplay.config import ProposeConfig, SolveConfig, VaryConfig
 from selfplay.loop import few_shots
@@ -22,16 +21,9 @@ from selfplay.story import story
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
-    files = {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    files = puzzle_files(folder)
     return config_of(
         files, propose=ProposeConfig(proposals=32, proposals_per_prompt=8, begun=0.5), vary=VaryConfig(30),
         solve=SolveConfig(4, further_puzzles=3, further_candidates=5),

@@ -8,16 +8,10 @@ from puzzles import composition
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Puzzle
 from puzzles.unfolding import unfolded
-from puzzles.verify import accepts, truth_pool
+from puzzles.verify import accepts
 from sandbox import codec
 
 ANSWERS_EACH = 8
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 def forms(puzzle, seeds=400):

@@ -9,14 +9,8 @@ from puzzles import families
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Puzzle
 from puzzles.variation import MOST_CHARACTERS, Variation, varied
-from puzzles.verify import truth_pool, verify, verify_texts
+from puzzles.verify import verify, verify_texts
 from sandbox import codec
-
-
-@pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
 
 
 def f(test: str, answer: str = "x: int") -> str:

@@ -5,23 +5,11 @@ import dataclasses
 import json
 
 import pytest
-from test_loop import (
-    DEV,
-    HELDOUT,
-    TRAIN,
-    Backend,
-    config_of,
-    content,
-    crashed_and_resumed,
-    go,
-    puzzle_file,
-    same,
-    watched,
-)
+from test_loop import HELDOUT, Backend, config_of, content, crashed_and_resumed, go, puzzle_files, same, watched
 
 from puzzles.archive import Archive
 from puzzles.puzzle import InputError
-from puzzles.verify import truth_pool, verify_texts
+from puzzles.verify import verify_texts
 from selfplay import loop, vary
 from selfplay.config import DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
 from selfplay.loop import few_shots
@@ -31,16 +19,8 @@ VARIATIONS = 60
 
 
 @pytest.fixture(scope="module")
-def pool():
-    with truth_pool(lanes=2) as pool:
-        yield pool
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    sets = {"train": TRAIN, "dev": DEV, "heldout": HELDOUT}
-    return {name: puzzle_file(folder / f"{name}.jsonl", rows) for name, rows in sets.items()}
+    return puzzle_files(tmp_path_factory.mktemp("sets"))
 
 
 def varying(files, **changes):
