@@ -168,7 +168,8 @@ def _difference_table(control: str, contrasts: Sequence[Contrast]) -> str:
     rows = []
     for contrast in contrasts:
         named = [(f"{contrast.arm} - {control}", contrast.pooled)]
-        named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
+        if len(contrast.by_seed) > 1:
+            named += [(f"seed {seed}", differences) for seed, differences in contrast.by_seed.items()]
         for name, differences in named:
             for number, each in enumerate(differences):
                 ratio = f"{each.second / each.first:.2f}" if each.first else "-"

@@ -461,6 +461,13 @@ def test_without_an_arm_of_several_iterations_there_is_no_table_of_iterations():
     assert "| arm |" not in ablation_table(ablation, done, contrasts(ablation, done))
 
 
+def test_one_seed_has_no_row_beside_the_mean():
+    ablation, done = made(seeds=(0,))
+    table = ablation_table(ablation, done, contrasts(ablation, done))
+    assert "arm - control" in table
+    assert not re.search(r"^\| seed 0 ", table, re.MULTILINE)
+
+
 def test_what_is_kept_is_json_with_seeds_and_contamination():
     ablation, done = made()
     kept = json.loads(json.dumps(to_json(ablation, done)))
