@@ -141,8 +141,7 @@ class Archive:
             self._connection = sqlite3.connect(self._address(create), uri=True, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
             try:
-                if schema.prepare(self._connection, self.path, create):
-                    self.set_mark("guard", self.guard.identity)  # it is empty, so nothing past the guard is in it
+                schema.prepare(self._connection, self.path, create, self.guard.identity)
                 self._kept_by_guard = self.mark("guard") == self.guard.identity
                 # A commit survives the death of the process; only a power cut may lose the last ones.
                 self._connection.execute("PRAGMA synchronous = NORMAL")

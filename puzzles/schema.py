@@ -164,16 +164,14 @@ CREATE VIEW iterations AS
 """
 
 
-def prepare(connection: sqlite3.Connection, path: Path, create: bool) -> bool:
+def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str) -> None:
     """See that a database is an archive of this version: an empty one becomes one, an older one is brought up to date.
 
     Args:
         connection: To it, in autocommit.
         path: For messages, and where a backup of an older one is put beside.
         create: Whether an empty database becomes an archive.
-
-    Returns:
-        Whether it was empty.
+        guard: Identity of the guard that an archive made now is kept by: it is empty, so nothing past it is in it.
 
     Raises:
         InputError: It is none of ours, or of a newer version.
@@ -184,8 +182,9 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool) -> bool:
     )
     if create and not tables:
         connection.execute("PRAGMA journal_mode = WAL")
-        _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), *_IDENTITY])
-        return True
+        kept = f"INSERT INTO marks VALUES ('guard', '{guard}')"
+        _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), kept, *_IDENTITY])
+        return
     if application != APPLICATION_ID:
         raise InputError(f"{path}: this is an SQLite file, but not an archive of ours")
     if version > SCHEMA_VERSION:
@@ -194,7 +193,6 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool) -> bool:
         )
     if version < SCHEMA_VERSION:
         _bring_up_to_date(connection, path, version)
-    return False
 
 
 _IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")
