@@ -19,7 +19,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -68,6 +68,12 @@ FOUND = (
     " AND c.verdict = 'accepted')"
 )
 """Solutions that the model wrote, whoever brought them first."""
+
+CANDIDATES_N_C = (
+    "(SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
+    " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c"
+)
+"""Columns: how many candidates a puzzle got, and how many of them were accepted."""
 
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
@@ -181,17 +187,9 @@ class Archive:
         """To the file, in autocommit; for what concerns two archives at once."""
         return self._connection
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All or nothing of what is written inside."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        return schema.transaction(self._connection)
 
     def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """Rows of a read-only query."""

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from puzzles.archive import CONTAMINATED, QUARANTINED, Archive
+from puzzles.archive import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, Archive
 from puzzles.guard import LEVELS
 from puzzles.puzzle import InputError
 from puzzles.schema import SEARCHED
@@ -102,9 +102,7 @@ def page_of(
     condition, parameters = chosen.condition()
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
-        " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
-        " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c,"
-        " (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
+        f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
         f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {QUARANTINED} THEN 'unstable' ELSE '' END AS quarantine,"
         f" p.name, p.source FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?",
         *parameters,
@@ -176,18 +174,18 @@ def _refused_in_all(archive: Archive) -> dict[str, int]:
     return {level: totals[level] for level in (*LEVELS, "unknown") if totals[level]}
 
 
-def whole_id(archive: Archive, beginning: str) -> str:
-    """The one puzzle's id that begins so.
+def row_of(archive: Archive, beginning: str) -> dict[str, Any]:
+    """The row of the one puzzle whose id begins so.
 
     Raises:
         InputError: There is none, or several begin with it.
     """
     # The ids are hexadecimal, so all that begin so lie below "g"; the range uses the index.
-    rows = archive.query("SELECT id FROM puzzles WHERE id >= ? AND id < ? || 'g'", beginning, beginning)
+    rows = archive.query("SELECT * FROM puzzles WHERE id >= ? AND id < ? || 'g'", beginning, beginning)
     if len(rows) != 1:
         found = "there is none" if not rows else f"{len(rows)} begin so"
         raise InputError(f"{archive.path}: expected the id of one puzzle, got {beginning!r}: {found}")
-    return str(rows[0]["id"])
+    return dict(rows[0]) | {name: json.loads(rows[0][name]) for name in ("skills", "parents")}
 
 
 def history(archive: Archive, beginning: str) -> dict[str, Any]:
@@ -196,9 +194,7 @@ def history(archive: Archive, beginning: str) -> dict[str, Any]:
     Raises:
         InputError: There is none with this id, or several begin with it.
     """
-    (row,) = archive.query("SELECT * FROM puzzles WHERE id = ?", whole_id(archive, beginning))
-    puzzle = dict(row)
-    puzzle["skills"], puzzle["parents"] = json.loads(puzzle["skills"]), json.loads(puzzle["parents"])
+    puzzle = row_of(archive, beginning)
     solutions = archive.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source), id", puzzle["id"])
     puzzle["solutions"] = [dict(row) for row in solutions]
     puzzle["candidates by verdict"] = archive.counts(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from puzzles.puzzle import InputError
@@ -42,7 +43,7 @@ CREATE TABLE protections (
 CREATE TABLE chunks (                -- the unit of sampling, resuming and replaying
     id INTEGER PRIMARY KEY,
     iteration INTEGER NOT NULL,
-    stage TEXT NOT NULL,             -- propose | solve | vary
+    stage TEXT NOT NULL,             -- propose | vary | solve | further
     number INTEGER NOT NULL,
     checkpoint TEXT NOT NULL,        -- hash of the weights sampled from
     seed TEXT NOT NULL,
@@ -202,15 +203,23 @@ def _statements(text: str) -> list[str]:
     return [statement for statement in text.split(";\n") if statement.strip()]
 
 
-def _in_one(connection: sqlite3.Connection, statements: list[str]) -> None:
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing of what is written inside."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in statements:
-            connection.execute(statement)
+        yield
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _in_one(connection: sqlite3.Connection, statements: list[str]) -> None:
+    with transaction(connection):
+        for statement in statements:
+            connection.execute(statement)
 
 
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:

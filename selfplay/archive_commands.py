@@ -165,7 +165,7 @@ def _config_beside(path: Path) -> RunConfig | None:
 
 def _replay(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
-    from puzzles.catalogue import whole_id
+    from puzzles.catalogue import row_of
     from selfplay import tables
     from selfplay.finetune import TransformersBackend
     from selfplay.replay import replay
@@ -177,7 +177,7 @@ def _replay(options: argparse.Namespace) -> int:
         raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
     differ = False
     with Archive(path) as archive, proven_pool(config.sandbox, config.seed) as (pool, _):
-        identifier, counter = whole_id(archive, options.id), bars().counter
+        identifier, counter = row_of(archive, options.id)["id"], bars().counter
         for again in replay(archive, RunDir(path.parent), config, identifier, TransformersBackend(), pool, counter):
             differ |= bool(again.differences)
             print(json.dumps(vars(again)) if options.json else printable(tables.replay(again)), flush=True)
@@ -186,9 +186,9 @@ def _replay(options: argparse.Namespace) -> int:
 
 def _reverify(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
-    from puzzles.reverify import judge_elsewhere, judge_here, reverify
     from selfplay import tables
     from selfplay.config import RunConfig
+    from selfplay.reverify import judge_elsewhere, judge_here, reverify
 
     path = archive_path(options.archive)
     config = _config_beside(path) or RunConfig()
@@ -252,7 +252,7 @@ def _merge(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay.config import SandboxConfig
-    from selfplay.export import write
+    from selfplay.export import FORMATS, write
 
     out = Path(options.out)
     if out.exists() and not options.force:
@@ -260,14 +260,8 @@ def _export(options: argparse.Namespace) -> int:
     with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
         pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
         count = write(archive, out, options.format, pool, options.license)
-    print(f"{out}: {count:,} {EXPORTED[options.format]}")
+    print(f"{out}: {count:,} {FORMATS[options.format]}")
     return 0
-
-
-EXPORTED = {
-    "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
-    "chat": "conversations", "preferences": "preferences",
-}  # fmt: skip
 
 
 def _contamination(options: argparse.Namespace) -> int:
@@ -302,8 +296,8 @@ def _contamination(options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def wire(commands: Any) -> None:
-    """Add them to the command line's grammar."""
+def wire(commands: Any) -> Any:
+    """Add them to the command line's grammar; returns the actions."""
     archive = commands.add_parser("archive", help="inspect and fill archives")
     actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
     where = "a run's name or folder, or an archive file"
@@ -372,7 +366,7 @@ def wire(commands: Any) -> None:
     export.add_argument("archive", help=where)
     export.add_argument("out", help="file to write; a folder with `datasets`")
     export.add_argument(
-        "--format", default="jsonl", choices=[*EXPORTED],
+        "--format", default="jsonl", choices=["jsonl", "parquet", "datasets", "text", "chat", "preferences"],
         help="jsonl: for `archive import`; parquet, datasets: pairs with their history; text: as the ancestor trained "
         "on; chat, preferences: for fine-tuning",
     )  # fmt: skip
@@ -390,3 +384,4 @@ def wire(commands: Any) -> None:
     )  # fmt: skip
     for action in (stats, listing, show, why, again, reverify, diff, contamination):
         action.add_argument("--json", action="store_true", help="for programs")
+    return actions

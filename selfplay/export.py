@@ -18,16 +18,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from puzzles.archive import QUARANTINED, Archive
+from puzzles.archive import CANDIDATES_N_C, QUARANTINED, Archive
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import Candidate, InputError, Puzzle
 from sandbox.pool import Pool
 from selfplay.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
 from selfplay.rundir import folder_atomically
-from selfplay.solve import FURTHER, STAGE
+from selfplay.solve import STAGES, text_at
 from selfplay.tables import markdown
 
-FORMATS = ("jsonl", "parquet", "datasets", "text", "chat", "preferences")
+FORMATS = {
+    "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
+    "chat": "conversations", "preferences": "preferences",
+}  # fmt: skip
+"""With what is counted of each."""
 SOLUTIONS_PER_PUZZLE = 8
 """The shortest, in training formats; as the ancestor."""
 PREFERENCES_PER_PUZZLE = 8
@@ -40,12 +44,10 @@ PAIR_COLUMNS = (
     p.id AS puzzle_id, s.id AS solution_id, p.name, p.source AS puzzle, s.source AS solution, s.answer, p.answer_type,
     p.skills, p.difficulty, p.origin AS puzzle_origin, s.origin AS solution_origin, p.iteration AS puzzle_iteration,
     s.iteration AS solution_iteration, p.parents,
-    (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,
-    (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c,
     k.checkpoint, k.seed, k.settings, json_extract(r.content, '$.tier') AS tier, s.added_at,
     (SELECT json_group_array(t.iteration) FROM trained t WHERE t.puzzle = p.id AND t.solution = s.id) AS trained_in,
 """
-    + f"    {QUARANTINED} AS quarantined"
+    + f"    {CANDIDATES_N_C}, {QUARANTINED} AS quarantined"
 )
 JSON_COLUMNS = ("skills", "parents", "trained_in")
 
@@ -53,9 +55,7 @@ JSON_COLUMNS = ("skills", "parents", "trained_in")
 def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
     """Every puzzle with its solutions, in the order they came."""
     rows = archive.connection.execute(
-        "SELECT p.*, (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
-        " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c,"
-        f" {QUARANTINED} AS quarantined FROM puzzles p ORDER BY number"
+        f"SELECT p.*, {CANDIDATES_N_C}, {QUARANTINED} AS quarantined FROM puzzles p ORDER BY number"
     )
     for row in rows:
         solutions = archive.query("SELECT source, answer FROM solutions WHERE puzzle = ? ORDER BY number", row["id"])
@@ -133,7 +133,7 @@ def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidat
     marks = ", ".join("?" for _ in FAILED)
     rows = archive.query(
         f"SELECT k.chunk, k.position, k.verdict FROM candidates k JOIN chunks c ON c.id = k.chunk WHERE k.puzzle = ?"
-        f" AND c.stage IN ('{STAGE}', '{FURTHER}') AND k.candidate IS NOT NULL AND k.verdict IN ({marks})"
+        f" AND c.stage IN {STAGES} AND k.candidate IS NOT NULL AND k.verdict IN ({marks})"
         " GROUP BY k.candidate ORDER BY k.chunk, k.position",
         puzzle.id,
         *FAILED,
@@ -141,11 +141,10 @@ def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidat
     found: list[tuple[Text, str]] = []
     for number, group in itertools.groupby(rows, lambda row: row["chunk"]):
         chunk = archive.chunk(number)
-        texts_P_K, copies = chunk.completions or [], chunk.plan["copies"]
         prompt = solve_prompt(chunk.settings["protocol"], puzzle)
         for row in group:
-            place, k = divmod(row["position"], copies)
-            found.append((prompt.parsed_text(texts_P_K[place][k]), row["verdict"]))
+            if (text := text_at(chunk, row["position"])) is not None:
+                found.append((prompt.parsed_text(text), row["verdict"]))
     candidates = parse_candidates(pool, [text for text, _ in found])
     programs = [(c, verdict) for c, (_, verdict) in zip(candidates, found, strict=True) if isinstance(c, Candidate)]
     return sorted(programs, key=lambda item: (len(item[0].source), item[0].id))

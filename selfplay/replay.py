@@ -89,15 +89,21 @@ def _sampled(
         work = solve.sampling(archive, chunk, sampler, protocol, shots)
     before = _flat(chunk.completions)
     again = work(progress(len(before), f"chunk {chunk.id}", "text")).completions
-    found = Replay(chunk.id, chunk.stage, chunk.iteration, len(before), 0, other)
-    for position, (old, new) in enumerate(zip(before, _flat(again), strict=True)):
-        if old != new:
-            found.differences.append(f"text {position} was {old[:60]!r}, and is {new[:60]!r}")
+    found = _texts_compared(chunk, before, _flat(again), other)
     if chunk.stage == propose.STAGE:
         _judge_proposal(archive, chunk, identifier, again, protocol, pool, found)
     else:
         _judge_candidates(archive, chunk, identifier, again, protocol, shots, pool, found)
     return found
+
+
+def _texts_compared(chunk: Chunk, before: list[str], again: list[str], other: dict[str, tuple[Any, Any]]) -> Replay:
+    differences = [
+        f"text {position} was {old[:60]!r}, and is {new[:60]!r}"
+        for position, (old, new) in enumerate(zip(before, again, strict=True))
+        if old != new
+    ]
+    return Replay(chunk.id, chunk.stage, chunk.iteration, len(before), 0, other, differences)
 
 
 def _flat(completions: Any) -> list[str]:
@@ -142,10 +148,7 @@ def _judge_candidates(
 
 def _varied(archive: Archive, chunk: Chunk, identifier: str, pool: Pool) -> Replay:
     again, before = vary.make(archive, chunk, pool).completions, chunk.completions or []
-    found = Replay(chunk.id, chunk.stage, chunk.iteration, len(before), 0, {})
-    for position, (old, new) in enumerate(zip(before, again, strict=True)):
-        if old != new:
-            found.differences.append(f"text {position} was {old[:60]!r}, and is {new[:60]!r}")
+    found = _texts_compared(chunk, before, again, {})
     (row,) = archive.query("SELECT position FROM puzzles WHERE id = ?", identifier)
     (parsed,) = parse_puzzles(pool, [Text(again[row["position"]])])
     _compare_puzzle(parsed, identifier, row["position"], found)

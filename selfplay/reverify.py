@@ -19,6 +19,7 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict
 from puzzles.verify import verify
 from sandbox.pool import Pool
+from selfplay.rundir import append_line, read_lines
 
 BATCH = 500
 """Pairs judged between two notes of how far it got."""
@@ -66,31 +67,21 @@ def reverify(
         What differs, in the order of the pairs.
     """
     notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
-    number, found = _resumed(notes, how)
+    head, lines = {"how": how}, read_lines(notes)
+    if lines[:1] != [head]:
+        notes.unlink(missing_ok=True)
+        append_line(notes, head)
+    done = lines[1:] if lines[:1] == [head] else []
+    found = [Found(**each) for line in done for each in line["found"]]
+    number = done[-1]["until"] if done else 0
     progress(archive.query("SELECT count(*) FROM solutions WHERE number <= ?", number)[0][0])
     for batch in _batches(archive, number):
         new = judge(batch)
         found += new
-        with notes.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"until": batch[-1].number, "found": [asdict(each) for each in new]}) + "\n")
+        append_line(notes, {"until": batch[-1].number, "found": [asdict(each) for each in new]})
         progress(len(batch))
     notes.unlink(missing_ok=True)
     return found
-
-
-def _resumed(notes: Path, how: str) -> tuple[int, list[Found]]:
-    """How far an earlier session with the same conditions got; a torn last line is judged again."""
-    lines = []
-    for line in notes.read_text("utf-8").splitlines() if notes.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            break
-    if not lines or lines[0] != {"how": how}:
-        lines = [{"how": how}]
-    notes.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    found = [Found(**each) for line in lines[1:] for each in line["found"]]
-    return (lines[-1]["until"] if len(lines) > 1 else 0), found
 
 
 def _batches(archive: Archive, number: int) -> Iterator[list[StoredPair]]:

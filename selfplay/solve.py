@@ -21,6 +21,7 @@ from selfplay.select import Pair, prompt_for
 STAGE = "solve"
 FURTHER = "further"
 """The stage after it, of more candidates where they are worth most."""
+STAGES = (STAGE, FURTHER)
 TRIED = "p.origin IN ('human', 'import')"
 """Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
 
@@ -128,6 +129,13 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, sh
     return work
 
 
+def text_at(chunk: Chunk, position: int) -> str | None:
+    """A candidate's text; None if the chunk has none at that position."""
+    place, number = divmod(position, chunk.plan["copies"])
+    texts_P_K = chunk.completions or []
+    return str(texts_P_K[place][number]) if place < len(texts_P_K) and number < len(texts_P_K[place]) else None
+
+
 def made_here(archive: Archive, puzzles: Sequence[str]) -> set[str]:
     """Ids of those that this run has made itself."""
     condition = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
@@ -175,9 +183,7 @@ def unverified_pairs(
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
     found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
-    for (number,) in archive.query(
-        "SELECT id FROM chunks WHERE stage IN (?, ?) AND judged ORDER BY id", STAGE, FURTHER
-    ):
+    for (number,) in archive.query(f"SELECT id FROM chunks WHERE stage IN {STAGES} AND judged ORDER BY id"):
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [

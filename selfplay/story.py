@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puzzles.archive import Archive, Chunk
-from puzzles.catalogue import whole_id
+from puzzles.catalogue import row_of
 from puzzles.puzzle import WORLDS_DISAGREE
 from selfplay import propose, solve, vary
 from selfplay.select import Pair, prompt_for
-
-SOLVING = (solve.STAGE, solve.FURTHER)
 
 
 @dataclass
@@ -52,23 +50,20 @@ def story(archive: Archive, beginning: str, shots: Sequence[Pair] | None = None)
     Raises:
         InputError: There is no such puzzle, or several begin so.
     """
-    (row,) = archive.query("SELECT * FROM puzzles WHERE id = ?", whole_id(archive, beginning))
-    return _Teller(archive, row, shots or ()).tell()
+    return _Teller(archive, row_of(archive, beginning), shots or ()).tell()
 
 
 class _Teller:
     """One puzzle's story being told."""
 
-    def __init__(self, archive: Archive, row: sqlite3.Row, shots: Sequence[Pair]) -> None:
+    def __init__(self, archive: Archive, row: dict[str, Any], shots: Sequence[Pair]) -> None:
         self.archive, self.row, self.shots = archive, row, shots
         self.id = row["id"]
         self.breaks: list[str] = []
         self._chunks: dict[int, Chunk | None] = {}
 
     def tell(self) -> Story:
-        puzzle = dict(self.row)
-        puzzle["skills"], puzzle["parents"] = json.loads(puzzle["skills"]), json.loads(puzzle["parents"])
-        for parent in puzzle["parents"]:
+        for parent in self.row["parents"]:
             if not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", parent):
                 self.breaks.append(f"its parent {parent} is not here")
         came, candidates = self._came(), self._candidates()
@@ -78,7 +73,7 @@ class _Teller:
             "SELECT id FROM puzzles WHERE instr(parents, ?) ORDER BY number", json.dumps(self.id)
         )
         return Story(
-            puzzle, came, solutions, candidates, self._quarantine(), [row["id"] for row in parent_of], self.breaks
+            self.row, came, solutions, candidates, self._quarantine(), [row["id"] for row in parent_of], self.breaks
         )
 
     def _rows(self, table: str, condition: str, *parameters: Any) -> list[sqlite3.Row]:
@@ -123,14 +118,14 @@ class _Teller:
 
     def _text(self, chunk: Chunk, position: int) -> str | None:
         """A proposal's or a candidate's, of the chunk's texts."""
-        texts = chunk.completions
-        if texts is not None and chunk.stage in SOLVING:
-            place, number = divmod(position, chunk.plan["copies"])
-            texts, position = (texts[place] if place < len(texts) else []), number
-        if texts is None or not 0 <= position < len(texts):
+        texts = chunk.completions or []
+        if chunk.stage in solve.STAGES:
+            text = solve.text_at(chunk, position)
+        else:
+            text = str(texts[position]) if position < len(texts) else None
+        if text is None:
             self.breaks.append(f"chunk {chunk.id} has no text {position}")
-            return None
-        return str(texts[position])
+        return text
 
     def _candidates(self) -> list[dict[str, Any]]:
         """All, and what is missing of those that were asked for."""
@@ -140,7 +135,7 @@ class _Teller:
             chunk = self._chunk(row["chunk"], "some of its candidates")
             facts = {**_facts(chunk), "text": self._text(chunk, row["position"])} if chunk else {}
             told.append({**_without(row, "puzzle"), **facts})
-        planned = self.archive.plans(f"judged AND stage IN {SOLVING} AND iteration >= ?", self.row["iteration"])
+        planned = self.archive.plans(f"judged AND stage IN {solve.STAGES} AND iteration >= ?", self.row["iteration"])
         for number, plan in planned:
             if self.id in plan["puzzles"]:
                 texts_P_K = self.archive.chunk(number).completions or []
@@ -188,7 +183,7 @@ def _facts(chunk: Chunk) -> dict[str, Any]:
     """Where, when and with what a chunk was sampled."""
     return {
         "chunk": chunk.id, "iteration": chunk.iteration, "stage": chunk.stage, "checkpoint": chunk.checkpoint,
-        "seed": f"{chunk.seed}", "settings": chunk.settings,
+        "seed": chunk.seed, "settings": chunk.settings,
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ One tiny model that knows six puzzles by heart proposes, solves and learns in ev
 that pairs are really found; the settings are in `SETTINGS`.
 """
 
+import argparse
 import contextlib
 import gzip
 import importlib
@@ -26,10 +27,12 @@ from pathlib import Path
 import pytest
 
 from puzzles.archive import Archive
+from puzzles.catalogue import ORDERS, STATES
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
-from selfplay import tables
+from selfplay import archive_commands, tables
 from selfplay.cli import main
+from selfplay.export import FORMATS
 from selfplay.rundir import RunDir
 
 P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
@@ -1028,6 +1031,17 @@ def test_archives_are_compared_and_merged(run_here, done, selfplay, refused):
     assert done("archive", "diff", "empty.sqlite", "tiny").endswith("answers that differ: 0\n")
     assert "0 puzzles, 0 solutions" in done("archive", "merge", "empty.sqlite", "tiny")
     assert "expected another archive" in refused("archive", "merge", "tiny", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("action", "option", "known"),
+    [("list", "--sort", ORDERS), ("list", "--state", STATES), ("export", "--format", FORMATS)],
+)
+def test_the_choices_offered_are_those_there_are(action, option, known):
+    """They are written twice: the command line does not import what would know them."""
+    actions = archive_commands.wire(argparse.ArgumentParser().add_subparsers()).choices
+    (found,) = [each for each in actions[action]._actions if option in each.option_strings]
+    assert list(found.choices) == list(known)
 
 
 def test_reading_an_archive_leaves_it_as_it_was(run_here, done):

@@ -12,8 +12,8 @@ from test_loop import archive_content, config_of, go, puzzle_files
 from puzzles.archive import Archive
 from puzzles.merging import Merged, compare, merge
 from puzzles.puzzle import InputError
-from puzzles.reverify import Found, judge_elsewhere, judge_here, reverify
 from selfplay import tables
+from selfplay.reverify import Found, judge_elsewhere, judge_here, reverify
 from selfplay.rundir import RunDir
 from selfplay.story import story
 
@@ -171,7 +171,7 @@ def test_tampered_pairs_are_found_exactly(copies, pool):
 
 
 def test_one_that_stopped_goes_on_and_comes_to_the_same(copies, pool, monkeypatch):
-    monkeypatch.setattr("puzzles.reverify.BATCH", 3)
+    monkeypatch.setattr("selfplay.reverify.BATCH", 3)
     change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number IN (1, 8)")
     whole = judged_again(copies[0], judge_here(pool))
     calls = []
