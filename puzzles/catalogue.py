@@ -21,10 +21,12 @@ ORDERS = {
     "oldest": "p.number",
     "hardest": f"coalesce({RATE}, 0) = 0, {RATE}, p.number DESC",
     "easiest": f"{RATE} DESC, p.number DESC",
+    "varied": "(SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) DESC, p.number DESC",
     "shortest": "length(p.source), p.number DESC",
     "longest": "length(p.source) DESC, p.number DESC",
 }
-"""Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved."""
+"""Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved; varied
+those with the most distinct solutions."""
 STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
 SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the classes that puzzles are counted in."""

@@ -35,6 +35,8 @@ SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout"
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
 """It names a folder."""
+OUTCOME = "outcome.json"
+"""In the folder of an arm that has ended."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,17 @@ def ablate(
     return done
 
 
+def arms_beside(rundir: RunDir) -> dict[str, RunDir]:
+    """The other arms of a run's ablation that have ended with its seed, by the names of their folders; none for a run
+    of its own.
+    """
+    if not (rundir.path / OUTCOME).is_file():
+        return {}
+    seed, folder = load(rundir.config).seed, rundir.path.absolute()
+    others = [RunDir(outcome.parent) for outcome in sorted(folder.parent.glob(f"*/{OUTCOME}"))]
+    return {other.path.name: other for other in others if other.path != folder and load(other.config).seed == seed}
+
+
 def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
     """What another arm of the same seed and shots has scored of their common base is not sampled again."""
     for name in SCORED_SETS:
@@ -207,7 +220,7 @@ def _scores(
     pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
     progress: Progress,
 ) -> ArmScores:
-    file = rundir.path / "outcome.json"
+    file = rundir.path / OUTCOME
     outcome = json.loads(file.read_text("utf-8")) if file.exists() else {}
     if outcome.get("iteration") == config.iterations:
         for record in rundir.read_records():

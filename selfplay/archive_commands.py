@@ -324,8 +324,9 @@ def wire(commands: Any) -> Any:
     listing.add_argument("--difficulty", type=natural)
     listing.add_argument("--state", choices=["solved", "unsolved", "quarantined"])
     listing.add_argument(
-        "--sort", default="newest", choices=["newest", "oldest", "hardest", "easiest", "shortest", "longest"]
-    )
+        "--sort", default="newest",
+        choices=["newest", "oldest", "hardest", "easiest", "varied", "shortest", "longest"],
+    )  # fmt: skip
     listing.add_argument("--limit", type=positive, default=50)
     listing.add_argument("--offset", type=natural, default=0, help="how many are left out before the first")
     listing.add_argument("--refused", action="store_true", help="instead, imported texts that were refused, and why")

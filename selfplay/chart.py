@@ -1,9 +1,13 @@
-"""Scores over iterations as a drawing, the same bytes for the same numbers, readable on light and on dark pages."""
+"""Drawings of what changes over iterations, as SVG: the same bytes for the same numbers, readable on light and dark.
+
+Each of a report is as wide as a phone, so that a page sets them side by side, or one below the other.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +19,18 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Of Okabe and Ito, told apart with any kind of colour vision; without those too pale for a white page."""
 MARKERS = "os^Dvp"
 GREY = "#7d7d7d"
+REST = "#b3b3b3"
+SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
+"""From dark to bright, of viridis: for what has an order."""
+PANEL_INCHES = (4.2, 2.8)
+LONG_LABEL = 18
+"""Characters of which three stand side by side no more."""
+MOST_NUMBERED = 10
+"""Columns of a heat map that a number fits into."""
 STYLE = {
     "svg.hashsalt": "selfplay",
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.size": 9,
     "text.color": GREY,
     "axes.edgecolor": GREY,
@@ -37,7 +50,6 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
     """
     import matplotlib
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     longest = max(config.iterations for config in ablation.arms.values())
     with matplotlib.rc_context(STYLE):
@@ -48,35 +60,138 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
                 runs = [{r["iteration"]: r for r in item.records if "heldout" in r} for item in done if item.arm == arm]
                 iterations = sorted(set.intersection(*map(set, runs)))
                 scores_S_I = np.array([[run[i]["heldout"][f"pass@{k}"][0] for i in iterations] for run in runs])
-                look = {"color": COLOURS[number % len(COLOURS)], "label": arm}
-                _draw(
-                    panel,
-                    iterations,
-                    scores_S_I,
-                    config.iterations < 2 <= longest,
-                    MARKERS[number % len(MARKERS)],
-                    look,
-                )
+                low_I, mean_I, high_I = scores_S_I.min(0), scores_S_I.mean(0), scores_S_I.max(0)
+                flat = config.iterations < 2 <= longest
+                _curve(panel, number, arm, iterations, mean_I, low_I, high_I, flat)
             base = np.mean([item.records[0]["heldout"][f"pass@{k}"][0] for item in done])
             panel.plot(0, base, "o", color=GREY, zorder=3, clip_on=False, label="base")
-            panel.set(xlabel="iteration", title=f"held-out pass@{k}", xlim=(0, longest + 0.1))
-            panel.set_ylim(bottom=0)
-            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.set(title=f"held-out pass@{k}")
+            _over_iterations(panel, longest)
         handles, labels = panels[0].get_legend_handles_labels()
         seeds = f"mean and range of {len(ablation.seeds)} seeds" if len(ablation.seeds) > 1 else None
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), title=seeds)
-        drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return drawn.getvalue()
+        return _svg(figure)
 
 
-def _draw(
-    panel: Any, iterations: Sequence[int], scores_S_I: Any, flat: bool, marker: str, look: dict[str, str]
-) -> None:
-    low_I, mean_I, high_I = scores_S_I.min(0), scores_S_I.mean(0), scores_S_I.max(0)
+def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
+    """Scores over iterations: of each run [value, low, high] by iteration; the first run with its intervals.
+
+    A run of one iteration, beside longer ones, is a dashed line at what it scored.
+    """
+    longest = max(max(run, default=0) for run in runs.values())
+    with _panel(len(runs) > 1) as (panel, drawn):
+        for number, (name, run) in enumerate(runs.items()):
+            value_I, low_I, high_I = np.array([*run.values()], float).reshape(-1, 3).T
+            if number:
+                low_I = high_I = value_I
+            _curve(panel, number, name, list(run), value_I, low_I, high_I, max(run) < 2 <= longest)
+        _over_iterations(panel, longest)
+    return drawn[0]
+
+
+def lines(series: Mapping[str, Mapping[int, float]], label: str) -> str:
+    """Numbers over iterations, from 0 on."""
+    with _panel(len(series) > 1) as (panel, drawn):
+        for number, (name, values) in enumerate(series.items()):
+            value_I = np.array([*values.values()], float)
+            _curve(panel, number, name, list(values), value_I, value_I, value_I)
+        _over_iterations(panel, max(max(values, default=0) for values in series.values()))
+        panel.set_ylabel(label)
+    return drawn[0]
+
+
+def bands(series: Mapping[str, Mapping[int, Sequence[float]]], label: str) -> str:
+    """How values are spread, over iterations: their median, and between which half of them lie."""
+    with _panel(len(series) > 1) as (panel, drawn):
+        for number, (name, values) in enumerate(series.items()):
+            quartiles_3_I = np.array([np.quantile(own, [0.5, 0.25, 0.75]) for own in values.values()]).reshape(-1, 3).T
+            _curve(panel, number, name, list(values), *quartiles_3_I)
+        _over_iterations(panel, max(max(values, default=0) for values in series.values()))
+        panel.set_ylabel(label)
+    return drawn[0]
+
+
+def stacked(counts: Mapping[int, Mapping[str, float]], colours: Mapping[str, str], label: str, share: bool) -> str:
+    """What makes up each iteration, as a bar of parts: in their own measure, or as shares of it."""
+    with _panel(True) as (panel, drawn):
+        iterations = list(counts)
+        values_N_I = np.array([[own.get(name, 0) for own in counts.values()] for name in colours], float)
+        if share:
+            values_N_I /= np.maximum(values_N_I.sum(0), 1e-9)
+        below_I = np.zeros(len(iterations))
+        for (name, colour), value_I in zip(colours.items(), values_N_I, strict=True):
+            panel.bar(iterations, value_I, bottom=below_I, color=colour, label=name, width=0.85, linewidth=0)
+            below_I = below_I + value_I
+        panel.set(xlabel="iteration", ylabel=label)
+        if share:
+            panel.set_ylim(0, 1)
+        _whole_iterations(panel)
+    return drawn[0]
+
+
+def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
+    """Shares from 0 to 1 by row and iteration, as colours; numbers too where there is room for them."""
+    iterations = list(next(iter(rows.values())))
+    with _panel(False, height=0.6 + 0.22 * len(rows)) as (panel, drawn):
+        shares_R_I = np.array([[row[i] for i in iterations] for row in rows.values()], float)
+        panel.imshow(shares_R_I, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        panel.set_yticks(range(len(rows)), list(rows))
+        shown = range(0, len(iterations), max(1, len(iterations) // 10))
+        panel.set_xticks(shown, [str(iterations[place]) for place in shown])
+        panel.set(xlabel="iteration")
+        panel.spines[:].set_visible(False)
+        panel.tick_params(length=0)
+        for row, place in np.ndindex(shares_R_I.shape) if len(iterations) <= MOST_NUMBERED else ():
+            value = shares_R_I[row, place]
+            colour = "#ffffff" if value < 0.6 else "#000000"
+            panel.text(place, row, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=7, color=colour)
+    return drawn[0]
+
+
+@contextmanager
+def _panel(legend: bool, height: float = PANEL_INCHES[1]) -> Iterator[tuple[Any, list[str]]]:
+    """Axes to draw on; the drawing is in the list when they are left."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    drawn: list[str] = []
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(PANEL_INCHES[0], height), layout="constrained")
+        panel = figure.subplots()
+        yield panel, drawn
+        if legend:
+            handles, labels = panel.get_legend_handles_labels()
+            columns = 3 if max(map(len, labels)) < LONG_LABEL else 2
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, handlelength=1)
+        drawn.append(_svg(figure))
+
+
+def _svg(figure: Any) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def _over_iterations(panel: Any, longest: int) -> None:
+    panel.set(xlabel="iteration", xlim=(0, longest + 0.1))
+    panel.set_ylim(bottom=0)
+    _whole_iterations(panel)
+
+
+def _whole_iterations(panel: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _curve(
+    panel: Any, number: int, name: str, iterations: Sequence[int], value_I: Any, low_I: Any, high_I: Any,
+    flat: bool = False,
+) -> None:  # fmt: skip
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     if flat:
-        panel.axhline(mean_I[-1], linestyle="--", linewidth=1.2, **look)
-        panel.axhspan(low_I[-1], high_I[-1], color=look["color"], alpha=0.1, linewidth=0)
+        panel.axhline(value_I[-1], linestyle="--", linewidth=1.2, color=colour, label=name)
+        panel.axhspan(low_I[-1], high_I[-1], color=colour, alpha=0.1, linewidth=0)
     else:
-        panel.plot(iterations, mean_I, marker=marker, markersize=4, linewidth=1.5, clip_on=False, **look)
-        panel.fill_between(iterations, low_I, high_I, color=look["color"], alpha=0.2, linewidth=0)
+        panel.plot(iterations, value_I, marker, ls="-", ms=4, lw=1.5, clip_on=False, color=colour, label=name)
+        panel.fill_between(iterations, low_I, high_I, color=colour, alpha=0.2, linewidth=0)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sandbox.pool import Pool
     from selfplay.config import RunConfig
     from selfplay.loop import Progress
+    from selfplay.rundir import RunDir
 
 USUAL_K = (1, 10, 100)
 
@@ -85,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     from selfplay.rundir import RunDir
 
     parent, _, iteration = (options.from_run or "").partition("@")
-    base = RunDir(RUNS / parent if (RUNS / parent).is_dir() else Path(parent)) if parent else None
+    base = _run_dir(parent) if parent else None
     config = load(options.config or (base.config if base else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(_below_runs(name))
@@ -133,7 +134,7 @@ def _run(options: argparse.Namespace) -> int:
     if last > config.iterations:
         print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
     print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
-    print(f"  selfplay archive stats {rundir.path}")
+    print(f"  selfplay report {rundir.path}")
     if last:
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
     print(f"  selfplay run {again}--set iterations={last + 3}")
@@ -212,7 +213,6 @@ def _runs(options: argparse.Namespace) -> int:
         except InputError:
             rows.append([path.name, "unreadable", "-", "-", "-"])
             continue
-        state = "finished" if len(records) > iterations else "running" if rundir.is_locked() else "stopped"
         best = "-"
         if records:
             key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
@@ -220,9 +220,32 @@ def _runs(options: argparse.Namespace) -> int:
             record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
             best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
         size = sum(_size(file) for file in path.rglob("*"))
+        state = rundir.state(iterations)
         rows.append([path.name, state, f"{max(0, len(records) - 1)} of {iterations}", best, f"{size / 1e6:.1f}"])
     print(tables.render(rows, right=[4]) if len(rows) > 1 else f"no runs below {RUNS.resolve()}")
     return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from selfplay.report import report
+    from selfplay.rundir import write_atomically
+
+    rundir = _run_dir(options.run)
+    out = Path(options.out) if options.out else rundir.report
+    page = report(rundir)
+    try:
+        write_atomically(out, page)
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{out}: it cannot be written, {error.strerror}: name another place with --out") from None
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    return 0
+
+
+def _run_dir(text: str) -> RunDir:
+    """Of a run's folder or its name."""
+    from selfplay.rundir import RunDir
+
+    return RunDir(RUNS / text if (RUNS / text).is_dir() else Path(text))
 
 
 def _size(file: Path) -> int:
@@ -538,6 +561,10 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--name", help="folder below runs/; by default the config's name")
 
     command(commands, "runs", _runs, "list the runs here", "runs")
+
+    report = command(commands, "report", _report, "write a run as one HTML file, to look at", "report embedded")
+    report.add_argument("run", metavar="RUN", help="a run's name or folder")
+    report.add_argument("--out", metavar="FILE", help="by default report.html in the run's folder")
 
     bench = command(
         commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",

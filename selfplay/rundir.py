@@ -1,6 +1,7 @@
 """A run is a folder of ordinary files; this is the one place that knows their names.
 
-    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  log.txt  lock
+    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
+    log.txt  lock
 
 A file that is replaced is written beside itself first and then renamed, so that it is always
 whole; a file that grows may lose a torn last line in a crash, and no other.
@@ -48,6 +49,11 @@ class RunDir:
         """The imports and records, with times."""
         return self.path / "log.txt"
 
+    @property
+    def report(self) -> Path:
+        """The run as a page, when it was asked for."""
+        return self.path / "report.html"
+
     def checkpoint(self, iteration: int) -> Path:
         """A plain Hugging Face folder; it exists only when it is complete."""
         return self.path / "checkpoints" / f"iteration-{iteration:03d}"
@@ -59,6 +65,12 @@ class RunDir:
     def read_records(self) -> list[dict[str, Any]]:
         """The finished iterations, in order."""
         return read_lines(self.records)
+
+    def state(self, iterations: int) -> str:
+        """`finished`, `running` or `stopped`, with so many iterations asked for."""
+        if len(self.read_records()) > iterations:
+            return "finished"
+        return "running" if self.is_locked() else "stopped"
 
     def is_locked(self) -> bool:
         """Whether some process is writing this run now."""
