@@ -23,8 +23,8 @@ REST = "#b3b3b3"
 SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 """From dark to bright, of viridis: for what has an order."""
 PANEL_INCHES = (4.2, 2.8)
-LONG_LABEL = 18
-"""Characters of which three stand side by side no more."""
+MOST_LABEL, LONG_LABEL = 30, 18
+"""Characters that are shown, and of which three labels stand side by side no more."""
 MOST_NUMBERED = 10
 """Columns of a heat map that a number fits into."""
 STYLE = {
@@ -120,7 +120,7 @@ def stacked(counts: Mapping[int, Mapping[str, float]], colours: Mapping[str, str
             values_N_I /= np.maximum(values_N_I.sum(0), 1e-9)
         below_I = np.zeros(len(iterations))
         for (name, colour), value_I in zip(colours.items(), values_N_I, strict=True):
-            panel.bar(iterations, value_I, bottom=below_I, color=colour, label=name, width=0.85, linewidth=0)
+            panel.bar(iterations, value_I, bottom=below_I, color=colour, label=_label(name), width=0.85, linewidth=0)
             below_I = below_I + value_I
         panel.set(xlabel="iteration", ylabel=label)
         if share:
@@ -135,7 +135,7 @@ def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
     with _panel(False, height=0.6 + 0.22 * len(rows)) as (panel, drawn):
         shares_R_I = np.array([[row[i] for i in iterations] for row in rows.values()], float)
         panel.imshow(shares_R_I, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        panel.set_yticks(range(len(rows)), list(rows))
+        panel.set_yticks(range(len(rows)), [*map(_label, rows)])
         shown = range(0, len(iterations), max(1, len(iterations) // 10))
         panel.set_xticks(shown, [str(iterations[place]) for place in shown])
         panel.set(xlabel="iteration")
@@ -166,6 +166,11 @@ def _panel(legend: bool, height: float = PANEL_INCHES[1]) -> Iterator[tuple[Any,
         drawn.append(_svg(figure))
 
 
+def _label(name: str) -> str:
+    """As much of it as there is room for."""
+    return name if len(name) <= MOST_LABEL else f"{name[: MOST_LABEL - 1]}…"
+
+
 def _svg(figure: Any) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -190,8 +195,8 @@ def _curve(
 ) -> None:  # fmt: skip
     colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
     if flat:
-        panel.axhline(value_I[-1], linestyle="--", linewidth=1.2, color=colour, label=name)
+        panel.axhline(value_I[-1], linestyle="--", linewidth=1.2, color=colour, label=_label(name))
         panel.axhspan(low_I[-1], high_I[-1], color=colour, alpha=0.1, linewidth=0)
     else:
-        panel.plot(iterations, value_I, marker, ls="-", ms=4, lw=1.5, clip_on=False, color=colour, label=name)
+        panel.plot(iterations, value_I, marker, ls="-", ms=4, lw=1.5, clip_on=False, color=colour, label=_label(name))
         panel.fill_between(iterations, low_I, high_I, color=colour, alpha=0.2, linewidth=0)

@@ -116,3 +116,16 @@ def pool():
 
     with truth_pool(lanes=2) as pool:
         yield pool
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, for the tests of one file."""
+    api = pytest.importorskip("playwright.sync_api", reason="a page in a browser needs playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("a page in a browser needs chromium (Debian: apt-get install chromium)")
+    # In a container without user namespaces Chromium's own sandbox does not start; the pages are ours.
+    options = {"executable_path": chromium, "args": ["--no-sandbox"]}
+    with api.sync_playwright() as playwright, playwright.chromium.launch(**options) as browser:
+        yield browser
