@@ -281,15 +281,16 @@ def _parameters(node: ast.arguments, left_out: Collection[str]) -> Iterator[obje
 
 def _bound_names(tree: ast.AST) -> set[str]:
     """Names that the program gives; not those of a class's own members, which are reached as attributes."""
+    nodes = list(ast.walk(tree))
     members = {
         id(part)
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.ClassDef)
         for member in node.body
         for part in ([member] if isinstance(member, ast.FunctionDef | ast.ClassDef) else ast.walk(member))
     }
     bound = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if id(node) in members:
             continue
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
