@@ -225,6 +225,8 @@ class ImportReport:
     """`new`, `duplicate`, `held_out`, or the rule or reason that refused it."""
     solutions: Counter[str] = field(default_factory=Counter)
     """`new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict that refused it."""
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of each `puzzle` or `solution` and reason that refused it: the first one's name, and what was wrong there."""
 
 
 def import_puzzles(
@@ -288,6 +290,7 @@ def _import_batch(
                 held_out |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
                 report.solutions["of a refused puzzle"] += len(raw.solutions)
                 archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
+                report.examples.setdefault(("puzzle", outcome), _example(raw.name, outcome, detail))
         for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
             judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
             if puzzle.id in held_out:
@@ -305,6 +308,11 @@ def _import_batch(
                 continue
             report.solutions[outcome] += 1
             archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
+            report.examples.setdefault(("solution", outcome), _example(raw.name, outcome, detail))
+
+
+def _example(name: str, reason: str, detail: str) -> str:
+    return f"{name}: {detail.removeprefix(f'{reason}: ')}" if detail else name
 
 
 def _import_parse(pool: Pool, raws: Sequence[RawPuzzle], admission: bool) -> list[Puzzle | ParseFailure]:

@@ -45,10 +45,9 @@ def add(options: argparse.Namespace) -> int:
             count = bars().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count)
             archive.index()
-    print(tables.counts("puzzles", dict(report.puzzles)))
-    print(tables.counts("solutions", dict(report.solutions)))
-    if (set(report.puzzles) | set(report.solutions)) - {"new", "duplicate"}:
-        print(f"reasons: selfplay archive list {path} --refused")
+    print(tables.imported(report))
+    if report.examples:
+        print(f"\nall of them: selfplay archive list {path} --refused")
     return 0
 
 
