@@ -309,7 +309,10 @@ def wire(commands: Any) -> Any:
     )
     filling.add_argument("archive", help="archive file; made if there is none")
     filling.add_argument("file", help="puzzle file, or train, dev, heldout")
-    filling.add_argument("--format", default="auto", choices=["auto", "jsonl", "p3"])
+    filling.add_argument(
+        "--format", default="auto", choices=["auto", "jsonl", "p3", "aces", "azr"],
+        help="ours, Microsoft's P3, ACES or Absolute Zero Reasoner; auto: by the first object's keys",
+    )  # fmt: skip
     filling.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
     stats = command(actions, "stats", _stats, "counts", "archive stats embedded")
     stats.add_argument("archive", help=where)

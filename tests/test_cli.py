@@ -28,6 +28,7 @@ import pytest
 
 from puzzles.archive import Archive
 from puzzles.catalogue import ORDERS, STATES
+from puzzles.formats import FORMATS as FILE_FORMATS
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
 from selfplay import archive_commands, tables
@@ -883,6 +884,12 @@ def test_p3_is_imported_or_refused_with_a_reason(done):
     out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3")
     assert sum(int(line.split()[1]) for line in out.splitlines()[1:4]) == len(chosen)
     assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
+
+
+def test_every_format_of_puzzle_files_is_offered(done):
+    for name in FILE_FORMATS:
+        Path("none.json").write_text("[]")
+        assert "refused" in done("archive", "import", "a.sqlite", "none.json", "--format", name)
 
 
 def test_contamination_finds_leaks_in_an_archive_and_says_where_they_came_in(done, selfplay):
