@@ -1,4 +1,4 @@
-"""The types an answer may have: read from an annotation, checked on a value, and their trivial answers.
+"""The types an answer may have: read from an annotation or off a value, checked on one, and their trivial answers.
 
 A type is kept as canonical text in `typing`'s spelling, such as `Dict[str, List[int]]`.
 """
@@ -6,8 +6,10 @@ A type is kept as canonical text in `typing`'s spelling, such as `Dict[str, List
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
@@ -77,6 +79,37 @@ def _read_container(annotation: ast.Subscript, depth: int) -> str:
 
 def _is_ellipsis(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and node.value is ...
+
+
+def of(value: Any) -> str:
+    """The type that a value of exact builtin types has, such as `List[Optional[int]]` of `[None, 3]`.
+
+    Raises:
+        UnsupportedType: There is none, or the value does not tell: it is None, is or holds an empty container
+            only, or its members differ in type.
+    """
+    kind = type(value)
+    for name, (exact, _) in SCALARS.items():
+        if kind is exact:
+            return name
+    if kind is tuple and value:
+        return f"Tuple[{', '.join(map(of, value))}]"
+    if kind in (list, set):
+        return f"{CONTAINERS[kind.__name__]}[{_of_all(value)}]"
+    if kind is dict:
+        return f"Dict[{_of_all(value)}, {_of_all(value.values())}]"
+    raise UnsupportedType(f"{value!r} does not tell a type")
+
+
+def _of_all(members: Collection[Any]) -> str:
+    names: dict[str, None] = {}
+    for member in members:
+        with contextlib.suppress(UnsupportedType):
+            names[of(member)] = None
+    for candidate in (*names, *(f"Optional[{name}]" for name in names)):
+        if all(matches(member, candidate) for member in members):
+            return candidate
+    raise UnsupportedType(f"{[*members]!r} are not of one type")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Puzzle files in: our JSONL, Microsoft's P3, and the programs that Codex wrote for it.
+"""Puzzle files in: our JSONL, Microsoft's P3 and the programs that Codex wrote for it, ACES and Absolute Zero.
 
 Reading a file only splits it into texts; whether a text is a puzzle is decided by `parse`, and
 whether a solution holds by `verify`. `import_puzzles` does both and fills an archive.
@@ -28,6 +28,8 @@ from sandbox.pool import Pool
 EMBEDDED_SETS = ("train", "dev", "heldout")
 """The hand-written sets inside the package, usable wherever a puzzle file is."""
 PUZZLE_ID = re.compile("[0-9a-f]{16}")
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
+"""How a pickle begins, from its second protocol on; no UTF-8 text does."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +47,32 @@ def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]
     """All puzzles of a file, or of an embedded set by its name.
 
     Args:
-        path: `train`, `dev`, `heldout`, or a file.
-        file_format: `jsonl`, `p3`, or `auto` (by the file's first character: P3 is one JSON array).
+        path: `train`, `dev`, `heldout`, or a file: one JSON array of objects, or a JSON object on each line.
+        file_format: Whose objects these are, one of `FORMATS`; or `auto`, by the first object's keys.
 
     Raises:
-        InputError: The file is missing or a place in it is not of the format.
+        InputError: The file is missing, a place in it is not of the format, or the first does not tell which.
     """
     name = str(path)
     if name in EMBEDDED_SETS:
-        text = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8")
-        return [_jsonl_puzzle(record, where) for where, record in _json_lines(io.StringIO(text), f"{name}.jsonl")]
-    text = _read_text(Path(path))
-    if file_format == "auto":
-        file_format = "p3" if text.lstrip()[:1] == "[" else "jsonl"
-    if file_format == "p3":
-        return _read_p3(text, name)
-    return [_jsonl_puzzle(record, where) for where, record in _json_lines(io.StringIO(text), name)]
+        text, name = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8"), f"{name}.jsonl"
+    else:
+        text = _read_text(Path(path))
+    puzzles = []
+    for where, record in _json_array(text, name) if text.lstrip()[:1] == "[" else _json_lines(io.StringIO(text), name):
+        if file_format == "auto":
+            file_format = _format_of(record, where)
+        puzzles.append(FORMATS[file_format].read(record, where))
+    return puzzles
+
+
+def _format_of(record: dict[str, Any], where: str) -> str:
+    fitting = [name for name, known in FORMATS.items() if known.key in record]
+    if len(fitting) != 1:
+        keys = ", ".join(f"{known.key!r} ({name})" for name, known in FORMATS.items())
+        came = f"those of {' and '.join(fitting)}; --format tells which" if fitting else json.dumps([*record])[:60]
+        raise InputError(f"{where}: expected one of the keys {keys}, got {came}")
+    return fitting[0]
 
 
 def read_errata(path: str | Path | None = None) -> dict[str, str]:
@@ -143,9 +155,23 @@ def _read_text(path: Path) -> str:
         with open_text(path) as file:
             return file.read()
     except (UnicodeDecodeError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: expected UTF-8 text, {error}") from None
+        pickled = isinstance(error, UnicodeDecodeError) and PICKLE.match(error.object)
+        came = "got a pickle, which may run anything when loaded: write its objects as JSON" if pickled else error
+        raise InputError(f"{path}: expected UTF-8 text, {came}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _json_array(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name}: expected a JSON array, {error}") from None
+    for number, record in enumerate(records):
+        where = f"{name}, item {number}"
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected an object, got {json.dumps(record)[:60]}")
+        yield where, record
 
 
 def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,6 +200,16 @@ def _string(record: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
+def _strings(record: dict[str, Any], key: str, where: str) -> list[str]:
+    """The texts under a key; none if it is missing or null."""
+    value = record.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(member, str) for member in value):
+        raise InputError(f"{where}: expected a list of texts under {key!r}, got {json.dumps(value)[:60]}")
+    return value
+
+
 def _jsonl_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
     puzzle = _string(record, "puzzle", where)
     if "solutions" in record:
@@ -191,27 +227,71 @@ def _jsonl_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
     return RawPuzzle(str(name), puzzle, tuple(solutions), tuple(skills), difficulty)
 
 
-def _read_p3(text: str, name: str) -> list[RawPuzzle]:
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: expected P3's JSON array, {error}") from None
-    if not isinstance(records, list):
-        raise InputError(f"{name}: expected P3's JSON array, got a {type(records).__name__}")
-    puzzles = []
-    for number, record in enumerate(records):
-        where = f"{name}, item {number}"
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: expected an object, got {json.dumps(record)[:60]}")
-        source, header = _string(record, "sat", where), record.get("sol_header", "def sol():")
-        bodies = record.get("sol_bodies", [])
-        if not isinstance(header, str) or not isinstance(bodies, list) or not all(isinstance(b, str) for b in bodies):
-            raise InputError(f"{where}: expected a text under 'sol_header' and a list of texts under 'sol_bodies'")
-        solutions = tuple(f"{header}\n{body}" for body in bodies)
-        module = record.get("module")
-        skills = (module.removesuffix(".py"),) if isinstance(module, str) and module else ()
-        puzzles.append(RawPuzzle(str(record.get("name", number)), source, solutions, skills))
-    return puzzles
+def _p3_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    source, header = _string(record, "sat", where), record.get("sol_header", "def sol():")
+    bodies = record.get("sol_bodies", [])
+    if not isinstance(header, str) or not isinstance(bodies, list) or not all(isinstance(b, str) for b in bodies):
+        raise InputError(f"{where}: expected a text under 'sol_header' and a list of texts under 'sol_bodies'")
+    solutions = tuple(f"{header}\n{body}" for body in bodies)
+    module = record.get("module")
+    skills = (module.removesuffix(".py"),) if isinstance(module, str) and module else ()
+    return RawPuzzle(str(record.get("name", where)), source, solutions, skills)
+
+
+ACES_SKILLS = (
+    "string manipulation", "mathematical operations", "conditional logic", "recursion", "brute force search",
+    "dynamic programming", "greedy algorithms", "backtracking", "set operations", "permutations and combinations",
+    "probability and statistics", "pattern recognition", "sorting and ordering", "binary operations",
+    "geometry and coordinate manipulation", "algorithm optimization", "number theory", "graph theory",
+    "array indexing", "hashing",
+)  # fmt: skip
+"""What each place of ACES's `emb` stands for (arXiv:2310.10692, aces/environement/p3/skill_list.py)."""
+_AFTER_ACES_PUZZLE = re.compile(r"^(?:def g\b|assert\b)", re.MULTILINE)
+_AFTER_ACES_SOLUTION = re.compile(r"^assert\b", re.MULTILINE)
+
+
+def _aces_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    """A program is the puzzle `f`, a solution `g`, and `assert f(g()) == True`; so is each attempt, right or wrong."""
+    program = _string(record, "program_str", where).lstrip()
+    puzzle = _AFTER_ACES_PUZZLE.split(program, maxsplit=1)[0].rstrip()
+    programs = [
+        _AFTER_ACES_SOLUTION.split(text.lstrip(), maxsplit=1)[0]
+        for text in [program, *_strings(record, "all_solution", where)]
+    ]
+    solutions = [f"{text}\n".removeprefix(f"{puzzle}\n").strip() for text in programs]
+    bits = record.get("emb")
+    known = bits if isinstance(bits, list) and len(bits) == len(ACES_SKILLS) else []
+    skills = [skill for skill, bit in zip(ACES_SKILLS, known, strict=False) if bit == 1]
+    name = record.get("unique_id", record.get("id", where))
+    return RawPuzzle(str(name), puzzle, tuple(filter(None, solutions)), tuple(skills))
+
+
+def _azr_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    """A program with an input and its output asks for such an input; `parse` writes the puzzle, or says why not."""
+    task = {"imports": _strings(record, "imports", where), "snippet": _string(record, "snippet", where)}
+    task |= {key: _string(record, key, where) for key in ("input", "output") if key in record}
+    solutions = (f"def g():\n    return (\n{record['input']}\n)",) if "input" in record else ()
+    name = record.get("name", record.get("id", where))
+    return RawPuzzle(str(name), json.dumps(task), solutions, form="abduction")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of puzzle file."""
+
+    key: str
+    """What its objects have, and those of no other."""
+    read: Callable[[dict[str, Any], str], RawPuzzle]
+    """From an object and its place in the file; raises InputError."""
+
+
+FORMATS = {
+    "jsonl": Format("puzzle", _jsonl_puzzle),
+    "p3": Format("sat", _p3_puzzle),
+    "aces": Format("program_str", _aces_puzzle),
+    "azr": Format("snippet", _azr_puzzle),
+}
+"""By the names that `archive import --format` takes: ours, Microsoft's P3, ACES, and Absolute Zero Reasoner's tasks."""
 
 
 IMPORT_BATCH = 200
@@ -225,6 +305,8 @@ class ImportReport:
     """`new`, `duplicate`, `held_out`, or the rule or reason that refused it."""
     solutions: Counter[str] = field(default_factory=Counter)
     """`new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict that refused it."""
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of each `puzzle` or `solution` and reason that refused it: the first one's name, and what was wrong there."""
 
 
 def import_puzzles(
@@ -288,6 +370,7 @@ def _import_batch(
                 held_out |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
                 report.solutions["of a refused puzzle"] += len(raw.solutions)
                 archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
+                report.examples.setdefault(("puzzle", outcome), _example(raw.name, outcome, detail))
         for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
             judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
             if puzzle.id in held_out:
@@ -305,10 +388,15 @@ def _import_batch(
                 continue
             report.solutions[outcome] += 1
             archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
+            report.examples.setdefault(("solution", outcome), _example(raw.name, outcome, detail))
+
+
+def _example(name: str, reason: str, detail: str) -> str:
+    return f"{name}: {detail.removeprefix(f'{reason}: ')}" if detail else name
 
 
 def _import_parse(pool: Pool, raws: Sequence[RawPuzzle], admission: bool) -> list[Puzzle | ParseFailure]:
-    puzzles = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws])
+    puzzles = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
     if not admission:
         return puzzles
     refusals = iter(admit(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)]))

@@ -33,6 +33,8 @@ RULES = {
     "too_long": f"a text is at most {MAX_TEXT_BYTES} bytes",
     "too_complex": "parsing stays within the limits of a sandbox child",
     "no_code": "a chat reply holds a fenced code block",
+    "no_input": "an abduction task has one input and its output",
+    "no_literal": "the input and the output of an abduction task are Python literals",
     "syntax": "the text is a Python program",
     "statement": "the top level holds imports, definitions and constants only",
     "no_function": "a function is defined",
@@ -66,7 +68,9 @@ class Text:
     form: str = "program"
     """`program`: the text itself. `continuation`: a function, after which a model may have gone on
     with something else; it ends before the first line that is not indented. `chat`: a reply with a
-    fenced code block."""
+    fenced code block. `abduction`: a JSON object with a program `snippet` that defines `f`, its
+    `imports`, and as texts an `input` (arguments of `f`) and the `output`; the puzzle asks for an
+    input with that output, or for a tuple of arguments where there are several."""
     rename: Mapping[str, str] = field(default_factory=dict)
     """For a solution: what the puzzle was called in its original text, and is called now."""
 
@@ -176,7 +180,33 @@ def _extract(text: str, form: str) -> str:
         if not with_function:
             raise _Broken("no_code")
         return with_function[0]
-    return text
+    return _abduction(json.loads(text)) if form == "abduction" else text
+
+
+def _abduction(task: Mapping[str, Any]) -> str:
+    if not {"input", "output"} <= task.keys():
+        raise _Broken("no_input")
+    snippet = task["snippet"]
+    if not re.search(r"^def f\b", snippet, re.MULTILINE) or re.search(r"\bsat\b", snippet):
+        raise _Broken("no_function", "expected a function f, and nothing called sat")
+    arguments = ast.literal_eval(_literal(f"(\n{task['input']}\n,)", f"the input {task['input']!r}"))
+    output = ast.unparse(_literal(task["output"].strip(), f"the output {task['output']!r}"))
+    try:
+        declared = answer_type.of(arguments if len(arguments) > 1 else arguments[0])
+    except answer_type.UnsupportedType as error:
+        raise _Broken("answer_type", f"the input: {str(error)[:100]}") from None
+    imports = [line for line in task["imports"] if line.strip() not in snippet.splitlines()]
+    star = "*" if len(arguments) > 1 else ""
+    return "\n".join([*imports, snippet, f"def sat(x: {declared}):", f"    return f({star}x) == {output}"])
+
+
+def _literal(text: str, what: str) -> ast.expr:
+    try:
+        expression = ast.parse(text, mode="eval").body
+        ast.literal_eval(expression)
+    except (SyntaxError, ValueError, TypeError):
+        raise _Broken("no_literal", f"{what[:100]} is no literal") from None
+    return expression
 
 
 def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class RawPuzzle:
     solutions: tuple[str, ...] = ()
     skills: tuple[str, ...] = ()
     difficulty: int | None = None
+    form: str = "program"
+    """What the puzzle's text is: `program`, or another form of `parse.Text`."""
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,9 @@ def add(options: argparse.Namespace) -> int:
             count = bars().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count)
             archive.index()
-    print(tables.counts("puzzles", dict(report.puzzles)))
-    print(tables.counts("solutions", dict(report.solutions)))
-    if (set(report.puzzles) | set(report.solutions)) - {"new", "duplicate"}:
-        print(f"reasons: selfplay archive list {path} --refused")
+    print(tables.imported(report))
+    if report.examples:
+        print(f"\nall of them: selfplay archive list {path} --refused")
     return 0
 
 
@@ -310,7 +309,10 @@ def wire(commands: Any) -> Any:
     )
     filling.add_argument("archive", help="archive file; made if there is none")
     filling.add_argument("file", help="puzzle file, or train, dev, heldout")
-    filling.add_argument("--format", default="auto", choices=["auto", "jsonl", "p3"])
+    filling.add_argument(
+        "--format", default="auto", choices=["auto", "jsonl", "p3", "aces", "azr"],
+        help="ours, Microsoft's P3, ACES or Absolute Zero Reasoner; auto: by the first object's keys",
+    )  # fmt: skip
     filling.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
     stats = command(actions, "stats", _stats, "counts", "archive stats embedded")
     stats.add_argument("archive", help=where)

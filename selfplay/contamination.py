@@ -52,15 +52,15 @@ def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place
 
 def _training_puzzles(pool: Pool, place: Path, model: str) -> list[Puzzle]:
     """What a run's checkpoints learned from until the model's iteration, or all puzzles there."""
-    sources = [raw.puzzle for raw in read_any(str(place))]
+    texts = [Text(raw.puzzle, raw.form) for raw in read_any(str(place))]
     archive = place / "archive.sqlite" if place.is_dir() else place
     if is_archive(archive):
         name = Path(model).name.removeprefix("iteration-")
         until = int(name) if name.isdigit() else 2**62
         with Archive(archive) as opened:
             trained = "SELECT DISTINCT source FROM puzzles p JOIN trained t ON t.puzzle = p.id WHERE t.iteration <= ?"
-            sources = [source for (source,) in opened.query(trained, until)] or sources
-    parsed = parse_puzzles(pool, [Text(source) for source in sources])
+            texts = [Text(source) for (source,) in opened.query(trained, until)] or texts
+    parsed = parse_puzzles(pool, texts)
     training = [puzzle for puzzle in parsed if isinstance(puzzle, Puzzle)]
     if not training:
         raise InputError(f"{place}: expected the puzzles that the model was trained on, there are none")

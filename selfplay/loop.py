@@ -104,7 +104,7 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
         InputError: A text in it is no puzzle.
     """
     raws = read_any(path)
-    parsed = parse_puzzles(pool, [Text(raw.puzzle) for raw in raws])
+    parsed = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
     named = []
     for raw, puzzle in zip(raws, parsed, strict=True):
         if isinstance(puzzle, ParseFailure):

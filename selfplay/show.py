@@ -88,7 +88,7 @@ def _one_puzzle(pool: Pool, file: str, name: str | None) -> Puzzle:
         raws = [raw for raw in read_puzzles(file) if name in (None, raw.name)]
     if not raws:
         raise InputError(f"{file}: there is no puzzle" + (f" named {name!r}" if name else ""))
-    (puzzle,) = parse_puzzles(pool, [Text(raws[0].puzzle)])
+    (puzzle,) = parse_puzzles(pool, [Text(raws[0].puzzle, raws[0].form)])
     if isinstance(puzzle, ParseFailure):
         raise InputError(f"{file}: {raws[0].name}: this is no puzzle: {puzzle}")
     return puzzle

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from selfplay import cost
 from selfplay.cost import STAGES, record_seconds
+from selfplay.terminal import one_line
 
 if TYPE_CHECKING:
+    from puzzles.formats import ImportReport
     from selfplay.ablate import Ablation, ArmScores, Contrast
     from selfplay.forecast import Forecast
     from selfplay.metrics import Score
@@ -242,6 +244,29 @@ def replay(again: Replay) -> str:
     ]
     lines += [f"  {key} was {before}, and is {now}" for key, (before, now) in again.other_conditions.items()]
     return "\n".join([*lines, *(f"  {difference}" for difference in again.differences)])
+
+
+def imported(report: ImportReport) -> str:
+    """What became of an import's puzzles and solutions; then why some were refused, with an example of each reason."""
+    kinds = {"puzzle": report.puzzles, "solution": report.solutions}
+    outcomes = ("new", "duplicate")
+    refused = [
+        (what, reason, number)
+        for what, counted in kinds.items()
+        for reason, number in counted.most_common()
+        if reason not in outcomes
+    ]
+    rows = [["", *(f"{what}s" for what in kinds)]]
+    rows += [[outcome, *(f"{counted[outcome]:,}" for counted in kinds.values())] for outcome in outcomes]
+    rows.append(["refused", *(f"{sum(number for what, _, number in refused if what == kind):,}" for kind in kinds)])
+    if not refused:
+        return render(rows, right=[1, 2])
+    reasons = [
+        [what, reason, f"{number:,}", one_line(report.examples.get((what, reason), ""))]
+        for what, reason, number in refused
+    ]
+    table = render([["refused", "reason", "number", "for example"], *reasons], right=[2])
+    return f"{render(rows, right=[1, 2])}\n\n{table}"
 
 
 def counts(title: str, content: dict[str, int]) -> str:

@@ -12,6 +12,54 @@ def read(text):
 
 
 @pytest.mark.parametrize(
+    ("value", "declared"),
+    [
+        (3, "int"),
+        (True, "bool"),
+        (0.5, "float"),
+        ("", "str"),
+        ([1, 2], "List[int]"),
+        ([[], [1]], "List[List[int]]"),
+        ([None, 3], "List[Optional[int]]"),
+        ({1}, "Set[int]"),
+        ({"a": [1]}, "Dict[str, List[int]]"),
+        ((1, "a", (2.0,)), "Tuple[int, str, Tuple[float]]"),
+    ],
+    ids=repr,
+)
+def test_a_value_has_the_type_that_it_tells(value, declared):
+    assert answer_type.of(value) == declared
+    assert matches(value, declared)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        set(),
+        (),
+        [[]],
+        [None],
+        [[1], [None]],
+        (1, []),
+        [1, 2.0],
+        [1, True],
+        {"a": 1, "b": "c"},
+        b"a",
+        1j,
+        frozenset({1}),
+        ...,
+    ],
+    ids=repr,
+)
+def test_a_value_that_tells_no_type_has_none(value):
+    with pytest.raises(UnsupportedType):
+        answer_type.of(value)
+
+
+@pytest.mark.parametrize(
     ("annotation", "canonical"),
     [
         ("int", "int"),

@@ -28,6 +28,7 @@ import pytest
 
 from puzzles.archive import Archive
 from puzzles.catalogue import ORDERS, STATES
+from puzzles.formats import FORMATS as FILE_FORMATS
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
 from selfplay import archive_commands, tables
@@ -842,10 +843,12 @@ def test_verify_accepts_what_codex_wrote_for_p3(done):
 
 def test_an_import_fills_an_archive_and_repeated_changes_nothing(files, done):
     out = done("archive", "import", "deep/new.sqlite", files / "train.jsonl")
-    assert [line.split() for line in out.splitlines()] == [["puzzles"], ["new", "3"], ["solutions"], ["new", "3"]]
+    assert [line.split() for line in out.splitlines()] == [
+        ["puzzles", "solutions"], ["new", "3", "3"], ["duplicate", "0", "0"], ["refused", "0", "0"],
+    ]  # fmt: skip
     before = content("deep/new.sqlite")
     out = done("archive", "import", "deep/new.sqlite", files / "train.jsonl")
-    assert [line.split() for line in out.splitlines()][1::2] == [["duplicate", "3"]] * 2
+    assert [line.split() for line in out.splitlines()][1:3] == [["new", "0", "0"], ["duplicate", "3", "3"]]
     assert content("deep/new.sqlite") == before
 
 
@@ -858,7 +861,13 @@ def test_an_import_names_a_reason_for_every_refusal(done):
         {**held_out, "name": "guarded"},
     ]
     out = done("archive", "import", "a.sqlite", write_lines(Path("some.jsonl"), lines))
-    assert "selfplay archive list a.sqlite --refused" in out
+    _, _, table = out.partition("\n\n")
+    assert [line.split(maxsplit=3)[:3] for line in table.splitlines()[:4]] == [
+        ["refused", "reason", "number"], ["puzzle", "no_annotation", "1"], ["puzzle", "held_out", "1"],
+        ["solution", "of", "a"],
+    ]  # fmt: skip
+    assert "no puzzle: 'x' has no type" in table
+    assert "selfplay archive list a.sqlite --refused" in table
     refusals = json.loads(done("archive", "list", "a.sqlite", "--refused", "--json"))
     assert {row["name"] for row in refusals} == {"bad answer", "no puzzle", "guarded"}
     assert {(row["name"], row["reason"]) for row in refusals} >= {
@@ -873,9 +882,14 @@ def test_p3_is_imported_or_refused_with_a_reason(done):
     chosen = json.loads((P3 / "puzzles.json").read_text())[::60]
     Path("some.json").write_text(json.dumps(chosen))
     out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3")
-    counts = [int(line.split()[-1]) for line in out.partition("solutions")[0].splitlines()[1:]]
-    assert sum(counts) == len(chosen)
+    assert sum(int(line.split()[1]) for line in out.splitlines()[1:4]) == len(chosen)
     assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
+
+
+def test_every_format_of_puzzle_files_is_offered(done):
+    for name in FILE_FORMATS:
+        Path("none.json").write_text("[]")
+        assert "refused" in done("archive", "import", "a.sqlite", "none.json", "--format", name)
 
 
 def test_contamination_finds_leaks_in_an_archive_and_says_where_they_came_in(done, selfplay):

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from puzzles.archive import Archive
 from puzzles.catalogue import stats
 from puzzles.formats import (
+    FORMATS,
     ImportReport,
     RawPair,
     import_puzzles,
@@ -118,13 +120,190 @@ def test_p3s_array_is_read_with_header_and_bodies_joined(write):
         {"name": "B:0", "sat": "def sat(x: int):\n    return x == 4", "module": ["no", "text"]},
         {"sat": "def sat(x: int):\n    return x == 5", "sol_bodies": ["    return 5"]},
     ]  # fmt: skip
+    path = write(" \n" + json.dumps(records, indent=1))
     expected = [
         RawPuzzle("A:0", records[0]["sat"], ("def sol(n=3):\n    return n", "def sol(n=3):\n    return 3"), ("study",)),
         RawPuzzle("B:0", records[1]["sat"]),
-        RawPuzzle("2", records[2]["sat"], ("def sol():\n    return 5",)),
+        RawPuzzle(f"{path}, item 2", records[2]["sat"], ("def sol():\n    return 5",)),
     ]
-    path = write(" \n" + json.dumps(records, indent=1))
     assert read_puzzles(path) == read_puzzles(path, "p3") == expected
+
+
+# ---- ACES ----
+
+PROGRAM = f"from typing import *\n{PUZZLE}\n{SOLUTION}\nassert f(g()) == True"
+
+
+def attempt(solution: str) -> str:
+    return f"from typing import *\n{PUZZLE}\n{solution}\n\nassert f(g()) == True\nassert f(g()) == True"
+
+
+def test_acess_programs_are_taken_apart_into_a_puzzle_and_its_solutions(write):
+    search = "import itertools\ndef g():\n    return next(x for x in itertools.count() if f(x))"
+    record = {
+        "program_str": PROGRAM, "all_solution": [attempt(SOLUTION), attempt(search)],
+        "all_solution_correct": [True, False], "unique_id": "P3_train-7", "fitness": -0.5,
+    }  # fmt: skip
+    expected = RawPuzzle("P3_train-7", f"from typing import *\n{PUZZLE}", (SOLUTION, SOLUTION, search))
+    assert read_puzzles(write(json.dumps([record]))) == [expected]
+    assert read_puzzles(write(lines(record)), "aces") == [expected]
+
+
+def test_acess_labels_decide_nothing(write, pool, archive):
+    attempts = [attempt(f"def g():\n    return {answer}") for answer in ("41", "6 * 7", "42)\n<|assistant|>")]
+    record = {"program_str": PROGRAM, "all_solution": attempts, "all_solution_correct": [True, False, True]}
+    report = import_puzzles(archive, pool, PROTECTIONS, read_puzzles(write(json.dumps([record]))))
+    assert report.puzzles == {"new": 1}
+    assert report.solutions == {"new": 2, "wrong_answer": 1, "invalid_solution (syntax)": 1}
+
+
+def test_an_attempt_that_changes_the_puzzle_is_judged_by_the_puzzle_as_it_was(write, pool, archive):
+    easier = "def f(x: int):\n    return True\ndef g():\n    return 3\nassert f(g()) == True"
+    record = {"program_str": PROGRAM, "all_solution": [easier]}
+    report = import_puzzles(archive, pool, PROTECTIONS, read_puzzles(write(json.dumps([record]))))
+    assert report.solutions == {"new": 1, "wrong_answer": 1}
+
+
+def test_an_aces_program_without_a_solution_is_a_puzzle_alone(write):
+    records = [{"program_str": f"{PUZZLE}\n\nassert f(g()) == True\n"}, {"program_str": PUZZLE, "all_solution": None}]
+    assert [(raw.puzzle, raw.solutions) for raw in read_puzzles(write(json.dumps(records)))] == [(PUZZLE, ())] * 2
+
+
+@pytest.mark.parametrize(
+    ("bits", "skills"),
+    [
+        ([1, 0, 0, 0, 1] + [0] * 15, ("string manipulation", "brute force search")),
+        ([0] * 19 + [1], ("hashing",)),
+        ([0] * 20, ()),
+        ([1] * 19, ()),
+        ([0, 4], ()),
+        (None, ()),
+    ],
+    ids=str,
+)
+def test_acess_twenty_bits_are_skills_and_other_descriptors_are_not(write, bits, skills):
+    assert [raw.skills for raw in read_puzzles(write(lines({"program_str": PROGRAM, "emb": bits})))] == [skills]
+
+
+def test_an_aces_puzzle_is_called_by_its_unique_id_its_id_or_its_place(write):
+    record = {"program_str": PROGRAM}
+    path = write(json.dumps([record | {"unique_id": "a", "id": 1}, record | {"id": 7}, record]))
+    assert [raw.name for raw in read_puzzles(path)] == ["a", "7", f"{path}, item 2"]
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_acess_pickles_are_named_and_never_loaded(write, protocol):
+    path = write(pickle.dumps([{"program_str": PROGRAM}], protocol), "generation_3.pkl")
+    assert problem(read_puzzles, path) == (
+        f"{path}: expected UTF-8 text, got a pickle, which may run anything when loaded: write its objects as JSON"
+    )
+
+
+# ---- Absolute Zero ----
+
+TASK = {"snippet": "def f(a, b):\n    return a * b[::-1]", "input": "2, 'ab'", "output": "'baba'", "imports": []}
+
+
+def imported(pool, archive, path) -> tuple[ImportReport, list[tuple[str, ...]]]:
+    report = import_puzzles(archive, pool, PROTECTIONS, read_puzzles(path))
+    return report, [tuple(row) for row in archive.query("SELECT puzzle, solution, answer FROM pairs")]
+
+
+def test_an_absolute_zero_task_asks_for_an_input_with_its_output(write, pool, archive):
+    task = {
+        "snippet": "import math\ndef f(n):\n    return n if n < 2 else f(n - 1) + math.floor(n)", "input": "5",
+        "output": "15", "imports": ["import math"], "original_snippet": "", "composite_functions": [], "thought": "",
+    }  # fmt: skip
+    report, pairs = imported(pool, archive, write(lines(task)))
+    puzzle = (
+        "import math\n\ndef f_(n):\n    return n if n < 2 else f_(n - 1) + math.floor(n)\n\n"
+        "def f(x: int):\n    return f_(x) == 15"
+    )
+    assert pairs == [(puzzle, "def g():\n    return 5", "5")]
+    assert report.puzzles == report.solutions == {"new": 1}
+
+
+def test_several_arguments_are_one_tuple(write, pool, archive):
+    _, pairs = imported(pool, archive, write(lines(TASK)))
+    puzzle = "def f_(a, b):\n    return a * b[::-1]\n\ndef f(x: Tuple[int, str]):\n    return f_(*x) == 'baba'"
+    assert pairs == [(puzzle, "def g():\n    return (2, 'ab')", "(2, 'ab')")]
+
+
+def test_a_recorded_input_without_the_recorded_output_is_refused(write, pool, archive):
+    path = write(lines(TASK | {"output": "'abab'"}, TASK | {"snippet": "def f(a, b):\n    return id(object())"}))
+    report, pairs = imported(pool, archive, path)
+    assert pairs == []
+    assert report.solutions == {"wrong_answer": 2}
+
+
+INDUCTION = {"snippet": "def f(a):\n    return a", "inputs": ["1"], "outputs": ["1"], "message": "m", "imports": []}
+
+
+def test_what_makes_no_puzzle_is_refused_with_a_reason(write, pool, archive):
+    path = write(lines(INDUCTION, TASK | {"output": "ValueError"}, TASK | {"input": "[1, 'a'], 'ab'"}, TASK))
+    report, _ = imported(pool, archive, path)
+    assert report.puzzles == {"no_input": 1, "no_literal": 1, "answer_type": 1, "new": 1}
+    assert report.examples == {
+        ("puzzle", "no_input"): f"{path}, line 1: an abduction task has one input and its output",
+        ("puzzle", "no_literal"): f"{path}, line 2: the output 'ValueError' is no literal",
+        ("puzzle", "answer_type"): f"{path}, line 3: the input: [1, 'a'] are not of one type",
+    }
+
+
+# ---- which format ----
+
+RECORDS = {
+    "jsonl": {"puzzle": PUZZLE, "solution": SOLUTION}, "p3": {"sat": PUZZLE, "sol_bodies": ["    return 42"]},
+    "aces": {"program_str": PROGRAM}, "azr": TASK,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("written", [lines, lambda *records: json.dumps(records)], ids=["lines", "array"])
+def test_a_format_is_known_by_the_keys_of_its_first_object(write, name, written):
+    path = write(written(RECORDS[name], RECORDS[name]))
+    assert len(read_puzzles(path)) == 2
+    assert read_puzzles(path) == read_puzzles(path, name)
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "came"),
+    [
+        (lines({"question": "q", "answer": "a"}), "line 1", '["question", "answer"]'),
+        ("[{}]", "item 0", "[]"),
+        (lines(RECORDS["jsonl"] | RECORDS["azr"]), "line 1", "those of jsonl and azr; --format tells which"),
+    ],
+    ids=["unknown", "empty", "two"],
+)
+def test_a_format_that_its_first_object_does_not_tell_is_asked_for(write, content, place, came):
+    path = write(content)
+    assert problem(read_puzzles, path) == (
+        f"{path}, {place}: expected one of the keys 'puzzle' (jsonl), 'sat' (p3), 'program_str' (aces), "
+        f"'snippet' (azr), got {came}"
+    )
+
+
+def test_an_object_of_another_format_than_the_first_is_named(write):
+    path = write(lines(RECORDS["aces"], RECORDS["azr"]))
+    assert problem(read_puzzles, path) == f"{path}, line 2: expected a text under 'program_str', it is missing"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "expected"),
+    [
+        ("aces", {"program_str": 3}, "expected a text under 'program_str', got 3"),
+        ("aces", {"all_solution": "s"}, "expected a list of texts under 'all_solution', got \"s\""),
+        ("aces", {"all_solution": [1]}, "expected a list of texts under 'all_solution', got [1]"),
+        ("azr", {"snippet": None}, "expected a text under 'snippet', got null"),
+        ("azr", {"input": 3}, "expected a text under 'input', got 3"),
+        ("azr", {"output": None}, "expected a text under 'output', got null"),
+        ("azr", {"imports": "import math"}, "expected a list of texts under 'imports', got \"import math\""),
+    ],
+    ids=str,
+)
+def test_a_malformed_object_is_named_by_file_and_place(write, name, fields, expected):
+    path = write(lines(RECORDS[name], RECORDS[name] | fields))
+    assert problem(read_puzzles, path) == f"{path}, line 2: {expected}"
 
 
 # ---- malformed puzzle files ----
@@ -162,15 +341,14 @@ def test_a_malformed_line_is_named_by_file_and_number(write, line, expected):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('[{"sat": "p"}', ": expected P3's JSON array, Expecting ',' delimiter: line 1 column 14"),
+        ('[{"sat": "p"}', ": expected a JSON array, Expecting ',' delimiter: line 1 column 14"),
         ('[{"sat": "p"}, 3]', ", item 1: expected an object, got 3"),
         ('[{"name": "A:0"}]', ", item 0: expected a text under 'sat', it is missing"),
         ('[{"sat": 3}]', ", item 0: expected a text under 'sat', got 3"),
         ('[{"sat": "p", "sol_header": 3}]', ", item 0: expected a text under 'sol_header' and a list of texts"),
         ('[{"sat": "p", "sol_bodies": "b"}]', ", item 0: expected a text under 'sol_header' and a list of texts"),
         ('[{"sat": "p", "sol_bodies": [3]}]', ", item 0: expected a text under 'sol_header' and a list of texts"),
-        ('{"sat": "p"}', ": expected P3's JSON array, got a dict"),
-        ("[" * 100_000, ": expected P3's JSON array, "),
+        ("[" * 100_000, ": expected a JSON array, "),
     ],
     ids=lambda text: text[:40],
 )
@@ -403,23 +581,36 @@ def everything(archive: Archive) -> dict[str, list[tuple]]:
 def test_an_import_counts_what_became_of_every_text(pool, guarded_archive):
     done = []
     report = import_puzzles(guarded_archive, pool, PROTECTIONS, MIXED, progress=done.append)
-    assert report == ImportReport(
-        puzzles=Counter({"new": 3, "duplicate": 1, "held_out": 1, "no_annotation": 1, "syntax": 1}),
-        solutions=Counter(
-            {
-                "new": 3,
-                "duplicate": 2,
-                "of a refused puzzle": 4,
-                "wrong_answer": 1,
-                "wrong_type": 1,
-                "runtime_error": 1,
-                "invalid_solution (syntax)": 1,
-                "invalid_solution (required_parameter)": 1,
-            }
-        ),
-    )
+    assert report.puzzles == {"new": 3, "duplicate": 1, "held_out": 1, "no_annotation": 1, "syntax": 1}
+    assert report.solutions == {
+        "new": 3,
+        "duplicate": 2,
+        "of a refused puzzle": 4,
+        "wrong_answer": 1,
+        "wrong_type": 1,
+        "runtime_error": 1,
+        "invalid_solution (syntax)": 1,
+        "invalid_solution (required_parameter)": 1,
+    }
     assert sum(report.puzzles.values()) == sum(done) == len(MIXED)
     assert sum(report.solutions.values()) == sum(len(raw.solutions) for raw in MIXED)
+
+
+def test_an_import_has_an_example_of_each_reason_to_refuse(pool, guarded_archive):
+    raws = [*MIXED, RawPuzzle("second", "def f(y):\n    return y == 5")]
+    examples = import_puzzles(guarded_archive, pool, PROTECTIONS, raws).examples
+    assert examples == {
+        ("puzzle", "held_out"): "guarded: normal_form: secret with other constants",
+        ("puzzle", "no_annotation"): "untyped: 'x' has no type",
+        ("puzzle", "syntax"): "broken: line 1: invalid syntax",
+        ("solution", "wrong_answer"): "wrongly solved: judge: f returned False",
+        ("solution", "wrong_type"): "wrongly solved: solve: (99, 0, 0, 0) is not of type List[int]",
+        ("solution", "invalid_solution (syntax)"): "wrongly solved: syntax: line 1: invalid syntax",
+        ("solution", "invalid_solution (required_parameter)"): (
+            "wrongly solved: required_parameter: g must be callable with no arguments"
+        ),
+        ("solution", "runtime_error"): "wrongly solved: solve: ZeroDivisionError: division by zero",
+    }
 
 
 def test_an_import_keeps_what_it_took_with_its_origin(pool, guarded_archive):

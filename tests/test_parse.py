@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -353,7 +354,7 @@ BROKEN_PUZZLES = {
 
 
 def test_every_rule_has_an_example():
-    assert {*BROKEN_PUZZLES, "no_code"} == set(RULES)
+    assert {*BROKEN_PUZZLES, *(rule for _, rule, _ in BROKEN_TASKS), "no_code"} == set(RULES)
 
 
 @pytest.mark.parametrize("rule", BROKEN_PUZZLES)
@@ -424,6 +425,69 @@ def test_a_failure_says_where(pool, text, rule, detail):
 )
 def test_a_text_that_is_no_solution_says_why(pool, text, failure):
     assert candidate(pool, text) == failure
+
+
+# ---- abduction ----
+
+TASK = {"snippet": "def f(a):\n    return a * 2", "input": "3", "output": "6", "imports": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "declared", "call"),
+    [
+        ("3", "int", "f_(x)"),
+        (" [[], [1.5]]  # two", "List[List[float]]", "f_(x)"),
+        ("(1, 2)", "Tuple[int, int]", "f_(x)"),
+        ("1, 2", "Tuple[int, int]", "f_(*x)"),
+        ("{'a': None, 'b': 2},\n{3}", "Tuple[Dict[str, Optional[int]], Set[int]]", "f_(*x)"),
+    ],
+)
+def test_a_task_becomes_a_puzzle_that_asks_for_its_input(pool, given, declared, call):
+    parsed = puzzle(pool, json.dumps(TASK | {"input": given}), "abduction")
+    assert source(parsed) == f"def f_(a):\n    return a * 2\n\ndef f(x: {declared}):\n    return {call} == 6"
+
+
+def test_a_tasks_imports_stand_before_its_program_once(pool):
+    snippet = "import math\ndef f(a):\n    return math.sqrt(a) + tau"
+    parsed = puzzle(
+        pool,
+        json.dumps(TASK | {"snippet": snippet, "imports": ["import math", "from math import tau", "import mat"]}),
+        "abduction",
+    )
+    assert source(parsed).startswith("from math import tau\nimport mat\nimport math\n\ndef f_(a):")
+
+
+NO_F = "expected a function f, and nothing called sat"
+BROKEN_TASKS = [
+    ({"snippet": "def f(a): return a", "imports": [], "inputs": ["1"], "outputs": ["1"]}, "no_input", ""),
+    (TASK | {"input": ""}, "no_literal", "the input '' is no literal"),
+    (TASK | {"input": "dict(a=1)"}, "no_literal", "the input 'dict(a=1)' is no literal"),
+    (TASK | {"input": "a=1"}, "no_literal", "the input 'a=1' is no literal"),
+    (TASK | {"input": "*[1]"}, "no_literal", "the input '*[1]' is no literal"),
+    (TASK | {"input": "1) or (True"}, "no_literal", "the input '1) or (True' is no literal"),
+    (TASK | {"input": "{[]: 1}"}, "no_literal", "the input '{[]: 1}' is no literal"),
+    (TASK | {"output": "6 or True"}, "no_literal", "the output '6 or True' is no literal"),
+    (TASK | {"output": "6\nx = 1"}, "no_literal", "the output '6\\nx = 1' is no literal"),
+    (TASK | {"output": "<object>"}, "no_literal", "the output '<object>' is no literal"),
+    (TASK | {"input": "[]"}, "answer_type", "the input: [] are not of one type"),
+    (TASK | {"input": "b'a'"}, "answer_type", "the input: b'a' does not tell a type"),
+    (TASK | {"snippet": ""}, "no_function", NO_F),
+    (TASK | {"snippet": "def f(a): return sat(a)\ndef sat(a): return a"}, "no_function", NO_F),
+    (TASK | {"snippet": "def f(a): return a\nprint(f(1))"}, "statement", "line 2: Expr"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "rule", "detail"), BROKEN_TASKS, ids=str)
+def test_a_task_that_makes_no_puzzle_says_why(pool, task, rule, detail):
+    assert puzzle(pool, json.dumps(task), "abduction") == ParseFailure(rule, detail)
+
+
+@pytest.mark.parametrize("field", ["input", "output"])
+def test_a_literal_bomb_does_not_hurt_its_neighbours(pool, field):
+    texts = [json.dumps(task) for task in (TASK, TASK | {field: "[" * 20_000 + "]" * 20_000}, TASK)]
+    first, bomb, last = parse_puzzles(pool, [Text(text, "abduction") for text in texts])
+    assert isinstance(bomb, ParseFailure)
+    assert first == last == puzzle(pool, json.dumps(TASK), "abduction")
 
 
 # ---- bombs ----

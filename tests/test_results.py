@@ -544,6 +544,13 @@ def test_of_several_instances_of_a_problem_the_first_is_scored(pool, tmp_path):
     assert chosen.facts["references"] == {"accepted": 5, "none": 0, "refused": {}}
 
 
+def test_absolute_zeros_tasks_are_scored_as_the_puzzles_they_make(pool, tmp_path):
+    task = {"name": "doubled", "snippet": "def f(a):\n    return a * 2", "input": "21", "output": "42", "imports": []}
+    chosen = scored_set(pool, str(write_set(tmp_path / "azr.jsonl", [task])))
+    assert [(item.name, item.puzzle.answer_type) for item in chosen.named] == [("doubled", "int")]
+    assert chosen.facts["references"] == {"accepted": 1, "none": 0, "refused": {}}
+
+
 def test_different_puzzles_of_one_name_are_all_scored(pool, tmp_path):
     lines = [{**record, "name": "puzzle"} for record in records()]
     chosen = scored_set(pool, str(write_set(tmp_path / "set.jsonl", lines)))

@@ -1,3 +1,6 @@
+from collections import Counter
+
+from puzzles.formats import ImportReport
 from selfplay import tables
 from selfplay.cost import StageCost
 from selfplay.evaluate import SetScores
@@ -32,6 +35,33 @@ def test_an_interval_is_written_with_three_decimals():
 def test_every_interval_is_equally_long():
     assert tables.interval([1, 0.9996, 1.0]) == "1.00 [1.00, 1.00]"
     assert len({len(tables.interval([value, value, value])) for value in (0, 0.0004, 0.5, 0.9994, 0.9995, 1)}) == 1
+
+
+def test_an_imports_refusals_stand_below_its_counts_the_commonest_first():
+    report = ImportReport(
+        Counter({"new": 3, "syntax": 1}),
+        Counter({"wrong_answer": 1, "duplicate": 2, "time_limit": 1234}),
+        {
+            ("puzzle", "syntax"): "a: line 1:\n\x1b[2J",
+            ("solution", "wrong_answer"): "b",
+            ("solution", "time_limit"): "c",
+        },
+    )
+    assert tables.imported(report).splitlines() == [
+        "           puzzles  solutions",
+        "new              3          0",
+        "duplicate        0          2",
+        "refused          1      1,235",
+        "",
+        "refused   reason        number  for example",
+        "puzzle    syntax             1  a: line 1:⏎·[2J",
+        "solution  time_limit     1,234  c",
+        "solution  wrong_answer       1  b",
+    ]
+
+
+def test_an_import_that_refused_nothing_has_no_reasons():
+    assert len(tables.imported(ImportReport(Counter({"new": 1}))).splitlines()) == 4
 
 
 def test_a_record_stands_below_its_heading():
