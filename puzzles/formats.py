@@ -67,12 +67,12 @@ def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]
 
 
 def _format_of(record: dict[str, Any], where: str) -> str:
-    fitting = [name for name, known in FORMATS.items() if known.key in record]
-    if len(fitting) != 1:
-        keys = ", ".join(f"{known.key!r} ({name})" for name, known in FORMATS.items())
-        came = f"those of {' and '.join(fitting)}; --format tells which" if fitting else json.dumps([*record])[:60]
-        raise InputError(f"{where}: expected one of the keys {keys}, got {came}")
-    return fitting[0]
+    """The first whose key is there: objects of ours may hold what else their author likes."""
+    for name, known in FORMATS.items():
+        if known.key in record:
+            return name
+    keys = ", ".join(f"{known.key!r} ({name})" for name, known in FORMATS.items())
+    raise InputError(f"{where}: expected one of the keys {keys}, got {json.dumps([*record])[:60]}")
 
 
 def read_errata(path: str | Path | None = None) -> dict[str, str]:
@@ -280,7 +280,7 @@ class Format:
     """A kind of puzzle file."""
 
     key: str
-    """What its objects have, and those of no other."""
+    """What its objects have, and those of the formats before it have not."""
     read: Callable[[dict[str, Any], str], RawPuzzle]
     """From an object and its place in the file; raises InputError."""
 
