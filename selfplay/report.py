@@ -54,7 +54,7 @@ def report(rundir: RunDir) -> str:
     config, records = load(rundir.config), rundir.read_records()
     runs = {rundir.path.name: records} | {name: arm.read_records() for name, arm in arms_beside(rundir).items()}
     environment = Environment(
-        loader=PackageLoader("selfplay", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("selfplay", "reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["python"] = _python
@@ -77,7 +77,7 @@ def report(rundir: RunDir) -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("selfplay") / "pages" / name).read_text("utf-8")
+    return (resources.files("selfplay") / "reporting" / name).read_text("utf-8")
 
 
 def _hash(text: str) -> str:
