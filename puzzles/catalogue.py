@@ -19,7 +19,7 @@ SOLVED = "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id)"
 ORDERS = {
     "newest": "p.number DESC",
     "oldest": "p.number",
-    "hardest": f"coalesce({RATE}, 0) = 0, {RATE}, p.number DESC",
+    "hardest": f"coalesce(nullif({RATE}, 0), 2), p.number DESC",
     "easiest": f"{RATE} DESC, p.number DESC",
     "shortest": "length(p.source), p.number DESC",
     "longest": "length(p.source) DESC, p.number DESC",
@@ -78,9 +78,10 @@ def _found(text: str) -> tuple[str, list[str]]:
         later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
         whole = " || char(10) || ".join(f"t.{column}" for column in columns)
         contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
-        puzzle = "id" if table == "puzzles" else "puzzle"
+        ours, theirs = ("p.number", "t.number") if table == "puzzles" else ("p.id", "t.puzzle")
+        # The + lets SQLite go through the puzzles in order, until a page is full: a word may stand in most of them.
         clauses.append(
-            f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE t.number IN"
+            f"+{ours} IN (SELECT {theirs} FROM {table} t WHERE t.number IN"
             f" (SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?) OR ({later} AND {contains}))"
         )
         parameters += [asked, *words]
@@ -100,11 +101,13 @@ def page_of(
         offset: How many are left out before the first.
     """
     condition, parameters = chosen.condition()
+    # Which they are comes first: what is said of a puzzle is then counted for a page of them, and not for all.
+    page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
         f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
         f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {QUARANTINED} THEN 'unstable' ELSE '' END AS quarantine,"
-        f" p.name, p.source FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?",
+        f" p.name, p.source FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
         *parameters,
         limit,
         offset,
@@ -115,6 +118,17 @@ def number_of(archive: Archive, chosen: Filter) -> int:
     """How many puzzles are asked for."""
     condition, parameters = chosen.condition()
     return int(archive.query(f"SELECT count(*) FROM puzzles p WHERE {condition}", *parameters)[0][0])
+
+
+def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the verified pairs, newest first: both texts, the answer, and where the solution came from."""
+    return archive.query(
+        "SELECT s.number, s.puzzle, s.id AS solution, p.name, p.source, s.source AS solution_source, s.answer,"
+        " s.origin, s.iteration FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE s.number IN"
+        " (SELECT number FROM solutions ORDER BY number DESC LIMIT ? OFFSET ?) ORDER BY s.number DESC",
+        limit,
+        offset,
+    )
 
 
 def stats(archive: Archive) -> dict[str, Any]:
