@@ -69,7 +69,7 @@ class Filter:
 
 def _found(text: str) -> tuple[str, list[str]]:
     """Where the words stand: by the full-text index, and in what is not in it yet as it is."""
-    words = [word for word in text.split() if re.search(r"\w", word)]
+    words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:
         raise InputError(f"expected a word to search for, got {text!r}")
     asked = " ".join('"' + word.replace('"', '""') + '"' for word in words)
@@ -129,6 +129,33 @@ def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3
         limit,
         offset,
     )
+
+
+def refused_proposals(
+    archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0
+) -> list[sqlite3.Row]:
+    """Some of the proposals that were not admitted, newest first: where their texts are, what became of them, and why.
+
+    Args:
+        archive: Where they are.
+        outcome: Only those with this one.
+        limit: How many.
+        offset: How many are left out before the first.
+    """
+    return archive.query(
+        "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
+        " JOIN chunks k ON k.id = r.chunk WHERE r.outcome != 'admitted' AND r.outcome = coalesce(?, r.outcome)"
+        " ORDER BY r.chunk DESC, r.position LIMIT ? OFFSET ?",
+        outcome,
+        limit,
+        offset,
+    )
+
+
+def refused_imports(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the imported texts that did not become part of an archive, in the order they came."""
+    sql = "SELECT name, what, reason, detail, original FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
+    return archive.query(sql, limit, offset)
 
 
 def stats(archive: Archive) -> dict[str, Any]:
