@@ -78,11 +78,11 @@ def _found(text: str) -> tuple[str, list[str]]:
         later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
         whole = " || char(10) || ".join(f"t.{column}" for column in columns)
         contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
-        ours, theirs = ("p.number", "t.number") if table == "puzzles" else ("p.id", "t.puzzle")
-        # The + lets SQLite go through the puzzles in order, until a page is full: a word may stand in most of them.
+        puzzle = "id" if table == "puzzles" else "puzzle"
+        # Puzzle by puzzle, and not from the words: they may stand in most of them, and a page is soon full.
         clauses.append(
-            f"+{ours} IN (SELECT {theirs} FROM {table} t WHERE t.number IN"
-            f" (SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?) OR ({later} AND {contains}))"
+            f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND (t.number IN"
+            f" (SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?) OR ({later} AND {contains})))"
         )
         parameters += [asked, *words]
     return f"({' OR '.join(clauses)})", parameters

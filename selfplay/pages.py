@@ -39,8 +39,6 @@ from puzzles.catalogue import (
     refused_proposals,
 )
 from puzzles.puzzle import InputError
-from selfplay.loop import known_shots
-from selfplay.story import story, text_at
 from selfplay.terminal import printable
 
 NAME = "archive"
@@ -113,12 +111,18 @@ class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no type
         return connection
 
 
-def application(path: Path) -> Any:
-    """The ASGI application that shows an archive."""
+def over(path: Path) -> Datasette:
+    """An archive as datasette serves it, with our pages."""
     datasette = Datasette(files=[], metadata=METADATA, settings=SETTINGS)
     datasette.remove_database("_memory")
     datasette.add_database(_ArchiveDatabase(datasette, str(path)), name=NAME)
-    return datasette.app()
+    return datasette
+
+
+def close(datasette: Datasette) -> None:
+    """Close its archive; what is still being asked is waited for."""
+    datasette.executor.shutdown()
+    datasette.get_database(NAME).close()
 
 
 # ---- what datasette asks a plugin ----
@@ -147,10 +151,22 @@ def extra_css_urls(view_name: str) -> list[str]:
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(value: Any, column: str, table: str, database: str) -> Markup | None:
     """In datasette's tables a puzzle's id leads to its story."""
+    value = value["value"] if isinstance(value, dict) else value  # a reference, with its label
     named = column in ("puzzle", "puzzle_id") or (table, column) == ("puzzles", "id")
     if database != NAME or not named or not re.fullmatch(r"[0-9a-f]+", str(value)):
         return None
     return Markup('<a href="/puzzle/{0}">{0}</a>').format(value)
+
+
+@hookimpl  # type: ignore[untyped-decorator]
+def handle_exception(datasette: Any, request: Any, exception: Exception) -> Response:
+    """What went wrong, on a page of ours: an address that is wrong, or SQL; a terminal is told nothing of it."""
+    status = 404 if isinstance(exception, InputError) else getattr(exception, "status", 500)
+    reason = exception.title if getattr(exception, "message_is_html", False) else str(exception)  # type: ignore
+    if request.path.endswith(".json"):
+        return Response.json({"ok": False, "error": reason, "status": status}, status)
+    found = {"error": reason, "title": "Not found" if status == 404 else "That did not work"}
+    return _shown("wrong.html", request, datasette.get_database(NAME).path, found, status)
 
 
 # ---- making a page ----
@@ -215,22 +231,21 @@ class _Asked:
 def _page(template: str, find: Callable[[Archive, _Asked], dict[str, Any]]) -> Any:
     """A page: what is found in an archive, in one transaction of reading, shown by a template."""
 
-    def read(path: Path, request: Any) -> tuple[str, dict[str, Any], int]:
-        try:
-            asked = _Asked(request)
-            with Archive(path, read_only=True) as archive:
-                archive.connection.execute("BEGIN")
-                return template, {"path": str(path), **find(archive, asked)}, 200
-        except (InputError, sqlite3.DatabaseError) as error:
-            return "wrong.html", {"path": str(path), "error": str(error)}, 404 if isinstance(error, InputError) else 500
+    def read(path: Path, request: Any) -> dict[str, Any]:
+        with Archive(path, read_only=True) as archive:
+            archive.connection.execute("BEGIN")
+            return find(archive, _Asked(request))
 
     async def view(request: Any, datasette: Any) -> Response:
-        path = Path(datasette.get_database(NAME).path)
-        name, found, status = await asyncio.to_thread(read, path, request)
-        text = _templates.get_template(name).render(words=request.args.get("words") or "", **found)
-        return Response.html(text, status, STRICT)
+        path = datasette.get_database(NAME).path
+        return _shown(template, request, path, await asyncio.to_thread(read, Path(path), request))
 
     return view
+
+
+def _shown(template: str, request: Any, path: str, found: dict[str, Any], status: int = 200) -> Response:
+    words = request.args.get("words") or ""
+    return Response.html(_templates.get_template(template).render(path=path, words=words, **found), status, STRICT)
 
 
 async def _style(request: Any) -> Response:
@@ -262,13 +277,19 @@ def _puzzles(archive: Archive, asked: _Asked) -> dict[str, Any]:
         asked.one_of("origin", ORIGINS), asked.number("iteration"), asked.text("type"), asked.text("skill"),
         asked.number("difficulty"), asked.one_of("state", STATES), asked.text("words"),
     )  # fmt: skip
+    rows = page_of(archive, chosen, order, ROWS, asked.offset)
+    counted = len(rows) < ROWS and (rows or not asked.offset)  # it is the last page, which says how many there are
+    total = asked.offset + len(rows) if counted else number_of(archive, chosen)
     return {
-        "rows": page_of(archive, chosen, order, ROWS, asked.offset), "pages": asked.pages(number_of(archive, chosen)),
+        "rows": rows, "pages": asked.pages(total),
         "chosen": vars(chosen), "order": order, "orders": [*ORDERS], "states": [*STATES], "origins": ORIGINS,
     }  # fmt: skip
 
 
 def _puzzle(archive: Archive, asked: _Asked) -> dict[str, Any]:
+    from selfplay.loop import known_shots  # here: the start is not to wait for the loop
+    from selfplay.story import story
+
     told = story(archive, asked.id, known_shots(archive))
     by_verdict: dict[str, list[dict[str, Any]]] = {}
     for candidate in told.candidates:
@@ -307,6 +328,8 @@ def _imports(archive: Archive, offset: int) -> list[dict[str, Any]]:
 
 
 def _proposals(archive: Archive, outcome: str | None, offset: int) -> list[dict[str, Any]]:
+    from selfplay.story import text_at
+
     rows = refused_proposals(archive, outcome, ROWS, offset)
     chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
     return [
@@ -316,4 +339,5 @@ def _proposals(archive: Archive, outcome: str | None, offset: int) -> list[dict[
     ]  # fmt: skip
 
 
+pm.set_blocked("datasette.handle_exception")  # it prints what it fails with, which is hostile, on the terminal
 pm.register(sys.modules[__name__])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import socket
 import webbrowser
@@ -61,13 +62,14 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     """
     import uvicorn
 
-    from selfplay.pages import application
+    from selfplay import pages
 
     Archive(path).close()
     listening = _listen(port)
     address = f"http://{ADDRESS}:{listening.getsockname()[1]}/"
+    shown = pages.over(path)
     config = uvicorn.Config(
-        only_here(application(path)), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
+        only_here(shown.app()), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
     )
     print(f"{path}: {address} (Ctrl-C ends it)", flush=True)
     if opened:
@@ -77,13 +79,16 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+        pages.close(shown)
+        with contextlib.suppress(InputError):  # it may be gone
+            Archive(path).close()  # who closes it last, and may write, leaves one file
 
 
 def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server((ADDRESS, port))
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise InputError(f"--port {port}: it cannot be had ({reason}): name another, or 0 for any") from None
 
 

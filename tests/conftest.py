@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -116,3 +117,17 @@ def pool():
 
     with truth_pool(lanes=2) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium, for the tests of pages."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium on this machine")
+    own = ["--no-sandbox"] if os.geteuid() == 0 else []  # it refuses to run its own as root
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=own)
+        yield chromium
+        chromium.close()
