@@ -110,6 +110,9 @@ class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no type
         self._all_file_connections.append(connection)
         return connection
 
+    async def execute(self, *arguments: Any, **options: Any) -> Any:
+        return await super().execute(*arguments, **{**options, "log_sql_errors": False})  # the page says them
+
 
 def over(path: Path) -> Datasette:
     """An archive as datasette serves it, with our pages."""

@@ -85,10 +85,12 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
 
 
 def _listen(port: int) -> socket.socket:
+    if port > 65535:
+        raise InputError(f"--port {port}: expected at most 65535")
     try:
         return socket.create_server((ADDRESS, port))
-    except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise InputError(f"--port {port}: it cannot be had ({reason}): name another, or 0 for any") from None
 
 

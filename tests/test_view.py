@@ -208,7 +208,7 @@ def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
         ("/puzzles?page=1e99", "page: expected a number, got '1e99'"),
         ("/puzzles?words=%22", "expected a word to search for, got '\"'"),
         ("/not/here/at/all", "Not found"),
-        ("/archive/not-here", "Table not found: not-here"),
+        ("/archive/not-here", "Table not found"),
     ],
 )
 def test_an_address_that_is_wrong_says_what_was_expected(path, address, expected):
@@ -231,9 +231,11 @@ def test_sql_that_takes_too_long_is_ended_and_said(path, monkeypatch):
     assert (answer.status_code, "SQL Interrupted" in answer.text) == (400, True)
 
 
-def test_what_fails_is_said_on_the_page_and_not_on_the_terminal(path, capfd):
-    (answer,) = answers(path, httpx.URL("/archive", params={"sql": "select nothing from '\x1b[2J<script>'"}))
-    assert (answer.status_code, "no such table: \\x1b[2J&lt;script&gt;" in answer.text) == (400, True)
+@pytest.mark.parametrize("address", ["/archive?sql=select+1+from+'%1b[2J<script>'", "/archive/2J~3Cscript~3E"])
+def test_what_fails_is_said_on_the_page_and_not_on_the_terminal(path, address, capfd):
+    (answer,) = answers(path, address)
+    assert answer.status_code in (400, 404)
+    assert "2J<script>" not in answer.text
     assert capfd.readouterr() == ("", "")
 
 
@@ -383,7 +385,7 @@ def test_a_port_in_use_is_one_line(capsys, path):
 
 
 def test_a_port_that_there_is_not_is_one_line(capsys, path):
-    assert "--port 99999: it cannot be had" in refusal(capsys, path, "--port", 99999)
+    assert "--port 99999: expected at most 65535" in refusal(capsys, path, "--port", 99999)
 
 
 def test_without_datasette_it_says_what_to_install(capsys, path, monkeypatch):
@@ -462,8 +464,8 @@ def test_a_stored_script_is_read_as_text_in_a_browser(browser, address):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_of_ours_is_wider_than_the_screen(browser, address, width):
-    for where in (*OURS, f"/puzzle/{'c3' * 400}"):
+def test_no_page_is_wider_than_the_screen(browser, address, width):
+    for where in (*OURS, f"/puzzle/{'c3' * 400}", "/archive/hardest"):
         opened = looked_at(browser, f"{address}{where}", viewport={"width": width, "height": 800})
         assert opened.evaluate("document.documentElement.scrollWidth") <= width, where
 
