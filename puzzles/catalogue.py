@@ -26,6 +26,8 @@ ORDERS = {
 }
 """Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved."""
 STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
+FEW_PLACES = 10_000
+"""Where words may stand and be looked for from there; common ones stand in most solutions."""
 SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the classes that puzzles are counted in."""
 
@@ -44,8 +46,8 @@ class Filter:
     words: str | None = None
     """All of them stand in its name, text or description, or in one of its solutions."""
 
-    def condition(self) -> tuple[str, list[Any]]:
-        """SQL over `puzzles p`, and its parameters.
+    def condition(self, archive: Archive) -> tuple[str, list[Any]]:
+        """SQL over an archive's `puzzles p`, and its parameters.
 
         Raises:
             InputError: There is no word among the words.
@@ -61,13 +63,13 @@ class Filter:
         if self.state is not None:
             clauses.append(STATES[self.state])
         if self.words is not None:
-            found, words = _found(self.words)
+            found, words = _found(archive, self.words)
             clauses.append(found)
             parameters += words
         return " AND ".join(clauses), parameters
 
 
-def _found(text: str) -> tuple[str, list[str]]:
+def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
     """Where the words stand: by the full-text index, and in what is not in it yet as it is."""
     words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:
@@ -78,12 +80,14 @@ def _found(text: str) -> tuple[str, list[str]]:
         later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
         whole = " || char(10) || ".join(f"t.{column}" for column in columns)
         contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
+        matched = f"SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?"
+        here = f"t.number IN ({matched}) OR ({later} AND {contains})"
         puzzle = "id" if table == "puzzles" else "puzzle"
-        # Puzzle by puzzle, and not from the words: they may stand in most of them, and a page is soon full.
-        clauses.append(
-            f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND (t.number IN"
-            f" (SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?) OR ({later} AND {contains})))"
-        )
+        # From few places to their puzzles; else from puzzle to puzzle, until a page is full.
+        if archive.query(f"SELECT count(*) FROM ({matched} LIMIT {FEW_PLACES})", asked)[0][0] < FEW_PLACES:
+            clauses.append(f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE {here})")
+        else:
+            clauses.append(f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND ({here}))")
         parameters += [asked, *words]
     return f"({' OR '.join(clauses)})", parameters
 
@@ -100,7 +104,7 @@ def page_of(
         limit: How many.
         offset: How many are left out before the first.
     """
-    condition, parameters = chosen.condition()
+    condition, parameters = chosen.condition(archive)
     # Which they are comes first: what is said of a puzzle is then counted for a page of them, and not for all.
     page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
     return archive.query(
@@ -116,7 +120,7 @@ def page_of(
 
 def number_of(archive: Archive, chosen: Filter) -> int:
     """How many puzzles are asked for."""
-    condition, parameters = chosen.condition()
+    condition, parameters = chosen.condition(archive)
     return int(archive.query(f"SELECT count(*) FROM puzzles p WHERE {condition}", *parameters)[0][0])
 
 
