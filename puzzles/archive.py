@@ -131,12 +131,15 @@ class Archive:
         path: The file; made if `create`.
         guard: Puzzles that are refused.
         create: Whether a missing file is made; otherwise it is an error.
+        read_only: Whether nothing can be written; what another process writes meanwhile is seen.
 
     Raises:
         InputError: The file is missing, not an archive, or of a newer schema.
     """
 
-    def __init__(self, path: str | Path, guard: Guard | None = None, create: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, guard: Guard | None = None, create: bool = False, read_only: bool = False
+    ) -> None:
         self.path = Path(path)
         self.guard = guard or Guard()
         self.guard_reason: str | None = None
@@ -144,7 +147,9 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(self._address(create), uri=True, isolation_level=None)
+            self._connection = sqlite3.connect(
+                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
+            )
             self._connection.row_factory = sqlite3.Row
             try:
                 schema.prepare(self._connection, self.path, create, self.guard.identity)
@@ -162,7 +167,7 @@ class Archive:
             expected = "this needs a folder that can be written: copy it to one" if closed else "expected an archive"
             raise InputError(f"{self.path}: {expected}, {error}") from None
 
-    def _address(self, create: bool) -> str:
+    def _address(self, create: bool, read_only: bool) -> str:
         """Of a file that cannot be written SQLite reads what is in it, and makes no files beside it."""
         closed = not create and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
         log = self.path.with_name(f"{self.path.name}-wal")
@@ -170,7 +175,7 @@ class Archive:
             raise InputError(
                 f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both"
             )
-        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else ''}"
+        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else '?mode=ro' if read_only else ''}"
 
     def __enter__(self) -> Archive:
         return self

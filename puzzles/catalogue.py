@@ -19,7 +19,7 @@ SOLVED = "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id)"
 ORDERS = {
     "newest": "p.number DESC",
     "oldest": "p.number",
-    "hardest": f"coalesce({RATE}, 0) = 0, {RATE}, p.number DESC",
+    "hardest": f"coalesce(nullif({RATE}, 0), 2), p.number DESC",
     "easiest": f"{RATE} DESC, p.number DESC",
     "varied": "(SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) DESC, p.number DESC",
     "shortest": "length(p.source), p.number DESC",
@@ -28,6 +28,8 @@ ORDERS = {
 """Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved; varied
 those with the most distinct solutions."""
 STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
+FEW_PLACES = 10_000
+"""Where words may stand and be looked for from there; common ones stand in most solutions."""
 SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Bounds of the classes that puzzles are counted in."""
 
@@ -46,8 +48,8 @@ class Filter:
     words: str | None = None
     """All of them stand in its name, text or description, or in one of its solutions."""
 
-    def condition(self) -> tuple[str, list[Any]]:
-        """SQL over `puzzles p`, and its parameters.
+    def condition(self, archive: Archive) -> tuple[str, list[Any]]:
+        """SQL over an archive's `puzzles p`, and its parameters.
 
         Raises:
             InputError: There is no word among the words.
@@ -63,15 +65,15 @@ class Filter:
         if self.state is not None:
             clauses.append(STATES[self.state])
         if self.words is not None:
-            found, words = _found(self.words)
+            found, words = _found(archive, self.words)
             clauses.append(found)
             parameters += words
         return " AND ".join(clauses), parameters
 
 
-def _found(text: str) -> tuple[str, list[str]]:
+def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
     """Where the words stand: by the full-text index, and in what is not in it yet as it is."""
-    words = [word for word in text.split() if re.search(r"\w", word)]
+    words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:
         raise InputError(f"expected a word to search for, got {text!r}")
     asked = " ".join('"' + word.replace('"', '""') + '"' for word in words)
@@ -80,11 +82,14 @@ def _found(text: str) -> tuple[str, list[str]]:
         later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
         whole = " || char(10) || ".join(f"t.{column}" for column in columns)
         contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
+        matched = f"SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?"
+        here = f"t.number IN ({matched}) OR ({later} AND {contains})"
         puzzle = "id" if table == "puzzles" else "puzzle"
-        clauses.append(
-            f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE t.number IN"
-            f" (SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?) OR ({later} AND {contains}))"
-        )
+        # From few places to their puzzles; else from puzzle to puzzle, until a page is full.
+        if archive.query(f"SELECT count(*) FROM ({matched} LIMIT {FEW_PLACES})", asked)[0][0] < FEW_PLACES:
+            clauses.append(f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE {here})")
+        else:
+            clauses.append(f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND ({here}))")
         parameters += [asked, *words]
     return f"({' OR '.join(clauses)})", parameters
 
@@ -101,12 +106,14 @@ def page_of(
         limit: How many.
         offset: How many are left out before the first.
     """
-    condition, parameters = chosen.condition()
+    condition, parameters = chosen.condition(archive)
+    # Which they are comes first: what is said of a puzzle is then counted for a page of them, and not for all.
+    page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
         f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
         f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {QUARANTINED} THEN 'unstable' ELSE '' END AS quarantine,"
-        f" p.name, p.source FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?",
+        f" p.name, p.source FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
         *parameters,
         limit,
         offset,
@@ -115,8 +122,46 @@ def page_of(
 
 def number_of(archive: Archive, chosen: Filter) -> int:
     """How many puzzles are asked for."""
-    condition, parameters = chosen.condition()
+    condition, parameters = chosen.condition(archive)
     return int(archive.query(f"SELECT count(*) FROM puzzles p WHERE {condition}", *parameters)[0][0])
+
+
+def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the verified pairs, newest first: both texts, the answer, and where the solution came from."""
+    return archive.query(
+        "SELECT s.number, s.puzzle, s.id AS solution, p.name, p.source, s.source AS solution_source, s.answer,"
+        " s.origin, s.iteration FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE s.number IN"
+        " (SELECT number FROM solutions ORDER BY number DESC LIMIT ? OFFSET ?) ORDER BY s.number DESC",
+        limit,
+        offset,
+    )
+
+
+def refused_proposals(
+    archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0
+) -> list[sqlite3.Row]:
+    """Some of the proposals that were not admitted, newest first: where their texts are, what became of them, and why.
+
+    Args:
+        archive: Where they are.
+        outcome: Only those with this one.
+        limit: How many.
+        offset: How many are left out before the first.
+    """
+    return archive.query(
+        "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
+        " JOIN chunks k ON k.id = r.chunk WHERE r.outcome != 'admitted' AND r.outcome = coalesce(?, r.outcome)"
+        " ORDER BY r.chunk DESC, r.position LIMIT ? OFFSET ?",
+        outcome,
+        limit,
+        offset,
+    )
+
+
+def refused_imports(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the imported texts that did not become part of an archive, in the order they came."""
+    sql = "SELECT name, what, reason, detail, original FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
+    return archive.query(sql, limit, offset)
 
 
 def stats(archive: Archive) -> dict[str, Any]:

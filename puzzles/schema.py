@@ -60,7 +60,7 @@ CREATE TABLE chunks (                -- the unit of sampling, resuming and repla
     UNIQUE (iteration, stage, number)
 );
 CREATE TABLE proposals (
-    chunk INTEGER NOT NULL REFERENCES chunks,
+    chunk INTEGER NOT NULL REFERENCES chunks (id),
     position INTEGER NOT NULL,
     outcome TEXT NOT NULL,           -- admitted | duplicate | held_out | the rule or reason it failed
     detail TEXT NOT NULL,
@@ -68,7 +68,7 @@ CREATE TABLE proposals (
     PRIMARY KEY (chunk, position)
 );
 CREATE TABLE candidates (
-    chunk INTEGER NOT NULL REFERENCES chunks,
+    chunk INTEGER NOT NULL REFERENCES chunks (id),
     position INTEGER NOT NULL,       -- of its text in the chunk's completions
     puzzle TEXT NOT NULL REFERENCES puzzles (id),
     candidate TEXT,                  -- hash of the normal form; NULL if it could not be parsed
@@ -109,7 +109,7 @@ CREATE TABLE puzzles (
     skills TEXT NOT NULL,            -- JSON list
     difficulty INTEGER,
     iteration INTEGER NOT NULL,
-    chunk INTEGER REFERENCES chunks, -- NULL unless proposed by a model
+    chunk INTEGER REFERENCES chunks (id), -- NULL unless proposed by a model
     position INTEGER,
     parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
     added_at REAL NOT NULL
@@ -122,9 +122,9 @@ CREATE TABLE solutions (
     answer TEXT,
     origin TEXT NOT NULL,
     iteration INTEGER NOT NULL,
-    chunk INTEGER REFERENCES chunks,
+    chunk INTEGER REFERENCES chunks (id),
     position INTEGER,
-    protections TEXT NOT NULL REFERENCES protections,
+    protections TEXT NOT NULL REFERENCES protections (id),
     cpu_seconds REAL NOT NULL,
     judge_cpu_seconds REAL NOT NULL,
     added_at REAL NOT NULL,
@@ -236,10 +236,12 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
             for column in ("prompt_tokens INTEGER", "sampling_cpu_seconds REAL", "judging_cpu_seconds REAL")
         ]
     statements += ["DROP VIEW pairs", "DROP INDEX candidates_by_puzzle"]
-    for table, statement in zip(("puzzles", "solutions"), _statements(_NUMBERED), strict=True):
+    # Tables with a number of their own, and those whose references did not name the column, which tools need.
+    for statement in [each for each in _statements(_TABLES + _NUMBERED) if "REFERENCES" in each or each in _NUMBERED]:
+        table, number = statement.split()[2], "rowid, " if statement in _NUMBERED else ""
         statements += [
             statement.replace(f"CREATE TABLE {table}", f"CREATE TABLE new_{table}"),
-            f"INSERT INTO new_{table} SELECT rowid, * FROM {table} ORDER BY rowid",
+            f"INSERT INTO new_{table} SELECT {number}* FROM {table} ORDER BY rowid",
             f"DROP TABLE {table}",
             f"ALTER TABLE new_{table} RENAME TO {table}",
         ]

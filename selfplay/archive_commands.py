@@ -8,7 +8,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from puzzles.puzzle import InputError
 from selfplay.terminal import (
@@ -23,9 +23,6 @@ from selfplay.terminal import (
     printable,
     proven_pool,
 )
-
-if TYPE_CHECKING:
-    from selfplay.config import RunConfig
 
 
 def add(options: argparse.Namespace) -> int:
@@ -82,7 +79,7 @@ def _stats(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
-    from puzzles.catalogue import Filter, number_of, page_of
+    from puzzles.catalogue import Filter, number_of, page_of, refused_imports
     from selfplay import tables
 
     chosen = Filter(
@@ -91,8 +88,7 @@ def _list(options: argparse.Namespace) -> int:
     )  # fmt: skip
     with Archive(archive_path(options.archive)) as archive:
         if options.refused:
-            sql = "SELECT name, what, reason, detail FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
-            rows = archive.query(sql, options.limit, options.offset)
+            rows = refused_imports(archive, options.limit, options.offset)
             number = archive.query("SELECT count(*) FROM refusals")[0][0]
         else:
             rows = page_of(archive, chosen, options.sort, options.limit, options.offset)
@@ -137,15 +133,11 @@ def _show(options: argparse.Namespace) -> int:
 def _why(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay import tables
-    from selfplay.loop import few_shots
+    from selfplay.loop import known_shots
     from selfplay.story import story
 
-    path = archive_path(options.archive)
-    config = _config_beside(path)
-    with Archive(path) as archive:
-        protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
-        shots = few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
-        told = story(archive, options.id, shots)
+    with Archive(archive_path(options.archive)) as archive:
+        told = story(archive, options.id, known_shots(archive))
     if options.json:
         print(json.dumps(vars(told)))
     else:
@@ -153,25 +145,17 @@ def _why(options: argparse.Namespace) -> int:
     return 1 if told.breaks else 0
 
 
-def _config_beside(path: Path) -> RunConfig | None:
-    """The settings of the run that an archive belongs to; None for one on its own."""
-    from selfplay.config import load
-    from selfplay.rundir import RunDir
-
-    config = RunDir(path.parent).config
-    return load(config) if config.is_file() and path.name == RunDir(path.parent).archive.name else None
-
-
 def _replay(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from puzzles.catalogue import row_of
     from selfplay import tables
     from selfplay.finetune import TransformersBackend
+    from selfplay.loop import config_beside
     from selfplay.replay import replay
     from selfplay.rundir import RunDir
 
     path = archive_path(options.archive)
-    config = _config_beside(path)
+    config = config_beside(path)
     if config is None:
         raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
     differ = False
@@ -187,10 +171,11 @@ def _reverify(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay import tables
     from selfplay.config import RunConfig
+    from selfplay.loop import config_beside
     from selfplay.reverify import judge_elsewhere, judge_here, reverify
 
     path = archive_path(options.archive)
-    config = _config_beside(path) or RunConfig()
+    config = config_beside(path) or RunConfig()
     # What was accepted in little time is given more: a slower machine is no difference.
     cpu_seconds = max(1.0, config.sandbox.cpu_seconds)
     sandbox = replace(config.sandbox, cpu_seconds=cpu_seconds, wall_seconds=max(5.0, 5 * cpu_seconds))
@@ -295,6 +280,14 @@ def _contamination(options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
+def _view(options: argparse.Namespace) -> int:
+    from selfplay import view
+
+    view.require()
+    view.serve(archive_path(options.archive), options.port, options.open)
+    return 0
+
+
 def wire(commands: Any) -> Any:
     """Add them to the command line's grammar; returns the actions."""
     archive = commands.add_parser("archive", help="inspect and fill archives")
@@ -385,6 +378,10 @@ def wire(commands: Any) -> Any:
         "--against", action="append", metavar="SET",
         help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
     )  # fmt: skip
+    view = command(commands, "view", _view, "look through an archive in the browser", "view embedded --open")
+    view.add_argument("archive", metavar="RUN|ARCHIVE", help=where)
+    view.add_argument("--port", type=natural, default=8001, help="of 127.0.0.1; 0 takes a free one")
+    view.add_argument("--open", action="store_true", help="ask a browser to show it")
     for action in (stats, listing, show, why, again, reverify, diff, contamination):
         action.add_argument("--json", action="store_true", help="for programs")
     return actions

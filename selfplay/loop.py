@@ -325,6 +325,19 @@ def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
     return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
 
 
+def config_beside(path: Path) -> RunConfig | None:
+    """The settings of the run that an archive belongs to; None for one on its own."""
+    rundir = RunDir(path.parent)
+    return load(rundir.config) if rundir.config.is_file() and path.name == rundir.archive.name else None
+
+
+def known_shots(archive: Archive) -> list[Pair] | None:
+    """The few-shot pairs of an archive's run; None if it had none, or the archive stands on its own."""
+    config = config_beside(archive.path)
+    protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
+    return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
+
+
 def nothing_to_train(protocol: str) -> str:
     """What is wrong then, and what may help."""
     return (

@@ -53,6 +53,14 @@ def story(archive: Archive, beginning: str, shots: Sequence[Pair] | None = None)
     return _Teller(archive, row_of(archive, beginning), shots or ()).tell()
 
 
+def text_at(chunk: Chunk, position: int) -> str | None:
+    """A proposal's or a candidate's, of the chunk's texts; None if the chunk has none at that position."""
+    if chunk.stage in solve.STAGES:
+        return solve.text_at(chunk, position)
+    texts = chunk.completions or []
+    return str(texts[position]) if position < len(texts) else None
+
+
 class _Teller:
     """One puzzle's story being told."""
 
@@ -117,12 +125,7 @@ class _Teller:
         return prompt.text
 
     def _text(self, chunk: Chunk, position: int) -> str | None:
-        """A proposal's or a candidate's, of the chunk's texts."""
-        texts = chunk.completions or []
-        if chunk.stage in solve.STAGES:
-            text = solve.text_at(chunk, position)
-        else:
-            text = str(texts[position]) if position < len(texts) else None
+        text = text_at(chunk, position)
         if text is None:
             self.breaks.append(f"chunk {chunk.id} has no text {position}")
         return text

@@ -6,6 +6,7 @@ import sqlite3
 import pytest
 from test_archive import HUMAN, PROTECTIONS, made, pair, plan
 
+from puzzles import catalogue
 from puzzles.archive import Archive, Provenance
 from puzzles.catalogue import ORDERS, Filter, number_of, page_of, row_of
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
@@ -98,6 +99,13 @@ def test_puzzles_are_found_by_what_they_are(archive, chosen, expected):
 )
 def test_words_are_found_in_names_puzzles_and_solutions_whether_indexed_yet_or_not(archive, words, expected):
     assert ids(archive, words=words) == expected
+
+
+@pytest.mark.parametrize("words", ["zebra", "giraffe", "return", "x == "])
+def test_common_words_are_found_where_rare_ones_are(archive, words, monkeypatch):
+    rare = ids(archive, words=words)
+    monkeypatch.setattr(catalogue, "FEW_PLACES", 1)
+    assert ids(archive, words=words) == rare
 
 
 def test_words_go_with_other_conditions(archive):
