@@ -265,7 +265,7 @@ def _count(archive: Archive, rows: str) -> int:
 
 def _start(archive: Archive, asked: _Asked) -> dict[str, Any]:
     return {
-        "bytes": archive.path.stat().st_size,
+        "bytes": archive.query("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")[0][0],
         "counts": {name: _count(archive, table) for name, table in (
             ("puzzles", "puzzles"), ("pairs", "solutions"), ("candidates", "candidates"),
         )},

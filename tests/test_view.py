@@ -163,6 +163,13 @@ def test_a_puzzles_page_tells_its_whole_story(path):
     assert "The story is broken" not in text
 
 
+def test_the_size_counts_what_a_loop_has_written_beside_the_file_so_far(path):
+    with Archive(path) as archive:
+        archive.add_refusal("large", "puzzle", "too_long", "", "x" * 1_000_000)
+        assert path.stat().st_size < 1_000_000
+        assert 2 <= float(re.search(r"([\d.]+) MB", read(path, "/"))[1]) < 3  # a table and its index
+
+
 def test_a_broken_story_says_what_is_missing(path):
     with Archive(path) as archive:
         archive.connection.execute("DELETE FROM proposals WHERE puzzle = 'a1'")

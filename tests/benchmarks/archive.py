@@ -10,8 +10,8 @@ a set; it takes the same pairs, keeps less of each (no counts, no history), and 
 Raw texts are the same, parsed and normalised in sandboxed children, and added without being judged: the cost of a
 judgement is that of its program.
 
-Answers are each the first of a process of its own, with its start, which is given alone as well. Memory is the peak
-of the process as the kernel kept it.
+Answers are each the first of a process of its own, with its start, which is given alone as well; pages are those of
+`selfplay view`, each asked for once. Memory is the peak of the process as the kernel kept it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from puzzles.verify import truth_pool
 
 ROOT = Path(__file__).parents[2]
 SOLUTIONS, CANDIDATES = 4, 8
-IN_TRANSACTION, BETWEEN_INDEXING = 500, 10_000
+IN_TRANSACTION, IN_CHUNK, BETWEEN_INDEXING = 500, 500, 10_000
 AGAIN = 10
 """Every which pair comes twice."""
 RAW_PAIRS = 20_000
@@ -124,20 +125,26 @@ def into_lines(file: Path, pairs: int) -> None:
 
 
 def candidates(file: Path) -> None:
-    """Give each puzzle its candidates, so that counts and rates have what they count."""
+    """Give each puzzle its candidates with their texts, so that counts and stories have what they tell of."""
     rng, started = random.Random(1), time.perf_counter()
     with Archive(file) as archive:
         puzzles = archive.puzzle_ids()
-        for chunk, first in enumerate(range(0, len(puzzles), BETWEEN_INDEXING), 1):
-            archive.plan_chunk(1, "solve", chunk, "none", "0", {}, {"puzzles": []})
-            position = itertools.count()
+        for number, first in enumerate(range(0, len(puzzles), IN_CHUNK)):
+            some = puzzles[first : first + IN_CHUNK]
+            texts_P_K = [[f"\n    return {rng.random()}\n" for _ in range(CANDIDATES)] for _ in some]
+            plan = {"puzzles": some, "copies": CANDIDATES}
+            settings = {"protocol": "plain", "temperature": 1.0}
             with archive.transaction():
-                for identifier in puzzles[first : first + BETWEEN_INDEXING]:
+                archive.plan_chunk(1, "solve", number, "none", f"0/1/1/{number}", settings, plan)
+                chunk = archive.query("SELECT max(id) FROM chunks")[0][0]
+                archive.set_completions(chunk, texts_P_K, 512, 0, 0, 0.0, 0.0)
+                for place, identifier in enumerate(some):
                     held = rng.randrange(CANDIDATES + 1)
-                    for place in range(CANDIDATES):
-                        verdict = Verdict.ACCEPTED if place < held else Verdict.WRONG_ANSWER
+                    for copy in range(CANDIDATES):
+                        verdict = Verdict.ACCEPTED if copy < held else Verdict.WRONG_ANSWER
                         judgement = Judgement(verdict, "", "1", 1e-3, 1e-3)
-                        archive.add_candidate(chunk, next(position), identifier, None, judgement)
+                        archive.add_candidate(chunk, place * CANDIDATES + copy, identifier, None, judgement)
+                archive.set_judged(chunk, 0.0, 0.0)
     number = CANDIDATES * len(puzzles)
     print(f"{number:,} candidates: {number / (time.perf_counter() - started):,.0f} per second")
 
@@ -173,7 +180,7 @@ def answers(file: Path) -> None:
         "the hardest": ["archive", "list", file, "--sort", "hardest"],
         "search": ["archive", "list", file, "--search", word],
         "search for what is everywhere": ["archive", "list", file, "--search", "split"],
-        "one puzzle": ["archive", "show", file, identifier],
+        "one puzzle": ["archive", "show", file, identifier], "its story": ["archive", "why", file, identifier],
         "stats": ["archive", "stats", file],
     }  # fmt: skip
     print("\n| asked | seconds | peak MB |\n|---|---|---|")
@@ -183,6 +190,38 @@ def answers(file: Path) -> None:
         _, status, usage = os.wait4(command.pid, 0)
         assert status == 0, arguments
         print(f"| {name} | {time.perf_counter() - started:.2f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
+
+
+def pages(file: Path) -> None:
+    """What a browser asks `selfplay view` for."""
+    with Archive(file) as archive:
+        identifier, source = archive.query("SELECT id, source FROM puzzles ORDER BY number LIMIT 1 OFFSET 1000")[0]
+        number = archive.query("SELECT count(*) FROM puzzles")[0][0]
+    word = source.partition(": ")[0].removeprefix("def f(")
+    asked = {
+        "start page": "", "puzzles": "puzzles", "puzzles, the last page": f"puzzles?page={number // 50}",
+        "the hardest": "puzzles?sort=hardest", "search": f"puzzles?words={word}",
+        "search for what is everywhere": "puzzles?words=split", "one puzzle": f"puzzle/{identifier}", "pairs": "pairs",
+        "pairs, the last page": f"pairs?page={number * SOLUTIONS // 50}", "a table of datasette": "archive/puzzles",
+    }  # fmt: skip
+    print("\n| page | seconds |\n|---|---|")
+    started = time.perf_counter()
+    command = [*COMMAND, "view", str(file), "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout
+        try:
+            address = server.stdout.readline().split()[1]
+            print(f"| (from the command to its address) | {time.perf_counter() - started:.2f} |")
+            for name, place in asked.items():
+                started = time.perf_counter()
+                with urllib.request.urlopen(address + place) as answer:
+                    answer.read()
+                print(f"| {name} | {time.perf_counter() - started:.2f} |", flush=True)
+        finally:
+            server.terminate()
+        _, status, usage = os.wait4(server.pid, 0)
+        assert status == 0
+    print(f"\nits peak: {usage.ru_maxrss / 1024:.0f} MB")
 
 
 def main() -> None:
@@ -205,6 +244,7 @@ def main() -> None:
             if process.exitcode:
                 sys.exit(f"{function.__name__} failed")
         answers(file)
+        pages(file)
 
 
 if __name__ == "__main__":
