@@ -181,7 +181,7 @@ def _as_text(value: Any) -> Any:
 
 def _python(source: str) -> Markup:
     """A program in colours; pygments escapes it."""
-    return Markup(highlight(printable(source), PythonLexer(), HtmlFormatter(nowrap=True)).rstrip("\n"))
+    return Markup(highlight(printable(source), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).rstrip("\n"))
 
 
 _templates = Environment(
