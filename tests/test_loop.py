@@ -1286,3 +1286,18 @@ def test_a_run_with_a_real_model_repeats_itself_from_sampling_to_weights(tiny, f
     assert same(one, two)
     weights = [tmp_path / name / "checkpoints" / "iteration-001" / "model.safetensors" for name in ("one", "two")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def used_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
+
+
+def test_what_was_freed_between_what_is_kept_goes_back_to_the_system():
+    blocks = [bytearray(100_000) for _ in range(3_000)]
+    kept, full = blocks[::500] + blocks[-1:], used_mb()
+    del blocks
+    assert full - used_mb() < 150  # so it needs to be asked
+    loop.give_memory_back()
+    assert full - used_mb() > 200
+    assert kept
