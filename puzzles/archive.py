@@ -217,7 +217,7 @@ class Archive:
             (
                 puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton,
                 _storable(provenance.name), _storable(puzzle.description), _storable(provenance.original),
-                provenance.origin, json.dumps(provenance.skills),
+                provenance.origin, json.dumps([*map(_storable, provenance.skills)]),
                 provenance.difficulty, provenance.iteration, provenance.chunk, provenance.position,
                 json.dumps(provenance.parents), time.time(),
             ),
@@ -583,4 +583,7 @@ def _compress(value: Any) -> bytes:
 
 
 def _decompress(blob: bytes) -> Any:
-    return json.loads(zlib.decompress(blob))
+    try:
+        return json.loads(zlib.decompress(blob))
+    except (zlib.error, ValueError, TypeError) as error:
+        raise InputError(f"a chunk of the archive is damaged: expected compressed JSON, {error}") from None

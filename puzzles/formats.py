@@ -144,8 +144,8 @@ def open_text(path: Path) -> TextIO:
     """
     try:
         if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
-        return path.open(encoding="utf-8")
+            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
+        return path.open(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
@@ -221,7 +221,7 @@ def _jsonl_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
     skills, difficulty = record.get("skills", []), record.get("difficulty")
     if not isinstance(skills, list) or not all(isinstance(skill, str) for skill in skills):
         raise InputError(f"{where}: expected a list of texts under 'skills', got {json.dumps(skills)[:60]}")
-    if difficulty is not None and type(difficulty) is not int:
+    if difficulty is not None and not (type(difficulty) is int and abs(difficulty) < 2**63):
         raise InputError(f"{where}: expected an integer under 'difficulty', got {json.dumps(difficulty)[:60]}")
     name = record.get("name", record.get("id", where))
     return RawPuzzle(str(name), puzzle, tuple(solutions), tuple(skills), difficulty)

@@ -139,6 +139,12 @@ def _place_chunks(connection: sqlite3.Connection) -> None:
         known = connection.execute(same, (old,)).fetchone()
         if known:
             new = known[0]
+            values = f"SELECT {columns} FROM other.chunks WHERE id = ?"
+            # It was only planned here, and there it has been sampled and judged.
+            done = f"UPDATE main.chunks SET ({columns}) = ({values} AND judged) WHERE id = ? AND NOT judged"
+            further = f" AND EXISTS ({values} AND judged)"
+            if connection.execute(done + further, (old, new, old)).rowcount:
+                known = None
         else:
             chunk = f"SELECT {number}, {columns} FROM other.chunks o WHERE id = ?"
             new = connection.execute(f"INSERT INTO main.chunks (number, {columns}) {chunk}", (old,)).lastrowid

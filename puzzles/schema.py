@@ -6,7 +6,10 @@ Their names, columns and comments are meant for any SQLite tool; the views `pair
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -193,7 +196,10 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
             f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
         )
     if version < SCHEMA_VERSION:
-        _bring_up_to_date(connection, path, version)
+        with _alone(path.absolute().parent):
+            (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have done it
+            if version < SCHEMA_VERSION:
+                _bring_up_to_date(connection, path, version)
 
 
 _IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -222,8 +228,21 @@ def _in_one(connection: sqlite3.Connection, statements: list[str]) -> None:
             connection.execute(statement)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process that changes schemas in a folder; the lock is of the folder, to leave SQLite its own."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:
-    backup = path.with_name(f"{path.stem}.schema-{version}{path.suffix}")
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    backups = (path.with_name(f"{path.stem}.schema-{version}{more}{path.suffix}") for more in names)
+    backup = next(backup for backup in backups if not backup.exists())
     part = backup.with_name(f".{backup.name}.part")
     with closing(sqlite3.connect(part)) as copy:
         connection.backup(copy)
@@ -245,5 +264,6 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
             f"DROP TABLE {table}",
             f"ALTER TABLE new_{table} RENAME TO {table}",
         ]
-    _in_one(connection, [*statements, *_statements(_DERIVED), *_IDENTITY])
+    indexed = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
+    _in_one(connection, [*statements, *_statements(_DERIVED), *indexed, *_IDENTITY])
     logger.warning("%s: brought from schema %d to %d; as it was: %s", path, version, SCHEMA_VERSION, backup)

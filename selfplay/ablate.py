@@ -25,8 +25,9 @@ from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
-from selfplay.loop import SCORED_SETS, Backend, Progress, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.loop import SCORED_SETS, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
+from selfplay.progress import Progress
 from selfplay.rundir import RunDir, read_lines, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",

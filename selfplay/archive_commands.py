@@ -34,7 +34,7 @@ def add(options: argparse.Namespace) -> int:
     from selfplay.loop import guard_of, guarded_sets
 
     raws = read_puzzles(options.file, options.format)
-    path = Path(options.archive)
+    path = _archive_or_new(options.archive)
     path.parent.mkdir(parents=True, exist_ok=True)
     with proven_pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
@@ -58,6 +58,12 @@ def archive_path(text: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
+
+
+def _archive_or_new(text: str) -> Path:
+    with contextlib.suppress(InputError):
+        return archive_path(text)
+    return Path(text)
 
 
 def _stats(options: argparse.Namespace) -> int:
@@ -188,14 +194,15 @@ def _reverify(options: argparse.Namespace) -> int:
         else:
             judge = judge_here(stack.enter_context(proven_pool(sandbox, config.seed))[0])
         pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
-        found = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
+        found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
     if options.json:
-        print(json.dumps({"pairs": pairs, "found": [vars(each) for each in found]}))
+        print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))
         return int(bool(found))
     if found:
         rows = [[one_line(str(cell)) for cell in vars(each).values()] for each in found]
         print(tables.render([[*vars(found[0])], *rows]))
-    print(f"{pairs:,} pairs judged again: {len(found) or 'no'} differences")
+    before = f", {earlier:,} of them by the same command before it stopped" if earlier else ""
+    print(f"{pairs:,} pairs judged again{before}: {len(found) or 'no'} differences")
     return int(bool(found))
 
 
@@ -237,10 +244,16 @@ def _export(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from selfplay.config import SandboxConfig
     from selfplay.export import FORMATS, write
+    from selfplay.rundir import spare
 
     out = Path(options.out)
     if out.exists() and not options.force:
         raise InputError(f"{out}: it is there already: name another place, or give --force")
+    spare(out.absolute())
+    if out.is_dir() and (options.format != "datasets" or {each.name for each in out.iterdir()} - {"README.md", "data"}):
+        raise InputError(
+            f"{out}: --force replaces a file, or with datasets a folder that export made: name another place"
+        )
     with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
         pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
         count = write(archive, out, options.format, pool, options.license)

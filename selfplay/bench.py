@@ -19,8 +19,8 @@ from selfplay import results
 from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.contamination import near_training, set_guard, training_archive
 from selfplay.evaluate import evaluate
-from selfplay.loop import Progress
 from selfplay.model import LanguageModel
+from selfplay.progress import Progress
 from selfplay.rundir import RunDir, read_lines, write_atomically
 from selfplay.select import Pair, prompt_for, solver_shots
 from selfplay.sets import ScoredSet, scored_set

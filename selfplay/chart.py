@@ -120,12 +120,20 @@ def stacked(counts: Mapping[int, Mapping[str, float]], colours: Mapping[str, str
             values_N_I /= np.maximum(values_N_I.sum(0), 1e-9)
         below_I = np.zeros(len(iterations))
         for (name, colour), value_I in zip(colours.items(), values_N_I, strict=True):
-            panel.bar(iterations, value_I, bottom=below_I, color=colour, label=_label(name), width=0.85, linewidth=0)
+            panel.bar(
+                range(len(iterations)),
+                value_I,
+                bottom=below_I,
+                color=colour,
+                label=_label(name),
+                width=0.85,
+                linewidth=0,
+            )
             below_I = below_I + value_I
-        panel.set(xlabel="iteration", ylabel=label)
+        panel.set(ylabel=label)
         if share:
             panel.set_ylim(0, 1)
-        _whole_iterations(panel)
+        _place_by_place(panel, iterations)
     return drawn[0]
 
 
@@ -136,9 +144,7 @@ def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
         shares_R_I = np.array([[row[i] for i in iterations] for row in rows.values()], float)
         panel.imshow(shares_R_I, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         panel.set_yticks(range(len(rows)), [*map(_label, rows)])
-        shown = range(0, len(iterations), max(1, len(iterations) // 10))
-        panel.set_xticks(shown, [str(iterations[place]) for place in shown])
-        panel.set(xlabel="iteration")
+        _place_by_place(panel, iterations)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
         for row, place in np.ndindex(shares_R_I.shape) if len(iterations) <= MOST_NUMBERED else ():
@@ -177,15 +183,18 @@ def _svg(figure: Any) -> str:
     return file.getvalue()
 
 
+def _place_by_place(panel: Any, iterations: Sequence[int]) -> None:
+    """Iterations side by side, whatever lies between them."""
+    shown = range(0, len(iterations), max(1, len(iterations) // MOST_NUMBERED))
+    panel.set_xticks(shown, [str(iterations[place]) for place in shown])
+    panel.set(xlabel="iteration")
+
+
 def _over_iterations(panel: Any, longest: int) -> None:
     panel.set(xlabel="iteration", xlim=(0, longest + 0.1))
-    panel.set_ylim(bottom=0)
-    _whole_iterations(panel)
-
-
-def _whole_iterations(panel: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    panel.set_ylim(bottom=0)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 

@@ -13,10 +13,12 @@ import itertools
 import json
 import logging
 import math
+import os
 import signal
 import sqlite3
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +31,12 @@ from selfplay.terminal import RUNS, bars, command, natural, positive, printable,
 if TYPE_CHECKING:
     from sandbox.pool import Pool
     from selfplay.config import RunConfig
-    from selfplay.loop import Progress
+    from selfplay.progress import Progress
     from selfplay.rundir import RunDir
 
 USUAL_K = (1, 10, 100)
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
+"""A place that is not for writing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.stdout is None:  # it was closed by who began this
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
     try:
@@ -59,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (OSError, sqlite3.DatabaseError, MemoryError) as error:
         return _fail(_machine_error(error), 3)
+    except Exception:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
+        traceback.print_exc()
+        return 3
 
 
 def _interrupt(*_: object) -> None:
@@ -228,14 +237,17 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from selfplay.report import report
-    from selfplay.rundir import write_atomically
+    from selfplay.rundir import spare, write_atomically
 
     rundir = _run_dir(options.run)
     out = Path(options.out) if options.out else rundir.report
+    spare(out.absolute())
     page = report(rundir)
     try:
         write_atomically(out, page)
-    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
         raise InputError(f"{out}: it cannot be written, {error.strerror}: name another place with --out") from None
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser")
     return 0

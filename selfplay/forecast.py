@@ -26,7 +26,6 @@ from selfplay.cost import StageCost, Watch
 from selfplay.evaluate import NamedPuzzle, evaluate
 from selfplay.loop import (
     Backend,
-    Progress,
     few_shots,
     guard_of,
     guarded_sets,
@@ -36,6 +35,7 @@ from selfplay.loop import (
     stage_cost,
     training_cost,
 )
+from selfplay.progress import Progress
 from selfplay.sampler import Arithmetic, Sampler
 from selfplay.select import examples
 

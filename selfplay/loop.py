@@ -15,7 +15,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +34,7 @@ from selfplay.cost import StageCost, record_seconds, record_tokens, total
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
 from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
+from selfplay.progress import Progress
 from selfplay.prompts import propose_prompt
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
 from selfplay.sampler import Sampler
@@ -76,14 +76,6 @@ class Backend(Protocol):
         plan: Callable[[int], object],
     ) -> Any:
         """Train from a checkpoint and save a new one; returns statistics (a dataclass)."""
-
-
-@dataclass
-class Progress:
-    """How a long step shows itself; the command line puts bars here."""
-
-    counter: Callable[[int, str, str], Callable[..., object]] = lambda total, description, unit: lambda *_: None
-    row: Callable[[dict[str, Any]], object] = lambda record: None
 
 
 def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:

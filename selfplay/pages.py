@@ -21,11 +21,7 @@ from datasette.app import Datasette
 from datasette.database import Database
 from datasette.plugins import pm
 from datasette.utils.asgi import Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
 
 from puzzles.archive import CANDIDATES_N_C, Archive
 from puzzles.catalogue import (
@@ -39,7 +35,7 @@ from puzzles.catalogue import (
     refused_proposals,
 )
 from puzzles.puzzle import InputError
-from selfplay.terminal import printable
+from selfplay import markup
 
 NAME = "archive"
 """Of the database, in the addresses of datasette's pages."""
@@ -60,6 +56,8 @@ SETTINGS = {
     "suggest_facets": False,  # they would go through all rows
     "sql_time_limit_ms": 3000,
 }
+MOST_VALUE_BYTES = 20_000_000
+"""Of a text that SQL makes: one of a gigabyte takes many, and no time limit holds in the making."""
 SEARCH = {table: {"fts_table": f"search_{table}", "fts_pk": "number"} for table in ("puzzles", "solutions")}
 METADATA = {
     "title": "Tables and SQL",
@@ -107,6 +105,7 @@ class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no type
 
     def connect(self, write: bool = False) -> sqlite3.Connection:
         connection = Archive(self.path, read_only=True).connection
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE_BYTES)
         self._all_file_connections.append(connection)
         return connection
 
@@ -175,20 +174,7 @@ def handle_exception(datasette: Any, request: Any, exception: Exception) -> Resp
 # ---- making a page ----
 
 
-def _as_text(value: Any) -> Any:
-    return printable(value) if type(value) is str else value
-
-
-def _python(source: str) -> Markup:
-    """A program in colours; pygments escapes it."""
-    return Markup(highlight(printable(source), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True)).rstrip("\n"))
-
-
-_templates = Environment(
-    loader=PackageLoader("selfplay", "viewing"), autoescape=True, finalize=_as_text, undefined=StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
-)  # fmt: skip
-_templates.filters["python"] = _python
+_templates = markup.environment("viewing")
 _templates.filters["count"] = "{:,}".format
 _templates.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 

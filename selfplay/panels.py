@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ VERDICT_COLOURS = {
     "invalid_solution": "#56B4E9", "time_limit": "#0072B2",
 }  # fmt: skip
 REST = "other"
+MOST_ITERATIONS = 100
+MOST_NAMES = 24
+"""Skills, types or verdicts with numbers of their own, the most frequent ones."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,17 @@ class Panel:
     def source(self) -> str:
         """An address that shows the drawing: in a document of its own it runs nothing and shares no names."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
+
+
+def some(items: Sequence[Any]) -> list[Any]:
+    """All, or as many as a drawing holds, evenly spaced from the first to the last."""
+    if len(items) <= MOST_ITERATIONS:
+        return list(items)
+    return [items[place * (len(items) - 1) // (MOST_ITERATIONS - 1)] for place in range(MOST_ITERATIONS)]
+
+
+def _thin(found: Mapping[int, Any]) -> dict[int, Any]:
+    return {iteration: found[iteration] for iteration in some([*found])}
 
 
 def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
@@ -67,12 +82,10 @@ def loop(records: Sequence[Mapping[str, Any]], archive: Archive) -> Iterator[Pan
     if trained:
         yield _funnel(trained)
         yield _pairs(trained)
-    for title, note, counts in (
-        ("what became of proposals", "held_out: too near to dev or held-out", trends.outcomes(archive)),
-        ("verdicts on candidates", "of all candidates sampled in the loop", trends.verdicts(archive)),
-    ):
-        if counts:
-            yield _shares(title, note, counts)
+    if outcomes := _thin(trends.outcomes(archive)):
+        yield _shares("what became of proposals", "held_out: too near to dev or held-out", outcomes)
+    if verdicts := _thin(trends.verdicts(archive)):
+        yield _shares("verdicts on candidates", "of all sampled in the loop", verdicts, VERDICT_COLOURS)
 
 
 def _funnel(records: Sequence[Mapping[str, Any]]) -> Panel:
@@ -89,7 +102,7 @@ def _funnel(records: Sequence[Mapping[str, Any]]) -> Panel:
     return Panel(
         "from proposed to solved", "proposals, by how far they came",
         chart.stacked(counts, colours, "proposals", share=False),
-        ["iteration", *(name.replace("_", " ") for name in head)], rows,
+        ["iteration", *(name.replace("_", " ") for name in head[:-1]), "contaminated so far"], rows,
     )  # fmt: skip
 
 
@@ -105,14 +118,14 @@ def _pairs(records: Sequence[Mapping[str, Any]]) -> Panel:
 
 def puzzles(archive: Archive) -> Iterator[Panel]:
     """What the admitted puzzles are like: how hard, how long, of what type, how new; and what is solved of people's."""
-    if rates := trends.solve_rates(archive):
+    if rates := _thin(trends.solve_rates(archive)):
         yield _solve_rates(rates)
-    lengths = {name: own for name, own in trends.lengths(archive).items() if own}
+    lengths = {name: _thin(own) for name, own in trends.lengths(archive).items() if own}
     if lengths:
         yield _lengths(lengths)
-    if types := trends.answer_types(archive):
+    if types := _thin(trends.answer_types(archive)):
         yield _shares("answer types", "of the admitted puzzles", types)
-    if structures := trends.new_structures(archive):
+    if structures := _thin(trends.new_structures(archive)):
         share = {iteration: new / admitted for iteration, (admitted, new) in structures.items()}
         rows = [[str(i), f"{admitted:,}", f"{new:,}", fraction(share[i])] for i, (admitted, new) in structures.items()]
         yield Panel(
@@ -121,7 +134,7 @@ def puzzles(archive: Archive) -> Iterator[Panel]:
         )  # fmt: skip
     numbers, solved = trends.skills_solved(archive)
     if numbers and solved:
-        yield _skills(numbers, solved)
+        yield _skills(dict(itertools.islice(numbers.items(), MOST_NAMES)), _thin(solved))
 
 
 def _solve_rates(rates: Mapping[int, Sequence[float]]) -> Panel:
@@ -197,15 +210,20 @@ def _cost_per_pair(records: Sequence[Mapping[str, Any]]) -> Panel:
     )  # fmt: skip
 
 
-def _shares(title: str, note: str, counts: Mapping[int, Counter[str]]) -> Panel:
+def _shares(
+    title: str, note: str, counts: Mapping[int, Counter[str]], colours: Mapping[str, str] | None = None
+) -> Panel:
     """Shares over iterations; the names that are rare are drawn as one, and each has its column of numbers."""
-    names = [name for name, _ in sum(counts.values(), Counter[str]()).most_common()]
-    shown = [name for name in VERDICT_COLOURS if name in names] or names[: len(chart.COLOURS)]
-    colours = {name: VERDICT_COLOURS.get(name, chart.COLOURS[place]) for place, name in enumerate(shown)}
-    rest = [name for name in names if name not in shown]
-    drawn = {
-        i: {**{name: own[name] for name in shown}, REST: sum(own[name] for name in rest)} for i, own in counts.items()
-    }
+    names = [name for name, _ in sum(counts.values(), Counter[str]()).most_common(MOST_NAMES)]
+    colours = colours or dict(zip(names, chart.COLOURS, strict=False))
+    shown = [name for name in colours if name in names]
+    others = {iteration: own.total() - sum(own[name] for name in shown) for iteration, own in counts.items()}
+    drawn = {i: {**{name: own[name] for name in shown}, REST: others[i]} for i, own in counts.items()}
     rows = [[str(iteration), *(f"{own[name]:,}" for name in names)] for iteration, own in counts.items()]
-    svg = chart.stacked(drawn, {**colours, **({REST: chart.REST} if rest else {})}, "share", share=True)
+    svg = chart.stacked(
+        drawn,
+        {name: colours[name] for name in shown} | ({REST: chart.REST} if any(others.values()) else {}),
+        "share",
+        share=True,
+    )
     return Panel(title, note, svg, ["iteration", *names], rows)

@@ -138,12 +138,15 @@ def _judge_candidates(
     own = solve.made_here(archive, [identifier])
     for k, (_, judgement) in enumerate(judged_K):
         position = place * chunk.plan["copies"] + k
-        rows = archive.query("SELECT verdict FROM candidates WHERE chunk = ? AND position = ?", chunk.id, position)
-        verdict = rows[0]["verdict"] if rows else "not kept"
-        again = (solve.strictly(pool, judgement) if own else judgement).verdict
+        rows = archive.query(
+            "SELECT verdict, answer FROM candidates WHERE chunk = ? AND position = ?", chunk.id, position
+        )
+        again = solve.strictly(pool, judgement) if own else judgement
         found.judged += 1
-        if verdict != again:
-            found.differences.append(f"the verdict of text {position} was {verdict}, and is {again}")
+        for what in ("verdict", "answer"):
+            before, now = rows[0][what] if rows else "not kept", getattr(again, what)
+            if before != now:
+                found.differences.append(f"the {what} of text {position} was {before}, and is {now}")
 
 
 def _varied(archive: Archive, chunk: Chunk, identifier: str, pool: Pool) -> Replay:

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import zip_longest
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
 
 from puzzles import trends
 from puzzles.archive import QUARANTINED, Archive
 from puzzles.catalogue import Filter, history, page_of
 from puzzles.puzzle import InputError
-from selfplay import panels
+from selfplay import markup, panels
 from selfplay.ablate import arms_beside
 from selfplay.config import RunConfig, load
 from selfplay.cost import record_seconds
@@ -38,7 +36,7 @@ MOST_PUZZLES = 600
 SOLUTIONS_PER_PUZZLE = 4
 """The shortest."""
 CHARACTERS = 4_000
-"""Of a text; one that is longer is cut, and says so."""
+"""Of a text, whatever it is; one that is longer is cut, and says so."""
 MOST_BYTES = 3_500_000
 """Of the puzzles; with drawings and tables the page stays below 5 MB."""
 
@@ -52,23 +50,23 @@ def report(rundir: RunDir) -> str:
     if not rundir.config.is_file() or not rundir.archive.is_file():
         raise InputError(f"{rundir.path}: expected a run's folder, with its config.toml and archive.sqlite")
     config, records = load(rundir.config), rundir.read_records()
-    runs = {rundir.path.name: records} | {name: arm.read_records() for name, arm in arms_beside(rundir).items()}
-    environment = Environment(
-        loader=PackageLoader("selfplay", "reporting"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["python"] = _python
+    runs = {rundir.path.absolute().name: records} | {
+        name: arm.read_records() for name, arm in arms_beside(rundir).items()
+    }
+    environment = markup.environment("reporting")
+    environment.filters["cut"] = _cut
     style = _file("report.css") + _colours_of_code()
     with Archive(rundir.archive) as archive:
         drawn = {
-            "Scores": [*panels.scores(runs)],
-            "From proposals to pairs": [*panels.loop(records, archive)],
+            "Scores": [*panels.scores({name: panels.some(own) for name, own in runs.items()})],
+            "From proposals to pairs": [*panels.loop(panels.some(records), archive)],
             "The puzzles": [*panels.puzzles(archive)],
-            "Cost": [*panels.costs(records)],
+            "Cost": [*panels.costs(panels.some(records))],
         }
         cards = [*_cards(archive, environment.get_template("card.html").render)]
         return environment.get_template("report.html").render(
-            name=rundir.path.name, headline=_headline(records), facts=_facts(rundir, config, records, archive),
+            name=rundir.path.absolute().name, place=shlex.quote(str(rundir.path)), headline=_headline(records),
+            facts=_facts(rundir, config, records, archive),
             sections={title: found for title, found in drawn.items() if found}, lists=LISTS, cards=cards,
             puzzles=archive.query("SELECT count(*) FROM puzzles")[0][0], settings=rundir.config.read_text("utf-8"),
             style=Markup(style), script=Markup(_file("report.js")),
@@ -135,15 +133,17 @@ def _cards(archive: Archive, render: Callable[..., str]) -> Iterator[Markup]:
             places.setdefault(identifier, {})[name] = place
     ids = [identifier for row in zip_longest(*lists.values()) for identifier in row if identifier]
     shown = _with_ancestors(archive, ids)
-    children = trends.children(archive, {*shown})
+    children, aside = trends.children(archive, {*shown}), {*archive.puzzle_ids(QUARANTINED)}
     size = 0
     for identifier in shown:
         puzzle = _told(archive, identifier)
-        html = render(puzzle=puzzle, places=places.get(identifier, {}), children=children.get(identifier, []))
-        size += len(html.encode())
-        if size > MOST_BYTES:
-            return
-        yield Markup(html)
+        html = render(
+            puzzle=puzzle, places=places.get(identifier, {}), children=children.get(identifier, []),
+            aside=identifier in aside,
+        )  # fmt: skip
+        if size + len(html.encode()) <= MOST_BYTES:
+            size += len(html.encode())
+            yield Markup(html)
 
 
 def _with_ancestors(archive: Archive, ids: Sequence[str]) -> list[str]:
@@ -190,14 +190,8 @@ def _gist(source: str) -> str:
     return lines[-1].removeprefix("return ")[:160] if lines else ""
 
 
-def _python(source: str) -> Markup:
-    """Python with names of kinds around its words; everything in it is escaped."""
-    cut = (
-        source
-        if len(source) <= CHARACTERS
-        else f"{source[:CHARACTERS]}\n# … {len(source) - CHARACTERS:,} characters more"
-    )
-    return Markup(highlight(cut, PythonLexer(), HtmlFormatter(nowrap=True)))
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}\n# … {len(text) - CHARACTERS:,} characters more"
 
 
 def _colours_of_code() -> str:

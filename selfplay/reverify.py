@@ -16,7 +16,7 @@ from typing import Any
 
 from puzzles.archive import Archive
 from puzzles.parse import Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict
+from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
 from sandbox.pool import Pool
 from selfplay.rundir import append_line, read_lines
@@ -32,7 +32,7 @@ class Found:
     puzzle: str
     solution: str
     what: str
-    """`puzzle`, `solution`, `verdict` or `answer`."""
+    """`puzzle`, `answer_type`, `header`, `solution`, `verdict` or `answer`."""
     stored: str
     now: str
 
@@ -43,7 +43,10 @@ class StoredPair:
 
     number: int
     puzzle: str
-    puzzle_source: str
+    puzzle_source: str | None
+    """None if the archive has no such puzzle."""
+    answer_type: str | None
+    header: str | None
     solution: str
     source: str
     answer: str | None
@@ -54,40 +57,45 @@ Judge = Callable[[Sequence[StoredPair]], list[Found]]
 
 def reverify(
     archive: Archive, judge: Judge, how: str, progress: Callable[[int], object] = lambda done: None
-) -> list[Found]:
+) -> tuple[list[Found], int]:
     """Judge every pair again.
 
     Args:
         archive: Not written into.
         judge: `judge_here` or `judge_elsewhere`.
         how: What decides the outcome beside the archive; a judgement that stopped goes on only with the same.
-        progress: Called with the number of pairs done since the last call, those of an earlier session first.
+        progress: Called with the number of pairs done since the last call.
 
     Returns:
-        What differs, in the order of the pairs.
+        What differs, in the order of the pairs; and how many were not judged now, for a session that stopped had
+        judged the very same rows.
     """
     notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
     head, lines = {"how": how}, read_lines(notes)
     if lines[:1] != [head]:
         notes.unlink(missing_ok=True)
         append_line(notes, head)
-    done = lines[1:] if lines[:1] == [head] else []
-    found = [Found(**each) for line in done for each in line["found"]]
-    number = done[-1]["until"] if done else 0
-    progress(archive.query("SELECT count(*) FROM solutions WHERE number <= ?", number)[0][0])
-    for batch in _batches(archive, number):
-        new = judge(batch)
-        found += new
-        append_line(notes, {"until": batch[-1].number, "found": [asdict(each) for each in new]})
+    judged = {line["rows"]: line["found"] for line in lines[1:]} if lines[:1] == [head] else {}
+    found, earlier = list[Found](), 0
+    for batch in _batches(archive):
+        rows = content_hash(json.dumps([asdict(each) for each in batch]))
+        if rows in judged:
+            earlier += len(batch)
+            found += [Found(**each) for each in judged[rows]]
+        else:
+            new = _orphans(batch) + judge([each for each in batch if each.puzzle_source is not None])
+            found += new
+            append_line(notes, {"rows": rows, "found": [asdict(each) for each in new]})
         progress(len(batch))
     notes.unlink(missing_ok=True)
-    return found
+    return found, earlier
 
 
-def _batches(archive: Archive, number: int) -> Iterator[list[StoredPair]]:
+def _batches(archive: Archive) -> Iterator[list[StoredPair]]:
+    number = 0
     while rows := archive.query(
-        "SELECT s.number, p.id, p.source, s.id, s.source, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle"
-        " WHERE s.number > ? ORDER BY s.number LIMIT ?",
+        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer FROM solutions s"
+        " LEFT JOIN puzzles p ON p.id = s.puzzle WHERE s.number > ? ORDER BY s.number LIMIT ?",
         number,
         BATCH,
     ):
@@ -96,11 +104,16 @@ def _batches(archive: Archive, number: int) -> Iterator[list[StoredPair]]:
         yield batch
 
 
+def _orphans(batch: Sequence[StoredPair]) -> list[Found]:
+    without = [each for each in batch if each.puzzle_source is None]
+    return [Found(each.puzzle, each.solution, "puzzle", each.puzzle, "there is none") for each in without]
+
+
 def judge_here(pool: Pool) -> Judge:
     """By this Python, in this sandbox; ids are made again too."""
 
     def judge(batch: Sequence[StoredPair]) -> list[Found]:
-        puzzles = parse_puzzles(pool, [Text(each.puzzle_source) for each in batch])
+        puzzles = parse_puzzles(pool, [Text(each.puzzle_source or "") for each in batch])
         candidates = parse_candidates(pool, [Text(each.source) for each in batch])
         both = zip(puzzles, candidates, strict=True)
         asked = [(p, c) for p, c in both if isinstance(p, Puzzle) and isinstance(c, Candidate)]
@@ -109,6 +122,10 @@ def judge_here(pool: Pool) -> Judge:
         for each, puzzle, candidate in zip(batch, puzzles, candidates, strict=True):
             for what, stored, parsed in (("puzzle", each.puzzle, puzzle), ("solution", each.solution, candidate)):
                 now = parsed.id if isinstance(parsed, Puzzle | Candidate) else str(parsed)
+                if now != stored:
+                    found.append(Found(each.puzzle, each.solution, what, stored, now))
+            for what in ("answer_type", "header") if isinstance(puzzle, Puzzle) else ():
+                stored, now = str(getattr(each, what)), getattr(puzzle, what)
                 if now != stored:
                     found.append(Found(each.puzzle, each.solution, what, stored, now))
             if isinstance(puzzle, Puzzle) and isinstance(candidate, Candidate):

@@ -103,6 +103,22 @@ class RunDir:
             yield
 
 
+def spare(path: Path) -> None:
+    """See that a place to write to is no archive and no file that a run needs.
+
+    Raises:
+        InputError: It is.
+    """
+    run = RunDir(path.parent)
+    needed = run.config.is_file() and path.name in {run.config.name, run.records.name, run.log.name, "lock"}
+    if needed or (path.is_file() and path.open("rb").read(len(SQLITE)) == SQLITE):
+        raise InputError(f"{path}: it is an archive, or a run's own file: name another place")
+
+
+SQLITE = b"SQLite format 3\0"
+"""How a file of its begins."""
+
+
 def read_lines(path: Path) -> list[Any]:
     """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from puzzles.archive import Archive, Chunk
 from puzzles.catalogue import row_of
-from puzzles.puzzle import WORLDS_DISAGREE
+from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from selfplay import propose, solve, vary
 from selfplay.select import Pair, prompt_for
 
@@ -76,6 +76,7 @@ class _Teller:
                 self.breaks.append(f"its parent {parent} is not here")
         came, candidates = self._came(), self._candidates()
         solutions = [self._solution(row) for row in self._rows("solutions", "puzzle = ? ORDER BY number")]
+        self._check_accepted(candidates, {solution["id"]: solution["answer"] for solution in solutions})
         self._check_training({solution["id"] for solution in solutions})
         parent_of = self.archive.query(
             "SELECT id FROM puzzles WHERE instr(parents, ?) ORDER BY number", json.dumps(self.id)
@@ -100,6 +101,8 @@ class _Teller:
     def _came(self) -> dict[str, Any]:
         number, position = self.row["chunk"], self.row["position"]
         if number is None:
+            if self.row["origin"] in ("model", "variant"):
+                self.breaks.append(f"it came from a {self.row['origin']}, and from which chunk is not kept")
             return {"original": self.row["original"], "name": self.row["name"]}
         chunk = self._chunk(number, "its own making")
         outcomes = self.archive.query("SELECT * FROM proposals WHERE chunk = ? AND position = ?", number, position)
@@ -110,9 +113,18 @@ class _Teller:
         if chunk is None:
             return {}
         where = {**_facts(chunk), "position": position, "text": self._text(chunk, position)}
+        if sorted(self.row["parents"]) != sorted(self._planned_parents(chunk, position)):
+            self.breaks.append(f"its parents are not those that chunk {number} was planned with")
         if chunk.stage == vary.STAGE:
             return {**where, "variation": chunk.plan["variations"][position]}
         return {**where, "prompt": self._proposal_prompt(chunk, position)}
+
+    def _planned_parents(self, chunk: Chunk, position: int) -> list[str]:
+        if chunk.stage == vary.STAGE:
+            return list(chunk.plan["variations"][position]["puzzles"])
+        place = position // chunk.plan["copies"]
+        begin = (chunk.plan.get("begins") or [None] * (place + 1))[place]
+        return [*chunk.plan["shots"][place], *([begin[0]] if begin else [])]
 
     def _proposal_prompt(self, chunk: Chunk, position: int) -> str | None:
         place = position // chunk.plan["copies"]
@@ -169,6 +181,19 @@ class _Teller:
 
     def _solve_prompt(self, chunk: Chunk) -> str:
         return prompt_for(chunk.settings["protocol"], self.archive.puzzle(self.id), self.shots).text
+
+    def _check_accepted(self, candidates: Sequence[dict[str, Any]], answers: dict[str, str | None]) -> None:
+        for each in candidates:
+            if each["verdict"] == Verdict.ACCEPTED and each["candidate"] not in answers:
+                self.breaks.append(
+                    f"text {each['position']} of chunk {each['chunk']} was accepted, its solution is gone"
+                )
+        sql = (
+            "SELECT s.id FROM solutions s JOIN candidates c ON c.chunk = s.chunk AND c.position = s.position"
+            " WHERE s.puzzle = ? AND s.answer IS NOT c.answer"
+        )
+        for (solution,) in self.archive.query(sql, self.id):
+            self.breaks.append(f"solution {solution} has another answer than its candidate")
 
     def _check_training(self, solved: set[str]) -> None:
         known = solved | {row["candidate"] for row in self._rows("candidates", "puzzle = ?")}

@@ -195,7 +195,7 @@ def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> st
 def story(told: Story, shown: Callable[[str], str]) -> str:
     """A puzzle's story for the terminal; `shown` makes a source safe and perhaps coloured."""
     puzzle, came = told.puzzle, told.came
-    parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {puzzle['answer_type']}", shown(puzzle["source"])]
+    parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}", shown(puzzle["source"])]
     parts.append("# How it came")
     if "chunk" in came:
         parts += _sampled(came, shown)
@@ -216,7 +216,7 @@ def story(told: Story, shown: Callable[[str], str]) -> str:
         rows = [["chunk", "stage", "position", "verdict", "answer", "detail"]]
         rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
         parts.append(shown(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows])))
-    parts += [f"In quarantine: {reason}" for reason in told.quarantine]
+    parts += [f"In quarantine: {one_line(reason)}" for reason in told.quarantine]
     parts += ["# The story is broken", *told.breaks] if told.breaks else []
     return "\n\n".join(parts)
 
@@ -271,7 +271,7 @@ def imported(report: ImportReport) -> str:
 
 def counts(title: str, content: dict[str, int]) -> str:
     """A small two-column table."""
-    rows = [[title, ""], *([f"  {name}", str(count)] for name, count in content.items())]
+    rows = [[title, ""], *([f"  {one_line(name)}", str(count)] for name, count in content.items())]
     return render(rows, right=[1])
 
 

@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+from selfplay.progress import Progress
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
     from selfplay.config import SandboxConfig
-    from selfplay.loop import Progress
 
 RUNS = Path("runs")
 """Below the current folder."""
 LINE_CHARACTERS = 100
+MOST = 10**12
+"""Of any number on a command line; a database holds some more."""
 
 
 def command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
@@ -36,16 +38,16 @@ def command(commands: Any, name: str, function: Any, summary: str, example: str)
 def positive(text: str) -> int:
     """An option's number from 1 on."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    if not 0 < value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {MOST:,}, got {text}")
     return value
 
 
 def natural(text: str) -> int:
     """An option's number from 0 on."""
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected 0 or more and at most {MOST:,}, got {text}")
     return value
 
 
@@ -68,9 +70,10 @@ def proven_pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[s
 
 def bars() -> Progress:
     """Progress as bars on a terminal's standard error, and as nothing elsewhere."""
-    from tqdm import tqdm
-
-    from selfplay.loop import Progress
+    try:
+        from tqdm import tqdm
+    except ImportError:  # `verify` needs no packages
+        return Progress()
 
     def counter(total: int, description: str, unit: str) -> Any:
         bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)

@@ -27,6 +27,8 @@ Application = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaita
 ADDRESS = "127.0.0.1"
 OWN_NAMES = re.compile(rb"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 """What a browser on this machine, or at the other end of a forwarded port, says whom it asks."""
+OWN_SITES = {b"same-origin", b"none"}
+"""What a browser says of who sends it here: a page of ours, or its user. Others could make an archive answer SQL."""
 HEADERS = {
     b"content-security-policy": b"default-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none';"
     b" base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -109,7 +111,8 @@ def only_here(application: Application) -> Application:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
-        if len(names) != 1 or not OWN_NAMES.fullmatch(names[0]):
+        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
+        if len(names) != 1 or not OWN_NAMES.fullmatch(names[0].lower()) or {*sites} - OWN_SITES:
             return await _refuse(send_guarded)
         return await application(scope, receive, send_guarded)
 

@@ -12,7 +12,7 @@ import pytest
 from selfplay import bench as bench_module
 from selfplay.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig
-from selfplay.loop import Progress
+from selfplay.progress import Progress
 from selfplay.sampler import Completion, Sampled
 
 N = 6

@@ -18,7 +18,7 @@ from selfplay import ablate as ablate_module
 from selfplay.ablate import Ablation, ArmScores, ablate, contrasts, load_ablation, to_json
 from selfplay.chart import ablation_chart
 from selfplay.config import ConfigError, EvaluateConfig, ProposeConfig, RunConfig, SolveConfig
-from selfplay.loop import Progress
+from selfplay.progress import Progress
 from selfplay.rundir import RunDir
 from selfplay.tables import ablation_table
 

@@ -310,7 +310,7 @@ def test_the_same_command_again_prints_the_same_rows_and_changes_nothing(finishe
 
 def test_what_a_finished_run_proposes_to_do_next_works(finished, run_here, done):
     commands = [line.split()[1:] for line in finished[1].splitlines() if line.startswith("  selfplay ")]
-    assert [command[0] for command in commands] == ["archive", "bench", "run"]
+    assert [command[0] for command in commands] == ["report", "bench", "run"]
     done(*commands[0])
     done(*commands[1], "--samples", "2", "--k", "1,2", "--max-tokens", "8")
     done(*commands[2][:-1], "iterations=1")
@@ -1026,7 +1026,7 @@ def test_an_archive_is_judged_again_and_a_tampered_pair_is_found(run_here, done,
     pairs = json.loads(done("archive", "stats", "tiny", "--json"))["pairs"]
     assert done("archive", "reverify", "tiny") == f"{pairs} pairs judged again: no differences\n"
     assert json.loads(done("archive", "reverify", "tiny", "--python", sys.executable, "--json")) == {
-        "pairs": pairs, "found": [],
+        "pairs": pairs, "judged_earlier": 0, "found": [],
     }  # fmt: skip
     with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection, connection:
         connection.execute("UPDATE solutions SET answer = '-1' WHERE number = 1")

@@ -19,7 +19,7 @@ from selfplay import evaluate as evaluate_module
 from selfplay.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, NamedPuzzle, evaluate, judge_surely, summarize
-from selfplay.loop import Progress
+from selfplay.progress import Progress
 from selfplay.prompts import solve_prompt
 from selfplay.results import unpack
 from selfplay.rundir import read_lines

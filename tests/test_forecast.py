@@ -18,7 +18,7 @@ from selfplay.config import (
 )
 from selfplay.cost import StageCost
 from selfplay.forecast import _doubling, forecast
-from selfplay.loop import Progress
+from selfplay.progress import Progress
 from selfplay.rundir import folder_atomically
 from selfplay.sampler import ScriptedSampler
 

@@ -34,7 +34,8 @@ from selfplay.config import (
     SolveConfig,
     load,
 )
-from selfplay.loop import BudgetSpent, Progress, run
+from selfplay.loop import BudgetSpent, run
+from selfplay.progress import Progress
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampler import Arithmetic, ScriptedSampler
 from selfplay.solve import worth_further
@@ -1229,7 +1230,7 @@ def test_a_guarded_puzzle_among_the_training_puzzles_is_refused(files, pool, tmp
     [
         ("", "there are none"),
         ('{"puzzle": "def f(x): return True"}', "no puzzle of it was accepted.*no_annotation"),
-        ('{"solution": "def g(): return 1"}', "line 1: expected a text under 'puzzle'"),
+        ('{"solution": "def g(): return 1"}', "line 1: expected one of the keys 'puzzle'"),
         ("not JSON", "line 1: expected one JSON object"),
         (None, "No such file"),
     ],

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import subprocess
 import sys
 
 import pytest
@@ -139,7 +140,7 @@ def test_a_merge_that_fails_leaves_the_archive_as_it_was(runs, copies):
 def judged_again(path, judge, how="here"):
     done = []
     with Archive(path) as archive:
-        found = reverify(archive, judge, how, done.append)
+        found, _ = reverify(archive, judge, how, done.append)
         assert sum(done) == archive.query("SELECT count(*) FROM solutions")[0][0]
     return found
 
@@ -185,7 +186,7 @@ def test_one_that_stopped_goes_on_and_comes_to_the_same(copies, pool, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         judged_again(copies[0], stopping)
     with (copies[0].parent / "0.sqlite.reverify.jsonl").open("a") as file:
-        file.write('{"until": 9, "fo')
+        file.write('{"rows": "9", "fo')
     seen = []
 
     def noted(batch):
@@ -196,19 +197,56 @@ def test_one_that_stopped_goes_on_and_comes_to_the_same(copies, pool, monkeypatc
     assert seen[0] == 7
 
 
+def test_rows_that_changed_since_it_stopped_are_judged_again(copies, pool, monkeypatch):
+    monkeypatch.setattr("selfplay.reverify.BATCH", 3)
+    calls = []
+
+    def stopping(batch):
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return judge_here(pool)(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        judged_again(copies[0], stopping)
+    change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
+    with Archive(copies[0]) as archive:
+        found, earlier = reverify(archive, judge_here(pool), "here")
+    assert [(each.what, each.stored) for each in found] == [("answer", "-1")]
+    assert earlier == 3
+
+
+def test_a_solution_without_its_puzzle_and_another_type_or_header_are_found(copies, pool):
+    change(copies[0], "UPDATE solutions SET puzzle = 'ffffffffffffffff' WHERE number = 1")
+    change(copies[0], "UPDATE puzzles SET answer_type = 'str', header = 'def g(k=0):' WHERE id ="
+           " (SELECT puzzle FROM solutions WHERE number = 2)")  # fmt: skip
+    found = judged_again(copies[0], judge_here(pool))
+    assert found[0].now == "there is none"
+    assert {(each.what, each.stored) for each in found[1:]} == {("answer_type", "str"), ("header", "def g(k=0):")}
+
+
 def test_one_that_stopped_under_other_conditions_begins_anew(copies, pool):
     (copies[0].parent / "0.sqlite.reverify.jsonl").write_text(
-        json.dumps({"how": "elsewhere"}) + "\n" + json.dumps({"until": 10**6, "found": []}) + "\n"
+        json.dumps({"how": "elsewhere"}) + "\n" + json.dumps({"rows": "0", "found": []}) + "\n"
     )
     change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
     assert [each.what for each in judged_again(copies[0], judge_here(pool))] == ["answer"]
 
 
-def test_another_python_judges_without_packages(copies):
-    """`-S` and `-E`: none of the site's packages are there."""
+@pytest.fixture
+def bare_python(tmp_path):
+    """One without packages."""
+    command = tmp_path / "python"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+    command.chmod(0o755)
+    assert subprocess.run([command, "-c", "import tqdm"], capture_output=True, check=False).returncode
+    return str(command)
+
+
+def test_another_python_judges_without_packages(copies, bare_python):
     change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
     ((puzzle, solution, answer),) = change(copies[1], "SELECT puzzle, id, answer FROM solutions WHERE number = 1")
-    found = judged_again(copies[0], judge_elsewhere(sys.executable, []))
+    found = judged_again(copies[0], judge_elsewhere(bare_python, []))
     assert found == [Found(puzzle, solution, "answer", "-1", answer)]
 
 

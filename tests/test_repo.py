@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from selfplay.ablate import load_ablation
 from selfplay.config import load
 
 ROOT = Path(__file__).parent.parent
@@ -125,14 +124,6 @@ def test_the_readme_names_every_command():
 def test_every_command_has_help_with_an_example():
     for name, parser in commands():
         assert f"example: selfplay {name}" in " ".join(parser.format_help().split()), name
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "runs").glob("*.toml")), ids=lambda path: path.name)
-def test_every_experiment_file_loads(path):
-    if "arms" in tomllib.loads(path.read_text("utf-8")):
-        load_ablation(path)
-    else:
-        load(path)
 
 
 def test_the_embedded_settings_load():

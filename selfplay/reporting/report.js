@@ -15,7 +15,7 @@ function filter() {
     card.hidden = false;
     card.parentElement.append(card);
   }
-  form.querySelector("output").textContent = `${found.length} puzzles`;
+  form.querySelector("output").textContent = found.length === 1 ? "1 puzzle" : `${found.length} puzzles`;
 }
 
 function follow() {
