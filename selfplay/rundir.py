@@ -111,7 +111,10 @@ def spare(path: Path) -> None:
     """
     run = RunDir(path.parent)
     needed = run.config.is_file() and path.name in {run.config.name, run.records.name, run.log.name, "lock"}
-    if needed or (path.is_file() and path.open("rb").read(len(SQLITE)) == SQLITE):
+    if not needed and path.is_file():
+        with path.open("rb") as file:
+            needed = file.read(len(SQLITE)) == SQLITE
+    if needed:
         raise InputError(f"{path}: it is an archive, or a run's own file: name another place")
 
 

@@ -762,6 +762,18 @@ def test_a_foreign_sqlite_file_is_no_archive_and_is_left_alone(tmp_path, create)
     assert path.read_bytes() == before
 
 
+def test_processes_that_open_an_older_archive_at_once_bring_it_up_to_date_once(tmp_path):
+    path = tmp_path / "archive.sqlite"
+    older(path, 2)
+    opening = f"import sys; from puzzles.archive import Archive; Archive({str(path)!r}).close()"
+    processes = [subprocess.Popen([sys.executable, "-c", opening]) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    backup, *others = tmp_path.glob("*schema-*")
+    assert not others
+    with contextlib.closing(sqlite3.connect(backup)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
 @pytest.mark.parametrize("create", [False, True])
 def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
     path = tmp_path / "archive.sqlite"

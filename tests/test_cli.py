@@ -1022,6 +1022,43 @@ def test_what_a_puzzle_was_tried_in_is_sampled_again_to_the_letter(run_here, don
     assert "expected the archive of a run" in refused("archive", "replay", "alone.sqlite", identifier)
 
 
+@pytest.mark.parametrize("file_format", ["jsonl", "datasets"])
+def test_an_export_is_never_written_over_an_archive_or_a_run(run_here, selfplay, file_format):
+    before = {file: file.read_bytes() for file in run_here.rglob("*") if file.is_file()}
+    for out in (run_here / "archive.sqlite", run_here / "config.toml", run_here):
+        status, _, err = selfplay("archive", "export", "tiny", out, "--format", file_format, "--force")
+        assert status == 2
+        assert err.count("\n") == 1
+    assert {file: file.read_bytes() for file in run_here.rglob("*") if file.is_file()} == before
+
+
+def test_an_import_into_a_run_by_its_name_goes_there(run_here, done):
+    done("archive", "import", "tiny", "dev")
+    assert not Path("tiny").exists()
+
+
+def test_numbers_that_no_database_holds_are_one_clear_line(run_here, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["archive", "list", "tiny", "--iteration", "9" * 30])
+    assert ended.value.code == 2
+    assert "at most" in capsys.readouterr().err
+
+
+def test_a_mistake_of_ours_does_not_look_like_the_answer_no(run_here, selfplay, monkeypatch):
+    monkeypatch.setattr("puzzles.catalogue.stats", lambda archive: 1 / 0)
+    status, _, err = selfplay("archive", "stats", "tiny")
+    assert status == 3
+    assert "ZeroDivisionError" in err
+
+
+def test_hostile_names_move_no_cursor(run_here, done):
+    with Archive("runs/tiny/archive.sqlite") as archive:
+        archive.connection.execute("UPDATE puzzles SET skills = ?, answer_type = ?", ('["\\u001b[31mred"]', "\x1b[0m"))
+        (identifier, *_) = archive.puzzle_ids()
+    for command in (["stats", "tiny"], ["show", "tiny", identifier]):
+        assert "\x1b" not in done("archive", *command)
+
+
 def test_an_archive_is_judged_again_and_a_tampered_pair_is_found(run_here, done, selfplay):
     pairs = json.loads(done("archive", "stats", "tiny", "--json"))["pairs"]
     assert done("archive", "reverify", "tiny") == f"{pairs} pairs judged again: no differences\n"

@@ -81,6 +81,18 @@ def test_another_answer_of_the_same_pair_is_a_difference(runs, copies):
 # ---- merge ----
 
 
+def test_a_chunk_that_was_only_planned_here_comes_as_it_was_judged_there(runs, copies):
+    last = "(SELECT max(id) FROM chunks)"
+    for table in ("proposals", "candidates", "solutions"):
+        change(copies[0], f"DELETE FROM {table} WHERE chunk = {last}")
+    change(copies[0], f"UPDATE chunks SET completions = NULL, judged = 0 WHERE id = {last}")
+    assert both([copies[0], runs[0]], merge).candidates
+    for table in ("chunks", "candidates", "proposals", "trained"):
+        rows = f"SELECT * FROM {table} ORDER BY 1, 2, 3"
+        assert change(copies[0], rows) == change(runs[0], rows)
+    assert ids(copies[0], PAIRS) == ids(runs[0], PAIRS)
+
+
 def test_a_merged_archive_has_what_both_have_and_every_story_is_whole(runs, copies):
     before = [{table: len(rows) for table, rows in archive_content(path).items()} for path in runs]
     grown = both(copies, merge)

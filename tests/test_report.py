@@ -14,6 +14,7 @@ from test_story import config, finished  # noqa: F401  # a run of two iterations
 from puzzles import trends
 from puzzles.archive import Archive, Provenance
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
+from selfplay import panels
 from selfplay import report as report_module
 from selfplay.cli import main
 from selfplay.report import LISTS, report
@@ -226,6 +227,41 @@ def test_a_folder_without_a_run_is_one_clear_line(tmp_path, capsys, monkeypatch)
 def test_a_place_that_cannot_be_written_is_one_clear_line(rundir, capsys):
     assert main(["report", str(rundir.path), "--out", str(rundir.path)]) == 2
     assert "name another place with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["archive.sqlite", "config.toml", "records.jsonl"])
+def test_it_is_never_written_over_what_a_run_needs(rundir, capsys, name):
+    before = (rundir.path / name).read_bytes()
+    assert main(["report", str(rundir.path), "--out", str(rundir.path / name)]) == 2
+    assert "name another place" in capsys.readouterr().err
+    assert (rundir.path / name).read_bytes() == before
+
+
+def test_a_run_of_many_iterations_shows_some_of_them_from_the_first_to_the_last(rundir):
+    first, *_, last = rundir.read_records()
+    lines = [json.dumps({**last, "iteration": number}) + "\n" for number in range(1, 1001)]
+    rundir.records.write_text(json.dumps(first) + "\n" + "".join(lines))
+    cells = next(cells for cells in Page(report(rundir)).figures if cells[0] == "dev pass@1")
+    shown = [int(cell) for cell in cells[3::2]]
+    assert (shown[0], shown[-1], len(shown)) == (0, 1000, panels.MOST_ITERATIONS)
+
+
+def test_a_puzzle_in_quarantine_says_so(rundir):
+    with Archive(rundir.archive) as archive:
+        (one, *_) = trends.most_used(archive, 1)
+        sql = "INSERT INTO contamination SELECT ?, 'exact', 'x', '', value, 0 FROM marks WHERE name = 'guard'"
+        archive.connection.execute(sql, (one,))
+    cards = re.split(r'<details class="card" id="pair-', report(rundir))[1:]
+    assert [card[:16] for card in cards if "<span>in quarantine</span>" in card] == [one]
+
+
+def test_a_card_that_is_too_large_leaves_the_others_there(rundir, monkeypatch):
+    full = report(rundir).count('<details class="card"')
+    monkeypatch.setattr(report_module, "CHARACTERS", 10**7)
+    with Archive(rundir.archive) as archive:
+        (one, *_) = trends.most_used(archive, 1)
+        archive.connection.execute("UPDATE puzzles SET name = ? WHERE id = ?", ("x" * 4_000_000, one))
+    assert report(rundir).count('<details class="card"') == full - 1
 
 
 def test_the_command_writes_it_into_the_run_or_where_it_is_told(rundir, tmp_path, capsys):

@@ -62,6 +62,48 @@ def change(rundir, sql, *parameters):
 # ---- why ----
 
 
+def broken(rundir, identifier, sql, *parameters):
+    change(rundir, sql, *parameters)
+    return told(rundir, identifier).breaks
+
+
+def test_an_accepted_candidate_whose_solution_is_gone_is_said(rundir):
+    puzzle, solution = one_found(rundir)
+    breaks = broken(rundir, puzzle, "DELETE FROM solutions WHERE puzzle = ? AND id = ?", puzzle, solution)
+    assert any("was accepted, its solution is gone" in line for line in breaks)
+
+
+def test_an_answer_that_is_not_its_candidates_is_said(rundir):
+    puzzle, solution = one_found(rundir)
+    breaks = broken(rundir, puzzle, "UPDATE solutions SET answer = '-1' WHERE puzzle = ? AND id = ?", puzzle, solution)
+    assert breaks == [f"solution {solution} has another answer than its candidate"]
+
+
+def test_parents_that_were_not_in_its_plan_are_said(rundir):
+    (puzzle, *_) = every_id(rundir, "p.origin = 'model' AND p.parents != '[]'")
+    breaks = broken(rundir, puzzle, "UPDATE puzzles SET parents = '[]' WHERE id = ?", puzzle)
+    assert any("its parents are not those that chunk" in line for line in breaks)
+
+
+def test_what_came_from_a_model_without_its_chunk_is_said(rundir):
+    (puzzle, *_) = every_id(rundir, "p.origin = 'model'")
+    breaks = broken(rundir, puzzle, "UPDATE puzzles SET chunk = NULL WHERE id = ?", puzzle)
+    assert any("from which chunk is not kept" in line for line in breaks)
+
+
+def test_a_damaged_chunk_is_an_input_error(rundir):
+    (puzzle, *_) = every_id(rundir, "p.origin = 'model'")
+    change(rundir, "UPDATE chunks SET completions = x'00'")
+    with pytest.raises(InputError, match="a chunk of the archive is damaged"):
+        told(rundir, puzzle)
+
+
+def one_found(rundir):
+    """A puzzle and a solution that the model found."""
+    with Archive(rundir.archive) as archive:
+        return tuple(archive.query("SELECT puzzle, id FROM solutions WHERE origin = 'model' LIMIT 1")[0])
+
+
 def test_the_story_of_every_puzzle_of_a_run_is_whole_and_can_be_shown(finished):
     for identifier in every_id(finished):
         one = told(finished, identifier)

@@ -231,6 +231,16 @@ def test_datasette_searches_by_the_index(path):
     assert "1 row" in read(path, "/archive/solutions?_search=walrus")
 
 
+def test_sql_makes_no_text_of_a_gigabyte(path):
+    assert "too big" in page(path, "/archive?sql=select+hex(zeroblob(900000000))", 400)
+
+
+def test_a_page_elsewhere_sends_nobody_here(path):
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        (answer,) = answers(path, "/archive.json?sql=select+1", headers={"sec-fetch-site": site})
+        assert answer.status_code == status, site
+
+
 def test_sql_that_takes_too_long_is_ended_and_said(path, monkeypatch):
     monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 50)
     endless = "with recursive a(n) as (select 1 union all select n + 1 from a) select count(*) from a"
