@@ -6,6 +6,7 @@ thread count give the same weights.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tomllib
 from collections import Counter
@@ -278,7 +279,9 @@ def pretrain(
     stream = training_steps(config, tokenizer, guard)
     if config.compile:
         network.model.compile(dynamic=True)
-    stats = train(network, (next(stream) for _ in range(config.steps)), config.steps, settings, progress, MuonAndAdamW)
+    with _same_every_time():
+        steps = (next(stream) for _ in range(config.steps))
+        stats = train(network, steps, config.steps, settings, progress, MuonAndAdamW)
     notes = {
         "protocol": "plain",
         "made by": "selfplay pretrain",
@@ -292,6 +295,17 @@ def pretrain(
         save(network.to(torch.bfloat16), tokenizer, part, notes)
         (part / "README.md").write_text(card(notes), "utf-8")
     return stats
+
+
+@contextlib.contextmanager
+def _same_every_time() -> Iterator[None]:
+    """The same sums in the same order: compiled, gradients of embeddings are else added as threads come to them."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def card(notes: dict[str, Any]) -> str:
