@@ -147,7 +147,7 @@ def test_the_loss_begins_at_chance_and_falls(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, when it compiles
 def test_a_minute_of_the_shipped_model_learns_and_repeats_itself(tmp_path):
-    config = load_pretrain_config(embedded_file("pretrain.toml"), {"steps": 40, "threads": 1})
+    config = load_pretrain_config(embedded_file("pretrain.toml"), {"steps": 40, "threads": 2})
     one, two = (pretrain(config, tmp_path / name, lambda pool: Guard()) for name in ("one", "two"))
     assert one.last_loss == two.last_loss < 0.6 * one.first_loss
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
