@@ -40,7 +40,7 @@ from puzzles.verify import truth_pool
 
 ROOT = Path(__file__).parents[2]
 SOLUTIONS, CANDIDATES = 4, 8
-IN_TRANSACTION, IN_CHUNK, BETWEEN_INDEXING = 500, 500, 10_000
+IN_TRANSACTION, IN_CHUNK, IN_PARSING, BETWEEN_INDEXING = 500, 500, 5_000, 10_000
 AGAIN = 10
 """Every which pair comes twice."""
 RAW_PAIRS = 20_000
@@ -154,8 +154,8 @@ def from_raw_texts(file: Path, pairs: int) -> None:
     texts = [(pair.puzzle.source, pair.solution.source) for pair in made_up(pairs)]
     with truth_pool() as pool, Archive(file, create=True) as archive:
         started = time.perf_counter()
-        for first in range(0, len(texts), IN_TRANSACTION):
-            some = texts[first : first + IN_TRANSACTION]
+        for first in range(0, len(texts), IN_PARSING):
+            some = texts[first : first + IN_PARSING]
             puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in some])
             solutions = parse_candidates(pool, [Text(solution) for _, solution in some])
             with archive.transaction():
@@ -188,7 +188,7 @@ def answers(file: Path) -> None:
         started = time.perf_counter()
         command = subprocess.Popen([*COMMAND, *map(str, arguments)], cwd=ROOT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(command.pid, 0)
-        assert status == 0, arguments
+        assert os.waitstatus_to_exitcode(status) < 2, arguments  # 1: these pairs have no history
         print(f"| {name} | {time.perf_counter() - started:.2f} | {usage.ru_maxrss / 1024:.0f} |", flush=True)
 
 
