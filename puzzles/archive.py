@@ -12,6 +12,7 @@ of their own, so that everything else can be compared between runs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -195,6 +196,12 @@ class Archive:
     def transaction(self) -> AbstractContextManager[None]:
         """All or nothing of what is written inside."""
         return schema.transaction(self._connection)
+
+    def sync(self) -> None:
+        """See that a power cut loses nothing of what is committed."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            os.fsync(file.fileno())
 
     def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """Rows of a read-only query."""

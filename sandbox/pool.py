@@ -51,6 +51,7 @@ import importlib.util
 import json
 import mmap
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -104,7 +105,7 @@ def available_cores() -> int:
 
 
 def available_bytes() -> int:
-    """Memory this process may still take: what the kernel can free, within the cgroup's limit if there is one."""
+    """Memory this process may still take: what the kernel can free, within the cgroup's limit and its own (ulimit)."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, KeyError, ValueError):
         free = _numbers("/proc/meminfo")["MemAvailable:"] * 1024
@@ -112,6 +113,10 @@ def available_bytes() -> int:
         # Not `memory.current`, which counts file pages that are given back when they are needed.
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, limit - _numbers("/sys/fs/cgroup/memory.stat")["anon"])
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        free = min(free, address_space - pages * os.sysconf("SC_PAGE_SIZE"))
     return max(0, free)
 
 

@@ -12,9 +12,9 @@ import errno
 import itertools
 import json
 import logging
+import logging.handlers
 import math
 import os
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.result import SandboxError
-from selfplay import archive_commands
+from selfplay import archive_commands, ending, resources
 from selfplay.terminal import RUNS, bars, command, natural, positive, printable, proven_pool
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from selfplay.rundir import RunDir
 
 USUAL_K = (1, 10, 100)
+LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
+"""A run's log is put aside at that size; so many older ones are kept."""
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
 """A place that is not for writing."""
 
@@ -43,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupted = f"selfplay: interrupted{KEPT if options.command in RESUMED else ''}"
+    with ending.in_good_order(f"\n{interrupted}\n".encode()):
+        return _command(options, interrupted)
+
+
+def _command(options: argparse.Namespace, interrupted: str) -> int:
     if sys.stdout is None:  # it was closed by who began this
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
@@ -54,24 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except InputError as error:
         return _fail(error, 2)
-    except SandboxError as error:
+    except (SandboxError, resources.DiskFull) as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
-        kept = "; what was finished is kept, the same command goes on from there" if options.command in RESUMED else ""
-        print(f"\nselfplay: interrupted{kept}", file=sys.stderr)
-        return 130
+        print(f"\n{interrupted}", file=sys.stderr)
+        return ending.INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: nothing is to be flushed at exit
         return 0
     except (OSError, sqlite3.DatabaseError, MemoryError) as error:
         return _fail(_machine_error(error), 3)
-    except Exception:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
+    except Exception as error:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
+        if resources.is_full(error):  # as a library of another language says it
+            return _fail(_machine_error(error), 3)
         traceback.print_exc()
         return 3
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _fail(error: object, status: int) -> int:
@@ -80,7 +84,7 @@ def _fail(error: object, status: int) -> int:
 
 
 def _machine_error(error: Exception) -> str:
-    if getattr(error, "errno", None) == errno.ENOSPC or "disk is full" in str(error):
+    if resources.is_full(error):
         return "the disk is full; what was finished is kept: free some space and give the same command again"
     return f"the machine failed: {type(error).__name__}: {error}"
 
@@ -476,6 +480,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return 3 if protections.tier == "D" else 0
 
 
+KEPT = "; what was finished is kept, the same command goes on from there"
 RESUMED = (_run, _ablate, _bench, archive_commands.add)
 
 
@@ -484,7 +489,7 @@ RESUMED = (_run, _ablate, _bench, archive_commands.add)
 
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in ("selfplay", "puzzles", "sandbox"):
         logging.getLogger(name).addHandler(handler)

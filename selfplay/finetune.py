@@ -30,6 +30,7 @@ from selfplay.cost import Watch
 from selfplay.decode import kept_in
 from selfplay.model import OUT_OF_MEMORY, LanguageModel, peak_flops_per_second
 from selfplay.prompts import encode_completion, encode_prompt
+from selfplay.resources import TrainingNeeds
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
 
@@ -472,11 +473,23 @@ def _epochs(
             step += 1
 
 
+WEIGHTS_GRADIENTS_MOMENTS = 4
+"""Numbers that AdamW keeps for each weight that learns."""
+
+
 class TransformersBackend:
     """The loop's `Backend` on transformers and torch."""
 
     def load(self, checkpoint: str | Path, config: ModelConfig) -> LanguageModel:
         """The sampler of a checkpoint."""
         return LanguageModel(checkpoint, config)
+
+    def needs(self, sampler: LanguageModel, config: FinetuneConfig) -> TrainingNeeds:
+        """What a training of this model takes at least: in float32, as AdamW has it, or with adapters the weights."""
+        weights_bytes = 4 * sampler.parameters
+        copies = 1 if config.lora_rank else WEIGHTS_GRADIENTS_MOMENTS
+        free_bytes = sampler.free_bytes + sampler.own_bytes
+        remedy = "take a smaller model" + ("" if config.lora_rank else ", or finetune.lora_rank = 16")
+        return TrainingNeeds(copies * weights_bytes, free_bytes, weights_bytes, remedy)
 
     finetune = staticmethod(finetune)

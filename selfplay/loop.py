@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,15 +27,17 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
 from sandbox.pool import Pool
-from selfplay import ahead, propose, solve, vary
+from selfplay import ahead, propose, resources, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
 from selfplay.cost import StageCost, record_seconds, record_tokens, total
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
 from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
+from selfplay.heartbeat import Heartbeat
 from selfplay.progress import Progress
 from selfplay.prompts import propose_prompt
+from selfplay.resources import DiskFull, TrainingNeeds
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
@@ -62,6 +64,9 @@ class Backend(Protocol):
 
     def load(self, checkpoint: str | Path, config: ModelConfig) -> Sampler:
         """The sampler of a checkpoint."""
+
+    def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
+        """Of a training that begins with what this sampler has."""
 
     def finetune(
         self,
@@ -234,32 +239,49 @@ def run(
         InputError: Settings or data are not as expected.
         BudgetSpent: `config.budget` does not allow another step.
     """
-    progress = progress or Progress()
-    with rundir.lock():
+    with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
+        progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
         sets = guarded_sets(pool, config)
         base = backend.load(config.model.path, config.model)
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
+        needs = backend.needs(base, config.finetune)
+        resources.check(rundir.path, config, needs, len(rundir.read_records()))
         # All that the settings name is there: a mistyped name has not become this run's settings.
         write_atomically(rundir.config, to_toml(config))
-        with Archive(rundir.archive, guard_of(pool, sets), create=True) as archive:
+        guard = guard_of(pool, sets)
+        with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
             _set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
-            for record in rundir.read_records():
+            for record in run_.records:
                 progress.row(record)
             run_.retire_checkpoints()  # a crash may have come between a record and this
-            for iteration in range(len(rundir.read_records()), config.iterations + 1):
+            for iteration in range(len(run_.records), config.iterations + 1):
                 record = run_.iterate(iteration)
                 archive.index()
+                archive.sync()
                 append_line(rundir.records, record)
+                run_.records.append(record)
                 logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)
                 run_.retire_checkpoints()
                 give_memory_back()
-    return rundir.read_records()
+            return run_.records
+
+
+@contextmanager
+def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeeds) -> Iterator[None]:
+    """Say how much a run that ends for want of space would still need."""
+    try:
+        yield
+    except Exception as error:
+        if resources.is_full(error):
+            missing = resources.what_is_missing(rundir.path, config, needs, len(rundir.read_records()))
+            raise DiskFull(missing) from error
+        raise
 
 
 def give_memory_back() -> None:
@@ -381,6 +403,7 @@ class _Run:
     ) -> None:
         self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
+        self.records = rundir.read_records()
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
         self.shots = few_shots(archive, config, self.protocol)
@@ -498,6 +521,7 @@ class _Run:
             raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol)}")
         with self.archive.transaction():
             self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
+        self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
         start = self.checkpoint(iteration - 1 if config.start == "previous" else 0)
         self._loaded = None  # two models at once need not fit
         notes = {
@@ -553,7 +577,7 @@ class _Run:
         budget = self.config.budget
         if not (budget.seconds or budget.tokens):
             return
-        before = self.rundir.read_records()
+        before = self.records
         now = total(self._costs(iteration).values())
         seconds = sum(record_seconds(record) for record in before) + now.model_seconds + now.judging_seconds
         tokens = sum(record_tokens(record) for record in before) + now.tokens
@@ -593,7 +617,7 @@ class _Run:
 
     def retire_checkpoints(self) -> None:
         """Delete checkpoints that the retention setting does not keep; the last is needed to go on."""
-        records = self.rundir.read_records()
+        records = self.records
         if self.config.keep_checkpoints == "all" or not records:
             return
         last = records[-1]["iteration"]

@@ -125,11 +125,26 @@ class LanguageModel:
         return self._overlap == "yes" or (self._overlap == "auto" and self.device.type != "cpu")
 
     @property
+    def parameters(self) -> int:
+        """How many weights it has."""
+        return int(sum(p.numel() for p in self.network.parameters()))
+
+    @property
+    def own_bytes(self) -> int:
+        """What its weights take where they are."""
+        return self.parameters * int(self.dtype.itemsize)
+
+    @property
+    def free_bytes(self) -> int:
+        """What may still be taken there."""
+        return _free_bytes(self.device)
+
+    @property
     def arithmetic(self) -> Arithmetic:
         """Of a forward pass, and of this device in this dtype."""
         embedding = self.network.get_input_embeddings().weight
         tied = embedding is self.network.get_output_embeddings().weight
-        multiplying = sum(p.numel() for p in self.network.parameters()) - (0 if tied else embedding.numel())
+        multiplying = self.parameters - (0 if tied else embedding.numel())
         return Arithmetic(2 * multiplying, peak_flops_per_second(self.device, self.dtype, self.threads))
 
     @property

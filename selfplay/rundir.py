@@ -1,7 +1,7 @@
 """A run is a folder of ordinary files; this is the one place that knows their names.
 
     config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
-    log.txt  lock
+    log.txt  status.json  lock
 
 A file that is replaced is written beside itself first and then renamed, so that it is always
 whole; a file that grows may lose a torn last line in a crash, and no other.
@@ -14,13 +14,15 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from puzzles.puzzle import InputError
+from selfplay.heartbeat import ALIVE_SECONDS, Status, read_status, seconds_since, starting
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ class RunDir:
         """The run as a page, when it was asked for."""
         return self.path / "report.html"
 
+    @property
+    def status(self) -> Path:
+        """Whether it lives, what it does, and why it ended."""
+        return self.path / "status.json"
+
     def checkpoint(self, iteration: int) -> Path:
         """A plain Hugging Face folder; it exists only when it is complete."""
         return self.path / "checkpoints" / f"iteration-{iteration:03d}"
@@ -67,40 +74,71 @@ class RunDir:
         return read_lines(self.records)
 
     def state(self, iterations: int) -> str:
-        """`finished`, `running` or `stopped`, with so many iterations asked for."""
+        """`finished`, `running`, or how it ended, with so many iterations asked for."""
         if len(self.read_records()) > iterations:
             return "finished"
-        return "running" if self.is_locked() else "stopped"
+        status = read_status(self.status)
+        if self.is_locked() or (status and status.beats and status.host != socket.gethostname()):
+            return "running"
+        if status is None or status.reason == "finished":  # or more are asked for now
+            return "stopped"
+        return "killed" if status.state == "running" else f"stopped: {status.reason}"
 
     def is_locked(self) -> bool:
-        """Whether some process is writing this run now."""
+        """Whether some process of this machine is writing this run now."""
         try:
             with (self.path / "lock").open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except OSError:
+        except BlockingIOError:
             return True
+        except OSError:
+            return False
         return False
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[Status]:
         """Be the one writer of this run; the lock goes with the process, however it ends.
 
+        Yields:
+            Who has it now: this process.
+
         Raises:
-            InputError: Another process holds it.
+            InputError: Another process holds it, or one on another machine, whose locks may not be seen here, beats.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+") as file:
+        with (self.path / "lock").open("a+", encoding="utf-8", errors="backslashreplace") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                _lock(file)
+            except BlockingIOError:
                 file.seek(0)
-                raise InputError(f"{self.path}: another process is writing this run ({file.read().strip()})") from None
+                raise InputError(self._refusal(file.read().strip())) from None
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: this file system has no locks ({error.strerror}): put runs on one that has"
+                ) from None
+            last, own = read_status(self.status), starting()
+            if last and last.beats and last.host != own.host:
+                raise InputError(
+                    f"{self._refusal(str(last))}; if that machine is gone, try again in {ALIVE_SECONDS:.0f} seconds"
+                )
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.write(f"{own}\n")
             file.flush()
-            yield
+            yield own
+
+    def _refusal(self, holder: str) -> str:
+        status = read_status(self.status)
+        does = f", {status.doing}, last beat {seconds_since(status.beat_at):.0f} s ago" if status else ""
+        return f"{self.path}: another process is writing this run: {holder}{does}"
+
+
+def _lock(file: TextIO) -> None:
+    """At the second try at the latest, unless it is held: `is_locked` holds it for a moment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def spare(path: Path) -> None:
@@ -110,7 +148,8 @@ def spare(path: Path) -> None:
         InputError: It is.
     """
     run = RunDir(path.parent)
-    needed = run.config.is_file() and path.name in {run.config.name, run.records.name, run.log.name, "lock"}
+    own = {file.name for file in (run.config, run.records, run.log, run.status)} | {"lock"}
+    needed = run.config.is_file() and path.name in own
     if not needed and path.is_file():
         with path.open("rb") as file:
             needed = file.read(len(SQLITE)) == SQLITE
@@ -139,19 +178,30 @@ def read_lines(path: Path) -> list[Any]:
     return records
 
 
+TAIL_BYTES = 1 << 16
+
+
 def append_line(path: Path, record: Any) -> None:
     """Add one JSON object as a line, on disk when this returns; cuts off a torn line before it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record).encode("ascii") + b"\n"
     with path.open("ab+") as file:
-        file.seek(0)
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole != len(content):
-            file.truncate(whole)
+        file.truncate(_whole_bytes(file))
         file.write(line)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Where the last whole line ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - TAIL_BYTES)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -163,6 +213,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """A file's name is a matter of its folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -177,3 +237,4 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             os.fsync(opened.fileno())
     shutil.rmtree(path, ignore_errors=True)
     beside.replace(path)
+    _sync_folder(path.parent)

@@ -154,10 +154,7 @@ def finished(files, protections, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    before = signal.getsignal(signal.SIGTERM)
     monkeypatch.chdir(tmp_path)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from selfplay.config import (
 from selfplay.cost import StageCost
 from selfplay.forecast import _doubling, forecast
 from selfplay.progress import Progress
+from selfplay.resources import TrainingNeeds
 from selfplay.rundir import folder_atomically
 from selfplay.sampler import ScriptedSampler
 
@@ -53,6 +54,9 @@ class Backend:
             return f"x: int):\n    return x * 23 == {23 * number} and x > 9"
         number = next((n for n in (11, 13) if f"x * {n} ==" in prompt.text), 0)
         return f"\n    return {number} + {int(rng.integers(2))}\n"
+
+    def needs(self, sampler, config):
+        return TrainingNeeds(0, 0, 0, "")
 
     def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
         self.examples = len(examples)

@@ -29,6 +29,7 @@ from selfplay.config import (
     SolveConfig,
 )
 from selfplay.evaluate import NamedPuzzle
+from selfplay.resources import TrainingNeeds
 from selfplay.rundir import RunDir, folder_atomically
 from selfplay.sampler import ScriptedSampler
 
@@ -391,6 +392,9 @@ class Backend:
         self.prompts.append(prompt)
         number = int(rng.integers(10**6))
         return f"x: int):\n    return x * 7 == {7 * number}" if prompt.header == "def f(" else "\n    return 17"
+
+    def needs(self, sampler, config):
+        return TrainingNeeds(0, 0, 0, "")
 
     def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
         self.examples += examples

@@ -36,6 +36,7 @@ from selfplay.config import (
 )
 from selfplay.loop import BudgetSpent, run
 from selfplay.progress import Progress
+from selfplay.resources import TrainingNeeds
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampler import Arithmetic, ScriptedSampler
 from selfplay.solve import worth_further
@@ -136,6 +137,9 @@ class Backend:
         assert (Path(checkpoint) / "weights").is_file()
         notes = json.loads((Path(checkpoint) / "selfplay.json").read_text())
         return Model((Path(checkpoint) / "weights").read_text(), notes)
+
+    def needs(self, sampler, config):
+        return TrainingNeeds(0, 0, 0, "")
 
     def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
         happens("finetune")
@@ -360,7 +364,7 @@ def test_what_a_run_writes_does_not_depend_on_what_is_sampled_while_it_judges(wh
 def test_a_run_is_a_folder_of_ordinary_files(whole):
     names = {name for name in whole["content"]["files"] if not name.startswith("archive.sqlite-")}
     assert names == {
-        "archive.sqlite", "config.toml", "lock", "records.jsonl", "checkpoints", "scores",
+        "archive.sqlite", "config.toml", "lock", "records.jsonl", "status.json", "checkpoints", "scores",
         *(f"checkpoints/iteration-00{i}" for i in (1, 2)),
         *(f"checkpoints/iteration-00{i}/{name}" for i in (1, 2) for name in ("selfplay.json", "weights")),
         *(f"scores/iteration-00{i}-{name}.jsonl" for i in (0, 1, 2) for name in ("dev", "heldout")),

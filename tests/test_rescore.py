@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +37,9 @@ def finished(pool, tmp_path_factory):
 @pytest.fixture
 def bench(finished, tmp_path, monkeypatch):
     """A copy of the benchmark, below the current folder."""
-    before = signal.getsignal(signal.SIGTERM)
     shutil.copytree(finished / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
-    yield Path("runs/bench")
-    signal.signal(signal.SIGTERM, before)
+    return Path("runs/bench")
 
 
 @pytest.fixture(scope="module")
@@ -407,9 +404,7 @@ def test_what_cannot_be_scored_again_is_refused_and_left_as_it_was(bench, comman
 
 def test_the_command_with_nothing_below_runs_is_refused(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
     assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
     (tmp_path / "runs" / "notes").mkdir(parents=True)
     assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
     assert stored([tmp_path / "runs" / "notes"]) == []
-    signal.signal(signal.SIGTERM, before)

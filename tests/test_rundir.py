@@ -193,7 +193,7 @@ def test_a_finished_folder_replaces_an_older_one_whole(tmp_path):
 
 
 def test_a_run_that_another_process_writes_is_refused_and_says_by_whom(tmp_path, holder):
-    with pytest.raises(InputError, match=f"another process is writing this run .process {holder.pid} on "):
+    with pytest.raises(InputError, match=f"another process is writing this run: process {holder.pid} of .* on "):
         RunDir(tmp_path).lock().__enter__()
     assert holder.poll() is None
 
@@ -202,7 +202,7 @@ def test_the_lock_is_free_after_its_holder_is_killed(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with RunDir(tmp_path).lock():
-        assert f"process {os.getpid()} on" in (tmp_path / "lock").read_text()
+        assert f"process {os.getpid()} of" in (tmp_path / "lock").read_text()
 
 
 def test_the_lock_is_free_after_its_holder_is_done(tmp_path):

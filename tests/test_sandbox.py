@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -819,6 +820,15 @@ STAT = "anon 1000000\nfile 7000000\nslab 5\n"
 def test_the_memory_available_is_the_less_of_what_the_machine_has_and_the_cgroup_allows(machine, files, available):
     machine(**files)
     assert available_bytes() == available
+
+
+def test_the_memory_available_is_what_a_limit_of_ones_own_leaves():
+    code = (
+        "import resource; from sandbox.pool import available_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); print(available_bytes())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(found.stdout) < 2**30
 
 
 def test_the_memory_available_is_some_and_not_more_than_there_is(machine):

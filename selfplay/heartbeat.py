@@ -1,0 +1,153 @@
+"""Whether a run lives, what it does, and why it ended: `status.json`, for people and for schedulers.
+
+    {"state": "running", "reason": "", "process": 4711, "host": "node7", "user": "ada", "since": "…", "beat_at": "…",
+     "moved_at": "…", "doing": "iteration 2: solve", "done": 12000, "of": 22872}
+
+`beat_at` is renewed while the process lives, `moved_at` when it gets on. At the end `state` is `ended`, and
+`reason` is `finished`, `interrupted`, what was spent, or the error. A run that was killed leaves `running` and an old
+beat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from selfplay import ending
+from selfplay.progress import Progress
+
+BEAT_SECONDS = 10.0
+ALIVE_SECONDS = 60.0
+"""With no younger beat the process is taken for dead, where nothing better is known."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the file says; times are in UTC."""
+
+    state: str
+    reason: str
+    process: int
+    host: str
+    user: str
+    since: str
+    beat_at: str
+    moved_at: str
+    doing: str = "starting"
+    done: int = 0
+    of: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.process} of {self.user} on {self.host} since {self.since}"
+
+    @property
+    def beats(self) -> bool:
+        """Whether it seems to live, as far as clocks of two machines agree."""
+        return self.state == "running" and seconds_since(self.beat_at) < ALIVE_SECONDS
+
+
+def now() -> str:
+    """To the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_status(file: Path) -> Status | None:
+    """What a run last said of itself; None if it never did, or in another version's words."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        status = Status(**json.loads(file.read_text("utf-8")))
+        seconds_since(status.beat_at)
+        return status
+    return None
+
+
+def seconds_since(moment: str) -> float:
+    """By this machine's clock."""
+    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+
+
+def starting() -> Status:
+    """Of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a number without a name
+        user = str(os.getuid())
+    moment = now()
+    return Status("running", "", os.getpid(), socket.gethostname(), user, moment, moment, moment)
+
+
+class Heartbeat:
+    """Keeps a run's status file while the run goes on. A file that cannot be written does not end the run."""
+
+    def __init__(self, file: Path, status: Status) -> None:
+        self._file, self._status = file, status
+        self._ended, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._write()
+        ending.last_acts.append(self._interrupted)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        ending.last_acts.remove(self._interrupted)
+        self.end("finished" if error is None else reason_of(error))
+
+    def watching(self, progress: Progress) -> Progress:
+        """The same, whose counters are seen here as well."""
+
+        def counter(total: int, description: str, unit: str) -> Callable[..., object]:
+            shown = progress.counter(total, description, unit)
+            self._move(description, 0, total)
+
+            def count(done: int, *notes: Any) -> None:
+                self._move(description, self._status.done + done, total)
+                shown(done, *notes)
+
+            return count
+
+        return replace(progress, counter=counter)
+
+    def end(self, reason: str) -> None:
+        """The last word."""
+        with self._lock:
+            self._status = replace(self._status, state="ended", reason=reason, beat_at=now())
+        self._write()
+
+    def _interrupted(self) -> None:
+        self.end("interrupted")
+
+    def _move(self, doing: str, done: int, of: int) -> None:
+        with self._lock:
+            self._status = replace(self._status, moved_at=now(), doing=doing, done=done, of=of)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with self._lock:
+                self._status = replace(self._status, beat_at=now())
+            self._write()
+
+    def _write(self) -> None:
+        beside = self._file.with_name(f".{self._file.name}.part")
+        with contextlib.suppress(OSError):
+            beside.write_text(json.dumps(asdict(self._status)) + "\n", "utf-8", errors="backslashreplace")
+            beside.replace(self._file)
+
+
+def reason_of(error: BaseException) -> str:
+    """Of an end that was not planned, in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    return " ".join(str(error).split()) or type(error).__name__
