@@ -30,7 +30,7 @@ from selfplay.cost import Watch
 from selfplay.decode import kept_in
 from selfplay.model import OUT_OF_MEMORY, LanguageModel, peak_flops_per_second
 from selfplay.prompts import encode_completion, encode_prompt
-from selfplay.resources import TrainingNeeds
+from selfplay.resources import TrainingNeeds, give_memory_back
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
 
@@ -42,6 +42,8 @@ tokens/s against 6,500 at 64 tokens, as many at 256, 3,600 against 4,800 at 512.
 counts is own tokens by all tokens: 70 of 670 are still faster so (18,400 against 14,300), 70 of 970 are not."""
 WORTH_SHARING = 1 / 8
 """Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
+STEPS_BETWEEN_GIVING_BACK = 10
+"""On a CPU; ten steps of the embedded run take some seconds, and giving back 30 ms."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +290,8 @@ def train(
         batch_tokens = sum(map(_length, batch))
         sequences, tokens = sequences + len(batch), tokens + batch_tokens
         progress(batch_tokens, losses[-1])
+        if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
+            give_memory_back()
     if config.checkpointing:
         network.activation_checkpointing_disable()
     network.set_attn_implementation(attention)

@@ -9,12 +9,12 @@ The model comes in through `Backend`: nothing here imports torch.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -256,20 +256,21 @@ def run(
             _set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
-            for record in run_.records:
+            for record in rundir.read_records():
+                run_.note(record)
                 progress.row(record)
             run_.retire_checkpoints()  # a crash may have come between a record and this
-            for iteration in range(len(run_.records), config.iterations + 1):
+            for iteration in range(len(run_.done), config.iterations + 1):
                 record = run_.iterate(iteration)
                 archive.index()
                 archive.sync()
                 append_line(rundir.records, record)
-                run_.records.append(record)
+                run_.note(record)
                 logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)
                 run_.retire_checkpoints()
-                give_memory_back()
-            return run_.records
+                resources.give_memory_back()
+    return rundir.read_records()
 
 
 @contextmanager
@@ -278,18 +279,10 @@ def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeed
     try:
         yield
     except Exception as error:
-        if resources.is_full(error):
+        if resources.is_full(error, rundir.path):
             missing = resources.what_is_missing(rundir.path, config, needs, len(rundir.read_records()))
             raise DiskFull(missing) from error
         raise
-
-
-def give_memory_back() -> None:
-    """To the system: batches of many shapes leave the C library's heap full of holes that later ones do not fit into,
-    some 300 MB more with each iteration of the embedded run.
-    """
-    if hasattr(library := ctypes.CDLL(None), "malloc_trim"):  # glibc's
-        library.malloc_trim(0)
 
 
 def _training_texts(config: RunConfig) -> list[Any]:
@@ -386,6 +379,16 @@ def stage_cost(sums: dict[str, Any]) -> StageCost:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Done:
+    """A finished iteration."""
+
+    dev: float
+    """pass@k with the first k; -1 if it was not scored so."""
+    seconds: float
+    tokens: int
+
+
 class _Run:
     """What the stages of one run share."""
 
@@ -403,10 +406,15 @@ class _Run:
     ) -> None:
         self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
-        self.records = rundir.read_records()
+        self.done: list[_Done] = []
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
         self.shots = few_shots(archive, config, self.protocol)
+
+    def note(self, record: dict[str, Any]) -> None:
+        """Of a finished iteration, what is needed later: a run of thousands must not grow."""
+        dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
+        self.done.append(_Done(dev, record_seconds(record), record_tokens(record)))
 
     def sampler(self, checkpoint: str | Path) -> Sampler:
         """The checkpoint's sampler; one at a time is in memory."""
@@ -577,10 +585,9 @@ class _Run:
         budget = self.config.budget
         if not (budget.seconds or budget.tokens):
             return
-        before = self.records
         now = total(self._costs(iteration).values())
-        seconds = sum(record_seconds(record) for record in before) + now.model_seconds + now.judging_seconds
-        tokens = sum(record_tokens(record) for record in before) + now.tokens
+        seconds = sum(done.seconds for done in self.done) + now.model_seconds + now.judging_seconds
+        tokens = sum(done.tokens for done in self.done) + now.tokens
         if budget.seconds and seconds >= budget.seconds:
             raise BudgetSpent(
                 f"budget.seconds: {seconds:,.1f} of {budget.seconds:,} are spent, in iteration {iteration}"
@@ -617,13 +624,10 @@ class _Run:
 
     def retire_checkpoints(self) -> None:
         """Delete checkpoints that the retention setting does not keep; the last is needed to go on."""
-        records = self.records
-        if self.config.keep_checkpoints == "all" or not records:
+        if self.config.keep_checkpoints == "all" or not self.done:
             return
-        last = records[-1]["iteration"]
-        first_k = f"pass@{self.config.evaluate.k[0]}"
-        best = max(records, key=lambda record: (record["dev"].get(first_k, [-1])[0], -record["iteration"]))["iteration"]
-        for record in records:
-            folder = self.rundir.checkpoint(record["iteration"])
-            if record["iteration"] not in (best, last) and folder.exists():
+        iterations = range(len(self.done))
+        kept = {max(iterations, key=lambda iteration: (self.done[iteration].dev, -iteration)), iterations[-1]}
+        for iteration in {*iterations} - kept:
+            if (folder := self.rundir.checkpoint(iteration)).exists():
                 shutil.rmtree(folder)

@@ -81,6 +81,21 @@ def make_network(shape: str, vocabulary: int, end: int, seed: int = 0) -> Any:
     return AutoModelForCausalLM.from_config(config)
 
 
+def make_model(shape: str, folder: Path) -> Path:
+    """A folder with a model of a shape."""
+    from transformers import AutoTokenizer
+
+    from selfplay.model import save
+
+    tokenizer = make_tokenizer(shape)
+    network = make_network(shape, len(tokenizer), tokenizer.eos_token_id)
+    folder.mkdir()
+    save(network, tokenizer, folder, {"protocol": "chat" if shape == "qwen2" else "plain"})
+    # Qwen's class has its own way of splitting words; as it writes itself, it is read again.
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny model of a shape; not to be written into."""
@@ -88,17 +103,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def folder(shape: str = "llama") -> Path:
         if shape not in made:
-            from transformers import AutoTokenizer
-
-            from selfplay.model import save
-
-            tokenizer = make_tokenizer(shape)
-            made[shape] = tmp_path_factory.mktemp(shape) / "model"
-            network = make_network(shape, len(tokenizer), tokenizer.eos_token_id)
-            made[shape].mkdir()
-            save(network, tokenizer, made[shape], {"protocol": "chat" if shape == "qwen2" else "plain"})
-            # Qwen's class has its own way of splitting words; as it writes itself, it is read again.
-            AutoTokenizer.from_pretrained(made[shape]).save_pretrained(made[shape])
+            made[shape] = make_model(shape, tmp_path_factory.mktemp(shape) / "model")
         return made[shape]
 
     return folder
@@ -108,6 +113,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def tiny_copy(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
     """A tiny Llama's folder that a test may spoil."""
     return Path(shutil.copytree(tiny("llama"), tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def protections():
+    """The sandbox's self-check, made once: it lets a loop run into its CPU limit."""
+    from puzzles.verify import truth_pool
+    from sandbox import selfcheck
+
+    with truth_pool(lanes=1) as pool:
+        return selfcheck.check(pool)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The command line as its users meet it: what works, what is refused, and what survives an interruption.
 
 One tiny model that knows six puzzles by heart proposes, solves and learns in every run here, so
-that pairs are really found; the settings are in `SETTINGS`.
+that pairs are really found; the settings are in `learned.py`.
 """
 
 import argparse
@@ -11,7 +11,6 @@ import importlib
 import importlib.util
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -19,125 +18,42 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 import tomllib
-from multiprocessing import forkserver
 from pathlib import Path
 
+import interrupted
+import learned
 import pytest
+from interrupted import archive_content as content
+from interrupted import descendants, differences, pairs, still_running, without_times
+from learned import write_lines
 
 from puzzles.archive import Archive
 from puzzles.catalogue import ORDERS, STATES
 from puzzles.formats import FORMATS as FILE_FORMATS
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
-from selfplay import archive_commands, tables
+from selfplay import archive_commands, cli, tables
 from selfplay.cli import main
 from selfplay.export import FORMATS
 from selfplay.rundir import RunDir
 
 P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
 
-PAIRS = [
-    ("def f(x: int, k=19):\n    return x > k and x % 32 == 6", "def g(k=19):\n    return 2 * k"),
-    ("def f(s: str):\n    return s.count('a') == 4", "def g():\n    return 'a' * 4"),
-    ("def f(nums: List[int], n=3):\n    return sum(nums) == n", "def g(n=3):\n    return [1] * n"),
-    ("def f(x: int):\n    return x * x == 25 and x < 0", "def g():\n    return -5"),
-    ("def f(s: str):\n    return s == 'b' * 9", "def g():\n    return 'b' * 9"),
-    ("def f(x: float):\n    return x * 4 == 1", "def g():\n    return 1 / 4"),
-]
-TRAIN, GUARDED = PAIRS[:3], ["int", "str", "List[int]"]
-SETTINGS = """
-iterations = 1
-chunk_texts = 16
-batch_rows = 8
-[model]
-path = "{model}"
-threads = 1
-[data]
-train = "{folder}/train.jsonl"
-dev = "{folder}/dev.jsonl"
-heldout = "{folder}/heldout.jsonl"
-[propose]
-proposals = 32
-proposals_per_prompt = 16
-temperature = 1.0
-max_tokens = 40
-[solve]
-candidates_per_puzzle = 8
-max_tokens = 24
-[sandbox]
-lanes = 2
-[finetune]
-max_steps = 4
-batch_tokens = 512
-learning_rate = 1e-3
-dtype = "float32"
-[evaluate]
-samples_per_puzzle = 4
-k = [1, 4]
-max_tokens = 24
-"""
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
 WRONG = {**EASY, "solution": "def g():\n    return 6"}
-TIMES = {
-    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
-    "judging_cpu_seconds", "cpu_ms",
-}  # fmt: skip
-
-
-def write_lines(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
-@pytest.fixture(scope="session")
-def protections():
-    """The sandbox's self-check, made once: it lets a loop run into its CPU limit."""
-    from puzzles.verify import truth_pool
-
-    with truth_pool(lanes=1) as pool:
-        return selfcheck.check(pool)
 
 
 @pytest.fixture(scope="session")
 def model(tiny, tmp_path_factory):
-    """A tiny model that knows PAIRS by heart."""
-    import numpy as np
-
-    from puzzles.parse import Text, parse_candidates, parse_puzzles
-    from puzzles.verify import truth_pool
-    from selfplay.config import FinetuneConfig, ModelConfig
-    from selfplay.finetune import finetune
-    from selfplay.select import examples
-
-    with truth_pool(lanes=1) as pool:
-        puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in PAIRS])
-        solutions = parse_candidates(pool, [Text(solution) for _, solution in PAIRS])
-    learned, _ = examples(
-        list(zip(puzzles, solutions, strict=True)), ("propose", "solve"), "plain", [], 0, np.random.default_rng(0)
-    )
-    config = FinetuneConfig(learning_rate=1.5e-2, max_steps=250, epochs=1000, batch_tokens=1024, dtype="float32")
-    folder = tmp_path_factory.mktemp("learned") / "model"
-    finetune(tiny("llama"), 4 * learned, config, ModelConfig(threads=1), [0], folder, {"protocol": "plain"})
-    return folder
+    """A tiny model that knows its pairs by heart."""
+    return learned.make_model(tiny("llama"), tmp_path_factory.mktemp("learned") / "model")
 
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory, model):
     """A folder with settings and the three sets."""
-    folder = tmp_path_factory.mktemp("files")
-    records = [{"name": f"p{i}", "puzzle": p, "solution": s} for i, (p, s) in enumerate(PAIRS)]
-    write_lines(folder / "train.jsonl", records[:3])
-    for name, constant in (("dev", 71), ("heldout", 93)):
-        puzzles = [
-            f"def f(x: int, k={constant}):\n    return x * 3 == k * 6",
-            f"def f(s: str):\n    return s.upper() * 2 == 'Q{constant}Q{constant}'",
-            f"def f(nums: List[int]):\n    return sorted(nums)[1:] == [8, {constant}] and len(nums) == 3",
-        ]
-        write_lines(folder / f"{name}.jsonl", [{"name": f"{name}{i}", "puzzle": p} for i, p in enumerate(puzzles)])
-    (folder / "tiny.toml").write_text(SETTINGS.format(model=model, folder=folder))
-    return folder
+    return learned.make_files(tmp_path_factory.mktemp("files"), model)
 
 
 @pytest.fixture(scope="session")
@@ -221,49 +137,8 @@ def records(run):
     return without_times(Path(run) / "records.jsonl")
 
 
-def content(archive):
-    """Every table of an archive, apart from times and the index made of them."""
-    with contextlib.closing(sqlite3.connect(archive)) as connection:
-        sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%'"
-        tables = [name for (name,) in connection.execute(sql)]
-        found = {}
-        for table in tables:
-            cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
-            kept = [i for i, column in enumerate(cursor.description) if column[0] not in TIMES]
-            found[table] = [[row[i] for i in kept] for row in cursor]
-    return found
-
-
-def scores(run):
-    """Every score file's chunks, apart from times."""
-    return {file.name: without_times(file) for file in (Path(run) / "scores").iterdir()}
-
-
-def without_times(file):
-    """A JSONL file's objects without their times."""
-    return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file.read_text().splitlines()]
-
-
-def weights(run):
-    return {
-        file.parent.name: file.read_bytes() for file in (Path(run) / "checkpoints").glob("iteration-*/*.safetensors")
-    }
-
-
-def pairs(archive):
-    if not Path(archive).exists():
-        return set()
-    with contextlib.closing(sqlite3.connect(archive)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'solutions'").fetchone():
-            return set()
-        return set(connection.execute("SELECT puzzle, id FROM solutions"))
-
-
-def assert_same_run(one, other):
-    assert content(Path(one) / "archive.sqlite") == content(Path(other) / "archive.sqlite")
-    assert records(one) == records(other)
-    assert scores(one) == scores(other)
-    assert weights(one) == weights(other)
+def assert_same_run(one, other, but=()):
+    assert differences(Path(one), Path(other)) == [*but]
 
 
 # ---- run and runs ----
@@ -355,7 +230,7 @@ def test_a_spent_budget_is_one_line_and_with_a_larger_one_the_same_command_goes_
     printed = done(*command, "budget.tokens=1000000")
     assert "budget." not in printed
     assert rows(printed) == rows(finished[1])
-    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
+    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny", but=["config"])
 
 
 def test_a_branch_begins_with_what_another_run_had(finished, files, run_here, done):
@@ -416,6 +291,21 @@ def test_runs_lists_what_is_below_runs(run_here, done):
     assert first.split()[:2] == ["broken", "unreadable"]
     assert second.split()[:5] == ["tiny", "finished", "1", "of", "1"]
     assert "pass@1" in second
+
+
+def test_runs_says_how_a_run_ended(files, run_here, done):
+    status = json.loads((run_here / "status.json").read_text())
+    assert (status["state"], status["reason"]) == ("ended", "finished")
+    done("run", files / "tiny.toml", "--set", "iterations=2", "--set", "budget.tokens=1")
+    assert re.search(r"tiny +stopped: budget.tokens: [\d,]+ of 1 are spent, in iteration 2 +1 of 2", done("runs"))
+
+
+def test_a_log_is_put_aside_when_it_is_long(files, done, monkeypatch):
+    monkeypatch.setattr(cli, "LOG_BYTES", 2_000)
+    done("run", files / "tiny.toml")
+    names = sorted(path.name for path in Path("runs/tiny").glob("log.txt*"))
+    assert names[:2] == ["log.txt", "log.txt.1"]
+    assert len(names) <= 1 + cli.LOGS_BEFORE
 
 
 def test_runs_says_when_there_are_none(done):
@@ -893,7 +783,7 @@ def test_contamination_finds_leaks_in_an_archive_and_says_where_they_came_in(don
     from puzzles.archive import Archive
 
     leak = "def f(x: int):\n    return x < 0 and 26 == x * x"
-    write_lines(Path("own.jsonl"), [{"name": "root", "puzzle": PAIRS[3][0], "solution": PAIRS[3][1]}])
+    write_lines(Path("own.jsonl"), [{"name": "root", "puzzle": learned.PAIRS[3][0], "solution": learned.PAIRS[3][1]}])
     write_lines(Path("leak.jsonl"), [{"name": "leak", "puzzle": leak}, {"name": "fine", **EASY}])
     done("archive", "import", "leaky.sqlite", "leak.jsonl")
     with Archive("leaky.sqlite", create=True) as archive:
@@ -1577,92 +1467,9 @@ def test_an_ablation_has_a_config_that_exists_and_a_plain_name(arms, refused):
 # inside at the nth call of a function within a stage: no timing decides what is tested.
 
 
-def cut_off(stage, inner, nth, number):
-    """Send this process a signal at the nth call of `inner` inside `stage`."""
-    state = {"inside": False, "calls": 0}
-
-    def find(place):
-        module, _, path = place.partition(":")
-        owner = importlib.import_module(module)
-        *parents, name = path.split(".")
-        for parent in parents:
-            owner = getattr(owner, parent)
-        return owner, name, getattr(owner, name)
-
-    def enter(*arguments, **options):
-        state["inside"] = True
-        try:
-            return whole(*arguments, **options)
-        finally:
-            state["inside"] = False
-
-    def count(*arguments, **options):
-        state["calls"] += state["inside"]
-        if state["inside"] and state["calls"] == nth:
-            os.kill(os.getpid(), number)
-        return part(*arguments, **options)
-
-    owner, name, whole = find(stage)
-    setattr(owner, name, enter)
-    owner, name, part = find(inner)
-    setattr(owner, name, count)
-
-
-def in_a_process(folder, protections, arguments, cut):
-    """What the process does; output goes to files, as a terminal would have it."""
-    os.chdir(folder)
-    for number, name in ((1, "out.txt"), (2, "err.txt")):
-        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115  # to the end
-    selfcheck.check = lambda pool: protections
-    if cut:
-        cut_off(*cut)
-    sys.exit(main(arguments))
-
-
-def descendants(pid):
-    """Ids of all processes below one."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def assert_gone(pids):
-    """No process is left; the kernel may take a moment to end a killed parent's children."""
-    deadline = time.monotonic() + 10
-    while any(map(is_running, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not [pid for pid in pids if is_running(pid)]
-
-
 @pytest.fixture(scope="session")
 def forked():
-    server = multiprocessing.get_context("forkserver")
-    loaded = [
-        "pytest",
-        "torch._dynamo",
-        "transformers.models.llama.modeling_llama",
-        "selfplay.finetune",
-        "selfplay.loop",
-    ]
-    server.set_forkserver_preload(loaded)
-    with pytest.MonkeyPatch.context() as patch:
-        # The server has no path but this: what it loads must be what is tested, not what is installed.
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
-        forkserver.ensure_running()
-    return server
+    return interrupted.server()
 
 
 @pytest.fixture
@@ -1670,18 +1477,10 @@ def cut_command(forked, protections):
     """A command in a process of its own, cut off somewhere; its exit code and standard error."""
 
     def run(command, cut=None):
-        arguments = (Path.cwd(), protections, [str(part) for part in command], cut)
-        process = forked.Process(target=in_a_process, args=arguments)
-        process.start()
-        below = set()
-        while process.is_alive():
-            below |= descendants(process.pid)
-            process.join(0.05)
-        assert below, f"no zygote was ever seen: {process.exitcode}, {Path('err.txt').read_text()}"
-        assert_gone(below)
-        code = process.exitcode
-        process.close()
-        return code, Path("err.txt").read_text()
+        prepare = (interrupted.install, interrupted.Cut(*cut)) if cut else ()
+        ended = interrupted.run_command(forked, Path.cwd(), protections, command, prepare)
+        assert not ended.left
+        return ended.status, ended.err
 
     return run
 
@@ -1737,11 +1536,11 @@ def test_a_run_that_is_killed_in_every_stage_loses_no_pair_and_ends_like_one_tha
     for stage, cut in KILLS.items():
         code, err = cut_run((*cut, signal.SIGKILL))
         assert (code, err) == (-signal.SIGKILL, ""), stage
-        assert kept <= pairs("runs/tiny/archive.sqlite"), stage
-        kept = pairs("runs/tiny/archive.sqlite")
+        assert kept <= pairs(Path("runs/tiny/archive.sqlite")), stage
+        kept = pairs(Path("runs/tiny/archive.sqlite"))
     assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
-    assert kept == pairs("runs/tiny/archive.sqlite")
+    assert kept == pairs(Path("runs/tiny/archive.sqlite"))
 
 
 BENCH_CUTS = [
@@ -1789,7 +1588,7 @@ def test_an_interrupted_verify_leaves_no_process_behind(number):
     assert process.returncode == 130
     assert one_line(err).startswith("selfplay: interrupted")
     assert below
-    assert_gone(below)
+    assert not still_running(below)
 
 
 @pytest.mark.parametrize("command", [["verify", "pairs.jsonl", "--batch", "1"], ["archive", "stats", "a.sqlite"]])
@@ -1810,8 +1609,10 @@ def test_a_reader_that_leaves_early_is_no_error(command, done, files):
 SMALL_DISK = """
 import contextlib, io, json, os, subprocess, sys
 from sandbox import selfcheck
-from selfplay import tables
+from selfplay import resources, tables
 from selfplay.cli import main
+
+SIZES = json.loads(sys.argv[4])
 
 def mount(*options):
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "none", sys.argv[1]], check=True)
@@ -1821,9 +1622,11 @@ cached = {}
 selfcheck.check = lambda pool: cached.setdefault("it", None) or cached.update(it=check(pool)) or cached["it"]
 mount("size=40k")
 os.chdir(sys.argv[1])
-told = []
-for options in ["ro", *[f"rw,size={size}k" for size in (40, 120, 200, 280, 360)], "rw,size=64m"]:
+told, foretell = [], resources.check
+for options in ["ro", "rw,size=44k", *[f"rw,size={size}k" for size in SIZES], "rw,size=64m"]:
     mount("remount", options)
+    # As if the disk were filled by somebody else later.
+    resources.check = foretell if options == "rw,size=44k" else lambda *_: None
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(["run", sys.argv[2]])
@@ -1842,17 +1645,22 @@ def may_mount():
 @pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs a mount namespace")
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished, tmp_path):
     Path("disk").mkdir()
-    command = ["unshare", "-m", sys.executable, "-c", SMALL_DISK, tmp_path / "disk", files / "tiny.toml", tmp_path]
-    came = subprocess.run(command, capture_output=True, text=True)
+    script = [SMALL_DISK, tmp_path / "disk", files / "tiny.toml", tmp_path, json.dumps([48, 120, 200, 280, 360])]
+    came = subprocess.run(["unshare", "-m", sys.executable, "-c", *script], capture_output=True, text=True)
     assert came.returncode == 0, came.stderr
     told = json.loads(came.stdout)
     options, status, err = told.pop(0)
     assert (options, status) == ("ro", 3)
     assert "Read-only file system" in one_line(err)
     assert told.pop()[1:] == [0, ""]
+    options, status, err = told.pop(0)
+    assert status == 2, options
+    assert re.search(
+        r"an iteration takes about 0.\d MB, 2 are left, and 0.0 MB are free where runs/tiny is", one_line(err)
+    )
     full = [entry for entry in told if entry[1] != 0]
     assert len(full) >= 2
     for _, status, err in full:
         assert status == 3, full
-        assert "the disk is full" in one_line(err) or "disk I/O error" in err
+        assert "the disk is full: an iteration takes about" in one_line(err)
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")

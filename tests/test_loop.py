@@ -21,7 +21,7 @@ from puzzles.archive import Archive
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
-from selfplay import evaluate, loop, rundir
+from selfplay import evaluate, loop, resources, rundir
 from selfplay.config import (
     BudgetConfig,
     DataConfig,
@@ -1303,6 +1303,6 @@ def test_what_was_freed_between_what_is_kept_goes_back_to_the_system():
     kept, full = blocks[::500] + blocks[-1:], used_mb()
     del blocks
     assert full - used_mb() < 150  # so it needs to be asked
-    loop.give_memory_back()
+    resources.give_memory_back()
     assert full - used_mb() > 200
     assert kept
