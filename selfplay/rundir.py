@@ -1,7 +1,7 @@
 """A run is a folder of ordinary files; this is the one place that knows their names.
 
     config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
-    log.txt  lock
+    sessions.jsonl  log.txt  lock
 
 A file that is replaced is written beside itself first and then renamed, so that it is always
 whole; a file that grows may lose a torn last line in a crash, and no other.
@@ -43,6 +43,12 @@ class RunDir:
     def records(self) -> Path:
         """One line per finished iteration."""
         return self.path / "records.jsonl"
+
+    @property
+    def sessions(self) -> Path:
+        """One line per session: when, where, and with which versions, code, sets and base; before them, of a branch or
+        a reproduction, a line that says of what."""
+        return self.path / "sessions.jsonl"
 
     @property
     def log(self) -> Path:
@@ -110,7 +116,9 @@ def spare(path: Path) -> None:
         InputError: It is.
     """
     run = RunDir(path.parent)
-    needed = run.config.is_file() and path.name in {run.config.name, run.records.name, run.log.name, "lock"}
+    needed = run.config.is_file() and path.name in {
+        run.config.name, run.records.name, run.sessions.name, run.log.name, "lock",
+    }  # fmt: skip
     if not needed and path.is_file():
         with path.open("rb") as file:
             needed = file.read(len(SQLITE)) == SQLITE

@@ -31,7 +31,7 @@ from puzzles.catalogue import ORDERS, STATES
 from puzzles.formats import FORMATS as FILE_FORMATS
 from puzzles.puzzle import Verdict
 from sandbox import selfcheck
-from selfplay import archive_commands, tables
+from selfplay import archive_commands, cost, tables
 from selfplay.cli import main
 from selfplay.export import FORMATS
 from selfplay.rundir import RunDir
@@ -80,10 +80,6 @@ max_tokens = 24
 """
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
 WRONG = {**EASY, "solution": "def g():\n    return 6"}
-TIMES = {
-    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
-    "judging_cpu_seconds", "cpu_ms",
-}  # fmt: skip
 
 
 def write_lines(path, records):
@@ -232,7 +228,7 @@ def content(archive):
         found = {}
         for table in tables:
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
-            kept = [i for i, column in enumerate(cursor.description) if column[0] not in TIMES]
+            kept = [i for i, column in enumerate(cursor.description) if column[0] not in cost.TIMES]
             found[table] = [[row[i] for i in kept] for row in cursor]
     return found
 
@@ -244,7 +240,7 @@ def scores(run):
 
 def without_times(file):
     """A JSONL file's objects without their times."""
-    return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file.read_text().splitlines()]
+    return [cost.without_times(json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def weights(run):

@@ -34,6 +34,7 @@ from selfplay.config import (
     SolveConfig,
     load,
 )
+from selfplay.cost import without_times
 from selfplay.loop import BudgetSpent, run
 from selfplay.progress import Progress
 from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines
@@ -274,22 +275,13 @@ def go(path, config, pool, backend=None, progress=None):
     return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress)
 
 
-TIMES = {
-    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
-    "judging_cpu_seconds",
-}  # fmt: skip
-
-
 def archive_content(file: Path) -> dict:
     """Every row of every table, without the columns of times and the index made of them."""
     with Archive(file) as archive:
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%' ORDER BY 1"
         tables = [name for (name,) in archive.query(sql)]
         return {
-            table: [
-                {column: row[column] for column in row.keys() if column not in TIMES}  # noqa: SIM118  # a Row iterates values
-                for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")
-            ]
+            table: [without_times(dict(row)) for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")]
             for table in tables
         }
 
@@ -298,13 +290,12 @@ def content(path: Path) -> dict:
     """All that a run wrote, without times."""
     place = RunDir(path)
     scores = {
-        file.name: [{key: value for key, value in line.items() if key != "times"} for line in read_lines(file)]
-        for file in sorted((path / "scores").glob("*"))
+        file.name: [without_times(line) for line in read_lines(file)] for file in sorted((path / "scores").glob("*"))
     }
     checkpoints = {file.parent.name: file.read_text() for file in sorted((path / "checkpoints").glob("*/weights"))}
     return {
         "archive": archive_content(place.archive),
-        "records": [{key: value for key, value in row.items() if key != "times"} for row in place.read_records()],
+        "records": [without_times(record) for record in place.read_records()],
         "scores": scores,
         "checkpoints": checkpoints,
         "config": place.config.read_text(),
