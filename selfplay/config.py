@@ -254,12 +254,19 @@ MAY_BE_ZERO = {
     "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
     "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
+ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
+"""Settings that change what a training computes, but by rounding alone; each session records its own."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
-    "finetune.checkpointing", "budget.seconds", "budget.tokens",
-)  # fmt: skip
-"""Settings that do not change what an iteration computes, two of finetune's but for rounding, so that a run may be
-resumed with others: with less memory, say."""
+    "iterations",
+    "keep_checkpoints",
+    "tensorboard",
+    "model.overlap",
+    *ROUNDING,
+    "budget.seconds",
+    "budget.tokens",
+)
+"""Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
+with less memory, say."""
 
 
 def _check(config: RunConfig) -> None:

@@ -31,7 +31,7 @@ from puzzles.puzzle import InputError, RawPuzzle, content_hash
 from sandbox.pool import Pool, available_cores
 from selfplay import ahead, propose, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
-from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
+from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
 from selfplay.cost import StageCost, record_seconds, record_tokens, total, without_times
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
@@ -313,6 +313,7 @@ def _begin_session(
         "base": base.checkpoint,
         "sampler": {key: value for key, value in base.description.items() if key != "versions"},
         "tier": protections.get("tier"),
+        "settings": {key: value for key, value in flatten(config).items() if key in ROUNDING},
     }
     different = sessions.begin_session(rundir, config, content)
     for line in different:

@@ -313,8 +313,10 @@ def test_what_a_finished_run_proposes_to_do_next_works(finished, run_here, done)
 
 
 @pytest.fixture
-def reproduced(run_here, selfplay):
+def reproduced(run_here, selfplay, monkeypatch):
     """The run here, done again beside itself; what that printed."""
+    for name in ("HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "hf_not-to-be-told")
     before = {file: file.read_bytes() for file in run_here.rglob("*") if file.is_file()}
     status, out, err = selfplay("reproduce", "tiny")
     assert (status, err) == (0, "")
@@ -326,6 +328,12 @@ def test_a_run_is_reproduced_to_the_bit_from_its_own_settings(finished, run_here
     assert_same_run(run_here, "runs/tiny-again")
     assert rows(reproduced) == rows(finished[1])
     assert reproduced.splitlines()[-1].startswith("runs/tiny-again is identical to runs/tiny: iterations 0 to 1, ")
+
+
+def test_no_file_of_a_run_tells_a_key_of_the_environment(reproduced):
+    written = [file.read_bytes() for file in Path("runs/tiny-again").rglob("*") if file.is_file()]
+    assert len(written) > 10
+    assert not any(b"not-to-be-told" in content for content in written)
 
 
 def test_a_weight_that_differs_is_named_with_its_tensor_and_the_answer_is_no(run_here, reproduced, selfplay):

@@ -351,7 +351,7 @@ def test_what_a_run_writes_does_not_depend_on_what_is_sampled_while_it_judges(wh
 def test_a_run_is_a_folder_of_ordinary_files(whole):
     names = {name for name in whole["content"]["files"] if not name.startswith("archive.sqlite-")}
     assert names == {
-        "archive.sqlite", "config.toml", "lock", "records.jsonl", "checkpoints", "scores",
+        "archive.sqlite", "config.toml", "lock", "records.jsonl", "sessions.jsonl", "checkpoints", "scores",
         *(f"checkpoints/iteration-00{i}" for i in (1, 2)),
         *(f"checkpoints/iteration-00{i}/{name}" for i in (1, 2) for name in ("selfplay.json", "weights")),
         *(f"scores/iteration-00{i}-{name}.jsonl" for i in (0, 1, 2) for name in ("dev", "heldout")),

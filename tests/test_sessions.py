@@ -15,7 +15,7 @@ from test_loop import Backend, Model, config_of, content, go, puzzle_file, puzzl
 from puzzles.archive import Archive
 from puzzles.puzzle import InputError
 from selfplay import loop, sessions
-from selfplay.config import DataConfig, ModelConfig, load
+from selfplay.config import DataConfig, FinetuneConfig, ModelConfig, load
 from selfplay.loop import branch
 from selfplay.progress import Progress
 from selfplay.rundir import RunDir, read_lines
@@ -142,6 +142,14 @@ def test_other_versions_are_said_once_logged_one_by_one_and_no_reason_to_stop(be
     assert "versions.torch: 1.0 there, " in line
     logged = [record.getMessage() for record in caplog.records if "not as it was" in record.getMessage()]
     assert [text.split(": ")[1] for text in logged] == ["versions.torch", "versions.numpy", "source"]
+
+
+def test_another_way_of_rounding_in_training_is_said(begun, files, pool):
+    said = []
+    other = FinetuneConfig(checkpointing=True)
+    go(begun.path, config_of(files, iterations=1, finetune=other), pool, progress=Progress(say=said.append))
+    (line,) = said
+    assert line.endswith("settings.finetune.checkpointing: False there, True here")
 
 
 def test_another_host_and_process_are_nothing_to_speak_of(begun, files, pool):
