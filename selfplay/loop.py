@@ -116,13 +116,17 @@ def read_any(path: str) -> list[Any]:
     return list(read_puzzles(path))
 
 
-def content_hash_of(path: str) -> str:
-    """Sixteen digits over the file that `read_any` reads; of an archive, whose file changes, over its puzzles' ids."""
+def content_hash_of(path: str) -> str | None:
+    """Sixteen digits over the file that `read_any` reads; of an archive, whose file changes, over its puzzles' ids.
+
+    None of a file that is not there: once a training set is imported, it is not needed any more.
+    """
     if file := _archive_file(path):
         with Archive(file) as archive:
             return content_hash("\n".join(archive.puzzle_ids()))
-    own = Path(str(resources.files("puzzles") / f"{path}.jsonl"))
-    return sessions.file_hash(own if path in EMBEDDED_SETS else Path(path))
+    embedded = Path(str(resources.files("puzzles") / f"{path}.jsonl"))
+    file = embedded if path in EMBEDDED_SETS else Path(path)
+    return sessions.file_hash(file) if file.is_file() else None
 
 
 def _archive_file(path: str) -> Path | None:
@@ -202,13 +206,14 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
 def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     """With what settings leave to the machine, threads and rows side by side, as the run has had it from its beginning.
 
-    Both change rounding, and so what is sampled. A run keeps them in its settings, one of before that with what it
-    has scored; what is not begun has neither.
+    Both change rounding, and so what is sampled. A run keeps them in its settings, and an older one only with what it
+    has scored; a run that has not begun has neither.
     """
     stored = load(rundir.config) if rundir.config.exists() else config
-    scored: dict[str, Any] = next(iter(read_lines(rundir.samples(0, "dev"))), {})
-    threads = stored.model.threads or scored.get("sampler", {}).get("threads", 0)
-    rows = stored.batch_rows or scored.get("identity", {}).get("settings", {}).get("batch_rows", 0)
+    threads, rows = stored.model.threads, stored.batch_rows
+    for line in [] if threads and rows else read_lines(rundir.samples(0, "dev"))[:1]:
+        threads = threads or line.get("sampler", {}).get("threads", 0)
+        rows = rows or line["identity"]["settings"]["batch_rows"]
     model = replace(config.model, threads=config.model.threads or threads)
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
 
@@ -308,8 +313,9 @@ def _begin_session(
 ) -> None:
     """Record what it goes on with, and say what is not as it was; what would make it another run is refused."""
     paths = {"train": config.data.train, "dev": config.data.dev, "heldout": config.data.heldout}
+    hashes = {name: content_hash_of(path) for name, path in paths.items() if path != NO_PUZZLES}
     content = {
-        "sets": {name: content_hash_of(path) for name, path in paths.items() if path != NO_PUZZLES},
+        "sets": {name: found for name, found in hashes.items() if found},
         "base": base.checkpoint,
         "sampler": {key: value for key, value in base.description.items() if key != "versions"},
         "tier": protections.get("tier"),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
+from puzzles.archive import OWN
 from puzzles.puzzle import InputError
 from puzzles.schema import SCHEMA_VERSION
 from sandbox.pool import Pool
@@ -226,32 +227,32 @@ def _differences(
 def _archive_differences(
     one: sqlite3.Connection, other: sqlite3.Connection, iteration: int, at: str, done: Comparison
 ) -> Iterator[Difference]:
-    def table(where: str, sql: str, *parameters: Any) -> Iterator[Difference]:
-        there, here = (_rows(connection, sql, parameters) for connection in (one, other))
-        for position, (row, again) in enumerate(itertools.zip_longest(there, here)):
+    def table(what: str, sql: str, there: Sequence[Any] = (), here: Sequence[Any] = ()) -> Iterator[Difference]:
+        pairs = itertools.zip_longest(_rows(one, sql, there), _rows(other, sql, here))
+        for position, (row, again) in enumerate(pairs):
             done.rows += 1
-            yield from _compared(f"{at}, {where} {_position(row or again, position)}", row, again)
+            yield from _compared(f"{at}, {what} {_position(row or again, position)}", row, again)
 
     if iteration == 0:
         yield from table("refused import", "SELECT * FROM refusals ORDER BY rowid")
         yield from table("imported puzzle", "SELECT * FROM puzzles WHERE chunk IS NULL ORDER BY number")
         yield from table("imported solution", "SELECT * FROM solutions WHERE chunk IS NULL ORDER BY number")
-    for chunk, again in itertools.zip_longest(_chunks(one, iteration), _chunks(other, iteration)):
-        where = f"{(chunk or again)['stage']} chunk {(chunk or again)['number']}"
+    of_chunk = "WHERE chunk = ? ORDER BY position"
+    made = f"WHERE {OWN.format('origin')} AND iteration = ? AND chunk = ? ORDER BY number"
+    for chunk, same in itertools.zip_longest(_chunks(one, iteration), _chunks(other, iteration)):
+        name = f"{(chunk or same)['stage']} chunk {(chunk or same)['number']}"
         done.rows += 1
-        yield from _compared(f"{at}, {where}", _content(one, chunk), _content(other, again))
-        number = chunk["id"]
-        if number != again["id"]:  # only where somebody has changed the archive in between
-            yield Difference(f"{at}, {where}, its number", str(number), str(again["id"]))
-        own = "origin IN ('model', 'variant') AND iteration = ? AND chunk = ? ORDER BY number"
-        yield from table(f"{where}, proposal", "SELECT * FROM proposals WHERE chunk = ? ORDER BY position", number)
-        yield from table(f"{where}, puzzle", f"SELECT * FROM puzzles WHERE {own}", iteration, number)
-        candidates = "SELECT * FROM candidates WHERE chunk = ? ORDER BY position"
+        yield from _compared(f"{at}, {name}", _content(one, chunk), _content(other, same))
+        numbers = [chunk["id"]], [same["id"]]
+        since = [iteration, *numbers[0]], [iteration, *numbers[1]]
+        yield from table(f"{name}, proposal", f"SELECT * FROM proposals {of_chunk}", *numbers)
+        yield from table(f"{name}, puzzle", f"SELECT * FROM puzzles {made}", *since)
         before = done.rows
-        yield from table(f"{where}, candidate", candidates, number)
+        yield from table(f"{name}, candidate", f"SELECT * FROM candidates {of_chunk}", *numbers)
         done.candidates += done.rows - before
-        yield from table(f"{where}, solution", f"SELECT * FROM solutions WHERE {own}", iteration, number)
-    yield from table("trained pair", "SELECT * FROM trained WHERE iteration = ? ORDER BY rowid", iteration)
+        yield from table(f"{name}, solution", f"SELECT * FROM solutions {made}", *since)
+    trained = "SELECT * FROM trained WHERE iteration = ? ORDER BY rowid"
+    yield from table("trained pair", trained, [iteration], [iteration])
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -330,9 +331,9 @@ def _tensor_difference(where: str, one: Path, other: Path) -> Difference:
             a, b = first.get_tensor(name), second.get_tensor(name)
             if a.shape != b.shape or a.dtype != b.dtype:
                 return Difference(f"{where}, {name}", *(f"{each.dtype} {list(each.shape)}" for each in (a, b)))
-            if not np.array_equal(a, b, equal_nan=True):
+            if not np.array_equal(a, b):
                 distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
-                place = np.unravel_index(int(np.nanargmax(distance)), a.shape)
+                place = np.unravel_index(int(np.argmax(distance)), a.shape)
                 differing = f"{np.count_nonzero(distance):,} of {a.size:,} numbers, at most by {distance[place]:.3g}"
                 return Difference(f"{where}, {name}: {differing}", str(a[place]), str(b[place]))
     return _file_difference(where, one, other)

@@ -121,7 +121,7 @@ def begin_session(rundir: RunDir, config: RunConfig, content: Mapping[str, Any])
                 "bring it back as it was, or begin a new run with another --name"
             )
     append_line(rundir.sessions, here)
-    return told(different)
+    return told(different, "then", "now")
 
 
 def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> dict[str, tuple[list[Any], Any]]:
@@ -138,9 +138,9 @@ def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
     return found
 
 
-def told(different: Mapping[str, tuple[list[Any], Any]]) -> list[str]:
+def told(different: Mapping[str, tuple[list[Any], Any]], there: str = "there", here: str = "here") -> list[str]:
     """Differences as texts, one each."""
-    return [f"{key}: {', '.join(map(str, there))} there, {here} here" for key, (there, here) in different.items()]
+    return [f"{key}: {', '.join(map(str, values))} {there}, {now} {here}" for key, (values, now) in different.items()]
 
 
 def _flatten(session: Mapping[str, Any]) -> dict[str, Any]:

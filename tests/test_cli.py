@@ -395,7 +395,7 @@ def test_a_run_that_goes_on_with_other_versions_says_so_in_one_line(files, run_h
     write_lines(file, [session])
     status, _, err = selfplay("run", files / "tiny.toml")
     assert status == 0
-    assert one_line(err).startswith("selfplay: runs/tiny: not as it was when it began: versions.torch: 1.0 there, ")
+    assert one_line(err).startswith("selfplay: runs/tiny: not as it was when it began: versions.torch: 1.0 then, ")
     assert "not as it was when this run began: versions.torch" in (run_here / "log.txt").read_text()
 
 

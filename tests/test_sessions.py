@@ -123,6 +123,12 @@ def test_a_set_that_has_changed_is_refused_by_name_and_nothing_changes(begun, fi
     assert content(begun.path) == before
 
 
+def test_a_training_set_that_is_gone_is_not_needed_any_more(begun, files, pool):
+    Path(files["train"]).unlink()
+    go(begun.path, config_of(files, iterations=1), pool)
+    assert set(sessions.sessions(begun)[1]["sets"]) == {"dev", "heldout"}
+
+
 def test_another_base_under_the_same_name_is_refused(begun, files, pool):
     class Replaced(Backend):
         def load(self, checkpoint, config):
@@ -139,7 +145,7 @@ def test_other_versions_are_said_once_logged_one_by_one_and_no_reason_to_stop(be
     with caplog.at_level(logging.WARNING, "selfplay.loop"):
         go(begun.path, config_of(files, iterations=1), pool, progress=Progress(say=said.append))
     (line,) = said
-    assert "versions.torch: 1.0 there, " in line
+    assert "versions.torch: 1.0 then, " in line
     logged = [record.getMessage() for record in caplog.records if "not as it was" in record.getMessage()]
     assert [text.split(": ")[1] for text in logged] == ["versions.torch", "versions.numpy", "source"]
 
@@ -149,7 +155,7 @@ def test_another_way_of_rounding_in_training_is_said(begun, files, pool):
     other = FinetuneConfig(checkpointing=True)
     go(begun.path, config_of(files, iterations=1, finetune=other), pool, progress=Progress(say=said.append))
     (line,) = said
-    assert line.endswith("settings.finetune.checkpointing: False there, True here")
+    assert line.endswith("settings.finetune.checkpointing: False then, True now")
 
 
 def test_another_host_and_process_are_nothing_to_speak_of(begun, files, pool):
