@@ -212,7 +212,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     print()
     for line in told(there, here, done):
         print(printable(line))
-    return 1 if done.difference else 0
+    return 0 if done.is_identical else 1
 
 
 def _below_runs(name: str) -> Path:

@@ -4,6 +4,10 @@ Each iteration is compared as soon as it is recorded: its chunks in the order th
 with what was asked, sampled and judged of it; what was trained on, and the weights; scores; the
 record. Times do not count, nor do versions, which explain a difference and are none. The run itself
 is only read.
+
+CPU time is measured, so a program that needs just about its limit comes out either way. Where it was
+tried, everything after follows from that, and it is the first difference; where it was only scored,
+nothing does: it is counted, and the comparison goes on.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 from safetensors import safe_open
 
 from puzzles.archive import OWN
-from puzzles.puzzle import InputError
+from puzzles.puzzle import InputError, Verdict
 from puzzles.schema import SCHEMA_VERSION
 from sandbox.pool import Pool
 from selfplay import sessions
@@ -41,6 +45,9 @@ NOTES_FILE = "selfplay.json"
 BOOKKEEPING = ("number", "chunk", "protections")
 """Columns that say where a row is kept, and the hash of what the sandbox found on its machine."""
 NOTHING = "nothing"
+MEASURED = (Verdict.TIME_LIMIT, "too_slow", "over half the CPU limit")
+"""What goes by CPU time."""
+EITHER_WAY = "CPU time is measured: a program that needs just about sandbox.cpu_seconds comes out either way"
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,13 @@ class Comparison:
     checkpoint_bytes: int = 0
     hashes: int = 0
     """Checkpoints that were not kept, so that their hashes were compared."""
+    at_limit: list[Difference] = field(default_factory=list)
+    """Scored verdicts of which one is `time_limit`."""
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether nothing differs at all."""
+        return not (self.difference or self.at_limit)
 
 
 class _Ended(Exception):
@@ -145,21 +159,32 @@ def reproduce(
 def told(there: RunDir, here: RunDir, done: Comparison) -> list[str]:
     """What came of it, as lines."""
     environment = [f"  {line}" for line in done.environment]
-    if difference := done.difference:
-        because = (
-            ["the environment is another, which may be why:", *environment] if environment
-            else ["nothing of the environment that is recorded is another"] if done.is_environment_known
-            else [f"what {there.path} ran on was not recorded"]
-        )  # fmt: skip
-        where = f"{here.path} differs from {there.path}, first in {difference.where}"
-        return [where, f"  there: {difference.there}", f"  here:  {difference.here}", *because]
+    compared = _amount(done)
+    if done.is_identical:
+        same = f"{here.path} is identical to {there.path}: {compared}"
+        return [same, *(["though the environment is another:", *environment] if environment else [])]
+    first = done.difference or done.at_limit[0]
+    measured = any(word in first.there or word in first.here for word in MEASURED)
+    because = (
+        ["the environment is another, which may be why:", *environment] if environment
+        else ["nothing of the environment that is recorded is another"] if done.is_environment_known
+        else [f"what {there.path} ran on was not recorded"]
+    )  # fmt: skip
+    only = [f"nothing else differs but {len(done.at_limit)} such verdicts: {compared}"] if not done.difference else []
+    return [
+        f"{here.path} differs from {there.path}, first in {first.where}", f"  there: {first.there}",
+        f"  here:  {first.here}", *[EITHER_WAY] * measured, *only, *because,
+    ]  # fmt: skip
+
+
+def _amount(done: Comparison) -> str:
+    """Of what was compared."""
     span = f"{done.iterations[0]} to {done.iterations[-1]}" if len(done.iterations) > 1 else f"{done.iterations[0]}"
     by_hash = f", {done.hashes} checkpoints by their hash" if done.hashes else ""
-    same = (
-        f"{here.path} is identical to {there.path}: iterations {span}, {done.rows:,} rows of the archive, "
-        f"{done.candidates:,} candidates, {done.checkpoint_bytes / 1e6:,.1f} MB of checkpoints{by_hash}"
+    return (
+        f"iterations {span}, {done.rows:,} rows of the archive, {done.candidates:,} candidates, "
+        f"{done.checkpoint_bytes / 1e6:,.1f} MB of checkpoints{by_hash}"
     )
-    return [same, *(["though the environment is another:", *environment] if environment else [])]
 
 
 def _first(there: RunDir) -> int:
@@ -212,13 +237,20 @@ def _differences(
     """Of an iteration, in the order in which they come about."""
     iteration = record["iteration"]
     at = f"iteration {iteration}"
-    with _reading(there) as one, _reading(here) as other:
-        yield from _archive_differences(one, other, iteration, at, done)
+    with _reading(there) as first, _reading(here) as second:
+        yield from _archive_differences(first, second, iteration, at, done)
     if iteration:
         yield from _weight_differences(there, here, record, again, done)
+    sure = []
     for name in SCORED_SETS:
+        doubted = len(done.at_limit)
         yield from _score_differences(there, here, iteration, name, done)
-    yield from _compared(f"{at}, record", _without_versions(record), _without_versions(again))
+        sure += [name] * (len(done.at_limit) == doubted)
+    one, two = (
+        {key: value for key, value in _without_versions(each).items() if key not in SCORED_SETS or key in sure}
+        for each in (record, again)
+    )
+    yield from _compared(f"{at}, record", one, two)
 
 
 # ---- the archive ----
@@ -351,10 +383,34 @@ def _score_differences(
         results, others = line["results"], again["results"]
         yield from _compared(where, _asked(line), _asked(again))
         for place, (result, other) in enumerate(itertools.zip_longest(results, others)):
-            puzzle = f"puzzle {(result or other)['name'] or place}"
-            yield from _compared(f"{where}, {puzzle}", result, other)
+            puzzle = f"{where}, puzzle {(result or other)['name'] or place}"
+            limited = _at_limit(puzzle, result, other) if result and other else {}
+            done.at_limit += limited.values()
+            yield from _compared(puzzle, _without_verdicts(result, limited), _without_verdicts(other, limited))
             done.candidates += len(result["verdicts"])
-        yield from _compared(where, _without_versions(line), _without_versions(again))
+        one, two = ({**_without_versions(each), "results": None} for each in (line, again))
+        yield from _compared(where, one, two)
+
+
+def _at_limit(where: str, result: Mapping[str, Any], other: Mapping[str, Any]) -> dict[int, Difference]:
+    """By position, the verdicts on the same texts that differ by a time limit."""
+    pairs = enumerate(zip(result["verdicts"], other["verdicts"], strict=False))
+    return {
+        k: Difference(f"{where}: verdicts[{k}]", one, two)
+        for k, (one, two) in pairs
+        if one != two and Verdict.TIME_LIMIT in (one, two) and result["texts"] == other["texts"]
+    }
+
+
+def _without_verdicts(result: Mapping[str, Any] | None, positions: Mapping[int, Any]) -> dict[str, Any] | None:
+    """A scored puzzle without what was found of some of its candidates."""
+    if result is None:
+        return None
+    found = {
+        key: [None if k in positions else value for k, value in enumerate(result[key])]
+        for key in ("verdicts", "details")
+    }
+    return {**result, **found}
 
 
 def _asked(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -322,6 +322,41 @@ def test_the_cause_comes_before_what_follows_from_it(there, pool):
     assert again(there, pool).difference.where == "iteration 1, solve chunk 0: text[0]"
 
 
+def limited(line):
+    result = line["results"][0]
+    result["verdicts"][1], result["details"][1] = "time_limit", "solve: over 1 s of CPU time"
+
+
+def test_a_scored_verdict_at_the_time_limit_is_told_and_what_else_there_is_compared_all_the_same(there, pool):
+    in_lines(there.samples(1, "dev"), limited, 0)
+    in_lines(there.records, lambda record: record["dev"].update(solved=77))
+    done = again(there, pool)
+    assert (done.difference, done.iterations, done.is_identical) == (None, [0, 1, 2], False)
+    first, one, _, why, only, _ = told(there, RunDir(Path("again")), done)
+    assert (
+        first
+        == f"again differs from {there.path}, first in iteration 1, dev scores, chunk 0, puzzle twelve: verdicts[1]"
+    )
+    assert one == "  there: time_limit"
+    assert why.startswith("CPU time is measured")
+    assert only.startswith("nothing else differs but 1 such verdicts: iterations 0 to 2, ")
+
+
+def test_behind_a_scored_verdict_at_the_time_limit_another_difference_is_found(there, pool):
+    in_lines(there.samples(1, "dev"), limited, 0)
+    in_lines(there.records, lambda record: record["heldout"].update(solved=77))
+    difference = again(there, pool).difference
+    assert difference.where == "iteration 1, record: heldout.solved"
+
+
+def test_a_verdict_at_the_time_limit_that_was_trained_by_is_the_first_difference(there, pool):
+    spoil, where = SPOILED["a verdict"]
+    spoil(there)
+    done = again(there, pool)
+    assert done.difference.where == where
+    assert "CPU time is measured" in told(there, there, done)[3]
+
+
 def test_both_texts_are_shown_from_shortly_before_the_place_where_they_differ():
     one, other = f"{'a' * 500}bcd{'e' * 500}", f"{'a' * 500}xyz{'e' * 500}"
     (found,) = reproduce_module._compared("here", {"text": [one]}, {"text": [other]})
