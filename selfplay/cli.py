@@ -188,6 +188,37 @@ def _ablate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _reproduce(options: argparse.Namespace) -> int:
+    from selfplay import tables
+    from selfplay.config import load
+    from selfplay.finetune import TransformersBackend, require_peft
+    from selfplay.reproduce import begin, reproduce, told
+    from selfplay.rundir import RunDir
+
+    there = _run_dir(options.run)
+    here = RunDir(Path(options.out) if options.out else RUNS / f"{there.path.absolute().name}-again")
+    last = begin(there, here, options.iterations)
+    config = load(there.config)
+    if config.finetune.lora_rank:
+        require_peft()
+    headed: list[bool] = []
+
+    def row(record: dict[str, Any]) -> None:
+        if not headed:
+            print(tables.record_heading(record), flush=True)
+            headed.append(True)
+        print(tables.record_row(record), flush=True)
+
+    progress = bars()
+    progress.row = row
+    with _log_to(here.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
+        done = reproduce(there, here, last, TransformersBackend(), pool, protections, progress)
+    print()
+    for line in told(there, here, done):
+        print(printable(line))
+    return 0 if done.is_identical else 1
+
+
 def _below_runs(name: str) -> Path:
     if "/" in name or name in ("", ".", ".."):
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
@@ -481,7 +512,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 KEPT = "; what was finished is kept, the same command goes on from there"
-RESUMED = (_run, _ablate, _bench, archive_commands.add)
+RESUMED = (_run, _reproduce, _ablate, _bench, archive_commands.add)
 
 
 # ---- wiring ----
@@ -570,6 +601,14 @@ def _parser() -> argparse.ArgumentParser:
         "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
     )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
+
+    reproduce = command(
+        commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",
+        "reproduce smoke",
+    )  # fmt: skip
+    reproduce.add_argument("run", metavar="RUN", help="a run's name or folder; it is only read")
+    reproduce.add_argument("--iterations", type=natural, metavar="N", help="only until this one")
+    reproduce.add_argument("--out", metavar="FOLDER", help="by default RUN's name with -again, below runs/")
 
     ablate = command(
         commands, "ablate", _ablate, "run arms of equal budget and compare them", "ablate runs/ablation.toml"

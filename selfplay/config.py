@@ -36,7 +36,7 @@ class ModelConfig:
     dtype: str = "auto"
     """For sampling: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
     threads: int = 0
-    """Of torch on a CPU; 0 takes the cores available, and the run records the number."""
+    """Of torch on a CPU; 0 takes the cores available when a run begins, which then keeps the number."""
     overlap: str = "auto"
     """Whether a chunk is sampled while the one before it is judged: `auto` (when the model is not on the CPU),
     `yes`, `no`. On a CPU it needs cores of its own: `threads` and `sandbox.lanes` together no more than there are."""
@@ -216,8 +216,8 @@ class RunConfig:
     chunk_texts: int = 4096
     """Texts per chunk, the unit of resuming: at most so many are sampled again after a crash."""
     batch_rows: int = 0
-    """Sequences sampled side by side; 0: as many as half of the free memory holds, at most 1,024. Each chunk records
-    the number, which is halved when the memory runs out."""
+    """Sequences sampled side by side; 0: as many as half of the memory that is free when a run begins holds, at most
+    1,024, and the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
     heldout_every: int = 1
     """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
     keep_checkpoints: str = "all"
@@ -254,12 +254,19 @@ MAY_BE_ZERO = {
     "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
     "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
+ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
+"""Settings that change what a training computes, but by rounding alone; each session records its own."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "finetune.micro_batch_tokens",
-    "finetune.checkpointing", "budget.seconds", "budget.tokens",
-)  # fmt: skip
-"""Settings that do not change what an iteration computes, two of finetune's but for rounding, so that a run may be
-resumed with others: with less memory, say."""
+    "iterations",
+    "keep_checkpoints",
+    "tensorboard",
+    "model.overlap",
+    *ROUNDING,
+    "budget.seconds",
+    "budget.tokens",
+)
+"""Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
+with less memory, say."""
 
 
 def _check(config: RunConfig) -> None:

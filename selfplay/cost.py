@@ -13,6 +13,19 @@ from selfplay.sampler import Arithmetic
 STAGES = ("propose", "solve", "further", "vary", "train", "score")
 TRAINING_PASSES = 3
 """Forward, and twice as much backward (Kaplan et al., 2020, arXiv:2001.08361)."""
+TIMES = frozenset({
+    "times",  # of records and scored chunks
+    "added_at", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
+    "judging_cpu_seconds",  # columns of the archive
+    "cpu_seconds",  # one of them, too
+    "seconds", "peak_flops_per_second",  # of a training
+})  # fmt: skip
+"""Columns and keys of times and rates: all that may differ when the same is done again."""
+
+
+def without_times(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same when it is done again: of a record, a scored chunk, a training or a row of the archive."""
+    return {key: value for key, value in row.items() if key not in TIMES}
 
 
 class Watch:

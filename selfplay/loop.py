@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,12 @@ from puzzles.archive import Archive, Chunk
 from puzzles.formats import EMBEDDED_SETS, import_puzzles, read_puzzles
 from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError, RawPuzzle
-from sandbox.pool import Pool
-from selfplay import ahead, propose, resources, solve, vary
+from puzzles.puzzle import InputError, RawPuzzle, content_hash
+from sandbox.pool import Pool, available_cores
+from selfplay import ahead, propose, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
-from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences, load, to_toml
-from selfplay.cost import StageCost, record_seconds, record_tokens, total
+from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
+from selfplay.cost import StageCost, record_seconds, record_tokens, total, without_times
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
 from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
@@ -47,8 +48,6 @@ logger = logging.getLogger(__name__)
 SCORED_SETS = ("dev", "heldout")
 NO_PUZZLES = "none"
 """As `data.train`: a run begins with rules alone."""
-TRAINING_TIMES = ("seconds", "cpu_seconds", "peak_flops_per_second")
-"""Of a training's statistics, those that differ when it is done again."""
 GUARD_SOLUTIONS = 4
 """Reference solutions of a guarded puzzle whose answers are asked for."""
 GUARD_BATCH = 1000
@@ -115,11 +114,32 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
 
 def read_any(path: str) -> list[Any]:
     """The raw puzzles of an embedded set, a puzzle file, an archive file or a run's archive."""
-    place = Path(path)
-    if path not in EMBEDDED_SETS and ((place / "archive.sqlite").is_file() or is_archive(place)):
-        with Archive(place if place.is_file() else place / "archive.sqlite") as archive:
+    if file := _archive_file(path):
+        with Archive(file) as archive:
             return archive.raw_puzzles()
     return list(read_puzzles(path))
+
+
+def content_hash_of(path: str) -> str | None:
+    """Sixteen digits over the file that `read_any` reads; of an archive, whose file changes, over its puzzles' ids.
+
+    None of a file that is not there: once a training set is imported, it is not needed any more.
+    """
+    if file := _archive_file(path):
+        with Archive(file) as archive:
+            return content_hash("\n".join(archive.puzzle_ids()))
+    embedded = Path(str(files("puzzles") / f"{path}.jsonl"))
+    file = embedded if path in EMBEDDED_SETS else Path(path)
+    return sessions.file_hash(file) if file.is_file() else None
+
+
+def _archive_file(path: str) -> Path | None:
+    place = Path(path)
+    if path in EMBEDDED_SETS:
+        return None
+    if (place / "archive.sqlite").is_file():
+        return place / "archive.sqlite"
+    return place if is_archive(place) else None
 
 
 def is_archive(path: Path) -> bool:
@@ -180,15 +200,30 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
     """
     if rundir.config.exists():
         stored = load(rundir.config)
-        if different := differences(stored, config):
+        if different := differences(as_begun(rundir, stored), as_begun(rundir, config)):
             raise InputError(
                 f"{rundir.path}: this run has other settings: {'; '.join(different)}; "
                 "give another --name, or the same settings"
             )
 
 
-def branch(parent: RunDir, iteration: int | None, rundir: RunDir) -> None:
-    """Begin a new run with what another one had when an iteration ended (None: its last).
+def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
+    """With what settings leave to the machine, threads and rows side by side, as the run has had it from its beginning.
+
+    Both change rounding, and so what is sampled. A run keeps them in its settings, and an older one only with what it
+    has scored; a run that has not begun has neither.
+    """
+    stored = load(rundir.config) if rundir.config.exists() else config
+    threads, rows = stored.model.threads, stored.batch_rows
+    for line in [] if threads and rows else read_lines(rundir.samples(0, "dev"))[:1]:
+        threads = threads or line.get("sampler", {}).get("threads", 0)
+        rows = rows or line["identity"]["settings"]["batch_rows"]
+    model = replace(config.model, threads=config.model.threads or threads)
+    return replace(config, model=model, batch_rows=config.batch_rows or rows)
+
+
+def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
+    """Begin a new run with what another one had when an iteration ended (None: its last); `origin` says more of why.
 
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists.
@@ -210,6 +245,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir) -> None:
     rundir.path.parent.mkdir(parents=True, exist_ok=True)
     with folder_atomically(rundir.path) as part:
         new = RunDir(part)
+        sessions.note_origin(new, {"branched_from": {"run": parent.path.name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
             archive.copy_until(new.archive, last)
         if last:
@@ -243,12 +279,16 @@ def run(
         progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
         sets = guarded_sets(pool, config)
+        config = as_begun(rundir, config)
+        config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
         base = backend.load(config.model.path, config.model)
+        config = replace(config, batch_rows=config.batch_rows or _fewest_rows(config, base))
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
         needs = backend.needs(base, config.finetune)
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
+        _begin_session(rundir, config, base, protections, progress)
         # All that the settings name is there: a mistyped name has not become this run's settings.
         write_atomically(rundir.config, to_toml(config))
         guard = guard_of(pool, sets)
@@ -283,6 +323,31 @@ def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeed
             missing = resources.what_is_missing(rundir.path, config, needs, len(rundir.read_records()))
             raise DiskFull(missing) from error
         raise
+
+
+def _fewest_rows(config: RunConfig, base: Sampler) -> int:
+    """That a stage's longest completions leave room for."""
+    return min(base.batch_rows(stage.max_tokens) for stage in (config.propose, config.solve, config.evaluate))
+
+
+def _begin_session(
+    rundir: RunDir, config: RunConfig, base: Sampler, protections: dict[str, Any], progress: Progress
+) -> None:
+    """Record what it goes on with, and say what is not as it was; what would make it another run is refused."""
+    paths = {"train": config.data.train, "dev": config.data.dev, "heldout": config.data.heldout}
+    hashes = {name: content_hash_of(path) for name, path in paths.items() if path != NO_PUZZLES}
+    content = {
+        "sets": {name: found for name, found in hashes.items() if found},
+        "base": base.checkpoint,
+        "sampler": {key: value for key, value in base.description.items() if key != "versions"},
+        "tier": protections.get("tier"),
+        "settings": {key: value for key, value in flatten(config).items() if key in ROUNDING},
+    }
+    different = sessions.begin_session(rundir, config, content)
+    for line in different:
+        logger.warning("not as it was when this run began: %s", line)
+    if different:
+        progress.say(f"{rundir.path}: not as it was when it began: {'; '.join(different)}")
 
 
 def _training_texts(config: RunConfig) -> list[Any]:
@@ -608,7 +673,7 @@ class _Run:
             "checkpoint": sampler.checkpoint,
             "protocol": self.protocol,
             **self.archive.iteration_counts(iteration),
-            "training": {key: value for key, value in training.items() if key not in TRAINING_TIMES},
+            "training": without_times(training),
             **{name: score.to_json() for name, score in scores.items()},
             "sampler": sampler.description,
             "cost": cost_counts(costs, arithmetic),

@@ -15,3 +15,5 @@ class Progress:
     """Given how many there are, what is done, and of what: it returns what is called with how many are done."""
     row: Callable[[dict[str, Any]], object] = lambda record: None
     """Called with the record of an iteration that has ended."""
+    say: Callable[[str], object] = lambda text: None
+    """Called with a line for who waits."""

@@ -1,7 +1,7 @@
 """A run is a folder of ordinary files; this is the one place that knows their names.
 
     config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
-    log.txt  status.json  lock
+    sessions.jsonl  status.json  log.txt  lock
 
 A file that is replaced is written beside itself first and then renamed, so that it is always
 whole; a file that grows may lose a torn last line in a crash, and no other.
@@ -45,6 +45,12 @@ class RunDir:
     def records(self) -> Path:
         """One line per finished iteration."""
         return self.path / "records.jsonl"
+
+    @property
+    def sessions(self) -> Path:
+        """One line per session: when, where, and with which versions, code, sets and base; before them, of a branch or
+        a reproduction, a line that says of what."""
+        return self.path / "sessions.jsonl"
 
     @property
     def log(self) -> Path:
@@ -148,7 +154,7 @@ def spare(path: Path) -> None:
         InputError: It is.
     """
     run = RunDir(path.parent)
-    own = {file.name for file in (run.config, run.records, run.log, run.status)} | {"lock"}
+    own = {file.name for file in (run.config, run.records, run.sessions, run.log, run.status)} | {"lock"}
     needed = run.config.is_file() and path.name in own
     if not needed and path.is_file():
         with path.open("rb") as file:

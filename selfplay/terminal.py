@@ -69,11 +69,15 @@ def proven_pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[s
 
 
 def bars() -> Progress:
-    """Progress as bars on a terminal's standard error, and as nothing elsewhere."""
+    """Progress as bars on a terminal's standard error, and as nothing elsewhere; what is said goes there anyway."""
+
+    def say(text: str) -> None:
+        print(f"selfplay: {printable(text)}", file=sys.stderr)
+
     try:
         from tqdm import tqdm
     except ImportError:  # `verify` needs no packages
-        return Progress()
+        return Progress(say=say)
 
     def counter(total: int, description: str, unit: str) -> Any:
         bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)
@@ -87,7 +91,7 @@ def bars() -> Progress:
 
         return count
 
-    return Progress(counter)
+    return Progress(counter, say=say)
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox import selfcheck
+from selfplay import cost
 from selfplay.cli import main
 
 ENTRY = "entry"
@@ -245,10 +246,6 @@ def still_running(pids: set[int]) -> list[int]:
 
 # ---- what a run wrote ----
 
-TIMES = {
-    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
-    "judging_cpu_seconds", "cpu_ms",
-}  # fmt: skip
 OF_A_SESSION = ("archive.sqlite-wal", "archive.sqlite-shm")
 
 
@@ -260,14 +257,14 @@ def archive_content(archive: Path) -> dict[str, list[list[Any]]]:
         found = {}
         for table in tables:
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
-            kept = [i for i, column in enumerate(cursor.description) if column[0] not in TIMES]
+            kept = [i for i, column in enumerate(cursor.description) if column[0] not in cost.TIMES]
             found[table] = [[row[i] for i in kept] for row in cursor]
     return found
 
 
 def without_times(file: Path) -> list[dict[str, Any]]:
     """A JSONL file's objects without their times."""
-    return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file.read_text().splitlines()]
+    return [cost.without_times(json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def weights(run: Path) -> dict[str, bytes]:

@@ -188,6 +188,93 @@ def test_what_a_finished_run_proposes_to_do_next_works(finished, run_here, done)
     done(*commands[2][:-1], "iterations=1")
 
 
+@pytest.fixture
+def reproduced(run_here, selfplay, monkeypatch):
+    """The run here, done again beside itself; what that printed."""
+    for name in ("HF_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "hf_not-to-be-told")
+    before = {file: file.read_bytes() for file in run_here.rglob("*") if file.is_file()}
+    status, out, err = selfplay("reproduce", "tiny")
+    assert (status, err) == (0, "")
+    assert {file: file.read_bytes() for file in run_here.rglob("*") if file.is_file()} == before
+    return out
+
+
+def test_a_run_is_reproduced_to_the_bit_from_its_own_settings(finished, run_here, reproduced):
+    assert_same_run(run_here, "runs/tiny-again")
+    assert rows(reproduced) == rows(finished[1])
+    assert reproduced.splitlines()[-1].startswith("runs/tiny-again is identical to runs/tiny: iterations 0 to 1, ")
+
+
+def test_no_file_of_a_run_tells_a_key_of_the_environment(reproduced):
+    written = [file.read_bytes() for file in Path("runs/tiny-again").rglob("*") if file.is_file()]
+    assert len(written) > 10
+    assert not any(b"not-to-be-told" in content for content in written)
+
+
+def test_a_weight_that_differs_is_named_with_its_tensor_and_the_answer_is_no(run_here, reproduced, selfplay):
+    from safetensors.numpy import load_file, save_file
+
+    file = run_here / "checkpoints" / "iteration-001" / "model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[1]
+    tensors[name] = tensors[name].copy()
+    tensors[name].flat[0] += 1
+    save_file(tensors, file, {"format": "pt"})
+    status, out, _ = selfplay("reproduce", "tiny")
+    assert status == 1
+    where = f"runs/tiny-again differs from runs/tiny, first in iteration 1, checkpoint, model.safetensors, {name}: 1 of"
+    assert out.partition("\n\n")[2].startswith(where)
+
+
+def test_a_reproduction_that_is_interrupted_goes_on(run_here, selfplay, monkeypatch):
+    from selfplay.finetune import TransformersBackend
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformersBackend, "finetune", interrupt)
+        status, _, err = selfplay("reproduce", "tiny", "--out", "elsewhere")
+    assert status == 130
+    assert "the same command goes on from there" in err
+    assert selfplay("reproduce", "tiny", "--out", "elsewhere")[0] == 0
+    assert_same_run(run_here, "elsewhere")
+
+
+def test_a_reproduction_does_not_write_over_anything_else(run_here, refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    assert "name another folder with --out" in refused("reproduce", "tiny", "--out", "mine")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    assert "expected a run" in refused("reproduce", "nothing")
+    assert "--iterations 7" in refused("reproduce", "tiny", "--iterations", "7")
+
+
+def test_a_heldout_file_that_has_changed_since_a_run_began_is_refused_by_name(files, run_here, refused, tmp_path):
+    shutil.copytree(files, tmp_path / "files")
+    settings = (tmp_path / "files" / "tiny.toml").read_text().replace(f"{files}/", f"{tmp_path}/files/")
+    (tmp_path / "files" / "tiny.toml").write_text(settings)
+    (run_here / "config.toml").write_text(
+        (run_here / "config.toml").read_text().replace(f"{files}/", f"{tmp_path}/files/")
+    )
+    with (tmp_path / "files" / "heldout.jsonl").open("a") as file:
+        file.write(json.dumps({"name": "more", "puzzle": "def f(x: int):\n    return x * 9 == 9 * 77"}) + "\n")
+    line = refused("run", tmp_path / "files" / "tiny.toml", "--set", "iterations=2")
+    assert line.startswith(f"selfplay: data.heldout: {tmp_path}/files/heldout.jsonl is not what it was")
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so_in_one_line(files, run_here, selfplay):
+    file = run_here / "sessions.jsonl"
+    (session,) = map(json.loads, file.read_text().splitlines())
+    session["versions"]["torch"] = "1.0"
+    write_lines(file, [session])
+    status, _, err = selfplay("run", files / "tiny.toml")
+    assert status == 0
+    assert one_line(err).startswith("selfplay: runs/tiny: not as it was when it began: versions.torch: 1.0 then, ")
+    assert "not as it was when this run began: versions.torch" in (run_here / "log.txt").read_text()
+
+
 def test_larger_iterations_extend_a_finished_run(finished, files, run_here, done):
     printed = done("run", files / "tiny.toml", "--set", "iterations=2")
     assert rows(printed)[:3] == rows(finished[1])

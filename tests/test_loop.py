@@ -34,6 +34,7 @@ from selfplay.config import (
     SolveConfig,
     load,
 )
+from selfplay.cost import without_times
 from selfplay.loop import BudgetSpent, run
 from selfplay.progress import Progress
 from selfplay.resources import TrainingNeeds
@@ -278,22 +279,13 @@ def go(path, config, pool, backend=None, progress=None):
     return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress)
 
 
-TIMES = {
-    "added_at", "cpu_seconds", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
-    "judging_cpu_seconds",
-}  # fmt: skip
-
-
 def archive_content(file: Path) -> dict:
     """Every row of every table, without the columns of times and the index made of them."""
     with Archive(file) as archive:
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%' ORDER BY 1"
         tables = [name for (name,) in archive.query(sql)]
         return {
-            table: [
-                {column: row[column] for column in row.keys() if column not in TIMES}  # noqa: SIM118  # a Row iterates values
-                for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")
-            ]
+            table: [without_times(dict(row)) for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")]
             for table in tables
         }
 
@@ -302,13 +294,12 @@ def content(path: Path) -> dict:
     """All that a run wrote, without times."""
     place = RunDir(path)
     scores = {
-        file.name: [{key: value for key, value in line.items() if key != "times"} for line in read_lines(file)]
-        for file in sorted((path / "scores").glob("*"))
+        file.name: [without_times(line) for line in read_lines(file)] for file in sorted((path / "scores").glob("*"))
     }
     checkpoints = {file.parent.name: file.read_text() for file in sorted((path / "checkpoints").glob("*/weights"))}
     return {
         "archive": archive_content(place.archive),
-        "records": [{key: value for key, value in row.items() if key != "times"} for row in place.read_records()],
+        "records": [without_times(record) for record in place.read_records()],
         "scores": scores,
         "checkpoints": checkpoints,
         "config": place.config.read_text(),
@@ -364,7 +355,8 @@ def test_what_a_run_writes_does_not_depend_on_what_is_sampled_while_it_judges(wh
 def test_a_run_is_a_folder_of_ordinary_files(whole):
     names = {name for name in whole["content"]["files"] if not name.startswith("archive.sqlite-")}
     assert names == {
-        "archive.sqlite", "config.toml", "lock", "records.jsonl", "status.json", "checkpoints", "scores",
+        "archive.sqlite", "config.toml", "lock", "records.jsonl", "sessions.jsonl", "status.json",
+        "checkpoints", "scores",
         *(f"checkpoints/iteration-00{i}" for i in (1, 2)),
         *(f"checkpoints/iteration-00{i}/{name}" for i in (1, 2) for name in ("selfplay.json", "weights")),
         *(f"scores/iteration-00{i}-{name}.jsonl" for i in (0, 1, 2) for name in ("dev", "heldout")),
