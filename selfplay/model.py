@@ -103,7 +103,7 @@ class LanguageModel:
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
-        self.notes = _read_notes(self.path, local)
+        self.notes = read_notes(self.path, local)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
         self._most_rows = sys.maxsize
@@ -451,7 +451,8 @@ _HASHED_FILES = (
 )  # fmt: skip
 
 
-def _read_notes(path: str, local: bool) -> dict[str, Any]:
+def read_notes(path: str, local: bool = True) -> dict[str, Any]:
+    """What was saved beside the weights of a folder or, unless `local`, of a hub name; raises InputError."""
     file = transformers.utils.cached_file(
         path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

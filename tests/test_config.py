@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from puzzles.puzzle import InputError
 from selfplay import config as config_module
 from selfplay.ablate import load_ablation
 from selfplay.config import (
-    ConfigError,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -40,7 +40,7 @@ def write(tmp_path):
 
 
 def message(call, *arguments) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InputError) as caught:
         call(*arguments)
     return str(caught.value)
 
