@@ -288,9 +288,11 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(config.finetune.roles))}")
     if below := [k for k in config.evaluate.k if k < 1]:
         raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
-    if not config.evaluate.k or max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
+    if not config.evaluate.k:
+        raise ConfigError("evaluate.k: expected at least one number, got []")
+    if max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
         raise ConfigError(
-            f"evaluate.k: pass@{max(config.evaluate.k, default=0)} needs as many samples per puzzle, "
+            f"evaluate.k: pass@{max(config.evaluate.k)} needs as many samples per puzzle, "
             f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
         )
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:

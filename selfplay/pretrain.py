@@ -20,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from puzzles import families
+from puzzles.foreign import read_toml, shortened
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle, content_hash

@@ -171,9 +171,12 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    yield beside
-    for file in filter(Path.is_file, beside.rglob("*")):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    shutil.rmtree(path, ignore_errors=True)
-    beside.replace(path)
+    try:
+        yield beside
+        for file in filter(Path.is_file, beside.rglob("*")):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        beside.replace(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -919,7 +919,7 @@ def overridden(shop: Workshop, path: Path) -> str:
         config = load("run.toml", overrides)
     except InputError as error:
         message = str(error)
-        if len(message) > MOST_CHARACTERS or not re.search("expected|known|did you mean", message):
+        if len(message) > MOST_CHARACTERS or not re.search("expected|known|did you mean|needs|not a table", message):
             raise Wrong(f"a refusal that says too little or too much: {message[:300]}") from None
         return "refused"
     Path("again.toml").write_bytes(to_toml(config).encode())
