@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles import schema
-from puzzles.foreign import NATURAL, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
+from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
 from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
@@ -94,12 +94,8 @@ PLANS: Mapping[str, Shape] = {
     "further": _SOLVE,
 }
 """By stage: what a chunk asks for."""
-_SAMPLED = an_object(
-    ["batch_rows"], temperature={"type": "number"}, top_p={"type": "number"}, max_tokens=NATURAL, batch_rows=NATURAL,
-    protocol=TEXT,
-)  # fmt: skip
-SETTINGS: Mapping[str, Shape] = {stage: _SAMPLED if stage != "vary" else {"type": "object"} for stage in PLANS}
-"""By stage: how it was sampled."""
+_SAMPLED = an_object(protocol=TEXT)
+_TO_SAMPLE = an_object(temperature=NUMBER, top_p=NUMBER, max_tokens=NATURAL, batch_rows=NATURAL, protocol=TEXT)
 
 
 class AddStatus(IntEnum):
@@ -181,7 +177,7 @@ class Archive:
             except BaseException:
                 self.close()
                 raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others say more of it
             if kind in MACHINE_ERRORS:
                 raise
@@ -419,13 +415,14 @@ class Archive:
         if row["completions"] is not None:
             completions = _decompress(row["completions"], f"{where}, completions")
             expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
-            asked = plan.get("puzzles") or plan.get("variations") or plan["shots"] * plan["copies"]
-            if len(completions) != len(asked):
-                raise InputError(f"{where}, completions: expected {len(asked)} of them, got {len(completions)}")
+            asked = len(plan["shots"]) * plan["copies"] if "shots" in plan else len(plan.get("puzzles", plan.get("variations")))
+            if len(completions) != asked:
+                raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
         elif row["judged"]:
             raise InputError(f"{where}: it is judged, and has no completions")
         settings = parse_json(row["settings"], f"{where}, settings")
-        expect(settings, SETTINGS[row["stage"]], f"{where}, settings")
+        if row["stage"] != "vary":  # nothing is sampled there
+            expect(settings, _SAMPLED if completions is not None else _TO_SAMPLE, f"{where}, settings")
         return Chunk(
             row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
             settings, plan, completions, bool(row["judged"]),

@@ -20,7 +20,7 @@ SHOWN_CHARACTERS = 60
 MOST_INTEGER = 2**63 - 1
 """That a database holds."""
 Shape = Mapping[str, Any]
-"""JSON Schema, of which `_fault` knows what our files need; keys that it does not name may be there."""
+"""JSON Schema, of which `_fault` knows what our files need."""
 
 NATURAL: Shape = {"type": "integer", "minimum": 0}
 NUMBER: Shape = {"type": "number"}
@@ -116,11 +116,12 @@ def _fault_of_object(value: dict[str, Any], shape: Shape, key: str) -> str:
     if missing := [name for name in shape.get("required", ()) if name not in value]:
         return f"expected the key {prefix + missing[0]!r}, it is missing"
     properties, patterns = shape.get("properties", {}), shape.get("patternProperties", {})
-    if len(value) < shape.get("minProperties", 0):
-        return f"expected at least {shape['minProperties']} keys under {key!r}, got {len(value)}"
+    others = shape.get("additionalProperties")
     for name, member in value.items():
-        others = shape.get("additionalProperties")
-        inner = properties.get(name) or next((own for like, own in patterns.items() if re.search(like, name)), others)
+        like = next((own for pattern, own in patterns.items() if re.search(pattern, name)), others)
+        inner = properties.get(name, like)
+        if inner is False:
+            return f"unknown key {shown(prefix + name)}"
         if isinstance(inner, Mapping) and (fault := _fault(member, inner, f"{prefix}{name}")):
             return fault
     return ""

@@ -238,13 +238,15 @@ def _missing(connection: sqlite3.Connection, version: int) -> str:
     for table, columns in _columns().items():
         if version < SCHEMA_VERSION and (table.startswith("search_") or table in ("pairs", "iterations")):
             continue  # made anew with the rest
+        if table in there and _COLUMNS_SINCE.get(table, 1) > version:
+            return f"it has a table {table}, which schema {version} has not"
         expected = [name for name, _, _ in columns if _COLUMNS_SINCE.get(f"{table}.{name}", 1) <= version]
         if _COLUMNS_SINCE.get(table, 1) > version or there.get(table) == expected:
             continue
         if table not in there:
             return f"it has no table {table}"
-        if {*there[table]} == {*expected} and version < SCHEMA_VERSION:
-            continue  # what was added then stands last
+        if {*there[table]} == {*expected} and (table == "chunks" or version < SCHEMA_VERSION):
+            continue  # what was added to an older archive stands last, and its chunks are written by name
         return f"expected in table {table} the columns {', '.join(expected)}, got {', '.join(map(str, there[table]))}"[:400]
     return ""
 
@@ -271,7 +273,7 @@ def damage(connection: sqlite3.Connection) -> str:
                     return fault
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             return f"row {row} of table {table} speaks of a row of {parent} that is not there"
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return str(error)
     return ""
 

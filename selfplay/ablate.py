@@ -25,10 +25,11 @@ from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
+from selfplay.evaluate import read_chunks
 from selfplay.loop import SCORED_SETS, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
-from selfplay.rundir import RunDir, read_lines, write_atomically
+from selfplay.rundir import RunDir, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
@@ -254,7 +255,7 @@ def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int,
             f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
             "give a number of iterations that ends with one that was, or more"
         )
-    results = [result for line in read_lines(samples) for result in line["results"]]
+    results = [result for line in read_chunks(samples) for result in line["results"]]
     return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
 
 

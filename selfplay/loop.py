@@ -33,10 +33,10 @@ from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, differences,
 from selfplay.cost import StageCost, record_seconds, record_tokens, total
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
-from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
+from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate, read_chunks
 from selfplay.progress import Progress
 from selfplay.prompts import propose_prompt
-from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
+from selfplay.rundir import RunDir, append_line, folder_atomically, write_atomically
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
 
@@ -540,7 +540,7 @@ class _Run:
         if iteration and self.rundir.checkpoint(iteration).exists():
             training = self.sampler(self.checkpoint(iteration)).notes.get("training", {})
             costs["train"] = training_cost(training)
-        lines = [line for name in SCORED_SETS for line in read_lines(self.rundir.samples(iteration, name))]
+        lines = [line for name in SCORED_SETS for line in read_chunks(self.rundir.samples(iteration, name))]
         costs["score"] = total(map(chunk_cost, lines))
         return costs
 

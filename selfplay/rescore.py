@@ -12,9 +12,9 @@ from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig
 from selfplay.cost import judging_watch
-from selfplay.evaluate import SetScores, judge_surely, summarize
+from selfplay.evaluate import SetScores, judge_surely, read_chunks, summarize
 from selfplay.loop import SCORED_SETS
-from selfplay.rundir import RunDir, read_lines
+from selfplay.rundir import RunDir
 from selfplay.select import prompt_for
 from selfplay.sets import scored_set
 
@@ -120,6 +120,10 @@ def rescored_run(
             tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
             _check_tries(folder, tries, recorded["samples_per_puzzle"])
             config = EvaluateConfig(recorded["samples_per_puzzle"], tuple(tries))
-            lines = read_lines(rundir.samples(number, name))
+            lines = read_chunks(samples := rundir.samples(number, name))
+            if not lines or any(line["identity"]["samples_per_puzzle"] != config.samples_per_puzzle for line in lines):
+                raise InputError(
+                    f"{samples}: expected {config.samples_per_puzzle} candidates of each puzzle, as records.jsonl says"
+                )
             scores.append((number, name, recorded, summarize(lines, config, errata)))
     return scores

@@ -69,13 +69,16 @@ def pair(puzzle: Puzzle, text: str = "42") -> VerifiedPair:
     return VerifiedPair(puzzle, solution(text), ACCEPTED)
 
 
+SAMPLED = {"temperature": 0.9, "top_p": 1.0, "max_tokens": 9, "batch_rows": 8, "protocol": "plain"}
+
+
 def counts(archive: Archive) -> dict[str, int]:
     tables = ("protections", "chunks", "puzzles", "solutions", "proposals", "candidates", "refusals", "trained")
     return {table: archive.query(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
 
 
 def plan(archive: Archive, iteration: int = 1, stage: str = "solve", number: int = 0) -> int:
-    archive.plan_chunk(iteration, stage, number, "weights", "0-1", {"top_p": 1.0}, ["planned"])
+    archive.plan_chunk(iteration, stage, number, "weights", "0-1", SAMPLED, {"puzzles": ["a1"], "copies": 1})
     return archive.unjudged(iteration, stage)[-1]
 
 
@@ -403,14 +406,14 @@ def test_after_a_failed_transaction_the_next_one_works(archive):
 
 
 def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
-    settings = {"temperature": 0.9, "batch": [128, 256], "dtype": "float32"}
-    planned = [{"prompt": "lone \ud800 and \udfff, pair 🧩, ünïcode \x00"}, 3, None]
+    settings = {**SAMPLED, "batch": [128, 256], "dtype": "float32"}
+    planned = {"shots": [["lone \ud800 and \udfff, pair 🧩, ünïcode \x00"], []], "copies": 1, "more": [3, None]}
     archive.plan_chunk(2, "propose", 7, "weights", "[0, 2, 1, 7]", settings, planned)
     chunk = archive.chunk(*archive.unjudged(2, "propose"))
     assert (chunk.iteration, chunk.stage, chunk.number, chunk.checkpoint) == (2, "propose", 7, "weights")
     assert (chunk.seed, chunk.settings, chunk.plan) == ("[0, 2, 1, 7]", settings, planned)
     assert (chunk.completions, chunk.judged) == (None, False)
-    completions = [["return '\ud83d'\n", ""], ["\udc00\ud800 \U0001f9e9"]]
+    completions = ["return '\ud83d'\n", "\udc00\ud800 \U0001f9e9"]
     archive.set_completions(chunk.id, completions, 8, 12, 3, 0.5, 0.4)
     assert archive.chunk(chunk.id).completions == completions
     assert archive.chunk(chunk.id).settings == {**settings, "batch_rows": 8}
@@ -421,16 +424,17 @@ def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
 
 
 def test_completions_that_are_none_differ_from_no_completions_yet(archive):
-    chunk = plan(archive)
+    archive.plan_chunk(1, "solve", 0, "weights", "0-1", SAMPLED, {"puzzles": [], "copies": 1})
+    (chunk,) = archive.unjudged(1, "solve")
     archive.set_completions(chunk, [], 8, 0, 0, 0.0, 0.0)
     assert archive.chunk(chunk).completions == []
 
 
 def test_a_chunk_planned_before_stays_as_it_is(archive):
-    archive.plan_chunk(1, "solve", 0, "old", "1", {}, ["old"])
-    archive.plan_chunk(1, "solve", 0, "new", "2", {}, ["new"])
+    archive.plan_chunk(1, "solve", 0, "old", "1", SAMPLED, {"puzzles": ["old"], "copies": 1})
+    archive.plan_chunk(1, "solve", 0, "new", "2", SAMPLED, {"puzzles": ["new"], "copies": 1})
     chunk = archive.chunk(*archive.unjudged(1, "solve"))
-    assert (chunk.checkpoint, chunk.seed, chunk.plan) == ("old", "1", ["old"])
+    assert (chunk.checkpoint, chunk.seed, chunk.plan) == ("old", "1", {"puzzles": ["old"], "copies": 1})
 
 
 def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
@@ -442,7 +446,7 @@ def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
         (2, "solve", 0),
         (1, "solve", 1),
     ]:
-        archive.plan_chunk(iteration, stage, number, "", "", {}, [])
+        archive.plan_chunk(iteration, stage, number, "", "", SAMPLED, {"puzzles": [], "shots": [], "copies": 1})
     unjudged = archive.unjudged(1, "solve")
     assert [archive.chunk(identifier).number for identifier in unjudged] == [1, 2, 10]
     archive.set_judged(unjudged[1], 0.0, 0.0)
@@ -598,7 +602,7 @@ def test_an_archive_knows_whether_all_its_puzzles_passed_this_guard(tmp_path, pu
 def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they_were(archive):
     for number in range(2):
         plan = {"shots": [["a1", "a2"], ["a1"]], "begins": [["a1", 20], ["a2", 9]], "copies": 4}
-        archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, plan)
+        archive.plan_chunk(1, "propose", number, "weights", "0-1", SAMPLED, plan)
     archive.set_completions(1, ["text"] * 8, 8, 9, 0, 0.1, 0.1)
     archive.add_contamination(FOUND)
     assert [archive.chunk(number).plan["shots"] for number in (1, 2)] == [[["a1", "a2"], ["a1"]], [["a2"], []]]

@@ -43,11 +43,12 @@ FACTS = {
 def line(counts, names, seed=0, n=N):
     """A chunk in which so many candidates of each puzzle were accepted."""
     return {
-        "identity": {"seed": [seed, 0]},
+        "identity": {"chunk": 0, "seed": [seed, 0], "settings": {"batch_rows": 8}, "samples_per_puzzle": n},
+        "sampler": {},
         "results": [
             {
                 "name": names[number], "puzzle": f"{number:016x}", "answer_type": "int", "skills": [],
-                "difficulty": None, "texts": [], "tokens": n, "truncated": 0,
+                "difficulty": None, "texts": [], "tokens": n, "truncated": 0, "details": [],
                 "verdicts": ["accepted"] * c + ["wrong_answer"] * (n - c),
             }
             for number, c in enumerate(counts)
@@ -451,8 +452,8 @@ def spoil(kind):
         ("bytes", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("deep", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("folder", "new/results.json: expected a results.json of `selfplay bench`, "),
-        ("per_puzzle", "new/results.json: expected an object under 'per_puzzle' of 'selfplay', got 3"),
-        ("settings", "new/results.json: expected an object under 'settings' of 'selfplay', got 3"),
+        ("per_puzzle", "new/results.json, selfplay: expected an object under 'per_puzzle', got 3"),
+        ("settings", "new/results.json, selfplay: expected an object under 'settings', got 3"),
     ],
 )
 def test_what_is_no_result_is_one_line(made, command, kind, expected):

@@ -141,7 +141,7 @@ def test_a_merge_that_fails_leaves_the_archive_as_it_was(runs, copies):
     change(copies[1], "DROP TABLE trained")
     change(copies[1], "CREATE TABLE trained (other)")
     change(copies[1], "INSERT INTO trained VALUES (1)")
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(InputError, match="1.sqlite: expected an archive, no such column"):
         both(copies, merge)
     assert archive_content(copies[0]) == archive_content(runs[0])
 

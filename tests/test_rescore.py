@@ -244,6 +244,15 @@ def test_chat_answers_are_judged_again_as_they_were(pool, finished, tmp_path):
 
 # ---- runs ----
 
+COUNTED = (
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+)  # fmt: skip
+UNSCORED = {
+    "checkpoint": "weights", "protocol": "plain", **dict.fromkeys(COUNTED, 0), "training": {}, "sampler": {},
+    "times": {"sampling": 0, "judging": 0, "training": 0, "scoring": 0},
+}  # fmt: skip
+
 
 @pytest.fixture
 def run_folder(pool, finished, tmp_path):
@@ -254,7 +263,7 @@ def run_folder(pool, finished, tmp_path):
     named = scored_set(pool, str(finished / "own.jsonl")).named
     config = EvaluateConfig(4, (1, 4), max_tokens=20)
     for number in (0, 1):
-        record = {"iteration": number}
+        record = {**UNSCORED, "iteration": number}
         for name, puzzles in (("dev", named[:4]), ("heldout", named[4:])):
             model = Model({"thirds": 2 * number, "square": 4, "sum": number})
             file = rundir.samples(number, name)
@@ -288,7 +297,7 @@ def test_a_runs_scores_have_the_k_that_is_asked_for(run_folder):
 def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run_folder, pool, finished):
     rundir, config = RunDir(run_folder), EvaluateConfig(2, (2,), max_tokens=20)
     named = scored_set(pool, str(finished / "own.jsonl")).named
-    record = {"iteration": 2}
+    record = {**UNSCORED, "iteration": 2}
     for name in ("dev", "heldout"):
         file = rundir.samples(2, name)
         record[name] = evaluate(Model(COUNTS), pool, named[:2], "plain", [], config, [2], 8, 8, file).to_json()
@@ -301,7 +310,7 @@ def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run
 def test_an_iteration_that_was_not_scored_on_heldout_has_one_score(run_folder):
     rundir = RunDir(run_folder)
     _, last = rundir.read_records()
-    append_line(rundir.records, {"iteration": 2, "dev": last["dev"]})
+    append_line(rundir.records, {**UNSCORED, "iteration": 2, "dev": last["dev"]})
     rundir.samples(2, "dev").write_text(rundir.samples(1, "dev").read_text())
     assert [(number, name) for number, name, *_ in rescored_run(run_folder, {})][-2:] == [(1, "heldout"), (2, "dev")]
 

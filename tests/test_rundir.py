@@ -52,10 +52,10 @@ def test_a_run_names_its_files(tmp_path):
 
 def test_lines_come_back_in_order(tmp_path):
     records = [{"iteration": 0, "text": "ü\n\u2028\ud800"}, {"iteration": 1}, {}]
-    run = RunDir(tmp_path / "not made yet")
+    file = tmp_path / "not made yet" / "lines.jsonl"
     for record in records:
-        append_line(run.records, record)
-    assert run.read_records() == records
+        append_line(file, record)
+    assert read_lines(file) == records
 
 
 def test_a_missing_or_empty_file_has_no_lines(tmp_path):
