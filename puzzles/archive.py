@@ -215,7 +215,11 @@ class Archive:
         if isinstance(error, sqlite3.DatabaseError) and code in MACHINE_ERRORS:
             return
         found = schema.damage(self._connection)
-        if not found and isinstance(error, sqlite3.DatabaseError) and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if (
+            not found
+            and isinstance(error, sqlite3.DatabaseError)
+            and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        ):
             found = str(error)
         if found:
             raise InputError(f"{self.path}: the archive is damaged: {found}") from error
@@ -415,7 +419,11 @@ class Archive:
         if row["completions"] is not None:
             completions = _decompress(row["completions"], f"{where}, completions")
             expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
-            asked = len(plan["shots"]) * plan["copies"] if "shots" in plan else len(plan.get("puzzles", plan.get("variations")))
+            asked = (
+                len(plan["shots"]) * plan["copies"]
+                if "shots" in plan
+                else len(plan.get("puzzles", plan.get("variations")))
+            )
             if len(completions) != asked:
                 raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
         elif row["judged"]:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from puzzles.puzzle import InputError
 SHOWN_CHARACTERS = 60
 MOST_INTEGER = 2**63 - 1
 """That a database holds."""
-Shape = Mapping[str, Any]
+Shape = dict[str, Any]
 """JSON Schema, of which `_fault` knows what our files need."""
 
 NATURAL: Shape = {"type": "integer", "minimum": 0}
@@ -122,7 +122,7 @@ def _fault_of_object(value: dict[str, Any], shape: Shape, key: str) -> str:
         inner = properties.get(name, like)
         if inner is False:
             return f"unknown key {shown(prefix + name)}"
-        if isinstance(inner, Mapping) and (fault := _fault(member, inner, f"{prefix}{name}")):
+        if isinstance(inner, dict) and (fault := _fault(member, inner, f"{prefix}{name}")):
             return fault
     return ""
 

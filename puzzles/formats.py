@@ -93,7 +93,9 @@ def _read_errata(text: str, name: str) -> dict[str, str]:
     content = parse_toml(text, name)
     entries = content.pop("erratum", [])
     if content or not isinstance(entries, list):
-        raise InputError(f"{name}: expected [[erratum]] tables and nothing else, got {shortened(min(content, default='erratum'))}")
+        raise InputError(
+            f"{name}: expected [[erratum]] tables and nothing else, got {shortened(min(content, default='erratum'))}"
+        )
     errata = {}
     for number, entry in enumerate(entries, 1):
         where = f"{name}, erratum {number}"

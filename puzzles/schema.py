@@ -212,7 +212,7 @@ _COLUMNS_SINCE = {
 }  # fmt: skip
 """Tables and columns that older schemas have not."""
 _COLUMNS = (
-    "SELECT m.name, c.name, c.type, c.\"notnull\" OR c.pk FROM sqlite_master m, pragma_table_info(m.name) c"
+    'SELECT m.name, c.name, c.type, c."notnull" OR c.pk FROM sqlite_master m, pragma_table_info(m.name) c'
     " WHERE m.type IN ('table', 'view') ORDER BY m.rowid, c.cid"
 )
 
@@ -247,7 +247,9 @@ def _missing(connection: sqlite3.Connection, version: int) -> str:
             return f"it has no table {table}"
         if {*there[table]} == {*expected} and (table == "chunks" or version < SCHEMA_VERSION):
             continue  # what was added to an older archive stands last, and its chunks are written by name
-        return f"expected in table {table} the columns {', '.join(expected)}, got {', '.join(map(str, there[table]))}"[:400]
+        return f"expected in table {table} the columns {', '.join(expected)}, got {', '.join(map(str, there[table]))}"[
+            :400
+        ]
     return ""
 
 
@@ -268,9 +270,9 @@ def damage(connection: sqlite3.Connection) -> str:
         if said != "ok":
             return str(said)
         for table, columns in _columns().items():
-            if not table.startswith("search_") and table not in ("pairs", "iterations"):
-                if fault := _fault_of_rows(connection, table, columns):
-                    return fault
+            made_of_others = table.startswith("search_") or table in ("pairs", "iterations")
+            if not made_of_others and (fault := _fault_of_rows(connection, table, columns)):
+                return fault
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             return f"row {row} of table {table} speaks of a row of {parent} that is not there"
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -285,19 +287,20 @@ def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tup
         wrong = f"typeof({column}) NOT IN ({allowed})"
         asked = f"expected {kind} in column {column}"
         if json_type := _JSON.get((table, column)):
-            members = f" OR EXISTS (SELECT 1 FROM json_each({column}) WHERE type != 'text')" if json_type == "array" else ""
-            wrong += f" OR NOT json_valid({column}) OR json_type({column}) != '{json_type}'{members}"
-            asked += f", a JSON {json_type}{' of texts' if members else ''}"
+            wrong += f" OR NOT json_valid({column}) OR json_type({column}) != '{json_type}'"
+            asked += f", a JSON {json_type}"
+            if json_type == "array":
+                wrong += f" OR EXISTS (SELECT 1 FROM json_each({column}) WHERE type != 'text')"
+                asked += " of texts"
         found = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {wrong} LIMIT 1").fetchone()
         if found:
             return f"{asked} of table {table}, row {found[0]}, got {shown(found[1])}"
-    cursor = connection.execute(f"SELECT rowid, * FROM {table}")
-    row = None
+    last = 0
     try:
-        for row in cursor:
+        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # where it was, if it fails
             pass
     except sqlite3.OperationalError as error:  # its text is no UTF-8
-        return f"table {table}, after row {row[0] if row else 0}: {error}"
+        return f"table {table}, after row {last}: {error}"
     return ""
 
 

@@ -121,9 +121,8 @@ class LanguageModel:
         """
         limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and not (type(limit) is int and limit > 0):
-            raise InputError(
-                f"{self.path}: config.json: expected an integer above 0 under 'max_position_embeddings', got {shown(limit)}"
-            )
+            asked = "expected an integer above 0 under 'max_position_embeddings'"
+            raise InputError(f"{self.path}: config.json: {asked}, got {shown(limit)}")
         for name, weight in self.network.named_parameters():
             if not bool(torch.isfinite(weight.sum(dtype=torch.float64))) and not bool(torch.isfinite(weight).all()):
                 raise InputError(f"{self.path}: expected numbers as weights, got NaN or infinity in {name}")
@@ -134,9 +133,8 @@ class LanguageModel:
         stored = self.network.generation_config.eos_token_id
         ends = [*(stored if isinstance(stored, list) else [stored]), _pad_id(self.tokenizer)]
         if wrong := [end for end in ends if end is not None and (type(end) is not int or not 0 <= end < rows)]:
-            raise InputError(
-                f"{self.path}: generation_config.json: expected tokens from 0 to {rows - 1} as ends, got {shown(wrong[0])}"
-            )
+            asked = f"expected tokens from 0 to {rows - 1} as ends"
+            raise InputError(f"{self.path}: generation_config.json: {asked}, got {shown(wrong[0])}")
 
     @property
     def description(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import results
@@ -72,7 +73,7 @@ def _rescored(
         _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
-        facts |= _judge_again(*sandbox, facts, lines)
+        facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)
     results.write(folder, after)
@@ -85,13 +86,17 @@ def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:
 
 
 def _judge_again(
-    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line]
+    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line], file: Path
 ) -> dict[str, Any]:
     """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
     chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
     if chosen.facts["hash"] != facts["set"]["hash"]:
         raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
     puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
+    if unknown := {result["puzzle"] for line in lines for result in line["results"]} - {*puzzles}:
+        raise InputError(
+            f"{file}: expected candidates for the puzzles of {chosen.path}, got some for {shown(min(unknown))}"
+        )
     for line in lines:
         asked = [result for result in line["results"] if result["texts"]]
         group = [puzzles[result["puzzle"]] for result in asked]

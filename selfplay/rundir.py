@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, each, an_object, expect, parse_json, shown
+from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, an_object, each, expect, parse_json, shown
 from puzzles.puzzle import InputError
 
 
@@ -75,7 +75,9 @@ class RunDir:
             expect(record, RECORD, where)
             if record["iteration"] != number:
                 raise InputError(f"{where}: expected iteration {number}, got {record['iteration']}")
-            ks, *others = ([key for key in record[name] if key.startswith("pass@")] for name in SCORED if name in record)
+            ks, *others = (
+                [key for key in record[name] if key.startswith("pass@")] for name in SCORED if name in record
+            )
             if not ks or others not in ([], [ks]):
                 raise InputError(f"{where}: expected pass@k of dev and the same of heldout, got {shown([ks, *others])}")
         return records
@@ -119,8 +121,8 @@ class RunDir:
 
 SCORED = ("dev", "heldout")
 _COUNTS = (
-    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved", "candidates",
-    "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
 )  # fmt: skip
 _SCORE = {
     **an_object(
@@ -141,7 +143,8 @@ RECORD = an_object(
     training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
     dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
     times=an_object(
-        ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS, stages=each(_STAGE_SECONDS)
+        ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS,
+        stages=each(_STAGE_SECONDS),
     ),
 )  # fmt: skip
 """Of a finished iteration."""

@@ -2,8 +2,8 @@
 
 Good files of every kind are damaged, a byte or a value or a table at a time, and read as their users would read them.
 Each must end in the answer (exit 0 or 1), where the damage does not matter to it, or in one line that names the file
-(exit 2); what was only read is as it was, and what was to be written is whole, or as it was before. Hypothesis draws the
-damage and looks for the smallest that still does it.
+(exit 2); what was only read is as it was, and what was to be written is whole, or as it was before. Hypothesis draws
+the damage and looks for the smallest that still does it.
 
 Exit status 1 on a finding; the smallest reproduction of each is in the file that the output names.
 """
@@ -111,8 +111,8 @@ class Summary:
 
 VALUES = (
     "null", "true", "0", "-1", "1", "1.5", "-0.0", "NaN", "Infinity", "1e400", "9223372036854775808", "-9e18", '""',
-    '"x"', '"\\ud800"', '"\\u0000"', '"nan"', '"é"', '"../x"', '"pass@1"', '"a\\nb"', "[]", "{}", "[[]]", "[null]", "[1]",
-    '["x"]', '[["x", "y"]]', '{"a": 1}', "<digits>", "<deep>", "<long>", "<wide>", "",
+    '"x"', '"\\ud800"', '"\\u0000"', '"nan"', '"é"', '"../x"', '"pass@1"', '"a\\nb"', "[]", "{}", "[[]]", "[null]",
+    "[1]", '["x"]', '[["x", "y"]]', '{"a": 1}', "<digits>", "<deep>", "<long>", "<wide>", "",
 )  # fmt: skip
 LARGE = {
     "<digits>": "1" + "0" * 5000, "<deep>": "[" * 100_000 + "]" * 100_000, "<long>": '"' + "x" * 50_000 + '"',
@@ -344,8 +344,8 @@ TOML = weighted(
 )  # fmt: skip
 
 TABLES = {
-    "puzzles": "number id source answer_type header skeleton name description original origin skills difficulty iteration"
-    " chunk position parents added_at",
+    "puzzles": "number id source answer_type header skeleton name description original origin skills difficulty"
+    " iteration chunk position parents added_at",
     "solutions": "number puzzle id source answer origin iteration chunk position protections cpu_seconds"
     " judge_cpu_seconds added_at",
     "chunks": "id iteration stage number checkpoint seed settings plan completions judged tokens prompt_tokens"
@@ -361,8 +361,9 @@ TABLES = {
 COLUMNS = [(table, column) for table, columns in TABLES.items() for column in columns.split()]
 READ_MOST = [where for where in COLUMNS if where[0] in ("puzzles", "solutions", "candidates", "proposals")]
 SQL_VALUES = (
-    "x'00ff'", "''", "'words'", "NULL", "0", "-1", "1.5", "9223372036854775807", "1e999", "x''", "CAST(x'ff41' AS TEXT)",
-    "'[1]'", "'{\"a\": 1}'", "'['", "'[null]'", "'\"x\"'", "'model'", "'variant'", "'solve'", "'vary'", "'few-shot'",
+    "x'00ff'", "''", "'words'", "NULL", "0", "-1", "1.5", "9223372036854775807", "1e999", "x''",
+    "CAST(x'ff41' AS TEXT)", "'[1]'", "'{\"a\": 1}'", "'['", "'[null]'", "'\"x\"'", "'model'", "'variant'", "'solve'",
+    "'vary'", "'few-shot'",
     "CAST(x'610062' AS TEXT)", "randomblob(40)", "'{}'", "'[]'", "99", "replace(hex(zeroblob(3000)), '00', '[')",
 )  # fmt: skip
 
@@ -461,8 +462,14 @@ def written(prompt: Any, rng: Any) -> str:
         factor, answer = int(rng.integers(20, 90)), int(rng.integers(2, 9))
         asked = f" x * {factor} == {factor * answer}\n"
         signed = ":\n" in prompt.header or prompt.header.endswith("):")
-        begun = "x: int):\n    return" if prompt.header == "def f(" else "" if "return" in prompt.header else "\n    return"
-        return begun + asked if prompt.header == "def f(" or signed else ("" if "return" in prompt.header else "):") + asked
+        begun = (
+            "x: int):\n    return" if prompt.header == "def f(" else "" if "return" in prompt.header else "\n    return"
+        )
+        return (
+            begun + asked
+            if prompt.header == "def f(" or signed
+            else ("" if "return" in prompt.header else "):") + asked
+        )
     asked = re.search(r"x \* (\d+) == (\d+)", prompt.text.rpartition("def f(")[2])
     right = int(asked[2]) // int(asked[1]) if asked else 17
     return [f"\n    return {right}\n", "\n    return 7\n", "\n    return (\n", f"\n    x = {right}\n    return x\n"][
@@ -482,13 +489,17 @@ class Backend:
         return sampler
 
     def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan) -> None:
+        from selfplay.config import embedded_file
         from selfplay.rundir import folder_atomically
 
         plan(1)
         progress(10, 1.0)
         with folder_atomically(folder) as part:
-            shutil.copytree(start, part, dirs_exist_ok=True)
-            (part / "selfplay.json").write_text(json.dumps({**notes, "training": {"steps": 1, "tokens": 9, "seconds": 0.1}}))
+            weights = embedded_file("model") if str(start) == "embedded" else start
+            shutil.copytree(weights, part, dirs_exist_ok=True)
+            (part / "selfplay.json").write_text(
+                json.dumps({**notes, "training": {"steps": 1, "tokens": 9, "seconds": 0.1}})
+            )
 
 
 class Warm:
@@ -501,8 +512,8 @@ class Warm:
         self.pool = truth_pool(lanes=2)
         proof = selfcheck.check(self.pool)
         self._patches = [
-            mock.patch("puzzles.verify.truth_pool", lambda *given, **named: contextlib.nullcontext(self.pool)),
-            mock.patch.object(selfcheck, "check", lambda pool: proof),
+            mock.patch("puzzles.verify.truth_pool", return_value=contextlib.nullcontext(self.pool)),
+            mock.patch.object(selfcheck, "check", return_value=proof),
             mock.patch("selfplay.finetune.TransformersBackend", Backend),
         ]
         for patch in self._patches:
@@ -553,7 +564,10 @@ def good_files(folder: Path) -> None:
     lines = [{"name": name, "puzzle": p, "solution": s, "skills": ["a"], "difficulty": 1} for name, p, s in PAIRS]
     _write(folder / "train.jsonl", lines)
     for name, constant in (("dev", 71), ("heldout", 93)):
-        asked = [f"def f(x: int, k={constant}):\n    return x * 3 == k * 6", f"def f(s: str):\n    return s * 2 == 'Q{constant}Q{constant}'"]
+        asked = [
+            f"def f(x: int, k={constant}):\n    return x * 3 == k * 6",
+            f"def f(s: str):\n    return s * 2 == 'Q{constant}Q{constant}'",
+        ]
         _write(folder / f"{name}.jsonl", [{"name": f"{name}{i}", "puzzle": p} for i, p in enumerate(asked)])
     for iterations in (1, 2):
         (folder / ("run.toml" if iterations == 1 else "more.toml")).write_text(SETTINGS.format(iterations=iterations))
@@ -576,7 +590,10 @@ def _write(path: Path, records: Sequence[Any]) -> None:
 
 def _puzzle_files(folder: Path, lines: list[dict[str, Any]]) -> None:
     p3 = [
-        {"name": f"P{i}:0", "sat": f"def sat(x: int, k={i}):\n    return x == k", "sol_header": f"def sol(k={i}):", "sol_bodies": ["    return k"], "module": "m.py"}
+        {
+            "name": f"P{i}:0", "sat": f"def sat(x: int, k={i}):\n    return x == k", "sol_header": f"def sol(k={i}):",
+            "sol_bodies": ["    return k"], "module": "m.py",
+        }
         for i in range(20, 23)
     ]  # fmt: skip
     program = "def f(x: int) -> bool:\n    return x == 5\n\ndef g():\n    return 5\n\nassert f(g()) == True\n"
@@ -641,7 +658,7 @@ def judged(done: Told, path: Path) -> str:
 
 def refused(message: str, path: Path) -> str:
     """Whether a refusal says which file."""
-    if path.name not in message and str(path.parent.name) not in message:
+    if path.name not in message and (path.parent == Path() or str(path.parent) not in message):
         raise Wrong(f"a refusal that does not name the file: {message[:300]}")
     if len(message) > MOST_CHARACTERS:
         raise Wrong(f"a refusal of {len(message):,} characters: {message[:100]}")
@@ -651,7 +668,11 @@ def refused(message: str, path: Path) -> str:
 def place_of(text: str) -> str:
     """Where of ours an exception came from, told by its traceback."""
     found = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', text)
-    ours = [f"at {Path(file).parent.name}/{Path(file).name}, {name}" for file, _, name in found if re.search(r"/(puzzles|selfplay|sandbox)/\w+\.py$", file) and "site-packages" not in file]
+    ours = [
+        f"at {Path(file).parent.name}/{Path(file).name}, {name}"
+        for file, _, name in found
+        if re.search(r"/(puzzles|selfplay|sandbox)/\w+\.py$", file) and "site-packages" not in file
+    ]
     return ours[-1] if ours else ""
 
 
@@ -670,11 +691,11 @@ def called(function: Callable[[], object], path: Path) -> str:
 
 
 def command(*arguments: str) -> Read:
-    """A command that only reads, with FILE for the file, RUN for its folder's name, and OUT for what it writes."""
+    """A command that only reads, with FILE for the file and OUT for what it writes."""
 
     def read(shop: Workshop, path: Path) -> str:
         before = _content(path)
-        names = {"FILE": str(path), "RUN": str(path.parent), "OUT": "out"}
+        names = {"FILE": str(path), "OUT": "out"}
         Path("out").write_text(BEFORE)
         outcome = judged(told(*(names.get(argument, argument) for argument in arguments)), path)
         if _content(path) != before:
@@ -732,13 +753,20 @@ def exported(file_format: str) -> Read:
 def rows_of(path: Path, table: str) -> int:
     """Rows of a table, without its indexes."""
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-        return int(connection.execute(f"SELECT count(*) FROM {table} NOT INDEXED WHERE length(source) >= 0").fetchone()[0])
+        return int(
+            connection.execute(f"SELECT count(*) FROM {table} NOT INDEXED WHERE length(source) >= 0").fetchone()[0]
+        )
 
 
 def dump(path: Path) -> str:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.text_factory = bytes
-        tables = [name.decode() for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%'")]
+        tables = [
+            name.decode()
+            for (name,) in connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%'"
+            )
+        ]
         return repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in sorted(tables)])
 
 
@@ -796,11 +824,14 @@ def _is_text(line: bytes) -> bool:
 def imported(shop: Workshop, path: Path) -> str:
     from puzzles.formats import read_puzzles
 
-    with mock.patch("selfplay.loop.guarded_sets", lambda pool, config: {}):  # they are none of this, and take seconds
+    with mock.patch("selfplay.loop.guarded_sets", return_value={}):  # they are none of this, and take seconds
         done = told("archive", "import", "new.sqlite", path)
     outcome = judged(done, path)
     if outcome == "fine":
-        counted = [int(number.replace(",", "")) for number in re.findall(r"^(?:new|duplicate|refused) +([\d,]+)", done.out, re.MULTILINE)]
+        counted = [
+            int(number.replace(",", ""))
+            for number in re.findall(r"^(?:new|duplicate|refused) +([\d,]+)", done.out, re.MULTILINE)
+        ]
         if sum(counted[:3]) != (there := len(read_puzzles(path))):
             raise Wrong(f"{sum(counted[:3])} of {there} puzzles are accounted for")
     return outcome
@@ -963,7 +994,8 @@ def good_overrides() -> st.SearchStrategy[Damage]:
 
 OVERRIDES = (
     "x", "=", "a=", "=1", "seed=1", "seed.x=1", "a.b.c=1", ".=1", "model=1", "seed = 7", "solve.temperature=nan",
-    "data.train=\udcff", "evaluate.k=[]", "model.path='x", "seed=1e5", "iterations=1\r", "x" * 3000, "seed=" + "9" * 5000,
+    "data.train=\udcff", "evaluate.k=[]", "model.path='x", "seed=1e5", "iterations=1\r", "x" * 3000,
+    "seed=" + "9" * 5000,
     "data.train=" + "[" * 5000, "data.train=a\x7fb", "data.dev=\u2028", "sandbox.memory_mb=99999999999999999999",
 )  # fmt: skip
 SETS = weighted((4, good_overrides()), (3, one("line", SMALL, st.sampled_from(OVERRIDES))), (1, BYTES))
@@ -979,7 +1011,7 @@ RUN_FILES = {
     "archive.sqlite": ARCHIVE,
 }  # fmt: skip
 ON_RUNS: dict[str, tuple[str, Read]] = {
-    "report": ("more", command("report", "RUN", "--out", "OUT")),
+    "report": ("more", command("report", "runs/more", "--out", "OUT")),
     "runs": ("more", command("runs")),
     "go on": ("cut", gone_on("run", "run.toml", "--name", "cut")),
     "go on by itself": ("cut", gone_on("run", "runs/cut/config.toml")),
@@ -1006,7 +1038,10 @@ def benchmarks_readers() -> Iterator[tuple[str, Reader]]:
     }
     for action, read in reads.items():
         for file, damages in {"results.json": JSON_FILE, "samples.jsonl.gz": PACKED}.items():
-            yield f"{action}: {file}", Reader(f"bench/a/{file}", damages, read, ("bench", "scored.jsonl", "errata.toml"))
+            yield (
+                f"{action}: {file}",
+                Reader(f"bench/a/{file}", damages, read, ("bench", "scored.jsonl", "errata.toml")),
+            )
 
 
 def puzzles_readers() -> Iterator[tuple[str, Reader]]:
@@ -1057,7 +1092,8 @@ def cases(kind: str) -> st.SearchStrategy[Case]:
     """A reader, and what is done to its file before."""
 
     damages = {
-        id(reader.damages): st.lists(reader.damages, min_size=1, max_size=2).map(tuple) for reader in READERS[kind].values()
+        id(reader.damages): st.lists(reader.damages, min_size=1, max_size=2).map(tuple)
+        for reader in READERS[kind].values()
     }
     by_action = {
         action: st.builds(Case, st.just(kind), st.just(action), st.just(reader.file), damages[id(reader.damages)])
@@ -1171,14 +1207,19 @@ class Fuzzer:
         reproduction = self.reproductions / f"fuzz-inputs-{self.seed}-{number}.json"
         original = self.shop.folder / case.file.partition(" > ")[0]
         content = damaged(original.read_bytes(), case.damages)
-        found = {"what": str(wrong), "seed": self.seed, **vars(case), "content": base64.b64encode(content or b"").decode()}
+        found = {
+            "what": str(wrong),
+            "seed": self.seed,
+            **vars(case),
+            "content": base64.b64encode(content or b"").decode(),
+        }
         reproduction.write_text(json.dumps(found, indent=1))
         self.summary.findings.append(Finding(str(wrong), case, reproduction))
         self.say(f"WRONG: {kind}, {case.action}: {wrong}\nreproduction: {reproduction}")
 
 
 def drawn(kind: str, seed: int, number: int, attempt: Callable[[Case], None]) -> None:
-    """Let Hypothesis draw the cases of a round, the same each time; what `attempt` raises is tried with smaller ones."""
+    """Let Hypothesis draw the cases of a round, the same each time; what `attempt` raises is tried smaller."""
 
     @hypothesis.seed(int.from_bytes(f"{seed} {kind} {number}".encode(), "big"))
     @hypothesis.settings(

@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -860,3 +861,104 @@ def test_the_file_and_its_log_copied_in_mid_write_are_a_whole_archive(tmp_path, 
             shutil.copy(path, copy)
     with Archive(copy / "archive.sqlite") as archive:
         assert archive.puzzle_ids() == ["committed"]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """An archive with a row in every table, and a way to change it behind its back."""
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        write_everything(archive)
+
+    def change(sql):
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.executescript(sql)
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("DROP TABLE refusals", "it has no table refusals"),
+        ("DROP VIEW pairs", "it has no table pairs"),
+        ("ALTER TABLE trained RENAME COLUMN solution TO pair", "expected in table trained the columns iteration, "),
+        ("ALTER TABLE puzzles ADD COLUMN more", "expected in table puzzles the columns number, "),
+        ("PRAGMA user_version = 1", "it has a table contamination, which schema 1 has not"),
+    ],
+)
+def test_an_archive_without_a_table_or_column_is_refused_at_opening(whole, tmp_path, sql, words):
+    path = whole(sql)
+    with pytest.raises(InputError, match=rf"archive\.sqlite: the archive is damaged: {words}"):
+        Archive(path)
+    assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite"}, "no backup of it"
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        (
+            "UPDATE puzzles SET source = x'00ff'",
+            r"expected TEXT in column source of table puzzles, row 1, got b'\x00\xff'",
+        ),
+        ("UPDATE puzzles SET skills = '['", "expected TEXT in column skills, a JSON array of texts of table puzzles"),
+        (
+            "UPDATE puzzles SET parents = '[1]'",
+            "expected TEXT in column parents, a JSON array of texts of table puzzles",
+        ),
+        (
+            "UPDATE chunks SET iteration = 'two'",
+            "expected INTEGER in column iteration of table chunks, row 1, got 'two'",
+        ),
+        ("UPDATE solutions SET cpu_seconds = 'long'", "expected REAL in column cpu_seconds of table solutions, row 1"),
+        ("UPDATE puzzles SET name = CAST(x'ff' AS TEXT)", "table puzzles, after row 0: Could not decode to UTF-8"),
+        ("DELETE FROM protections", "row 1 of table solutions speaks of a row of protections that is not there"),
+    ],
+)
+def test_a_damaged_row_is_named_by_a_check(whole, sql, words):
+    with Archive(whole(sql)) as archive, pytest.raises(InputError) as caught:
+        archive.check()
+    assert words in str(caught.value)
+    assert "archive.sqlite: the archive is damaged: " in str(caught.value)
+
+
+def test_what_fails_on_a_damaged_archive_is_the_archives_fault_and_on_a_sound_one_ours(whole):
+    def fail(path):
+        with Archive(path):
+            raise TypeError("somewhere")
+
+    with pytest.raises(TypeError, match="somewhere"):
+        fail(whole(""))
+    with pytest.raises(InputError, match="expected INTEGER in column iteration of table chunks"):
+        fail(whole("UPDATE chunks SET iteration = 'two'"))
+
+
+def test_a_query_on_a_page_that_is_no_more_names_the_archive(whole):
+    path = whole("")
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = bytes(len(content) - 4096 * 2)
+    path.write_bytes(content)
+    with (
+        pytest.raises(InputError, match=r"archive\.sqlite: (the archive is damaged|expected an archive)"),
+        Archive(path) as archive,
+    ):
+        stats(archive)
+
+
+@pytest.mark.parametrize(
+    ("column", "content", "words"),
+    [
+        ("plan", b"no zlib", "plan: expected compressed JSON, "),
+        ("plan", zlib.compress(b"{"), "plan: expected JSON, "),
+        ("plan", zlib.compress(b'{"puzzles": [3], "copies": 1}'), r"plan: expected a text under 'puzzles\[0\]', got 3"),
+        ("plan", zlib.compress(b'{"puzzles": []}'), "plan: expected the key 'copies', it is missing"),
+        ("completions", zlib.compress(b'[["a"], ["b"]]'), "completions: expected 1 of them, got 2"),
+        ("completions", zlib.compress(b'["a"]'), r"completions: expected a list under '\[0\]', got 'a'"),
+        ("completions", zlib.compress(b"[" * 100_000), "completions: expected JSON, "),
+    ],
+)
+def test_a_broken_chunk_is_named_with_its_number(whole, column, content, words):
+    path = whole(f"UPDATE chunks SET {column} = x'{content.hex()}'")
+    with Archive(path) as archive, pytest.raises(InputError, match=rf"archive\.sqlite, chunk 1, {words}"):
+        archive.chunk(1)

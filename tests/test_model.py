@@ -225,7 +225,8 @@ def test_weights_that_are_no_numbers_are_refused_and_the_tensor_named(tiny_copy,
 
 
 def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(tiny_copy, monkeypatch):
-    change_json(tiny_copy / "config.json", model_type="own", auto_map={"AutoConfig": "own.A", "AutoModelForCausalLM": "own.B"})
+    own = {"AutoConfig": "own.A", "AutoModelForCausalLM": "own.B"}
+    change_json(tiny_copy / "config.json", model_type="own", auto_map=own)
     (tiny_copy / "own.py").write_text(f"open({str(tiny_copy / 'executed')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
     assert "code of a model is never run here" in error_of(tiny_copy)
