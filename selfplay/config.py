@@ -314,7 +314,10 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         where, values = str(path), read_toml(path)
     for override in overrides:
         _override(values, override)
-    config: RunConfig = build(RunConfig, values, where)
+    try:
+        config: RunConfig = build(RunConfig, values, where)
+    except ConfigError as error:  # out of range: the settings do not know whose they are
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config
 
 

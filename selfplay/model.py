@@ -131,8 +131,8 @@ class LanguageModel:
         if known >= rows:
             raise InputError(f"{self.path}: expected an embedding for each token, got {rows} for {known + 1} tokens")
         stored = self.network.generation_config.eos_token_id
-        ends = [*(stored if isinstance(stored, list) else [stored]), _pad_id(self.tokenizer)]
-        if wrong := [end for end in ends if end is not None and (type(end) is not int or not 0 <= end < rows)]:
+        listed = stored if isinstance(stored, list) else [stored] if stored is not None else []
+        if wrong := [end for end in [*listed, _pad_id(self.tokenizer)] if type(end) is not int or not 0 <= end < rows]:
             asked = f"expected tokens from 0 to {rows - 1} as ends"
             raise InputError(f"{self.path}: generation_config.json: {asked}, got {shown(wrong[0])}")
 

@@ -214,11 +214,12 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
     ],
 )
 def test_a_value_out_of_range_stops_with_what_was_expected(write, text, expected):
-    assert message(load, write(text)) == expected
+    path = write(text)
+    assert message(load, path) == f"{path}: {expected}"
 
 
 def test_no_k_at_all_is_out_of_range(write):
-    assert message(load, write("[evaluate]\nk = []")).startswith("evaluate.k: ")
+    assert "run.toml: evaluate.k: " in message(load, write("[evaluate]\nk = []"))
 
 
 @pytest.mark.parametrize("key", sorted(config_module.MAY_BE_ZERO))

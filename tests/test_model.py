@@ -247,7 +247,7 @@ def test_a_tokenizer_that_makes_no_tokens_is_an_input_error(tiny_copy):
     assert "makes no tokens of a text" in error_of(tiny_copy)
 
 
-@pytest.mark.parametrize("end", [{}, -1, 330, 2**70, "x"])
+@pytest.mark.parametrize("end", [{}, -1, 330, 2**70, "x", [None], [2**70]])
 def test_an_end_that_is_no_token_is_an_input_error(tiny_copy, end):
     change_json(tiny_copy / "generation_config.json", eos_token_id=end)
     error_of(tiny_copy)
