@@ -56,6 +56,12 @@ def rescore(
         lines = results.unpack(folder)
         if not lines:
             raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+        there = {count.puzzle: count.samples for count in results.puzzle_counts(lines)}
+        scored = {puzzle: samples for puzzle, (samples, _) in before["selfplay"]["per_puzzle"].items()}
+        if different := sorted(puzzle for puzzle in {*there, *scored} if there.get(puzzle) != scored.get(puzzle)):
+            puzzle = different[0]
+            found = f"got {there.get(puzzle, 0)} of puzzle {shown(puzzle)}"
+            raise InputError(f"{folder / results.SAMPLES}: expected {scored.get(puzzle, 0)} candidates, {found}")
         left_out = before["selfplay"]["errata"] if errata is None else errata
         return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
 

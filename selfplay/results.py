@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from puzzles.foreign import NATURAL, an_object, expect, shortened
+from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, shortened
 from puzzles.puzzle import InputError, Verdict
 from selfplay.evaluate import expect_chunk
 from selfplay.metrics import detectable_difference, interval, pass_at_k
@@ -292,6 +292,7 @@ def read(place: str | Path) -> dict[str, Any]:
     if missing := {*FACTS, *COMPUTED} - set(own):
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
     expect(own, _schema()["properties"]["selfplay"], f"{path}, selfplay")
+    expect(own, _READ, f"{path}, selfplay")
     tries = own["settings"]["samples_per_puzzle"] * len(own["settings"]["seeds"])
     for puzzle, (samples, accepted) in own["per_puzzle"].items():
         if samples != tries or accepted > samples:
@@ -337,6 +338,10 @@ def unpack(folder: Path) -> list[Line]:
     return lines
 
 
+_READ = an_object(
+    limits=an_object(cpu_seconds=NUMBER), sandbox=an_object(tier=TEXT), versions=an_object(transformers=TEXT)
+)
+"""Of objects that may hold anything, what is asked of them."""
 _MACHINE = an_object(retried=NATURAL, judged_again=NATURAL, changed=NATURAL)
 
 

@@ -422,3 +422,47 @@ def test_the_command_with_nothing_below_runs_is_refused(tmp_path, monkeypatch, c
     assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
     assert stored([tmp_path / "runs" / "notes"]) == []
     signal.signal(signal.SIGTERM, before)
+
+
+# ---- files that are damaged ----
+
+
+def changed_lines(folder, change):
+    lines = results.unpack(folder)
+    change(lines)
+    results.pack(folder, lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: lines.pop(), "expected 12 candidates, got 6 of puzzle "),
+        (lambda lines: lines[0]["results"][0].update(puzzle="other"), "candidates, got "),
+        (lambda lines: lines[0]["results"][0]["verdicts"].pop(), "line 1: expected 6 candidates of "),
+        (
+            lambda lines: lines[0]["results"][0].update(tokens=-1),
+            "line 1: expected at least 0 under 'results[0].tokens'",
+        ),
+        (lambda lines: lines[0].update(times={}), "line 1: expected the key 'times.sampling_seconds', it is missing"),
+        (lambda lines: lines[0].update(identity=None), "line 1: expected an object under 'identity', got None"),
+    ],
+)
+def test_samples_that_are_not_all_of_a_benchmark_are_named_and_nothing_is_written(bench, change, words):
+    changed_lines(bench, change)
+    before = files_of(bench)
+    with pytest.raises(InputError) as caught:
+        rescore(bench, None)
+    assert words in str(caught.value)
+    assert "samples.jsonl.gz" in str(caught.value)
+    assert {name: content for name, content in files_of(bench).items() if "lock" not in str(name)} == {
+        name: content for name, content in before.items() if "lock" not in str(name)
+    }
+
+
+def test_a_runs_damaged_scores_are_named_by_line_and_key(run_folder):
+    file = RunDir(run_folder).samples(1, "dev")
+    file.write_text(file.read_text().replace('"verdicts": ["', '"verdicts": [3, "', 1))
+    with pytest.raises(
+        InputError, match=r"iteration-001-dev\.jsonl, line 1: expected a text under 'results\[0\]\.verdicts"
+    ):
+        rescored_run(run_folder, {})
