@@ -561,6 +561,14 @@ def good_files(folder: Path) -> None:
     network = make_network("llama", len(tokenizer), tokenizer.eos_token_id)
     (folder / "model").mkdir()
     save(network, tokenizer, folder / "model", {"protocol": "plain", "shots": [[PAIRS[0][1], PAIRS[0][2]]]})
+    shutil.copytree(folder / "model", folder / "sharded")
+    (folder / "sharded" / "model.safetensors").unlink()
+    network.save_pretrained(folder / "sharded", max_shard_size="20KB")
+    shutil.copytree(folder / "model", folder / "coded")
+    config = json.loads((folder / "coded" / "config.json").read_text())
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "coded" / "config.json").write_text(json.dumps({**config, "auto_map": own}))
+    (folder / "coded" / "own.py").write_text("open('executed', 'w').close()\n")
     lines = [{"name": name, "puzzle": p, "solution": s, "skills": ["a"], "difficulty": 1} for name, p, s in PAIRS]
     _write(folder / "train.jsonl", lines)
     for name, constant in (("dev", 71), ("heldout", 93)):
@@ -1069,6 +1077,14 @@ def settings_readers() -> Iterator[tuple[str, Reader]]:
     yield "errata", Reader("errata.toml", TOML, _function("puzzles.formats", "read_errata"))
 
 
+def checkpoint_readers() -> Iterator[tuple[str, Reader]]:
+    for file, damages in CHECKPOINT.items():
+        yield file, Reader(f"model/{file}", damages, loaded, ("model",))
+    yield "of several", Reader("sharded/model-00001-of-00003.safetensors", WEIGHTS, loaded, ("sharded",))
+    yield "which of several", Reader("sharded/model.safetensors.index.json", JSON_FILE, loaded, ("sharded",))
+    yield "with code", Reader("coded/config.json", JSON_FILE, loaded, ("coded",))
+
+
 def archive_readers() -> Iterator[tuple[str, Reader]]:
     beside = ("dev.jsonl", "runs/more/archive.sqlite > good.sqlite")
     for action, read in ONLY_ARCHIVE.items():
@@ -1079,7 +1095,7 @@ READERS: dict[str, dict[str, Reader]] = {
     "configs": dict(settings_readers()),
     "puzzles": dict(puzzles_readers()),
     "archives": dict(archive_readers()),
-    "checkpoints": {file: Reader(f"model/{file}", damages, loaded, ("model",)) for file, damages in CHECKPOINT.items()},
+    "checkpoints": dict(checkpoint_readers()),
     "runs": dict(runs_readers()),
     "benchmarks": dict(benchmarks_readers()),
 }
