@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles import schema
+from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
 from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
@@ -41,6 +42,9 @@ from puzzles.puzzle import (
 
 MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
 """Failures that say nothing about the file."""
+
+FAILURES = (sqlite3.DatabaseError, TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
+"""What a row of the wrong type comes to, somewhere: whoever meets it looks whether the archive is sound."""
 
 CONTAMINATED = (
     "EXISTS (SELECT 1 FROM contamination t WHERE t.puzzle = p.id"
@@ -79,6 +83,20 @@ CANDIDATES_N_C = (
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
 )  # fmt: skip
+
+
+_COPIES: Shape = {"type": "integer", "minimum": 1}
+_SOLVE = an_object(puzzles=TEXTS, copies=_COPIES)
+_BEGIN: Shape = {"type": ["array", "null"], "minItems": 2, "maxItems": 2}
+PLANS: Mapping[str, Shape] = {
+    "propose": an_object(["begins"], shots=a_list(TEXTS), begins=a_list(_BEGIN), copies=_COPIES),
+    "vary": an_object(variations=a_list(an_object(how=TEXT, puzzles=TEXTS, answer=TEXT, seed=NATURAL))),
+    "solve": _SOLVE,
+    "further": _SOLVE,
+}
+"""By stage: what a chunk asks for."""
+_SAMPLED = an_object(protocol=TEXT)
+_TO_SAMPLE = an_object(temperature=NUMBER, top_p=NUMBER, max_tokens=NATURAL, batch_rows=NATURAL, protocol=TEXT)
 
 
 class AddStatus(IntEnum):
@@ -160,7 +178,7 @@ class Archive:
             except BaseException:
                 self.close()
                 raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others say more of it
             if kind in MACHINE_ERRORS:
                 raise
@@ -181,8 +199,40 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the file; what failed because of its content is the file's fault, and says which row.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        try:
+            if isinstance(error, FAILURES) and not isinstance(error, InputError):
+                self._blame(error)
+        finally:
+            self.close()
+
+    def _blame(self, error: Exception) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, sqlite3.DatabaseError) and code in MACHINE_ERRORS:
+            return
+        found = schema.damage(self._connection)
+        if (
+            not found
+            and isinstance(error, sqlite3.DatabaseError)
+            and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        ):
+            found = str(error)
+        if found:
+            raise InputError(f"{self.path}: the archive is damaged: {found}") from error
+
+    def check(self) -> None:
+        """Read every row, before what is written of them is to be trusted.
+
+        Raises:
+            InputError: The archive is damaged; where is said.
+        """
+        if found := schema.damage(self._connection):
+            raise InputError(f"{self.path}: the archive is damaged: {found}")
 
     def close(self) -> None:
         """Close the file."""
@@ -311,7 +361,7 @@ class Archive:
         self._connection.execute("DELETE FROM marks WHERE name = 'added_past_guard'")
         sql = "SELECT id, plan FROM chunks WHERE completions IS NULL AND stage = 'propose'"
         for identifier, blob in self.query(sql) if hits else ():
-            plan = _decompress(blob)
+            plan = self._plan(identifier, "propose", blob)
             plan["shots"] = [[shown for shown in shots if shown not in hits] for shots in plan["shots"]]
             if "begins" in plan:
                 plan["begins"] = [begin if begin and begin[0] not in hits else None for begin in plan["begins"]]
@@ -371,16 +421,41 @@ class Archive:
     def chunk(self, identifier: int) -> Chunk:
         """One chunk, unpacked."""
         (row,) = self.query("SELECT * FROM chunks WHERE id = ?", identifier)
+        where = f"{self.path}, chunk {identifier}"
+        plan, completions = self._plan(identifier, row["stage"], row["plan"]), None
+        if row["completions"] is not None:
+            completions = _decompress(row["completions"], f"{where}, completions")
+            expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
+            asked = (
+                len(plan["shots"]) * plan["copies"]
+                if "shots" in plan
+                else len(plan.get("puzzles", plan.get("variations")))
+            )
+            if len(completions) != asked:
+                raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
+        elif row["judged"]:
+            raise InputError(f"{where}: it is judged, and has no completions")
+        settings = parse_json(row["settings"], f"{where}, settings")
+        if row["stage"] != "vary":  # nothing is sampled there
+            expect(settings, _SAMPLED if completions is not None else _TO_SAMPLE, f"{where}, settings")
         return Chunk(
             row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
-            json.loads(row["settings"]), _decompress(row["plan"]),
-            None if row["completions"] is None else _decompress(row["completions"]), bool(row["judged"]),
+            settings, plan, completions, bool(row["judged"]),
         )  # fmt: skip
+
+    def _plan(self, chunk: int, stage: str, blob: bytes) -> Any:
+        where = f"{self.path}, chunk {chunk}"
+        if stage not in PLANS:
+            raise InputError(f"{where}: expected one of the stages {', '.join(PLANS)}, got {shown(stage)}")
+        plan = _decompress(blob, f"{where}, plan")
+        expect(plan, PLANS[stage], f"{where}, plan")
+        return plan
 
     def plans(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Any]]:
         """Ids and plans of the chunks for which an SQL condition holds."""
-        for identifier, blob in self._connection.execute(f"SELECT id, plan FROM chunks WHERE {condition}", parameters):
-            yield identifier, _decompress(blob)
+        sql = f"SELECT id, stage, plan FROM chunks WHERE {condition}"
+        for identifier, stage, blob in self._connection.execute(sql, parameters):
+            yield identifier, self._plan(identifier, stage, blob)
 
     def set_completions(
         self,
@@ -589,8 +664,9 @@ def _compress(value: Any) -> bytes:
     return zlib.compress(json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
-def _decompress(blob: bytes) -> Any:
+def _decompress(blob: bytes, where: str) -> Any:
     try:
-        return json.loads(zlib.decompress(blob))
-    except (zlib.error, ValueError, TypeError) as error:
-        raise InputError(f"a chunk of the archive is damaged: expected compressed JSON, {error}") from None
+        text = zlib.decompress(blob)
+    except (zlib.error, TypeError) as error:
+        raise InputError(f"{where}: expected compressed JSON, {error}") from None
+    return parse_json(text, where)

@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import re
-import tomllib
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from puzzles.archive import AddStatus, Archive, Provenance
+from puzzles.foreign import parse_json, parse_toml, shortened, shown
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.verify import admit, too_slow_to_judge, verify
@@ -90,18 +90,17 @@ def read_errata(path: str | Path | None = None) -> dict[str, str]:
 
 
 def _read_errata(text: str, name: str) -> dict[str, str]:
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{name}: expected TOML, {error}") from None
+    content = parse_toml(text, name)
     entries = content.pop("erratum", [])
     if content or not isinstance(entries, list):
-        raise InputError(f"{name}: expected [[erratum]] tables and nothing else, got {min(content, default='erratum')}")
+        raise InputError(
+            f"{name}: expected [[erratum]] tables and nothing else, got {shortened(min(content, default='erratum'))}"
+        )
     errata = {}
     for number, entry in enumerate(entries, 1):
         where = f"{name}, erratum {number}"
         if not isinstance(entry, dict) or set(entry) - {"puzzle", "reason"}:
-            raise InputError(f"{where}: expected `puzzle` and `reason`, got {json.dumps(entry, default=str)[:60]}")
+            raise InputError(f"{where}: expected `puzzle` and `reason`, got {shown(entry)}")
         puzzle, reason = _string(entry, "puzzle", where), _string(entry, "reason", where)
         if not PUZZLE_ID.fullmatch(puzzle):
             raise InputError(f"{where}: expected a puzzle's id, sixteen hexadecimal digits, got {puzzle[:60]!r}")
@@ -136,16 +135,20 @@ def with_header(raw: RawPair, header: str) -> str:
     return raw.solution if raw.body_of is None else header + raw.solution
 
 
-def open_text(path: Path) -> TextIO:
+def open_text(path: Path, errors: str = "strict") -> TextIO:
     """Open a text file, unpacking .gz.
+
+    Args:
+        path: The file.
+        errors: What becomes of bytes that are not UTF-8; with `surrogateescape` `read_pairs` names their line.
 
     Raises:
         InputError: It cannot be opened.
     """
     try:
         if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
-        return path.open(encoding="utf-8-sig")
+            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", errors=errors)
+        return path.open(encoding="utf-8-sig", errors=errors)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
@@ -163,10 +166,7 @@ def _read_text(path: Path) -> str:
 
 
 def _json_array(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        records = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: expected a JSON array, {error}") from None
+    records = parse_json(text, name, "a JSON array")
     for number, record in enumerate(records):
         where = f"{name}, item {number}"
         if not isinstance(record, dict):
@@ -182,9 +182,10 @@ def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]
                 continue
             where = f"{name}, line {number}"
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where}: expected one JSON object, {error}") from None
+                line.encode()
+            except UnicodeEncodeError:  # escaped when it was read, so that the lines before it were not held up
+                raise InputError(f"{where}: expected UTF-8 text, got {shown(line.strip())}") from None
+            record = parse_json(line, where, "one JSON object")
             if not isinstance(record, dict):
                 raise InputError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
             yield where, record

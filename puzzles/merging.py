@@ -91,6 +91,8 @@ def merge(into: Archive, other: Archive) -> Merged:
     with the same seed and plan; others that have its place are numbered after those that are there. Doing it again
     adds nothing.
     """
+    into.check()
+    other.check()
     with _beside(into, other) as connection:
         before = _sizes(connection)
         with into.transaction():

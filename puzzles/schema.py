@@ -7,14 +7,16 @@ Their names, columns and comments are meant for any SQLite tool; the views `pair
 from __future__ import annotations
 
 import fcntl
+import functools
 import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 
 logger = logging.getLogger(__name__)
@@ -195,11 +197,111 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         raise InputError(
             f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
         )
+    if fault := _missing(connection, version):
+        raise InputError(f"{path}: the archive is damaged: {fault}")
     if version < SCHEMA_VERSION:
         with _alone(path.absolute().parent):
             (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have done it
             if version < SCHEMA_VERSION:
                 _bring_up_to_date(connection, path, version)
+
+
+_COLUMNS_SINCE = {
+    "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
+    "puzzles.number": 3, "solutions.number": 3,
+}  # fmt: skip
+"""Tables and columns that older schemas have not."""
+_COLUMNS = (
+    'SELECT m.name, c.name, c.type, c."notnull" OR c.pk FROM sqlite_master m, pragma_table_info(m.name) c'
+    " WHERE m.type IN ('table', 'view') ORDER BY m.rowid, c.cid"
+)
+
+
+@functools.cache
+def _columns() -> Mapping[str, list[tuple[str, str, bool]]]:
+    """By table or view: its columns, with the type of each and whether it has a value in every row."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(_TABLES + _NUMBERED + _DERIVED)
+        return _by_table(connection)
+
+
+def _by_table(connection: sqlite3.Connection) -> dict[str, list[tuple[str, str, bool]]]:
+    found: dict[str, list[tuple[str, str, bool]]] = {}
+    for table, column, kind, filled in connection.execute(_COLUMNS):
+        found.setdefault(table, []).append((column, kind, bool(filled)))
+    return found
+
+
+def _missing(connection: sqlite3.Connection, version: int) -> str:
+    """Which table, view or column of a schema is not there; nothing if all are."""
+    there = {table: [column for column, _, _ in columns] for table, columns in _by_table(connection).items()}
+    for table, columns in _columns().items():
+        if version < SCHEMA_VERSION and (table.startswith("search_") or table in ("pairs", "iterations")):
+            continue  # made anew with the rest
+        if table in there and _COLUMNS_SINCE.get(table, 1) > version:
+            return f"it has a table {table}, which schema {version} has not"
+        expected = [name for name, _, _ in columns if _COLUMNS_SINCE.get(f"{table}.{name}", 1) <= version]
+        if _COLUMNS_SINCE.get(table, 1) > version or there.get(table) == expected:
+            continue
+        if table not in there:
+            return f"it has no table {table}"
+        if {*there[table]} == {*expected} and (table == "chunks" or version < SCHEMA_VERSION):
+            continue  # what was added to an older archive stands last, and its chunks are written by name
+        return f"expected in table {table} the columns {', '.join(expected)}, got {', '.join(map(str, there[table]))}"[
+            :400
+        ]
+    return ""
+
+
+_JSON = {
+    ("puzzles", "skills"): "array", ("puzzles", "parents"): "array", ("chunks", "settings"): "object",
+    ("protections", "content"): "object",
+}  # fmt: skip
+"""Columns that hold JSON, and of what type; lists are of texts."""
+
+
+def damage(connection: sqlite3.Connection) -> str:
+    """What in an archive of this version is not as it was written: the first page, row or value; nothing if all is.
+
+    Reads every row.
+    """
+    try:
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            return str(said)
+        for table, columns in _columns().items():
+            made_of_others = table.startswith("search_") or table in ("pairs", "iterations")
+            if not made_of_others and (fault := _fault_of_rows(connection, table, columns)):
+                return fault
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+            return f"row {row} of table {table} speaks of a row of {parent} that is not there"
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        return str(error)
+    return ""
+
+
+def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tuple[str, str, bool]]) -> str:
+    kinds = {"INTEGER": "'integer'", "REAL": "'real'", "TEXT": "'text'", "BLOB": "'blob'"}
+    for column, kind, filled in columns:
+        allowed = kinds[kind] if filled else f"{kinds[kind]}, 'null'"
+        wrong = f"typeof({column}) NOT IN ({allowed})"
+        asked = f"expected {kind} in column {column}"
+        if json_type := _JSON.get((table, column)):
+            wrong += f" OR NOT json_valid({column}) OR json_type({column}) != '{json_type}'"
+            asked += f", a JSON {json_type}"
+            if json_type == "array":
+                wrong += f" OR EXISTS (SELECT 1 FROM json_each({column}) WHERE type != 'text')"
+                asked += " of texts"
+        found = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {wrong} LIMIT 1").fetchone()
+        if found:
+            return f"{asked} of table {table}, row {found[0]}, got {shown(found[1])}"
+    last = 0
+    try:
+        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # where it was, if it fails
+            pass
+    except sqlite3.OperationalError as error:  # its text is no UTF-8
+        return f"table {table}, after row {last}: {error}"
+    return ""
 
 
 _IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -20,15 +19,17 @@ from typing import Any
 import numpy as np
 
 from puzzles.archive import Archive
+from puzzles.foreign import read_toml, shortened, shown
 from puzzles.formats import read_errata
 from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
+from selfplay.evaluate import read_chunks
 from selfplay.loop import SCORED_SETS, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
-from selfplay.rundir import RunDir, read_lines, write_atomically
+from selfplay.rundir import RunDir, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
@@ -89,13 +90,9 @@ def load_ablation(path: Path) -> Ablation:
     """Read `run`, `seeds`, `control`, `settings` (of all arms) and `arms` from a TOML file; settings as for `--set`.
 
     Raises:
-        ConfigError: Unreadable, or arms that are not comparable.
+        InputError: Unreadable, or arms that are not comparable.
     """
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: expected a TOML file, {reason}") from None
+    values = read_toml(path)
     expected = {
         "run": ("`embedded`, or a run's TOML file beside this one", isinstance(values.get("run"), str)),
         "seeds": ("different integers from 0 on", _are_seeds(values.get("seeds"))),
@@ -105,13 +102,13 @@ def load_ablation(path: Path) -> Ablation:
     }
     for key in (*values, *expected):
         if key not in expected:
-            raise ConfigError(f"{path}: unknown key {key!r}; known keys: {', '.join(expected)}")
+            raise ConfigError(f"{path}: unknown key {shown(key)}; known keys: {', '.join(expected)}")
         meaning, is_right = expected[key]
         if not is_right:
-            raise ConfigError(f"{path}: {key}: expected {meaning}, got {values.get(key, 'nothing')!r}")
+            raise ConfigError(f"{path}: {key}: expected {meaning}, got {shown(values.get(key, 'nothing'))}")
     arms, control = values["arms"], values["control"]
     if control not in arms:
-        raise ConfigError(f"{path}: control: expected one of {', '.join(arms)}, got {control!r}")
+        raise ConfigError(f"{path}: control: expected one of {shortened(', '.join(arms))}, got {shown(control)}")
     base = embedded_file("run.toml") if values["run"] == "embedded" else path.parent / values["run"]
     configs = {name: _arm(path, name, base, [*values["settings"], *changes]) for name, changes in arms.items()}
     folders = Counter(map(_folder_name, arms))
@@ -136,10 +133,10 @@ def _are_arms(value: Any) -> bool:
 
 def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfig:
     if not ARM_NAME.fullmatch(name):
-        raise ConfigError(f"{path}: arms: expected letters, digits, blanks and ,.+- in a name, got {name!r}")
+        raise ConfigError(f"{path}: arms: expected letters, digits, blanks and ,.+- in a name, got {shown(name)}")
     try:
         config = load(base, settings)
-    except ConfigError as error:
+    except InputError as error:
         raise ConfigError(f"{path}: {name}: {error}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
         raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
@@ -258,7 +255,7 @@ def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int,
             f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
             "give a number of iterations that ends with one that was, or more"
         )
-    results = [result for line in read_lines(samples) for result in line["results"]]
+    results = [result for line in read_chunks(samples) for result in line["results"]]
     return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
 
 

@@ -18,10 +18,10 @@ from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.contamination import near_training, set_guard, training_archive
-from selfplay.evaluate import evaluate
+from selfplay.evaluate import evaluate, read_chunks
 from selfplay.model import LanguageModel
 from selfplay.progress import Progress
-from selfplay.rundir import RunDir, read_lines, write_atomically
+from selfplay.rundir import RunDir, write_atomically
 from selfplay.select import Pair, prompt_for, solver_shots
 from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
@@ -192,7 +192,7 @@ def _sampled(
     for seed in config.seeds:
         file = _growing(folder, seed)
         done = [line for line in finished if line["identity"]["seed"][0] == seed]
-        if len(done) > len(read_lines(file)):
+        if len(done) > len(read_chunks(file)):
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
         try:
             evaluate(
@@ -203,7 +203,7 @@ def _sampled(
             if done:
                 file.unlink()
             raise InputError(str(error).replace(str(file), str(folder))) from None
-        lines += read_lines(file)
+        lines += read_chunks(file)
     return lines
 
 

@@ -455,7 +455,10 @@ def _verify(options: argparse.Namespace) -> int:
         lanes=options.lanes, modules=tuple(options.module or ()),
     )  # fmt: skip
     name = "standard input" if options.file == "-" else options.file
-    source = contextlib.nullcontext(sys.stdin) if options.file == "-" else open_text(Path(options.file))
+    escaped = "surrogateescape"
+    if options.file == "-" and hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors=escaped)
+    source = contextlib.nullcontext(sys.stdin) if options.file == "-" else open_text(Path(options.file), escaped)
     count = bars().counter(0, "verify", "pair")
 
     def judge(raws: list[Any]) -> None:

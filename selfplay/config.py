@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import read_toml, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.result import Limits
 
@@ -256,6 +257,8 @@ MAY_BE_ZERO = {
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
+MOST = 2**64
+"""Of any number."""
 MAY_CHANGE = (
     "iterations",
     "keep_checkpoints",
@@ -272,14 +275,14 @@ with less memory, say."""
 def _check(config: RunConfig) -> None:
     for key, value in flatten(config).items():
         if key in CHOICES and value not in CHOICES[key]:
-            raise ConfigError(f"{key}: expected one of {', '.join(CHOICES[key])}, got {value!r}")
+            raise ConfigError(f"{key}: expected one of {', '.join(CHOICES[key])}, got {shown(value)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
             if key.endswith(("top_p", "propose.begun")) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
-        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {list(config.vary.ways)}")
+        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
     by_verdict = {
         "vary.variations": config.vary.variations, "solve.further_puzzles": config.solve.further_puzzles,
         "propose.begun": config.propose.begun,
@@ -289,12 +292,14 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{key}: expected 0 with finetune.verified = false: it goes by verdicts, got {value}")
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
-        raise ConfigError(f"finetune.roles: expected propose, solve or both, got {list(config.finetune.roles)}")
+        raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(config.finetune.roles))}")
     if below := [k for k in config.evaluate.k if k < 1]:
         raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
-    if not config.evaluate.k or max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
+    if not config.evaluate.k:
+        raise ConfigError("evaluate.k: expected at least one number, got []")
+    if max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
         raise ConfigError(
-            f"evaluate.k: pass@{max(config.evaluate.k, default=0)} needs as many samples per puzzle, "
+            f"evaluate.k: pass@{max(config.evaluate.k)} needs as many samples per puzzle, "
             f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
         )
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:
@@ -308,24 +313,18 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """A run's settings from a TOML file (None: the embedded default) and `key=value` overrides.
 
     Raises:
-        ConfigError: A key is unknown, a value of the wrong type or out of range, or the file unreadable.
+        InputError: A key is unknown, a value of the wrong type or out of range, or the file unreadable.
     """
     if path is None:
-        where, text = "the embedded run.toml", embedded_file("run.toml").read_text("utf-8")
+        where, values = "the embedded run.toml", read_toml(embedded_file("run.toml"))
     else:
-        where = str(path)
-        try:
-            text = Path(path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ConfigError(f"{where}: {reason}: expected a TOML file") from None
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: expected TOML, {error}") from None
+        where, values = str(path), read_toml(path)
     for override in overrides:
         _override(values, override)
-    config: RunConfig = build(RunConfig, values, where)
+    try:
+        config: RunConfig = build(RunConfig, values, where)
+    except ConfigError as error:  # out of range: the settings do not know whose they are
+        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config
 
 
@@ -337,16 +336,16 @@ def embedded_file(name: str) -> Path:
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {override}: expected key=value, such as solve.temperature=0.7")
+        raise ConfigError(f"--set {shortened(override)}: expected key=value, such as solve.temperature=0.7")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML: a text without quotes
         value = text
     *tables, name = key.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override}: {table!r} is a value, not a table")
+            raise ConfigError(f"--set {shortened(override)}: {shown(table)} is a value, not a table")
     values[name] = value
 
 
@@ -356,7 +355,7 @@ def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {prefix + key!r}{_nearest(prefix + key)}")
+            raise ConfigError(f"{where}: unknown key {shown(prefix + key)}{_nearest(prefix + key)}")
     return kind(**{key: _value(hints[key], value, where, prefix + key) for key, value in values.items()})
 
 
@@ -371,18 +370,30 @@ def _nearest(key: str) -> str:
 def _value(hint: Any, value: Any, where: str, key: str) -> Any:
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a table under {key!r}, got {value!r}")
+            raise ConfigError(f"{where}: expected a table under {key!r}, got {shown(value)}")
         return build(typing.cast(type, hint), value, where, f"{key}.")
     if typing.get_origin(hint) is tuple:
         inner = typing.get_args(hint)[0]
         if isinstance(value, list | tuple):
             return tuple(_value(inner, member, where, key) for member in value)
-        raise ConfigError(f"{where}: expected a list under {key!r}, got {value!r}")
+        raise ConfigError(f"{where}: expected a list under {key!r}, got {shown(value)}")
+    if type(value) is int and hint in (int, float) and abs(value) >= MOST:
+        raise ConfigError(f"{where}: expected at most 64 bits under {key!r}, got {shown(value)}")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint or (hint is float and not abs(value) < float("inf")):
-        raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {value!r}")
+        raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {shown(value)}")
+    if hint is str and not _is_unicode(value):  # of a command line, where any bytes may stand
+        raise ConfigError(f"{where}: expected a text of UTF-8 under {key!r}, got {shown(value)}")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _article(hint: Any) -> str:

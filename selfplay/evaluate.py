@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, a_list, an_object, each, expect, shown
 from puzzles.formats import read_errata
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
@@ -113,7 +114,7 @@ def evaluate(
     """
     per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
     groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
-    done = read_lines(file)
+    done = read_chunks(file)
     if done and not batch_rows:  # as it was begun, whatever memory is free now
         batch_rows = done[0]["identity"]["settings"]["batch_rows"]
     settings = settings_of(config, batch_rows, sampler)
@@ -144,6 +145,47 @@ def evaluate(
             append_line(file, line)
             done.append(line)
     return summarize(done, config, read_errata())
+
+
+_IDENTITY = an_object(
+    chunk=NATURAL, seed=a_list(NATURAL, 1), settings=an_object(batch_rows=NATURAL),
+    samples_per_puzzle={"type": "integer", "minimum": 1},
+)  # fmt: skip
+_RESULT = an_object(
+    name=TEXT, puzzle=TEXT, answer_type=TEXT, skills=TEXTS, difficulty={"type": ["integer", "null"]}, texts=TEXTS,
+    tokens=NATURAL, truncated=NATURAL, verdicts=TEXTS, details=TEXTS,
+)  # fmt: skip
+CHUNK = an_object(
+    ["prompt_tokens"], identity=_IDENTITY, sampler={"type": "object"}, prompt_tokens=NATURAL, results=a_list(_RESULT),
+    times=each(NUMBER) | {"required": ["sampling_seconds", "judging_seconds"]},
+)  # fmt: skip
+"""A line: every candidate of some puzzles with its verdict."""
+
+
+def read_chunks(file: Path) -> list[dict[str, Any]]:
+    """The chunks that a file of scores holds.
+
+    Raises:
+        InputError: A line is none.
+    """
+    lines = read_lines(file)
+    for number, line in enumerate(lines, 1):
+        expect_chunk(line, f"{file}, line {number}")
+    return lines
+
+
+def expect_chunk(line: Any, where: str) -> None:
+    """See that a value of JSON is a chunk.
+
+    Raises:
+        InputError: It is none.
+    """
+    expect(line, CHUNK, where)
+    asked = line["identity"]["samples_per_puzzle"]
+    for result in line["results"]:
+        if len(result["verdicts"]) != asked or len(result["texts"]) not in (0, asked):
+            found = f"{len(result['verdicts'])} verdicts of {len(result['texts'])} texts"
+            raise InputError(f"{where}: expected {asked} candidates of {shown(result['name'])}, got {found}")
 
 
 def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

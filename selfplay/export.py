@@ -166,6 +166,7 @@ def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, lice
     Raises:
         InputError: A package is missing, or there is nothing to write.
     """
+    archive.check()
     if file_format == "datasets":
         with folder_atomically(out) as part:
             (part / "data").mkdir()

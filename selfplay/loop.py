@@ -34,7 +34,7 @@ from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, di
 from selfplay.cost import StageCost, record_seconds, record_tokens, total, without_times
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
-from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate
+from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate, read_chunks
 from selfplay.heartbeat import Heartbeat
 from selfplay.progress import Progress
 from selfplay.prompts import propose_prompt
@@ -637,7 +637,7 @@ class _Run:
         if iteration and self.rundir.checkpoint(iteration).exists():
             training = self.sampler(self.checkpoint(iteration)).notes.get("training", {})
             costs["train"] = training_cost(training)
-        lines = [line for name in SCORED_SETS for line in read_lines(self.rundir.samples(iteration, name))]
+        lines = [line for name in SCORED_SETS for line in read_chunks(self.rundir.samples(iteration, name))]
         costs["score"] = total(map(chunk_cost, lines))
         return costs
 

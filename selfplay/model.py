@@ -24,9 +24,9 @@ import huggingface_hub
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from puzzles.foreign import NATURAL, NUMBER, TEXT, a_list, an_object, expect, parse_json, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
 from selfplay import decode
@@ -88,26 +88,53 @@ class LanguageModel:
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
             local = _is_folder(self.path) or not _hub_answers()
-            self.tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=local)
+            # `trust_remote_code` left open asks on the terminal whether a model's own code may run.
+            known = {"local_files_only": local, "trust_remote_code": False}
+            self.tokenizer = AutoTokenizer.from_pretrained(self.path, **known)
             self.network, report = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, use_safetensors=True, local_files_only=local,
-                output_loading_info=True,
-            )  # fmt: skip
+                self.path, dtype=self.dtype, use_safetensors=True, output_loading_info=True, **known
+            )
+            if not self.tokenizer("def f(x: int):\n", truncation=False).input_ids:
+                raise ValueError("its tokenizer makes no tokens of a text")
         if report["missing_keys"]:  # transformers would draw them at random
             raise InputError(f"{path}: its weights are not all there: {min(report['missing_keys'])} is missing")
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"{path}: its tokenizer has no end-of-text token, so no completion could end")
+        self._check_numbers()
         # `generate` fills what a call leaves open from here, such as a repetition penalty that came with the model.
         self.network.generation_config = _generation_config(
             _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
-        self.notes = _read_notes(self.path, local)
+        self.notes = read_notes(self.path, local)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
         self._most_rows = sys.maxsize
         self._twins: list[Any] = []
+
+    def _check_numbers(self) -> None:
+        """That all weights are numbers, and all tokens among those that have an embedding.
+
+        Raises:
+            InputError: They are not.
+        """
+        limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and not (type(limit) is int and limit > 0):
+            asked = "expected an integer above 0 under 'max_position_embeddings'"
+            raise InputError(f"{self.path}: config.json: {asked}, got {shown(limit)}")
+        for name, weight in self.network.named_parameters():
+            if not bool(torch.isfinite(weight.sum(dtype=torch.float64))) and not bool(torch.isfinite(weight).all()):
+                raise InputError(f"{self.path}: expected numbers as weights, got NaN or infinity in {name}")
+        rows = self.network.get_input_embeddings().weight.shape[0]
+        known = max(self.tokenizer.get_vocab().values(), default=-1)
+        if known >= rows:
+            raise InputError(f"{self.path}: expected an embedding for each token, got {rows} for {known + 1} tokens")
+        stored = self.network.generation_config.eos_token_id
+        listed = stored if isinstance(stored, list) else [stored] if stored is not None else []
+        if wrong := [end for end in [*listed, _pad_id(self.tokenizer)] if type(end) is not int or not 0 <= end < rows]:
+            asked = f"expected tokens from 0 to {rows - 1} as ends"
+            raise InputError(f"{self.path}: generation_config.json: {asked}, got {shown(wrong[0])}")
 
     @property
     def description(self) -> dict[str, Any]:
@@ -436,11 +463,27 @@ def _clear_errors(path: str) -> Iterator[None]:
         raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
     if not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
         raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name); there is none")
+    if _is_folder(path):
+        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+            if (file := Path(path) / name).exists():
+                expect(parse_json(_bytes(file), str(file)), {"type": "object"}, str(file))
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
+    except Exception as error:
+        # Rust's libraries raise `Exception` itself, and transformers, given odd settings, whatever they come to.
+        if isinstance(error, MemoryError | InputError):
+            raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(f"{path}: it cannot be loaded as a causal language model: {first}") from None
+        if "custom code" in first:
+            first = "it needs code of its own (auto_map in its config.json), and code of a model is never run here"
+        raise InputError(f"{path}: it cannot be loaded as a causal language model: {shortened(first)}") from None
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}: expected JSON") from None
 
 
 def _hash(path: str, settings: object) -> str:
@@ -466,24 +509,27 @@ _HASHED_FILES = (
 )  # fmt: skip
 
 
-def _read_notes(path: str, local: bool) -> dict[str, Any]:
+def read_notes(path: str, local: bool = True) -> dict[str, Any]:
+    """What was saved beside the weights of a folder or, unless `local`, of a hub name; raises InputError."""
     file = transformers.utils.cached_file(
         path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )  # fmt: skip
     if not file:
         return {}
-    try:
-        notes = json.loads(Path(file).read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file}: expected JSON, {error}") from None
-    if not isinstance(notes, dict) or notes.get("protocol", PROTOCOLS[0]) not in PROTOCOLS:
-        raise InputError(f"{file}: expected an object, with one of {', '.join(PROTOCOLS)} under 'protocol'")
-    shots = notes.get("shots", [])
-    if not isinstance(shots, list) or not all(_are_texts(shot) and len(shot) == 2 for shot in shots):
-        raise InputError(f"{file}: expected pairs of texts under 'shots'")
+    notes: dict[str, Any] = parse_json(_bytes(Path(file)), str(file))
+    expect(notes, _NOTES, str(file))
     return notes
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(member, str) for member in value)
+_SECONDS = {"type": "number", "minimum": 0}
+_TRAINING = an_object(
+    ["steps", "tokens", "sequences", "seconds", "cpu_seconds", "last_loss", "peak_flops_per_second"],
+    steps=NATURAL, tokens=NATURAL, sequences=NATURAL, seconds=_SECONDS, cpu_seconds=_SECONDS, last_loss=NUMBER,
+    peak_flops_per_second=_SECONDS,
+)  # fmt: skip
+_NOTES = an_object(
+    ["protocol", "shots", "training"],
+    protocol={"type": "string", "enum": PROTOCOLS}, training=_TRAINING,
+    shots=a_list({"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}),
+)  # fmt: skip

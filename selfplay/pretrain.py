@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from puzzles import families
+from puzzles.foreign import read_toml, shortened
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle, content_hash
@@ -92,15 +92,11 @@ def load_pretrain_config(path: str | Path, overrides: dict[str, Any] | None = No
     """Settings from a TOML file.
 
     Raises:
-        ConfigError: Unreadable, an unknown key, or a wrong type.
+        InputError: Unreadable, an unknown key, or a wrong type.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: expected a TOML file, {error}") from None
-    config: PretrainConfig = build(PretrainConfig, {**values, **(overrides or {})}, str(path))
+    config: PretrainConfig = build(PretrainConfig, {**read_toml(path), **(overrides or {})}, str(path))
     if unknown := set(config.families) - set(families.FAMILIES):
-        raise ConfigError(f"{path}: unknown families {', '.join(sorted(unknown))}")
+        raise ConfigError(f"{path}: unknown families {shortened(', '.join(sorted(unknown)))}")
     return config
 
 

@@ -7,14 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import results
 from selfplay.config import EvaluateConfig
 from selfplay.cost import judging_watch
-from selfplay.evaluate import SetScores, judge_surely, summarize
+from selfplay.evaluate import SetScores, judge_surely, read_chunks, summarize
 from selfplay.loop import SCORED_SETS
-from selfplay.rundir import RunDir, read_lines
+from selfplay.rundir import RunDir
 from selfplay.select import prompt_for
 from selfplay.sets import scored_set
 
@@ -55,6 +56,12 @@ def rescore(
         lines = results.unpack(folder)
         if not lines:
             raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+        there = {count.puzzle: count.samples for count in results.puzzle_counts(lines)}
+        scored = {puzzle: samples for puzzle, (samples, _) in before["selfplay"]["per_puzzle"].items()}
+        if different := sorted(puzzle for puzzle in {*there, *scored} if there.get(puzzle) != scored.get(puzzle)):
+            puzzle = different[0]
+            found = f"got {there.get(puzzle, 0)} of puzzle {shown(puzzle)}"
+            raise InputError(f"{folder / results.SAMPLES}: expected {scored.get(puzzle, 0)} candidates, {found}")
         left_out = before["selfplay"]["errata"] if errata is None else errata
         return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
 
@@ -72,7 +79,7 @@ def _rescored(
         _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
-        facts |= _judge_again(*sandbox, facts, lines)
+        facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)
     results.write(folder, after)
@@ -85,13 +92,17 @@ def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:
 
 
 def _judge_again(
-    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line]
+    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line], file: Path
 ) -> dict[str, Any]:
     """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
     chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
     if chosen.facts["hash"] != facts["set"]["hash"]:
         raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
     puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
+    if unknown := {result["puzzle"] for line in lines for result in line["results"]} - {*puzzles}:
+        raise InputError(
+            f"{file}: expected candidates for the puzzles of {chosen.path}, got some for {shown(min(unknown))}"
+        )
     for line in lines:
         asked = [result for result in line["results"] if result["texts"]]
         group = [puzzles[result["puzzle"]] for result in asked]
@@ -120,6 +131,10 @@ def rescored_run(
             tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
             _check_tries(folder, tries, recorded["samples_per_puzzle"])
             config = EvaluateConfig(recorded["samples_per_puzzle"], tuple(tries))
-            lines = read_lines(rundir.samples(number, name))
+            lines = read_chunks(samples := rundir.samples(number, name))
+            if not lines or any(line["identity"]["samples_per_puzzle"] != config.samples_per_puzzle for line in lines):
+                raise InputError(
+                    f"{samples}: expected {config.samples_per_puzzle} candidates of each puzzle, as records.jsonl says"
+                )
             scores.append((number, name, recorded, summarize(lines, config, errata)))
     return scores

@@ -12,6 +12,7 @@ benched as private the other three say nothing of a puzzle but its id, and can b
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import math
@@ -20,12 +21,15 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, shortened
 from puzzles.puzzle import InputError, Verdict
+from selfplay.evaluate import expect_chunk
 from selfplay.metrics import detectable_difference, interval, pass_at_k
 from selfplay.rundir import write_atomically
 
@@ -280,17 +284,28 @@ def read(place: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{place}: expected a folder that `selfplay bench` wrote, there is no {RESULTS}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a {RESULTS} of `selfplay bench`, {error}") from None
+        raise InputError(f"{path}: expected a {RESULTS} of `selfplay bench`, {shortened(error)}") from None
     own = content.get("selfplay") if isinstance(content, dict) else None
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
         raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
     if missing := {*FACTS, *COMPUTED} - set(own):
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
-    if wrong := [key for key in OBJECTS if not isinstance(own[key], dict)]:
-        raise InputError(f"{path}: expected an object under {wrong[0]!r} of 'selfplay', got {str(own[wrong[0]])[:60]}")
-    if not all(isinstance(pair, list) and [type(n) for n in pair] == [int, int] for pair in own["per_puzzle"].values()):
-        raise InputError(f"{path}: expected [n, c] for each puzzle under 'per_puzzle'")
+    expect(own, _schema()["properties"]["selfplay"], f"{path}, selfplay")
+    expect(own, _READ, f"{path}, selfplay")
+    tries = own["settings"]["samples_per_puzzle"] * len(own["settings"]["seeds"])
+    for puzzle, (samples, accepted) in own["per_puzzle"].items():
+        if samples != tries or accepted > samples:
+            found = f"{accepted} accepted of {samples}"
+            raise InputError(f"{path}: expected {tries} candidates of {puzzle} under 'per_puzzle', got {found}")
+    if own["settings"]["k"] != (ks := [int(name[5:]) for name in own["scores"]]) or not 0 < max(ks, default=0) <= tries:
+        raise InputError(f"{path}: expected scores for each k of the settings, got {', '.join(own['scores'])}")
+    return content
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((resources.files("selfplay") / "results.schema.json").read_text("utf-8"))
     return content
 
 
@@ -315,11 +330,19 @@ def unpack(folder: Path) -> list[Line]:
             lines = [json.loads(line) for line in file]
     except FileNotFoundError:
         return []
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(f"{path}: expected the samples of a benchmark, {error}") from None
-    if not all(isinstance(line, dict) and "results" in line for line in lines):
-        raise InputError(f"{path}: expected the samples of a benchmark, a line is not one")
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected the samples of a benchmark, {shortened(error)}") from None
+    for number, line in enumerate(lines, 1):
+        expect_chunk(line, f"{path}, line {number}")
+        expect(line["times"], _MACHINE, f"{path}, line {number}, times")
     return lines
+
+
+_READ = an_object(
+    limits=an_object(cpu_seconds=NUMBER), sandbox=an_object(tier=TEXT), versions=an_object(transformers=TEXT)
+)
+"""Of objects that may hold anything, what is asked of them."""
+_MACHINE = an_object(retried=NATURAL, judged_again=NATURAL, changed=NATURAL)
 
 
 FACTS = (
@@ -331,5 +354,3 @@ COMPUTED = (
     "scores", "scores_unseen", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle",
 )  # fmt: skip
 """What is."""
-OBJECTS = ("set", "model", "settings", "limits", "scores", "errata", "per_puzzle")
-"""Of both, those that readers look into."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, an_object, each, expect, parse_json, shown
 from puzzles.puzzle import InputError
 from selfplay.heartbeat import ALIVE_SECONDS, Status, read_status, seconds_since, starting
 
@@ -76,8 +77,23 @@ class RunDir:
         return self.path / "scores" / f"iteration-{iteration:03d}-{name}.jsonl"
 
     def read_records(self) -> list[dict[str, Any]]:
-        """The finished iterations, in order."""
-        return read_lines(self.records)
+        """The finished iterations, in order.
+
+        Raises:
+            InputError: A line is not the record of its iteration.
+        """
+        records = read_lines(self.records)
+        for number, record in enumerate(records):
+            where = f"{self.records}, line {number + 1}"
+            expect(record, RECORD, where)
+            if record["iteration"] != number:
+                raise InputError(f"{where}: expected iteration {number}, got {record['iteration']}")
+            ks, *others = (
+                [key for key in record[name] if key.startswith("pass@")] for name in SCORED if name in record
+            )
+            if not ks or others not in ([], [ks]):
+                raise InputError(f"{where}: expected pass@k of dev and the same of heldout, got {shown([ks, *others])}")
+        return records
 
     def state(self, iterations: int) -> str:
         """`finished`, `running`, or how it ended, with so many iterations asked for."""
@@ -147,6 +163,37 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+SCORED = ("dev", "heldout")
+_COUNTS = (
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+)  # fmt: skip
+_SCORE = {
+    **an_object(
+        puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL, verdicts=each(NATURAL),
+        truncated=NATURAL, tokens=NATURAL,
+    ),
+    "patternProperties": {r"^pass@[1-9]\d{0,9}$": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}},
+    "additionalProperties": False,
+}  # fmt: skip
+_SECONDS = {"type": "number", "minimum": 0}
+_STAGE_SECONDS = an_object(
+    model_seconds=_SECONDS, model_cpu_seconds=_SECONDS, judging_seconds=_SECONDS, judging_cpu_seconds=_SECONDS
+)
+_STAGE_COUNTS = an_object(["flops"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER)
+RECORD = an_object(
+    ["heldout", "cost"],
+    iteration=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
+    training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
+    dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
+    times=an_object(
+        ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS,
+        stages=each(_STAGE_SECONDS),
+    ),
+)  # fmt: skip
+"""Of a finished iteration."""
+
+
 def spare(path: Path) -> None:
     """See that a place to write to is no archive and no file that a run needs.
 
@@ -177,10 +224,8 @@ def read_lines(path: Path) -> list[Any]:
         return []
     records = []
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}, line {number}: expected one JSON object, {error}") from None
+        where = f"{path}, line {number}"
+        records.append(parse_json(line, where, "one JSON object"))
     return records
 
 
@@ -237,10 +282,13 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    yield beside
-    for file in filter(Path.is_file, beside.rglob("*")):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    shutil.rmtree(path, ignore_errors=True)
-    beside.replace(path)
-    _sync_folder(path.parent)
+    try:
+        yield beside
+        for file in filter(Path.is_file, beside.rglob("*")):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        beside.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,16 @@ def pair(puzzle: Puzzle, text: str = "42") -> VerifiedPair:
     return VerifiedPair(puzzle, solution(text), ACCEPTED)
 
 
+SAMPLED = {"temperature": 0.9, "top_p": 1.0, "max_tokens": 9, "batch_rows": 8, "protocol": "plain"}
+
+
 def counts(archive: Archive) -> dict[str, int]:
     tables = ("protections", "chunks", "puzzles", "solutions", "proposals", "candidates", "refusals", "trained")
     return {table: archive.query(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
 
 
 def plan(archive: Archive, iteration: int = 1, stage: str = "solve", number: int = 0) -> int:
-    archive.plan_chunk(iteration, stage, number, "weights", "0-1", {"top_p": 1.0}, ["planned"])
+    archive.plan_chunk(iteration, stage, number, "weights", "0-1", SAMPLED, {"puzzles": ["a1"], "copies": 1})
     return archive.unjudged(iteration, stage)[-1]
 
 
@@ -403,14 +407,14 @@ def test_after_a_failed_transaction_the_next_one_works(archive):
 
 
 def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
-    settings = {"temperature": 0.9, "batch": [128, 256], "dtype": "float32"}
-    planned = [{"prompt": "lone \ud800 and \udfff, pair 🧩, ünïcode \x00"}, 3, None]
+    settings = {**SAMPLED, "batch": [128, 256], "dtype": "float32"}
+    planned = {"shots": [["lone \ud800 and \udfff, pair 🧩, ünïcode \x00"], []], "copies": 1, "more": [3, None]}
     archive.plan_chunk(2, "propose", 7, "weights", "[0, 2, 1, 7]", settings, planned)
     chunk = archive.chunk(*archive.unjudged(2, "propose"))
     assert (chunk.iteration, chunk.stage, chunk.number, chunk.checkpoint) == (2, "propose", 7, "weights")
     assert (chunk.seed, chunk.settings, chunk.plan) == ("[0, 2, 1, 7]", settings, planned)
     assert (chunk.completions, chunk.judged) == (None, False)
-    completions = [["return '\ud83d'\n", ""], ["\udc00\ud800 \U0001f9e9"]]
+    completions = ["return '\ud83d'\n", "\udc00\ud800 \U0001f9e9"]
     archive.set_completions(chunk.id, completions, 8, 12, 3, 0.5, 0.4)
     assert archive.chunk(chunk.id).completions == completions
     assert archive.chunk(chunk.id).settings == {**settings, "batch_rows": 8}
@@ -421,16 +425,17 @@ def test_a_chunk_comes_back_as_it_was_planned_sampled_and_judged(archive):
 
 
 def test_completions_that_are_none_differ_from_no_completions_yet(archive):
-    chunk = plan(archive)
+    archive.plan_chunk(1, "solve", 0, "weights", "0-1", SAMPLED, {"puzzles": [], "copies": 1})
+    (chunk,) = archive.unjudged(1, "solve")
     archive.set_completions(chunk, [], 8, 0, 0, 0.0, 0.0)
     assert archive.chunk(chunk).completions == []
 
 
 def test_a_chunk_planned_before_stays_as_it_is(archive):
-    archive.plan_chunk(1, "solve", 0, "old", "1", {}, ["old"])
-    archive.plan_chunk(1, "solve", 0, "new", "2", {}, ["new"])
+    archive.plan_chunk(1, "solve", 0, "old", "1", SAMPLED, {"puzzles": ["old"], "copies": 1})
+    archive.plan_chunk(1, "solve", 0, "new", "2", SAMPLED, {"puzzles": ["new"], "copies": 1})
     chunk = archive.chunk(*archive.unjudged(1, "solve"))
-    assert (chunk.checkpoint, chunk.seed, chunk.plan) == ("old", "1", ["old"])
+    assert (chunk.checkpoint, chunk.seed, chunk.plan) == ("old", "1", {"puzzles": ["old"], "copies": 1})
 
 
 def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
@@ -442,7 +447,7 @@ def test_unfinished_chunks_come_in_order_and_of_their_stage_only(archive):
         (2, "solve", 0),
         (1, "solve", 1),
     ]:
-        archive.plan_chunk(iteration, stage, number, "", "", {}, [])
+        archive.plan_chunk(iteration, stage, number, "", "", SAMPLED, {"puzzles": [], "shots": [], "copies": 1})
     unjudged = archive.unjudged(1, "solve")
     assert [archive.chunk(identifier).number for identifier in unjudged] == [1, 2, 10]
     archive.set_judged(unjudged[1], 0.0, 0.0)
@@ -598,7 +603,7 @@ def test_an_archive_knows_whether_all_its_puzzles_passed_this_guard(tmp_path, pu
 def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they_were(archive):
     for number in range(2):
         plan = {"shots": [["a1", "a2"], ["a1"]], "begins": [["a1", 20], ["a2", 9]], "copies": 4}
-        archive.plan_chunk(1, "propose", number, "weights", "0-1", {}, plan)
+        archive.plan_chunk(1, "propose", number, "weights", "0-1", SAMPLED, plan)
     archive.set_completions(1, ["text"] * 8, 8, 9, 0, 0.1, 0.1)
     archive.add_contamination(FOUND)
     assert [archive.chunk(number).plan["shots"] for number in (1, 2)] == [[["a1", "a2"], ["a1"]], [["a2"], []]]
@@ -856,3 +861,104 @@ def test_the_file_and_its_log_copied_in_mid_write_are_a_whole_archive(tmp_path, 
             shutil.copy(path, copy)
     with Archive(copy / "archive.sqlite") as archive:
         assert archive.puzzle_ids() == ["committed"]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """An archive with a row in every table, and a way to change it behind its back."""
+    path = tmp_path / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        write_everything(archive)
+
+    def change(sql):
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.executescript(sql)
+        return path
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("DROP TABLE refusals", "it has no table refusals"),
+        ("DROP VIEW pairs", "it has no table pairs"),
+        ("ALTER TABLE trained RENAME COLUMN solution TO pair", "expected in table trained the columns iteration, "),
+        ("ALTER TABLE puzzles ADD COLUMN more", "expected in table puzzles the columns number, "),
+        ("PRAGMA user_version = 1", "it has a table contamination, which schema 1 has not"),
+    ],
+)
+def test_an_archive_without_a_table_or_column_is_refused_at_opening(whole, tmp_path, sql, words):
+    path = whole(sql)
+    with pytest.raises(InputError, match=rf"archive\.sqlite: the archive is damaged: {words}"):
+        Archive(path)
+    assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite"}, "no backup of it"
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        (
+            "UPDATE puzzles SET source = x'00ff'",
+            r"expected TEXT in column source of table puzzles, row 1, got b'\x00\xff'",
+        ),
+        ("UPDATE puzzles SET skills = '['", "expected TEXT in column skills, a JSON array of texts of table puzzles"),
+        (
+            "UPDATE puzzles SET parents = '[1]'",
+            "expected TEXT in column parents, a JSON array of texts of table puzzles",
+        ),
+        (
+            "UPDATE chunks SET iteration = 'two'",
+            "expected INTEGER in column iteration of table chunks, row 1, got 'two'",
+        ),
+        ("UPDATE solutions SET cpu_seconds = 'long'", "expected REAL in column cpu_seconds of table solutions, row 1"),
+        ("UPDATE puzzles SET name = CAST(x'ff' AS TEXT)", "table puzzles, after row 0: Could not decode to UTF-8"),
+        ("DELETE FROM protections", "row 1 of table solutions speaks of a row of protections that is not there"),
+    ],
+)
+def test_a_damaged_row_is_named_by_a_check(whole, sql, words):
+    with Archive(whole(sql)) as archive, pytest.raises(InputError) as caught:
+        archive.check()
+    assert words in str(caught.value)
+    assert "archive.sqlite: the archive is damaged: " in str(caught.value)
+
+
+def test_what_fails_on_a_damaged_archive_is_the_archives_fault_and_on_a_sound_one_ours(whole):
+    def fail(path):
+        with Archive(path):
+            raise TypeError("somewhere")
+
+    with pytest.raises(TypeError, match="somewhere"):
+        fail(whole(""))
+    with pytest.raises(InputError, match="expected INTEGER in column iteration of table chunks"):
+        fail(whole("UPDATE chunks SET iteration = 'two'"))
+
+
+def test_a_query_on_a_page_that_is_no_more_names_the_archive(whole):
+    path = whole("")
+    content = bytearray(path.read_bytes())
+    content[4096 * 2 :] = bytes(len(content) - 4096 * 2)
+    path.write_bytes(content)
+    with (
+        pytest.raises(InputError, match=r"archive\.sqlite: (the archive is damaged|expected an archive)"),
+        Archive(path) as archive,
+    ):
+        stats(archive)
+
+
+@pytest.mark.parametrize(
+    ("column", "content", "words"),
+    [
+        ("plan", b"no zlib", "plan: expected compressed JSON, "),
+        ("plan", zlib.compress(b"{"), "plan: expected JSON, "),
+        ("plan", zlib.compress(b'{"puzzles": [3], "copies": 1}'), r"plan: expected a text under 'puzzles\[0\]', got 3"),
+        ("plan", zlib.compress(b'{"puzzles": []}'), "plan: expected the key 'copies', it is missing"),
+        ("completions", zlib.compress(b'[["a"], ["b"]]'), "completions: expected 1 of them, got 2"),
+        ("completions", zlib.compress(b'["a"]'), r"completions: expected a list under '\[0\]', got 'a'"),
+        ("completions", zlib.compress(b"[" * 100_000), "completions: expected JSON, "),
+    ],
+)
+def test_a_broken_chunk_is_named_with_its_number(whole, column, content, words):
+    path = whole(f"UPDATE chunks SET {column} = x'{content.hex()}'")
+    with Archive(path) as archive, pytest.raises(InputError, match=rf"archive\.sqlite, chunk 1, {words}"):
+        archive.chunk(1)

@@ -43,11 +43,12 @@ FACTS = {
 def line(counts, names, seed=0, n=N):
     """A chunk in which so many candidates of each puzzle were accepted."""
     return {
-        "identity": {"seed": [seed, 0]},
+        "identity": {"chunk": 0, "seed": [seed, 0], "settings": {"batch_rows": 8}, "samples_per_puzzle": n},
+        "sampler": {},
         "results": [
             {
                 "name": names[number], "puzzle": f"{number:016x}", "answer_type": "int", "skills": [],
-                "difficulty": None, "texts": [], "tokens": n, "truncated": 0,
+                "difficulty": None, "texts": [], "tokens": n, "truncated": 0, "details": [],
                 "verdicts": ["accepted"] * c + ["wrong_answer"] * (n - c),
             }
             for number, c in enumerate(counts)
@@ -451,8 +452,8 @@ def spoil(kind):
         ("bytes", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("deep", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("folder", "new/results.json: expected a results.json of `selfplay bench`, "),
-        ("per_puzzle", "new/results.json: expected an object under 'per_puzzle' of 'selfplay', got 3"),
-        ("settings", "new/results.json: expected an object under 'settings' of 'selfplay', got 3"),
+        ("per_puzzle", "new/results.json, selfplay: expected an object under 'per_puzzle', got 3"),
+        ("settings", "new/results.json, selfplay: expected an object under 'settings', got 3"),
     ],
 )
 def test_what_is_no_result_is_one_line(made, command, kind, expected):
@@ -483,3 +484,41 @@ def test_a_path_that_leads_nowhere_is_named(made, command):
         assert status == 2
         assert err.startswith(f"selfplay: {place}: expected a ")
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("limits",), {}, "expected the key 'limits.cpu_seconds', it is missing"),
+        (("sandbox",), {}, "expected the key 'sandbox.tier', it is missing"),
+        (
+            ("per_puzzle", f"{1:016x}"),
+            [4, 5],
+            "expected 4 candidates of 0000000000000001 under 'per_puzzle', got 5 acc",
+        ),
+        (
+            ("per_puzzle", f"{1:016x}"),
+            [3, 1],
+            "expected 4 candidates of 0000000000000001 under 'per_puzzle', got 1 acc",
+        ),
+        (("settings", "k"), [1], "expected scores for each k of the settings, got pass@1, pass@"),
+        (("scores", "pass@1", "value"), float("nan"), "expected a number under 'scores.pass@1.value', got nan"),
+        (("solved",), "x" * 9999, "expected an integer under 'solved', got 'xxx"),
+    ],
+)
+def test_a_wrong_value_of_results_is_named_by_its_key(made, command, path, value, words):
+    made("base", A)
+    made("new", B)
+    file = Path("new/results.json")
+    content = json.loads(file.read_text())
+    *above, last = path
+    place = content["selfplay"]
+    for key in above:
+        place = place[key]
+    place[last] = value
+    file.write_text(json.dumps(content))
+    status, _, err = command("base", "new")
+    assert status == 2
+    assert words in err
+    assert err.startswith("selfplay: new/results.json")
+    assert len(err) < 300

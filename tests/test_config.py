@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from puzzles.puzzle import InputError
 from selfplay import config as config_module
 from selfplay.ablate import load_ablation
 from selfplay.config import (
-    ConfigError,
     DataConfig,
     EvaluateConfig,
     FinetuneConfig,
@@ -40,7 +40,7 @@ def write(tmp_path):
 
 
 def message(call, *arguments) -> str:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(InputError) as caught:
         call(*arguments)
     return str(caught.value)
 
@@ -214,11 +214,12 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
     ],
 )
 def test_a_value_out_of_range_stops_with_what_was_expected(write, text, expected):
-    assert message(load, write(text)) == expected
+    path = write(text)
+    assert message(load, path) == f"{path}: {expected}"
 
 
 def test_no_k_at_all_is_out_of_range(write):
-    assert message(load, write("[evaluate]\nk = []")).startswith("evaluate.k: ")
+    assert "run.toml: evaluate.k: " in message(load, write("[evaluate]\nk = []"))
 
 
 @pytest.mark.parametrize("key", sorted(config_module.MAY_BE_ZERO))
@@ -371,3 +372,42 @@ def test_settings_that_may_change_between_sessions_make_no_difference():
 def test_sandbox_settings_become_limits_in_the_sandboxs_units():
     limits = SandboxConfig(cpu_seconds=2.0, wall_seconds=3.0, memory_mb=64, answer_kb=2, recursion_limit=99).limits()
     assert dataclasses.astuple(limits) == (2.0, 3.0, 64 * 1024**2, 2048, 99)
+
+
+# ---- what is hardly TOML ----
+
+
+@pytest.mark.parametrize("text", ["seed = 1" + "0" * 5000, "seed = " + "[" * 5000 + "]" * 5000, "seed = \x00"])
+def test_a_file_that_tomls_reader_gives_up_on_is_named(write, text):
+    path = write(text)
+    assert message(load, path).startswith(f"{path}: expected TOML, ")
+    assert len(message(load, path)) < 500
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_file(write):
+    assert load(write("\ufeffseed = 3")).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.train=\udcff", r"expected a text of UTF-8 under 'data.train', got '\udcff'"),
+        (
+            "solve.temperature=" + "9" * 400,
+            "expected at most 64 bits under 'solve.temperature', got an integer of many digits",
+        ),
+        ("seed=18446744073709551616", "expected at most 64 bits under 'seed', got an integer of many digits"),
+        ("seed=" + "[" * 5000, "expected an integer under 'seed', got '[[["),
+        ("seed=" + "9" * 5000, "expected an integer under 'seed', got '999"),
+        ("evaluate.k=[]", "evaluate.k: expected at least one number, got []"),
+    ],
+)
+def test_an_override_that_no_file_could_hold_is_refused_in_a_line_of_few_words(write, override, expected):
+    text = message(load, write(""), [override])
+    assert expected in text
+    assert len(text) < 300
+
+
+def test_an_unknown_key_of_any_length_is_shown_by_its_beginning(write):
+    assert "unknown key 'xxx" in message(load, write("x" * 5000 + " = 1"))
+    assert len(message(load, write("x" * 5000 + " = 1"))) < 2000

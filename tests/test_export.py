@@ -193,6 +193,7 @@ def test_a_dataset_that_cannot_be_finished_leaves_what_was_there(archive, tmp_pa
     write(archive, tmp_path / "set", "datasets", None, "mit")
     before = [(file, file.read_bytes()) for file in sorted((tmp_path / "set").rglob("*")) if file.is_file()]
     archive.query("UPDATE puzzles SET skills = 'no JSON' WHERE number = 3")
-    with pytest.raises(ValueError, match="Expecting value"):
+    damaged = r"the archive is damaged: expected TEXT in column skills, .* row 3, got 'no JSON'"
+    with pytest.raises(InputError, match=damaged):
         write(archive, tmp_path / "set", "datasets", None, "mit")
     assert [(file, file.read_bytes()) for file, _ in before] == before

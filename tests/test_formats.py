@@ -715,3 +715,17 @@ def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(pool,
     report = import_puzzles(archive, pool, PROTECTIONS, first)
     assert report == ImportReport(Counter({"new": 60}), Counter({"new": sum(len(raw.solutions) for raw in first)}))
     assert (stats(archive)["puzzles"], stats(archive)["pairs"]) == (60, 60)
+
+
+def test_lines_before_a_byte_that_is_not_utf_8_are_read_first(write):
+    path = write(lines({"puzzle": "p", "solution": "s"}).encode() * 3 + b'{"puzzle": "\xff"}\n')
+    with open_text(path, "surrogateescape") as file:
+        pairs = read_pairs(file, str(path))
+        assert [next(pairs).id for _ in range(3)] == [1, 2, 3]
+        assert problem(next, pairs) == f'{path}, line 4: expected UTF-8 text, got \'{{"puzzle": "\\udcff"}}\''
+
+
+@pytest.mark.parametrize("text", ["erratum = " + "[" * 5000, "erratum = 1" + "0" * 5000])
+def test_errata_that_tomls_reader_gives_up_on_are_named(write, text):
+    path = write(text, "errata.toml")
+    assert problem(read_errata, path).startswith(f"{path}: expected TOML, ")

@@ -324,7 +324,8 @@ def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool,
     texts = [f"```python\n{raw.puzzle}\n```" for raw in RAWS]
     plan = {"shots": [[]], "begins": [None], "copies": len(texts)}
     with Archive(tmp_path / "archive.sqlite", guard_anew(), create=True) as archive:
-        archive.plan_chunk(1, "propose", 0, "weights", "0/1/1/0", {}, plan)
+        settings = {"temperature": 0.9, "top_p": 1.0, "max_tokens": 9, "batch_rows": 8, "protocol": "plain"}
+        archive.plan_chunk(1, "propose", 0, "weights", "0/1/1/0", settings, plan)
         archive.set_completions(1, texts, 8, 0, 0, 0.0, 0.0)
         propose.judge(archive, archive.chunk(1), pool, "chat")
         rows = archive.query("SELECT outcome, detail FROM proposals ORDER BY position")

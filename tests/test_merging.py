@@ -141,7 +141,7 @@ def test_a_merge_that_fails_leaves_the_archive_as_it_was(runs, copies):
     change(copies[1], "DROP TABLE trained")
     change(copies[1], "CREATE TABLE trained (other)")
     change(copies[1], "INSERT INTO trained VALUES (1)")
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(InputError, match=r"1\.sqlite: expected an archive, no such column"):
         both(copies, merge)
     assert archive_content(copies[0]) == archive_content(runs[0])
 
@@ -272,3 +272,10 @@ def test_another_python_judges_without_packages(copies, bare_python):
 def test_a_python_that_is_none_is_one_clear_line(copies, python, expected):
     with pytest.raises(InputError, match=expected):
         judged_again(copies[0], judge_elsewhere(python, []))
+
+
+def test_nothing_of_a_damaged_archive_is_merged_and_the_row_is_named(runs, copies):
+    change(copies[1], "UPDATE solutions SET source = CAST(x'ff' AS TEXT) WHERE number = 2")
+    with pytest.raises(InputError, match=r"1\.sqlite: the archive is damaged: table solutions, after row 1: "):
+        both(copies, merge)
+    assert archive_content(copies[0]) == archive_content(runs[0])

@@ -143,7 +143,7 @@ def test_a_model_is_loaded_in_the_dtype_that_is_asked_for(tiny):
 def error_of(path) -> str:
     with pytest.raises(InputError) as caught:
         LanguageModel(path, CPU)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"{path}")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -212,7 +212,65 @@ def test_a_model_of_another_kind_is_an_input_error(tiny_copy):
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_spoiled_description_is_an_input_error(tiny_copy, name):
     (tiny_copy / name).write_text("not JSON")
-    assert "cannot be loaded" in error_of(tiny_copy)
+    assert error_of(tiny_copy).startswith(f"{tiny_copy / name}: expected JSON, ")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_and_the_tensor_named(tiny_copy, number):
+    weights = load_file(tiny_copy / "model.safetensors")
+    name = next(name for name in weights if "layers.1" in name)
+    weights[name].view(-1)[-1] = number
+    save_file(weights, tiny_copy / "model.safetensors", {"format": "pt"})
+    assert error_of(tiny_copy).endswith(f": expected numbers as weights, got NaN or infinity in {name}")
+
+
+def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(tiny_copy, monkeypatch):
+    own = {"AutoConfig": "own.A", "AutoModelForCausalLM": "own.B"}
+    change_json(tiny_copy / "config.json", model_type="own", auto_map=own)
+    (tiny_copy / "own.py").write_text(f"open({str(tiny_copy / 'executed')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
+    assert "code of a model is never run here" in error_of(tiny_copy)
+    assert not (tiny_copy / "executed").exists()
+
+
+def test_a_token_without_an_embedding_is_an_input_error(tiny_copy):
+    tokenizer = json.loads((tiny_copy / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"][next(reversed(tokenizer["model"]["vocab"]))] = 9999
+    (tiny_copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "expected an embedding for each token, got 330 for 10000 tokens" in error_of(tiny_copy)
+
+
+def test_a_tokenizer_that_makes_no_tokens_is_an_input_error(tiny_copy):
+    tokenizer = json.loads((tiny_copy / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {}, "merges": []}
+    (tiny_copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "makes no tokens of a text" in error_of(tiny_copy)
+
+
+@pytest.mark.parametrize("end", [{}, -1, 330, 2**70, "x", [None], [2**70]])
+def test_an_end_that_is_no_token_is_an_input_error(tiny_copy, end):
+    change_json(tiny_copy / "generation_config.json", eos_token_id=end)
+    error_of(tiny_copy)
+
+
+def test_a_context_that_is_no_number_is_an_input_error(tiny_copy):
+    change_json(tiny_copy / "config.json", max_position_embeddings=0)
+    error_of(tiny_copy)
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        ('{"training": 3}', "expected an object under 'training', got 3"),
+        ('{"training": {"seconds": NaN}}', "expected a number under 'training.seconds', got nan"),
+        ('{"protocol": "sonnet"}', "expected plain or few-shot or chat under 'protocol', got 'sonnet'"),
+        ('{"shots": [["f"]]}', "expected 2 in the list under 'shots[0]', got 1"),
+        ("[" * 100_000, "expected JSON, "),
+    ],
+)
+def test_notes_of_another_shape_are_an_input_error(tiny_copy, notes, words):
+    (tiny_copy / "selfplay.json").write_text(notes)
+    assert f"selfplay.json: {words}" in error_of(tiny_copy)
 
 
 def test_a_tokenizer_without_an_end_is_an_input_error(tiny_copy):

@@ -241,6 +241,15 @@ def test_chat_answers_are_judged_again_as_they_were(pool, finished, tmp_path):
 
 # ---- runs ----
 
+COUNTED = (
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+)  # fmt: skip
+UNSCORED = {
+    "checkpoint": "weights", "protocol": "plain", **dict.fromkeys(COUNTED, 0), "training": {}, "sampler": {},
+    "times": {"sampling": 0, "judging": 0, "training": 0, "scoring": 0},
+}  # fmt: skip
+
 
 @pytest.fixture
 def run_folder(pool, finished, tmp_path):
@@ -251,7 +260,7 @@ def run_folder(pool, finished, tmp_path):
     named = scored_set(pool, str(finished / "own.jsonl")).named
     config = EvaluateConfig(4, (1, 4), max_tokens=20)
     for number in (0, 1):
-        record = {"iteration": number}
+        record = {**UNSCORED, "iteration": number}
         for name, puzzles in (("dev", named[:4]), ("heldout", named[4:])):
             model = Model({"thirds": 2 * number, "square": 4, "sum": number})
             file = rundir.samples(number, name)
@@ -285,7 +294,7 @@ def test_a_runs_scores_have_the_k_that_is_asked_for(run_folder):
 def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run_folder, pool, finished):
     rundir, config = RunDir(run_folder), EvaluateConfig(2, (2,), max_tokens=20)
     named = scored_set(pool, str(finished / "own.jsonl")).named
-    record = {"iteration": 2}
+    record = {**UNSCORED, "iteration": 2}
     for name in ("dev", "heldout"):
         file = rundir.samples(2, name)
         record[name] = evaluate(Model(COUNTS), pool, named[:2], "plain", [], config, [2], 8, 8, file).to_json()
@@ -298,7 +307,7 @@ def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run
 def test_an_iteration_that_was_not_scored_on_heldout_has_one_score(run_folder):
     rundir = RunDir(run_folder)
     _, last = rundir.read_records()
-    append_line(rundir.records, {"iteration": 2, "dev": last["dev"]})
+    append_line(rundir.records, {**UNSCORED, "iteration": 2, "dev": last["dev"]})
     rundir.samples(2, "dev").write_text(rundir.samples(1, "dev").read_text())
     assert [(number, name) for number, name, *_ in rescored_run(run_folder, {})][-2:] == [(1, "heldout"), (2, "dev")]
 
@@ -408,3 +417,47 @@ def test_the_command_with_nothing_below_runs_is_refused(tmp_path, monkeypatch, c
     (tmp_path / "runs" / "notes").mkdir(parents=True)
     assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
     assert stored([tmp_path / "runs" / "notes"]) == []
+
+
+# ---- files that are damaged ----
+
+
+def changed_lines(folder, change):
+    lines = results.unpack(folder)
+    change(lines)
+    results.pack(folder, lines)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: lines.pop(), "expected 12 candidates, got 6 of puzzle "),
+        (lambda lines: lines[0]["results"][0].update(puzzle="other"), "candidates, got "),
+        (lambda lines: lines[0]["results"][0]["verdicts"].pop(), "line 1: expected 6 candidates of "),
+        (
+            lambda lines: lines[0]["results"][0].update(tokens=-1),
+            "line 1: expected at least 0 under 'results[0].tokens'",
+        ),
+        (lambda lines: lines[0].update(times={}), "line 1: expected the key 'times.sampling_seconds', it is missing"),
+        (lambda lines: lines[0].update(identity=None), "line 1: expected an object under 'identity', got None"),
+    ],
+)
+def test_samples_that_are_not_all_of_a_benchmark_are_named_and_nothing_is_written(bench, change, words):
+    changed_lines(bench, change)
+    before = files_of(bench)
+    with pytest.raises(InputError) as caught:
+        rescore(bench, None)
+    assert words in str(caught.value)
+    assert "samples.jsonl.gz" in str(caught.value)
+    assert {name: content for name, content in files_of(bench).items() if "lock" not in str(name)} == {
+        name: content for name, content in before.items() if "lock" not in str(name)
+    }
+
+
+def test_a_runs_damaged_scores_are_named_by_line_and_key(run_folder):
+    file = RunDir(run_folder).samples(1, "dev")
+    file.write_text(file.read_text().replace('"verdicts": ["', '"verdicts": [3, "', 1))
+    with pytest.raises(
+        InputError, match=r"iteration-001-dev\.jsonl, line 1: expected a text under 'results\[0\]\.verdicts"
+    ):
+        rescored_run(run_folder, {})

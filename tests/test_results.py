@@ -427,7 +427,14 @@ def pairs_of(pool, texts):
 
 
 def test_what_is_packed_comes_out_again_and_equal_lines_are_equal_bytes(tmp_path):
-    lines = [{"results": [{"texts": ["é\ud800\n", "x" * 9999]}], "n": number} for number in range(3)]
+    result = {
+        "name": "é\ud800\n", "puzzle": "p", "answer_type": "int", "skills": [], "difficulty": None, "details": [],
+        "texts": ["é\ud800\n", "x" * 9999], "verdicts": ["accepted"] * 2, "tokens": 3, "truncated": 0,
+    }  # fmt: skip
+    identity = {"chunk": 0, "seed": [0, 0], "settings": {"batch_rows": 8}, "samples_per_puzzle": 2}
+    times = {"sampling_seconds": 1, "judging_seconds": 1, "retried": 0, "judged_again": 0, "changed": 0}
+    line = {"identity": identity, "sampler": {}, "times": times, "results": [result]}
+    lines = [{**line, "n": number} for number in range(3)]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         results.pack(tmp_path / name, lines)
@@ -451,7 +458,7 @@ def test_what_is_packed_comes_out_again_and_equal_lines_are_equal_bytes(tmp_path
 )
 def test_damaged_samples_are_named(benched, tmp_path, spoil):
     (tmp_path / "samples.jsonl.gz").write_bytes(spoil((benched / "samples.jsonl.gz").read_bytes()))
-    with pytest.raises(InputError, match=r"samples\.jsonl\.gz: expected the samples of a benchmark, "):
+    with pytest.raises(InputError, match=r"samples\.jsonl\.gz(, line 1)?: expected "):
         results.unpack(tmp_path)
 
 

@@ -52,10 +52,10 @@ def test_a_run_names_its_files(tmp_path):
 
 def test_lines_come_back_in_order(tmp_path):
     records = [{"iteration": 0, "text": "ü\n\u2028\ud800"}, {"iteration": 1}, {}]
-    run = RunDir(tmp_path / "not made yet")
+    file = tmp_path / "not made yet" / "lines.jsonl"
     for record in records:
-        append_line(run.records, record)
-    assert run.read_records() == records
+        append_line(file, record)
+    assert read_lines(file) == records
 
 
 def test_a_missing_or_empty_file_has_no_lines(tmp_path):
@@ -223,3 +223,60 @@ def test_one_process_cannot_hold_the_lock_twice(tmp_path):
 def test_records_are_one_json_object_a_line(tmp_path):
     append_line(tmp_path / "records.jsonl", {"a": [1, "x"]})
     assert json.loads((tmp_path / "records.jsonl").read_text()) == {"a": [1, "x"]}
+
+
+# ---- records ----
+
+COUNTED = (
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+)  # fmt: skip
+SCORE = {
+    "puzzles": 1, "samples_per_puzzle": 2, "pass@1": [0.5, 0.1, 0.9], "solved": 1, "verdicts": {"accepted": 1},
+    "truncated": 0, "tokens": 9,
+}  # fmt: skip
+RECORD = {
+    "iteration": 0, "checkpoint": "weights", "protocol": "plain", **dict.fromkeys(COUNTED, 0), "training": {},
+    "sampler": {}, "dev": SCORE, "heldout": SCORE,
+    "times": {"sampling": 0, "judging": 0.5, "training": 0, "scoring": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"iteration": 1}, "expected iteration 0, got 1"),
+        ({"pairs": -1}, "expected at least 0 under 'pairs', got -1"),
+        ({"pairs": "7"}, "expected an integer under 'pairs', got '7'"),
+        ({"dev": {**SCORE, "pass@1": [0.5, 0.1]}}, r"expected 3 in the list under 'dev\.pass@1', got 2"),
+        ({"dev": {**SCORE, "pass@1": [0.5, float("nan"), 1]}}, r"expected a number under 'dev\.pass@1\[1\]', got nan"),
+        ({"dev": {**SCORE, "pass@2": [0.5, 0.1, 0.9]}}, "expected pass@k of dev and the same of heldout"),
+        ({"times": {}}, "expected the key 'times.sampling', it is missing"),
+        ({"cost": {"score": {}}}, "expected the key 'cost.score.texts', it is missing"),
+    ],
+)
+def test_a_record_of_another_shape_is_named_with_its_line_and_key(tmp_path, change, words):
+    run = RunDir(tmp_path)
+    append_line(run.records, RECORD)
+    assert run.read_records() == [RECORD]
+    run.records.write_text("")
+    append_line(run.records, {**RECORD, **change})
+    with pytest.raises(InputError, match=rf"records\.jsonl, line 1: {words}"):
+        run.read_records()
+
+
+def test_a_line_nested_too_deep_is_named(tmp_path):
+    (tmp_path / "lines.jsonl").write_text("{}\n" + "[" * 100_000 + "\n")
+    with pytest.raises(InputError, match=r"lines\.jsonl, line 2: expected one JSON object"):
+        read_lines(tmp_path / "lines.jsonl")
+
+
+def test_a_folder_that_was_not_finished_leaves_nothing_beside(tmp_path):
+    def begin():
+        with folder_atomically(tmp_path / "folder") as part:
+            (part / "file").write_text("half")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        begin()
+    assert not [*tmp_path.iterdir()]

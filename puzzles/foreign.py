@@ -1,0 +1,181 @@
+"""What comes from outside: values as messages show them, TOML, and JSON of the shape that it should have.
+
+A file that somebody else wrote, or a crash cut short, is held against its shape where it is read; what reads on from
+there need not doubt it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from puzzles.puzzle import InputError
+
+SHOWN_CHARACTERS = 60
+MOST_INTEGER = 2**63 - 1
+"""That a database holds."""
+Shape = dict[str, Any]
+"""JSON Schema, of which `_fault` knows what our files need."""
+
+NATURAL: Shape = {"type": "integer", "minimum": 0}
+NUMBER: Shape = {"type": "number"}
+TEXT: Shape = {"type": "string"}
+TEXTS: Shape = {"type": "array", "items": TEXT}
+ANY: Shape = {}
+
+
+def an_object(optional: Iterable[str] = (), **properties: Shape) -> Shape:
+    """The shape of an object with these keys, some of which may be missing."""
+    return {"type": "object", "properties": properties, "required": [key for key in properties if key not in optional]}
+
+
+def a_list(items: Shape, least: int = 0) -> Shape:
+    """The shape of a list of so many at least."""
+    return {"type": "array", "items": items, "minItems": least}
+
+
+def each(items: Shape) -> Shape:
+    """The shape of an object whose keys are any."""
+    return {"type": "object", "additionalProperties": items}
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value, as a message shows what was found."""
+    if isinstance(value, int) and abs(value) > MOST_INTEGER:
+        return "an integer of many digits"
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        text = "something too deep to be shown"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def expect(value: Any, shape: Shape, where: str) -> None:
+    """See that a value of JSON has a shape; integers must fit a database, and numbers be finite.
+
+    Args:
+        value: From `json.loads`.
+        shape: JSON Schema.
+        where: File and place, for the message.
+
+    Raises:
+        InputError: It has another one; the first difference is named.
+    """
+    if fault := _fault(value, shape, ""):
+        raise InputError(f"{where}: {fault}")
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,), "array": (list,), "string": (str,), "integer": (int,), "number": (int, float),
+    "boolean": (bool,), "null": (type(None),),
+}  # fmt: skip
+_NAMES = {
+    "object": "an object", "array": "a list", "string": "a text", "integer": "an integer", "number": "a number",
+    "boolean": "true or false", "null": "null",
+}  # fmt: skip
+
+
+def _fault(value: Any, shape: Shape, key: str) -> str:
+    """What of a value is not as expected; nothing if all is."""
+    under = f" under {shown(key)}" if key else ""
+    types = shape.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if types and not any(_is(value, name) for name in types):
+        return f"expected {' or '.join(_NAMES[name] for name in types)}{under}, got {shown(value)}"
+    known = [shape["const"]] if "const" in shape else shape.get("enum")
+    if known is not None and value not in known:
+        return f"expected {' or '.join(map(str, known))}{under}, got {shown(value)}"
+    if isinstance(value, dict):
+        return _fault_of_object(value, shape, key)
+    if isinstance(value, list):
+        return _fault_of_list(value, shape, key, under)
+    if isinstance(value, str) and "pattern" in shape and not re.search(shape["pattern"], value):
+        return f"expected a text like {shape['pattern']}{under}, got {shown(value)}"
+    low, high = shape.get("minimum", -math.inf), shape.get("maximum", math.inf)
+    if isinstance(value, int | float) and not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"{low} to {high}"
+        return f"expected {bounds}{under}, got {shown(value)}"
+    return ""
+
+
+def _is(value: Any, name: str) -> bool:
+    if isinstance(value, bool):
+        return name == "boolean"
+    if isinstance(value, int) and not abs(value) <= MOST_INTEGER:
+        return False
+    return isinstance(value, _TYPES[name]) and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _fault_of_object(value: dict[str, Any], shape: Shape, key: str) -> str:
+    prefix = f"{key}." if key else ""
+    if missing := [name for name in shape.get("required", ()) if name not in value]:
+        return f"expected the key {prefix + missing[0]!r}, it is missing"
+    properties, patterns = shape.get("properties", {}), shape.get("patternProperties", {})
+    others = shape.get("additionalProperties")
+    for name, member in value.items():
+        like = next((own for pattern, own in patterns.items() if re.search(pattern, name)), others)
+        inner = properties.get(name, like)
+        if inner is False:
+            return f"unknown key {shown(prefix + name)}"
+        if isinstance(inner, dict) and (fault := _fault(member, inner, f"{prefix}{name}")):
+            return fault
+    return ""
+
+
+def _fault_of_list(value: list[Any], shape: Shape, key: str, under: str) -> str:
+    least, most = shape.get("minItems", 0), shape.get("maxItems", math.inf)
+    if not least <= len(value) <= most:
+        number = least if least == most else f"at least {least}" if most == math.inf else f"{least} to {most}"
+        return f"expected {number} in the list{under}, got {len(value)}"
+    items = shape.get("items")
+    faults = (_fault(member, items, f"{key}[{place}]") for place, member in enumerate(value) if items)
+    return next(filter(None, faults), "")
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        InputError: It is none, or holds a number of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError, and so is what int() says
+        raise InputError(f"{where}: expected TOML, {shortened(error)}") from None
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: It cannot be read, or is none.
+    """
+    try:
+        text = Path(path).read_text("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{shortened(path)}: {reason}: expected a TOML file") from None
+    return parse_toml(text, str(path))
+
+
+def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
+    """A value of a JSON text.
+
+    Raises:
+        InputError: It is none, is nested too deep, or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: expected {expected}, {shortened(error)}") from None
+
+
+def shortened(said: object) -> str:
+    """The beginning of what a library says, or of a path."""
+    text = str(said)
+    return text if len(text) <= 300 else f"{text[:300]}…"
