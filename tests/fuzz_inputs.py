@@ -488,6 +488,12 @@ class Backend:
         sampler.notes = read_notes(str(checkpoint))
         return sampler
 
+    def needs(self, sampler: Any, config: Any) -> Any:
+        """Nothing."""
+        from selfplay.resources import TrainingNeeds
+
+        return TrainingNeeds(0, 0, 0, "")
+
     def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan) -> None:
         from selfplay.config import embedded_file
         from selfplay.rundir import folder_atomically
