@@ -585,7 +585,12 @@ class Archive:
             copy.commit()
 
     def raw_puzzles(self) -> list[RawPuzzle]:
-        """All puzzles with their solutions, as `formats.import_puzzles` takes them."""
+        """All puzzles with their solutions, as `formats.import_puzzles` takes them.
+
+        Raises:
+            InputError: The archive is damaged.
+        """
+        self.check()
         solutions: dict[str, list[str]] = {}
         for puzzle, source in self.query("SELECT puzzle, source FROM solutions ORDER BY length(source), id"):
             solutions.setdefault(puzzle, []).append(source)

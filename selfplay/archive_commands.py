@@ -73,14 +73,16 @@ def _stats(options: argparse.Namespace) -> int:
 
     with Archive(archive_path(options.archive)) as archive:
         found = stats(archive)
-    if options.json:
-        print(json.dumps(found))
+        if options.json:
+            print(json.dumps(found))
+            return 0
+        plain = [[name, f"{value:,}"] for name, value in found.items() if not isinstance(value, dict)]
+        parts = [tables.render(plain, right=[1])]
+        parts += [
+            tables.counts(name, content) for name, content in found.items() if isinstance(content, dict) and content
+        ]
+        page("\n".join(parts))
         return 0
-    plain = [[name, f"{value:,}"] for name, value in found.items() if not isinstance(value, dict)]
-    parts = [tables.render(plain, right=[1])]
-    parts += [tables.counts(name, content) for name, content in found.items() if isinstance(content, dict) and content]
-    page("\n".join(parts))
-    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -99,19 +101,19 @@ def _list(options: argparse.Namespace) -> int:
         else:
             rows = page_of(archive, chosen, options.sort, options.limit, options.offset)
             number = number_of(archive, chosen)
-    if options.json:
-        print(json.dumps([dict(row) for row in rows]))
+        if options.json:
+            print(json.dumps([dict(row) for row in rows]))
+            return 0
+        what = "refused texts" if options.refused else "puzzles"
+        if not rows:
+            print(f"none of {number:,} {what}" if number else f"no {what}")
+            return 0
+        shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
+        table = tables.render([rows[0].keys(), *shown])
+        last = options.offset + len(rows)
+        more = f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} goes on" if last < number else ""
+        page(table + more)
         return 0
-    what = "refused texts" if options.refused else "puzzles"
-    if not rows:
-        print(f"none of {number:,} {what}" if number else f"no {what}")
-        return 0
-    shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
-    table = tables.render([rows[0].keys(), *shown])
-    last = options.offset + len(rows)
-    more = f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} goes on" if last < number else ""
-    page(table + more)
-    return 0
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -121,19 +123,23 @@ def _show(options: argparse.Namespace) -> int:
 
     with Archive(archive_path(options.archive)) as archive:
         story = history(archive, options.id)
-    if options.json:
-        print(json.dumps(story))
+        if options.json:
+            print(json.dumps(story))
+            return 0
+        facts = (
+            "id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position",
+        )  # fmt: skip
+        parts = [tables.render([[key, one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])])]
+        parts.append(f"\n{highlighted(story['source'])}\n")
+        for solution in story["solutions"]:
+            parts.append(
+                f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(str(solution['answer']))}"
+            )
+            parts.append(f"{highlighted(solution['source'])}\n")
+        if story["candidates by verdict"]:
+            parts.append(tables.counts("candidates", story["candidates by verdict"]))
+        page("\n".join(parts))
         return 0
-    facts = ("id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position")
-    parts = [tables.render([[key, one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])])]
-    parts.append(f"\n{highlighted(story['source'])}\n")
-    for solution in story["solutions"]:
-        parts.append(f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(str(solution['answer']))}")
-        parts.append(f"{highlighted(solution['source'])}\n")
-    if story["candidates by verdict"]:
-        parts.append(tables.counts("candidates", story["candidates by verdict"]))
-    page("\n".join(parts))
-    return 0
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -144,11 +150,11 @@ def _why(options: argparse.Namespace) -> int:
 
     with Archive(archive_path(options.archive)) as archive:
         told = story(archive, options.id, known_shots(archive))
-    if options.json:
-        print(json.dumps(vars(told)))
-    else:
-        page(tables.story(told, highlighted))
-    return 1 if told.breaks else 0
+        if options.json:
+            print(json.dumps(vars(told)))
+        else:
+            page(tables.story(told, highlighted))
+        return 1 if told.breaks else 0
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -212,17 +218,17 @@ def _diff(options: argparse.Namespace) -> int:
 
     with Archive(archive_path(options.first)) as first, Archive(archive_path(options.second)) as second:
         found = compare(first, second)
-    if options.json:
-        print(json.dumps(vars(found)))
+        if options.json:
+            print(json.dumps(vars(found)))
+            return int(bool(found))
+        lines = []
+        for what, (one, other) in found.only.items():
+            lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
+            lines += [f"  {side} {identifier}" for side, ids in (("A", one), ("B", other)) for identifier in ids]
+        lines.append(f"answers that differ: {len(found.answers):,}")
+        lines += [f"  {pair}: {one_line(str(one))} and {one_line(str(other))}" for pair, one, other in found.answers]
+        page(printable("\n".join(lines)))
         return int(bool(found))
-    lines = []
-    for what, (one, other) in found.only.items():
-        lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
-        lines += [f"  {side} {identifier}" for side, ids in (("A", one), ("B", other)) for identifier in ids]
-    lines.append(f"answers that differ: {len(found.answers):,}")
-    lines += [f"  {pair}: {one_line(str(one))} and {one_line(str(other))}" for pair, one, other in found.answers]
-    page(printable("\n".join(lines)))
-    return int(bool(found))
 
 
 def _merge(options: argparse.Namespace) -> int:

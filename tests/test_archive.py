@@ -962,3 +962,8 @@ def test_a_broken_chunk_is_named_with_its_number(whole, column, content, words):
     path = whole(f"UPDATE chunks SET {column} = x'{content.hex()}'")
     with Archive(path) as archive, pytest.raises(InputError, match=rf"archive\.sqlite, chunk 1, {words}"):
         archive.chunk(1)
+
+
+def test_nothing_of_a_damaged_archive_becomes_a_puzzle_set(whole):
+    with Archive(whole("UPDATE puzzles SET source = x'00ff'")) as archive, pytest.raises(InputError, match="row 1"):
+        archive.raw_puzzles()

@@ -1751,3 +1751,12 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished,
         assert status == 3, full
         assert "the disk is full: an iteration takes about" in one_line(err)
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
+
+
+def test_a_row_that_cannot_be_shown_names_the_archive_and_the_row(run_here, refused):
+    with contextlib.closing(sqlite3.connect(run_here / "archive.sqlite")) as connection, connection:
+        (puzzle,) = connection.execute("SELECT id FROM puzzles WHERE number = 1").fetchone()
+        connection.execute("UPDATE puzzles SET source = x'00ff' WHERE number = 1")
+    for action in ("show", "why"):
+        line = refused("archive", action, "tiny", puzzle)
+        assert "archive.sqlite: the archive is damaged: expected TEXT in column source of table puzzles, row 1" in line
