@@ -96,8 +96,7 @@ def main(slot: Any, limits: Limits, function: Job) -> None:
     try:
         os.closerange(0, 32)
         cpu_seconds, length = REQUEST_HEADER.unpack_from(slot, 0)
-        # Neither setitimer nor sigaction is allowed after `seal`, so a program cannot disarm it.
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        confine.limit_cpu(cpu_seconds)
         seconds = int(cpu_seconds) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))

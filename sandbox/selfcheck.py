@@ -48,6 +48,7 @@ MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}.get(platform.machine(), 319)
 KEYCTL = {"x86_64": 250, "aarch64": 219}.get(platform.machine(), 250)
 IO_URING_SETUP = 425
 PTRACE = {"x86_64": 101, "aarch64": 117}.get(platform.machine(), 101)
+TIMER_SETTIME = {"x86_64": 223, "aarch64": 110}.get(platform.machine(), 223)
 UNSHARE = {"x86_64": 272, "aarch64": 97}.get(platform.machine(), 272)
 CLONE_NEWUSER = 0x10000000
 
@@ -64,7 +65,7 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "signal_parent": lambda: os.kill(os.getppid(), 0),
     "signal_group": lambda: os.kill(0, 0),
     "signal_handler": lambda: signal.signal(signal.SIGPROF, signal.SIG_IGN),
-    "disarm_timer": lambda: signal.setitimer(signal.ITIMER_PROF, 0),
+    "disarm_timer": _raw(TIMER_SETTIME, 0, 0, bytes(32), None),
     "clock": time.time,
     "monotonic_clock": time.monotonic,
     "sleep": lambda: time.sleep(0.001),

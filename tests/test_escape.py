@@ -41,6 +41,7 @@ NUMBERS = {
         "gettimeofday": 96, "getrlimit": 97, "sysinfo": 99, "times": 100, "ptrace": 101, "syslog": 103,
         "rt_sigqueueinfo": 129, "personality": 135, "prctl": 157, "adjtimex": 159, "chroot": 161, "mount": 165,
         "swapoff": 168, "reboot": 169, "init_module": 175, "gettid": 186, "tkill": 200, "timer_create": 222,
+        "timer_settime": 223, "timer_gettime": 224, "timer_delete": 226,
         "clock_gettime": 228, "clock_nanosleep": 230, "tgkill": 234, "mq_open": 240, "mq_unlink": 241,
         "add_key": 248, "request_key": 249, "keyctl": 250, "ioprio_set": 251, "inotify_init1": 294, "openat": 257,
         "unshare": 272, "signalfd4": 289, "eventfd2": 290, "epoll_create1": 291, "perf_event_open": 298,
@@ -55,6 +56,7 @@ NUMBERS = {
         "gettimeofday": 169, "getrlimit": 163, "sysinfo": 179, "times": 153, "ptrace": 117, "syslog": 116,
         "rt_sigqueueinfo": 138, "personality": 92, "prctl": 167, "adjtimex": 171, "chroot": 51, "mount": 40,
         "swapoff": 225, "reboot": 142, "init_module": 105, "gettid": 178, "tkill": 130, "timer_create": 107,
+        "timer_settime": 110, "timer_gettime": 108, "timer_delete": 111,
         "clock_gettime": 113, "clock_nanosleep": 115, "tgkill": 131, "mq_open": 180, "mq_unlink": 181,
         "add_key": 217, "request_key": 218, "keyctl": 219, "ioprio_set": 30, "inotify_init1": 26, "openat": 56,
         "unshare": 97, "signalfd4": 74, "eventfd2": 19, "epoll_create1": 20, "perf_event_open": 241,
@@ -402,8 +404,10 @@ ATTACKS = {
     "block_the_timers_signal": Attack(
         "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPROF])\nreturn True", SEAL, anything
     ),
-    "read_the_timer": Attack("return signal.getitimer(signal.ITIMER_PROF)[0] > 0", SEAL, among(True)),
-    "disarm_the_timer": Attack("return signal.setitimer(signal.ITIMER_PROF, 0)[0] > 0", SEAL, among(True)),
+    "read_the_timer": Attack("return raw('timer_gettime', 0, ctypes.create_string_buffer(32)) == 0", SEAL, among(True)),
+    "disarm_the_timer": Attack(
+        "return raw('timer_settime', 0, 0, bytes(32), None) == 0 and raw('timer_delete', 0) == 0", SEAL, among(True)
+    ),
     "own_timer": Attack("return raw('timer_create', 0, None, ctypes.byref(ctypes.c_int()))", SEAL, anything),
     # other processes' memory and descriptors
     "trace": Attack("return raw('ptrace', 0x4206, facts['victim'], 0, 0)", SIGNALS, among(0), able=may_trace),
@@ -634,7 +638,7 @@ child.resource = types.SimpleNamespace(**{{**vars(resource), "setrlimit": weak_l
 if "seal" in OFF:
     confine.seal = lambda: confine._prctl(confine.PR_SET_PDEATHSIG, signal.SIGKILL)
 if "timer" in OFF:
-    child.signal = types.SimpleNamespace(**{{**vars(signal), "setitimer": lambda *_: None}})
+    confine.limit_cpu = lambda seconds: None
 """
 LAYERS = (
     "parent_death", "no_clock", "identity", "namespaces", "empty_root", "no_new_privs", "landlock", "capabilities",

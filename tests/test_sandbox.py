@@ -213,6 +213,18 @@ def test_an_aliasing_bomb_is_refused_quickly(pool, part):
     assert result.records[0].startswith(b"UCodecError: the value is over the limit: too many parts")
 
 
+def test_no_program_is_ended_before_its_limit_however_busy_the_machine(pool):
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        results = [one(pool, "while True: pass") for _ in range(8)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert {result.status for result in results} == {Status.CPU_LIMIT}
+    assert min(result.cpu_seconds for result in results) >= LIMITS.cpu_seconds
+
+
 def test_recursion_reaches_the_limit_and_no_further(pool):
     before = "def down(n):\n    return 0 if n == 0 else 1 + down(n - 1)"
     assert answer(pool, "return down(9000)", before=before) == 9000
