@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import signal
 import socket
 import webbrowser
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -76,6 +77,8 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     print(f"{path}: {address} (Ctrl-C ends it)", flush=True)
     if opened:
         webbrowser.open(address)
+    # The server ends in a second by itself and then says the signal again, which `ending` would take for a second one.
+    signal.set_wakeup_fd(-1)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # the server has stopped by then, and says again why
             uvicorn.Server(config).run(sockets=[listening])

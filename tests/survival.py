@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import fuzz
+import fuzz_inputs
 import interrupted
 import learned
 import test_loop
@@ -526,6 +527,9 @@ def main() -> int:
         wrong += soak_iterations(folder, arguments.iterations, print)
     if "verifier" in parts:
         violation = fuzz.fuzz(60 * arguments.fuzz_minutes, arguments.seed, folder).violation
+        wrong += [violation] if violation else []
+    if "inputs" in parts:
+        violation = fuzz_inputs.fuzz_inputs(60 * arguments.fuzz_minutes, arguments.seed, folder, print).violation
         wrong += [violation] if violation else []
     print(f"{(time.monotonic() - started) / 60:.0f} minutes; {len(wrong)} wrong")
     for what in wrong:

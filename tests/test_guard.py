@@ -484,7 +484,7 @@ def test_without_a_guarded_set_the_same_leaks_are_shown_and_trained_on(pool, fil
 def test_a_changed_held_out_file_has_the_archive_examined_anew_and_the_same_one_does_not(
     pool, files, tmp_path, monkeypatch
 ):
-    rundir, examined = RunDir(tmp_path / "run"), []
+    rundir, other, examined = RunDir(tmp_path / "run"), RunDir(tmp_path / "other"), []
     whole = loop.examine_archive
     monkeypatch.setattr(loop, "examine_archive", lambda *rest: examined.append(whole(*rest)) or examined[-1])
     loop.run(rundir, config_of(files), Backend(), pool, {})
@@ -492,9 +492,10 @@ def test_a_changed_held_out_file_has_the_archive_examined_anew_and_the_same_one_
     assert examined == []
     with Path(files["heldout"]).open("a") as file:
         file.write(json.dumps({"name": "new", "puzzle": INNOCENT[0], "solution": INNOCENT[1]}) + "\n")
-    loop.run(rundir, config_of(files), Backend(), pool, {})
+    loop.branch(rundir, None, other)
+    loop.run(other, config_of(files), Backend(), pool, {})
     assert [[*levels_and_names(hits).values()] for hits in examined] == [[("exact", "heldout/new")]]
-    with Archive(rundir.archive) as archive:
+    with Archive(other.archive) as archive:
         assert len(archive.contamination()) == 1
 
 

@@ -292,8 +292,8 @@ SPOILED = {
         "iteration 1, record: dev.solved",
     ),
     "a record's missing key": (
-        lambda rundir: in_lines(rundir.records, lambda record: record.pop("accepted"), 2),
-        "iteration 2, record: accepted",
+        lambda rundir: in_lines(rundir.records, lambda record: record["training"].pop("steps"), 2),
+        "iteration 2, record: training.steps",
     ),
 }  # fmt: skip
 
