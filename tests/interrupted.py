@@ -273,16 +273,19 @@ def weights(run: Path) -> dict[str, bytes]:
 
 
 def differences(one: Path, other: Path, but: str | None = None) -> list[str]:
-    """In what two runs differ, apart from times, and in the chunks' settings from what a pattern says.
+    """In what two runs differ, apart from times, and in what is said of chunks from what matches a pattern.
 
     Whatever one of them has beside is named as well.
     """
 
+    def without(rows: Any) -> Any:
+        return re.sub(but, "", json.dumps(rows, default=repr)) if but else rows
+
     def parts(run: Path) -> Iterator[tuple[str, Any]]:
         for table, rows in archive_content(run / "archive.sqlite").items():
-            yield f"archive, {table}", re.sub(but, "", repr(rows)) if but and table == "chunks" else rows
+            yield f"archive, {table}", without(rows) if table == "chunks" else rows
         yield "records", without_times(run / "records.jsonl")
-        yield from ((f"scores, {file.name}", without_times(file)) for file in (run / "scores").iterdir())
+        yield from ((f"scores, {file.name}", without(without_times(file))) for file in (run / "scores").iterdir())
         yield from ((f"weights, {name}", content) for name, content in weights(run).items())
         yield "config", (run / "config.toml").read_text()
         files = {str(file.relative_to(run)) for file in run.rglob("*")}

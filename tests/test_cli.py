@@ -1572,64 +1572,6 @@ def cut_command(forked, protections):
     return run
 
 
-@pytest.fixture
-def cut_run(cut_command, files):
-    """`selfplay run tiny.toml`, cut off somewhere."""
-    return lambda cut=None: cut_command(["run", files / "tiny.toml"], cut)
-
-
-SAMPLE, LANE = "selfplay.decode:_draw", "sandbox.pool:_Lane.start"
-SIGNALS = {
-    "importing": ("selfplay.loop:import_training", LANE, 2, signal.SIGINT),
-    "sampling proposals": ("selfplay.loop:_Run._propose", SAMPLE, 2, signal.SIGINT),
-    "judging proposals": ("selfplay.propose:judge", LANE, 2, signal.SIGTERM),
-    "sampling candidates": ("selfplay.loop:_Run._solve", SAMPLE, 2, signal.SIGTERM),
-    "judging candidates": ("selfplay.solve:judge", LANE, 2, signal.SIGINT),
-    "training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 2, signal.SIGINT),
-    "training again": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3, signal.SIGTERM),
-    "scoring": ("selfplay.loop:evaluate", SAMPLE, 2, signal.SIGTERM),
-}
-KILLS = {
-    "import, writing": ("selfplay.loop:import_training", "puzzles.archive:Archive.add", 2),
-    "score before training": ("selfplay.loop:evaluate", LANE, 2),
-    "propose, sampling": ("selfplay.loop:_Run._propose", SAMPLE, 2),
-    "propose, judging": ("selfplay.propose:judge", LANE, 2),
-    "propose, writing": ("selfplay.propose:judge", "puzzles.archive:Archive.add_proposal", 5),
-    "solve, sampling": ("selfplay.loop:_Run._solve", SAMPLE, 2),
-    "solve, judging": ("selfplay.solve:judge", LANE, 2),
-    "solve, writing": ("selfplay.solve:judge", "puzzles.archive:Archive.add", 2),
-    "fine-tune, training": ("selfplay.finetune:train", "selfplay.finetune:loss_of", 3),
-    "fine-tune, saving": ("selfplay.loop:_Run._finetune", "os:fsync", 2),
-    "evaluate, sampling": ("selfplay.loop:_Run._evaluate", SAMPLE, 2),
-    "evaluate, writing": ("selfplay.evaluate:_Chunk.judged", "selfplay.evaluate:judge_texts", 1),
-    "record, before": ("selfplay.loop:_Run._record", "puzzles.archive:Archive.iteration_counts", 1),
-    "record, writing": ("selfplay.loop:append_line", "os:fsync", 1),
-}
-
-
-def test_a_run_that_is_interrupted_in_every_stage_ends_like_one_that_was_not(cut_run, finished, files, done):
-    for stage, cut in SIGNALS.items():
-        code, err = cut_run(cut)
-        assert code == 130, f"{stage}: {err}"
-        assert one_line(err).startswith("selfplay: interrupted"), stage
-    assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
-    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
-
-
-def test_a_run_that_is_killed_in_every_stage_loses_no_pair_and_ends_like_one_that_was_not(
-    cut_run, finished, files, done
-):
-    kept = set()
-    for stage, cut in KILLS.items():
-        code, err = cut_run((*cut, signal.SIGKILL))
-        assert (code, err) == (-signal.SIGKILL, ""), stage
-        assert kept <= pairs(Path("runs/tiny/archive.sqlite")), stage
-        kept = pairs(Path("runs/tiny/archive.sqlite"))
-    assert rows(done("run", files / "tiny.toml")) == rows(finished[1])
-    assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
-    assert kept == pairs(Path("runs/tiny/archive.sqlite"))
-
-
 BENCH_CUTS = [
     ("judging the second seed", ("selfplay.bench:evaluate", "selfplay.evaluate:judge_texts", 2, signal.SIGKILL)),
     ("judging the third", ("selfplay.bench:evaluate", "selfplay.evaluate:judge_texts", 2, signal.SIGTERM)),
