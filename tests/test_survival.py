@@ -48,7 +48,7 @@ def test_what_is_lost_is_found(crashes, tmp_path, monkeypatch):
 def test_an_end_that_is_not_as_expected_is_found(crashes, monkeypatch):
     monkeypatch.setitem(ACTIONS, "SIGTERM", survival.KILL)
     result = crashes.try_one(Point("SIGTERM", "training", "a forward pass", 2))
-    assert result["wrong"] == ["it ended with -9: "]
+    assert result["wrong"] == ["it ended with -9: ", "its last words were ''"]
 
 
 def test_a_harness_that_was_stopped_goes_on(crashes, monkeypatch):
