@@ -64,12 +64,12 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
     except (SandboxError, resources.DiskFull) as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
+        _say(f"\n{interrupted}")
         return ending.INTERRUPTED
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: nothing is to be flushed at exit
-        return 0
-    except (OSError, sqlite3.DatabaseError, MemoryError) as error:
+        return _fail(f"nobody reads its output any more{KEPT}", 3) if options.command in RESUMED else 0
+    except (OSError, sqlite3.DatabaseError, MemoryError, ImportError) as error:  # torch may not be mapped, either
         return _fail(_machine_error(error), 3)
     except Exception as error:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
         if resources.is_full(error):  # as a library of another language says it
@@ -79,8 +79,17 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"selfplay: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+    _say(f"selfplay: {printable(' '.join(str(error).split()))}")
     return status
+
+
+def _say(line: str) -> None:
+    """On standard error, if there is one still: a terminal may be gone, and the exit status is to tell all the same."""
+    if sys.stderr is not None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            sys.stderr = None
 
 
 def _machine_error(error: Exception) -> str:
@@ -118,7 +127,10 @@ def _run(options: argparse.Namespace) -> int:
         track.require()
     if config.finetune.lora_rank:
         require_peft()
-    rundir.path.mkdir(parents=True, exist_ok=True)
+    try:
+        rundir.path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{rundir.path}: expected a run's folder or nothing: give another --name") from None
     headed: list[bool] = []
     seen = len(rundir.read_records())
 
@@ -523,7 +535,10 @@ RESUMED = (_run, _reproduce, _ablate, _bench, archive_commands.add)
 
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8")
+    # Only what is written opens or puts aside a log: a second run, which is refused, leaves the first one's alone.
+    handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in ("selfplay", "puzzles", "sandbox"):
         logging.getLogger(name).addHandler(handler)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 6.0
 """From a signal to the end: Slurm kills 30 s after it by default, spot machines are gone after 30 s to 2 minutes."""
+LAST_ACT_SECONDS = 1.0
 INTERRUPTED = 130
 """The exit status."""
 last_acts: list[Callable[[], object]] = []
@@ -36,10 +37,16 @@ def in_good_order(last_words: bytes) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
     handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     woken, waker = socket.socketpair()
     waker.setblocking(False)
-    earlier = [signal.signal(number, _interrupt) for number in handled]
+    earlier = [signal.signal(number, interrupt) for number in handled]
     earlier_waker = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
     watch = threading.Thread(target=_watch, args=(woken, frozenset(handled), last_words), name="ending", daemon=True)
     watch.start()
@@ -48,12 +55,8 @@ def in_good_order(last_words: bytes) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(earlier_waker)
         for number, handler in zip(handled, earlier, strict=True):
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if came else handler)  # nothing changes the exit status any more
         waker.close()
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> None:
@@ -67,8 +70,14 @@ def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> 
         again = select.select([woken], [], [], GRACE_SECONDS)[0]
         if again and not woken.recv(1):  # the command has ended, what comes after it has not yet
             time.sleep(max(0.0, ends_at - time.monotonic()))
-    for act in last_acts:
-        with contextlib.suppress(OSError):
-            act()
-    os.write(2, last_words)
+    for act in (*last_acts, lambda: os.write(2, last_words)):
+        # A disk may hang, and nobody may read what is said.
+        doing = threading.Thread(target=_quietly, args=(act,), daemon=True)
+        doing.start()
+        doing.join(LAST_ACT_SECONDS)
     os._exit(INTERRUPTED)
+
+
+def _quietly(act: Callable[[], object]) -> None:
+    with contextlib.suppress(OSError):
+        act()

@@ -53,7 +53,7 @@ class Status:
     @property
     def beats(self) -> bool:
         """Whether it seems to live, as far as clocks of two machines agree."""
-        return self.state == "running" and seconds_since(self.beat_at) < ALIVE_SECONDS
+        return self.state == "running" and abs(seconds_since(self.beat_at)) < ALIVE_SECONDS
 
 
 def now() -> str:
@@ -141,9 +141,17 @@ class Heartbeat:
 
     def _write(self) -> None:
         beside = self._file.with_name(f".{self._file.name}.part")
-        with contextlib.suppress(OSError):
-            beside.write_text(json.dumps(asdict(self._status)) + "\n", "utf-8", errors="backslashreplace")
-            beside.replace(self._file)
+        content = f"{json.dumps(asdict(self._status))}\n".encode("ascii")
+        with self._lock, contextlib.suppress(OSError):
+            try:
+                beside.write_bytes(content)
+                beside.replace(self._file)
+            except OSError:
+                # A full disk has no room for another file, and the old one has a whole block.
+                beside.unlink(missing_ok=True)
+                with self._file.open("r+b") as file:
+                    file.write(content)
+                    file.truncate()
 
 
 def reason_of(error: BaseException) -> str:

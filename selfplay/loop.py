@@ -46,6 +46,8 @@ from selfplay.select import Example, Pair, examples, solver_shots
 logger = logging.getLogger(__name__)
 
 SCORED_SETS = ("dev", "heldout")
+OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
+"""What is left in the folder of a run that did not come to its settings."""
 NO_PUZZLES = "none"
 """As `data.train`: a run begins with rules alone."""
 GUARD_SOLUTIONS = 4
@@ -228,7 +230,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists.
     """
-    if rundir.path.exists() and any(rundir.path.iterdir()):
+    if rundir.path.exists() and {file.name for file in rundir.path.iterdir()} - OF_A_REFUSED_RUN:
         raise InputError(
             f"{rundir.path}: it exists already; --from begins a new run: give another --name, "
             "or go on with this one by the same command without --from"

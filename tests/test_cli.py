@@ -6,6 +6,7 @@ that pairs are really found; the settings are in `learned.py`.
 
 import argparse
 import contextlib
+import errno
 import gzip
 import importlib
 import importlib.util
@@ -31,7 +32,7 @@ from learned import write_lines
 from puzzles.archive import Archive
 from puzzles.catalogue import ORDERS, STATES
 from puzzles.formats import FORMATS as FILE_FORMATS
-from puzzles.puzzle import Verdict
+from puzzles.puzzle import InputError, Verdict
 from sandbox import selfcheck
 from selfplay import archive_commands, cli, tables
 from selfplay.cli import main
@@ -1023,6 +1024,36 @@ def test_a_mistake_of_ours_does_not_look_like_the_answer_no(run_here, selfplay, 
     status, _, err = selfplay("archive", "stats", "tiny")
     assert status == 3
     assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt(), 130), (InputError("wrong"), 2)], ids=str)
+def test_the_exit_status_is_told_though_the_terminal_is_gone(run_here, selfplay, monkeypatch, raised, status):
+    def fails(*_):
+        raise raised
+
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("puzzles.catalogue.stats", fails)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    assert main(["archive", "stats", "tiny"]) == status
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_not_said_to_be_done(files, selfplay, monkeypatch):
+    def gone(record):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(tables, "record_row", gone)
+    status, _, err = selfplay("run", files / "tiny.toml")
+    assert status == 3
+    assert one_line(err).startswith("selfplay: nobody reads its output any more; what was finished is kept")
+
+
+def test_a_run_goes_where_there_is_a_folder_or_nothing(files, refused):
+    Path("runs").mkdir()
+    Path("runs/tiny").write_text("a file")
+    assert "runs/tiny: expected a run's folder or nothing" in refused("run", files / "tiny.toml")
 
 
 def test_hostile_names_move_no_cursor(run_here, done):

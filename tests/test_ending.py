@@ -80,6 +80,24 @@ def test_a_second_signal_ends_it_at_once():
     assert seconds < 1
 
 
+def test_a_signal_after_the_end_changes_no_exit_status():
+    code = BUSY.replace('print("in good order", flush=True)', "os.kill(os.getpid(), signal.SIGTERM)")
+    with subprocess.Popen([sys.executable, "-c", code, "waits"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 130
+
+
+def test_it_ends_though_nobody_can_hear_its_last_words():
+    code = BUSY.replace('print("ready"', 'os.close(2), print("ready"')
+    with subprocess.Popen([sys.executable, "-c", code, "computes"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=20)
+    assert process.returncode == 130
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     status, out, err, _ = signalled("waits", signal.SIGHUP, signal.SIGTERM, ignored=(signal.SIGHUP,))
     assert (status, out, err) == (130, "in good order\n", "")

@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 import time
@@ -76,6 +77,17 @@ def test_a_status_that_cannot_be_written_does_not_end_the_run(tmp_path):
         pass
 
 
+def test_a_full_disk_has_room_for_the_last_words(file, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Heartbeat(file, starting()) as beats:
+        monkeypatch.setattr("pathlib.Path.write_bytes", full)
+        beats.end("the disk is full")
+        assert (kept(file)["state"], kept(file)["reason"]) == ("ended", "the disk is full")
+        assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"state": "running"}', "\0"])
 def test_what_is_no_status_is_none(file, text):
     file.write_text(text)
@@ -107,6 +119,7 @@ def run(tmp_path):
         ({}, "killed"),
         ({"host": "another"}, "running"),
         ({"host": "another", "beat_at": ago(minutes=3)}, "killed"),
+        ({"host": "another", "beat_at": ago(hours=-5)}, "killed"),  # a clock that is far ahead says nothing
         ({"state": "ended", "reason": "interrupted"}, "stopped: interrupted"),
         ({"state": "ended", "reason": "finished"}, "stopped"),
     ],
