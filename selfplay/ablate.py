@@ -26,10 +26,10 @@ from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
 from selfplay.evaluate import read_chunks
-from selfplay.loop import SCORED_SETS, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.loop import Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
-from selfplay.rundir import RunDir, write_atomically
+from selfplay.rundir import SCORED_SETS, RunDir, write_atomically
 
 SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",

@@ -10,8 +10,8 @@ from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
 from sandbox.pool import Pool
-from selfplay.loop import GUARD_SOLUTIONS, is_archive, read_any
-from selfplay.rundir import RunDir
+from selfplay.loop import GUARD_SOLUTIONS, read_any
+from selfplay.rundir import RunDir, is_archive
 from selfplay.sets import ScoredSet
 
 

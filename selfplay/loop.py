@@ -39,13 +39,20 @@ from selfplay.heartbeat import Heartbeat
 from selfplay.progress import Progress
 from selfplay.prompts import propose_prompt
 from selfplay.resources import DiskFull, TrainingNeeds
-from selfplay.rundir import RunDir, append_line, folder_atomically, read_lines, write_atomically
+from selfplay.rundir import (
+    SCORED_SETS,
+    RunDir,
+    append_line,
+    folder_atomically,
+    is_archive,
+    read_lines,
+    write_atomically,
+)
 from selfplay.sampler import Sampler
 from selfplay.select import Example, Pair, examples, solver_shots
 
 logger = logging.getLogger(__name__)
 
-SCORED_SETS = ("dev", "heldout")
 OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
 """What is left in the folder of a run that did not come to its settings."""
 NO_PUZZLES = "none"
@@ -142,14 +149,6 @@ def _archive_file(path: str) -> Path | None:
     if (place / "archive.sqlite").is_file():
         return place / "archive.sqlite"
     return place if is_archive(place) else None
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file begins as SQLite's do."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
 
 
 def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:

@@ -33,9 +33,9 @@ from sandbox.pool import Pool
 from selfplay import sessions
 from selfplay.config import BudgetConfig, RunConfig, load
 from selfplay.cost import without_times
-from selfplay.loop import SCORED_SETS, Backend, as_begun, branch, run
+from selfplay.loop import Backend, as_begun, branch, run
 from selfplay.progress import Progress
-from selfplay.rundir import RunDir, read_lines
+from selfplay.rundir import SCORED_SETS, RunDir, read_lines
 
 SHOWN_CHARACTERS = 70
 SHOWN_BEFORE = 20

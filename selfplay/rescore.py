@@ -14,8 +14,7 @@ from selfplay import results
 from selfplay.config import EvaluateConfig
 from selfplay.cost import judging_watch
 from selfplay.evaluate import SetScores, judge_surely, read_chunks, summarize
-from selfplay.loop import SCORED_SETS
-from selfplay.rundir import RunDir
+from selfplay.rundir import SCORED_SETS, RunDir
 from selfplay.select import prompt_for
 from selfplay.sets import scored_set
 

@@ -89,7 +89,7 @@ class RunDir:
             if record["iteration"] != number:
                 raise InputError(f"{where}: expected iteration {number}, got {record['iteration']}")
             ks, *others = (
-                [key for key in record[name] if key.startswith("pass@")] for name in SCORED if name in record
+                [key for key in record[name] if key.startswith("pass@")] for name in SCORED_SETS if name in record
             )
             if not ks or others not in ([], [ks]):
                 raise InputError(f"{where}: expected pass@k of dev and the same of heldout, got {shown([ks, *others])}")
@@ -163,7 +163,7 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-SCORED = ("dev", "heldout")
+SCORED_SETS = ("dev", "heldout")
 _COUNTS = (
     "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
     "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
@@ -203,15 +203,20 @@ def spare(path: Path) -> None:
     run = RunDir(path.parent)
     own = {file.name for file in (run.config, run.records, run.sessions, run.log, run.status)} | {"lock"}
     needed = run.config.is_file() and path.name in own
-    if not needed and path.is_file():
-        with path.open("rb") as file:
-            needed = file.read(len(SQLITE)) == SQLITE
-    if needed:
+    if needed or is_archive(path):
         raise InputError(f"{path}: it is an archive, or a run's own file: name another place")
 
 
 SQLITE = b"SQLite format 3\0"
 """How a file of its begins."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as SQLite's do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
 
 
 def read_lines(path: Path) -> list[Any]:

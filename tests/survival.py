@@ -170,13 +170,11 @@ class Crashes:
             found[Point(kinds[len(found) % len(kinds)], stage, inner, nth)] = None
         return [*found, *(Point(kind, nth=turn) for turn, kind in enumerate(apart))]
 
-    def try_all(self, number: int, say: Callable[[str], None], until: float = float("inf")) -> list[dict[str, Any]]:
+    def try_all(self, number: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
         """What came of the points, those of earlier sessions included."""
         results, points = self.folder / f"crashes-{self.seed}.jsonl", self.points(number)
         done = read_lines(results)
         for point in points[len(done) :]:
-            if time.monotonic() > until:
-                break
             result = {**vars(point), "where": point.where, "inside": point.is_inside, **self.try_one(point)}
             append_line(results, result)
             if result["wrong"]:
@@ -237,9 +235,7 @@ class _Trial:
         self._expect(ended, expected)
         if kind in ("SIGTERM", "SIGINT"):
             self.seconds = ended.at - float((self.place / interrupted.HAPPENED).read_text())
-            if not ended.err.endswith(
-                "selfplay: interrupted; what was finished is kept, the same command goes on from there\n"
-            ):
+            if not ended.err.endswith(LAST_WORDS):
                 self.wrong.append(f"its last words were {ended.err[-100:]!r}")
             if self.seconds > ENDS_WITHIN_SECONDS:
                 self.wrong.append(f"it took {self.seconds:.1f} s to end")
