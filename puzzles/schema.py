@@ -232,11 +232,16 @@ def _by_table(connection: sqlite3.Connection) -> dict[str, list[tuple[str, str, 
     return found
 
 
+def _is_made_of_others(table: str) -> bool:
+    """A view, or the index of a search with the tables that it keeps itself in."""
+    return table.startswith("search_") or table in ("pairs", "iterations")
+
+
 def _missing(connection: sqlite3.Connection, version: int) -> str:
     """Which table, view or column of a schema is not there; nothing if all are."""
     there = {table: [column for column, _, _ in columns] for table, columns in _by_table(connection).items()}
     for table, columns in _columns().items():
-        if version < SCHEMA_VERSION and (table.startswith("search_") or table in ("pairs", "iterations")):
+        if version < SCHEMA_VERSION and _is_made_of_others(table):
             continue  # made anew with the rest
         if table in there and _COLUMNS_SINCE.get(table, 1) > version:
             return f"it has a table {table}, which schema {version} has not"
@@ -270,8 +275,7 @@ def damage(connection: sqlite3.Connection) -> str:
         if said != "ok":
             return str(said)
         for table, columns in _columns().items():
-            made_of_others = table.startswith("search_") or table in ("pairs", "iterations")
-            if not made_of_others and (fault := _fault_of_rows(connection, table, columns)):
+            if not _is_made_of_others(table) and (fault := _fault_of_rows(connection, table, columns)):
                 return fault
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             return f"row {row} of table {table} speaks of a row of {parent} that is not there"

@@ -19,14 +19,16 @@ import sqlite3
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from puzzles.foreign import shortened
 from puzzles.puzzle import InputError
 from sandbox.result import SandboxError
 from selfplay import archive_commands, ending, resources
-from selfplay.terminal import RUNS, bars, command, natural, positive, printable, proven_pool
+from selfplay.terminal import RUNS, bars, command, natural, one_line, positive, printable, proven_pool
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
@@ -37,12 +39,13 @@ if TYPE_CHECKING:
 USUAL_K = (1, 10, 100)
 LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
 """A run's log is put aside at that size; so many older ones are kept."""
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR)
-"""A place that is not for writing."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; returns the exit status.
+
+    In a main thread, a command that does not hear a signal takes the whole process with it when its grace is over.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     interrupted = f"selfplay: interrupted{KEPT if options.command in RESUMED else ''}"
@@ -70,9 +73,11 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
         sys.stdout = None  # nobody reads: nothing is to be flushed at exit
         return _fail(f"nobody reads its output any more{KEPT}", 3) if options.command in RESUMED else 0
     except (OSError, sqlite3.DatabaseError, MemoryError, ImportError) as error:  # torch may not be mapped, either
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{shortened(error.filename)}: this name is too long for the file system", 2)
         return _fail(_machine_error(error), 3)
     except Exception as error:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
-        if resources.is_full(error):  # as a library of another language says it
+        if resources.is_full(error) or resources.OUT_OF_MEMORY.search(str(error)):  # as other languages say it
             return _fail(_machine_error(error), 3)
         traceback.print_exc()
         return 3
@@ -102,62 +107,38 @@ def _machine_error(error: Exception) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from selfplay import tables, track
+    from selfplay import sessions, tables
     from selfplay.config import load
-    from selfplay.loop import BudgetSpent, branch, check_settings, run
+    from selfplay.loop import branch, check_settings
     from selfplay.rundir import RunDir
 
-    parent, _, iteration = (options.from_run or "").partition("@")
-    base = _run_dir(parent) if parent else None
-    config = load(options.config or (base.config if base else None), options.set or ())
+    parent = _parent(options.from_run)
+    config = load(options.config or (parent[0].config if parent else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(_below_runs(name))
     if options.forecast:
-        if base:
+        if parent:
             raise InputError(
                 "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
             )
         return _forecast(config)
-    if base:
-        branch(base, _integers(iteration, "--from", least=0)[0] if iteration else None, rundir)
-    check_settings(rundir, config)
-    from selfplay.finetune import TransformersBackend, require_peft
-
-    if config.tensorboard:
-        track.require()
-    if config.finetune.lora_rank:
-        require_peft()
-    try:
-        rundir.path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{rundir.path}: expected a run's folder or nothing: give another --name") from None
-    headed: list[bool] = []
-    seen = len(rundir.read_records())
-
-    def row(record: dict[str, Any]) -> None:
-        if not headed:
-            print(tables.record_heading(record), flush=True)
-            headed.append(True)
-        print(tables.record_row(record), flush=True)
-        if config.tensorboard and record["iteration"] >= seen:
-            track.write(rundir.path / "tensorboard", record)
-
-    with _log_to(rundir.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
-        progress = bars()
-        progress.row = row
-        try:
-            records, spent = run(rundir, config, TransformersBackend(), pool, protections, progress), None
-        except BudgetSpent as budget_spent:
-            records, spent = rundir.read_records(), budget_spent
+    _require_packages(config)
+    if parent:
+        branch(*parent, rundir)
+    elif not rundir.config.exists() and "branched_from" in sessions.origin(rundir):
+        raise InputError(f"{rundir.path}: it was begun with --from and has no settings yet: give that command again")
+    check_settings(rundir, config)  # before the sandbox is made ready
+    spent = _recorded(rundir, config)
+    records = rundir.read_records()
     if len(records) > 1:
         print(f"\n{tables.cost_table(records)}")
-    again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or base else ""
     if spent:
         print(f"\n{rundir.path}: {spent}; with more of it the same command goes on")
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
         print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
+    again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or parent else ""
     print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
     print(f"  selfplay report {rundir.path}")
     if last:
@@ -166,32 +147,80 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
+    """The run and the iteration, None for its last, that `--from` names."""
+    if text is None:
+        return None
+    name, at, number = (text, "", "") if _run_dir(text).path.is_dir() else text.rpartition("@")
+    if not name or (at and not (number.isascii() and number.isdigit())):
+        raise InputError(f"--from: expected RUN or RUN@ITERATION, such as embedded@2, got {text!r}")
+    return _run_dir(name), int(number) if at else None
+
+
+def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
+    """Run, with a row for each iteration; why it ended before its last, if it did."""
+    from selfplay import track
+    from selfplay.finetune import TransformersBackend
+    from selfplay.loop import BudgetSpent, run
+
+    seen = len(rundir.read_records())
+
+    def tracked(record: dict[str, Any]) -> None:
+        if config.tensorboard and record["iteration"] >= seen:
+            track.write(rundir.path / "tensorboard", record)
+
+    with _log_to(rundir.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
+        try:
+            run(rundir, config, TransformersBackend(), pool, protections, _with_rows(then=tracked))
+        except BudgetSpent as spent:
+            return spent
+    return None
+
+
+def _require_packages(*configs: RunConfig) -> None:
+    """Say before anything is written that one is missing."""
+    from selfplay import track
+    from selfplay.finetune import require_peft
+
+    if any(config.tensorboard for config in configs):
+        track.require()
+    if any(config.finetune.lora_rank for config in configs):
+        require_peft()
+
+
+def _with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None) -> Progress:
+    """Bars, and a table with a row for each record."""
+    from selfplay import tables
+
+    headed = False
+
+    def row(record: dict[str, Any]) -> None:
+        nonlocal headed
+        if not headed:
+            print(title + tables.record_heading(record), flush=True)
+            headed = True
+        print(tables.record_row(record), flush=True)
+        then(record)
+
+    return replace(bars(), row=row)
+
+
 def _ablate(options: argparse.Namespace) -> int:
     from selfplay import ablate, chart, tables
-    from selfplay.finetune import TransformersBackend, require_peft
-    from selfplay.rundir import write_atomically
+    from selfplay.finetune import TransformersBackend
+    from selfplay.rundir import told_if_closed, write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
     folder = _below_runs(options.name or Path(options.config).stem)
-    if any(config.finetune.lora_rank for config in ablation.arms.values()):
-        require_peft()
-    folder.mkdir(parents=True, exist_ok=True)
+    _require_packages(*ablation.arms.values())
+    with told_if_closed(folder, "give another --name"):
+        folder.mkdir(parents=True, exist_ok=True)
 
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
         return proven_pool(config.sandbox, config.seed)
 
-    def progress(title: str) -> Progress:
-        def row(record: dict[str, Any]) -> None:
-            if record["iteration"] == 0:
-                print(f"{title}\n{tables.record_heading(record)}", flush=True)
-            print(tables.record_row(record), flush=True)
-
-        shown = bars()
-        shown.row = row
-        return shown
-
     with _log_to(folder / "log.txt"):
-        done = ablate.ablate(ablation, folder, TransformersBackend(), pool_of, progress)
+        done = ablate.ablate(ablation, folder, TransformersBackend(), pool_of, lambda arm: _with_rows(f"{arm}\n"))
     table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
@@ -201,9 +230,8 @@ def _ablate(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from selfplay import tables
     from selfplay.config import load
-    from selfplay.finetune import TransformersBackend, require_peft
+    from selfplay.finetune import TransformersBackend
     from selfplay.reproduce import begin, reproduce, told
     from selfplay.rundir import RunDir
 
@@ -211,20 +239,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     here = RunDir(Path(options.out) if options.out else RUNS / f"{there.path.absolute().name}-again")
     last = begin(there, here, options.iterations)
     config = load(there.config)
-    if config.finetune.lora_rank:
-        require_peft()
-    headed: list[bool] = []
-
-    def row(record: dict[str, Any]) -> None:
-        if not headed:
-            print(tables.record_heading(record), flush=True)
-            headed.append(True)
-        print(tables.record_row(record), flush=True)
-
-    progress = bars()
-    progress.row = row
+    _require_packages(config)
     with _log_to(here.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
-        done = reproduce(there, here, last, TransformersBackend(), pool, protections, progress)
+        done = reproduce(there, here, last, TransformersBackend(), pool, protections, _with_rows())
     print()
     for line in told(there, here, done):
         print(printable(line))
@@ -256,46 +273,47 @@ def _run_name(config: Path) -> str:
 
 def _runs(options: argparse.Namespace) -> int:
     from selfplay import tables
-    from selfplay.config import load
     from selfplay.rundir import RunDir
 
-    rows = [["run", "state", "iteration", "best on dev", "MB"]]
-    for path in sorted(RUNS.iterdir()) if RUNS.is_dir() else []:
-        rundir = RunDir(path)
-        if not rundir.config.is_file():
-            continue
-        try:
-            iterations, records = load(rundir.config).iterations, rundir.read_records()
-        except InputError:
-            rows.append([path.name, "unreadable", "-", "-", "-"])
-            continue
-        best = "-"
-        if records:
-            key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
-            # A branch may score other k than the run it came from.
-            record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
-            best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
-        size = sum(_size(file) for file in path.rglob("*"))
-        state = rundir.state(iterations)
-        rows.append([path.name, state, f"{max(0, len(records) - 1)} of {iterations}", best, f"{size / 1e6:.1f}"])
-    print(tables.render(rows, right=[4]) if len(rows) > 1 else f"no runs below {RUNS.resolve()}")
+    runs = [RunDir(path) for path in sorted(RUNS.iterdir())] if RUNS.is_dir() else []
+    rows = [_run_row(run) for run in runs if run.config.is_file() or run.status.is_file()]
+    heading = ["run", "state", "iteration", "best on dev", "MB"]
+    print(tables.render([heading, *rows], right=[4]) if rows else f"no runs below {RUNS.resolve()}")
     return 0
+
+
+def _run_row(rundir: RunDir) -> list[str]:
+    from selfplay import tables
+    from selfplay.config import load
+
+    name = printable(rundir.path.name)
+    try:
+        records = rundir.read_records()
+        iterations = load(rundir.config).iterations if rundir.config.is_file() else None
+        state = rundir.state(len(records) if iterations is None else iterations)
+    except InputError:
+        return [name, "unreadable", "-", "-", "-"]
+    best = "-"
+    if records:
+        key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
+        # A branch may score other k than the run it came from.
+        record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
+        best = f"{key} {tables.interval(record['dev'][key])} at {record['iteration']}"
+    done = "-" if iterations is None else f"{max(0, len(records) - 1)} of {iterations}"
+    size = sum(_size(file) for file in rundir.path.rglob("*"))
+    return [name, one_line(state), done, best, f"{size / 1e6:.1f}"]
 
 
 def _report(options: argparse.Namespace) -> int:
     from selfplay.report import report
-    from selfplay.rundir import spare, write_atomically
+    from selfplay.rundir import spare, told_if_closed, write_atomically
 
     rundir = _run_dir(options.run)
     out = Path(options.out) if options.out else rundir.report
     spare(out.absolute())
     page = report(rundir)
-    try:
+    with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)
-    except OSError as error:
-        if error.errno not in CLOSED:
-            raise
-        raise InputError(f"{out}: it cannot be written, {error.strerror}: name another place with --out") from None
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser")
     return 0
 

@@ -260,14 +260,8 @@ ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
 MOST = 2**64
 """Of any number."""
 MAY_CHANGE = (
-    "iterations",
-    "keep_checkpoints",
-    "tensorboard",
-    "model.overlap",
-    *ROUNDING,
-    "budget.seconds",
-    "budget.tokens",
-)
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", *ROUNDING,
+)  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""
 

@@ -67,8 +67,7 @@ def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> 
         if not received:
             return
         ends_at = time.monotonic() + GRACE_SECONDS
-        again = select.select([woken], [], [], GRACE_SECONDS)[0]
-        if again and not woken.recv(1):  # the command has ended, what comes after it has not yet
+        if not _signalled(woken, numbers, ends_at):  # the command has ended, what comes after it has not yet
             time.sleep(max(0.0, ends_at - time.monotonic()))
     for act in (*last_acts, lambda: os.write(2, last_words)):
         # A disk may hang, and nobody may read what is said.
@@ -76,6 +75,16 @@ def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> 
         doing.start()
         doing.join(LAST_ACT_SECONDS)
     os._exit(INTERRUPTED)
+
+
+def _signalled(woken: socket.socket, numbers: frozenset[int], until: float) -> bool:
+    """Wait for one of these signals, or for the other end to be closed."""
+    while select.select([woken], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not (received := woken.recv(1)):
+            return False
+        if received[0] in numbers:
+            return True
+    return False
 
 
 def _quietly(act: Callable[[], object]) -> None:

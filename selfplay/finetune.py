@@ -28,9 +28,9 @@ from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.cost import Watch
 from selfplay.decode import kept_in
-from selfplay.model import OUT_OF_MEMORY, LanguageModel, peak_flops_per_second
+from selfplay.model import LanguageModel, peak_flops_per_second
 from selfplay.prompts import encode_completion, encode_prompt
-from selfplay.resources import TrainingNeeds, give_memory_back
+from selfplay.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.rundir import folder_atomically
 from selfplay.select import Example
 

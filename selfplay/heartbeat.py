@@ -16,6 +16,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from puzzles.foreign import NATURAL, TEXT, an_object, expect
 from selfplay import ending
 from selfplay.progress import Progress
 
@@ -56,6 +58,11 @@ class Status:
         return self.state == "running" and abs(seconds_since(self.beat_at)) < ALIVE_SECONDS
 
 
+_TEXTS = ("state", "reason", "host", "user", "since", "beat_at", "moved_at", "doing")
+SHAPE = an_object(**dict.fromkeys(_TEXTS, TEXT), **dict.fromkeys(("process", "done", "of"), NATURAL))
+"""Of the file."""
+
+
 def now() -> str:
     """To the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -64,10 +71,32 @@ def now() -> str:
 def read_status(file: Path) -> Status | None:
     """What a run last said of itself; None if it never did, or in another version's words."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        status = Status(**json.loads(file.read_text("utf-8")))
-        seconds_since(status.beat_at)
+        said = json.loads(file.read_text("utf-8"))
+        expect(said, SHAPE, str(file))
+        status = Status(**said)
+        seconds_since(status.beat_at), seconds_since(status.since)
         return status
     return None
+
+
+def is_another(status: Status) -> bool:
+    """Whether this is of a process that is not this one and may live: on this machine it is seen, on others not."""
+    if status.host != socket.gethostname():
+        return True
+    began_at = _began_at(status.process)
+    known_since = datetime.fromisoformat(status.since).timestamp()
+    return status.process != os.getpid() and began_at is not None and began_at <= known_since + 1
+
+
+def _began_at(process: int) -> float | None:
+    """Since 1970; None if there is no such process, or nobody says. A number may have gone to another one."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return None
+    ticks = int(stat.rpartition(")")[2].split()[19])
+    ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - ago
 
 
 def seconds_since(moment: str) -> float:

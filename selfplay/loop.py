@@ -53,8 +53,6 @@ from selfplay.select import Example, Pair, examples, solver_shots
 
 logger = logging.getLogger(__name__)
 
-OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
-"""What is left in the folder of a run that did not come to its settings."""
 NO_PUZZLES = "none"
 """As `data.train`: a run begins with rules alone."""
 GUARD_SOLUTIONS = 4
@@ -199,6 +197,8 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
     Raises:
         InputError: The folder holds a run with other settings; the differences are named.
     """
+    if rundir.path.exists() and not rundir.path.is_dir():
+        raise InputError(f"{rundir.path}: expected a run's folder or nothing: give another --name")
     if rundir.config.exists():
         stored = load(rundir.config)
         if different := differences(as_begun(rundir, stored), as_begun(rundir, config)):
@@ -226,14 +226,21 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
 def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
     """Begin a new run with what another one had when an iteration ended (None: its last); `origin` says more of why.
 
+    One that was begun so is left as it is.
+
     Raises:
-        InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists.
+        InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists and is another.
     """
-    if rundir.path.exists() and {file.name for file in rundir.path.iterdir()} - OF_A_REFUSED_RUN:
-        raise InputError(
-            f"{rundir.path}: it exists already; --from begins a new run: give another --name, "
-            "or go on with this one by the same command without --from"
-        )
+    name = parent.path.absolute().name
+    if rundir.is_begun:
+        begun = sessions.origin(rundir)
+        number = begun.get("branched_from", {}).get("iteration") if iteration is None else iteration
+        if begun != {"branched_from": {"run": name, "iteration": number}, **(origin or {})}:
+            raise InputError(
+                f"{rundir.path}: it exists already, and was not begun with --from {name}: give another --name, "
+                "or go on with it without --from"
+            )
+        return
     records = parent.read_records()
     if not parent.config.is_file() or not records:
         raise InputError(f"{parent.path}: expected a run with at least one record")
@@ -246,7 +253,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     rundir.path.parent.mkdir(parents=True, exist_ok=True)
     with folder_atomically(rundir.path) as part:
         new = RunDir(part)
-        sessions.note_origin(new, {"branched_from": {"run": parent.path.name, "iteration": last}, **(origin or {})})
+        sessions.note_origin(new, {"branched_from": {"run": name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
             archive.copy_until(new.archive, last)
         if last:

@@ -33,6 +33,7 @@ from selfplay import decode
 from selfplay.config import ModelConfig, embedded_file
 from selfplay.decode import LineTable
 from selfplay.prompts import PROTOCOLS, Prompt, encode_prompt
+from selfplay.resources import OUT_OF_MEMORY
 from selfplay.sampler import Arithmetic, Completion, Sampled, SamplingSettings
 
 # transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
@@ -59,8 +60,6 @@ DRAWING_BYTES = 40
 PEAK_SIZE = {"cpu": 2048}
 """Of the matrices whose product shows what the machine can do; elsewhere `PEAK_SIZE_ELSEWHERE`."""
 PEAK_SIZE_ELSEWHERE = 8192
-OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
-"""What torch says of it: CUDA and MPS, and the CPU's allocator in two ways."""
 HUB_SECONDS = 5
 """How long the hub may take to answer at all."""
 

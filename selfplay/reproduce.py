@@ -35,7 +35,7 @@ from selfplay.config import BudgetConfig, RunConfig, load
 from selfplay.cost import without_times
 from selfplay.loop import Backend, as_begun, branch, run
 from selfplay.progress import Progress
-from selfplay.rundir import SCORED_SETS, RunDir, read_lines
+from selfplay.rundir import SCORED_SETS, RunDir, read_lines, told_if_closed
 
 SHOWN_CHARACTERS = 70
 SHOWN_BEFORE = 20
@@ -109,16 +109,21 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
         raise InputError(f"--iterations {last}: {there.path} has iterations {first} to {recorded} of its own")
     with _reading(there):
         pass
-    mark = {"reproduces": there.path.absolute().name}
+    began = next((session["began"] for session in sessions.sessions(there)), None)
+    mark = {"reproduces": {"run": there.path.absolute().name, "began": began}}
+    if here.path.resolve().is_relative_to(there.path.resolve()):
+        raise InputError(f"{here.path}: this is in the run itself, which is only read: name another folder with --out")
     if here.path.exists() and (not here.path.is_dir() or any(here.path.iterdir())):
         if sessions.origin(here).get("reproduces") != mark["reproduces"]:
             raise InputError(
                 f"{here.path}: it exists, and does not reproduce {there.path}: name another folder with --out"
             )
-    elif first:
-        branch(there, first - 1, here, mark)
-    else:
-        sessions.note_origin(here, mark)
+        return int(last)
+    with told_if_closed(here.path, "name another folder with --out"):
+        if first:
+            branch(there, first - 1, here, mark)
+        else:
+            sessions.note_origin(here, mark)
     return int(last)
 
 
@@ -143,7 +148,7 @@ def reproduce(
         done.iterations.append(iteration)
         done.difference = next(_differences(there, here, records[iteration], record, done), None)
         if done.difference or iteration == last:
-            raise _Ended
+            raise _Ended("finished")
 
     try:
         for end in _ends(records[: last + 1], config, len(here.read_records())):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import re
 import shutil
 import sqlite3
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ BYTES_PER_TEXT = 220
 FULL = ("disk is full", "No space left", "Disk quota exceeded")
 """What SQLite says of it, and what libraries say that do not raise OSError."""
 LITTLE_BYTES = 100_000
+OUT_OF_MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate memory|could not create a (primitive|memory)|can't start new thread"
+)
+"""What torch says of it, for CUDA and MPS, the CPU's allocator in two ways, and oneDNN; and Python of a thread's."""
 
 
 class DiskFull(Exception):

@@ -9,6 +9,7 @@ whole; a file that grows may lose a torn last line in a crash, and no other.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,7 +24,7 @@ from typing import Any, BinaryIO, TextIO
 
 from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, an_object, each, expect, parse_json, shown
 from puzzles.puzzle import InputError
-from selfplay.heartbeat import ALIVE_SECONDS, Status, read_status, seconds_since, starting
+from selfplay.heartbeat import ALIVE_SECONDS, Status, is_another, read_status, seconds_since, starting
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,14 @@ class RunDir:
                 raise InputError(f"{where}: expected pass@k of dev and the same of heldout, got {shown([ks, *others])}")
         return records
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds more than what is left of a run that did not come to its settings."""
+        return self.path.is_dir() and any(file.name not in OF_A_REFUSED_RUN for file in self.path.iterdir())
+
     def state(self, iterations: int) -> str:
         """`finished`, `running`, or how it ended, with so many iterations asked for."""
-        if len(self.read_records()) > iterations:
+        if len(self.read_records()) > iterations and not self.is_locked():
             return "finished"
         status = read_status(self.status)
         if self.is_locked() or (status and status.beats and status.host != socket.gethostname()):
@@ -125,10 +131,10 @@ class RunDir:
             Who has it now: this process.
 
         Raises:
-            InputError: Another process holds it, or one on another machine, whose locks may not be seen here, beats.
+            InputError: Another process holds it, or seems to live that holds a lock which is not seen here, of another
+                machine or removed; or the folder is not for writing.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+", encoding="utf-8", errors="backslashreplace") as file:
+        with self._opened_lock() as file:
             try:
                 _lock(file)
             except BlockingIOError:
@@ -139,14 +145,19 @@ class RunDir:
                     f"{self.path}: this file system has no locks ({error.strerror}): put runs on one that has"
                 ) from None
             last, own = read_status(self.status), starting()
-            if last and last.beats and last.host != own.host:
+            if last and last.beats and is_another(last):
                 raise InputError(
-                    f"{self._refusal(str(last))}; if that machine is gone, try again in {ALIVE_SECONDS:.0f} seconds"
+                    f"{self._refusal(str(last))}; if that one is gone, try again in {ALIVE_SECONDS:.0f} seconds"
                 )
             file.truncate(0)
             file.write(f"{own}\n")
             file.flush()
             yield own
+
+    def _opened_lock(self) -> TextIO:
+        with told_if_closed(self.path, "give another --name"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            return (self.path / "lock").open("a+", encoding="utf-8", errors="backslashreplace")
 
     def _refusal(self, holder: str) -> str:
         status = read_status(self.status)
@@ -163,6 +174,7 @@ def _lock(file: TextIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
 SCORED_SETS = ("dev", "heldout")
 _COUNTS = (
     "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
@@ -192,6 +204,27 @@ RECORD = an_object(
     ),
 )  # fmt: skip
 """Of a finished iteration."""
+
+
+CLOSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""A place that is not for writing."""
+
+
+@contextmanager
+def told_if_closed(path: Path, remedy: str) -> Iterator[None]:
+    """For what is written at a place that the user named.
+
+    Raises:
+        InputError: It is not for writing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        raise InputError(f"{path}: it cannot be written, {error.strerror}: {remedy}") from None
 
 
 def spare(path: Path) -> None:
@@ -264,11 +297,14 @@ def write_atomically(path: Path, text: str) -> None:
     """Replace a file, or leave it as it was; a character that UTF-8 has not is written as its escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

@@ -42,6 +42,7 @@ from puzzles.archive import Archive
 from puzzles.verify import truth_pool
 from sandbox import selfcheck
 from selfplay import tables
+from selfplay.cli import KEPT
 from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig
 from selfplay.ending import INTERRUPTED
 from selfplay.heartbeat import read_status
@@ -50,7 +51,9 @@ from selfplay.rundir import append_line, read_lines
 
 ROOT = Path(__file__).parent.parent
 
+BRANCHING = "branching"
 STAGES = {
+    BRANCHING: "selfplay.loop:branch",
     "importing": "selfplay.loop:import_training",
     "proposing": "selfplay.loop:_Run._propose",
     "varying": "selfplay.loop:_Run._vary",
@@ -73,13 +76,14 @@ WITHIN = {
     "writing a file": "os:fsync",
     "renaming a file": "os:replace",
 }
-KILL, TERM, INT = int(signal.SIGKILL), int(signal.SIGTERM), int(signal.SIGINT)
+KILL, TERM, INT, HUP = (int(number) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 POWER_CUT, ANYWHERE, AGAIN = "power cut", "killed anywhere", "killed again and again"
 ACTIONS: dict[str, int | str] = {
-    "SIGKILL": KILL, "SIGTERM": TERM, "SIGINT": INT, "out of memory": MEMORY, "copied in the act": SNAPSHOT,
-    POWER_CUT: KILL,
+    "SIGKILL": KILL, "SIGTERM": TERM, "SIGINT": INT, "SIGHUP": HUP, "out of memory": MEMORY,
+    "copied in the act": SNAPSHOT, POWER_CUT: KILL,
 }  # fmt: skip
-SHARES = {"SIGKILL": 8, POWER_CUT: 3, "SIGTERM": 3, "SIGINT": 2, "copied in the act": 2, "out of memory": 2}
+HEARD = ("SIGTERM", "SIGINT", "SIGHUP")
+SHARES = {"SIGKILL": 8, POWER_CUT: 3, **dict.fromkeys(HEARD, 2), "copied in the act": 2, "out of memory": 2}
 """Of the points at chosen places."""
 MORE = [
     "--set", "iterations=2", "--set", "vary.variations=8", "--set", "solve.further_puzzles=2",
@@ -133,25 +137,31 @@ class Crashes:
                 learned.make_model(make_model("llama", Path(random_model) / "tiny"), model)
         if not (folder / "tiny.toml").exists():
             learned.make_files(folder, model)
-        self.command = ["run", folder / "tiny.toml", *MORE]
-        self.whole, self.counts = self._uninterrupted()
+        self.whole = folder / "whole" / "runs" / "tiny"
+        self.begin = ["run", folder / "tiny.toml", *MORE]
+        self.branch = ["run", "--from", f"{self.whole}@1", "--name", "tiny"]
+        self.seconds, self.counts = self._counted("whole", self.begin)
+        _, counts = self._counted("branch", self.branch)
+        self.counts |= {place: number for place, number in counts.items() if place.startswith(BRANCHING)}
 
-    def _uninterrupted(self) -> tuple[Path, dict[str, int]]:
-        place, counts = self.folder / "whole", self.folder / "counts.json"
+    def _counted(self, name: str, command: list[Any]) -> tuple[float, dict[str, int]]:
+        """A run that nothing happens to: its seconds, and how often each function is called in each stage."""
+        place, counts = self.folder / name, self.folder / f"{name}.json"
         started = time.monotonic()
         if not (place / "done").exists():
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            ended = self._run(place, (interrupted.count_calls, STAGES, WITHIN, counts))
+            ended = self.run(place, command, (interrupted.count_calls, STAGES, WITHIN, counts))
             assert ended.status == 0, ended.err
             (place / "done").write_text(str(time.monotonic() - started))
-        self.seconds = float((place / "done").read_text())
-        return place / "runs" / "tiny", json.loads(counts.read_text())
+        return float((place / "done").read_text()), json.loads(counts.read_text())
 
-    def _run(
-        self, place: Path, prepare: tuple[Any, ...] = (), meanwhile: Callable[[int], object] = lambda pid: None
-    ) -> Ended:
-        return interrupted.run_command(self.server, place, self.protections, self.command, prepare, meanwhile)
+    def run(
+        self, place: Path, command: list[Any], prepare: tuple[Any, ...] = (),
+        meanwhile: Callable[[int], object] = lambda pid: None,
+    ) -> Ended:  # fmt: skip
+        """A command in a process that is watched from outside."""
+        return interrupted.run_command(self.server, place, self.protections, command, prepare, meanwhile)
 
     def points(self, number: int) -> list[Point]:
         """So many; all stages and all that happens within them in turn, and of their calls any."""
@@ -194,6 +204,7 @@ class Crashes:
 class _Trial:
     def __init__(self, crashes: Crashes, point: Point, place: Path) -> None:
         self.crashes, self.point, self.place = crashes, point, place
+        self.command = crashes.branch if point.stage == BRANCHING else crashes.begin
         self.wrong: list[str] = []
         self.seconds = 0.0
         """From a signal to the end."""
@@ -219,7 +230,7 @@ class _Trial:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-        ended = self.crashes._run(self.place, meanwhile=kill)
+        ended = self.crashes.run(self.place, self.command, meanwhile=kill)
         self._expect(ended, (-signal.SIGKILL, 0))
 
     def _cut(self, kind: str, drawn: random.Random) -> None:
@@ -227,13 +238,13 @@ class _Trial:
         cut = Cut(stage, inner, self.point.nth, ACTIONS[kind])
         synced = self.place / "synced.jsonl"
         prepare = (install_noting_syncs, cut, synced) if kind == POWER_CUT else (interrupted.install, cut)
-        ended = self.crashes._run(self.place, prepare, self._copy)
+        ended = self.crashes.run(self.place, self.command, prepare, self._copy)
         expected = {
-            "SIGKILL": (-signal.SIGKILL,), POWER_CUT: (-signal.SIGKILL,), "SIGTERM": (INTERRUPTED,),
-            "SIGINT": (INTERRUPTED,), "copied in the act": (0,), "out of memory": (0, 2, 3, -signal.SIGABRT),
+            "SIGKILL": (-signal.SIGKILL,), POWER_CUT: (-signal.SIGKILL,), **dict.fromkeys(HEARD, (INTERRUPTED,)),
+            "copied in the act": (0,), "out of memory": (0, 2, 3, -signal.SIGABRT),
         }[kind]  # fmt: skip
         self._expect(ended, expected)
-        if kind in ("SIGTERM", "SIGINT"):
+        if kind in HEARD:
             self.seconds = ended.at - float((self.place / interrupted.HAPPENED).read_text())
             if not ended.err.endswith(LAST_WORDS):
                 self.wrong.append(f"its last words were {ended.err[-100:]!r}")
@@ -246,8 +257,7 @@ class _Trial:
         if interrupted.state_of(pid) == "T":
             copy = self.place / "copy"
             if not copy.exists():
-                (copy / "runs").mkdir(parents=True)
-                shutil.copytree(self.run, copy / "runs" / "tiny")
+                shutil.copytree(self.run.parent, copy / "runs")
             os.kill(pid, signal.SIGCONT)
 
     def _expect(self, ended: Ended, statuses: tuple[int, ...]) -> None:
@@ -275,7 +285,7 @@ class _Trial:
         """By the same command, to the same end."""
         for folder in (place, place / "copy"):
             if folder.exists():
-                ended = self.crashes._run(folder)
+                ended = self.crashes.run(folder, self.command)
                 self._expect(ended, (0,))
                 # With less memory fewer rows were sampled side by side, and chunks say so.
                 but = r'\\?"batch_rows\\?": ?[0-9]+' if self.point.kind == "out of memory" else None
@@ -340,6 +350,7 @@ def environments(folder: Path) -> dict[str, dict[str, Any]]:
         "6 GB of addresses": limited(resource.RLIMIT_AS, 6 * 2**30),
         "no output": {"preexec_fn": lambda: [os.close(number) for number in (0, 1, 2)]},
         "a /dev/shm of 64 KB": {"small_shm": True},
+        "nobody reads its output": {"nobody_reads": True},
         "keys in the environment": {"env": {**os.environ, **bare, **KEYS}},
     }
 
@@ -361,11 +372,16 @@ def try_environments(
             scratch = Path(name) / "tmp"
             scratch.mkdir()
             options["env"] = {**options["env"], "TMPDIR": str(scratch)}
-            command = [sys.executable, "-m", "selfplay.cli", *map(str, crashes.command)]
+            command = [sys.executable, "-m", "selfplay.cli", *map(str, crashes.begin)]
             if options.pop("small_shm", False):
                 command = ["unshare", "-m", "sh", "-c", SMALL_SHM, *command]
+            wrong = []
+            if options.pop("nobody_reads", False):
+                came = subprocess.run(["sh", "-c", NOBODY_READS, *command], text=True, capture_output=True, **options)
+                if (came.stdout, came.stderr) != ("3\n", f"selfplay: nobody reads its output any more{KEPT}\n"):
+                    wrong.append(f"without a reader it ended with {came.stdout}: {came.stderr[-300:]}")
             came = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, **options)
-            wrong = [] if came.returncode == 0 else [f"it ended with {came.returncode}: {came.stderr[-300:]}"]
+            wrong += [] if came.returncode == 0 else [f"it ended with {came.returncode}: {came.stderr[-300:]}"]
             run = place / "runs" / "tiny"
             if run.exists():
                 wrong += [f"other {part}" for part in interrupted.differences(run, crashes.whole)]
@@ -382,6 +398,7 @@ def try_environments(
     return results
 
 
+NOBODY_READS = 'exec 3>&1; { "$0" "$@" 3>&-; echo $? >&3; } | :'
 SMALL_SHM = 'mount -t tmpfs -o size=64k none /dev/shm && exec "$0" "$@"'
 
 

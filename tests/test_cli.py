@@ -34,10 +34,10 @@ from puzzles.catalogue import ORDERS, STATES
 from puzzles.formats import FORMATS as FILE_FORMATS
 from puzzles.puzzle import InputError, Verdict
 from sandbox import selfcheck
-from selfplay import archive_commands, cli, tables
+from selfplay import archive_commands, cli, loop, tables
 from selfplay.cli import main
 from selfplay.export import FORMATS
-from selfplay.rundir import RunDir
+from selfplay.rundir import RunDir, write_atomically
 
 P3 = Path(__file__).parent.parent.parent / "shared" / "data" / "p3"
 
@@ -326,6 +326,26 @@ def test_a_branch_begins_with_what_another_run_had(finished, files, run_here, do
     assert_same_run("runs/branch", run_here)
 
 
+def test_the_command_that_branched_goes_on_with_the_branch(run_here, done):
+    command = "run", "--from", "tiny@0", "--name", "branch", "--set"
+    done(*command, "iterations=0")
+    assert len(records("runs/branch")) == 1
+    done(*command, "iterations=1")
+    assert_same_run("runs/branch", run_here)
+
+
+def test_a_branch_without_settings_does_not_take_the_default_ones(run_here, refused, done):
+    loop.branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
+    assert "give that command again" in refused("run", "--name", "branch")
+    done("run", "--from", "tiny@0", "--name", "branch")
+    assert_same_run("runs/branch", run_here)
+
+
+def test_a_branch_is_not_gone_on_with_from_elsewhere(run_here, done, refused):
+    done("run", "--from", "tiny@0", "--name", "branch", "--set", "iterations=0")
+    assert "was not begun with --from tiny" in refused("run", "--from", "tiny@1", "--name", "branch")
+
+
 def test_a_branch_may_have_other_settings(run_here, done):
     done("run", "--from", "tiny@0", "--name", "branch", "--set", "solve.temperature=0.5")
     assert records("runs/branch")[0] == records(run_here)[0]
@@ -363,7 +383,28 @@ def test_runs_lists_runs_that_score_other_k(run_here, done):
     assert "branch" in done("runs")
 
 
-@pytest.mark.parametrize("parent", ["nosuch", "nosuch@1", "tiny@9", "tiny@x", "tiny@-1"])
+PLACES = [
+    (["run", "--set", "iterations=0", "--name", "x" * 300], "this name is too long for the file system"),
+    (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: it cannot be written, Is a directory"),
+    (["reproduce", "tiny", "--out", "file/again"], "file/again: it cannot be written, Not a directory"),
+    (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: it cannot be written, No such file or directory"),
+    (["reproduce", "tiny", "--out", "runs/tiny/again"], "this is in the run itself"),
+    (["report", "tiny", "--out", "/proc/report.html"], "it cannot be written, No such file or directory"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), PLACES, ids=[f"{a[0]} {a[-1][:20]}" for a, _ in PLACES])
+def test_a_place_that_is_not_for_writing_is_refused(run_here, refused, arguments, words):
+    Path("file").touch()
+    Path("runs/locked/lock").mkdir(parents=True)
+    before = content(run_here / "archive.sqlite")
+    assert words in refused(*arguments)
+    assert content(run_here / "archive.sqlite") == before
+
+
+@pytest.mark.parametrize(
+    "parent", ["", "@1", "@", "nosuch", "nosuch@1", "tiny@", "tiny@9", "tiny@x", "tiny@-1", "tiny@0,1"]
+)
 def test_a_branch_of_nothing_is_refused(run_here, refused, parent):
     refused("run", "--from", parent, "--name", "branch")
     assert not Path("runs/branch").exists()
@@ -386,6 +427,15 @@ def test_runs_says_how_a_run_ended(files, run_here, done):
     assert (status["state"], status["reason"]) == ("ended", "finished")
     done("run", files / "tiny.toml", "--set", "iterations=2", "--set", "budget.tokens=1")
     assert re.search(r"tiny +stopped: budget.tokens: [\d,]+ of 1 are spent, in iteration 2 +1 of 2", done("runs"))
+
+
+def test_runs_lists_one_that_is_still_starting_and_shows_nobodys_escapes(done):
+    with RunDir(Path("runs/new")).lock() as owner:
+        write_atomically(Path("runs/new/status.json"), json.dumps(vars(owner)))
+        assert done("runs").splitlines()[1].split()[:3] == ["new", "running", "-"]
+    status = vars(owner) | {"state": "ended", "reason": "\x1b[2J no such model"}
+    write_atomically(Path("runs/new/status.json"), json.dumps(status))
+    assert "stopped: ·[2J no such model" in done("runs")
 
 
 def test_a_log_is_put_aside_when_it_is_long(files, done, monkeypatch):

@@ -1,5 +1,7 @@
 import errno
 import json
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -8,7 +10,7 @@ import pytest
 
 from puzzles.puzzle import InputError
 from selfplay import heartbeat
-from selfplay.heartbeat import Heartbeat, read_status, starting
+from selfplay.heartbeat import Heartbeat, now, read_status, starting
 from selfplay.progress import Progress
 from selfplay.rundir import RunDir
 
@@ -113,6 +115,14 @@ def run(tmp_path):
     return run
 
 
+@pytest.fixture
+def sleeper():
+    """The number of a process that has just begun."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield process.pid
+        process.stdin.close()
+
+
 @pytest.mark.parametrize(
     ("what", "state"),
     [
@@ -144,10 +154,23 @@ def test_a_run_that_beats_on_another_machine_is_refused_though_its_lock_is_not_s
     changed(run.status, host="node7", user="ada", process=12, doing="iteration 1: solve")
     expected = (
         r"another process is writing this run: process 12 of ada on node7 since .*, iteration 1: solve, "
-        r"last beat \d+ s ago; if that machine is gone, try again in 60 seconds"
+        r"last beat \d+ s ago; if that one is gone, try again in 60 seconds"
     )
     with pytest.raises(InputError, match=expected):
         run.lock().__enter__()
+
+
+def test_a_run_that_lives_is_refused_though_its_lock_was_removed(run, sleeper):
+    changed(run.status, process=sleeper, since=now())
+    (run.path / "lock").unlink()
+    with pytest.raises(InputError, match=f"process {sleeper} of .* try again in 60 seconds"):
+        run.lock().__enter__()
+
+
+def test_a_run_whose_process_is_gone_goes_on_though_another_has_its_number_now(run, sleeper):
+    changed(run.status, process=sleeper, since=ago(seconds=30), beat_at=ago(seconds=20))
+    with run.lock():
+        pass
 
 
 def test_a_run_whose_writer_on_another_machine_is_dead_goes_on(run):

@@ -863,6 +863,7 @@ def short_of_memory(monkeypatch):
         "DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes.",
         "CUDA out of memory. Tried to allocate 2.00 GiB",
         "MPS backend out of memory (MPS allocated: 1 GB)",
+        "could not create a primitive",
     ],
 )
 def test_out_of_memory_fewer_rows_are_sampled_side_by_side(loaded, tiny, short_of_memory, caplog, message):

@@ -183,7 +183,7 @@ def test_a_branch_is_done_again_from_where_it_was_branched(reproduced, config, p
     go(tmp_path / "branch", other, pool)
     done = again(RunDir(tmp_path / "branch"), pool)
     assert (done.difference, done.iterations) == (None, [2, 3])
-    assert sessions.origin(RunDir(tmp_path / "branch-again"))["reproduces"] == "branch"
+    assert sessions.origin(RunDir(tmp_path / "branch-again"))["reproduces"]["run"] == "branch"
 
 
 # ---- something differs ----
@@ -403,6 +403,7 @@ def test_an_environment_that_is_the_same_is_said_to_be(there, pool):
 
 def test_a_run_from_before_sessions_were_recorded_can_be_done_again(there, pool):
     there.sessions.unlink()
+    shutil.rmtree(there.path.with_name("run-again"))
     assert again(there, pool).difference is None
     text_of("solve", 0)(there)
     assert told(there, there, again(there, pool))[-1] == f"what {there.path} ran on was not recorded"
@@ -421,8 +422,19 @@ def test_a_folder_with_something_else_is_refused_and_kept(reproduced, pool, tmp_
 
 
 def test_a_run_is_no_reproduction_of_itself(reproduced):
-    with pytest.raises(InputError, match="does not reproduce"):
-        begin(reproduced[0], reproduced[0])
+    for folder in (reproduced[0].path, reproduced[0].path / "again"):
+        with pytest.raises(InputError, match="this is in the run itself"):
+            begin(reproduced[0], RunDir(folder))
+
+
+def test_a_reproduction_of_another_run_of_the_same_name_is_refused(reproduced, pool, tmp_path):
+    for folder in ("one", "other"):
+        shutil.copytree(reproduced[0].path, tmp_path / folder / "run")
+    begin(RunDir(tmp_path / "one" / "run"), RunDir(tmp_path / "again"))
+    file = tmp_path / "other" / "run" / "sessions.jsonl"
+    file.write_text(re.sub(r'"began": "\d+', '"began": "1970', file.read_text()))
+    with pytest.raises(InputError, match="it exists, and does not reproduce"):
+        begin(RunDir(tmp_path / "other" / "run"), RunDir(tmp_path / "again"))
 
 
 @pytest.mark.parametrize("iterations", [3, 99])

@@ -121,6 +121,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["config.toml"]
 
 
 def test_the_next_write_gets_over_what_a_crash_left_beside_the_file(tmp_path):

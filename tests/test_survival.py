@@ -35,6 +35,12 @@ def test_a_run_survives_to_the_same_end(crashes, kind):
     assert len(result["ended"]) >= 2
 
 
+def test_a_run_that_is_cut_off_while_it_branches_is_gone_on_with_by_the_same_command(crashes):
+    for place in [place for place in crashes.counts if place.startswith(survival.BRANCHING)]:
+        stage, inner = place.split("/")
+        assert crashes.try_one(Point("SIGKILL", stage, inner, 1))["wrong"] == []
+
+
 def test_what_is_lost_is_found(crashes, tmp_path, monkeypatch):
     other = shutil.copytree(crashes.whole, tmp_path / "whole")
     with contextlib.closing(sqlite3.connect(other / "archive.sqlite")) as connection, connection:
@@ -62,8 +68,8 @@ def test_a_harness_that_was_stopped_goes_on(crashes, monkeypatch):
 
 
 def test_a_run_in_a_bare_environment_is_the_same_and_keeps_no_key(crashes):
-    chosen = ["LC_ALL=C, no home, no terminal", "keys in the environment"]
-    assert [result["wrong"] for result in survival.try_environments(crashes, print, chosen)] == [[], []]
+    chosen = ["LC_ALL=C, no home, no terminal", "keys in the environment", "nobody reads its output"]
+    assert [result["wrong"] for result in survival.try_environments(crashes, print, chosen)] == [[], [], []]
 
 
 def test_many_iterations_take_no_more_than_few(tmp_path):
