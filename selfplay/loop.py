@@ -223,6 +223,11 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
 
 
+def reigning_after(record: Mapping[str, Any]) -> int:
+    """Number of the checkpoint that the iteration after a recorded one samples from."""
+    return int(record.get("reigns", record["iteration"]))
+
+
 def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
     """Begin a new run with what another one had when an iteration ended (None: its last); `origin` says more of why.
 
@@ -247,17 +252,18 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     last = records[-1]["iteration"] if iteration is None else iteration
     if last not in range(len(records)):
         raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
-    checkpoint = parent.checkpoint(last)
-    if last and not checkpoint.is_dir():
-        raise InputError(f"{checkpoint}: this checkpoint was not kept")
+    needed = sorted({last, reigning_after(records[last])} - {0})
+    for checkpoint in map(parent.checkpoint, needed):
+        if not checkpoint.is_dir():
+            raise InputError(f"{checkpoint}: this checkpoint was not kept")
     rundir.path.parent.mkdir(parents=True, exist_ok=True)
     with folder_atomically(rundir.path) as part:
         new = RunDir(part)
         sessions.note_origin(new, {"branched_from": {"run": name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
             archive.copy_until(new.archive, last)
-        if last:
-            shutil.copytree(checkpoint, new.checkpoint(last))
+        for number in needed:
+            shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
         for record in records[: last + 1]:
             append_line(new.records, record)
         for file in sorted((parent.path / "scores").glob("*.jsonl")):
@@ -480,12 +486,15 @@ class _Run:
         self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
         self.done: list[_Done] = []
+        self.reigning = 0
+        """Number of the checkpoint that is sampled from."""
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
         self.shots = few_shots(archive, config, self.protocol)
 
     def note(self, record: dict[str, Any]) -> None:
         """Of a finished iteration, what is needed later: a run of thousands must not grow."""
+        self.reigning = reigning_after(record)
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
         self.done.append(_Done(dev, record_seconds(record), record_tokens(record)))
 
@@ -549,7 +558,7 @@ class _Run:
         judge: Callable[[Chunk], object],
     ) -> None:
         """Plan a stage's chunks, then sample and judge those that are not finished; `asked` lists a plan's prompts."""
-        archive, checkpoint = self.archive, self.checkpoint(iteration - 1)
+        archive, checkpoint = self.archive, self.checkpoint(self.reigning)
         if not archive.planned(iteration, stage):
             plan(self.sampler(checkpoint))
         chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, stage)]
@@ -575,7 +584,7 @@ class _Run:
     def _vary(self, iteration: int) -> None:
         archive = self.archive
         if self.config.vary.variations and not archive.planned(iteration, vary.STAGE):
-            vary.plan(archive, iteration, self.config, self.sampler(self.checkpoint(iteration - 1)).checkpoint)
+            vary.plan(archive, iteration, self.config, self.sampler(self.checkpoint(self.reigning)).checkpoint)
         chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
         texts = sum(len(chunk.plan["variations"]) for chunk in chunks)
         count = self.progress.counter(texts, f"iteration {iteration}: vary", "puzzle")
@@ -603,7 +612,7 @@ class _Run:
         with self.archive.transaction():
             self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
         self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
-        start = self.checkpoint(iteration - 1 if config.start == "previous" else 0)
+        start = self.checkpoint(self.reigning if config.start == "previous" else 0)
         self._loaded = None  # two models at once need not fit
         notes = {
             "protocol": self.protocol, "iteration": iteration, "pairs": len(used), "started_from": str(start),
@@ -696,11 +705,12 @@ class _Run:
         }
 
     def retire_checkpoints(self) -> None:
-        """Delete checkpoints that the retention setting does not keep; the last is needed to go on."""
+        """Delete checkpoints that the retention setting does not keep; the last and the one that reigns are needed."""
         if self.config.keep_checkpoints == "all" or not self.done:
             return
         iterations = range(len(self.done))
-        kept = {max(iterations, key=lambda iteration: (self.done[iteration].dev, -iteration)), iterations[-1]}
+        best = max(iterations, key=lambda iteration: (self.done[iteration].dev, -iteration))
+        kept = {best, iterations[-1], self.reigning}
         for iteration in {*iterations} - kept:
             if (folder := self.rundir.checkpoint(iteration)).exists():
                 shutil.rmtree(folder)

@@ -64,8 +64,10 @@ def replay(
 
 
 def _sampler(rundir: RunDir, config: RunConfig, chunk: Chunk, backend: Backend) -> Sampler:
-    place: str | Path = rundir.checkpoint(chunk.iteration - 1) if chunk.iteration > 1 else config.model.path
-    if chunk.iteration > 1 and not Path(place).is_dir():
+    by_hash = {record["checkpoint"]: record["iteration"] for record in reversed(rundir.read_records())}
+    number = by_hash.get(chunk.checkpoint, chunk.iteration - 1)
+    place: str | Path = rundir.checkpoint(number) if number else config.model.path
+    if number and not Path(place).is_dir():
         raise InputError(f"{place}: this checkpoint was not kept, so chunk {chunk.id} cannot be sampled again")
     sampler = backend.load(place, config.model)
     if sampler.checkpoint != chunk.checkpoint:

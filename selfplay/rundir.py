@@ -194,8 +194,8 @@ _STAGE_SECONDS = an_object(
 )
 _STAGE_COUNTS = an_object(["flops"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER)
 RECORD = an_object(
-    ["heldout", "cost"],
-    iteration=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
+    ["heldout", "cost", "reigns"],
+    iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
     training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
     dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
     times=an_object(
