@@ -53,8 +53,8 @@ USELESS = -0.5
 def absolute_zero(accepted: int, candidates: int) -> float:
     """1 - p where some candidates were accepted and some not, else -.5: Absolute Zero's (arXiv:2505.03335), as it ran.
 
-    Its paper has 0 for p of 0 and 1 (equation 4), its code, with which its results were made, -.5 (its issue 37). The
-    code's is taken: with 0 a puzzle that nobody solves would be paid about as one that nearly everybody does.
+    Its paper has 0 for p of 0 and 1 (equation 4), its published code -.5 (its issue 37). The code's is taken, as it is
+    what others can run; and with 0 a puzzle that nobody solves would be paid about as one that nearly everybody does.
     """
     return 1 - accepted / candidates if 0 < accepted < candidates else USELESS
 
@@ -104,8 +104,8 @@ GAMES: Mapping[str, Payoffs] = {
     # A copy is worth no more than another puzzle that teaches nothing: with 0 copying would be paid better than trying.
     "absolute-zero": Payoffs(absolute_zero, refused=-1.0, duplicate=USELESS, wrong=-0.5, malformed=-1.0),
 }
-"""By name. `competitive` and `cooperative` are known to end badly, in puzzles that nobody can solve and that everybody
-can, and are there to be compared with."""
+"""By name. `competitive` pulls to puzzles that nobody can solve, as none asks for a proof that somebody can, and
+`cooperative` to those that everybody can: they are there to be compared with."""
 
 
 def advantages(rewards_N: ArrayLike, groups_N: Sequence[Hashable], by_deviation: bool = False) -> NDArray[np.float64]:
