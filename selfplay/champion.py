@@ -18,7 +18,7 @@ hard to beat. Report champions on held-out.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from puzzles.formats import read_errata
 from puzzles.puzzle import InputError
 from selfplay.compare import SIGNIFICANT, Difference, difference
+from selfplay.config import EvaluateConfig
 from selfplay.evaluate import counts_of, read_chunks
 from selfplay.metrics import Score, holm, interval, pass_at_k
 from selfplay.rundir import RunDir
@@ -87,15 +88,16 @@ class League:
     """Of each match: two-sided, and as if it were the only one (`metrics.holm`)."""
 
 
-def dev_counts(rundir: RunDir, iterations: int) -> list[Counts]:
-    """What the first so many checkpoints came to on dev, number 0 the base, without the puzzles known to be wrong.
+def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
+    """What these iterations' checkpoints came to on dev, number 0 the base, without the puzzles known to be wrong.
 
     Raises:
         InputError: One is not scored, or not scored as the first was: on the same puzzles, and drawn alike.
     """
     errata, found = read_errata(), list[Counts]()
     asked: dict[str, Any] = {}
-    for iteration in range(iterations):
+    iterations = list(iterations)
+    for iteration in iterations:
         file = rundir.samples(iteration, "dev")
         lines = read_chunks(file)
         counts = {puzzle: count for puzzle, count in counts_of(lines).items() if puzzle not in errata}
@@ -105,13 +107,30 @@ def dev_counts(rundir: RunDir, iterations: int) -> list[Counts]:
         for key, value in (asked or conditions).items():
             if conditions[key] != value:
                 there, here = (str(of)[:60] for of in (value, conditions[key]))
+                first = f"iteration {iterations[0]}"
                 raise InputError(
-                    f"{file}: iteration {iteration} has other {key} than iteration 0 ({here}, there {there}): "
+                    f"{file}: iteration {iteration} has other {key} than {first} ({here}, there {there}): "
                     "only what was scored alike and to the end can be compared"
                 )
         asked = asked or conditions
         found.append(counts)
     return found
+
+
+def check_scored_alike(rundir: RunDir, config: EvaluateConfig) -> None:
+    """See, before an iteration, that its checkpoint can be compared with what a branch has from the run it came from.
+
+    Raises:
+        InputError: That was scored by other settings.
+    """
+    for line in read_chunks(rundir.samples(0, "dev"))[:1]:
+        scored = {**line["identity"]["settings"], "samples_per_puzzle": line["identity"]["samples_per_puzzle"]}
+        for key in ("samples_per_puzzle", "temperature", "top_p", "max_tokens"):
+            if scored.get(key) != (wanted := getattr(config, key)):
+                raise InputError(
+                    f"evaluate.{key}: {wanted}, and {rundir.path} was scored with {scored.get(key)}: with `gate` "
+                    "checkpoints are compared, so it must stay"
+                )
 
 
 def _conditions(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -165,7 +184,7 @@ def league(rundir: RunDir, level: float = LEVEL) -> League:
     records = rundir.read_records()
     if not records:
         raise InputError(f"{rundir.path}: expected a run with at least one record")
-    counts = dev_counts(rundir, len(records))
+    counts = dev_counts(rundir, range(len(records)))
     champions = reigns(counts, level)
     matches = [match(counts, *pair) for pair in itertools.combinations(range(len(counts)), 2)]
     standings = [

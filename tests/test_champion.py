@@ -133,23 +133,23 @@ def test_champions_are_a_matter_of_the_score_files_alone(run_of):
     rng = np.random.default_rng(0)
     checkpoints = [counts(*map(int, rng.binomial(N, rate, 30))) for rate in (0.2, 0.25, 0.3, 0.28, 0.5, 0.45)]
     place = run_of(*checkpoints)
-    champions = reigns(dev_counts(place, 6))
+    champions = reigns(dev_counts(place, range(6)))
     assert champions == reigns(checkpoints)
     assert len({*champions}) > 2
     for done in range(7):  # whenever a run is gone on with, it finds the champions that it had
-        assert reigns(dev_counts(place, done)) == champions[:done]
+        assert reigns(dev_counts(place, range(done))) == champions[:done]
 
 
 def test_a_run_that_crashed_anywhere_has_the_same_champions(pool, tmp_path):
     config = dataclasses.replace(config_of(puzzle_files(tmp_path)), iterations=3)
     go(tmp_path / "whole", config, pool)
-    counted = dev_counts(RunDir(tmp_path / "whole"), 4)
+    counted = dev_counts(RunDir(tmp_path / "whole"), range(4))
     for crash_at in (40, 110):
         path = tmp_path / f"crashed-{crash_at}"
         with watched(crash_at=crash_at), pytest.raises(Crash):
             go(path, config, pool)
         go(path, config, pool, Backend())
-        assert dev_counts(RunDir(path), 4) == counted
+        assert dev_counts(RunDir(path), range(4)) == counted
         assert [row.score for row in league(RunDir(path)).standings] == [
             row.score for row in league(RunDir(tmp_path / "whole")).standings
         ]
@@ -158,7 +158,7 @@ def test_a_run_that_crashed_anywhere_has_the_same_champions(pool, tmp_path):
 def test_puzzles_known_to_be_wrong_are_left_out(run_of):
     wrong = next(iter(read_errata()))
     place = run_of({**counts(1, 2), wrong: (N, N)}, {**counts(1, 3), wrong: (N, 0)})
-    assert dev_counts(place, 2) == [counts(1, 2), counts(1, 3)]
+    assert dev_counts(place, range(2)) == [counts(1, 2), counts(1, 3)]
 
 
 def test_scores_may_lie_in_other_chunks_and_other_numbers_of_rows(run_of):
@@ -167,8 +167,8 @@ def test_scores_may_lie_in_other_chunks_and_other_numbers_of_rows(run_of):
     one, *rest = counts(2, 2, 2).items()
     append_line(file, line(dict(rest), settings={**SETTINGS, "batch_rows": 1}))
     append_line(file, line(dict([one]), 1))
-    assert [{**own} for own in dev_counts(place, 2)] == [counts(1, 2, 3), counts(2, 2, 2)]
-    assert match(dev_counts(place, 2), 0, 1).won == 1
+    assert [{**own} for own in dev_counts(place, range(2))] == [counts(1, 2, 3), counts(2, 2, 2)]
+    assert match(dev_counts(place, range(2)), 0, 1).won == 1
 
 
 @pytest.mark.parametrize(
