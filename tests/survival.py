@@ -515,7 +515,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 PARTS = ("crashes", "environments", "candidates", "iterations", "verifier", "inputs")
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--points", type=int, default=200, help="of crashes")
     parser.add_argument("--candidates", type=int, default=100_000, help="of the soak")
@@ -524,7 +524,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("survival"), help="where results are kept")
     parser.add_argument("--only", action="append", choices=PARTS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(given)
     folder, parts, wrong = arguments.folder.absolute(), arguments.only or PARTS, []
     started = time.monotonic()
     if {"crashes", "environments"} & {*parts}:
@@ -547,8 +547,8 @@ def main() -> int:
         violation = fuzz.fuzz(60 * arguments.fuzz_minutes, arguments.seed, folder).violation
         wrong += [violation] if violation else []
     if "inputs" in parts:
-        violation = fuzz_inputs.fuzz_inputs(60 * arguments.fuzz_minutes, arguments.seed, folder, print).violation
-        wrong += [violation] if violation else []
+        findings = fuzz_inputs.fuzz_inputs(60 * arguments.fuzz_minutes, arguments.seed, folder, print).findings
+        wrong += [finding.what for finding in findings]
     print(f"{(time.monotonic() - started) / 60:.0f} minutes; {len(wrong)} wrong")
     for what in wrong:
         print(f"  {what}")

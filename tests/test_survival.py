@@ -4,6 +4,8 @@ import contextlib
 import shutil
 import sqlite3
 
+import fuzz
+import fuzz_inputs
 import pytest
 import survival
 from survival import ACTIONS, AGAIN, ANYWHERE, Crashes, Point
@@ -74,3 +76,15 @@ def test_a_run_in_a_bare_environment_is_the_same_and_keeps_no_key(crashes):
 
 def test_many_iterations_take_no_more_than_few(tmp_path):
     assert survival.soak_iterations(tmp_path, 40, print) == []
+
+
+def test_what_the_fuzzers_find_is_wrong_in_the_end(tmp_path, monkeypatch, capsys):
+    found = fuzz_inputs.Finding("a traceback", None, tmp_path)
+    judged, tried = fuzz.Summary(violation="a wrong accept"), fuzz_inputs.Summary(findings=[found])
+    monkeypatch.setattr(fuzz, "fuzz", lambda *_: judged)
+    monkeypatch.setattr(fuzz_inputs, "fuzz_inputs", lambda *_: tried)
+    command = ["--only", "verifier", "--only", "inputs", "--folder", str(tmp_path)]
+    assert survival.main(command) == 1
+    assert capsys.readouterr().out.endswith("2 wrong\n  a wrong accept\n  a traceback\n")
+    judged.violation, tried.findings = "", []
+    assert survival.main(command) == 0
