@@ -319,38 +319,34 @@ def train(
     sequences = tokens = 0
     stopped_at_step = None
     passes = _Passes(network, config, objective)
-    network.train()
-    if config.checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False})
-    if objective.compares:
-        _without_dropout(network)
-        steps = list(steps)
-        passes.refer(steps)
-    for step, batch in enumerate(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
-        history.append(passes.backward(batch))
-        loss, norm = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-        if not (math.isfinite(loss) and math.isfinite(norm.item())):
-            raise TrainingDiverged(
-                f"step {step}: the loss is {loss}, its gradient {norm.item()}: "
-                "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
-            )
-        _step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-        batch_tokens = sum(map(len, batch))
-        sequences, tokens = sequences + len(batch), tokens + batch_tokens
-        progress(batch_tokens, loss)
-        if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
-            give_memory_back()
-        if _better_have_fallen(history, total_steps, config.most_fall):
-            stopped_at_step = step + 1
-            logger.warning("step %d: the training stops: better responses fell by finetune.most_fall", stopped_at_step)
-            break
-    if config.checkpointing:
-        network.activation_checkpointing_disable()
-    network.set_attn_implementation(passes.attention)
-    network.eval()
+    with _in_training(network, config, objective):
+        if objective.compares:
+            steps = list(steps)
+            passes.refer(steps)
+        for step, batch in enumerate(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
+            history.append(passes.backward(batch))
+            loss, norm = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            if not (math.isfinite(loss) and math.isfinite(norm.item())):
+                raise TrainingDiverged(
+                    f"step {step}: the loss is {loss}, its gradient {norm.item()}: "
+                    "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
+                )
+            _step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            batch_tokens = sum(map(len, batch))
+            sequences, tokens = sequences + len(batch), tokens + batch_tokens
+            progress(batch_tokens, loss)
+            if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
+                give_memory_back()
+            if _better_have_fallen(history, total_steps, config.most_fall):
+                stopped_at_step = step + 1
+                logger.warning(
+                    "step %d: the training ends, as better responses fell by more than finetune.most_fall = %g nats",
+                    stopped_at_step, config.most_fall,
+                )  # fmt: skip
+                break
     tenth = max(1, len(history) // 10)
     first, last = _means(history[:tenth]), _means(history[-tenth:])
     watched = {name: mean for name, mean in last.items() if name != "loss"}
@@ -378,6 +374,22 @@ def _better_have_fallen(history: Sequence[Mapping[str, float]], total_steps: int
     return most_fall > 0 and enough and _means(last).get("better_shift", 0.0) < -most_fall
 
 
+@contextlib.contextmanager
+def _in_training(network: Any, config: FinetuneConfig, objective: Objective) -> Iterator[None]:
+    """Within it the network is as training wants it, and afterwards as sampling does."""
+    attention = network.config._attn_implementation
+    network.train()
+    if config.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    if objective.compares:
+        _without_dropout(network)
+    yield
+    if config.checkpointing:
+        network.activation_checkpointing_disable()
+    network.set_attn_implementation(attention)
+    network.eval()
+
+
 def _without_dropout(network: Any) -> None:
     """Probabilities are compared, and chance is no part of them; layers that are computed again must be in training."""
     network.eval()
@@ -389,7 +401,7 @@ class _Passes:
     """A step's way through the network and back, in parts that are halved until they fit the memory."""
 
     def __init__(self, network: Any, config: FinetuneConfig, objective: Objective) -> None:
-        self.attention = network.config._attn_implementation
+        self._attention = network.config._attn_implementation
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
         # Checkpointing makes the network forget its keys and values.
@@ -460,7 +472,7 @@ class _Passes:
         return micro_batches(batch, self._most_tokens, self._share)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
-        _use_attention(self._network, self.attention, max(map(len, part)), shared)
+        _use_attention(self._network, self._attention, max(map(len, part)), shared)
         with _autocast(self._dtype, self._network.device):
             return log_probabilities(self._network, part, shared)
 

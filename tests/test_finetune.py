@@ -650,7 +650,9 @@ def test_only_matrices_are_decayed(model):
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_leaves_nothing(tiny, tmp_path, monkeypatch):
-    broken = lambda *arguments: [math.nan * own for own in log_probabilities(*arguments)]  # noqa: E731
+    def broken(*arguments):
+        return [math.nan * own for own in log_probabilities(*arguments)]
+
     monkeypatch.setattr(module, "log_probabilities", broken)
     with pytest.raises(TrainingDiverged, match=r"step 0.*finetune\.learning_rate"):
         finetune(tiny(), EXAMPLES, CONFIG, CPU, [1], tmp_path / "out" / "new", {})
