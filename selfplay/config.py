@@ -183,6 +183,21 @@ class FinetuneConfig:
     the `[lora]` extra. 0: all weights."""
     lora_alpha: float = 32.0
     """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
+    objective: str = "sft"
+    """What is learned: `sft`, that the chosen pairs be likely; `filtered`, the same of pairs chosen by their scores;
+    `spin`, `dpo`, that right candidates gain on wrong ones; `grpo`, that candidates which did better than their group
+    become likelier, and the others less (`selfplay.objectives`)."""
+    beta: tuple[float, ...] = (0.1, 0.1, 0.1, 5.0)
+    """Of `spin` and `dpo`, by iteration, the last for all that follow: how little a difference is enough. SPIN's."""
+    clip_ratio: float = 0.2
+    """Of `grpo`: a token whose probability has changed by this share in its advantage's direction is left alone."""
+    most_fall: float = 0.0
+    """`spin` and `dpo` are content if right candidates fall, as long as wrong ones fall deeper. A training ends where
+    right ones have lost more nats than this per candidate, in the mean of its last tenth. 0: never."""
+
+    def beta_of(self, iteration: int) -> float:
+        """An iteration's `beta`; the first iteration that trains is 1."""
+        return self.beta[min(iteration, len(self.beta)) - 1]
 
 
 @dataclass(frozen=True)
@@ -249,12 +264,14 @@ CHOICES = {
     "sandbox.minimum_tier": ("A", "B", "D"),
     "finetune.start": ("base", "previous"),
     "finetune.dtype": ("auto", "float32", "bfloat16"),
+    "finetune.objective": ("sft", "filtered", "spin", "dpo", "grpo"),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
-    "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
+    "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
+    "budget.tokens",
     "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
     "propose.temperature", "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
@@ -276,7 +293,7 @@ def _check(config: RunConfig) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
-            if key.endswith(("top_p", "propose.begun")) and value > 1:
+            if key.endswith(("top_p", "propose.begun", "clip_ratio")) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
@@ -290,6 +307,10 @@ def _check(config: RunConfig) -> None:
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(config.finetune.roles))}")
+    if not config.finetune.beta:
+        raise ConfigError("finetune.beta: expected at least one number, got []")
+    if low := [beta for beta in config.finetune.beta if beta <= 0]:
+        raise ConfigError(f"finetune.beta: expected numbers above 0, got {low[0]}")
     if below := [k for k in config.evaluate.k if k < 1]:
         raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
     if not config.evaluate.k:

@@ -1,38 +1,40 @@
 """Examples in, a trained model out: the one training loop, for fine-tuning and for making a base.
 
-Loss is on completions only. A step holds a fixed number of tokens, not of sequences, and sequences
-of like length, so that little of it is padding. What costs time and changes nothing is left out: the
-output layer reads only positions whose next token is learned, and a beginning that many examples
-share, as few-shot prompts do, is read once for all of them.
+What a training lowers is one of `selfplay.objectives`, on completions only. A step holds a fixed
+number of tokens, not of sequences, and sequences of like length, so that little of it is padding.
+What costs time and changes nothing is left out: the output layer reads only positions whose next
+token is learned, and a beginning that many examples share, as few-shot prompts do, is read once
+for all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import itertools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.cost import Watch
 from selfplay.decode import kept_in
 from selfplay.model import LanguageModel, peak_flops_per_second
+from selfplay.objectives import Likelihood, Objective, PolicyGradient, Preference
 from selfplay.prompts import encode_completion, encode_prompt
 from selfplay.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.rundir import folder_atomically
-from selfplay.select import Example
+from selfplay.select import Contrast, Example, Graded
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,13 @@ WORTH_SHARING = 1 / 8
 """Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
 STEPS_BETWEEN_GIVING_BACK = 10
 """On a CPU; ten steps of the embedded run take some seconds, and giving back 30 ms."""
+FEWEST_STEPS_TO_JUDGE = 10
+"""A single step's responses say little of how others have moved."""
+
+LIKELIHOOD = Likelihood()
+Lesson = Example | Contrast | Graded
+S = TypeVar("S", bound=Sized)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,29 @@ class TokenExample:
 
     input_ids_T: tuple[int, ...]
     loss_mask_T: tuple[bool, ...]
+    advantage: float = 1.0
+    """What a policy gradient weighs its learned tokens with."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.input_ids_T)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned; the very first cannot be, as nothing stands before it."""
+        return sum(self.loss_mask_T[1:])
+
+
+@dataclass(frozen=True)
+class TokenContrast:
+    """Two sequences with the same prompt."""
+
+    better: TokenExample
+    worse: TokenExample
+
+    def __len__(self) -> int:
+        """Tokens of the longer one, as both are padded to it."""
+        return max(len(self.better), len(self.worse))
 
 
 @dataclass(frozen=True)
@@ -65,13 +97,24 @@ class TrainStats:
     skipped: int
     """Examples longer than the model's context."""
     first_loss: float
-    """Mean over the first tenth of the steps, per learned token."""
+    """Mean over the first tenth of the steps, per learned token, or per contrast."""
     last_loss: float
     """Mean over the last tenth."""
     seconds: float
     cpu_seconds: float
     peak_flops_per_second: float
     """A large matrix product in the dtype of training, measured."""
+    preferred: float | None = None
+    """Share of contrasts of which the better response has gained more on the starting weights than the worse one has;
+    this and what follows over the last tenth, and None where the objective does not ask for it."""
+    better_shift: float | None = None
+    """Nats by which the better responses have become likelier than with the starting weights."""
+    ratio: float | None = None
+    """Mean of a graded token's probability over what it was with the starting weights."""
+    clipped: float | None = None
+    """Share of graded tokens that had moved too far to be learned."""
+    stopped_at_step: int | None = None
+    """After so many steps the better responses had fallen by more than `finetune.most_fall`."""
 
 
 class Optimizer(Protocol):
@@ -96,25 +139,31 @@ def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     return TokenExample((*prompt, *completion), (*[False] * len(prompt), *[True] * len(completion)))
 
 
-def batches(examples: Sequence[TokenExample], batch_tokens: int, rng: np.random.Generator) -> list[list[TokenExample]]:
+def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
+    """The sequences of which one term of the loss is."""
+    if isinstance(lesson, Contrast):
+        better, worse = (tokenize(tokenizer, Example(lesson.prompt, text)) for text in (lesson.better, lesson.worse))
+        return TokenContrast(better, worse)
+    if isinstance(lesson, Graded):
+        return replace(tokenize(tokenizer, Example(lesson.prompt, lesson.completion)), advantage=lesson.advantage)
+    return tokenize(tokenizer, lesson)
+
+
+def batches(examples: Sequence[S], batch_tokens: int, rng: np.random.Generator) -> list[list[S]]:
     """All examples once, in random order, grouped by length to at most `batch_tokens` with padding."""
     # The sort is stable, so that equal lengths stay shuffled.
     grouped = _filled([examples[i] for i in rng.permutation(len(examples))], batch_tokens)
     return [grouped[i] for i in rng.permutation(len(grouped))] if grouped else []
 
 
-def _filled(examples: Iterable[TokenExample], most_tokens: float, shared: int = 0) -> list[list[TokenExample]]:
+def _filled(examples: Iterable[S], most_tokens: float, shared: int = 0) -> list[list[S]]:
     """By length, in parts of at most so many tokens with padding, the shared ones once, or of one example."""
-    parts: list[list[TokenExample]] = []
-    for example in sorted(examples, key=_length):
-        if not parts or shared + (_length(example) - shared) * (len(parts[-1]) + 1) > most_tokens:
+    parts: list[list[S]] = []
+    for example in sorted(examples, key=len):
+        if not parts or shared + (len(example) - shared) * (len(parts[-1]) + 1) > most_tokens:
             parts.append([])
         parts[-1].append(example)
     return parts
-
-
-def _length(example: TokenExample) -> int:
-    return len(example.input_ids_T)
 
 
 def micro_batches(
@@ -139,7 +188,7 @@ def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]
     """Groups and what they share, such that most tokens are saved; all others are one group that shares nothing."""
     ordered = sorted(batch, key=lambda example: example.input_ids_T)
     common = [shared_tokens(pair) for pair in itertools.pairwise(ordered)]
-    price = WORTH_SHARING * sum(map(_length, batch))
+    price = WORTH_SHARING * sum(map(len, batch))
     # For the first so many examples: what is saved at best, where their last group begins, and what that shares.
     best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
     for end in range(1, len(ordered) + 1):
@@ -172,7 +221,7 @@ def shared_tokens(examples: Sequence[TokenExample]) -> int:
 
 def _unlearned(example: TokenExample) -> tuple[int, ...]:
     """The tokens after which nothing is learned at once: a prompt without its last token."""
-    first = example.loss_mask_T.index(True) if True in example.loss_mask_T else _length(example)
+    first = example.loss_mask_T.index(True) if True in example.loss_mask_T else len(example)
     return example.input_ids_T[: max(0, first - 1)]
 
 
@@ -185,12 +234,12 @@ def collate(
         `input_ids_BT`, padded on the right, where a causal model's earlier positions cannot see it;
         `places_N`, the positions before a learned token, counted row after row; `targets_N`, these tokens.
     """
-    width = max(map(_length, examples)) - shared
+    width = max(map(len, examples)) - shared
     input_ids_BT = np.zeros((len(examples), width), np.int64)
     learned_BT = np.zeros((len(examples), width), bool)
     for row, example in enumerate(examples):
-        input_ids_BT[row, : _length(example) - shared] = example.input_ids_T[shared:]
-        learned_BT[row, : _length(example) - shared] = example.loss_mask_T[shared:]
+        input_ids_BT[row, : len(example) - shared] = example.input_ids_T[shared:]
+        learned_BT[row, : len(example) - shared] = example.loss_mask_T[shared:]
     learned_BT[:, 0] = False  # nothing stands before it
     targets_N = np.flatnonzero(learned_BT)
     arrays = input_ids_BT, targets_N - 1, input_ids_BT.flat[targets_N]
@@ -198,8 +247,8 @@ def collate(
     return input_ids, places, targets
 
 
-def loss_of(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> torch.Tensor:
-    """Negative log-likelihood of the learned tokens, summed, in float32.
+def log_probabilities(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> list[torch.Tensor]:
+    """Of each example the log-probabilities of its learned tokens, in float32.
 
     Args:
         network: A causal language model.
@@ -210,7 +259,8 @@ def loss_of(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> 
     past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
     with _output_at(network, places_N):
         logits_NV = network(input_ids=input_ids_BT, **past).logits[0]
-    return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="sum")
+    logs_N = -torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    return list(logs_N.split([example.learned for example in examples]))
 
 
 def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
@@ -253,6 +303,7 @@ def train(
     config: FinetuneConfig,
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     make_optimizer: Callable[[torch.nn.Module, FinetuneConfig, torch.device], Optimizer] | None = None,
+    objective: Objective = LIKELIHOOD,
 ) -> TrainStats:
     """One optimiser step per batch: linear warm-up, then linear decay to zero, clipped gradients; AdamW by default.
 
@@ -264,43 +315,46 @@ def train(
     peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
     watch = Watch()
     optimizer = (make_optimizer or adamw)(network, config, device)
-    losses: list[float] = []
+    history: list[dict[str, float]] = []
     sequences = tokens = 0
-    attention = network.config._attn_implementation
-    most_tokens = config.micro_batch_tokens or math.inf
-    # Checkpointing makes the network forget its keys and values.
-    share = can_share(network) and not config.checkpointing
-    backward = functools.partial(_backward, network, share=share, dtype=config.dtype, attention=attention)
-    network.train()
-    if config.checkpointing:
-        network.activation_checkpointing_enable({"use_reentrant": False})
-    for step, batch in enumerate(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
-        loss, most_tokens = _fitted(backward, network, batch, most_tokens)
-        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-        losses.append(loss.item())
-        if not (math.isfinite(losses[-1]) and math.isfinite(norm.item())):
-            raise TrainingDiverged(
-                f"step {step}: the loss is {losses[-1]}, its gradient {norm.item()}: "
-                "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
-            )
-        _step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-        batch_tokens = sum(map(_length, batch))
-        sequences, tokens = sequences + len(batch), tokens + batch_tokens
-        progress(batch_tokens, losses[-1])
-        if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
-            give_memory_back()
-    if config.checkpointing:
-        network.activation_checkpointing_disable()
-    network.set_attn_implementation(attention)
-    network.eval()
-    tenth = max(1, len(losses) // 10)
+    stopped_at_step = None
+    passes = _Passes(network, config, objective)
+    with _in_training(network, config, objective):
+        if objective.compares:
+            steps = list(steps)
+            passes.refer(steps)
+        for step, batch in enumerate(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
+            history.append(passes.backward(batch))
+            loss, norm = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            if not (math.isfinite(loss) and math.isfinite(norm.item())):
+                raise TrainingDiverged(
+                    f"step {step}: the loss is {loss}, its gradient {norm.item()}: "
+                    "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
+                )
+            _step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            batch_tokens = sum(map(len, batch))
+            sequences, tokens = sequences + len(batch), tokens + batch_tokens
+            progress(batch_tokens, loss)
+            if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
+                give_memory_back()
+            if _better_have_fallen(history, total_steps, config.most_fall):
+                stopped_at_step = step + 1
+                logger.warning(
+                    "step %d: the training ends, as better responses fell by more than finetune.most_fall = %g nats",
+                    stopped_at_step, config.most_fall,
+                )  # fmt: skip
+                break
+    tenth = max(1, len(history) // 10)
+    first, last = _means(history[:tenth]), _means(history[-tenth:])
+    watched = {name: mean for name, mean in last.items() if name != "loss"}
     spent, cpu_spent = watch.seconds(), watch.cpu_seconds()
     return TrainStats(
-        len(losses), sequences, tokens, 0, _mean(losses[:tenth]), _mean(losses[-tenth:]), spent, cpu_spent, peak
-    )
+        len(history), sequences, tokens, 0, first.get("loss", 0.0), last.get("loss", 0.0), spent, cpu_spent, peak,
+        **watched, stopped_at_step=stopped_at_step,
+    )  # fmt: skip
 
 
 def _step(optimizer: Optimizer) -> None:
@@ -313,44 +367,123 @@ def _step(optimizer: Optimizer) -> None:
         raise InputError("out of memory with AdamW's state: set finetune.lora_rank = 16, or a smaller model") from None
 
 
-def _fitted(
-    backward: Callable[[Sequence[TokenExample], float], torch.Tensor],
-    network: Any,
-    batch: Sequence[TokenExample],
-    most_tokens: float,
-) -> tuple[torch.Tensor, float]:
-    """A step in parts that are halved until they fit the memory: its loss, and the size of parts from now on."""
-    longest = max(map(_length, batch))
-    while True:
-        try:
-            return backward(batch, most_tokens), most_tokens
-        except RuntimeError as error:
-            if not OUT_OF_MEMORY.search(str(error)):
-                raise
-            if most_tokens < longest:
-                raise InputError(
-                    f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
-                    "finetune.lora_rank = 16 or fewer prompt.shots"
-                ) from None
-        # Only here, where the error and the tensors that it holds are gone.
-        network.zero_grad(set_to_none=True)
-        most_tokens = min(most_tokens, longest * len(batch)) // 2
-        logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", most_tokens)
+def _better_have_fallen(history: Sequence[Mapping[str, float]], total_steps: int, most_fall: float) -> bool:
+    """Whether better responses have become less likely, over the last tenth of the steps planned, than they may."""
+    last = history[-max(FEWEST_STEPS_TO_JUDGE, total_steps // 10) :]
+    enough = len(last) >= FEWEST_STEPS_TO_JUDGE and len(last) >= total_steps // 10
+    return most_fall > 0 and enough and _means(last).get("better_shift", 0.0) < -most_fall
 
 
-def _backward(
-    network: Any, batch: Sequence[TokenExample], most_tokens: float, share: bool, dtype: str, attention: str
-) -> torch.Tensor:
-    """A step's mean loss per learned token, whatever its parts; the gradient is left in the weights."""
-    learned = sum(sum(example.loss_mask_T[1:]) for example in batch)
-    total = torch.zeros((), device=network.device)
-    for part, shared in micro_batches(batch, most_tokens, share):
-        _use_attention(network, attention, max(map(_length, part)), shared)
-        with _autocast(dtype, network.device):
-            loss = loss_of(network, part, shared) / learned
-        loss.backward()
-        total += loss.detach()
-    return total
+@contextlib.contextmanager
+def _in_training(network: Any, config: FinetuneConfig, objective: Objective) -> Iterator[None]:
+    """Within it the network is as training wants it, and afterwards as sampling does."""
+    attention = network.config._attn_implementation
+    network.train()
+    if config.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    if objective.compares:
+        _without_dropout(network)
+    yield
+    if config.checkpointing:
+        network.activation_checkpointing_disable()
+    network.set_attn_implementation(attention)
+    network.eval()
+
+
+def _without_dropout(network: Any) -> None:
+    """Probabilities are compared, and chance is no part of them; layers that are computed again must be in training."""
+    network.eval()
+    for module in network.modules():
+        module.training = isinstance(module, GradientCheckpointingLayer)
+
+
+class _Passes:
+    """A step's way through the network and back, in parts that are halved until they fit the memory."""
+
+    def __init__(self, network: Any, config: FinetuneConfig, objective: Objective) -> None:
+        self._attention = network.config._attn_implementation
+        self._network, self._dtype, self._objective = network, config.dtype, objective
+        self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
+        # Checkpointing makes the network forget its keys and values.
+        self._share = can_share(network) and not config.checkpointing
+        self._reference: dict[TokenExample, torch.Tensor] = {}
+
+    def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
+        """Take the weights as they are now as the reference, for these sequences: each is read once."""
+        distinct = dict.fromkeys(example for step in steps for example in step)
+        for batch in _filled(distinct, self._batch_tokens):
+            self._reference |= self._fitted(self._read, batch)
+
+    def backward(self, batch: Sequence[TokenExample]) -> dict[str, float]:
+        """What a step's objective sums up, as means, whatever its parts; the loss's gradient is left in the weights."""
+        means = self._fitted(self._backward_pairs if self._objective.paired else self._backward, batch)
+        return {name: float(mean) for name, mean in means.items()}
+
+    def _fitted(self, work: Callable[[Sequence[TokenExample]], T], batch: Sequence[TokenExample]) -> T:
+        longest = max(map(len, batch))
+        while True:
+            try:
+                return work(batch)
+            except RuntimeError as error:
+                if not OUT_OF_MEMORY.search(str(error)):
+                    raise
+                if self._most_tokens < longest:
+                    raise InputError(
+                        f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
+                        "finetune.lora_rank = 16 or fewer prompt.shots"
+                    ) from None
+            # Only here, where the error and the tensors that it holds are gone.
+            self._network.zero_grad(set_to_none=True)
+            self._most_tokens = min(self._most_tokens, longest * len(batch)) // 2
+            logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", self._most_tokens)
+
+    def _backward(self, batch: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
+        """Per learned token."""
+        learned = sum(example.learned for example in batch)
+        means: dict[str, torch.Tensor] = {}
+        for part, shared in self._parts(batch):
+            sums = self._sums(part, self._logs(part, shared))
+            (sums["loss"] / learned).backward()
+            means = {name: means.get(name, 0.0) + value.detach() / learned for name, value in sums.items()}
+        return means
+
+    def _backward_pairs(self, batch: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
+        """Per pair, though the two may be in different parts.
+
+        How the loss depends on each log-probability needs all their values, and no more than these: if there are
+        several parts, they are read once for the values, and again to send the slopes back.
+        """
+        parts = self._parts(list(dict.fromkeys(batch)))  # one of several pairs is read once
+        with torch.set_grad_enabled(len(parts) == 1):
+            read = [self._logs(part, shared) for part, shared in parts]
+        values = {
+            example: own.detach().requires_grad_()
+            for (part, _), logs in zip(parts, read, strict=True)
+            for example, own in zip(part, logs, strict=True)
+        }
+        means = {name: 2 * total / len(batch) for name, total in self._sums(batch, [values[e] for e in batch]).items()}
+        means["loss"].backward()
+        for (part, shared), logs in zip(parts, read, strict=True):
+            again = logs if len(parts) == 1 else self._logs(part, shared)
+            torch.autograd.backward(again, [values[example].grad for example in part])
+        return {name: mean.detach() for name, mean in means.items()}
+
+    def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
+        return micro_batches(batch, self._most_tokens, self._share)
+
+    def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
+        _use_attention(self._network, self._attention, max(map(len, part)), shared)
+        with _autocast(self._dtype, self._network.device):
+            return log_probabilities(self._network, part, shared)
+
+    def _read(self, batch: Sequence[TokenExample]) -> dict[TokenExample, torch.Tensor]:
+        with torch.no_grad():
+            parts = [(part, self._logs(part, shared)) for part, shared in self._parts(batch)]
+        return {example: own for part, logs in parts for example, own in zip(part, logs, strict=True)}
+
+    def _sums(self, examples: Sequence[TokenExample], logs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        reference = [self._reference[example] for example in examples] if self._objective.compares else []
+        return self._objective.sums(logs, reference, [example.advantage for example in examples])
 
 
 def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
@@ -361,8 +494,9 @@ def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
         network.set_attn_implementation(wanted)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name; all rows have the same."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
 def _schedule(step: int, total_steps: int, warmup_steps: int) -> float:
@@ -392,7 +526,7 @@ def _autocast(name: str, device: torch.device) -> Any:
 
 def finetune(
     start: str | Path,
-    examples: Sequence[Example],
+    examples: Sequence[Lesson],
     config: FinetuneConfig,
     model_config: ModelConfig,
     seed: Sequence[int],
@@ -400,44 +534,63 @@ def finetune(
     notes: dict[str, Any],
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     plan: Callable[[int], object] = lambda steps: None,
+    beta: float = 0.1,
 ) -> TrainStats:
     """Fine-tune a checkpoint on examples and save it as a new folder, complete or not at all.
 
     Args:
-        start: The checkpoint to start from.
-        examples: What to learn.
+        start: The checkpoint to start from, and the reference of an objective that compares.
+        examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
+            (`spin`, `dpo`) or `Graded` (`grpo`).
         config: How.
         model_config: Device and threads; weights are trained in float32.
         seed: Of the order of examples and of dropout.
         folder: Where the new checkpoint goes.
         notes: Kept beside the weights.
         progress: Called after each step with its tokens and loss.
-        plan: Called once with the number of steps.
+        plan: Called once with the number of steps; a training that `most_fall` stops makes fewer.
+        beta: Of contrasts; `FinetuneConfig.beta_of` has an iteration's.
 
     Raises:
         TrainingDiverged: The loss became infinite or no number; nothing is saved.
     """
+    objective = objective_of(examples, config, beta)
     model = LanguageModel(
         start, ModelConfig(path=str(start), device=model_config.device, dtype="float32", threads=model_config.threads)
     )
     rng = np.random.default_rng(list(seed))
     torch.manual_seed(int(rng.integers(2**62)))
-    tokenized = [tokenize(model.tokenizer, example) for example in examples]
-    fitting = [example for example in tokenized if len(example.input_ids_T) <= model.context_tokens]
+    tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
+    fitting = [example for example in tokenized if len(example) <= model.context_tokens]
     if not fitting:
         raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")
-    per_epoch = len(batches(fitting, config.batch_tokens, np.random.default_rng(0)))
+    batch_tokens = config.batch_tokens // (2 if objective.paired else 1)
+    per_epoch = len(batches(fitting, batch_tokens, np.random.default_rng(0)))
     total_steps = min(config.max_steps, math.ceil(per_epoch * config.epochs))
     plan(total_steps)
-    steps = _epochs(fitting, config.batch_tokens, total_steps, rng)
+    steps = _epochs(fitting, batch_tokens, total_steps, rng)
     network = _with_adapters(model.network, config) if config.lora_rank else model.network
-    stats = train(network, steps, total_steps, config, progress)
+    stats = train(network, steps, total_steps, config, progress, objective=objective)
     if config.lora_rank:
         model.network = network.merge_and_unload()
-    stats = TrainStats(**{**asdict(stats), "skipped": len(tokenized) - len(fitting)})
+    stats = replace(stats, skipped=len(tokenized) - len(fitting))
     with folder_atomically(folder) as part:
         model.save(part, {**notes, "training": asdict(stats)})
     return stats
+
+
+def objective_of(examples: Sequence[Lesson], config: FinetuneConfig, beta: float) -> Objective:
+    """What learning from these comes to.
+
+    Raises:
+        ValueError: They are of several kinds.
+    """
+    kinds = {type(example) for example in examples}
+    if len(kinds) > 1:
+        raise ValueError(f"expected examples of one kind, got {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    if Contrast in kinds:
+        return Preference(beta)
+    return PolicyGradient(config.clip_ratio) if Graded in kinds else LIKELIHOOD
 
 
 def require_peft() -> None:
@@ -466,14 +619,16 @@ def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
 
 
 def _epochs(
-    examples: Sequence[TokenExample], batch_tokens: int, total_steps: int, rng: np.random.Generator
+    examples: Sequence[TokenExample | TokenContrast], batch_tokens: int, total_steps: int, rng: np.random.Generator
 ) -> Iterator[list[TokenExample]]:
+    """Steps; of a contrast the better sequence comes before the worse."""
     step = 0
     while step < total_steps:
         for batch in batches(examples, batch_tokens, rng):
             if step == total_steps:
                 return
-            yield batch
+            pairs = ((one.better, one.worse) if isinstance(one, TokenContrast) else (one,) for one in batch)
+            yield list(itertools.chain.from_iterable(pairs))
             step += 1
 
 

@@ -24,6 +24,25 @@ class Example:
     completion: str
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """A prompt and two completions, of which the better is to gain on the worse."""
+
+    prompt: Prompt
+    better: str
+    worse: str
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A prompt and a completion that is to become likelier, or with an advantage below 0 less likely."""
+
+    prompt: Prompt
+    completion: str
+    advantage: float
+    """How much better it did than its group; of any scale, though its size counts beside the learning rate."""
+
+
 def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """The few fixed pairs that stand before every puzzle: the shortest of different answer types first.
 

@@ -65,7 +65,7 @@ STAGES = {
 WITHIN = {
     "a sampling step": "selfplay.decode:_draw",
     "a batch of judging": "sandbox.pool:_Lane.start",
-    "a forward pass": "selfplay.finetune:loss_of",
+    "a forward pass": "selfplay.finetune:log_probabilities",
     "an optimiser step": "torch.nn.utils:clip_grad_norm_",
     "writing a pair": "puzzles.archive:Archive.add",
     "writing a puzzle": "puzzles.archive:Archive.add_puzzle",

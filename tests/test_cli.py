@@ -1585,7 +1585,7 @@ def test_an_ablation_prints_its_tables_and_leaves_them_with_a_chart(arms, done, 
 
 
 def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(arms, done, cut_command):
-    within = ("selfplay.finetune:train", "selfplay.finetune:loss_of")
+    within = ("selfplay.finetune:train", "selfplay.finetune:log_probabilities")
     code, err = cut_command(["ablate", arms], (*within, 2, signal.SIGINT))
     assert code == 130
     assert one_line(err).startswith("selfplay: interrupted; what was finished is kept, the same command goes on")

@@ -203,6 +203,15 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "[finetune]\nroles = ['solve', 'judge']",
             "finetune.roles: expected propose, solve or both, got ['solve', 'judge']",
         ),
+        (
+            "[finetune]\nobjective = 'ppo'",
+            "finetune.objective: expected one of sft, filtered, spin, dpo, grpo, got 'ppo'",
+        ),
+        ("[finetune]\nbeta = []", "finetune.beta: expected at least one number, got []"),
+        ("[finetune]\nbeta = [0.1, 0.0]", "finetune.beta: expected numbers above 0, got 0.0"),
+        ("[finetune]\nclip_ratio = 0.0", "finetune.clip_ratio: expected a number above 0, got 0.0"),
+        ("[finetune]\nclip_ratio = 1.5", "finetune.clip_ratio: expected at most 1, got 1.5"),
+        ("[finetune]\nmost_fall = -1.0", "finetune.most_fall: expected a number above 0, got -1.0"),
         ("[finetune]\ndtype = 'int8'", "finetune.dtype: expected one of auto, float32, bfloat16, got 'int8'"),
         ("[model]\ndtype = 'fp16'", "model.dtype: expected one of auto, float32, bfloat16, float16, got 'fp16'"),
         (
@@ -234,6 +243,11 @@ def test_choices_ranges_and_changeable_keys_name_settings_that_exist():
 
 def test_a_config_made_in_code_is_checked_too():
     assert "expected a number above 0" in message(lambda: RunConfig(iterations=-3))
+
+
+def test_betas_are_by_iteration_and_the_last_holds_on():
+    config = FinetuneConfig(beta=(0.1, 0.2, 5.0))
+    assert [config.beta_of(iteration) for iteration in range(1, 6)] == [0.1, 0.2, 5.0, 5.0, 5.0]
 
 
 # ---- --set ----
@@ -317,6 +331,7 @@ CONFIGS = [
         evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
     ),
     RunConfig(finetune=FinetuneConfig(verified=False)),
+    RunConfig(finetune=FinetuneConfig(objective="dpo", beta=(0.5, 1e3), clip_ratio=0.9, most_fall=12.5)),
     RunConfig(model=ModelConfig(path="ünï—文字 🧩")),
     RunConfig(model=ModelConfig(path="quotes \" ' ''' \"\"\" and \\ backslash \\n \\u0041")),
     RunConfig(model=ModelConfig(path="line\nbreak\ttab\r\x00\x1b\x7f\x85\u2028 end")),

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,14 +17,14 @@ from selfplay.finetune import (
     TokenExample,
     TrainingDiverged,
     TransformersBackend,
-    _backward,
+    _Passes,
     _schedule,
     _with_adapters,
     batches,
     can_share,
     collate,
     finetune,
-    loss_of,
+    log_probabilities,
     micro_batches,
     require_peft,
     shared_tokens,
@@ -31,6 +32,7 @@ from selfplay.finetune import (
     train,
 )
 from selfplay.model import LanguageModel
+from selfplay.objectives import Likelihood
 from selfplay.prompts import Prompt
 from selfplay.select import Example
 
@@ -242,12 +244,12 @@ def gradients_of(network):
     return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.requires_grad}
 
 
-def trained(network, examples, most_tokens=math.inf, share=True, attention="sdpa"):
+def trained(network, examples, most_tokens=0, share=True):
     """The same as `train` computes them."""
     network.zero_grad()
-    share = share and can_share(network)
-    loss = _backward(network, examples, most_tokens, share=share, dtype="float32", attention=attention)
-    return loss.item(), gradients_of(network)
+    with mock.patch.object(module, "can_share", lambda network: share and can_share(network)):
+        passes = _Passes(network, dataclasses.replace(CONFIG, micro_batch_tokens=most_tokens), Likelihood())
+    return passes.backward(examples)["loss"], gradients_of(network)
 
 
 def assert_same(one, other):
@@ -278,8 +280,8 @@ def test_a_batchs_loss_is_that_of_its_sequences_one_by_one(tiny, shape, attentio
     network.set_attn_implementation(attention)
     learned = sum(sum(one.loss_mask_T) for one in step)
     with torch.no_grad():
-        loss = loss_of(network, step) / learned
-    assert float(loss) == pytest.approx(reference_loss(network, step), rel=1e-5)
+        loss = -sum(map(float, map(torch.sum, log_probabilities(network, step)))) / learned
+    assert loss == pytest.approx(reference_loss(network, step), rel=1e-5)
 
 
 @pytest.mark.parametrize("eager_tokens", [0, 1000])
@@ -483,9 +485,9 @@ def test_long_sequences_use_the_models_own_attention_and_short_ones_the_plain_on
 def calls(monkeypatch):
     """How many examples went through the network at a time."""
     seen: list[int] = []
-    usual = module.loss_of
+    usual = module.log_probabilities
     monkeypatch.setattr(
-        module, "loss_of", lambda network, part, shared: seen.append(len(part)) or usual(network, part, shared)
+        module, "log_probabilities", lambda *arguments: seen.append(len(arguments[1])) or usual(*arguments)
     )
     return seen
 
@@ -521,16 +523,16 @@ def test_checkpointing_computes_twice_and_learns_the_same(tiny, tmp_path, shape,
 
 def forgetful(monkeypatch, most):
     """A machine on which parts of more examples run out of memory."""
-    usual = module.loss_of
+    usual = module.log_probabilities
 
-    def loss_of(network, part, shared):
+    def log_probabilities(network, part, shared):
         if len(part) > most:
             raise RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory"
             )
         return usual(network, part, shared)
 
-    monkeypatch.setattr(module, "loss_of", loss_of)
+    monkeypatch.setattr(module, "log_probabilities", log_probabilities)
 
 
 def test_when_the_memory_runs_out_parts_are_halved_and_the_training_goes_on(tiny, tmp_path, monkeypatch, caplog):
@@ -556,7 +558,7 @@ def test_another_failure_is_not_taken_for_a_lack_of_memory(tiny, tmp_path, monke
     def broken(*_):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(module, "loss_of", broken)
+    monkeypatch.setattr(module, "log_probabilities", broken)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         tuned(tiny, tmp_path / "new")
 
@@ -648,7 +650,10 @@ def test_only_matrices_are_decayed(model):
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_leaves_nothing(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "loss_of", lambda *arguments: math.nan * loss_of(*arguments))
+    def broken(*arguments):
+        return [math.nan * own for own in log_probabilities(*arguments)]
+
+    monkeypatch.setattr(module, "log_probabilities", broken)
     with pytest.raises(TrainingDiverged, match=r"step 0.*finetune\.learning_rate"):
         finetune(tiny(), EXAMPLES, CONFIG, CPU, [1], tmp_path / "out" / "new", {})
     assert not (tmp_path / "out").exists()
