@@ -79,6 +79,9 @@ class ProposeConfig:
     """The ancestor's `per_prompt`."""
     begun: float = 0.0
     """Share of the texts that go on from the beginning of a solved puzzle, cut at random (not with `chat`)."""
+    strategy: str = "uniform"
+    """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
+    niche drawn among the filled ones and the empty ones between them, hard ones first (`selfplay.goals`)."""
     temperature: float = 0.9
     top_p: float = 1.0
     max_tokens: int = 200
@@ -159,6 +162,8 @@ class FinetuneConfig:
     most_solved: float = 1.0
     """A run's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
     nearly always teaches little, and as examples of a puzzle such ones make the next easier still."""
+    balance: str = "none"
+    """`niches`: pairs are left out and repeated such that each niche and difficulty has as many (`select.balanced`)."""
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
     epochs: float = 4.0
@@ -209,6 +214,41 @@ class BudgetConfig:
 
 
 @dataclass(frozen=True)
+class CollapseConfig:
+    """When a run's proposals count as collapsing, and what then happens. Limits of an iteration by itself are shares;
+    others are in parts of the run's first iteration. None was met in healthy runs of the embedded model (their worst in
+    brackets, of five runs and 15 iterations); 0 of what is least, and a large number of what is most, never alarms."""
+
+    action: str = "continue"
+    """`continue` says so, `stop` ends the run, `rollback` trains the iteration anew from the checkpoint before it,
+    `rebalance` trains on pairs evened over niches (`finetune.balance`)."""
+    least_well_formed: float = 0.25
+    """Of the proposed texts, those that are puzzles. [0.55]"""
+    least_distinct_forms: float = 0.7
+    """Of those, different ones. [0.99]"""
+    most_trivial: float = 0.25
+    """Of those, with a trivial answer. [0.07]"""
+    most_near_duplicates: float = 0.25
+    """Of the admitted, near another one. [0.04]"""
+    least_niche_entropy: float = 0.7
+    """Of iteration 1's: what is left of 6 bits where half of all puzzles fall into one niche is 4. [0.85]"""
+    least_token_entropy: float = 0.8
+    """Of iteration 1's, of runs of three tokens. [0.94]"""
+    least_vendi: float = 0.6
+    """Of iteration 1's: about what is left where half of all puzzles differ in names and constants only. [0.84]"""
+    least_length: float = 0.5
+    """Of iteration 1's characters. [0.83]"""
+    most_length: float = 2.0
+    """Of iteration 1's characters. [1.00]"""
+    most_always_solved: float = 0.5
+    """Of the tried puzzles, those that every candidate solves. [0.04]"""
+    most_never_solved: float = 0.95
+    """Of the tried puzzles, those that none solves. [0.74]"""
+    most_human_auc: float = 0.97
+    """Of a classifier that tells proposals from people's puzzles. [0.84]"""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Everything that decides what a run computes."""
 
@@ -233,6 +273,7 @@ class RunConfig:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    collapse: CollapseConfig = field(default_factory=CollapseConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
@@ -244,7 +285,10 @@ CHOICES = {
     "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
     "solve.training_puzzles": ("all", "unsolved", "none"),
     "sandbox.minimum_tier": ("A", "B", "D"),
+    "propose.strategy": ("uniform", "niches"),
     "finetune.start": ("base", "previous"),
+    "finetune.balance": ("none", "niches"),
+    "collapse.action": ("continue", "stop", "rollback", "rebalance"),
     "finetune.dtype": ("auto", "float32", "bfloat16"),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -253,7 +297,9 @@ MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
     "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
-    "propose.temperature", "solve.temperature", "evaluate.temperature",
+    "propose.temperature", "solve.temperature", "evaluate.temperature", "collapse.least_well_formed",
+    "collapse.least_distinct_forms", "collapse.least_niche_entropy", "collapse.least_token_entropy",
+    "collapse.least_vendi", "collapse.least_length",
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
