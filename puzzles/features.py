@@ -69,6 +69,8 @@ class Traits:
     """By FEATURES."""
     shingles: frozenset[int]
     """As `Puzzle.shingles`, which an archive does not keep."""
+    skeleton: frozenset[int]
+    """Shingles of the same text with constants abstracted."""
 
     @property
     def skills(self) -> frozenset[str]:
@@ -87,10 +89,10 @@ def _traits(puzzle: Puzzle, record: bytes | str) -> Traits:
     shape = shape_of(puzzle.answer_type)
     content = None if isinstance(record, str) else json.loads(record)
     if content is None:
-        return Traits(Niche(frozenset(), shape, "unreadable"), dict.fromkeys(FEATURES, 0.0), frozenset())
+        return Traits(Niche(frozenset(), shape, "unreadable"), dict.fromkeys(FEATURES, 0.0), frozenset(), frozenset())
     niche = Niche(frozenset(content["skills"]), shape, content["form"])
     numbers = dict(zip(FEATURES, content["features"], strict=True))
-    return Traits(niche, numbers, frozenset(content["shingles"]))
+    return Traits(niche, numbers, frozenset(content["shingles"]), frozenset(content["skeleton"]))
 
 
 def shape_of(answer_type: str) -> str:
@@ -118,6 +120,7 @@ def describe_batch(payload: bytes) -> Iterator[bytes]:
             record = {
                 "skills": sorted(skills(view)), "form": form(view), "features": [*features(view).values()],
                 "shingles": sorted(similarity.shingles(similarity.order_free_form(view.tree))),
+                "skeleton": sorted(similarity.shingles(similarity.order_free_form(view.tree, constants=False))),
             }  # fmt: skip
         except (SyntaxError, ValueError, LookupError, RecursionError, MemoryError):
             pass  # it was read once, by another Python perhaps

@@ -135,12 +135,13 @@ def _share(part: int | None, whole: int) -> float | None:
 def _of_spread(own: _Sample) -> dict[str, Any]:
     niches = Counter(traits.niche for traits in own.traits)
     tokens = [TOKEN.findall(puzzle.source) for puzzle in own.puzzles]
-    likeness_P_P = jaccard_kernel([traits.shingles for traits in own.traits])
+    shingles = [traits.shingles for traits in own.traits]
+    skeletons_P_P = jaccard_kernel([traits.skeleton for traits in own.traits])
     return {
         "niches": len(niches), "niche_entropy": entropy(niches),
         **{f"token_entropy_{n}": entropy(ngrams(tokens, n)) for n in NGRAMS},
-        "vendi": vendi_score(likeness_P_P) if own.puzzles else None,
-        "near_duplicates": near_duplicates(likeness_P_P, [traits.shingles for traits in own.traits]),
+        "vendi": vendi_score(skeletons_P_P) if own.puzzles else None,
+        "near_duplicates": near_duplicates(jaccard_kernel(shingles), shingles),
     }  # fmt: skip
 
 
@@ -210,8 +211,9 @@ def vendi_score(kernel_P_P: NDArray[np.float64]) -> float:
     """How many puzzles unlike each other would be as diverse (Friedman and Dieng, arXiv:2210.02410).
 
     The exponential of the entropy of the eigenvalues of K / P; 1 where all are equal, P where none shares anything. Our
-    kernel is the Jaccard similarity of shingles, which is what the guard calls near: it needs no model, gives the same
-    on every machine, and sees what a model's embeddings were never trained to see, one changed operator.
+    kernel is the Jaccard similarity of the shingles of skeletons: it needs no model, is the same on every machine, and
+    holds one condition with many constants for one puzzle, which is how a small model collapses. With the constants in
+    it, as the guard compares, a sample of such puzzles still counted half as many as there were.
     """
     values = np.linalg.eigvalsh(kernel_P_P / len(kernel_P_P))
     values = values[values > 1e-12]
