@@ -79,12 +79,12 @@ class ProposeConfig:
     """The ancestor's `per_prompt`."""
     begun: float = 0.0
     """Share of the texts that go on from the beginning of a solved puzzle, cut at random (not with `chat`)."""
-    strategy: str = "uniform"
-    """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
-    niche drawn among the filled ones and the empty ones between them, hard ones first (`selfplay.goals`)."""
     temperature: float = 0.9
     top_p: float = 1.0
     max_tokens: int = 200
+    strategy: str = "uniform"
+    """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
+    niche drawn among the filled ones and the empty ones between them, hard ones first (`selfplay.goals`)."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,6 @@ class FinetuneConfig:
     most_solved: float = 1.0
     """A run's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
     nearly always teaches little, and as examples of a puzzle such ones make the next easier still."""
-    balance: str = "none"
-    """`niches`: pairs are left out and repeated such that each niche and difficulty has as many (`select.balanced`)."""
     roles: tuple[str, ...] = ("propose", "solve")
     """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
     epochs: float = 4.0
@@ -188,6 +186,8 @@ class FinetuneConfig:
     the `[lora]` extra. 0: all weights."""
     lora_alpha: float = 32.0
     """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
+    balance: str = "none"
+    """`niches`: pairs are left out and repeated such that each niche and difficulty has as many (`select.balanced`)."""
 
 
 @dataclass(frozen=True)
@@ -330,12 +330,15 @@ def _check(config: RunConfig) -> None:
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
     by_verdict = {
-        "vary.variations": config.vary.variations, "solve.further_puzzles": config.solve.further_puzzles,
-        "propose.begun": config.propose.begun,
+        "vary.variations": 0, "solve.further_puzzles": 0, "propose.begun": 0, "propose.strategy": "uniform",
+        "finetune.balance": "none",
     }  # fmt: skip
-    for key, value in () if config.finetune.verified else by_verdict.items():
-        if value:
-            raise ConfigError(f"{key}: expected 0 with finetune.verified = false: it goes by verdicts, got {value}")
+    flat = flatten(config)
+    for key, needed in () if config.finetune.verified else by_verdict.items():
+        if flat[key] != needed:
+            raise ConfigError(
+                f"{key}: expected {needed} with finetune.verified = false: it goes by verdicts, got {flat[key]}"
+            )
     unknown = set(config.finetune.roles) - {"propose", "solve"}
     if unknown or not config.finetune.roles:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(config.finetune.roles))}")
