@@ -84,7 +84,7 @@ class ProposeConfig:
     max_tokens: int = 200
     strategy: str = "uniform"
     """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
-    niche drawn among the filled ones and the empty ones between them, hard ones first (`selfplay.goals`)."""
+    niche drawn among the filled ones and the empty ones between them, the most instructive first (`selfplay.goals`)."""
 
 
 @dataclass(frozen=True)

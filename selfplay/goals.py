@@ -1,9 +1,11 @@
 """Niches that proposals are asked for, and the solved puzzles that lead there: quality-diversity search.
 
-As ACES does (arXiv:2310.10692) each prompt has a goal, a niche, and shows puzzles of the niches nearest to it, the hard
+As ACES does (arXiv:2310.10692) each prompt has a goal, a niche, and shows puzzles of the niches nearest to it, the best
 ones first. What differs: rules and not a language model say which niche a puzzle is in (`puzzles.features`); half of
 the goals are niches that are filled, each as often as any other, however many puzzles are in it; the other half are
-empty ones between them, one step from two filled ones or more, for from there a proposal has two ways in.
+empty ones between them, one step from two filled ones or more, for from there a proposal has two ways in. And the best
+are not the hardest but those of which most is to be learned (`solve.worth_further`): people's puzzles have solutions
+that the model never found, and from the hardest it goes on to what nobody solves.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from numpy.typing import NDArray
 from puzzles.archive import Archive
 from puzzles.features import FORMS, SHAPES, SKILLS, Niche, described
 from sandbox.pool import Pool
+from selfplay.solve import worth_further
 
 NEAREST = 3
 """Filled niches that a prompt's puzzles come from."""
 SHARPNESS = 0.2
-"""Temperature of the choice within a niche, where the hardest counts 1 and the easiest 0: ACES's."""
+"""Temperature of the choice within a niche, where the best counts 1 and the worst 0: ACES's."""
 NEIGHBOURS = 2
 """Filled niches around an empty one, at least, that make it a goal."""
 
@@ -31,27 +34,24 @@ class Goals:
 
     Args:
         niches: By puzzle.
-        hardness: By puzzle, in any unit, the larger the harder.
+        worth: By puzzle, in any unit, the larger the better.
     """
 
-    def __init__(self, niches: Mapping[str, Niche], hardness: Mapping[str, float]) -> None:
+    def __init__(self, niches: Mapping[str, Niche], worth: Mapping[str, float]) -> None:
         self.filled: dict[Niche, list[str]] = {}
         for identifier, niche in niches.items():
             self.filled.setdefault(niche, []).append(identifier)
         self.between = between(self.filled)
-        self._chances = {niche: _chances([hardness[each] for each in own]) for niche, own in self.filled.items()}
+        self._chances = {niche: _chances([worth[each] for each in own]) for niche, own in self.filled.items()}
 
     @classmethod
     def of(cls, archive: Archive, pool: Pool, identifiers: Sequence[str]) -> Goals:
-        """The map of these puzzles of an archive; the fewer of a puzzle's candidates were accepted, the harder it is.
-
-        One that was not tried counts as one of which half were.
-        """
+        """The map of these puzzles of an archive, each worth what its candidates so far say."""
         traits = described(pool, [archive.puzzle(identifier) for identifier in identifiers])
         niches = {identifier: each.niche for identifier, each in zip(identifiers, traits, strict=True)}
         rows = archive.query("SELECT puzzle, sum(verdict = 'accepted'), count(*) FROM candidates GROUP BY 1")
-        rates = {puzzle: (right + 0.5) / (tried + 1) for puzzle, right, tried in rows}
-        return cls(niches, {identifier: -rates.get(identifier, 0.5) for identifier in identifiers})
+        worth = {puzzle: worth_further(right, tried) for puzzle, right, tried in rows}
+        return cls(niches, {identifier: worth.get(identifier, worth_further(0, 0)) for identifier in identifiers})
 
     def goal(self, rng: np.random.Generator) -> Niche:
         """A filled niche or, as often, an empty one between filled ones."""
@@ -86,9 +86,9 @@ class Goals:
         return near
 
 
-def _chances(hardness: Sequence[float]) -> NDArray[np.float64]:
-    """Of each puzzle of a niche: softmax of its hardness between the easiest and the hardest."""
-    values = np.array(hardness)
+def _chances(worth: Sequence[float]) -> NDArray[np.float64]:
+    """Of each puzzle of a niche: softmax of its worth between the worst and the best."""
+    values = np.array(worth)
     width = values.max() - values.min()
     weights = np.exp((values - values.min()) / (width or 1) / SHARPNESS)
     return np.asarray(weights / weights.sum())

@@ -25,8 +25,8 @@ CELLS = {PLAIN: ["p1", "p2", "p3", "p4"], BITS: ["b1"], TEXT: ["t1", "t2"], FAR:
 BY_PUZZLE = {each: cell for cell, members in CELLS.items() for each in members}
 
 
-def goals_of(hardness=None):
-    return Goals(BY_PUZZLE, {each: (hardness or {}).get(each, -0.5) for each in BY_PUZZLE})
+def goals_of(worth=None):
+    return Goals(BY_PUZZLE, {each: (worth or {}).get(each, -0.5) for each in BY_PUZZLE})
 
 
 def rng(seed=0):
@@ -89,13 +89,13 @@ def test_parents_are_different_and_as_many_as_there_are():
     assert goals_of().parents(PLAIN, 0, rng()) == []
 
 
-def test_within_a_niche_the_hardest_is_drawn_by_a_softmax():
+def test_within_a_niche_the_best_is_drawn_by_a_softmax():
     goals, draws = goals_of({"t1": -0.9, "t2": -0.1}), rng()
     drawn = Counter(each for _ in range(6000) for each in goals.parents(TEXT, 1, draws) if each[0] == "t")
     assert drawn["t2"] / drawn.total() == pytest.approx(1 / (1 + np.exp(-5)), abs=0.01)
 
 
-def test_equally_hard_puzzles_are_drawn_alike():
+def test_equally_good_puzzles_are_drawn_alike():
     goals, draws = goals_of(), rng()
     drawn = Counter(each for _ in range(6000) for each in goals.parents(PLAIN, 1, draws) if each[0] == "p")
     assert all(count == pytest.approx(drawn.total() / 4, rel=0.15) for count in drawn.values())
