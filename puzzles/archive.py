@@ -94,8 +94,11 @@ CHUNK_COSTS = (
 _COPIES: Shape = {"type": "integer", "minimum": 1}
 _SOLVE = an_object(puzzles=TEXTS, copies=_COPIES)
 _BEGIN: Shape = {"type": ["array", "null"], "minItems": 2, "maxItems": 2}
+_GOAL: Shape = {"type": ["string", "null"]}
 PLANS: Mapping[str, Shape] = {
-    "propose": an_object(["begins"], shots=a_list(TEXTS), begins=a_list(_BEGIN), copies=_COPIES),
+    "propose": an_object(
+        ["begins", "goals"], shots=a_list(TEXTS), begins=a_list(_BEGIN), goals=a_list(_GOAL), copies=_COPIES
+    ),
     "vary": an_object(variations=a_list(an_object(how=TEXT, puzzles=TEXTS, answer=TEXT, seed=NATURAL))),
     "solve": _SOLVE,
     "further": _SOLVE,

@@ -94,40 +94,46 @@ def _puzzle(fields: dict[str, Any]) -> Puzzle:
 
 
 def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] | ParseFailure]:
-    """Equal texts are parsed once; each child gets a batch, and a new one goes on behind a text that ended it.
-
-    Only a text that ends a child of its own is refused.
-    """
+    """Only a text that ends a child of its own is refused."""
     requests = [
         json.dumps({"kind": kind, "text": text.text, "form": text.form, "rename": dict(text.rename)}).encode()
         for text in texts
     ]
-    answers: dict[bytes, dict[str, Any] | ParseFailure] = {}
-    waiting = []
-    for request, text in dict(zip(requests, texts, strict=True)).items():
-        if len(text.text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
-            answers[request] = ParseFailure("too_long")
-        else:
-            waiting.append(request)
-    batches = list(_batches(waiting))
+    too_long = [len(text.text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES for text in texts]
+    records = in_batches(pool, PARSE_BATCH, [r for r, skipped in zip(requests, too_long, strict=True) if not skipped])
+    return [
+        ParseFailure("too_long") if skipped else _read(records[request])
+        for request, skipped in zip(requests, too_long, strict=True)
+    ]
+
+
+def in_batches(pool: Pool, function: str, requests: Sequence[bytes]) -> dict[bytes, bytes | str]:
+    """What a sandbox job that takes packed requests says of each, or what ended the child that got it alone.
+
+    Equal requests are asked once; each child gets a batch, and a new one goes on behind a request that ended it.
+    """
+    answers: dict[bytes, bytes | str] = {}
+    batches = list(_batches(list(dict.fromkeys(requests))))
     while batches:
         waiting, suspects = [], []
-        jobs = (Job(PARSE_BATCH, child.pack(batch), label=f"parsing {len(batch)} texts") for batch in batches)
+        jobs = (Job(function, child.pack(batch), label=f"reading {len(batch)} texts") for batch in batches)
         for batch, result in zip(batches, pool.run(jobs), strict=True):
-            for request, record in zip(batch, result.records, strict=False):
-                answers[request] = _read(json.loads(record))
+            answers.update(zip(batch, result.records, strict=False))
             done = len(result.records)
             if done < len(batch):
                 waiting += batch[done + 1 :]
                 if done:  # what came before it may have used up the child's limits
                     suspects.append([batch[done]])
                 else:
-                    answers[batch[0]] = ParseFailure("too_complex", result.detail)
+                    answers[batch[0]] = result.detail
         batches = [*suspects, *_batches(waiting)]
-    return [answers[request] for request in requests]
+    return answers
 
 
-def _read(record: dict[str, Any]) -> dict[str, Any] | ParseFailure:
+def _read(answer: bytes | str) -> dict[str, Any] | ParseFailure:
+    if isinstance(answer, str):
+        return ParseFailure("too_complex", answer)
+    record: dict[str, Any] = json.loads(answer)
     return ParseFailure(record["rule"], record["detail"]) if "rule" in record else record
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzles import answer_type
+from puzzles.features import DESCRIBE_BATCH
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
 from puzzles.variation import VARY
@@ -59,7 +60,7 @@ VERDICT_OF_STATUS = {
 def truth_pool(
     limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = ()
 ) -> Pool:
-    """A sandbox pool that can parse and verify.
+    """A sandbox pool that can parse, vary, describe and verify.
 
     Args:
         limits: Per child.
@@ -67,7 +68,8 @@ def truth_pool(
         seed: Of the worlds' hash and random seeds.
         modules: Importable beside the pure ones; `random`, seeded per world, always is.
     """
-    return Pool([PARSE_BATCH, VARY], limits, lanes, seed, tuple(dict.fromkeys([*PURE_MODULES, "random", *modules])))
+    importable = tuple(dict.fromkeys([*PURE_MODULES, "random", *modules]))
+    return Pool([PARSE_BATCH, VARY, DESCRIBE_BATCH], limits, lanes, seed, importable)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from puzzles.archive import AddStatus, Archive, Chunk, Provenance
+from puzzles.features import Niche
 from puzzles.parse import ParseFailure, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
-from puzzles.verify import Refusal, admit
+from puzzles.verify import Refusal, admit, truth_pool
 from sandbox.pool import Pool
 from selfplay.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.config import RunConfig
 from selfplay.cost import Watch, judging_watch
+from selfplay.goals import Goals
 from selfplay.prompts import PROPOSAL_HEADER, Prompt, propose_prompt
 from selfplay.sampler import Sampler, settings_of
 
@@ -26,8 +29,18 @@ WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
 """Where a text may be cut: not inside a word, nor between a space and what it belongs to."""
 
 
-def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler) -> None:
+def plan(
+    archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler, pool: Pool | None = None
+) -> None:
     """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed.
+
+    Args:
+        archive: Of the run.
+        iteration: From 1.
+        config: Of the run.
+        protocol: How puzzles are shown.
+        sampler: Of the model that is to propose.
+        pool: Where puzzles are described, for niches; without it one is made while that is done.
 
     Raises:
         InputError: Not even a prompt without puzzles leaves room for a proposal in the model's context.
@@ -38,15 +51,24 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
     rng = np.random.default_rng([config.seed, iteration, 0])
     shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
 
-    def drawn() -> list[str]:
-        shown = [parents[i] for i in rng.choice(len(parents), shots, replace=False)]
-        return _fitting(archive, sampler, config, protocol, shown)
+    goals = _goals(archive, config, parents, pool) if config.propose.strategy == "niches" and parents else None
+
+    def drawn(begun: bool) -> _Asked:
+        goal = goals.goal(rng) if goals and (shots or begun) else None
+        if goals and goal:
+            shown = goals.parents(goal, shots, rng)
+        else:
+            shown = [parents[i] for i in rng.choice(len(parents), shots, replace=False)]
+        fitting = _fitting(archive, sampler, config, protocol, shown)
+        if not begun:
+            return _Asked(fitting, None, goal)
+        parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
+        return _Asked(fitting, _beginning(archive, parent, rng), goal)
 
     proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
     begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
-    contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: (drawn(), None)) + _contents(
-        begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: (drawn(), _beginning(archive, parents, rng))
-    )
+    contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: drawn(False))
+    contents += _contents(begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: drawn(True))
     settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
     with archive.transaction():
         for number, content in enumerate(contents):
@@ -54,26 +76,41 @@ def plan(archive: Archive, iteration: int, config: RunConfig, protocol: str, sam
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
 
 
-def _contents(
-    texts: int, copies: int, chunk_texts: int, draw: Callable[[], tuple[list[str], list[Any] | None]]
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Asked:
+    """What a prompt is made of: puzzles to show, what to go on from, and the niche that both were drawn for."""
+
+    shots: list[str]
+    begin: list[Any] | None
+    goal: Niche | None
+
+
+def _contents(texts: int, copies: int, chunk_texts: int, draw: Callable[[], _Asked]) -> list[dict[str, Any]]:
     """Chunks of so many proposals in all, `copies` of each prompt that is drawn; the last prompt gets what is left."""
     full, rest = divmod(texts, copies)
     prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
     parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
-    return [
-        {"shots": [shots for shots, _ in part], "begins": [begin for _, begin in part], "copies": each}
-        for part, each in [*parts, (prompts[full:], rest)]
-        if part
-    ]
+    return [_content(part, each) for part, each in [*parts, (prompts[full:], rest)] if part]
 
 
-def _beginning(archive: Archive, parents: list[str], rng: np.random.Generator) -> list[Any] | None:
+def _content(part: Sequence[_Asked], copies: int) -> dict[str, Any]:
+    content = {"shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies}
+    goals = [asked.goal and str(asked.goal) for asked in part]
+    return {**content, "goals": goals} if any(goals) else content
+
+
+def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Pool | None) -> Goals:
+    if pool:
+        return Goals.of(archive, pool, solved)
+    with truth_pool(config.sandbox.limits(), config.sandbox.lanes or None) as own:
+        return Goals.of(archive, own, solved)
+
+
+def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
     """A solved puzzle, and how many of its characters a proposal goes on from: the answer's type and what follows.
 
     What the model fills in then differs as the archive does, in types and in what is asked of them.
     """
-    parent = parents[int(rng.integers(len(parents)))]
     puzzle = archive.puzzle(parent)
     source = puzzle.source
     if not source.startswith(PROPOSAL_HEADER):

@@ -440,3 +440,15 @@ def rescored_run(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
         for k, score in again.pass_at.items()
     ]
     return markdown(["iteration", "set", "", "recorded", "again"], rows)
+
+
+def balance(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> str:
+    """What pairs to train on are made of (`select.composition`), before they were balanced and after."""
+    rows: list[tuple[str, ...]] = [("", "", "pairs", "share", "balanced", "share")]
+    for kind, counts in before.items():
+        sums = [sum(side[kind].values()) or 1 for side in (before, after)]
+        for place, name in enumerate(sorted(counts, key=lambda name: (-counts[name], name))):
+            numbers = (counts[name], after[kind].get(name, 0))
+            cells = [cell for n, of in zip(numbers, sums, strict=True) for cell in (f"{n:,}", fraction(n / of))]
+            rows.append(("" if place else kind, name, *cells))
+    return render(rows, right=range(2, 6))

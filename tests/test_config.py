@@ -194,6 +194,15 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "[solve]\nfurther_puzzles = 9\n[finetune]\nverified = false",
             "solve.further_puzzles: expected 0 with finetune.verified = false: it goes by verdicts, got 9",
         ),
+        ("[propose]\nstrategy = 'niche'", "propose.strategy: expected one of uniform, niches, got 'niche'"),
+        (
+            "[collapse]\naction = 'wait'",
+            "collapse.action: expected one of continue, stop, rollback, rebalance, got 'wait'",
+        ),
+        (
+            "[propose]\nstrategy = 'niches'\n[finetune]\nverified = false",
+            "propose.strategy: expected uniform with finetune.verified = false: it goes by verdicts, got niches",
+        ),
         (
             "[propose]\nbegun = 0.5\n[finetune]\nverified = false",
             "propose.begun: expected 0 with finetune.verified = false: it goes by verdicts, got 0.5",

@@ -1,11 +1,15 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from puzzles.archive import Archive
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from puzzles.verify import truth_pool
 from selfplay.prompts import PROTOCOLS, propose_prompt, solve_prompt
-from selfplay.select import examples, prompt_for, solver_shots
+from selfplay.select import balanced, cells, composition, examples, level, prompt_for, solver_shots
+from selfplay.tables import balance
 
 TEXTS = [
     ("def f(x: int, k=1764):\n    return x * x == k and x > 0", "def g(k=1764):\n    return 42"),
@@ -167,3 +171,64 @@ def test_puzzles_and_candidates_are_told_apart_by_identity_alone():
     )
     assert len(made) == 3
     assert [solution.id for _, solution in used] == ["b", "c"]
+
+
+# ---- balance ----
+
+
+def cells_of(pairs, many):
+    """Pairs of cells of so many each, as many as there are."""
+    names = [name for name, count in many.items() for _ in range(count)]
+    made = [(pairs[0][0], Candidate(f"{place}", f"{place}")) for place in range(len(names))]
+    return made, {candidate.id: name for (_, candidate), name in zip(made, names, strict=True)}
+
+
+def balanced_counts(pairs, many, seed=0):
+    made, cell = cells_of(pairs, many)
+    even = balanced(made, lambda pair: cell[pair[1].id], np.random.default_rng(seed))
+    return Counter(cell[candidate.id] for _, candidate in even), even, made
+
+
+def test_balanced_pairs_are_even_over_cells(pairs):
+    counts, even, made = balanced_counts(pairs, {"full": 20, "some": 5, "rare": 2})
+    assert counts == {"full": 9, "some": 9, "rare": 6}  # a share is 27 / 3, and none stands more than three times
+    assert max(Counter(even).values()) == 3
+    assert set(even) <= set(made)
+
+
+def test_even_cells_stay_as_they_are(pairs):
+    _, even, made = balanced_counts(pairs, {"a": 4, "b": 4, "c": 4})
+    assert even == made
+    assert balanced([], lambda pair: 0, np.random.default_rng(0)) == []
+
+
+def test_a_pair_of_a_scarce_cell_is_never_left_out(pairs):
+    for seed in range(20):
+        _, even, made = balanced_counts(pairs, {"full": 30, "some": 3}, seed)
+        assert set(made[30:]) <= set(even)
+
+
+def test_balance_depends_on_its_seed_alone_and_keeps_the_order(pairs):
+    many = {"full": 20, "some": 5}
+    _, first, made = balanced_counts(pairs, many, 1)
+    assert first == balanced_counts(pairs, many, 1)[1] != balanced_counts(pairs, many, 2)[1]
+    assert first == sorted(first, key=made.index)
+
+
+def test_levels_are_thirds_of_the_solve_rate():
+    asked = [(0, 0), (0, 12), (1, 12), (3, 12), (4, 12), (7, 12), (8, 12), (12, 12)]
+    assert [level(*each) for each in asked] == [
+        "not tried", "never solved", "hard", "hard", "middling", "middling", "easy", "easy",
+    ]  # fmt: skip
+
+
+def test_a_table_says_what_balancing_changed(pairs, tmp_path):
+    with truth_pool(lanes=1) as pool, Archive(tmp_path / "archive.sqlite", create=True) as archive:
+        cell = cells(archive, pool, pairs)
+    before, after = composition(pairs, cell), composition(pairs[:3], cell)
+    assert before["type"] == {"int": 5, "str": 1, "float": 1}
+    assert before["difficulty"] == {"not tried": 7}
+    assert before["skill"]["strings"] == 1
+    text = balance(before, after)
+    assert "type        int" in text
+    assert text.splitlines()[0].split() == ["pairs", "share", "balanced", "share"]
