@@ -198,6 +198,37 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class EndpointConfig:
+    """Servers that sample in place of the model here, if there are any: whatever speaks OpenAI's protocol."""
+
+    urls: tuple[str, ...] = ()
+    """Of servers that run by themselves, such as `http://127.0.0.1:8000/v1`."""
+    serve: str = ""
+    """Or a command that serves a checkpoint, begun with each iteration's and ended with it, such as
+    `vllm serve {checkpoint} --port {port}`; in an environment of its own."""
+    servers: int = 1
+    """Begun so, side by side."""
+    model: str = ""
+    """What the servers call the model; by default the first that they list."""
+    concurrent_requests: int = 16
+    """Of all servers together."""
+    candidates_per_request: int = 1
+    """Asked for at once (`n`), of servers that can."""
+    request_seconds: float = 300.0
+    """Then a request is asked again."""
+    start_seconds: float = 900.0
+    """Within them a server that is begun here must answer."""
+    attempts: int = 8
+    """At a request, with longer and longer pauses: 40 seconds in all, or as a server asks for."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The variable of the environment that holds the key; none is needed by servers that want none."""
+    prompt_price: float = 0.0
+    """Of a million tokens read, for `budget.price`."""
+    completion_price: float = 0.0
+    """Of a million tokens written."""
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """What a run may cost in all its sessions. It stops before the chunk, training or scoring that would begin when
     the budget is spent; with a larger one the same command goes on."""
