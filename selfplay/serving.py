@@ -5,6 +5,7 @@ The engine lives in an environment of its own; all that is known of it is a comm
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 from puzzles.puzzle import InputError
@@ -24,7 +26,21 @@ GRACE_SECONDS = 10.0
 """From SIGTERM to SIGKILL."""
 SHOWN_BYTES = 2000
 """Of a server's last words."""
-WATCHED = 'exec 3<&0 </dev/null; "$@" 3<&- & server=$!; { read -r _ <&3; kill -TERM -- "-$$"; } & wait "$server"'
+WATCHED = """
+trap : TERM
+exec 3<&0 </dev/null
+"$@" 3<&- &
+server=$!
+{
+    trap "" TERM
+    read -r _ <&3
+    kill -TERM "-$$"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$server" && sleep 1; done
+    kill -KILL "-$$"
+} >/dev/null 2>&1 &
+while wait "$server"; status=$?; kill -0 "$server" 2>/dev/null; do :; done
+exit "$status"
+"""
 """A server leaves with who has begun it, however that ends: the pipe between them is closed then. (The kernel's own
 signal for this comes when the thread ends that began it.)"""
 
@@ -49,11 +65,13 @@ class ManagedServer:
 
     def __init__(self, command: str, checkpoint: str, log: Path, start_seconds: float) -> None:
         self._command, self._checkpoint, self._log, self._start_seconds = command, checkpoint, log, start_seconds
+        self._end: Callable[[], object] = lambda: None
         self.start()
 
     def start(self) -> None:
         """Also again, after it died; at another port, as the old one may linger."""
         self._answered = False
+        self._end()  # what an old one has left of its group
         self.port = _free_port()
         arguments = arguments_of(self._command, self._checkpoint, self.port)
         if shutil.which(arguments[0]) is None:
@@ -91,9 +109,7 @@ class ManagedServer:
             if late or status is not None:
                 told = f"it ended with {status}" if status is not None else "it did not answer in time"
                 self.close()
-                raise ServerDied(
-                    f"endpoint.serve: {told} ({self._command}); its log {self._log} ends: {self._said()}"
-                )
+                raise ServerDied(f"endpoint.serve: {told} ({self._command}); its log {self._log} ends: {self._said()}")
             time.sleep(POLL_SECONDS)
 
     def _said(self) -> str:
@@ -130,25 +146,19 @@ def answers(url: str, seconds: float = 2.0) -> bool:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """A process that leads a group, and all of the group; nobody else."""
-    for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, GRACE_SECONDS)):
-        if not _signal_group(process.pid, number):
-            break
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and _signal_group(process.pid, 0):
-            process.poll()  # a dead leader is in its group until somebody asks
-            time.sleep(0.05)
+    """A process that leads a group, in good order if it can, and then all of the group; nobody else."""
+    _signal_group(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    _signal_group(process.pid, signal.SIGKILL)
     process.wait()
     if process.stdin:
         process.stdin.close()
 
 
-def _signal_group(group: int, number: int) -> bool:
-    try:
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
 
 
 def _free_port() -> int:
