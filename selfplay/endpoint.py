@@ -13,6 +13,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import numpy as np
 from puzzles.foreign import NATURAL, TEXT, a_list, an_object, expect, parse_json, shortened
 from puzzles.puzzle import InputError
 from selfplay.config import EndpointConfig
-from selfplay.prompts import Prompt, encode_prompt
+from selfplay.prompts import Prompt, encode_prompt, propose_prompt
 from selfplay.sampler import Completion, Sampled, SamplingSettings
 from selfplay.serving import ManagedServer, ServerDied
 
@@ -34,6 +35,12 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 60.0
 """Between tries: twice as long each time, but for chance."""
 STOPS = ("\ndef ", "\nclass ", "\n#", "\nprint(")
 """There a function has ended; four are what the protocol allows. The parser cuts at any line that is not indented."""
+PROBE_TOKENS = 24
+PROBES = {
+    chats: [propose_prompt("chat" if chats else "plain", begun=f"def f({begun}") for begun in begins]
+    for chats, begins in ((False, ("", "x: int", "s: str", "xs: List[int]")), (True, ("",)))
+}
+"""What a server is asked for proof, by whether it chats."""
 MOST_REVIVALS = 5
 """Of one server within the iteration that it was begun for."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -84,11 +91,13 @@ class Endpoint:
         servers: URLs of servers that run by themselves, or servers that were started here.
         checkpoint: Hash of the weights that they have, or what stands for them where nobody can know.
         notes: What was saved beside the weights.
+        greedy: What these weights go on with after some prompts, greedily; nothing where nobody knows.
+        chats: Whether it is asked as a chat.
         tokenizer: Of the model, if it is here: what does not fit `context_tokens` is not asked then.
         context_tokens: Of the model.
 
     Raises:
-        InputError: The key is missing, or a server does not say which model it has.
+        InputError: A server does not say which model it has, does not draw, or has other weights.
     """
 
     arithmetic = None
@@ -96,7 +105,8 @@ class Endpoint:
 
     def __init__(
         self, config: EndpointConfig, servers: Sequence[str | ManagedServer], checkpoint: str,
-        notes: Mapping[str, Any] | None = None, tokenizer: Any = None, context_tokens: int = 2**30,
+        notes: Mapping[str, Any] | None = None, greedy: Mapping[Prompt, str] | None = None, chats: bool = False,
+        tokenizer: Any = None, context_tokens: int = 2**30,
     ) -> None:  # fmt: skip
         self.config, self.checkpoint, self.notes = config, checkpoint, dict(notes or {})
         self.troubles: Counter[str] = Counter()
@@ -105,7 +115,9 @@ class Endpoint:
         self._headers = _headers(config)
         self._servers = [_Server(server) for server in servers]
         self._copies_per_request = config.candidates_per_request
-        self._model = config.model or self._named()
+        self._model, self._greedy, self._chats = config.model or self._named(), dict(greedy or {}), chats
+        for server in self._servers:
+            self.prove(server.url)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -141,6 +153,82 @@ class Endpoint:
         """
         return asyncio.run(_Sampling(self, prompts, copies, settings, seed, progress).done())
 
+    def asked(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int, copies: int = 1) -> dict[str, Any]:
+        """A request to the server at `url`, as the client's `post` takes it."""
+        body = {
+            "model": self._model, "max_tokens": settings.max_tokens, "temperature": settings.temperature,
+            "top_p": settings.top_p, "seed": seed,
+        }  # fmt: skip
+        if copies > 1:
+            body["n"] = copies
+        if prompt.chat:
+            body["messages"] = [{"role": "user", "content": prompt.text}]
+            return {"url": f"{url}/chat/completions", "json": body}
+        return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text, "stop": STOPS}}
+
+    def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1) -> tuple[list[Completion], int]:
+        """The completions of a reply, at most so many, and the tokens of the prompt.
+
+        Raises:
+            NoAnswer: It is none, or none now.
+            InputError: The server refuses what it is asked.
+        """
+        if reply.status_code in PASSING:
+            raise NoAnswer(f"status {reply.status_code}", _said(reply), _seconds(reply.headers.get("retry-after", "")))
+        if reply.status_code in (401, 403):
+            variable = self.config.key_variable
+            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}: is the key in ${variable} right?")
+        if reply.status_code != 200:
+            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}")
+        shape = an_object(choices=a_list(_OF_CHAT if prompt.chat else _OF_TEXT, least=1), usage=_USAGE)
+        try:
+            answer = parse_json(reply.content, str(reply.url), "an answer")
+            expect(answer, shape, str(reply.url))
+        except InputError as error:
+            raise NoAnswer("no answer of the protocol", str(error)) from None
+        choices, usage = answer["choices"][:copies], answer["usage"]
+        texts = [choice["message"]["content"] or "" if prompt.chat else choice["text"] for choice in choices]
+        share, rest = divmod(usage["completion_tokens"], len(choices))  # one number for all of them
+        completions = [
+            Completion(text, share + (place < rest), finished=choice["finish_reason"] != "length")
+            for place, (text, choice) in enumerate(zip(texts, choices, strict=True))
+        ]
+        return completions, usage["prompt_tokens"]
+
+    def prove(self, url: str) -> None:
+        """Ask a server for proof that it draws, and that it has the weights it should have.
+
+        Raises:
+            InputError: It does not draw, or has others.
+            EndpointFailed: It gives no answer.
+        """
+        drawing = SamplingSettings(1.0, 1.0, PROBE_TOKENS, 1)
+        if all(len({self._one(url, prompt, drawing, seed) for seed in (1, 2)}) == 1 for prompt in PROBES[self._chats]):
+            raise InputError(
+                f"{url}: two samples at temperature 1 are the same text for each of {len(PROBES[self._chats])} prompts: "
+                "it does not draw; `transformers serve` does so with a checkpoint's generation_config.json that "
+                "says do_sample"
+            )
+        greedy = SamplingSettings(0.0, 1.0, PROBE_TOKENS, 1)
+        found = {prompt: self._one(url, prompt, greedy, 0) for prompt in self._greedy}
+        others = [prompt for prompt, text in self._greedy.items() if not _goes_with(text, found[prompt])]
+        if 2 * len(others) > len(found):
+            raise InputError(
+                f"{url}: it has other weights than {self.checkpoint}: it goes on with {found[others[0]]!r}, they with "
+                f"{self._greedy[others[0]]!r}; set model.path = '' where nobody else has them"
+            )
+
+    def _one(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int) -> str:
+        for tried in range(self.config.attempts):
+            try:
+                asked = self.asked(url, prompt, settings, seed)
+                reply = httpx.post(**asked, headers=self._headers, timeout=self.config.request_seconds)
+                return self.read(reply, prompt)[0][0].text
+            except (NoAnswer, httpx.HTTPError) as error:
+                said = _told(error)
+                time.sleep(_pause(tried))
+        raise EndpointFailed(f"{url}: no answer at {self.config.attempts} tries, at last {said}")
+
     def _named(self) -> str:
         """What the first server calls its model."""
         url = f"{self._servers[0].url}/models"
@@ -170,16 +258,16 @@ class _Server:
         if isinstance(self._server, ManagedServer):
             self._server.close()
 
-    async def revive(self) -> None:
-        """Begin it again if it was begun here and has died, and not too often.
+    async def revive(self, prove: Callable[[str], object]) -> None:
+        """Begin it again, and have it proved, if it was begun here and has died, and not too often.
 
         Raises:
             ServerDied: It does not come back.
         """
         if isinstance(self._server, ManagedServer) and not self._server.lives:
-            await asyncio.to_thread(self._begin_again, self._server)
+            await asyncio.to_thread(self._begin_again, self._server, prove)
 
-    def _begin_again(self, server: ManagedServer) -> None:
+    def _begin_again(self, server: ManagedServer, prove: Callable[[str], object]) -> None:
         with self._reviving:
             if server.lives:  # another request saw to it
                 return
@@ -188,6 +276,7 @@ class _Server:
                 raise ServerDied(f"{server.url}: the server died {self._begun_again} times")
             logger.warning("%s: the server died: it is begun again", server.url)
             server.start()
+            prove(server.url)
 
 
 class _Sampling:
@@ -241,12 +330,14 @@ class _Sampling:
         Raises:
             EndpointFailed: At none of them.
         """
-        for tried in range(1, self.config.attempts + 1):
+        prompt = self.prompts[request.prompt]
+        for tried in range(self.config.attempts):
             try:
-                await server.revive()
+                await server.revive(self.endpoint.prove)
                 async with asyncio.timeout(self.config.request_seconds):
-                    reply = await self.client.post(**self._asked(server, request))
-                return self._read(reply, request)
+                    asked = self.endpoint.asked(server.url, prompt, self.settings, request.seed, request.copies)
+                    reply = await self.client.post(**asked)
+                return self.endpoint.read(reply, prompt, request.copies)
             except TimeoutError:
                 trouble = NoAnswer("no answer in time", f"{self.config.request_seconds:g} s")
             except httpx.HTTPError as error:
@@ -256,55 +347,9 @@ class _Sampling:
             except ServerDied as error:
                 raise EndpointFailed(str(error)) from None
             self.endpoint.troubles[trouble.kind] += 1
-            pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** (tried - 1)) * random.uniform(0.5, 1)
-            if tried < self.config.attempts:
-                await asyncio.sleep(max(pause, min(trouble.wait_seconds, LONGEST_PAUSE_SECONDS)))
+            if tried + 1 < self.config.attempts:
+                await asyncio.sleep(max(_pause(tried), min(trouble.wait_seconds, LONGEST_PAUSE_SECONDS)))
         raise EndpointFailed(f"{server.url}: no answer at {self.config.attempts} tries, at last {trouble}")
-
-    def _asked(self, server: _Server, request: _Request) -> dict[str, Any]:
-        """As the client's `post` takes it."""
-        prompt, settings = self.prompts[request.prompt], self.settings
-        body = {
-            "model": self.endpoint._model, "max_tokens": settings.max_tokens, "temperature": settings.temperature,
-            "top_p": settings.top_p, "seed": request.seed,
-        }  # fmt: skip
-        if request.copies > 1:
-            body["n"] = request.copies
-        if prompt.chat:
-            body["messages"] = [{"role": "user", "content": prompt.text}]
-            return {"url": f"{server.url}/chat/completions", "json": body}
-        return {"url": f"{server.url}/completions", "json": {**body, "prompt": prompt.text, "stop": STOPS}}
-
-    def _read(self, reply: httpx.Response, request: _Request) -> tuple[list[Completion], int]:
-        """The completions of a reply, and the tokens of the prompt.
-
-        Raises:
-            NoAnswer: It is none, or none now.
-            InputError: The server refuses what it is asked.
-        """
-        if reply.status_code in PASSING:
-            raise NoAnswer(f"status {reply.status_code}", _said(reply), _seconds(reply.headers.get("retry-after", "")))
-        if reply.status_code in (401, 403):
-            variable = self.config.key_variable
-            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}: is the key in ${variable} right?")
-        if reply.status_code != 200:
-            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}")
-        chat = self.prompts[request.prompt].chat
-        shape = an_object(choices=a_list(_OF_CHAT if chat else _OF_TEXT, least=1), usage=_USAGE)
-        try:
-            answer = parse_json(reply.content, str(reply.url), "an answer")
-            expect(answer, shape, str(reply.url))
-        except InputError as error:
-            raise NoAnswer("no answer of the protocol", str(error)) from None
-        choices, usage = answer["choices"][: request.copies], answer["usage"]
-        share, rest = divmod(usage["completion_tokens"], len(choices))  # one number for all of them
-        return [
-            Completion(
-                (choice["message"]["content"] or "") if chat else choice["text"], share + (place < rest),
-                finished=choice["finish_reason"] != "length",
-            )
-            for place, choice in enumerate(choices)
-        ], usage["prompt_tokens"]  # fmt: skip
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -323,6 +368,16 @@ def _requests(prompts: int, copies: int, most: int, seed: Sequence[int]) -> Iter
         drawn = np.random.SeedSequence([*seed, prompt]).generate_state(copies) // 2  # 31 bits, as servers take them
         for first in range(0, copies, most):
             yield _Request(prompt, first, min(most, copies - first), drawn.tolist())
+
+
+def _pause(tried: int) -> float:
+    """Seconds before the next try."""
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tried) * random.uniform(0.5, 1)
+
+
+def _goes_with(one: str, other: str) -> bool:
+    """Whether two greedy texts are the same as far as both go: they stop at a function's end by rules of their own."""
+    return one.startswith(other) or other.startswith(one)
 
 
 def _headers(config: EndpointConfig) -> dict[str, str]:
