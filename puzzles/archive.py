@@ -19,7 +19,7 @@ import sqlite3
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from enum import IntEnum
@@ -73,6 +73,12 @@ FOUND = (
     " AND c.verdict = 'accepted')"
 )
 """Solutions that the model wrote, whoever brought them first."""
+
+FOUND_IN = (
+    "EXISTS (SELECT 1 FROM candidates c JOIN chunks k ON k.id = c.chunk WHERE c.puzzle = solutions.puzzle AND"
+    " c.candidate = solutions.id AND c.verdict = 'accepted' AND k.iteration IN (SELECT value FROM json_each(?)))"
+)
+"""Those that it wrote in some iterations."""
 
 CANDIDATES_N_C = (
     "(SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
@@ -515,6 +521,7 @@ class Archive:
         before_first_iteration: bool = False,
         most_solved: float = 1.0,
         shortest: bool = True,
+        found_in: Collection[int] | None = None,
     ) -> list[tuple[Puzzle, Candidate]]:
         """The verified pairs to train on: for each puzzle that is not in quarantine some distinct solutions.
 
@@ -528,6 +535,8 @@ class Archive:
             before_first_iteration: Whether only what stood there then counts, whatever iterations found out about it.
             most_solved: A run's own puzzles are left out of which more of the candidates were accepted.
             shortest: Whether the shortest come first; else it is by their hash, which is as good as by chance.
+            found_in: Beside what came with puzzles, only what the model wrote in these iterations, also if not for the
+                first time; None: in any.
         """
         order = "length(source), id" if shortest else "id"
         found = "FALSE" if before_first_iteration else FOUND
@@ -535,6 +544,7 @@ class Archive:
             [f"(origin != 'variant' OR {found})"]
             + [f"({OWN.format('origin')} OR {found})"] * (not with_references)
             + ["iteration = 0"] * before_first_iteration
+            + [f"(iteration = 0 OR {FOUND_IN})"] * (found_in is not None)
         )
         aside = CONTAMINATED if before_first_iteration else QUARANTINED
         rows = self.query(
@@ -543,6 +553,7 @@ class Archive:
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
             f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {aside} AND NOT {TOO_EASY}"
             " ORDER BY p.number, s.place",
+            *([] if found_in is None else [json.dumps(sorted(found_in))]),
             solutions_per_puzzle,
             most_solved,
         )

@@ -21,11 +21,11 @@ import numpy as np
 from puzzles.archive import Archive
 from puzzles.foreign import read_toml, shortened, shown
 from puzzles.formats import read_errata
-from puzzles.puzzle import InputError, Verdict
+from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
-from selfplay.evaluate import read_chunks
+from selfplay.evaluate import counts_of, read_chunks
 from selfplay.loop import Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
@@ -255,8 +255,7 @@ def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int,
             f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
             "give a number of iterations that ends with one that was, or more"
         )
-    results = [result for line in read_chunks(samples) for result in line["results"]]
-    return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
+    return counts_of(read_chunks(samples))
 
 
 def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:

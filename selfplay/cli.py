@@ -304,6 +304,14 @@ def _run_row(rundir: RunDir) -> list[str]:
     return [name, one_line(state), done, best, f"{size / 1e6:.1f}"]
 
 
+def _league(options: argparse.Namespace) -> int:
+    from selfplay import tables
+    from selfplay.champion import league
+
+    print(tables.league_table(league(_run_dir(options.run))))
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
     from selfplay.report import report
     from selfplay.rundir import spare, told_if_closed, write_atomically
@@ -653,6 +661,11 @@ def _parser() -> argparse.ArgumentParser:
     ablate.add_argument("--name", help="folder below runs/; by default the config's name")
 
     command(commands, "runs", _runs, "list the runs here", "runs")
+
+    league = command(
+        commands, "league", _league, "a run's checkpoints beside each other, and who was champion", "league embedded"
+    )
+    league.add_argument("run", metavar="RUN", help="a run's name or folder")
 
     report = command(commands, "report", _report, "write a run as one HTML file, to look at", "report embedded")
     report.add_argument("run", metavar="RUN", help="a run's name or folder")

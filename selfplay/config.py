@@ -252,6 +252,9 @@ class RunConfig:
     1,024, and the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
     heldout_every: int = 1
     """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
+    gate: bool = False
+    """Whether a new checkpoint is sampled from only if it beats, on dev, the one that is now (`selfplay.champion`).
+    What was found is kept either way."""
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False

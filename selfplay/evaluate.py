@@ -318,6 +318,12 @@ def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: M
     )
 
 
+def counts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """By puzzle of stored chunks: candidates and accepted ones."""
+    results = [result for line in lines for result in line["results"]]
+    return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
+
+
 def chunk_cost(line: Mapping[str, Any]) -> StageCost:
     """What a stored chunk came to; one of an older version knows less of it."""
     times, results = line["times"], line["results"]

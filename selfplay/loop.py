@@ -28,7 +28,7 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle, content_hash
 from sandbox.pool import Pool, available_cores
-from selfplay import ahead, propose, resources, sessions, solve, vary
+from selfplay import ahead, champion, propose, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
 from selfplay.cost import StageCost, record_seconds, record_tokens, total, without_times
@@ -292,6 +292,8 @@ def run(
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
+        if config.gate:
+            champion.check_scored_alike(rundir, config.evaluate)
         sets = guarded_sets(pool, config)
         config = as_begun(rundir, config)
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
@@ -688,6 +690,7 @@ class _Run:
         return {
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,
+            "reigns": self._reigning(iteration),
             "protocol": self.protocol,
             **self.archive.iteration_counts(iteration),
             "training": without_times(training),
@@ -703,6 +706,13 @@ class _Run:
                 "stages": cost_times(costs, peaks),
             },
         }
+
+    def _reigning(self, iteration: int) -> int:
+        """Number of the checkpoint that is sampled from after an iteration that has been scored."""
+        if not self.config.gate or not iteration:
+            return iteration
+        counts = champion.dev_counts(self.rundir, [self.reigning, iteration])
+        return iteration if champion.match(counts, 0, 1).is_won() else self.reigning
 
     def retire_checkpoints(self) -> None:
         """Delete checkpoints that the retention setting does not keep; the last and the one that reigns are needed."""

@@ -184,6 +184,26 @@ def _all_signed_sums(sizes_D: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums
 
 
+def holm(p_values_M: ArrayLike) -> NDArray[np.float64]:
+    """P-values of several tests as if each were the only one: the chance that any is wrong stays below its level.
+
+    Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (Scandinavian Journal of Statistics 6, 1979): the
+    smallest times M, the next one times M - 1 and so on, none below the one before. They may depend on each other.
+
+    Args:
+        p_values_M: [M] in [0, 1].
+
+    Returns:
+        [M] in [0, 1], in the same order.
+    """
+    p_values_M = np.asarray(p_values_M, dtype=np.float64)
+    order_M = np.argsort(p_values_M, kind="stable")
+    adjusted_M = np.empty_like(p_values_M)
+    factors_M = np.arange(len(p_values_M), 0, -1)
+    adjusted_M[order_M] = np.minimum(np.maximum.accumulate(p_values_M[order_M] * factors_M), 1.0)
+    return adjusted_M
+
+
 def detectable_difference(num_samples_P: ArrayLike, num_correct_P: ArrayLike, k: int) -> float:
     """A floor under the difference in pass@k that a paired comparison on these puzzles can find.
 

@@ -182,6 +182,10 @@ class LanguageModel:
         """Whether prompt and completion fit the context."""
         return len(encode_prompt(self.tokenizer, prompt)) + max_tokens <= self.context_tokens
 
+    def tokens_of(self, completion: str) -> int:
+        """How many tokens a completion's text comes to, without its end."""
+        return len(self.tokenizer.encode(completion, add_special_tokens=False))
+
     def batch_rows(self, max_tokens: int) -> int:
         """The power of two that half of the free memory holds, at most `MOST_ROWS`."""
         return self._fitting_rows(max_tokens, MOST_ROWS)

@@ -12,6 +12,7 @@ Protocols:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from puzzles.parse import Text
 from puzzles.puzzle import Candidate, InputError, Puzzle
 
 PROTOCOLS = ("plain", "few-shot", "chat")
+NOT_INDENTED = re.compile(r"\n(?=\S)")
+"""Before a line that is not indented: there the function that a completion goes on with has ended, and sampling too."""
 PROPOSAL_HEADER = "def f("
 
 SOLVE_INSTRUCTION = (
@@ -125,3 +128,43 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
 def encode_completion(tokenizer: Any, completion: str) -> list[int]:
     """Token ids of a completion and the end it teaches."""
     return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+
+
+def met_a_line(prompt: Prompt, completion: str) -> bool:
+    """Whether a line that is not indented ended a sampled completion; it is then its last token, or in it."""
+    return not prompt.chat and NOT_INDENTED.search(completion) is not None
+
+
+def encode_sampled(tokenizer: Any, prompt: Prompt, completion: str) -> list[int]:
+    """Token ids of a completion that was sampled and ended by itself: as they were drawn, its end with them.
+
+    That is the end token, or the beginning of a line that is not indented; after this one no end was drawn. Texts are
+    kept, not tokens, and a model may have drawn a text in other tokens than its tokenizer's: of the embedded model's
+    at temperature 1 it did 1 to 2 % before it was fine-tuned, 6 to 13 % after three iterations.
+    """
+    if met_a_line(prompt, completion):
+        return list(tokenizer.encode(completion, add_special_tokens=False))
+    return encode_completion(tokenizer, completion)
+
+
+def own_part(prompt: Prompt, completion: str) -> str:
+    """What of a sampled completion is its function, as the parser takes it: without the line that ended it."""
+    if not met_a_line(prompt, completion):
+        return completion
+    return NOT_INDENTED.split(completion, maxsplit=1)[0].rstrip() + "\n"
+
+
+def was_cut(prompt: Prompt, completion: str, tokens: int, max_tokens: int) -> bool:
+    """Whether a sampled completion met its limit rather than an end, told from its text.
+
+    Args:
+        prompt: What it goes on from.
+        completion: Its text.
+        tokens: Of the text.
+        max_tokens: Of one completion, its end token with them.
+
+    Returns:
+        Right where the text was drawn in its tokenizer's own tokens (`encode_sampled`): of the embedded model's texts
+        after three iterations one in a hundred is taken for the other kind.
+    """
+    return tokens >= max_tokens and not met_a_line(prompt, completion)

@@ -101,6 +101,9 @@ class Sampler(Protocol):
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the model's context."""
 
+    def tokens_of(self, completion: str) -> int:
+        """How many tokens a completion's text comes to, without its end."""
+
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -134,6 +137,10 @@ class ScriptedSampler:
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Always."""
         return True
+
+    def tokens_of(self, completion: str) -> int:
+        """Its words."""
+        return len(completion.split())
 
     def sample(
         self,

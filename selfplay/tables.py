@@ -14,6 +14,7 @@ from selfplay.terminal import one_line
 if TYPE_CHECKING:
     from puzzles.formats import ImportReport
     from selfplay.ablate import Ablation, ArmScores, Contrast
+    from selfplay.champion import League
     from selfplay.forecast import Forecast
     from selfplay.metrics import Score
     from selfplay.replay import Replay
@@ -190,6 +191,31 @@ def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> st
             rows.append([arm, str(same[0]["iteration"]), *means])
     head = ["arm", "iteration", *(f"{name} {k}" for name in SETS.values() for k in ks)]
     return markdown(head, rows) if rows else ""
+
+
+LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good: report them on held-out."
+
+
+def league_table(league: League) -> str:
+    """Each checkpoint's score on dev and when it reigned, then each beside each; p as of one test, and of all."""
+    rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
+    for own in league.standings:
+        score = interval((own.score.value, own.score.low, own.score.high))
+        reigned = f"after {_range(own.reigned)}" if own.reigned else "-"
+        rows.append([str(own.iteration), own.checkpoint, score, str(own.solved), reigned])
+    parts = [render(rows, right=[0, 2, 3])]
+    if league.matches:
+        beside = [["iteration", "minus", "pass@1 [95 %]", "won", "lost", "drawn", "p", "p of all"]]
+        for each, adjusted in zip(league.matches, league.adjusted_p, strict=True):
+            puzzles = map(str, (each.won, each.lost, each.drawn))
+            p = (f"{each.difference.p:.2g}", f"{adjusted:.2g}")
+            beside.append([str(each.second), str(each.first), signed(each.difference.difference), *puzzles, *p])
+        parts.append(render(beside, right=range(len(beside[0]))))
+    parts.append(
+        f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign a checkpoint must be "
+        f"better than the champion with p/2 <= {league.level:g}.\n{LEAGUE_NOTE}"
+    )
+    return "\n\n".join(parts)
 
 
 def story(told: Story, shown: Callable[[str], str]) -> str:

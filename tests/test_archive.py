@@ -290,6 +290,23 @@ def test_choose_can_leave_out_references_and_what_the_model_found(archive):
     assert chosen(before_first_iteration=True) == ["s1"]
 
 
+def test_choose_can_take_only_what_was_written_in_some_iterations_also_if_not_for_the_first_time(archive):
+    archive.add(pair(made("a"), "0"), Provenance("human", 0), PROTECTIONS)
+    for iteration, written in ((1, "12"), (2, "23"), (3, "4")):
+        chunk = plan(archive, iteration)
+        for position, text in enumerate(written):
+            archive.add(pair(made("b"), text), Provenance("model", iteration), PROTECTIONS)
+            archive.add_candidate(chunk, position, "b", pair(made("b"), text).solution, ACCEPTED)
+
+    def chosen(*iterations, references=True):
+        return [candidate.id for _, candidate in archive.choose(8, references, found_in=iterations)]
+
+    assert chosen(2) == ["s0", "s2", "s3"]
+    assert chosen(1, 3) == ["s0", "s1", "s2", "s4"]
+    assert chosen(2, references=False) == ["s2", "s3"]
+    assert chosen() == ["s0"]
+
+
 def test_an_archives_puzzles_can_be_imported_again(archive):
     archive.add(pair(made("a1"), "12"), Provenance("human", name="named", skills=("bits",), difficulty=2), PROTECTIONS)
     archive.add(pair(made("a1"), "1"), Provenance("model"), PROTECTIONS)

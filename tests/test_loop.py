@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
 from selfplay import evaluate, loop, resources, rundir
+from selfplay.champion import dev_counts, reigns
 from selfplay.config import (
     BudgetConfig,
     DataConfig,
@@ -949,6 +951,45 @@ def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool
     assert checkpoints(tmp_path / "run") == ["iteration-001", "iteration-002", "iteration-003"]
     go(tmp_path / "run", best_of(files), pool, Rigged())
     assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "whole") == ["iteration-001", "iteration-003"]
+
+
+def test_behind_the_gate_a_checkpoint_is_sampled_from_once_it_has_won(files, pool, tmp_path, monkeypatch):
+    won = {(0, 1): False, (0, 2): True, (2, 3): False, (2, 4): False}
+    monkeypatch.setattr(loop.champion, "dev_counts", lambda rundir, iterations: tuple(iterations))
+    monkeypatch.setattr(loop.champion, "match", lambda pair, *_: SimpleNamespace(is_won=lambda: won[pair]))
+    config = config_of(
+        files, gate=True, iterations=4, finetune=FinetuneConfig(start="previous"), keep_checkpoints="best",
+        solve=SolveConfig(candidates_per_puzzle=1),
+    )  # fmt: skip
+    backend = Backend()
+    with watched(crash_at=150), contextlib.suppress(Crash):
+        go(tmp_path / "run", config, pool, backend)
+    records = go(tmp_path / "run", config, pool, backend)
+    assert [record["reigns"] for record in records] == [0, 0, 2, 2, 2]
+    hashes = [record["checkpoint"] for record in records]
+    with Archive(tmp_path / "run" / "archive.sqlite") as archive:
+        sampled = archive.query("SELECT DISTINCT iteration, checkpoint FROM chunks ORDER BY iteration")
+        kept = RunDir(tmp_path / "run").checkpoint(2).is_dir()
+    assert [tuple(row) for row in sampled] == [(1, hashes[0]), (2, hashes[0]), (3, hashes[2]), (4, hashes[2])]
+    assert [Path(training["start"]).name for training in backend.trainings][-4:] == [
+        "base", "base", "iteration-002", "iteration-002"
+    ]  # fmt: skip
+    assert kept
+
+
+def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files, iterations=1), pool)
+    loop.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
+    config = config_of(files, gate=True, iterations=2, evaluate=EvaluateConfig(samples_per_puzzle=9, k=(1,)))
+    with pytest.raises(InputError, match=r"evaluate.samples_per_puzzle: 9, and .*branch was scored with \d"):
+        go(tmp_path / "branch", config, pool)
+
+
+def test_the_gate_asks_the_scores_of_dev(files, pool, tmp_path):
+    config = config_of(files, gate=True, iterations=2)
+    records = go(tmp_path / "run", config, pool)
+    expected = reigns(dev_counts(RunDir(tmp_path / "run"), range(3)))
+    assert [record["reigns"] for record in records] == expected
 
 
 def test_going_on_from_the_previous_checkpoint_starts_each_training_there(files, pool, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from selfplay.metrics import (
     Score,
     detectable_difference,
+    holm,
     interval,
     interval_ends,
     paired_interval,
@@ -351,3 +352,25 @@ def test_a_model_better_by_the_least_is_mostly_found_and_one_better_by_half_of_i
 
     assert 0.4 < share_found(least) < 0.85
     assert share_found(least / 2) < 0.35
+
+
+# ---- several tests ----
+
+
+def test_holms_p_values_worked_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.2]) == pytest.approx([0.2])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([]).tolist() == []
+
+
+def test_holms_p_values_reject_what_its_steps_reject_at_every_level():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        p = rng.choice([0.001, 0.01, 0.02, 0.03, 0.3], rng.integers(1, 8)) * rng.uniform(0.5, 1)
+        level, rejected = 0.05, set()
+        for step, index in enumerate(np.argsort(p, kind="stable")):
+            if p[index] > level / (len(p) - step):
+                break
+            rejected.add(int(index))
+        assert {int(index) for index in np.flatnonzero(holm(p) <= level)} == rejected

@@ -443,6 +443,15 @@ def test_a_prompt_fits_when_it_and_its_completion_are_within_the_context(loaded,
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_a_texts_tokens_are_counted_without_an_end(loaded, shape):
+    model = loaded(shape)
+    assert model.tokens_of("") == 0
+    text = "\n    return x == 17\n"
+    assert model.tokens_of(text) == len(model.tokenizer.encode(text, add_special_tokens=False))
+    assert model.tokenizer.decode(model.tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_a_prompt_that_just_fits_is_sampled_to_its_last_token(loaded, shape):
     long = prompt("return x == " + "7" * 300)
     room = CONTEXT - len(encode_prompt(loaded(shape).tokenizer, long))

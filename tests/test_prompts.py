@@ -9,10 +9,14 @@ from selfplay.prompts import (
     Prompt,
     encode_completion,
     encode_prompt,
+    encode_sampled,
+    met_a_line,
+    own_part,
     propose_completion,
     propose_prompt,
     solve_completion,
     solve_prompt,
+    was_cut,
 )
 
 SPOKEN = ("plain", "few-shot")
@@ -345,3 +349,50 @@ def test_no_token_spans_the_border_of_prompt_and_completion(tokenizer):
     assert tokenizer.decode(ids[1:-1]) == prompt.text + completion
     together = tokenizer.encode(prompt.text + completion, add_special_tokens=False)
     assert together.count(BORDER) == ids.count(BORDER) + 1 == 2
+
+
+# ---- what was sampled ----
+
+ENDED = [
+    ("\n    return 17\n", False),
+    ("\n    return 17", False),
+    ("\n    x = 17\n\n    return x\n\n", False),
+    ("", False),
+    ("\n    return 17\n\n\ndef", True),
+    ("\n    return 17\n#", True),
+    ("\nx", True),
+]
+
+
+@pytest.mark.parametrize(("text", "by_line"), ENDED)
+def test_a_line_that_is_not_indented_ended_a_completion_or_the_end_token_did(text, by_line, tiny):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny("llama"))
+    prompt = solve_prompt("plain", TRIPLE)
+    assert met_a_line(prompt, text) == by_line
+    own = tokenizer.encode(text, add_special_tokens=False)
+    assert encode_sampled(tokenizer, prompt, text) == own + [tokenizer.eos_token_id] * (not by_line)
+
+
+@pytest.mark.parametrize(("text", "by_line"), ENDED)
+def test_a_completions_own_part_is_what_the_parser_takes_and_no_line_ends_it(text, by_line, pool):
+    prompt = solve_prompt("plain", TRIPLE)
+    part = own_part(prompt, text)
+    assert not met_a_line(prompt, part)
+    whole, cut = parse_candidates(pool, [prompt.parsed_text(text), prompt.parsed_text(part)])
+    assert whole == cut
+    assert by_line or part == text
+
+
+def test_a_chat_reply_ends_by_its_token_alone():
+    prompt = solve_prompt("chat", TRIPLE)
+    assert not met_a_line(prompt, "```python\ndef g():\n    return 17\n```")
+    assert own_part(prompt, "```\nx\n```") == "```\nx\n```"
+
+
+@pytest.mark.parametrize("tokens", [7, 8, 9])
+def test_what_has_as_many_tokens_as_are_allowed_was_cut_unless_a_line_ended_it(tokens):
+    prompt = solve_prompt("plain", TRIPLE)
+    assert was_cut(prompt, "\n    return 17", tokens, 8) == (tokens >= 8)
+    assert not was_cut(prompt, "\n    return 17\nx", tokens, 8)
