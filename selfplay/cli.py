@@ -160,7 +160,7 @@ def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
 def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
     """Run, with a row for each iteration; why it ended before its last, if it did."""
     from selfplay import track
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.loop import BudgetSpent, run
 
     seen = len(rundir.read_records())
@@ -169,9 +169,10 @@ def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
         if config.tensorboard and record["iteration"] >= seen:
             track.write(rundir.path / "tensorboard", record)
 
-    with _log_to(rundir.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(rundir.log), sandbox as (pool, protections), engine(config, rundir) as backend:
         try:
-            run(rundir, config, TransformersBackend(), pool, protections, _with_rows(then=tracked))
+            run(rundir, config, backend, pool, protections, _with_rows(then=tracked))
         except BudgetSpent as spent:
             return spent
     return None
@@ -207,8 +208,8 @@ def _with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambd
 
 def _ablate(options: argparse.Namespace) -> int:
     from selfplay import ablate, chart, tables
-    from selfplay.finetune import TransformersBackend
-    from selfplay.rundir import told_if_closed, write_atomically
+    from selfplay.engines import engine
+    from selfplay.rundir import RunDir, told_if_closed, write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
     folder = _below_runs(options.name or Path(options.config).stem)
@@ -219,8 +220,8 @@ def _ablate(options: argparse.Namespace) -> int:
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
         return proven_pool(config.sandbox, config.seed)
 
-    with _log_to(folder / "log.txt"):
-        done = ablate.ablate(ablation, folder, TransformersBackend(), pool_of, lambda arm: _with_rows(f"{arm}\n"))
+    with _log_to(folder / "log.txt"), engine(ablation.arms[ablation.control], RunDir(folder)) as backend:
+        done = ablate.ablate(ablation, folder, backend, pool_of, lambda arm: _with_rows(f"{arm}\n"))
     table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
@@ -231,7 +232,7 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from selfplay.config import load
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.reproduce import begin, reproduce, told
     from selfplay.rundir import RunDir
 
@@ -240,8 +241,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     last = begin(there, here, options.iterations)
     config = load(there.config)
     _require_packages(config)
-    with _log_to(here.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
-        done = reproduce(there, here, last, TransformersBackend(), pool, protections, _with_rows())
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(here.log), sandbox as (pool, protections), engine(config, here) as backend:
+        done = reproduce(there, here, last, backend, pool, protections, _with_rows())
     print()
     for line in told(there, here, done):
         print(printable(line))
@@ -257,11 +259,15 @@ def _below_runs(name: str) -> Path:
 def _forecast(config: RunConfig) -> int:
     """Say what a run would cost; nothing of it is kept."""
     from selfplay import tables
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.forecast import forecast
+    from selfplay.rundir import RunDir
 
-    with tempfile.TemporaryDirectory() as folder, proven_pool(config.sandbox, config.seed) as (pool, protections):
-        expected = forecast(config, TransformersBackend(), pool, protections, Path(folder), bars())
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with tempfile.TemporaryDirectory() as name, sandbox as (pool, protections):
+        folder = Path(name)
+        with engine(config, RunDir(folder)) as backend:
+            expected = forecast(config, backend, pool, protections, folder, bars())
     print(tables.forecast(expected))
     return 0
 

@@ -237,6 +237,8 @@ class BudgetConfig:
     """Of sampling, judging, training and scoring, added up, also where they overlap; 0: no bound."""
     tokens: int = 0
     """Sampled (without prompts) and trained on (with them); 0: no bound."""
+    price: float = 0.0
+    """Of what servers have read and written, by `endpoint.prompt_price` and `completion_price`; 0: no bound."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,7 @@ class RunConfig:
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
@@ -286,15 +289,21 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "batch_rows", "budget.seconds", "budget.tokens",
-    "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
-    "propose.temperature", "solve.temperature", "evaluate.temperature",
+    "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals", "propose.begun",
+    "solve.further_puzzles", "iterations", "vary.variations", "data.rules", "propose.temperature",
+    "solve.temperature", "evaluate.temperature",
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
 MOST = 2**64
 """Of any number."""
+ENDPOINT = tuple(
+    f"endpoint.{item.name}" for item in fields(EndpointConfig) if item.name not in ("model", "candidates_per_request")
+)
+"""Where and how servers are asked: not what."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", *ROUNDING,
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
+    *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""
@@ -330,6 +339,10 @@ def _check(config: RunConfig) -> None:
             f"evaluate.k: pass@{max(config.evaluate.k)} needs as many samples per puzzle, "
             f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
         )
+    if config.endpoint.urls and config.endpoint.serve:
+        raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
+    if config.budget.price and not (config.endpoint.prompt_price or config.endpoint.completion_price):
+        raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:
         raise ConfigError(
             f"sandbox.wall_seconds: expected at least cpu_seconds ({config.sandbox.cpu_seconds}), "

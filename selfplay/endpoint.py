@@ -203,11 +203,11 @@ class Endpoint:
             EndpointFailed: It gives no answer.
         """
         drawing = SamplingSettings(1.0, 1.0, PROBE_TOKENS, 1)
-        if all(len({self._one(url, prompt, drawing, seed) for seed in (1, 2)}) == 1 for prompt in PROBES[self._chats]):
+        drawn = [[self._one(url, prompt, drawing, seed) for seed in (1, 2)] for prompt in PROBES[self._chats]]
+        if all(one == other for one, other in drawn):
             raise InputError(
-                f"{url}: two samples at temperature 1 are the same text for each of {len(PROBES[self._chats])} prompts: "
-                "it does not draw; `transformers serve` does so with a checkpoint's generation_config.json that "
-                "says do_sample"
+                f"{url}: two samples at temperature 1 are the same text, with each of {len(drawn)} prompts: it does "
+                "not draw (`transformers serve` does where a checkpoint's generation_config.json says do_sample)"
             )
         greedy = SamplingSettings(0.0, 1.0, PROBE_TOKENS, 1)
         found = {prompt: self._one(url, prompt, greedy, 0) for prompt in self._greedy}
@@ -372,7 +372,7 @@ def _requests(prompts: int, copies: int, most: int, seed: Sequence[int]) -> Iter
 
 def _pause(tried: int) -> float:
     """Seconds before the next try."""
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**tried) * random.uniform(0.5, 1)
+    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**tried) * random.uniform(0.5, 1)
 
 
 def _goes_with(one: str, other: str) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from puzzles.puzzle import InputError
 from selfplay.config import EndpointConfig, FinetuneConfig, ModelConfig, RunConfig
 from selfplay.endpoint import PROBE_TOKENS, PROBES, Endpoint
 from selfplay.finetune import TransformersBackend
+from selfplay.loop import Backend
 from selfplay.model import LanguageModel
 from selfplay.resources import TrainingNeeds
 from selfplay.rundir import RunDir
@@ -20,12 +22,15 @@ ELSEWHERE = ""
 """As `model.path`: only the servers have the weights."""
 
 
-def backend_of(config: RunConfig, rundir: RunDir) -> TransformersBackend:
-    """The backend that a run's settings ask for."""
+@contextlib.contextmanager
+def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
+    """The backend that a run's settings ask for; what it has begun ends with it."""
     endpoint = config.endpoint
     if endpoint.urls or endpoint.serve:
-        return ServedBackend(endpoint, config.prompt.protocol, rundir.server_log)
-    return TransformersBackend()
+        with contextlib.closing(ServedBackend(endpoint, config.prompt.protocol, rundir.server_log)) as served:
+            yield served
+    else:
+        yield TransformersBackend()
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,3 @@ class ServedBackend(TransformersBackend):
         """End the servers that were begun here."""
         while self._servers:
             self._servers.pop().close()
-
-
-def check_engine(config: RunConfig) -> None:
-    """See that what samples and what is trained go together.
-
-    Raises:
-        InputError: They do not.
-    """
-    endpoint = config.endpoint
-    if endpoint.urls and endpoint.serve:
-        raise InputError("endpoint.urls: expected none beside endpoint.serve")

@@ -110,9 +110,14 @@ def played():
         yield begin
 
 
+PROVE = Endpoint.prove
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    """No long pauses, and no proofs but where they are what is tested."""
     monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(Endpoint, "prove", lambda self, url: None)
 
 
 def endpoint_of(*servers, **config):
@@ -288,6 +293,63 @@ def test_work_that_nobody_waits_for_is_given_up(played):
 def test_nobody_there_is_said(tmp_path):
     with pytest.raises(EndpointFailed, match=r"http://127.0.0.1:9/v1/models: .*refused|failed"):
         Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
+
+
+# ---- proofs ----
+
+
+@pytest.fixture
+def proved(monkeypatch):
+    monkeypatch.setattr(Endpoint, "prove", PROVE)
+
+
+def served(body, weights="abc"):
+    """Greedily these weights go on with themselves, and with the seed where they draw."""
+    return answer(weights if body["temperature"] == 0 else f"{weights}{body['seed']}")
+
+
+def with_weights(*servers, expected="abc"):
+    greedy = dict.fromkeys(endpoint.PROBES[False], expected)
+    return Endpoint(EndpointConfig(), [server.url for server in servers], "the hash", greedy=greedy)
+
+
+def test_a_server_that_draws_and_has_the_weights_is_taken(played, proved):
+    server = played(lambda body, number: served(body))
+    with_weights(server)
+    assert [body["temperature"] for body in server.bodies] == [1.0] * 8 + [0.0] * 4
+    assert {body["prompt"] for body in server.bodies} == {each.text for each in endpoint.PROBES[False]}
+
+
+def test_a_server_that_stops_a_little_later_has_the_weights_all_the_same(played, proved):
+    with_weights(played(lambda body, number: served(body, "abc\n\ndef")))
+
+
+def test_a_server_that_gives_the_same_text_twice_is_refused(played, proved):
+    server = played(lambda body, number: answer("abc"))
+    with pytest.raises(InputError, match="two samples at temperature 1 are the same text, with each of 4 prompts"):
+        with_weights(server)
+
+
+def test_a_server_with_other_weights_is_refused_and_each_is_asked(played, proved):
+    right, stale = played(lambda body, number: served(body)), played(lambda body, number: served(body, "abx"))
+    with pytest.raises(InputError, match=f"{stale.url}: it has other weights than the hash: it goes on with 'abx'"):
+        with_weights(right, stale)
+
+
+def test_greedy_texts_may_differ_once_by_rounding(played, proved):
+    odd = endpoint.PROBES[False][1].text
+    with_weights(played(lambda body, number: served(body, "abx" if body["prompt"] == odd else "abc")))
+
+
+def test_a_server_that_is_begun_again_is_asked_for_proof_again(command, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Endpoint, "prove", lambda self, url: asked.append(url))
+    server = ManagedServer(command, "weights", tmp_path / "log.txt", 10)
+    proving = Endpoint(EndpointConfig(), [server], "hash")
+    os.killpg(server._process.pid, signal.SIGKILL)
+    proving.sample([prompt("a")], 2, SETTINGS, [1])
+    proving.close()
+    assert len({*asked}) == len(asked) == 2
 
 
 # ---- servers that are begun here ----
