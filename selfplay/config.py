@@ -341,6 +341,9 @@ def _check(config: RunConfig) -> None:
         )
     if config.endpoint.urls and config.endpoint.serve:
         raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
+    for url in config.endpoint.urls:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(url)}")
     if config.budget.price and not (config.endpoint.prompt_price or config.endpoint.completion_price):
         raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:

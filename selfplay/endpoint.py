@@ -52,7 +52,7 @@ _OF_CHAT = an_object(message=an_object(content={"type": ["string", "null"]}), fi
 _MODELS = an_object(data=a_list(an_object(id=TEXT), least=1))
 
 
-class EndpointFailed(OSError):
+class EndpointFailed(ConnectionError):
     """No server gives answers any more; what was finished is kept."""
 
 
@@ -122,7 +122,8 @@ class Endpoint:
     @property
     def description(self) -> dict[str, Any]:
         """What else samples depend on; no key and no address is in it."""
-        return {"engine": "endpoint", "served_model": self._model}
+        elsewhere = {"device": "endpoint", "dtype": "as served", "threads": 0, "versions": {}}
+        return {"engine": "endpoint", "served_model": self._model, **elsewhere}
 
     def batch_rows(self, max_tokens: int) -> int:
         """Requests at the same time."""

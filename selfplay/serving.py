@@ -45,7 +45,7 @@ exit "$status"
 signal for this comes when the thread ends that began it.)"""
 
 
-class ServerDied(OSError):
+class ServerDied(ConnectionError):
     """A server that was started here is gone, or never answered."""
 
 
