@@ -24,14 +24,14 @@ from puzzles.formats import read_errata
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
-from selfplay.config import ConfigError, RunConfig, embedded_file, flatten, load
+from selfplay.config import BudgetConfig, ConfigError, RunConfig, embedded_file, flatten, load
 from selfplay.evaluate import counts_of, read_chunks
 from selfplay.loop import Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
 from selfplay.rundir import SCORED_SETS, RunDir, write_atomically
 
-SAME = ("model.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
+SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
         "heldout_every")  # fmt: skip
 """Settings that arms must share: the base, its budget of training, and how it is scored."""
@@ -140,7 +140,7 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
         raise ConfigError(f"{path}: {name}: {error}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
         raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
-    if config.budget.seconds or config.budget.tokens:
+    if config.budget != BudgetConfig():
         raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
     return config
 

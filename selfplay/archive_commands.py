@@ -161,7 +161,7 @@ def _replay(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from puzzles.catalogue import row_of
     from selfplay import tables
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.loop import config_beside
     from selfplay.replay import replay
     from selfplay.rundir import RunDir
@@ -170,10 +170,10 @@ def _replay(options: argparse.Namespace) -> int:
     config = config_beside(path)
     if config is None:
         raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
-    differ = False
-    with Archive(path) as archive, proven_pool(config.sandbox, config.seed) as (pool, _):
+    differ, rundir, sandbox = False, RunDir(path.parent), proven_pool(config.sandbox, config.seed)
+    with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
         identifier, counter = row_of(archive, options.id)["id"], bars().counter
-        for again in replay(archive, RunDir(path.parent), config, identifier, TransformersBackend(), pool, counter):
+        for again in replay(archive, rundir, config, identifier, backend, pool, counter):
             differ |= bool(again.differences)
             print(json.dumps(vars(again)) if options.json else printable(tables.replay(again)), flush=True)
     return int(differ)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from selfplay.evaluate import evaluate, read_chunks
 from selfplay.model import LanguageModel
 from selfplay.progress import Progress
 from selfplay.rundir import RunDir, write_atomically
+from selfplay.sampler import Sampler
 from selfplay.select import Pair, prompt_for, solver_shots
 from selfplay.sets import ScoredSet, scored_set
 from selfplay.show import training_pairs
@@ -54,10 +55,20 @@ def bench(
     pool: Pool,
     protections: dict[str, Any],
     progress: Progress,
+    load: Callable[[], Sampler] | None = None,
 ) -> dict[str, Any]:
     """Score and write into `folder` what `results` names; returns the content of `results.json`.
 
     The same call again resumes: what has been sampled is not sampled again.
+
+    Args:
+        model_config: The model.
+        config: What is asked of it.
+        folder: For the results.
+        pool: Judges.
+        protections: Of the sandbox.
+        progress: Of the candidates.
+        load: What samples, where that is not the model in this process.
 
     Raises:
         InputError: No such model or set, or the folder holds results of another one.
@@ -65,7 +76,7 @@ def bench(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
     chosen = scored_set(pool, config.puzzles, config.private)
-    model = LanguageModel(model_config.path, model_config)
+    model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
     protocol, came_from = _protocol(config, model)
     trained_on = config.trained_on or training_archive(model_config.path)
     needs_guard = protocol == "few-shot" or trained_on is not None
@@ -75,12 +86,12 @@ def bench(
     prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
     if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
         raise InputError(
-            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the context of "
-            f"{model.context_tokens} tokens: fewer --shots or --max-tokens"
+            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
+            "fewer --shots or --max-tokens"
         )
     started = time.time()
     with RunDir(folder).lock():
-        lines = _sampled(model, pool, chosen, protocol, shots, config, folder, progress)
+        lines = _sampled(model, model_config.path, pool, chosen, protocol, shots, config, folder, progress)
         results.pack(folder, lines)
         for seed in config.seeds:
             _growing(folder, seed).unlink(missing_ok=True)
@@ -117,7 +128,7 @@ def _stored(lines: Sequence[results.Line], key: str) -> Any:
     return lines[-1]["sampler"][key]
 
 
-def _protocol(config: BenchConfig, model: LanguageModel) -> tuple[str, str]:
+def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
     """How puzzles are shown, and who said so."""
     if config.protocol != "auto":
         return config.protocol, "option"
@@ -127,7 +138,7 @@ def _protocol(config: BenchConfig, model: LanguageModel) -> tuple[str, str]:
 
 
 def _shots(
-    pool: Pool, config: BenchConfig, model: LanguageModel, chosen: ScoredSet, guard: Guard
+    pool: Pool, config: BenchConfig, model: Sampler, chosen: ScoredSet, guard: Guard
 ) -> tuple[list[Pair], dict[str, str]]:
     """The pairs before each puzzle, and the better ones that are too near to a puzzle that is scored.
 
@@ -173,7 +184,8 @@ def _growing(folder: Path, seed: int) -> Path:
 
 
 def _sampled(
-    model: LanguageModel,
+    model: Sampler,
+    name: str,
     pool: Pool,
     chosen: ScoredSet,
     protocol: str,
@@ -187,7 +199,7 @@ def _sampled(
     if finished:
         _check_seeds(folder, finished, config.seeds)
     candidates = len(chosen.named) * config.evaluate.samples_per_puzzle * len(config.seeds)
-    count = progress.counter(candidates, f"bench {model.path}", "candidate")
+    count = progress.counter(candidates, f"bench {name}", "candidate")
     lines = []
     for seed in config.seeds:
         file = _growing(folder, seed)

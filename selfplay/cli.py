@@ -32,9 +32,10 @@ from selfplay.terminal import RUNS, bars, command, natural, one_line, positive, 
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
-    from selfplay.config import RunConfig
+    from selfplay.config import ModelConfig, RunConfig
     from selfplay.progress import Progress
     from selfplay.rundir import RunDir
+    from selfplay.sampler import Sampler
 
 USUAL_K = (1, 10, 100)
 LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
@@ -100,6 +101,8 @@ def _say(line: str) -> None:
 def _machine_error(error: Exception) -> str:
     if resources.is_full(error):
         return "the disk is full; what was finished is kept: free some space and give the same command again"
+    if isinstance(error, ConnectionError) and error.errno is None:  # a server's, told by us
+        return f"{error}; what was finished is kept"
     return f"the machine failed: {type(error).__name__}: {error}"
 
 
@@ -160,7 +163,7 @@ def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
 def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
     """Run, with a row for each iteration; why it ended before its last, if it did."""
     from selfplay import track
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.loop import BudgetSpent, run
 
     seen = len(rundir.read_records())
@@ -169,9 +172,10 @@ def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
         if config.tensorboard and record["iteration"] >= seen:
             track.write(rundir.path / "tensorboard", record)
 
-    with _log_to(rundir.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(rundir.log), sandbox as (pool, protections), engine(config, rundir) as backend:
         try:
-            run(rundir, config, TransformersBackend(), pool, protections, _with_rows(then=tracked))
+            run(rundir, config, backend, pool, protections, _with_rows(then=tracked))
         except BudgetSpent as spent:
             return spent
     return None
@@ -207,8 +211,8 @@ def _with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambd
 
 def _ablate(options: argparse.Namespace) -> int:
     from selfplay import ablate, chart, tables
-    from selfplay.finetune import TransformersBackend
-    from selfplay.rundir import told_if_closed, write_atomically
+    from selfplay.engines import engine
+    from selfplay.rundir import RunDir, told_if_closed, write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
     folder = _below_runs(options.name or Path(options.config).stem)
@@ -219,8 +223,8 @@ def _ablate(options: argparse.Namespace) -> int:
     def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
         return proven_pool(config.sandbox, config.seed)
 
-    with _log_to(folder / "log.txt"):
-        done = ablate.ablate(ablation, folder, TransformersBackend(), pool_of, lambda arm: _with_rows(f"{arm}\n"))
+    with _log_to(folder / "log.txt"), engine(ablation.arms[ablation.control], RunDir(folder)) as backend:
+        done = ablate.ablate(ablation, folder, backend, pool_of, lambda arm: _with_rows(f"{arm}\n"))
     table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
@@ -231,7 +235,7 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from selfplay.config import load
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.reproduce import begin, reproduce, told
     from selfplay.rundir import RunDir
 
@@ -240,8 +244,9 @@ def _reproduce(options: argparse.Namespace) -> int:
     last = begin(there, here, options.iterations)
     config = load(there.config)
     _require_packages(config)
-    with _log_to(here.log), proven_pool(config.sandbox, config.seed) as (pool, protections):
-        done = reproduce(there, here, last, TransformersBackend(), pool, protections, _with_rows())
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(here.log), sandbox as (pool, protections), engine(config, here) as backend:
+        done = reproduce(there, here, last, backend, pool, protections, _with_rows())
     print()
     for line in told(there, here, done):
         print(printable(line))
@@ -257,11 +262,15 @@ def _below_runs(name: str) -> Path:
 def _forecast(config: RunConfig) -> int:
     """Say what a run would cost; nothing of it is kept."""
     from selfplay import tables
-    from selfplay.finetune import TransformersBackend
+    from selfplay.engines import engine
     from selfplay.forecast import forecast
+    from selfplay.rundir import RunDir
 
-    with tempfile.TemporaryDirectory() as folder, proven_pool(config.sandbox, config.seed) as (pool, protections):
-        expected = forecast(config, TransformersBackend(), pool, protections, Path(folder), bars())
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with tempfile.TemporaryDirectory() as name, sandbox as (pool, protections):
+        folder = Path(name)
+        with engine(config, RunDir(folder)) as backend:
+            expected = forecast(config, backend, pool, protections, folder, bars())
     print(tables.forecast(expected))
     return 0
 
@@ -370,7 +379,8 @@ def _bench(options: argparse.Namespace) -> int:
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
-            own = bench(model_config, config, folder, pool, protections, bars())["selfplay"]
+            load = _served(options, model_config) if options.url else None
+            own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
             results.append(own)
             folders.append(folder)
             print(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", file=sys.stderr)
@@ -382,6 +392,22 @@ def _bench(options: argparse.Namespace) -> int:
         print(f"{own['model']['path']} beside {results[0]['model']['path']}: ", end="")
         print(conclusion(compare(folders[0], folder, anyway=True)))
     return 0
+
+
+def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
+    """A model behind `--url`: weights that are here are compared with the server's, any other name is the server's."""
+    from selfplay.config import EndpointConfig
+    from selfplay.engines import ELSEWHERE, ServedBackend
+
+    if wrong := [url for url in options.url if not url.startswith(("http://", "https://"))]:
+        raise InputError(f"--url: expected http://… or https://…, got {wrong[0]!r}")
+    is_here = model.path == "embedded" or Path(model.path).is_dir()
+    endpoint = EndpointConfig(
+        tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,
+        candidates_per_request=options.candidates_per_request,
+    )  # fmt: skip
+    backend = ServedBackend(endpoint, options.protocol, Path())
+    return lambda: backend.load(model.path if is_here else ELSEWHERE, model)
 
 
 def _tries(options: argparse.Namespace) -> tuple[int, ...]:
@@ -695,6 +721,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     bench.add_argument("--threads", type=natural, default=0, help="of torch; 0 takes the cores available")
     bench.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
+    bench.add_argument(
+        "--url", action="append",
+        help="ask a server of OpenAI's protocol; MODEL is its name there, or the folder of the weights it should have",
+    )  # fmt: skip
+    bench.add_argument("--concurrent-requests", type=positive, default=16, help="with --url")
+    bench.add_argument("--candidates-per-request", type=positive, default=1, help="with --url, if the server can")
     bench.add_argument("--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's")
     bench.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
     bench.add_argument("--private", action="store_true", help="results say nothing of puzzles but their ids and hash")

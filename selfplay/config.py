@@ -218,6 +218,37 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class EndpointConfig:
+    """Servers that sample in place of the model here, if there are any: whatever speaks OpenAI's protocol."""
+
+    urls: tuple[str, ...] = ()
+    """Of servers that run by themselves, such as `http://127.0.0.1:8000/v1`."""
+    serve: str = ""
+    """Or a command that serves a checkpoint, begun with each iteration's and ended with it, such as
+    `vllm serve {checkpoint} --port {port}`; in an environment of its own."""
+    servers: int = 1
+    """Begun so, side by side."""
+    model: str = ""
+    """What the servers call the model; by default the first that they list."""
+    concurrent_requests: int = 16
+    """Of all servers together."""
+    candidates_per_request: int = 1
+    """Asked for at once (`n`), of servers that can."""
+    request_seconds: float = 300.0
+    """Then a request is asked again."""
+    start_seconds: float = 900.0
+    """Within them a server that is begun here must answer."""
+    attempts: int = 8
+    """At a request, with longer and longer pauses: 40 seconds in all, or as a server asks for."""
+    key_variable: str = "OPENAI_API_KEY"
+    """The variable of the environment that holds the key; none is needed by servers that want none."""
+    prompt_price: float = 0.0
+    """Of a million tokens read, for `budget.price`."""
+    completion_price: float = 0.0
+    """Of a million tokens written."""
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """What a run may cost in all its sessions. It stops before the chunk, training or scoring that would begin when
     the budget is spent; with a larger one the same command goes on."""
@@ -226,6 +257,8 @@ class BudgetConfig:
     """Of sampling, judging, training and scoring, added up, also where they overlap; 0: no bound."""
     tokens: int = 0
     """Sampled (without prompts) and trained on (with them); 0: no bound."""
+    price: float = 0.0
+    """Of what servers have read and written, by `endpoint.prompt_price` and `completion_price`; 0: no bound."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +325,7 @@ class RunConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
@@ -315,18 +349,22 @@ CHOICES = {
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
-    "budget.tokens",
-    "propose.proposals", "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules",
-    "propose.temperature", "solve.temperature", "evaluate.temperature", "collapse.least_well_formed",
-    "collapse.least_distinct_forms", "collapse.least_niche_entropy", "collapse.least_token_entropy",
-    "collapse.least_vendi", "collapse.least_length",
+    "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
+    "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules", "propose.temperature",
+    "solve.temperature", "evaluate.temperature",
+    *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
 MOST = 2**64
 """Of any number."""
+ENDPOINT = tuple(
+    f"endpoint.{item.name}" for item in fields(EndpointConfig) if item.name not in ("model", "candidates_per_request")
+)
+"""Where and how servers are asked: not what."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", *ROUNDING,
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
+    *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""
@@ -369,6 +407,13 @@ def _check(config: RunConfig) -> None:
             f"evaluate.k: pass@{max(config.evaluate.k)} needs as many samples per puzzle, "
             f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
         )
+    if config.endpoint.urls and config.endpoint.serve:
+        raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
+    for url in config.endpoint.urls:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(url)}")
+    if config.budget.price and not (config.endpoint.prompt_price or config.endpoint.completion_price):
+        raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:
         raise ConfigError(
             f"sandbox.wall_seconds: expected at least cpu_seconds ({config.sandbox.cpu_seconds}), "

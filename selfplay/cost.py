@@ -112,6 +112,26 @@ def record_seconds(record: Mapping[str, Any]) -> float:
     return float(sum(record["times"][part] for part in ("sampling", "judging", "training", "scoring")))
 
 
+def price(costs: Iterable[StageCost], prompt_price: float, completion_price: float) -> float:
+    """What tokens that were sampled cost.
+
+    Args:
+        costs: Of the stages that sample.
+        prompt_price: Of a million tokens read.
+        completion_price: Of a million tokens written.
+    """
+    sampled = total(costs)
+    return (sampled.prompt_tokens * prompt_price + sampled.tokens * completion_price) / 1e6
+
+
+def record_costs(record: Mapping[str, Any]) -> dict[str, StageCost]:
+    """Texts and tokens of an iteration by stage; none if its record is from before costs were kept."""
+    counted = ("texts", "tokens", "prompt_tokens")
+    return {
+        stage: StageCost(**{name: cost[name] for name in counted}) for stage, cost in record.get("cost", {}).items()
+    }
+
+
 def record_tokens(record: Mapping[str, Any]) -> int:
     """What an iteration sampled and trained on; 0 if its record is from before costs were kept."""
     return int(sum(stage["tokens"] for stage in record.get("cost", {}).values()))

@@ -643,7 +643,7 @@ class TransformersBackend:
         """The sampler of a checkpoint."""
         return LanguageModel(checkpoint, config)
 
-    def needs(self, sampler: LanguageModel, config: FinetuneConfig) -> TrainingNeeds:
+    def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
         """What a training of this model takes at least: in float32, as AdamW has it, or with adapters the weights."""
         weights_bytes = 4 * sampler.parameters
         copies = 1 if config.lora_rank else WEIGHTS_GRADIENTS_MOMENTS

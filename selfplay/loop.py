@@ -31,7 +31,7 @@ from sandbox.pool import Pool, available_cores
 from selfplay import ahead, champion, propose, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
-from selfplay.cost import StageCost, record_seconds, record_tokens, total, without_times
+from selfplay.cost import StageCost, price, record_costs, record_seconds, record_tokens, total, without_times
 from selfplay.cost import counts as cost_counts
 from selfplay.cost import times as cost_times
 from selfplay.evaluate import NamedPuzzle, SetScores, chunk_cost, evaluate, read_chunks
@@ -468,6 +468,7 @@ class _Done:
     """pass@k with the first k; -1 if it was not scored so."""
     seconds: float
     tokens: int
+    price: float
 
 
 class _Run:
@@ -498,7 +499,8 @@ class _Run:
         """Of a finished iteration, what is needed later: a run of thousands must not grow."""
         self.reigning = reigning_after(record)
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
-        self.done.append(_Done(dev, record_seconds(record), record_tokens(record)))
+        cost = self._price(record_costs(record))
+        self.done.append(_Done(dev, record_seconds(record), record_tokens(record), cost))
 
     def sampler(self, checkpoint: str | Path) -> Sampler:
         """The checkpoint's sampler; one at a time is in memory."""
@@ -667,17 +669,24 @@ class _Run:
             BudgetSpent: It may not.
         """
         budget = self.config.budget
-        if not (budget.seconds or budget.tokens):
+        if not (budget.seconds or budget.tokens or budget.price):
             return
-        now = total(self._costs(iteration).values())
-        seconds = sum(done.seconds for done in self.done) + now.model_seconds + now.judging_seconds
-        tokens = sum(done.tokens for done in self.done) + now.tokens
-        if budget.seconds and seconds >= budget.seconds:
-            raise BudgetSpent(
-                f"budget.seconds: {seconds:,.1f} of {budget.seconds:,} are spent, in iteration {iteration}"
-            )
-        if budget.tokens and tokens >= budget.tokens:
-            raise BudgetSpent(f"budget.tokens: {tokens:,} of {budget.tokens:,} are spent, in iteration {iteration}")
+        costs = self._costs(iteration)
+        now = total(costs.values())
+        spent = {
+            "seconds": sum(done.seconds for done in self.done) + now.model_seconds + now.judging_seconds,
+            "tokens": sum(done.tokens for done in self.done) + now.tokens,
+            "price": sum(done.price for done in self.done) + self._price(costs),
+        }
+        for name, value in spent.items():
+            if (most := getattr(budget, name)) and value >= most:
+                shown = f"{value:,}" if name == "tokens" else f"{value:,.{2 if name == 'price' else 1}f}"
+                raise BudgetSpent(f"budget.{name}: {shown} of {most:,} are spent, in iteration {iteration}")
+
+    def _price(self, costs: Mapping[str, StageCost]) -> float:
+        """Of what was sampled."""
+        endpoint, sampled = self.config.endpoint, [cost for stage, cost in costs.items() if stage != "train"]
+        return price(sampled, endpoint.prompt_price, endpoint.completion_price)
 
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
         sampler = self.sampler(self.checkpoint(iteration))

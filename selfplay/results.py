@@ -233,7 +233,7 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
         },
         "git_hash": None,
         "date": own["started"],
-        "transformers_version": own["versions"]["transformers"],
+        "transformers_version": own["versions"].get("transformers"),
         "model_source": "hf",
         "model_name": model["path"],
         "model_name_sanitized": re.sub(r"[^A-Za-z0-9_.-]+", "__", model["path"]),

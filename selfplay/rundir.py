@@ -60,6 +60,11 @@ class RunDir:
         return self.path / "log.txt"
 
     @property
+    def server_log(self) -> Path:
+        """What servers that it has begun have printed."""
+        return self.path / "servers.txt"
+
+    @property
     def report(self) -> Path:
         """The run as a page, when it was asked for."""
         return self.path / "report.html"
