@@ -53,10 +53,11 @@ CONTAMINATED = (
 """Puzzles that the guard which keeps this archive found too near to guarded ones after they had come in."""
 QUARANTINED = (
     "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
-    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED})"
+    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR p.iteration IN"
+    " (SELECT value FROM json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '[]'))))"
 )
-"""Puzzles that two worlds judged differently, or that are contaminated: they stay visible, and are
-neither trained on nor shown to a model."""
+"""Puzzles that two worlds judged differently, that are contaminated, or of iterations that were rolled back: they stay
+visible, and are neither trained on nor shown to a model."""
 
 
 OWN = "{} IN ('model', 'variant')"
@@ -573,6 +574,10 @@ class Archive:
         """Remember a step that is done once."""
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
 
+    def set_aside(self) -> set[int]:
+        """Iterations whose own puzzles are neither trained on nor shown to a model any more."""
+        return set(json.loads(self.mark("set_aside") or "[]"))
+
     def index(self) -> None:
         """Let what came since the last time be found by its words; until then it is looked through."""
         with self.transaction():
@@ -594,6 +599,8 @@ class Archive:
             for table in ("trained", "solutions", "puzzles", "chunks"):
                 copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
             copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
+            kept = json.dumps(sorted(number for number in self.set_aside() if number <= iteration))
+            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (kept,))
             for table in schema.SEARCHED:
                 copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
             copy.commit()

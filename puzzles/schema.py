@@ -94,7 +94,7 @@ CREATE TABLE refusals (              -- imported texts that did not become part 
 CREATE TABLE trained (               -- which pairs each iteration's checkpoint has learned from
     iteration INTEGER NOT NULL,
     puzzle TEXT NOT NULL,
-    solution TEXT NOT NULL,
+    solution TEXT NOT NULL,          -- '' where only the puzzle was learned, as a proposal with a grade
     PRIMARY KEY (iteration, puzzle, solution)
 );
 """

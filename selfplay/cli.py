@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
     again = f"{rundir.config} --name {name} " if options.config or options.set or options.name or parent else ""
     print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
     print(f"  selfplay report {rundir.path}")
-    if last:
+    if rundir.checkpoint(last).is_dir():
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
     print(f"  selfplay run {again}--set iterations={last + 3}")
     return 0

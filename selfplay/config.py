@@ -20,6 +20,7 @@ from typing import Any
 from puzzles.foreign import read_toml, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.result import Limits
+from selfplay.game import GAMES
 
 
 class ConfigError(InputError):
@@ -186,10 +187,20 @@ class FinetuneConfig:
     the `[lora]` extra. 0: all weights."""
     lora_alpha: float = 32.0
     """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
+    data: str = "accumulate"
+    """Whether what all iterations found is trained on, or with `replace` what the last one found alone."""
     objective: str = "sft"
-    """What is learned: `sft`, that the chosen pairs be likely; `filtered`, the same of pairs chosen by their scores;
-    `spin`, `dpo`, that right candidates gain on wrong ones; `grpo`, that candidates which did better than their group
-    become likelier, and the others less (`selfplay.objectives`)."""
+    """What is learned: `sft`, that the chosen pairs be likely; `filtered`, the same of texts chosen by their rewards;
+    `spin`, `dpo`, that right candidates gain on wrong ones; `grpo`, that texts which did better than their group become
+    likelier, and the others less; `none`, nothing, and all iterations are the first model's (`selfplay.teach`)."""
+    game: str = "learnability"
+    """Of `filtered` and `grpo`: what a proposal is paid by its solve rate p, `competitive` 1 - p, `cooperative` p,
+    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases (`selfplay.game`)."""
+    normalise_roles: bool = False
+    """Of `grpo`: whether rewards are compared within their role and divided by its deviation, as Absolute Zero's TRR++;
+    else within their prompt, and not divided."""
+    failing_only: bool = True
+    """Of `spin`: whether verified solutions are set against texts that failed alone; else against any."""
     beta: tuple[float, ...] = (0.1, 0.1, 0.1, 5.0)
     """Of `spin` and `dpo`, by iteration, the last for all that follow: how little a difference is enough. SPIN's."""
     clip_ratio: float = 0.2
@@ -342,7 +353,9 @@ CHOICES = {
     "finetune.balance": ("none", "niches"),
     "collapse.action": ("continue", "stop", "rollback", "rebalance"),
     "finetune.dtype": ("auto", "float32", "bfloat16"),
-    "finetune.objective": ("sft", "filtered", "spin", "dpo", "grpo"),
+    "finetune.objective": ("none", "sft", "filtered", "spin", "dpo", "grpo"),
+    "finetune.data": ("accumulate", "replace"),
+    "finetune.game": tuple(GAMES),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
 }
@@ -409,6 +422,11 @@ def _check(config: RunConfig) -> None:
         )
     if config.endpoint.urls and config.endpoint.serve:
         raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
+    if config.endpoint.urls and config.finetune.objective != "none":
+        raise ConfigError(
+            "endpoint.urls: expected finetune.objective = 'none' with it, for these servers do not get what is "
+            "trained; endpoint.serve begins servers that do"
+        )
     for url in config.endpoint.urls:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(url)}")

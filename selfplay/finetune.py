@@ -31,7 +31,7 @@ from selfplay.cost import Watch
 from selfplay.decode import kept_in
 from selfplay.model import LanguageModel, peak_flops_per_second
 from selfplay.objectives import Likelihood, Objective, PolicyGradient, Preference
-from selfplay.prompts import encode_completion, encode_prompt
+from selfplay.prompts import encode_completion, encode_prompt, encode_sampled
 from selfplay.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.rundir import folder_atomically
 from selfplay.select import Contrast, Example, Graded
@@ -135,18 +135,23 @@ class TrainingDiverged(InputError):
 
 def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     """A prompt and its completion as one sequence, loss on the completion and its end."""
-    prompt, completion = encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion)
-    return TokenExample((*prompt, *completion), (*[False] * len(prompt), *[True] * len(completion)))
+    return _sequence(encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion))
 
 
 def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
-    """The sequences of which one term of the loss is."""
-    if isinstance(lesson, Contrast):
-        better, worse = (tokenize(tokenizer, Example(lesson.prompt, text)) for text in (lesson.better, lesson.worse))
-        return TokenContrast(better, worse)
-    if isinstance(lesson, Graded):
-        return replace(tokenize(tokenizer, Example(lesson.prompt, lesson.completion)), advantage=lesson.advantage)
-    return tokenize(tokenizer, lesson)
+    """The sequences of which one term of the loss is; what was sampled ends as it did."""
+    if isinstance(lesson, Example):
+        return tokenize(tokenizer, lesson)
+    prompt = encode_prompt(tokenizer, lesson.prompt)
+    texts = (lesson.completion,) if isinstance(lesson, Graded) else (lesson.better, lesson.worse)
+    sequences = [_sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text)) for text in texts]
+    return (
+        replace(sequences[0], advantage=lesson.advantage) if isinstance(lesson, Graded) else TokenContrast(*sequences)
+    )
+
+
+def _sequence(prompt: Sequence[int], completion: Sequence[int]) -> TokenExample:
+    return TokenExample((*prompt, *completion), (*[False] * len(prompt), *[True] * len(completion)))
 
 
 def batches(examples: Sequence[S], batch_tokens: int, rng: np.random.Generator) -> list[list[S]]:
@@ -534,7 +539,6 @@ def finetune(
     notes: dict[str, Any],
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     plan: Callable[[int], object] = lambda steps: None,
-    beta: float = 0.1,
 ) -> TrainStats:
     """Fine-tune a checkpoint on examples and save it as a new folder, complete or not at all.
 
@@ -542,19 +546,18 @@ def finetune(
         start: The checkpoint to start from, and the reference of an objective that compares.
         examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
             (`spin`, `dpo`) or `Graded` (`grpo`).
-        config: How.
+        config: How; of `beta`, the first number counts.
         model_config: Device and threads; weights are trained in float32.
         seed: Of the order of examples and of dropout.
         folder: Where the new checkpoint goes.
         notes: Kept beside the weights.
         progress: Called after each step with its tokens and loss.
         plan: Called once with the number of steps; a training that `most_fall` stops makes fewer.
-        beta: Of contrasts; `FinetuneConfig.beta_of` has an iteration's.
 
     Raises:
         TrainingDiverged: The loss became infinite or no number; nothing is saved.
     """
-    objective = objective_of(examples, config, beta)
+    objective = objective_of(examples, config)
     model = LanguageModel(
         start, ModelConfig(path=str(start), device=model_config.device, dtype="float32", threads=model_config.threads)
     )
@@ -579,7 +582,7 @@ def finetune(
     return stats
 
 
-def objective_of(examples: Sequence[Lesson], config: FinetuneConfig, beta: float) -> Objective:
+def objective_of(examples: Sequence[Lesson], config: FinetuneConfig) -> Objective:
     """What learning from these comes to.
 
     Raises:
@@ -589,7 +592,7 @@ def objective_of(examples: Sequence[Lesson], config: FinetuneConfig, beta: float
     if len(kinds) > 1:
         raise ValueError(f"expected examples of one kind, got {', '.join(sorted(kind.__name__ for kind in kinds))}")
     if Contrast in kinds:
-        return Preference(beta)
+        return Preference(config.beta[0])
     return PolicyGradient(config.clip_ratio) if Graded in kinds else LIKELIHOOD
 
 

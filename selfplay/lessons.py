@@ -21,7 +21,7 @@ from selfplay import propose, solve
 from selfplay.export import FAILED
 from selfplay.game import ROLES, Payoffs, advantages, keep_above_mean
 from selfplay.prompts import Prompt, own_part, solve_completion, was_cut
-from selfplay.select import Pair, prompt_for
+from selfplay.select import Contrast, Example, Graded, Pair, prompt_for
 
 TokensOf = Callable[[str], int]
 """How many tokens a text has: `Sampler.tokens_of`."""
@@ -38,6 +38,8 @@ class Proposal:
     """Of its text in the chunk's completions."""
     outcome: str
     """As in the archive's table of proposals."""
+    puzzle: str | None
+    """Its id; None if it is no puzzle."""
     aside: bool
     """Whether it is too near to a guarded puzzle, or its puzzle in quarantine: it is paid as refused."""
     reward: float | None
@@ -47,6 +49,11 @@ class Proposal:
     def right(self) -> bool:
         """Whether it is a new, valid puzzle."""
         return self.outcome == "admitted" and not self.aside
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """What is learned of it, as `select.Example` has it."""
+        return (self.puzzle, "") if self.right and self.puzzle else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class Attempt:
         """Whether it is verified."""
         return self.verdict == Verdict.ACCEPTED and not self.aside
 
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """What is learned of it, as `select.Example` has it."""
+        return (self.puzzle, self.candidate) if self.right and self.candidate else None
+
 
 def proposals(archive: Archive, iteration: int, payoffs: Payoffs) -> Iterator[Proposal]:
     """Every proposal of an iteration with its reward, in the order of chunks and positions.
@@ -77,7 +89,7 @@ def proposals(archive: Archive, iteration: int, payoffs: Payoffs) -> Iterator[Pr
     The solve rate is that of the first candidates: further ones go to a puzzle for what came of the first.
     """
     rows = archive.connection.execute(
-        "SELECT r.chunk, r.position, r.outcome, t.accepted, coalesce(t.tried, 0) AS tried,"
+        "SELECT r.chunk, r.position, r.outcome, r.puzzle, t.accepted, coalesce(t.tried, 0) AS tried,"
         f" r.outcome = 'held_out' OR r.puzzle IS NOT NULL AND r.puzzle IN {ASIDE} AS aside"
         " FROM chunks k JOIN proposals r ON r.chunk = k.id LEFT JOIN ("
         "  SELECT c.puzzle, sum(c.verdict = 'accepted') AS accepted, count(*) AS tried"
@@ -85,14 +97,14 @@ def proposals(archive: Archive, iteration: int, payoffs: Payoffs) -> Iterator[Pr
         ") t ON t.puzzle = r.puzzle WHERE k.iteration = ? AND k.stage = ? ORDER BY r.chunk, r.position",
         (iteration, solve.STAGE, iteration, propose.STAGE),
     )
-    for chunk, position, outcome, accepted, tried, aside in rows:
+    for chunk, position, outcome, puzzle, accepted, tried, aside in rows:
         if outcome == "duplicate" and not aside:
             reward: float | None = payoffs.duplicate
         elif outcome == "admitted" and not aside:
             reward = payoffs.proposal(accepted, tried)
         else:
             reward = payoffs.refused
-        yield Proposal(chunk, position, outcome, bool(aside), reward)
+        yield Proposal(chunk, position, outcome, puzzle, bool(aside), reward)
 
 
 def attempts(archive: Archive, iteration: int, payoffs: Payoffs) -> Iterator[Attempt]:
@@ -123,8 +135,8 @@ def graded(
     roles: Sequence[str] = ROLES,
     within: str = "prompt",
     by_deviation: bool = False,
-) -> Iterator[tuple[Prompt, str, float]]:
-    """Prompt, completion as it was sampled, and advantage, of each text of an iteration that moves the model.
+) -> Iterator[Graded]:
+    """Each text of an iteration that moves the model, as it was sampled, with its advantage.
 
     Args:
         archive: Where all of the iteration's chunks are judged.
@@ -143,12 +155,12 @@ def graded(
         rewards = [item.reward for item in paid if item.reward is not None]
         groups = [role if within == "role" else _prompt(asked, item) for item in paid]
         moving = {
-            (item.chunk, item.position): float(advantage)
+            (item.chunk, item.position): (float(advantage), item.pair)
             for item, advantage in zip(paid, advantages(rewards, groups, by_deviation), strict=True)
             if advantage and not item.aside
         }
         for place, prompt, text in _texts(archive, list(moving), asked, tokens_of):
-            yield prompt, text, moving[place]
+            yield Graded(prompt, text, *moving[place])
 
 
 def cloned(
@@ -159,8 +171,8 @@ def cloned(
     shots: Sequence[Pair],
     tokens_of: TokensOf,
     roles: Sequence[str] = ROLES,
-) -> Iterator[tuple[Prompt, str]]:
-    """Prompt and completion of each text of an iteration that filtered behaviour cloning keeps, as an `Example` has it.
+) -> Iterator[Example]:
+    """Each text of an iteration that filtered behaviour cloning keeps.
 
     Of new, valid puzzles and verified solutions those above the mean of their role (`game.keep_above_mean`). A line
     that ended one is left out of it, as its end is learned in its place.
@@ -172,10 +184,14 @@ def cloned(
         scores = [item.reward for item in paid if item.reward is not None]
         right = [item.right for item in paid]
         above = keep_above_mean(scores, right if payoffs.keeps_valid_zeros else None)
-        kept = [(item.chunk, item.position) for item, keep in zip(paid, above, strict=True) if keep and item.right]
+        kept = {
+            (item.chunk, item.position): item.pair
+            for item, keep in zip(paid, above, strict=True)
+            if keep and item.right
+        }
         asked = _asked(archive, iteration, role, protocol, shots)
-        for _, prompt, text in _texts(archive, kept, asked, tokens_of):
-            yield prompt, own_part(prompt, text)
+        for place, prompt, text in _texts(archive, list(kept), asked, tokens_of):
+            yield Example(prompt, own_part(prompt, text), kept[place])
 
 
 def preferred(
@@ -185,8 +201,8 @@ def preferred(
     protocol: str,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
-) -> Iterator[tuple[Prompt, str, str]]:
-    """Prompt, an accepted text and a failed one of the same puzzle and iteration, for DPO (arXiv:2305.18290).
+) -> Iterator[Contrast]:
+    """An accepted text beside a failed one of the same puzzle and iteration, for DPO (arXiv:2305.18290).
 
     Distinct candidates by their hash, which is as good as by chance; none is used again before all of its side are. A
     failed one is a program, and none that any verdict accepted.
@@ -201,9 +217,10 @@ def preferred(
     """
     for iteration in iterations:
         for tried in _tried(archive, iteration, protocol, shots, tokens_of):
-            right, failed = list(tried.accepted.values()), list(tried.failed.values())
+            right, failed = list(tried.accepted.items()), list(tried.failed.values())
             for number in range(min(most_per_puzzle, max(len(right), len(failed))) if right and failed else 0):
-                yield tried.prompt, right[number % len(right)], failed[number % len(failed)]
+                identifier, text = right[number % len(right)]
+                yield Contrast(tried.prompt, text, failed[number % len(failed)], (tried.puzzle, identifier))
 
 
 def against_itself(
@@ -215,8 +232,8 @@ def against_itself(
     protocol: str,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
-) -> Iterator[tuple[Prompt, str, str]]:
-    """Prompt, a verified solution and a text that the model wrote for the same puzzle, for SPIN (arXiv:2401.01335).
+) -> Iterator[Contrast]:
+    """A verified solution beside a text that the model wrote for the same puzzle, for SPIN (arXiv:2401.01335).
 
     Args:
         archive: Where these iterations are judged.
@@ -236,12 +253,13 @@ def against_itself(
     for iteration in iterations:
         for tried in _tried(archive, iteration, protocol, shots, tokens_of):
             real = solutions.get(tried.puzzle, {})
-            better = list(real.values())
+            better = list(real.items())
             any_text = _by_hash(tried.accepted | tried.failed | tried.others)
             written = tried.failed if failing_only else any_text
             worse = [text for identifier, text in written.items() if identifier not in real] if better else []
             for number, text in enumerate(worse[:most_per_puzzle]):
-                yield tried.prompt, better[number % len(better)], text
+                identifier, right = better[number % len(better)]
+                yield Contrast(tried.prompt, right, text, (tried.puzzle, identifier))
 
 
 _Place = tuple[int, int]

@@ -9,6 +9,7 @@ The model comes in through `Backend`: nothing here imports torch.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -28,7 +29,7 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle, content_hash
 from sandbox.pool import Pool, available_cores
-from selfplay import ahead, champion, propose, resources, sessions, solve, vary
+from selfplay import ahead, champion, collapse, propose, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
 from selfplay.cost import StageCost, price, record_costs, record_seconds, record_tokens, total, without_times
@@ -49,7 +50,8 @@ from selfplay.rundir import (
     write_atomically,
 )
 from selfplay.sampler import Sampler
-from selfplay.select import Example, Pair, examples, solver_shots
+from selfplay.select import Pair, solver_shots
+from selfplay.teach import Lesson, teaching
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,10 @@ class BudgetSpent(Exception):
     """The run ends here as its settings say; everything that was finished is kept."""
 
 
+class Collapsed(BudgetSpent):
+    """So it does where its puzzles are not worth training on any more."""
+
+
 class Backend(Protocol):
     """A model and its trainer."""
 
@@ -77,7 +83,7 @@ class Backend(Protocol):
     def finetune(
         self,
         start: str | Path,
-        examples: Sequence[Example],
+        examples: Sequence[Lesson],
         config: FinetuneConfig,
         model_config: ModelConfig,
         seed: Sequence[int],
@@ -252,7 +258,8 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     last = records[-1]["iteration"] if iteration is None else iteration
     if last not in range(len(records)):
         raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
-    needed = sorted({last, reigning_after(records[last])} - {0})
+    used = {last, reigning_after(records[last])}
+    needed = sorted(number for number in used if records[number]["checkpoint"] != records[0]["checkpoint"])
     for checkpoint in map(parent.checkpoint, needed):
         if not checkpoint.is_dir():
             raise InputError(f"{checkpoint}: this checkpoint was not kept")
@@ -302,7 +309,8 @@ def run(
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
-        needs = backend.needs(base, config.finetune)
+        trains = config.finetune.objective != "none"
+        needs = backend.needs(base, config.finetune) if trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         _begin_session(rundir, config, base, protections, progress)
         # All that the settings name is there: a mistyped name has not become this run's settings.
@@ -491,6 +499,8 @@ class _Run:
         self.done: list[_Done] = []
         self.reigning = 0
         """Number of the checkpoint that is sampled from."""
+        self.trains = config.finetune.objective != "none"
+        self._measured: dict[int, dict[str, Any]] = {}
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
         self.shots = few_shots(archive, config, self.protocol)
@@ -511,7 +521,7 @@ class _Run:
 
     def checkpoint(self, iteration: int) -> str | Path:
         """Where an iteration's weights are; iteration 0 is the model the run began with."""
-        return self.rundir.checkpoint(iteration) if iteration else self.config.model.path
+        return self.rundir.checkpoint(iteration) if iteration and self.trains else self.config.model.path
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """All stages of an iteration that are not on disk yet, and its record."""
@@ -529,7 +539,7 @@ class _Run:
         archive, config, protocol = self.archive, self.config, self.protocol
         self._chunks(
             iteration, propose.STAGE, "shots", "proposal",
-            plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler),
+            plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler, self.pool),
             sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, protocol),
             judge=lambda chunk: propose.judge(archive, chunk, self.pool, protocol),
         )  # fmt: skip
@@ -603,23 +613,27 @@ class _Run:
 
     def _finetune(self, iteration: int) -> None:
         folder = self.rundir.checkpoint(iteration)
-        if folder.exists():
+        if folder.exists() or not self.trains:
             return
         self._check_budget(iteration)
-        config = self.config.finetune
-        pairs = self._pairs_to_train()
+        answer = self._answer_to_collapse(iteration)
+        config = replace(self.config.finetune, beta=(self.config.finetune.beta_of(iteration),))
+        balance = config.balance == "niches" or answer == "rebalance"
         rng = np.random.default_rng([self.config.seed, iteration, 3])
-        proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
-        chosen, used = examples(pairs, config.roles, self.protocol, self.shots, proposer_shots, rng)
-        if not chosen:
+        tokens_of = self.sampler(self.checkpoint(self.reigning)).tokens_of
+        taught = teaching(
+            self.archive, self.pool, self.config, iteration, self.protocol, self.shots, tokens_of, rng, balance
+        )
+        if not taught.lessons:
             raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol)}")
         with self.archive.transaction():
-            self.archive.add_trained(iteration, [(puzzle.id, solution.id) for puzzle, solution in used])
+            self.archive.add_trained(iteration, taught.pairs)
         self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
-        start = self.checkpoint(self.reigning if config.start == "previous" else 0)
+        begins_with = self._best() if answer == "rollback" else self.reigning
+        start = self.checkpoint(begins_with if config.start == "previous" else 0)
         self._loaded = None  # two models at once need not fit
         notes = {
-            "protocol": self.protocol, "iteration": iteration, "pairs": len(used), "started_from": str(start),
+            "protocol": self.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
             "shots": [[puzzle.source, solution.source] for puzzle, solution in self.shots],
         }  # fmt: skip
         bar: list[Callable[..., object]] = []
@@ -628,17 +642,45 @@ class _Run:
             bar.append(self.progress.counter(steps, f"iteration {iteration}: fine-tune", "step"))
 
         self.backend.finetune(
-            start, chosen, config, self.config.model, [self.config.seed, iteration, 4], folder, notes,
+            start, taught.lessons, config, self.config.model, [self.config.seed, iteration, 4], folder, notes,
             lambda tokens, loss: bar[0](1), plan,
         )  # fmt: skip
 
-    def _pairs_to_train(self) -> list[Pair]:
-        config, references = self.config.finetune, self.config.data.references
-        most, verified = config.solutions_per_puzzle, config.verified
-        pairs = self.archive.choose(most, references, not verified, config.most_solved, config.shortest)
-        if verified:
-            return pairs
-        return pairs + solve.unverified_pairs(self.archive, self.pool, self.protocol, most, config.shortest)
+    def _measures(self, iteration: int) -> dict[str, Any]:
+        """What the iteration's puzzles are like; all of its verdicts are in the archive."""
+        if iteration not in self._measured:
+            measures = collapse.measure(self.archive, self.pool, iteration, self.config.seed)
+            self._measured = {**{key: value for key, value in self._measured.items() if key == 1}, iteration: measures}
+        return self._measured[iteration]
+
+    def _alarms(self, iteration: int) -> list[str]:
+        """What of the iteration's puzzles says that they are getting fewer and alike."""
+        if not iteration:
+            return []
+        return collapse.alarms([self._measures(1), self._measures(iteration)], self.config.collapse)
+
+    def _answer_to_collapse(self, iteration: int) -> str:
+        """What is done about it, if there is any: one of `collapse.action`.
+
+        Raises:
+            Collapsed: Nothing but to stop.
+        """
+        action = self.config.collapse.action
+        if not (alarms := self._alarms(iteration)):
+            return ""
+        for line in alarms:
+            logger.warning("iteration %d: %s", iteration, line)
+        if action == "stop":
+            raise Collapsed(f"iteration {iteration}: {'; '.join(alarms)}; set collapse.action to go on")
+        if action == "rollback":
+            gone = {*range(self._best() + 1, iteration + 1)}
+            with self.archive.transaction():
+                self.archive.set_mark("set_aside", json.dumps(sorted(self.archive.set_aside() | gone)))
+        return action
+
+    def _best(self) -> int:
+        """The recorded iteration that is best on dev, the first of equals."""
+        return max(range(len(self.done)), key=lambda iteration: (self.done[iteration].dev, -iteration))
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
         self._check_budget(iteration)
@@ -647,9 +689,10 @@ class _Run:
             len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
         )
         seed = [config.seed, 0, 5, SCORED_SETS.index(name)]  # the same for all iterations; no other stage has a 0 there
+        file = self.rundir.samples(iteration if self.trains else 0, name)
         return evaluate(
             self.sampler(self.checkpoint(iteration)), self.pool, puzzles, self.protocol, self.shots, config.evaluate,
-            seed, config.batch_rows, config.chunk_texts, self.rundir.samples(iteration, name), count,
+            seed, config.batch_rows, config.chunk_texts, file, count,
         )  # fmt: skip
 
     def _costs(self, iteration: int) -> dict[str, StageCost]:
@@ -690,7 +733,7 @@ class _Run:
 
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
         sampler = self.sampler(self.checkpoint(iteration))
-        training = sampler.notes.get("training", {}) if iteration else {}
+        training = sampler.notes.get("training", {}) if iteration and self.trains else {}
         costs, arithmetic = self._costs(iteration), sampler.arithmetic
         peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
         if peaks.pop("train", None) and "peak_flops_per_second" in training:  # in a dtype of its own
@@ -700,6 +743,7 @@ class _Run:
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,
             "reigns": self._reigning(iteration),
+            "collapse": {"alarms": self._alarms(iteration), **self._measures(iteration)},
             "protocol": self.protocol,
             **self.archive.iteration_counts(iteration),
             "training": without_times(training),
@@ -718,6 +762,8 @@ class _Run:
 
     def _reigning(self, iteration: int) -> int:
         """Number of the checkpoint that is sampled from after an iteration that has been scored."""
+        if not self.trains:
+            return 0
         if not self.config.gate or not iteration:
             return iteration
         counts = champion.dev_counts(self.rundir, [self.reigning, iteration])
@@ -728,8 +774,7 @@ class _Run:
         if self.config.keep_checkpoints == "all" or not self.done:
             return
         iterations = range(len(self.done))
-        best = max(iterations, key=lambda iteration: (self.done[iteration].dev, -iteration))
-        kept = {best, iterations[-1], self.reigning}
+        kept = {self._best(), iterations[-1], self.reigning}
         for iteration in {*iterations} - kept:
             if (folder := self.rundir.checkpoint(iteration)).exists():
                 shutil.rmtree(folder)

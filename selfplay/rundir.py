@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, an_object, each, expect, parse_json, shown
+from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, TEXTS, an_object, each, expect, parse_json, shown
 from puzzles.puzzle import InputError
 from selfplay.heartbeat import ALIVE_SECONDS, Status, is_another, read_status, seconds_since, starting
 
@@ -199,9 +199,10 @@ _STAGE_SECONDS = an_object(
 )
 _STAGE_COUNTS = an_object(["flops"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER)
 RECORD = an_object(
-    ["heldout", "cost", "reigns"],
+    ["heldout", "cost", "reigns", "collapse"],
     iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
     training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
+    collapse=each(ANY) | {"properties": {"alarms": TEXTS}, "required": ["alarms"]},
     dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
     times=an_object(
         ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Example:
 
     prompt: Prompt
     completion: str
+    pair: tuple[str, str] | None = field(default=None, compare=False)
+    """Ids of the puzzle and the verified solution that are learned, the solution's empty if only the puzzle is."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Contrast:
     prompt: Prompt
     better: str
     worse: str
+    pair: tuple[str, str] | None = field(default=None, compare=False)
+    """As of an `Example`, of the better one."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Graded:
     completion: str
     advantage: float
     """How much better it did than its group; of any scale, though its size counts beside the learning rate."""
+    pair: tuple[str, str] | None = field(default=None, compare=False)
+    """As of an `Example`; None if it is neither a new, valid puzzle nor a verified solution."""
 
 
 def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:

@@ -26,6 +26,22 @@ TRIED = (
 )
 
 
+def graded(*arguments, **options):
+    return [(each.prompt, each.completion, each.advantage) for each in lessons.graded(*arguments, **options)]
+
+
+def cloned(*arguments, **options):
+    return [(each.prompt, each.completion) for each in lessons.cloned(*arguments, **options)]
+
+
+def preferred(*arguments, **options):
+    return [(each.prompt, each.better, each.worse) for each in lessons.preferred(*arguments, **options)]
+
+
+def against_itself(*arguments, **options):
+    return [(each.prompt, each.better, each.worse) for each in lessons.against_itself(*arguments, **options)]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     from transformers import AutoTokenizer
@@ -168,7 +184,7 @@ def test_graded_texts_come_to_the_very_tokens_that_were_drawn_and_none_of_them_w
     archive, played, shown, tokenizer, iteration
 ):
     ends = Counter()
-    for prompt, text, _ in lessons.graded(archive, iteration, GAMES["absolute-zero"], **shown):
+    for prompt, text, _ in graded(archive, iteration, GAMES["absolute-zero"], **shown):
         ids = tuple(encode_sampled(tokenizer, prompt, text))
         drawn = played["drawn"][prompt.text, text]
         assert [ids] == [of for _, of in drawn]
@@ -194,14 +210,14 @@ def test_graded_advantages_are_those_of_all_rewards_cut_texts_and_held_out_ones_
         cut = was_cut(propose_prompt("few-shot"), text, shown["tokens_of"](text), MAX_TOKENS)
         if one.outcome != "held_out" and not cut and value:
             expected.append((text, pytest.approx(value)))
-    found = lessons.graded(archive, 2, payoffs, **shown, roles=["propose"], within=within, by_deviation=by_deviation)
+    found = graded(archive, 2, payoffs, **shown, roles=["propose"], within=within, by_deviation=by_deviation)
     assert [(text, value) for _, text, value in found] == expected
     assert len(expected) > 10
 
 
 def test_graded_candidates_are_compared_with_those_of_the_same_puzzle(archive, shown):
     by_prompt = defaultdict(list)
-    for prompt, text, advantage in lessons.graded(archive, 1, GAMES["learnability"], **shown, roles=["solve"]):
+    for prompt, text, advantage in graded(archive, 1, GAMES["learnability"], **shown, roles=["solve"]):
         by_prompt[prompt].append((text, advantage))
     assert len(by_prompt) > 3
     for own in by_prompt.values():
@@ -218,7 +234,7 @@ def test_what_is_held_out_or_in_quarantine_is_never_learned_from_not_even_as_bad
     held = [one for one in lessons.proposals(archive, 2, GAMES["absolute-zero"]) if one.outcome == "held_out"]
     texts = {archive.chunk(one.chunk).completions[one.position] for one in held}
     assert texts
-    assert not texts & {text for _, text, _ in lessons.graded(archive, 2, GAMES["absolute-zero"], **shown)}
+    assert not texts & {text for _, text, _ in graded(archive, 2, GAMES["absolute-zero"], **shown)}
     archive.connection.execute("BEGIN")
     try:
         puzzle, solved = archive.query(
@@ -247,16 +263,16 @@ def test_what_is_held_out_or_in_quarantine_is_never_learned_from_not_even_as_bad
 def prompts_learned(archive, shown) -> str:
     """All prompts of puzzles to solve that any way of learning takes up, in one text."""
     pairs = archive.choose(4)
-    found = [prompt for prompt, *_ in lessons.graded(archive, 2, GAMES["competitive"], **shown, roles=["solve"])]
-    found += [prompt for prompt, _ in lessons.cloned(archive, 2, GAMES["competitive"], **shown, roles=["solve"])]
-    found += [prompt for prompt, *_ in lessons.preferred(archive, [2], 9, **shown)]
-    found += [prompt for prompt, *_ in lessons.against_itself(archive, [2], pairs, False, 9, **shown)]
+    found = [prompt for prompt, *_ in graded(archive, 2, GAMES["competitive"], **shown, roles=["solve"])]
+    found += [prompt for prompt, _ in cloned(archive, 2, GAMES["competitive"], **shown, roles=["solve"])]
+    found += [prompt for prompt, *_ in preferred(archive, [2], 9, **shown)]
+    found += [prompt for prompt, *_ in against_itself(archive, [2], pairs, False, 9, **shown)]
     return "\n".join(prompt.text for prompt in found)
 
 
 def test_cloned_are_puzzles_above_the_mean_and_verified_solutions_with_their_end(archive, shown, pool):
     payoffs = GAMES["cooperative"]
-    made = list(lessons.cloned(archive, 2, payoffs, **shown))
+    made = list(cloned(archive, 2, payoffs, **shown))
     rewards = [one.reward for one in lessons.proposals(archive, 2, payoffs)]
     above = [one for one in lessons.proposals(archive, 2, payoffs) if one.reward > sum(rewards) / len(rewards)]
     proposed = [text for prompt, text in made if prompt.header == "def f("]
@@ -282,7 +298,7 @@ def test_a_valid_puzzle_that_everybody_solves_is_cloned_in_the_competitive_game_
         )
         kept = {
             name: own_part(propose_prompt("plain"), text)
-            in [text for _, text in lessons.cloned(archive, 1, GAMES[name], **shown, roles=["propose"])]
+            in [text for _, text in cloned(archive, 1, GAMES[name], **shown, roles=["propose"])]
             for name in ("competitive", "cooperative", "learnability", "balanced")
         }
         cut = was_cut(propose_prompt("plain"), text, shown["tokens_of"](text), MAX_TOKENS)
@@ -313,7 +329,7 @@ def sides(archive, pool, contrasts):
 def test_of_preferred_pairs_one_is_right_and_one_wrong_and_there_are_at_most_so_many_of_a_puzzle(
     archive, shown, pool, most
 ):
-    pairs = list(lessons.preferred(archive, [1], most, **shown))
+    pairs = list(preferred(archive, [1], most, **shown))
     found = sides(archive, pool, pairs)
     assert {right for _, right, _ in found} == {"accepted"}
     assert not {"accepted", "no program"} & {wrong for *_, wrong in found}
@@ -324,18 +340,18 @@ def test_of_preferred_pairs_one_is_right_and_one_wrong_and_there_are_at_most_so_
 
 
 def test_iterations_are_paired_among_themselves(archive, shown):
-    apart = [pair for iteration in (1, 2) for pair in lessons.preferred(archive, [iteration], 2, **shown)]
-    assert list(lessons.preferred(archive, [1, 2], 2, **shown)) == apart
-    assert list(lessons.preferred(archive, [], 2, **shown)) == []
+    apart = [pair for iteration in (1, 2) for pair in preferred(archive, [iteration], 2, **shown)]
+    assert list(preferred(archive, [1, 2], 2, **shown)) == apart
+    assert list(preferred(archive, [], 2, **shown)) == []
 
 
 def test_the_model_against_itself_only_failing_texts_or_any_but_the_verified_ones(archive, shown, pool):
     pairs = archive.choose(2)
     real = {(solve_prompt("plain", puzzle).header, solution.source.partition("\n")[2]) for puzzle, solution in pairs}
-    failing = list(lessons.against_itself(archive, [2], pairs, True, 3, **shown))
+    failing = list(against_itself(archive, [2], pairs, True, 3, **shown))
     assert {better for _, better, _ in sides(archive, pool, failing)} == {"accepted"}
     assert not {"accepted", "no program"} & {worse for *_, worse in sides(archive, pool, failing)}
-    any_text = list(lessons.against_itself(archive, [2], pairs, False, 100, **shown))
+    any_text = list(against_itself(archive, [2], pairs, False, 100, **shown))
     assert {"accepted", "no program", "wrong_answer"} & {worse for *_, worse in sides(archive, pool, any_text)}
     for prompt, better, worse in failing + any_text:
         assert (prompt.header, better.strip("\n")) in real
@@ -346,7 +362,7 @@ def test_the_model_against_itself_only_failing_texts_or_any_but_the_verified_one
 
 def test_a_text_that_is_verified_anywhere_is_never_the_failing_one(archive, shown):
     def worse():
-        return {(prompt, text) for prompt, _, text in lessons.preferred(archive, [2], 100, **shown)}
+        return {(prompt, text) for prompt, _, text in preferred(archive, [2], 100, **shown)}
 
     archive.connection.execute("BEGIN")
     try:
@@ -374,9 +390,9 @@ def test_a_text_that_is_verified_anywhere_is_never_the_failing_one(archive, show
 def test_the_same_archive_teaches_the_same(archive, shown):
     once, again = (
         [
-            list(lessons.graded(archive, 2, GAMES["balanced"], **shown)),
-            list(lessons.preferred(archive, [2], 2, **shown)),
-            list(lessons.against_itself(archive, [1, 2], archive.choose(2), True, 2, **shown)),
+            list(graded(archive, 2, GAMES["balanced"], **shown)),
+            list(preferred(archive, [2], 2, **shown)),
+            list(against_itself(archive, [1, 2], archive.choose(2), True, 2, **shown)),
         ]
         for _ in range(2)
     )
@@ -385,7 +401,7 @@ def test_the_same_archive_teaches_the_same(archive, shown):
 
 
 def test_an_iteration_without_texts_teaches_nothing(archive, shown):
-    assert list(lessons.graded(archive, 9, GAMES["balanced"], **shown)) == []
-    assert list(lessons.cloned(archive, 9, GAMES["balanced"], **shown)) == []
-    assert list(lessons.preferred(archive, [9], 2, **shown)) == []
-    assert list(lessons.against_itself(archive, [9], archive.choose(2), True, 2, **shown)) == []
+    assert list(graded(archive, 9, GAMES["balanced"], **shown)) == []
+    assert list(cloned(archive, 9, GAMES["balanced"], **shown)) == []
+    assert list(preferred(archive, [9], 2, **shown)) == []
+    assert list(against_itself(archive, [9], archive.choose(2), True, 2, **shown)) == []

@@ -419,16 +419,16 @@ def gain(tiny, folder, prompt, completion):
 
 
 def test_the_kind_of_the_examples_is_the_objective():
-    config = dataclasses.replace(CONFIG, clip_ratio=0.3)
-    assert isinstance(objective_of(EXAMPLES, config, 0.2), Likelihood)
-    assert objective_of(CONTRASTS, config, 0.2) == Preference(0.2)
-    assert objective_of(GRADED, config, 0.2) == PolicyGradient(0.3)
+    config = dataclasses.replace(CONFIG, clip_ratio=0.3, beta=(0.2,))
+    assert isinstance(objective_of(EXAMPLES, config), Likelihood)
+    assert objective_of(CONTRASTS, config) == Preference(0.2)
+    assert objective_of(GRADED, config) == PolicyGradient(0.3)
     with pytest.raises(ValueError, match="of one kind, got Contrast, Graded"):
-        objective_of([*CONTRASTS, *GRADED], config, 0.2)
+        objective_of([*CONTRASTS, *GRADED], config)
 
 
 def test_better_responses_gain_on_worse_ones(tiny, tmp_path):
-    stats = tuned(tiny, tmp_path / "new", CONTRASTS, dataclasses.replace(CONFIG, epochs=8), beta=0.5)
+    stats = tuned(tiny, tmp_path / "new", CONTRASTS, dataclasses.replace(CONFIG, epochs=8, beta=(0.5,)))
     gains = [
         gain(tiny, tmp_path / "new", one.prompt, one.better) - gain(tiny, tmp_path / "new", one.prompt, one.worse)
         for one in CONTRASTS
@@ -470,7 +470,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit(tiny, tmp_path, shape, 
 @pytest.mark.parametrize("shape", SHAPES)  # GPT-2's has dropout
 def test_at_the_first_step_nothing_has_moved_and_no_chance_is_in_it(tiny, tmp_path, shape):
     config = dataclasses.replace(CONFIG, max_steps=1)
-    contrasts = tuned(tiny, tmp_path / "spin", CONTRASTS, config, shape, beta=5.0)
+    contrasts = tuned(tiny, tmp_path / "spin", CONTRASTS, dataclasses.replace(config, beta=(5.0,)), shape)
     graded = tuned(tiny, tmp_path / "grpo", GRADED, config, shape)
     assert contrasts.first_loss == pytest.approx(math.log(2), abs=1e-3)
     assert contrasts.better_shift == pytest.approx(0, abs=1e-3)
@@ -504,7 +504,7 @@ def test_with_checkpointing_layers_are_computed_again_without_dropout(tiny, shap
             lambda *_, seen=seen: seen.append(1)
         )
         config = dataclasses.replace(CONFIG, checkpointing=name == "again", warmup_steps=0)
-        stats = train(model.network, [step] * 2, 2, config, objective=objective_of(KINDS[kind], config, 0.5))
+        stats = train(model.network, [step] * 2, 2, config, objective=objective_of(KINDS[kind], config))
         counts.append((stats.first_loss, stats.last_loss, len(seen)))
         assert not model.network.training
     assert counts[1][:2] == pytest.approx(counts[0][:2], rel=1e-4)
@@ -524,8 +524,8 @@ def test_without_dropout_a_layer_gives_the_same_twice(tiny):
 def test_adapters_learn_and_begin_at_the_reference(tiny, tmp_path, shape, kind):
     pytest.importorskip("peft")
     config = dataclasses.replace(CONFIG, lora_rank=2, lora_alpha=4.0, epochs=8)
-    first = tuned(tiny, tmp_path / "first", KINDS[kind], dataclasses.replace(config, max_steps=1), shape, beta=0.5)
-    last = tuned(tiny, tmp_path / "last", KINDS[kind], config, shape, beta=0.5)
+    first = tuned(tiny, tmp_path / "first", KINDS[kind], dataclasses.replace(config, max_steps=1, beta=(0.5,)), shape)
+    last = tuned(tiny, tmp_path / "last", KINDS[kind], dataclasses.replace(config, beta=(0.5,)), shape)
     assert first.first_loss == pytest.approx(math.log(2) if kind == "spin" else first.first_loss, abs=1e-3)
     assert last.last_loss < first.first_loss - 0.01
     assert weights(tmp_path / "last").keys() == weights(tiny(shape)).keys()
