@@ -11,7 +11,7 @@ import difflib
 import json
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -485,16 +485,16 @@ def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -
     hints = typing.get_type_hints(kind)
     for key in values:
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {shown(prefix + key)}{_nearest(prefix + key)}")
+            raise ConfigError(f"{where}: unknown key {shown(prefix + key)}{_nearest(prefix + key, known)}")
     return kind(**{key: _value(hints[key], value, where, prefix + key) for key, value in values.items()})
 
 
-def _nearest(key: str) -> str:
+def _nearest(key: str, beside: Iterable[str]) -> str:
     keys = list(flatten(RunConfig())) + [item.name for item in fields(RunConfig)]
     by_name = {known.rpartition(".")[2]: known for known in keys}
     close = difflib.get_close_matches(key, keys, 1, 0.6)
     close = close or [by_name[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_name, 1, 0.6)]
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(keys)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known keys here: {', '.join(beside)}"
 
 
 def _value(hint: Any, value: Any, where: str, key: str) -> Any:

@@ -131,10 +131,12 @@ def test_an_unknown_key_stops_with_the_nearest_known_one(write, text, unknown, k
     assert message(load, path) == f"{path}: unknown key {unknown!r}; did you mean {known!r}?"
 
 
-def test_a_key_like_no_other_stops_with_all_known_ones(write):
+def test_a_key_like_no_other_stops_with_those_of_its_table(write):
     text = message(load, write("xyzzy = 3"))
-    assert "unknown key 'xyzzy'; known keys: iterations, seed" in text
-    assert "evaluate.samples_per_puzzle" in text
+    assert "unknown key 'xyzzy'; known keys here: iterations, seed" in text
+    assert "evaluate" in text
+    text = message(load, write("[vary]\nxyzzy = 3"))
+    assert text.endswith("unknown key 'vary.xyzzy'; known keys here: variations, ways")
 
 
 # ---- wrong values ----
@@ -214,7 +216,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ),
         (
             "[finetune]\nobjective = 'ppo'",
-            "finetune.objective: expected one of sft, filtered, spin, dpo, grpo, got 'ppo'",
+            "finetune.objective: expected one of none, sft, filtered, spin, dpo, grpo, got 'ppo'",
         ),
         ("[finetune]\nbeta = []", "finetune.beta: expected at least one number, got []"),
         ("[finetune]\nbeta = [0.1, 0.0]", "finetune.beta: expected numbers above 0, got 0.0"),
