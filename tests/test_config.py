@@ -135,8 +135,8 @@ def test_a_key_like_no_other_stops_with_those_of_its_table(write):
     text = message(load, write("xyzzy = 3"))
     assert "unknown key 'xyzzy'; known keys here: iterations, seed" in text
     assert "evaluate" in text
-    text = message(load, write("[vary]\nxyzzy = 3"))
-    assert text.endswith("unknown key 'vary.xyzzy'; known keys here: variations, ways")
+    text = message(load, write("[vary]\nqqqqqqqqqq = 3"))
+    assert text.endswith("unknown key 'vary.qqqqqqqqqq'; known keys here: variations, ways")
 
 
 # ---- wrong values ----
