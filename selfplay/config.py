@@ -194,8 +194,8 @@ class FinetuneConfig:
     most_fall: float = 3.0
     """`spin` and `dpo` are content if right candidates fall, as long as wrong ones fall deeper. A training ends where
     right ones have lost more nats than this per candidate, in the mean of its last tenth; 0: never. Of the embedded
-    model, whose candidates have some 30 tokens, those that lost 7 had unlearned all, and those that lost 1 nothing;
-    longer ones may lose more."""
+    model, with some 30 tokens per candidate, one that had lost 7 was no better than before its training, and one that
+    had lost 1 was; longer candidates may lose more."""
 
     def beta_of(self, iteration: int) -> float:
         """An iteration's `beta`; the first iteration that trains is 1."""
