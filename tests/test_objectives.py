@@ -33,7 +33,7 @@ from selfplay.select import Contrast, Example, Graded
 
 CPU = ModelConfig(device="cpu", threads=1)
 CONFIG = FinetuneConfig(
-    epochs=2, learning_rate=1e-2, batch_tokens=400, warmup_steps=2, weight_decay=0.0, dtype="float32"
+    epochs=2, learning_rate=1e-2, batch_tokens=400, warmup_steps=2, weight_decay=0.0, dtype="float32", most_fall=0.0
 )  # fmt: skip
 
 # ---- on a model of four weights, by hand ----
