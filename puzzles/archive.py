@@ -54,7 +54,7 @@ CONTAMINATED = (
 QUARANTINED = (
     "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
     f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR p.iteration IN"
-    " (SELECT value FROM json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '[]'))))"
+    " (SELECT CAST(key AS INTEGER) FROM json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '{}'))))"
 )
 """Puzzles that two worlds judged differently, that are contaminated, or of iterations that were rolled back: they stay
 visible, and are neither trained on nor shown to a model."""
@@ -574,9 +574,14 @@ class Archive:
         """Remember a step that is done once."""
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
 
-    def set_aside(self) -> set[int]:
-        """Iterations whose own puzzles are neither trained on nor shown to a model any more."""
-        return set(json.loads(self.mark("set_aside") or "[]"))
+    def set_aside(self) -> dict[int, int]:
+        """Iterations whose own puzzles are neither trained on nor shown to a model any more; and since which one."""
+        return {int(number): since for number, since in json.loads(self.mark("set_aside") or "{}").items()}
+
+    def roll_back(self, until: int, iteration: int) -> None:
+        """From this iteration on, set those aside that came after `until`."""
+        gone = dict.fromkeys(range(until + 1, iteration + 1), iteration)
+        self.set_mark("set_aside", json.dumps(gone | self.set_aside()))
 
     def index(self) -> None:
         """Let what came since the last time be found by its words; until then it is looked through."""
@@ -599,8 +604,8 @@ class Archive:
             for table in ("trained", "solutions", "puzzles", "chunks"):
                 copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
             copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
-            kept = json.dumps(sorted(number for number in self.set_aside() if number <= iteration))
-            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (kept,))
+            kept = {number: since for number, since in self.set_aside().items() if since <= iteration}
+            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (json.dumps(kept),))
             for table in schema.SEARCHED:
                 copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
             copy.commit()

@@ -378,8 +378,8 @@ ENDPOINT = tuple(
 )
 """Where and how servers are asked: not what."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
-    *ROUNDING, *ENDPOINT,
+    "iterations", "collapse.action", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds",
+    "budget.tokens", "budget.price", *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""

@@ -9,7 +9,6 @@ The model comes in through `Backend`: nothing here imports torch.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
@@ -332,6 +331,8 @@ def run(
                 run_.note(record)
                 logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)
+                for alarm in record["collapse"]["alarms"]:
+                    progress.say(f"iteration {iteration}: {alarm}")
                 run_.retire_checkpoints()
                 resources.give_memory_back()
     return rundir.read_records()
@@ -673,9 +674,8 @@ class _Run:
         if action == "stop":
             raise Collapsed(f"iteration {iteration}: {'; '.join(alarms)}; set collapse.action to go on")
         if action == "rollback":
-            gone = {*range(self._best() + 1, iteration + 1)}
             with self.archive.transaction():
-                self.archive.set_mark("set_aside", json.dumps(sorted(self.archive.set_aside() | gone)))
+                self.archive.roll_back(self._best(), iteration)
         return action
 
     def _best(self) -> int:
