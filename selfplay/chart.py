@@ -154,6 +154,18 @@ def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
     return drawn[0]
 
 
+def calibration(points: Sequence[tuple[float, Sequence[float]]], label: str) -> str:
+    """What was predicted against what came of it, each with its interval; on the line they are the same."""
+    with _panel(legend=False, height=3.6) as (panel, drawn):
+        predicted, found = [mean for mean, _ in points], np.array([list(score) for _, score in points])
+        end = max(*predicted, found.max())
+        panel.plot([0, end], [0, end], linestyle="--", linewidth=1, color="#808080")
+        spread = np.abs(found[:, 1:] - found[:, :1]).T
+        panel.errorbar(predicted, found[:, 0], yerr=spread, fmt="o", ms=4, lw=1.2, color=COLOURS[0])
+        panel.set(xlabel=f"predicted {label}", ylabel=f"found {label} [95 %]")
+    return drawn[0]
+
+
 @contextmanager
 def _panel(legend: bool, height: float = PANEL_INCHES[1]) -> Iterator[tuple[Any, list[str]]]:
     """Axes to draw on; the drawing is in the list when they are left."""

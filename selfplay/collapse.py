@@ -25,6 +25,7 @@ from puzzles.guard import MIN_SHINGLES, NEAR_DUPLICATE
 from puzzles.puzzle import Puzzle
 from sandbox.pool import Pool
 from selfplay.config import CollapseConfig
+from selfplay.ranker import logistic_weights, rows_of
 
 SAMPLE = 250
 """Puzzles of an iteration that are looked at: an iteration of the embedded run admits 259 to 406."""
@@ -33,9 +34,6 @@ FEWEST = 50
 NGRAMS = (1, 2, 3)
 TOKEN = re.compile(r"\w+|[^\w\s]")
 FOLDS = 5
-RIDGE = 1.0
-"""Weight of the penalty on a classifier's squared weights: with 47 features and 400 puzzles they are not free."""
-NEWTON_STEPS = 20
 RESAMPLES = 1000
 DIGITS = 6
 """Of what is measured; rounding errors of a linear algebra library with other threads are below."""
@@ -56,9 +54,8 @@ class _Sample:
 
     @property
     def features(self) -> NDArray[np.float64]:
-        """[P, F] logarithms, for counts have long tails."""
-        rows = np.array([[each.features[name] for name in FEATURES] for each in self.traits])
-        return np.asarray(np.log1p(rows.reshape(-1, len(FEATURES))))
+        """[P, F]"""
+        return rows_of(self.traits)
 
     @property
     def lengths(self) -> list[int]:
@@ -261,27 +258,8 @@ def held_out_scores(
         train, test = fold != number, fold == number
         mean, spread = rows_P_F[train].mean(axis=0), rows_P_F[train].std(axis=0)
         scaled = (rows_P_F - mean) / np.where(spread > 0, spread, 1)
-        scores[test] = scaled[test] @ logistic_weights(scaled[train], is_ours[train])
+        scores[test] = scaled[test] @ logistic_weights(scaled[train], is_ours[train].astype(float))[:-1]
     return scores[is_ours], scores[~is_ours]
-
-
-def logistic_weights(rows_P_F: NDArray[np.float64], is_ours: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[F] weights of a logistic regression with an L2 penalty, by Newton's method.
-
-    Its constant is fitted and left out: it would not change the order of scores.
-    """
-    with_one = np.column_stack([rows_P_F, np.ones(len(rows_P_F))])
-    penalty = np.diag([RIDGE] * rows_P_F.shape[1] + [0.0])
-    weights = np.zeros(with_one.shape[1])
-    for _ in range(NEWTON_STEPS):
-        chance = 0.5 * (1 + np.tanh(with_one @ weights / 2))  # the logistic function, and never an overflow
-        slope = with_one.T @ (chance - is_ours) + penalty @ weights
-        curvature = (with_one * (chance * (1 - chance))[:, None]).T @ with_one + penalty
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(weights)), slope)
-        weights -= step
-        if np.abs(step).max() < 1e-8:
-            break
-    return weights[:-1]
 
 
 def auc_interval(

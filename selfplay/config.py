@@ -103,6 +103,9 @@ class SolveConfig:
     temperature: float = 0.9
     top_p: float = 1.0
     max_tokens: int = 150
+    most_proposed: int = 0
+    """Of an iteration's proposals at most so many get candidates: those of which a ranker, fitted to what was tried
+    before, says that most is to be learned (`selfplay.ranker`). 0, or in the first iteration: all."""
 
 
 @dataclass(frozen=True)
@@ -365,8 +368,8 @@ MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
     "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
-    "propose.begun", "solve.further_puzzles", "iterations", "vary.variations", "data.rules", "propose.temperature",
-    "solve.temperature", "evaluate.temperature",
+    "propose.begun", "solve.further_puzzles", "solve.most_proposed", "iterations", "vary.variations", "data.rules",
+    "propose.temperature", "solve.temperature", "evaluate.temperature",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
@@ -398,7 +401,7 @@ def _check(config: RunConfig) -> None:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
     by_verdict = {
         "vary.variations": 0, "solve.further_puzzles": 0, "propose.begun": 0, "propose.strategy": "uniform",
-        "finetune.balance": "none",
+        "finetune.balance": "none", "solve.most_proposed": 0,
     }  # fmt: skip
     flat = flatten(config)
     for key, needed in () if config.finetune.verified else by_verdict.items():

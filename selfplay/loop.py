@@ -28,7 +28,7 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle, content_hash
 from sandbox.pool import Pool, available_cores
-from selfplay import ahead, champion, collapse, propose, resources, sessions, solve, vary
+from selfplay import ahead, champion, collapse, propose, ranker, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
 from selfplay.cost import StageCost, price, record_costs, record_seconds, record_tokens, total, without_times
@@ -547,11 +547,21 @@ class _Run:
 
     def _solve(self, iteration: int) -> None:
         config = self.config.solve
-        self._try(iteration, solve.STAGE, lambda: solve.targets(self.archive, iteration, config.training_puzzles))
+        self._try(iteration, solve.STAGE, lambda: self._targets(iteration))
         if config.further_puzzles:
             self._try(
                 iteration, solve.FURTHER, lambda: solve.promising(self.archive, iteration, config.further_puzzles)
             )
+
+    def _targets(self, iteration: int) -> list[str]:
+        """Ids of the puzzles to try: of the proposals perhaps the best ranked alone."""
+        config, targets = self.config.solve, solve.targets(self.archive, iteration, self.config.solve.training_puzzles)
+        if not config.most_proposed:
+            return targets
+        of_model = {*self.archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)}
+        proposed = [identifier for identifier in targets if identifier in of_model]
+        left = of_model - {*ranker.best(self.archive, self.pool, iteration, proposed, config.most_proposed)}
+        return [identifier for identifier in targets if identifier not in left]
 
     def _try(self, iteration: int, stage: str, choose: Callable[[], list[str]]) -> None:
         archive, config, protocol, shots = self.archive, self.config, self.protocol, self.shots

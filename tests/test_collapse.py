@@ -88,27 +88,6 @@ def test_a_classifier_tells_what_differs_and_not_what_does_not():
     assert 0.88 < apart[0] < 0.95  # two normals two deviations apart: .921
 
 
-def test_a_logistic_regressions_slope_is_0_where_it_ends():
-    rng = np.random.default_rng(3)
-    rows = rng.normal(size=(100, 3))
-    is_ours = rows @ [1.0, -1.0, 0.0] + rng.normal(size=100) > 0.3
-    weights = collapse.logistic_weights(rows, is_ours)
-
-    def loss(changed):  # with the best constant for these weights
-        constants = np.linspace(-3, 3, 4001)
-        scores = (rows @ changed)[:, None] + constants
-        return np.min(np.logaddexp(0, np.where(is_ours[:, None], -scores, scores)).sum(axis=0)) + changed @ changed / 2
-
-    for step in np.eye(3) * 0.05:
-        assert loss(weights) < min(loss(weights + step), loss(weights - step))
-
-
-def test_separable_sets_do_not_upset_the_classifier():
-    weights = collapse.logistic_weights(np.array([[-1.0, 0], [-1, 0], [1, 0], [1, 0]]), np.array([0, 0, 1, 1], bool))
-    assert np.isfinite(weights).all()
-    assert weights[0] > 0 == weights[1]
-
-
 def test_differences_of_means_are_in_standard_deviations():
     ours, theirs = np.array([[1.0, 5], [3, 5]]), np.array([[2.0, 5], [4, 5]])
     assert collapse.standardised_differences(ours, theirs).tolist() == [-1.0, 0.0]
