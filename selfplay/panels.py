@@ -137,6 +137,44 @@ def puzzles(archive: Archive) -> Iterator[Panel]:
         yield _skills(dict(itertools.islice(numbers.items(), MOST_NAMES)), _thin(solved))
 
 
+DIFFER = {
+    "niche_entropy": "niche entropy", "token_entropy_3": "entropy of three tokens", "vendi": "Vendi score",
+    "characters": "mean length",
+}  # fmt: skip
+"""Measures of `selfplay.collapse` that are drawn, in parts of iteration 1's."""
+MEASURED = (
+    "well_formed", "distinct_forms", "trivial", "new_skeletons", "near_duplicates", "niches", *DIFFER, "never_solved",
+    "always_solved", "human_auc", "human_difference",
+)  # fmt: skip
+
+
+def differing(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
+    """Whether an iteration's puzzles still differ as the first one's did, and what the watch said."""
+    measured = {record["iteration"]: record["collapse"] for record in records[1:] if "collapse" in record}
+    first = measured.get(1, {})
+    series = {
+        shown: {i: own[name] / first[name] for i, own in measured.items() if own.get(name) is not None}
+        for name, shown in DIFFER.items()
+        if first.get(name)
+    }
+    if not series:
+        return
+    alarms = [f"iteration {i}: {alarm}" for i, own in measured.items() for alarm in own["alarms"]]
+    rows = [[str(i), *(_measure(own.get(name)) for name in MEASURED), "; ".join(own["alarms"])]
+            for i, own in measured.items()]  # fmt: skip
+    yield Panel(
+        "whether they still differ", f"in parts of iteration 1's; {'; '.join(alarms[:3]) or 'no alarm'}",
+        chart.lines(series, "of iteration 1's"),
+        ["iteration", *(name.replace("_", " ") for name in MEASURED), "alarms"], rows,
+    )  # fmt: skip
+
+
+def _measure(value: Any) -> str:
+    if isinstance(value, list):
+        return interval(value)
+    return "" if value is None else f"{value:,.3g}"
+
+
 def _solve_rates(rates: Mapping[int, Sequence[float]]) -> Panel:
     names = ["none", *(f"to {bound:.0%}" for bound in SOLVE_RATES[1:])]
     counts = {

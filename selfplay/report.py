@@ -60,7 +60,7 @@ def report(rundir: RunDir) -> str:
         drawn = {
             "Scores": [*panels.scores({name: panels.some(own) for name, own in runs.items()})],
             "From proposals to pairs": [*panels.loop(panels.some(records), archive)],
-            "The puzzles": [*panels.puzzles(archive)],
+            "The puzzles": [*panels.puzzles(archive), *panels.differing(panels.some(records))],
             "Cost": [*panels.costs(panels.some(records))],
         }
         cards = [*_cards(archive, environment.get_template("card.html").render)]

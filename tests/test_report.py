@@ -364,3 +364,20 @@ def test_without_scripts_every_puzzle_is_there(browser, hostile):
         tab.goto(hostile.as_uri())
         assert shown(tab) == hostile.read_text().count('<details class="card"')
         assert not tab.is_visible(".filters")
+
+
+def test_whether_puzzles_still_differ_is_drawn_beside_the_first_iterations_with_the_alarms():
+    measures = {"well_formed": 0.5, "niche_entropy": 4.0, "vendi": 8.0, "human_auc": [0.7, 0.6, 0.8]}
+    records = [
+        {"iteration": 0, "collapse": {"alarms": []}},
+        {"iteration": 1, "collapse": {"alarms": [], **measures}},
+        {"iteration": 2, "collapse": {"alarms": ["Vendi score 2 fell below 0.5"], **measures, "vendi": 2.0}},
+    ]
+    (panel,) = panels.differing(records)
+    assert panel.note == "in parts of iteration 1's; iteration 2: Vendi score 2 fell below 0.5"
+    rows = [dict(zip(panel.head, row, strict=True)) for row in panel.rows]
+    assert [row["vendi"] for row in rows] == ["8", "2"]
+    assert rows[0]["human auc"] == ".700 [.600, .800]"
+    assert [row["alarms"] for row in rows] == ["", "Vendi score 2 fell below 0.5"]
+    assert list(panels.differing(records[:1])) == []
+    assert list(panels.differing([{"iteration": 0}, {"iteration": 1}])) == []
