@@ -41,6 +41,8 @@ PROBES = {
     for chats, begins in ((False, ("", "x: int", "s: str", "xs: List[int]")), (True, ("",)))
 }
 """What a server is asked for proof, by whether it chats."""
+PROOF_ATTEMPTS = 3
+"""A server that is not there is told at once."""
 MOST_REVIVALS = 5
 """Of one server within the iteration that it was begun for."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
@@ -124,6 +126,12 @@ class Endpoint:
         """What else samples depend on; no key and no address is in it."""
         elsewhere = {"device": "endpoint", "dtype": "as served", "threads": 0, "versions": {}}
         return {"engine": "endpoint", "served_model": self._model, **elsewhere}
+
+    def tokens_of(self, completion: str) -> int:
+        """How many tokens a completion's text comes to, without its end; 0 where there is no tokenizer to tell."""
+        if self._tokenizer is None:
+            return 0
+        return len(self._tokenizer.encode(completion, add_special_tokens=False))
 
     def batch_rows(self, max_tokens: int) -> int:
         """Requests at the same time."""
@@ -220,7 +228,8 @@ class Endpoint:
             )
 
     def _one(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int) -> str:
-        for tried in range(self.config.attempts):
+        tries = min(PROOF_ATTEMPTS, self.config.attempts)
+        for tried in range(tries):
             try:
                 asked = self.asked(url, prompt, settings, seed)
                 reply = httpx.post(**asked, headers=self._headers, timeout=self.config.request_seconds)
@@ -228,7 +237,7 @@ class Endpoint:
             except (NoAnswer, httpx.HTTPError) as error:
                 said = _told(error)
                 time.sleep(_pause(tried))
-        raise EndpointFailed(f"{url}: no answer at {self.config.attempts} tries, at last {said}")
+        raise EndpointFailed(f"{url}: no answer at {tries} tries, at last {said}")
 
     def _named(self) -> str:
         """What the first server calls its model."""

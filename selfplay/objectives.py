@@ -39,6 +39,7 @@ class Objective(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class Likelihood:
     """`sft`: per token `-log p(token)`."""
 

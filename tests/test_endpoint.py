@@ -1,9 +1,11 @@
 """Servers as samplers: a server here plays what real ones do, good and bad; one test asks a real one."""
 
 import contextlib
+import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +16,17 @@ from pathlib import Path
 
 import pytest
 from interrupted import descendants, still_running
+from test_loop import puzzle_files
 
 from puzzles.puzzle import InputError
+from sandbox import selfcheck
 from selfplay import endpoint, serving
 from selfplay.ahead import Abandoned
+from selfplay.cli import main
 from selfplay.config import EndpointConfig
 from selfplay.endpoint import Endpoint, EndpointFailed
 from selfplay.prompts import Prompt
+from selfplay.rundir import RunDir
 from selfplay.sampler import Completion, SamplingSettings
 from selfplay.serving import ManagedServer, ServerDied
 
@@ -453,3 +459,108 @@ def test_a_server_goes_with_who_has_begun_it_however_that_ends(command, tmp_path
         assert any(b"server.py" in cmdline(pid) for pid in below)
         process.kill()
     assert still_running(below) == []
+
+
+# ---- runs ----
+
+WRITTEN = [
+    "def f(x: int):\n    return x * 31 == 31 * {}",
+    "def f(s: str):\n    return s == 'b' * {}",
+]
+
+
+def chatting(body, number):
+    """A model that proposes two kinds of puzzles and solves one of them."""
+    asked = body["messages"][0]["content"]
+    seed = body["seed"]
+    if asked.startswith("Write a new"):
+        text = WRITTEN[seed % 2].format(seed % 89 + 11)
+    else:
+        right = re.search(r"31 \* (\d+)", asked)
+        text = f"def g():\n    return {right[1] if right else 7}"
+    reply = {"choices": [{"message": {"content": f"```python\n{text}\n```"}, "finish_reason": "stop"}]}
+    return 200, {}, json.dumps({**reply, "usage": {"prompt_tokens": 100, "completion_tokens": 10}}).encode()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, protections):
+    """A folder to run in, with a sandbox that was checked before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(selfcheck, "check", lambda pool: protections)
+    return tmp_path
+
+
+def chat_run(server, folder, *more):
+    files = puzzle_files(folder)
+    settings = {
+        "iterations": 2, "model.path": "", "endpoint.model": "gpt-x", "prompt.protocol": "chat",
+        "endpoint.urls": f'["{server.url}"]', "finetune.objective": "none", "propose.proposals": 24,
+        "propose.proposals_per_prompt": 8, "propose.begun": 0, "vary.variations": 0, "solve.further_puzzles": 0,
+        "solve.candidates_per_puzzle": 2, "evaluate.samples_per_puzzle": 2, "evaluate.k": "[1, 2]",
+        **{f"data.{name}": file for name, file in files.items()},
+    }  # fmt: skip
+    return main(["run", "--name", "served", *(f"--set={key}={value}" for key, value in settings.items()), *more])
+
+
+def test_a_run_without_weights_proposes_solves_verifies_and_archives(played, proved, here, capsys):
+    server = played(chatting)
+    assert chat_run(server, here) == 0
+    run = RunDir(Path("runs/served"))
+    records = run.read_records()
+    assert [record["checkpoint"] for record in records] == ["served gpt-x"] * 3
+    assert records[2]["admitted"] > 0
+    assert records[2]["solved"] > 0
+    assert records[1]["cost"]["propose"]["tokens"] == 240
+    assert {path.split("/")[-2] for path in server.paths} == {"chat"}
+    assert not (run.path / "checkpoints").exists()
+    asked = len(server.bodies)
+    assert chat_run(server, here) == 0
+    assert len(server.bodies) - asked <= 2  # its proof
+    assert server.url not in run.log.read_text() + json.dumps(records)
+
+
+def test_what_servers_may_cost_is_bounded(played, proved, here, capsys):
+    prices = ["--set=endpoint.prompt_price=1000", "--set=endpoint.completion_price=10000", "--set=budget.price=3"]
+    assert chat_run(played(chatting), here, *prices) == 0
+    assert re.search(r"budget.price: [\d.]+ of 3.0 are spent, in iteration 1", capsys.readouterr().out)
+
+
+def test_a_server_that_leaves_in_the_middle_of_a_run_loses_nothing(played, proved, here, capsys):
+    leaving = played(lambda body, number: chatting(body, number) if number < 60 else (503, {}, b""))
+    assert chat_run(leaving, here, "--set=endpoint.attempts=2") == 3
+    assert "no answer at 2 tries, at last status 503; what was finished is kept" in capsys.readouterr().err
+    assert chat_run(played(chatting), here) == 0
+    assert len(RunDir(Path("runs/served")).read_records()) == 3
+
+
+def test_servers_that_have_one_model_cannot_be_given_what_is_trained(here, capsys):
+    assert main(["run", '--set=endpoint.urls=["http://127.0.0.1:9/v1"]']) == 2
+    assert "expected finetune.objective = 'none' with it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs transformers[serving]")
+def test_transformers_own_server_serves_each_iterations_checkpoint(here, proved, capsys):
+    files = puzzle_files(here)
+    program = Path(sys.executable).with_name("transformers")
+    settings = {
+        "iterations": 2, "endpoint.serve": f"{program} serve {{checkpoint}} --port {{port}} --device cpu",
+        "endpoint.concurrent_requests": 2, "propose.proposals": 8, "vary.variations": 0, "finetune.max_steps": 2,
+        "solve.further_puzzles": 0, "solve.candidates_per_puzzle": 2, "evaluate.samples_per_puzzle": 2,
+        "evaluate.k": "[1, 2]", **{f"data.{name}": file for name, file in files.items()},
+    }  # fmt: skip
+    below = descendants(os.getpid())
+    killed = threading.Timer(20, kill_a_server)
+    killed.start()
+    assert main(["run", *(f"--set={key}={value}" for key, value in settings.items())]) == 0
+    killed.join()
+    records = RunDir(Path("runs/embedded")).read_records()
+    assert len({record["checkpoint"] for record in records}) == 3
+    assert records[2]["candidates"] > 0
+    assert still_running(descendants(os.getpid()) - below) == []
+
+
+def kill_a_server():
+    for pid in descendants(os.getpid()):
+        if b"--port" in cmdline(pid) and cmdline(pid).startswith(sys.executable.encode()):
+            os.kill(pid, signal.SIGKILL)
