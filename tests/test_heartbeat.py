@@ -133,7 +133,7 @@ def sleeper():
         ({"state": "ended", "reason": "interrupted"}, "stopped: interrupted"),
         ({"state": "ended", "reason": "finished"}, "stopped"),
     ],
-    ids=str,
+    ids=["here", "elsewhere", "elsewhere, long ago", "elsewhere, ahead", "interrupted", "finished"],
 )
 def test_the_state_of_a_run_that_is_not_done_is_in_its_last_words(run, what, state):
     changed(run.status, **what)
