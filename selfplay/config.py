@@ -399,49 +399,71 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
-    by_verdict = {
-        "vary.variations": 0, "solve.further_puzzles": 0, "propose.begun": 0, "propose.strategy": "uniform",
-        "finetune.balance": "none", "solve.most_proposed": 0,
-    }  # fmt: skip
-    flat = flatten(config)
-    for key, needed in () if config.finetune.verified else by_verdict.items():
-        if flat[key] != needed:
-            raise ConfigError(
-                f"{key}: expected {needed} with finetune.verified = false: it goes by verdicts, got {flat[key]}"
-            )
-    unknown = set(config.finetune.roles) - {"propose", "solve"}
-    if unknown or not config.finetune.roles:
-        raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(config.finetune.roles))}")
-    if not config.finetune.beta:
-        raise ConfigError("finetune.beta: expected at least one number, got []")
-    if low := [beta for beta in config.finetune.beta if beta <= 0]:
-        raise ConfigError(f"finetune.beta: expected numbers above 0, got {low[0]}")
-    if below := [k for k in config.evaluate.k if k < 1]:
-        raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
-    if not config.evaluate.k:
-        raise ConfigError("evaluate.k: expected at least one number, got []")
-    if max(config.evaluate.k) > config.evaluate.samples_per_puzzle:
-        raise ConfigError(
-            f"evaluate.k: pass@{max(config.evaluate.k)} needs as many samples per puzzle, "
-            f"evaluate.samples_per_puzzle is {config.evaluate.samples_per_puzzle}"
-        )
-    if config.endpoint.urls and config.endpoint.serve:
-        raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
-    if config.endpoint.urls and config.finetune.objective != "none":
-        raise ConfigError(
-            "endpoint.urls: expected finetune.objective = 'none' with it, for these servers do not get what is "
-            "trained; endpoint.serve begins servers that do"
-        )
-    for url in config.endpoint.urls:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(url)}")
-    if config.budget.price and not (config.endpoint.prompt_price or config.endpoint.completion_price):
-        raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
+    _check_finetune(config)
+    _check_evaluate(config.evaluate)
+    _check_endpoint(config)
     if config.sandbox.wall_seconds < config.sandbox.cpu_seconds:
         raise ConfigError(
             f"sandbox.wall_seconds: expected at least cpu_seconds ({config.sandbox.cpu_seconds}), "
             f"got {config.sandbox.wall_seconds}"
         )
+
+
+WITHOUT_VERDICTS = {
+    "vary.variations": 0, "solve.further_puzzles": 0, "solve.most_proposed": 0, "propose.begun": 0,
+    "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft",
+}  # fmt: skip
+"""What goes by verdicts, and has to be so where none is believed."""
+
+
+def _check_finetune(config: RunConfig) -> None:
+    own, flat = config.finetune, flatten(config)
+    for key, needed in () if own.verified else WITHOUT_VERDICTS.items():
+        if flat[key] != needed:
+            raise ConfigError(
+                f"{key}: expected {needed} with finetune.verified = false: it goes by verdicts, got {flat[key]}"
+            )
+    if not own.roles or set(own.roles) - {"propose", "solve"}:
+        raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(own.roles))}")
+    if own.objective in ("spin", "dpo") and "solve" not in own.roles:
+        raise ConfigError(f"finetune.roles: expected solve with finetune.objective = {own.objective!r}, which is of it")
+    if not own.beta:
+        raise ConfigError("finetune.beta: expected at least one number, got []")
+    if low := [beta for beta in own.beta if beta <= 0]:
+        raise ConfigError(f"finetune.beta: expected numbers above 0, got {low[0]}")
+    fewest = GAMES[own.game].fewest_candidates
+    if own.objective in ("filtered", "grpo") and config.solve.candidates_per_puzzle < fewest:
+        raise ConfigError(
+            f"solve.candidates_per_puzzle: expected at least {fewest} with finetune.game = {own.game!r}, "
+            f"got {config.solve.candidates_per_puzzle}"
+        )
+
+
+def _check_evaluate(own: EvaluateConfig) -> None:
+    if below := [k for k in own.k if k < 1]:
+        raise ConfigError(f"evaluate.k: expected numbers above 0, got {below[0]}")
+    if not own.k:
+        raise ConfigError("evaluate.k: expected at least one number, got []")
+    if max(own.k) > own.samples_per_puzzle:
+        raise ConfigError(
+            f"evaluate.k: pass@{max(own.k)} needs as many samples per puzzle, "
+            f"evaluate.samples_per_puzzle is {own.samples_per_puzzle}"
+        )
+
+
+def _check_endpoint(config: RunConfig) -> None:
+    own = config.endpoint
+    if own.urls and own.serve:
+        raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
+    if own.urls and config.finetune.objective != "none":
+        raise ConfigError(
+            "endpoint.urls: expected finetune.objective = 'none' with it, for these servers do not get what is "
+            "trained; endpoint.serve begins servers that do"
+        )
+    if wrong := [url for url in own.urls if not url.startswith(("http://", "https://"))]:
+        raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(wrong[0])}")
+    if config.budget.price and not (own.prompt_price or own.completion_price):
+        raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -8,6 +8,7 @@ iteration, by how much better each was paid than others of its group (arXiv:2402
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ import numpy as np
 
 from puzzles.archive import Archive
 from sandbox.pool import Pool
-from selfplay import lessons, solve
+from selfplay import lessons, solve, tables
 from selfplay.config import RunConfig
 from selfplay.game import GAMES
 from selfplay.lessons import TokensOf
-from selfplay.select import Contrast, Example, Graded, Pair, balanced, cells, examples
+from selfplay.select import Contrast, Example, Graded, Pair, balanced, cells, composition, examples
+
+logger = logging.getLogger(__name__)
 
 UNION = 2
 """Iterations of which `spin` and `dpo` take contrasts: their own and the one before, as SPIN's published runs."""
@@ -99,7 +102,9 @@ def _of_pairs(
         pairs += solve.unverified_pairs(archive, pool, protocol, own.solutions_per_puzzle, own.shortest)
     if balance:
         cell_by_puzzle = cells(archive, pool, pairs)
+        before = composition(pairs, cell_by_puzzle)
         pairs = balanced(pairs, lambda pair: cell_by_puzzle[pair[0].id], rng)
+        logger.info("pairs evened over niches\n%s", tables.balance(before, composition(pairs, cell_by_puzzle)))
     proposer_shots = 0 if protocol == "plain" else config.prompt.shots
     chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng)
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])

@@ -218,6 +218,30 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "[finetune]\nobjective = 'ppo'",
             "finetune.objective: expected one of none, sft, filtered, spin, dpo, grpo, got 'ppo'",
         ),
+        (
+            "[finetune]\nobjective = 'spin'\nroles = ['propose']",
+            "finetune.roles: expected solve with finetune.objective = 'spin', which is of it",
+        ),
+        (
+            "[finetune]\nobjective = 'dpo'\nverified = false",
+            "finetune.objective: expected sft with finetune.verified = false: it goes by verdicts, got dpo",
+        ),
+        (
+            "[solve]\ncandidates_per_puzzle = 1\n[finetune]\nobjective = 'grpo'",
+            "solve.candidates_per_puzzle: expected at least 2 with finetune.game = 'learnability', got 1",
+        ),
+        (
+            "[endpoint]\nurls = ['http://x']\nserve = 'x'",
+            "endpoint.urls: expected none beside endpoint.serve, which begins servers of its own",
+        ),
+        (
+            "[endpoint]\nurls = ['localhost:80']\n[finetune]\nobjective = 'none'",
+            "endpoint.urls: expected http://… or https://…, got 'localhost:80'",
+        ),
+        (
+            "[budget]\nprice = 3",
+            "budget.price: expected endpoint.prompt_price or endpoint.completion_price with it",
+        ),
         ("[finetune]\nbeta = []", "finetune.beta: expected at least one number, got []"),
         ("[finetune]\nbeta = [0.1, 0.0]", "finetune.beta: expected numbers above 0, got 0.0"),
         ("[finetune]\nclip_ratio = 0.0", "finetune.clip_ratio: expected a number above 0, got 0.0"),
