@@ -30,7 +30,7 @@ from selfplay.ranker import logistic_weights, rows_of
 SAMPLE = 250
 """Puzzles of an iteration that are looked at: an iteration of the embedded run admits 259 to 406."""
 FEWEST = 50
-"""With fewer puzzles their spread is not judged: it is small for want of puzzles."""
+"""With fewer puzzles their spread is not judged: it is small for want of puzzles. So it is with shares of proposals."""
 NGRAMS = (1, 2, 3)
 TOKEN = re.compile(r"\w+|[^\w\s]")
 FOLDS = 5
@@ -120,7 +120,7 @@ def _of_proposals(archive: Archive, iteration: int) -> dict[str, Any]:
     )  # fmt: skip
     admitted, new = trends.new_structures(archive).get(iteration, (0, 0))
     return {
-        "well_formed": _share(well_formed, texts), "distinct_forms": _share(distinct, well_formed),
+        "proposed": texts, "well_formed": _share(well_formed, texts), "distinct_forms": _share(distinct, well_formed),
         "trivial": _share(trivial, well_formed), "new_skeletons": _share(new, admitted),
     }  # fmt: skip
 
@@ -289,7 +289,7 @@ class _Limit:
     relative: bool = False
     """Whether the setting is in parts of iteration 1's value."""
     of_proposals: bool = False
-    """Whether it holds however few puzzles were admitted."""
+    """Whether it holds however few puzzles were admitted, if there are enough proposals."""
     unit: str = ""
 
     @property
@@ -324,7 +324,7 @@ def alarms(history: Sequence[Mapping[str, Any]], config: CollapseConfig) -> list
         return []
     last = history[-1]
     first = next((each for each in history if each["iteration"] == 1), {})
-    asked = [limit for limit in _LIMITS if limit.of_proposals or last["sampled"] >= FEWEST]
+    asked = [limit for limit in _LIMITS if last["proposed" if limit.of_proposals else "sampled"] >= FEWEST]
     return [line for limit in asked if (line := _alarm(limit, last, first, getattr(config, limit.setting)))]
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING
 
 from puzzles.puzzle import Verdict
+
+if TYPE_CHECKING:  # settings list the games, and commands that need no packages read settings
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 ROLES = ("propose", "solve")
 
@@ -123,6 +125,8 @@ def advantages(rewards_N: ArrayLike, groups_N: Sequence[Hashable], by_deviation:
     Returns:
         [N]; they sum to 0 in each group.
     """
+    import numpy as np
+
     rewards_N = np.asarray(rewards_N, dtype=np.float64)
     numbers: dict[Hashable, int] = {}
     group_N = np.array([numbers.setdefault(group, len(numbers)) for group in groups_N], dtype=np.int64)
@@ -148,6 +152,8 @@ def keep_above_mean(scores_N: Sequence[float], even_if_zero_N: Sequence[bool] | 
         scores_N: [N] of all texts, refused ones with theirs: a cutoff of the good ones alone would drop half of them.
         even_if_zero_N: [N] which ones are kept with a score of exactly 0; None: none.
     """
+    import numpy as np
+
     if not len(scores_N):
         return np.zeros(0, dtype=bool)
     # This mean is exact, so that a score equal to it on paper is never above it.

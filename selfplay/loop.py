@@ -257,11 +257,11 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     last = records[-1]["iteration"] if iteration is None else iteration
     if last not in range(len(records)):
         raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
-    used = {last, reigning_after(records[last])}
-    needed = sorted(number for number in used if records[number]["checkpoint"] != records[0]["checkpoint"])
-    for checkpoint in map(parent.checkpoint, needed):
-        if not checkpoint.is_dir():
-            raise InputError(f"{checkpoint}: this checkpoint was not kept")
+    needed = sorted({last, reigning_after(records[last])} - {0})
+    for number in needed:  # without an objective, none was made
+        made = records[number]["checkpoint"] != records[0]["checkpoint"]
+        if made and not (folder := parent.checkpoint(number)).is_dir():
+            raise InputError(f"{folder}: this checkpoint was not kept")
     rundir.path.parent.mkdir(parents=True, exist_ok=True)
     with folder_atomically(rundir.path) as part:
         new = RunDir(part)
@@ -269,7 +269,8 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
         with Archive(parent.archive) as archive:
             archive.copy_until(new.archive, last)
         for number in needed:
-            shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
+            if parent.checkpoint(number).is_dir():
+                shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
         for record in records[: last + 1]:
             append_line(new.records, record)
         for file in sorted((parent.path / "scores").glob("*.jsonl")):

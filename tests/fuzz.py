@@ -409,8 +409,9 @@ def fuzz(seconds: float, seed: int, folder: Path, say: Callable[[str], None] = p
     fuzzer = Fuzzer(seed)
     started = said = time.monotonic()
     try:
-        while (now := time.monotonic()) - started < seconds:
-            kinds = list(fuzzer.source.kinds)
+        kinds = list(fuzzer.source.kinds)
+        # On a busy machine, too, each kind has its turn.
+        while (now := time.monotonic()) - started < seconds or fuzzer.summary.rounds < len(kinds):
             fuzzer.round(kinds[fuzzer.summary.rounds % len(kinds)])
             if now - said >= 60:
                 said = now

@@ -1269,8 +1269,11 @@ def fuzz_inputs(seconds: float, seed: int, folder: Path, say: Callable[[str], No
     started = said = time.monotonic()
     kinds, summary = [*READERS], fuzzer.summary
     try:
-        while (now := time.monotonic()) - started < seconds and len(summary.findings) < MOST_FINDINGS:
-            fuzzer.round(kinds[summary.rounds % len(kinds)], started + seconds)
+        # On a busy machine, too, each kind has its turn.
+        while ((now := time.monotonic()) - started < seconds or summary.rounds < len(kinds)) and len(
+            summary.findings
+        ) < MOST_FINDINGS:
+            fuzzer.round(kinds[summary.rounds % len(kinds)], max(started + seconds, now + 1))
             if now - said >= 60:
                 said = now
                 found = f"{len(summary.findings)} findings"

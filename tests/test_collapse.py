@@ -152,7 +152,8 @@ def test_a_sample_has_no_more_than_its_number(run, pool, monkeypatch):
 # ---- alarms ----
 
 FIRST = {
-    "iteration": 1, "puzzles": 375, "sampled": 250, "well_formed": 0.8, "distinct_forms": 1.0, "trivial": 0.05,
+    "iteration": 1, "puzzles": 375, "sampled": 250, "proposed": 512,
+    "well_formed": 0.8, "distinct_forms": 1.0, "trivial": 0.05,
     "niche_entropy": 5.963, "token_entropy_3": 10.5, "vendi": 141.2, "near_duplicates": 0.04, "characters": 82.3,
     "always_solved": 0.01, "never_solved": 0.73, "human_auc": [0.76, 0.72, 0.80],
 }  # fmt: skip

@@ -390,12 +390,12 @@ def command(tmp_path, monkeypatch):
 
 def test_a_server_is_begun_on_a_checkpoint_and_ended_with_its_group(command, tmp_path):
     server = ManagedServer(command, "the weights", tmp_path / "log.txt", 10)
-    below = descendants(os.getpid())
+    below = {server._process.pid, *descendants(server._process.pid)}
     asked = Endpoint(EndpointConfig(), [server], "hash")
     assert asked.description["served_model"] == "the weights"
     assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == 3
     asked.close()
-    assert still_running(below - {os.getpid()}) == []
+    assert still_running(below) == []
     assert not server.lives
 
 
@@ -404,12 +404,16 @@ def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(comma
     asked = Endpoint(EndpointConfig(concurrent_requests=4), [server], "hash")
     expected = asked.sample([prompt("a")], 40, SETTINGS, [1])
     (process,) = [pid for pid in descendants(server._process.pid) if cmdline(pid).startswith(sys.executable.encode())]
-    threading.Timer(0.2, os.kill, (process, signal.SIGKILL)).start()
-    sampled = asked.sample([prompt("a")], 40, SETTINGS, [1])
+    sampled = asked.sample([prompt("a")], 40, SETTINGS, [1], lambda done: kill_once(process))
     asked.close()
     assert sampled == expected
     assert asked.troubles["connection lost"] >= 1
     assert caplog.text.count("it is begun again") == 1
+
+
+def kill_once(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def cmdline(pid):
@@ -441,10 +445,11 @@ def test_a_server_that_dies_each_time_ends_it(command, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_a_server_that_does_not_begin_is_told_with_its_last_words(tmp_path, monkeypatch, serve, error, words):
     monkeypatch.setattr(serving, "POLL_SECONDS", 0.05)
+    before = descendants(os.getpid())
     with pytest.raises(error) as raised:
         ManagedServer(serve, "weights", tmp_path / "log.txt", 0.5 if words == "in time" else 10)
     assert words in str(raised.value)
-    assert still_running(descendants(os.getpid())) == []
+    assert still_running(descendants(os.getpid()) - before) == []
 
 
 def test_a_server_goes_with_who_has_begun_it_however_that_ends(command, tmp_path):
