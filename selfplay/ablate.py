@@ -140,6 +140,8 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
         raise ConfigError(f"{path}: {name}: {error}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
         raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
+    if config.collapse.action == "stop":
+        raise ConfigError(f"{path}: {name}: collapse.action: expected no stop, for an arm cut short cannot be compared")
     if config.budget != BudgetConfig():
         raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
     return config

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from puzzles.formats import read_errata
 from puzzles.puzzle import InputError
 from selfplay.compare import SIGNIFICANT, Difference, difference
-from selfplay.config import EvaluateConfig
+from selfplay.config import RunConfig
 from selfplay.evaluate import counts_of, read_chunks
 from selfplay.metrics import Score, holm, interval, pass_at_k
 from selfplay.rundir import RunDir
@@ -117,19 +117,23 @@ def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
     return found
 
 
-def check_scored_alike(rundir: RunDir, config: EvaluateConfig) -> None:
+def check_scored_alike(rundir: RunDir, config: RunConfig) -> None:
     """See, before an iteration, that its checkpoint can be compared with what a branch has from the run it came from.
 
     Raises:
         InputError: That was scored by other settings.
     """
+    own, limits = config.evaluate, asdict(config.sandbox.limits())
     for line in read_chunks(rundir.samples(0, "dev"))[:1]:
-        scored = {**line["identity"]["settings"], "samples_per_puzzle": line["identity"]["samples_per_puzzle"]}
-        for key in ("samples_per_puzzle", "temperature", "top_p", "max_tokens"):
-            if scored.get(key) != (wanted := getattr(config, key)):
+        there = line["identity"]
+        scored = {f"evaluate.{key}": value for key, value in there["settings"].items() if key != "batch_rows"}
+        scored |= {"evaluate.samples_per_puzzle": there["samples_per_puzzle"], "sandbox limits": there["limits"]}
+        here = {f"evaluate.{key}": value for key, value in vars(own).items()} | {"sandbox limits": limits}
+        for key, value in scored.items():
+            if here[key] != value:
                 raise InputError(
-                    f"evaluate.{key}: {wanted}, and {rundir.path} was scored with {scored.get(key)}: with `gate` "
-                    "checkpoints are compared, so it must stay"
+                    f"{key}: {here[key]}, and {rundir.path} was scored with {value}: with `gate` checkpoints are "
+                    "compared, so it must stay"
                 )
 
 

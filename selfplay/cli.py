@@ -136,7 +136,7 @@ def _run(options: argparse.Namespace) -> int:
     if len(records) > 1:
         print(f"\n{tables.cost_table(records)}")
     if spent:
-        print(f"\n{rundir.path}: {spent}; with more of it the same command goes on")
+        print(f"\n{rundir.path}: {spent}")
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
@@ -160,11 +160,11 @@ def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
     return _run_dir(name), int(number) if at else None
 
 
-def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
+def _recorded(rundir: RunDir, config: RunConfig) -> str:
     """Run, with a row for each iteration; why it ended before its last, if it did."""
     from selfplay import track
     from selfplay.engines import engine
-    from selfplay.loop import BudgetSpent, run
+    from selfplay.loop import BudgetSpent, Collapsed, run
 
     seen = len(rundir.read_records())
 
@@ -177,8 +177,10 @@ def _recorded(rundir: RunDir, config: RunConfig) -> Exception | None:
         try:
             run(rundir, config, backend, pool, protections, _with_rows(then=tracked))
         except BudgetSpent as spent:
-            return spent
-    return None
+            return f"{spent}; with more of it the same command goes on"
+        except Collapsed as collapsed:
+            return str(collapsed)
+    return ""
 
 
 def _require_packages(*configs: RunConfig) -> None:

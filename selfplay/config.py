@@ -284,8 +284,8 @@ class CollapseConfig:
     brackets, of seven runs and 19 iterations); 0 of what is least, and a large number of what is most, never alarms."""
 
     action: str = "continue"
-    """`continue` says so, `stop` ends the run, `rollback` trains the iteration anew from the checkpoint before it,
-    `rebalance` trains on pairs evened over niches (`finetune.balance`)."""
+    """`continue` says so, `stop` ends the run, `rollback` sets aside what came after the iteration that is best on dev
+    and trains on what is left, from there; `rebalance` trains on pairs evened over niches (`finetune.balance`)."""
     least_well_formed: float = 0.25
     """Of the proposed texts, those that are puzzles. [0.51]"""
     least_distinct_forms: float = 0.7
@@ -381,7 +381,7 @@ ENDPOINT = tuple(
 )
 """Where and how servers are asked: not what."""
 MAY_CHANGE = (
-    "iterations", "collapse.action", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds",
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds",
     "budget.tokens", "budget.price", *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
@@ -425,6 +425,16 @@ def _check_finetune(config: RunConfig) -> None:
             )
     if not own.roles or set(own.roles) - {"propose", "solve"}:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(own.roles))}")
+    if own.objective in ("spin", "grpo") and own.start != "previous":
+        raise ConfigError(
+            f"finetune.start: expected previous with finetune.objective = {own.objective!r}: it compares with the "
+            "model that sampled, which is where the training begins"
+        )
+    evens = own.balance == "niches" or config.collapse.action == "rebalance"
+    if evens and (own.objective != "sft" or not own.verified):
+        raise ConfigError("finetune.balance, collapse.action: only the verified pairs of sft are evened over niches")
+    if own.objective == "none" and config.collapse.action != "continue":
+        raise ConfigError("collapse.action: expected continue with finetune.objective = 'none': nothing is learned")
     if own.objective in ("spin", "dpo") and "solve" not in own.roles:
         raise ConfigError(f"finetune.roles: expected solve with finetune.objective = {own.objective!r}, which is of it")
     if not own.beta:

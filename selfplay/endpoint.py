@@ -48,6 +48,9 @@ MOST_REVIVALS = 5
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Refusals that another try may not meet: too many requests, a server that is busy, broken, or still loading."""
 
+LOST = (httpx.HTTPError, httpx.InvalidURL)
+"""What the client raises of a connection."""
+
 _USAGE = an_object(prompt_tokens=NATURAL, completion_tokens=NATURAL)
 _OF_TEXT = an_object(text=TEXT, finish_reason=TEXT)
 _OF_CHAT = an_object(message=an_object(content={"type": ["string", "null"]}), finish_reason=TEXT)
@@ -232,19 +235,27 @@ class Endpoint:
         for tried in range(tries):
             try:
                 asked = self.asked(url, prompt, settings, seed)
-                reply = httpx.post(**asked, headers=self._headers, timeout=self.config.request_seconds)
+                reply = asyncio.run(self._at_once("POST", **asked))
                 return self.read(reply, prompt)[0][0].text
-            except (NoAnswer, httpx.HTTPError) as error:
+            except (NoAnswer, TimeoutError, *LOST) as error:
                 said = _told(error)
                 time.sleep(_pause(tried))
         raise EndpointFailed(f"{url}: no answer at {tries} tries, at last {said}")
+
+    async def _at_once(self, method: str, url: str, **body: Any) -> httpx.Response:
+        """One request; a server that says a byte now and then has no longer, either."""
+        async with (
+            asyncio.timeout(self.config.request_seconds),
+            httpx.AsyncClient(headers=self._headers, timeout=None) as client,
+        ):
+            return await client.request(method, url, **body)
 
     def _named(self) -> str:
         """What the first server calls its model."""
         url = f"{self._servers[0].url}/models"
         try:
-            reply = httpx.get(url, headers=self._headers, timeout=self.config.request_seconds)
-        except httpx.HTTPError as error:
+            reply = asyncio.run(self._at_once("GET", url))
+        except (TimeoutError, *LOST) as error:
             raise EndpointFailed(f"{url}: {_told(error)}") from None
         if reply.status_code != 200:
             raise InputError(f"{url}: {reply.status_code}: {_said(reply)}: give endpoint.model, if it lists none")
@@ -309,7 +320,7 @@ class _Sampling:
                 living = [server for server in self.endpoint._servers if not server.failed]
                 if not living:
                     raise EndpointFailed(self.endpoint._servers[-1].failed)
-                share = -(-self.config.concurrent_requests // len(living))
+                share = -(-min(self.config.concurrent_requests, len(self.waiting)) // len(living))
                 await _together([self._work(server) for server in living for _ in range(share)])
         return Sampled(
             [[each for each in row if each is not None] for row in self.completions_P_K],
@@ -350,7 +361,7 @@ class _Sampling:
                 return self.endpoint.read(reply, prompt, request.copies)
             except TimeoutError:
                 trouble = NoAnswer("no answer in time", f"{self.config.request_seconds:g} s")
-            except httpx.HTTPError as error:
+            except LOST as error:
                 trouble = NoAnswer("connection lost", _told(error))
             except NoAnswer as error:
                 trouble = error
@@ -387,12 +398,16 @@ def _pause(tried: int) -> float:
 
 def _goes_with(one: str, other: str) -> bool:
     """Whether two greedy texts are the same as far as both go: they stop at a function's end by rules of their own."""
+    if not (one and other):
+        return one == other
     return one.startswith(other) or other.startswith(one)
 
 
 def _headers(config: EndpointConfig) -> dict[str, str]:
     """The key comes from the environment alone, and goes nowhere else."""
-    key = os.environ.get(config.key_variable, "") if config.key_variable else ""
+    key = os.environ.get(config.key_variable, "").strip() if config.key_variable else ""
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"${config.key_variable}: expected a key of letters, digits and signs, it has something else")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

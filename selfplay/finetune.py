@@ -34,7 +34,7 @@ from selfplay.objectives import Likelihood, Objective, PolicyGradient, Preferenc
 from selfplay.prompts import encode_completion, encode_prompt, encode_sampled
 from selfplay.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.rundir import folder_atomically
-from selfplay.select import Contrast, Example, Graded
+from selfplay.select import Contrast, Example, Graded, Lesson
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,6 @@ FEWEST_STEPS_TO_JUDGE = 10
 """A single step's responses say little of how others have moved."""
 
 LIKELIHOOD = Likelihood()
-Lesson = Example | Contrast | Graded
 S = TypeVar("S", bound=Sized)
 T = TypeVar("T")
 

@@ -44,7 +44,8 @@ def learnability(accepted: int, candidates: int) -> float:
 
 
 def balanced(accepted: int, candidates: int) -> float:
-    """min(p, 1 - p), in [0, .5], as R-Zero pays (arXiv:2508.05004), there with the share of the majority for p."""
+    """min(p, 1 - p), in [0, .5], as R-Zero's code pays (arXiv:2508.05004; its paper twice that), there with the share
+    of the majority for p."""
     return min(accepted, candidates - accepted) / candidates
 
 

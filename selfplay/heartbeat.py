@@ -94,7 +94,10 @@ def _began_at(process: int) -> float | None:
         stat = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
     except OSError:
         return None
-    ticks = int(stat.rpartition(")")[2].split()[19])
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":  # dead, and nobody has asked for its status yet
+        return None
+    ticks = int(fields[19])
     ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     return time.time() - ago
 

@@ -28,7 +28,7 @@ from puzzles.guard import Guard, Hit
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle, content_hash
 from sandbox.pool import Pool, available_cores
-from selfplay import ahead, champion, collapse, propose, ranker, resources, sessions, solve, vary
+from selfplay import ahead, champion, collapse, goals, propose, ranker, resources, sessions, solve, vary
 from selfplay.chunks import ChunkSamples, Sampling
 from selfplay.config import ROUNDING, FinetuneConfig, ModelConfig, RunConfig, differences, flatten, load, to_toml
 from selfplay.cost import StageCost, price, record_costs, record_seconds, record_tokens, total, without_times
@@ -49,8 +49,8 @@ from selfplay.rundir import (
     write_atomically,
 )
 from selfplay.sampler import Sampler
-from selfplay.select import Pair, solver_shots
-from selfplay.teach import Lesson, teaching
+from selfplay.select import Lesson, Pair, solver_shots
+from selfplay.teach import teaching
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class BudgetSpent(Exception):
     """The run ends here as its settings say; everything that was finished is kept."""
 
 
-class Collapsed(BudgetSpent):
-    """So it does where its puzzles are not worth training on any more."""
+class Collapsed(Exception):
+    """The run ends here, for its puzzles are not worth training on any more; everything that was finished is kept."""
 
 
 class Backend(Protocol):
@@ -206,6 +206,8 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
         raise InputError(f"{rundir.path}: expected a run's folder or nothing: give another --name")
     if rundir.config.exists():
         stored = load(rundir.config)
+        if stored.collapse.action == "stop":  # what had collapsed was not learned: any other answer goes on from there
+            stored = replace(stored, collapse=replace(stored.collapse, action=config.collapse.action))
         if different := differences(as_begun(rundir, stored), as_begun(rundir, config)):
             raise InputError(
                 f"{rundir.path}: this run has other settings: {'; '.join(different)}; "
@@ -295,12 +297,13 @@ def run(
     Raises:
         InputError: Settings or data are not as expected.
         BudgetSpent: `config.budget` does not allow another step.
+        Collapsed: Its puzzles have, and `collapse.action` is to stop.
     """
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
         if config.gate:
-            champion.check_scored_alike(rundir, config.evaluate)
+            champion.check_scored_alike(rundir, config)
         sets = guarded_sets(pool, config)
         config = as_begun(rundir, config)
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
@@ -320,6 +323,7 @@ def run(
             _set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base)
+            del base  # it is the run's, to be given up when another is loaded
             for record in rundir.read_records():
                 run_.note(record)
                 progress.row(record)
@@ -523,7 +527,11 @@ class _Run:
 
     def checkpoint(self, iteration: int) -> str | Path:
         """Where an iteration's weights are; iteration 0 is the model the run began with."""
-        return self.rundir.checkpoint(iteration) if iteration and self.trains else self.config.model.path
+        return self.rundir.checkpoint(iteration) if iteration else self.config.model.path
+
+    def ends_with(self, iteration: int) -> int:
+        """Number of the checkpoint that an iteration leaves: its own, or without training the one it sampled from."""
+        return iteration if self.trains or not iteration else self.reigning
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """All stages of an iteration that are not on disk yet, and its record."""
@@ -631,17 +639,23 @@ class _Run:
         answer = self._answer_to_collapse(iteration)
         config = replace(self.config.finetune, beta=(self.config.finetune.beta_of(iteration),))
         balance = config.balance == "niches" or answer == "rebalance"
+        begins_with = self._best() if answer == "rollback" else self.reigning
         rng = np.random.default_rng([self.config.seed, iteration, 3])
-        tokens_of = self.sampler(self.checkpoint(self.reigning)).tokens_of
-        taught = teaching(
-            self.archive, self.pool, self.config, iteration, self.protocol, self.shots, tokens_of, rng, balance
-        )
-        if not taught.lessons:
-            raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol)}")
+
+        def tokens_of(text: str) -> int:  # asked for by some objectives only
+            return self.sampler(self.checkpoint(self.reigning)).tokens_of(text)
+
         with self.archive.transaction():
+            if answer == "rollback":
+                self.archive.roll_back(begins_with, iteration)
+            taught = teaching(
+                self.archive, self.pool, self.config, iteration, self.protocol, self.shots, tokens_of, rng, balance
+            )
+            if not taught.lessons:
+                left = f" after a rollback to iteration {begins_with} (collapse.action)" if answer == "rollback" else ""
+                raise InputError(f"iteration {iteration}{left}: {nothing_to_train(self.protocol)}")
             self.archive.add_trained(iteration, taught.pairs)
         self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
-        begins_with = self._best() if answer == "rollback" else self.reigning
         start = self.checkpoint(begins_with if config.start == "previous" else 0)
         self._loaded = None  # two models at once need not fit
         notes = {
@@ -662,6 +676,8 @@ class _Run:
         """What the iteration's puzzles are like; all of its verdicts are in the archive."""
         if iteration not in self._measured:
             measures = collapse.measure(self.archive, self.pool, iteration, self.config.seed)
+            if landed := goals.landed(self.archive, self.pool, iteration):
+                measures["goals"] = landed
             self._measured = {**{key: value for key, value in self._measured.items() if key == 1}, iteration: measures}
         return self._measured[iteration]
 
@@ -684,14 +700,12 @@ class _Run:
             logger.warning("iteration %d: %s", iteration, line)
         if action == "stop":
             raise Collapsed(f"iteration {iteration}: {'; '.join(alarms)}; set collapse.action to go on")
-        if action == "rollback":
-            with self.archive.transaction():
-                self.archive.roll_back(self._best(), iteration)
         return action
 
     def _best(self) -> int:
-        """The recorded iteration that is best on dev, the first of equals."""
-        return max(range(len(self.done)), key=lambda iteration: (self.done[iteration].dev, -iteration))
+        """The recorded iteration that is best on dev, the first of equals, of those whose weights are here."""
+        here = [number for number in range(len(self.done)) if not number or self.rundir.checkpoint(number).is_dir()]
+        return max(here, key=lambda iteration: (self.done[iteration].dev, -iteration))
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
         self._check_budget(iteration)
@@ -700,9 +714,11 @@ class _Run:
             len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
         )
         seed = [config.seed, 0, 5, SCORED_SETS.index(name)]  # the same for all iterations; no other stage has a 0 there
-        file = self.rundir.samples(iteration if self.trains else 0, name)
+        file, scored = self.rundir.samples(iteration, name), self.ends_with(iteration)
+        if scored != iteration and not file.exists():  # the same weights are not sampled again
+            write_atomically(file, self.rundir.samples(scored, name).read_text("utf-8"))
         return evaluate(
-            self.sampler(self.checkpoint(iteration)), self.pool, puzzles, self.protocol, self.shots, config.evaluate,
+            self.sampler(self.checkpoint(scored)), self.pool, puzzles, self.protocol, self.shots, config.evaluate,
             seed, config.batch_rows, config.chunk_texts, file, count,
         )  # fmt: skip
 
@@ -712,7 +728,8 @@ class _Run:
         if iteration and self.rundir.checkpoint(iteration).exists():
             training = self.sampler(self.checkpoint(iteration)).notes.get("training", {})
             costs["train"] = training_cost(training)
-        lines = [line for name in SCORED_SETS for line in read_chunks(self.rundir.samples(iteration, name))]
+        own = SCORED_SETS if self.ends_with(iteration) == iteration else ()
+        lines = [line for name in own for line in read_chunks(self.rundir.samples(iteration, name))]
         costs["score"] = total(map(chunk_cost, lines))
         return costs
 
@@ -743,7 +760,7 @@ class _Run:
         return price(sampled, endpoint.prompt_price, endpoint.completion_price)
 
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
-        sampler = self.sampler(self.checkpoint(iteration))
+        sampler = self.sampler(self.checkpoint(self.ends_with(iteration)))
         training = sampler.notes.get("training", {}) if iteration and self.trains else {}
         costs, arithmetic = self._costs(iteration), sampler.arithmetic
         peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
@@ -773,10 +790,8 @@ class _Run:
 
     def _reigning(self, iteration: int) -> int:
         """Number of the checkpoint that is sampled from after an iteration that has been scored."""
-        if not self.trains:
-            return 0
-        if not self.config.gate or not iteration:
-            return iteration
+        if not self.trains or not self.config.gate or not iteration:
+            return self.ends_with(iteration)
         counts = champion.dev_counts(self.rundir, [self.reigning, iteration])
         return iteration if champion.match(counts, 0, 1).is_won() else self.reigning
 

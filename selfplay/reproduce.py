@@ -251,10 +251,12 @@ def _differences(
         doubted = len(done.at_limit)
         yield from _score_differences(there, here, iteration, name, done)
         sure += [name] * (len(done.at_limit) == doubted)
+    # What later versions add to a record is no difference.
     one, two = (
-        {key: value for key, value in _without_versions(each).items() if key not in SCORED_SETS or key in sure}
+        {key: value for key, value in _without_versions(each).items()
+         if key in record and (key not in SCORED_SETS or key in sure)}
         for each in (record, again)
-    )
+    )  # fmt: skip
     yield from _compared(f"{at}, record", one, two)
 
 

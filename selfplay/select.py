@@ -58,6 +58,10 @@ class Graded:
     """As of an `Example`; None if it is neither a new, valid puzzle nor a verified solution."""
 
 
+Lesson = Example | Contrast | Graded
+"""What a training is given, all of one kind."""
+
+
 def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """The few fixed pairs that stand before every puzzle: the shortest of different answer types first.
 

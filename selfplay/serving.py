@@ -6,6 +6,7 @@ The engine lives in an environment of its own; all that is known of it is a comm
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shlex
 import shutil
@@ -140,7 +141,7 @@ def answers(url: str, seconds: float = 2.0) -> bool:
         urllib.request.urlopen(url, timeout=seconds).close()
     except urllib.error.HTTPError as error:
         return error.code in (401, 403)
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):
         return False
     return True
 

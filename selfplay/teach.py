@@ -20,13 +20,12 @@ from selfplay import lessons, solve, tables
 from selfplay.config import RunConfig
 from selfplay.game import GAMES
 from selfplay.lessons import TokensOf
-from selfplay.select import Contrast, Example, Graded, Pair, balanced, cells, composition, examples
+from selfplay.select import Lesson, Pair, balanced, cells, composition, examples
 
 logger = logging.getLogger(__name__)
 
 UNION = 2
 """Iterations of which `spin` and `dpo` take contrasts: their own and the one before, as SPIN's published runs."""
-Lesson = Example | Contrast | Graded
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def teaching(
         for number in found_in:
             made += lessons.cloned(archive, number, GAMES[own.game], *shown, own.roles)
     elif own.objective == "grpo":
-        within = "role" if protocol == "plain" and own.normalise_roles else "prompt"
+        within = "role" if own.normalise_roles else "prompt"
         made += lessons.graded(archive, iteration, GAMES[own.game], *shown, own.roles, within, own.normalise_roles)
     elif own.objective == "dpo":
         made += lessons.preferred(archive, found_in[-UNION:], own.solutions_per_puzzle, *shown)

@@ -219,7 +219,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "finetune.objective: expected one of none, sft, filtered, spin, dpo, grpo, got 'ppo'",
         ),
         (
-            "[finetune]\nobjective = 'spin'\nroles = ['propose']",
+            "[finetune]\nobjective = 'spin'\nstart = 'previous'\nroles = ['propose']",
             "finetune.roles: expected solve with finetune.objective = 'spin', which is of it",
         ),
         (
@@ -227,7 +227,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "finetune.objective: expected sft with finetune.verified = false: it goes by verdicts, got dpo",
         ),
         (
-            "[solve]\ncandidates_per_puzzle = 1\n[finetune]\nobjective = 'grpo'",
+            "[solve]\ncandidates_per_puzzle = 1\n[finetune]\nobjective = 'grpo'\nstart = 'previous'",
             "solve.candidates_per_puzzle: expected at least 2 with finetune.game = 'learnability', got 1",
         ),
         (
@@ -241,6 +241,19 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         (
             "[budget]\nprice = 3",
             "budget.price: expected endpoint.prompt_price or endpoint.completion_price with it",
+        ),
+        (
+            "[finetune]\nobjective = 'grpo'",
+            "finetune.start: expected previous with finetune.objective = 'grpo': it compares with the model that "
+            "sampled, which is where the training begins",
+        ),
+        (
+            "[finetune]\nobjective = 'dpo'\nbalance = 'niches'",
+            "finetune.balance, collapse.action: only the verified pairs of sft are evened over niches",
+        ),
+        (
+            "[collapse]\naction = 'stop'\n[finetune]\nobjective = 'none'",
+            "collapse.action: expected continue with finetune.objective = 'none': nothing is learned",
         ),
         ("[finetune]\nbeta = []", "finetune.beta: expected at least one number, got []"),
         ("[finetune]\nbeta = [0.1, 0.0]", "finetune.beta: expected numbers above 0, got 0.0"),

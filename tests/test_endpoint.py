@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -231,6 +232,23 @@ def test_a_key_that_is_not_taken_is_wrong_input_and_not_shown(played, monkeypatc
     assert "sk-secret" not in str(raised.value)
 
 
+def test_a_key_with_a_new_line_behind_it_is_the_key(played, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\r\n")
+    server = played()
+    endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
+    assert server.keys == ["Bearer sk-secret"]
+
+
+@pytest.mark.parametrize("key", ["sk-\nsecret", "sk-sécret", "sk-\x00secret"])
+def test_a_key_that_can_be_none_is_wrong_input_and_not_shown(monkeypatch, key):
+    with contextlib.suppress(ValueError):  # the environment itself takes no null
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setattr(endpoint.os, "environ", {"OPENAI_API_KEY": key})
+    with pytest.raises(InputError, match=r"\$OPENAI_API_KEY: expected a key of letters") as raised:
+        Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
+    assert "secret" not in str(raised.value)
+
+
 # ---- what goes wrong ----
 
 BAD = {
@@ -296,6 +314,32 @@ def test_work_that_nobody_waits_for_is_given_up(played):
     assert len(server.bodies) < 20
 
 
+@pytest.mark.parametrize("url", ["http://[::1/v1", "https://☃.example/v1", "http://"])
+def test_an_address_that_is_none_is_said(url):
+    with pytest.raises(EndpointFailed):
+        Endpoint(EndpointConfig(request_seconds=2), [url], "hash")
+
+
+def test_a_server_that_says_a_byte_now_and_then_has_no_longer_to_prove_itself(played, proved, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        started = time.monotonic()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(EndpointFailed, match="no answer at 1 tries, at last TimeoutError"):
+            Endpoint(EndpointConfig(model="m", attempts=1, request_seconds=0.5), [url], "hash")
+    assert time.monotonic() - started < 10
+
+
+def drip(listening):
+    with contextlib.suppress(OSError):
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+
 def test_nobody_there_is_said(tmp_path):
     with pytest.raises(EndpointFailed, match=r"http://127.0.0.1:9/v1/models: .*refused|failed"):
         Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
@@ -340,6 +384,12 @@ def test_a_server_with_other_weights_is_refused_and_each_is_asked(played, proved
     right, stale = played(lambda body, number: served(body)), played(lambda body, number: served(body, "abx"))
     with pytest.raises(InputError, match=f"{stale.url}: it has other weights than the hash: it goes on with 'abx'"):
         with_weights(right, stale)
+
+
+def test_a_server_that_says_nothing_greedily_has_not_the_weights(played, proved):
+    server = played(lambda body, number: served(body, "") if body["temperature"] == 0 else served(body))
+    with pytest.raises(InputError, match="it has other weights"):
+        with_weights(server)
 
 
 def test_greedy_texts_may_differ_once_by_rounding(played, proved):

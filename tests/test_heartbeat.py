@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,15 @@ def test_a_run_whose_process_is_gone_goes_on_though_another_has_its_number_now(r
     changed(run.status, process=sleeper, since=ago(seconds=30), beat_at=ago(seconds=20))
     with run.lock():
         pass
+
+
+def test_a_run_whose_process_is_dead_goes_on_though_nobody_has_asked_for_its_status(run):
+    with subprocess.Popen(["true"]) as process:
+        while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "Z":
+            time.sleep(0.01)
+        changed(run.status, process=process.pid, since=now())
+        with run.lock():
+            pass
 
 
 def test_a_run_whose_writer_on_another_machine_is_dead_goes_on(run):

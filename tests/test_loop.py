@@ -33,6 +33,7 @@ from selfplay.config import (
     PromptConfig,
     ProposeConfig,
     RunConfig,
+    SandboxConfig,
     SolveConfig,
     load,
 )
@@ -983,6 +984,9 @@ def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool
     config = config_of(files, gate=True, iterations=2, evaluate=EvaluateConfig(samples_per_puzzle=9, k=(1,)))
     with pytest.raises(InputError, match=r"evaluate.samples_per_puzzle: 9, and .*branch was scored with \d"):
         go(tmp_path / "branch", config, pool)
+    slower = SandboxConfig(cpu_seconds=0.5)
+    with pytest.raises(InputError, match=r"sandbox limits: .*branch was scored with"):
+        go(tmp_path / "branch", config_of(files, gate=True, sandbox=slower), pool)
 
 
 def test_the_gate_asks_the_scores_of_dev(files, pool, tmp_path):

@@ -1,5 +1,9 @@
 """What an iteration trains on, by its objective, in whole runs with a model that a script plays."""
 
+import gc
+import shutil
+import weakref
+
 import pytest
 from test_loop import Backend, config_of, go, puzzle_files
 
@@ -33,7 +37,8 @@ def trained(files, pool, folder, **changes):
 def test_each_objective_is_given_its_lessons_and_what_is_learned_of_the_archive_is_kept(
     files, pool, tmp_path, objective
 ):
-    lessons, kept = trained(files, pool, tmp_path / "run", finetune=FinetuneConfig(objective=objective))
+    own = FinetuneConfig(objective=objective, start="previous")
+    lessons, kept = trained(files, pool, tmp_path / "run", finetune=own)
     assert [{type(lesson) for lesson in each} for each in lessons] == [{KINDS[objective]}] * 2
     if objective != "sft":
         learned = {(number, *each.pair) for number, of in enumerate(lessons, 1) for each in of if each.pair}
@@ -52,9 +57,9 @@ def test_without_an_objective_nothing_is_trained_and_nothing_scored_again(files,
     assert not (tmp_path / "run" / "checkpoints").exists()
     assert {record["checkpoint"] for record in records} == {records[0]["checkpoint"]}
     assert [record["dev"] for record in records] == [records[0]["dev"]] * 3
-    assert sorted(path.name for path in (tmp_path / "run" / "scores").iterdir()) == [
-        "iteration-000-dev.jsonl", "iteration-000-heldout.jsonl"
-    ]  # fmt: skip
+    scores = RunDir(tmp_path / "run")
+    assert scores.samples(2, "dev").read_text() == scores.samples(0, "dev").read_text()
+    assert records[2]["cost"]["score"]["texts"] == 0
     assert records[2]["new_pairs"] > 0
     branch = RunDir(tmp_path / "branch")
     loop.branch(RunDir(tmp_path / "run"), 2, branch)
@@ -78,14 +83,13 @@ def test_replacing_trains_on_what_the_last_iteration_found_alone(files, pool, tm
 
 @pytest.mark.parametrize("objective", ["spin", "dpo"])
 def test_contrasts_are_of_two_iterations_as_spins_published_runs(files, pool, tmp_path, objective):
-    whole, _ = trained(files, pool, tmp_path / "run", iterations=3, finetune=FinetuneConfig(objective=objective))
-    last, _ = trained(
-        files, pool, tmp_path / "last", iterations=3, finetune=FinetuneConfig(objective=objective, data="replace")
-    )
+    own = FinetuneConfig(objective=objective, start="previous")
+    whole, _ = trained(files, pool, tmp_path / "run", iterations=3, finetune=own)
+    last, _ = trained(files, pool, tmp_path / "last", iterations=3, finetune=loop.replace(own, data="replace"))
     assert len(last[0]) == len(whole[0])
     assert len(whole[1]) > len(last[1])
     with Archive(tmp_path / "run" / "archive.sqlite") as archive:
-        config = config_of(files, finetune=FinetuneConfig(objective=objective))
+        config = config_of(files, finetune=own)
         assert teach.iterations_learned(archive, config, 3)[-teach.UNION :] == [2, 3]
 
 
@@ -146,6 +150,65 @@ def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_asi
     assert gone
     assert shown
     assert not gone & (learned | shown)
+
+
+def test_a_branch_without_training_goes_on_with_the_model_it_was_branched_from(files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files), pool)
+    branch = RunDir(tmp_path / "branch")
+    loop.branch(RunDir(tmp_path / "run"), 2, branch)
+    records = go(branch.path, config_of(files, iterations=3, finetune=FinetuneConfig(objective="none")), pool)
+    assert records[3]["checkpoint"] == records[2]["checkpoint"] != records[0]["checkpoint"]
+    assert records[3]["dev"] == records[2]["dev"]
+    assert [record["reigns"] for record in records] == [0, 1, 2, 2]
+    with Archive(branch.archive) as archive:
+        sampled = archive.query("SELECT DISTINCT checkpoint FROM chunks WHERE iteration = 3")
+    assert [row[0] for row in sampled] == [records[2]["checkpoint"]]
+
+
+def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
+    files, pool, tmp_path, monkeypatch, collapsing
+):
+    config = config_of(files, iterations=1, finetune=FinetuneConfig(start="previous"))
+    go(tmp_path / "run", config, pool)
+    branch = RunDir(tmp_path / "branch")
+    loop.branch(RunDir(tmp_path / "run"), 1, branch)
+    shutil.rmtree(branch.checkpoint(1))  # as if another one were the best
+    shutil.copytree(RunDir(tmp_path / "run").checkpoint(1), branch.checkpoint(1))
+    rolled = loop.replace(config, iterations=3, collapse=collapse_config("rollback"))
+    assert len(go(branch.path, rolled, pool)) == 4
+
+
+def test_a_rollback_that_leaves_nothing_to_learn_is_told_and_another_answer_goes_on(files, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        loop.collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 1 else []
+    )
+    own = FinetuneConfig(objective="dpo")
+    config = config_of(files, iterations=1, finetune=own, collapse=collapse_config("rollback"))
+    with pytest.raises(
+        InputError, match=r"iteration 1 after a rollback to iteration 0 \(collapse.action\): there is no"
+    ):
+        go(tmp_path / "run", config, pool)
+    with Archive(tmp_path / "run" / "archive.sqlite") as archive:
+        assert archive.set_aside() == {}
+
+
+def test_only_one_model_is_in_memory_while_it_is_trained(files, pool, tmp_path):
+    alive = []
+
+    class Watching(Backend):
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            alive.append(weakref.ref(model))
+            return model
+
+        def finetune(self, *arguments):
+            gc.collect()
+            assert [one for one in alive if one() is not None] == []
+            return super().finetune(*arguments)
+
+    own = FinetuneConfig(objective="grpo", start="previous")
+    go(tmp_path / "run", config_of(files, finetune=own), pool, Watching())
+    assert len(alive) >= 3
 
 
 def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_path, collapsing):
