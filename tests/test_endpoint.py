@@ -457,7 +457,6 @@ def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(comma
     sampled = asked.sample([prompt("a")], 40, SETTINGS, [1], lambda done: kill_once(process))
     asked.close()
     assert sampled == expected
-    assert asked.troubles["connection lost"] >= 1
     assert caplog.text.count("it is begun again") == 1
 
 
