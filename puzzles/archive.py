@@ -51,10 +51,14 @@ CONTAMINATED = (
     " AND t.guard = (SELECT value FROM marks WHERE name = 'guard'))"
 )
 """Puzzles that the guard which keeps this archive found too near to guarded ones after they had come in."""
+SET_ASIDE = (
+    "p.iteration IN (SELECT CAST(key AS INTEGER) FROM"
+    " json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '{}')))"
+)
+"""Puzzles of iterations that were rolled back."""
 QUARANTINED = (
     "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
-    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR p.iteration IN"
-    " (SELECT CAST(key AS INTEGER) FROM json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '{}'))))"
+    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR {SET_ASIDE})"
 )
 """Puzzles that two worlds judged differently, that are contaminated, or of iterations that were rolled back: they stay
 visible, and are neither trained on nor shown to a model."""

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from puzzles.archive import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, Archive
+from puzzles.archive import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, SET_ASIDE, Archive
 from puzzles.guard import LEVELS
 from puzzles.puzzle import InputError
 from puzzles.schema import SEARCHED
@@ -112,7 +112,8 @@ def page_of(
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
         f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
-        f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {QUARANTINED} THEN 'unstable' ELSE '' END AS quarantine,"
+        f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {SET_ASIDE} THEN 'rolled back' WHEN {QUARANTINED}"
+        " THEN 'unstable' ELSE '' END AS quarantine,"
         f" p.name, p.source FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
         *parameters,
         limit,

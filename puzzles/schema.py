@@ -37,7 +37,7 @@ CREATE TABLE contamination (         -- puzzles of this archive that a guard fou
     added_at REAL NOT NULL,
     PRIMARY KEY (puzzle, guard)
 );
-CREATE TABLE marks (                 -- steps of a run that are done once
+CREATE TABLE marks (                 -- steps of a run that are done once, its guard, and iterations that are set aside
     name TEXT PRIMARY KEY,
     value TEXT NOT NULL
 );

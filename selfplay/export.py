@@ -261,8 +261,8 @@ interpreter verifies them.
 `puzzle_id` and `solution_id` are hashes of normal forms: equal but for names and layout means equal. `n` candidates of
 the puzzle were judged, `c` accepted. `checkpoint` is the hash of the weights that wrote the solution, `seed` and
 `settings` how; empty where a person or a rule wrote it. `trained_in` lists the iterations whose checkpoints learned
-from the pair. `quarantined` rows were judged differently by two worlds, or are too near to a held-out puzzle: leave
-them out of training.
+from the pair. `quarantined` rows were judged differently by two worlds, are too near to a held-out puzzle, or of an
+iteration that was rolled back: leave them out of training.
 
 ## Limits
 

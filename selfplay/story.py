@@ -196,7 +196,7 @@ class _Teller:
             self.breaks.append(f"solution {solution} has another answer than its candidate")
 
     def _check_training(self, solved: set[str]) -> None:
-        known = solved | {row["candidate"] for row in self._rows("candidates", "puzzle = ?")}
+        known = {""} | solved | {row["candidate"] for row in self._rows("candidates", "puzzle = ?")}
         for row in self._rows("trained", "puzzle = ? ORDER BY iteration"):
             if row["solution"] not in known:
                 self.breaks.append(f"iteration {row['iteration']} was trained on {row['solution']}, which is not here")
@@ -204,7 +204,11 @@ class _Teller:
     def _quarantine(self) -> list[str]:
         hit = self.archive.contamination().get(self.id)
         unstable = self._rows("candidates", "puzzle = ? AND verdict = 'unstable' AND instr(detail, ?)", WORLDS_DISAGREE)
-        return [f"contaminated: {hit}"] * bool(hit) + [f"unstable: {row['detail']}" for row in unstable]
+        since = self.archive.set_aside().get(self.row["iteration"])
+        return [
+            *[f"contaminated: {hit}"] * bool(hit), *(f"unstable: {row['detail']}" for row in unstable),
+            *[f"rolled back: in iteration {since} its own was set aside"] * (since is not None),
+        ]  # fmt: skip
 
 
 def _facts(chunk: Chunk) -> dict[str, Any]:

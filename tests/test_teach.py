@@ -8,11 +8,13 @@ import pytest
 from test_loop import Backend, config_of, go, puzzle_files
 
 from puzzles.archive import Archive
+from puzzles.catalogue import Filter, page_of
 from puzzles.puzzle import InputError
 from selfplay import loop, teach
 from selfplay.config import DataConfig, EvaluateConfig, FinetuneConfig
 from selfplay.rundir import RunDir
 from selfplay.select import Contrast, Example, Graded
+from selfplay.story import story
 
 KINDS = {"sft": Example, "filtered": Example, "spin": Contrast, "dpo": Contrast, "grpo": Graded}
 ALARM = "Vendi score 3 fell below 0.5 of iteration 1's 9"
@@ -209,6 +211,23 @@ def test_only_one_model_is_in_memory_while_it_is_trained(files, pool, tmp_path):
     own = FinetuneConfig(objective="grpo", start="previous")
     go(tmp_path / "run", config_of(files, finetune=own), pool, Watching())
     assert len(alive) >= 3
+
+
+def test_a_puzzle_that_was_rolled_back_says_so_wherever_it_stands(files, pool, tmp_path, collapsing):
+    go(tmp_path / "run", config_of(files, collapse=collapse_config("rollback")), pool)
+    with Archive(tmp_path / "run" / "archive.sqlite") as archive:
+        gone = archive.puzzle_ids("p.origin = 'model'")[0]
+        rows = {row["puzzle"]: row["quarantine"] for row in page_of(archive, Filter(state="quarantined"), "newest", 99)}
+        assert rows[gone] == "rolled back"
+        assert story(archive, gone).quarantine == ["rolled back: in iteration 2 its own was set aside"]
+
+
+def test_the_story_of_a_puzzle_whose_text_alone_was_learned_has_nothing_missing(files, pool, tmp_path):
+    own = FinetuneConfig(objective="grpo", start="previous")
+    go(tmp_path / "run", config_of(files, finetune=own), pool)
+    with Archive(tmp_path / "run" / "archive.sqlite") as archive:
+        ((puzzle,), *_) = archive.query("SELECT puzzle FROM trained WHERE solution = ''")
+        assert story(archive, puzzle).breaks == []
 
 
 def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_path, collapsing):
