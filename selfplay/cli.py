@@ -60,7 +60,7 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
     try:
-        status = int(options.command(options))
+        status = _among_processes(options)
         sys.stdout.flush()  # here, and not at exit, a reader's absence can be forgiven
         return status
     except InputError as error:
@@ -82,6 +82,19 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
             return _fail(_machine_error(error), 3)
         traceback.print_exc()
         return 3
+
+
+def _among_processes(options: argparse.Namespace) -> int:
+    """A command's work; of the processes that torchrun has started the first does it, and the others train with it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return int(options.command(options))
+    if options.command not in TRAINING:
+        raise InputError("torchrun: only run, reproduce and ablate train in several processes: give this without it")
+    from selfplay import distributed
+    from selfplay.finetune import join
+
+    with distributed.joined() as leads:
+        return int(options.command(options)) if leads else join()
 
 
 def _fail(error: object, status: int) -> int:
@@ -580,6 +593,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 KEPT = "; what was finished is kept, the same command goes on from there"
 RESUMED = (_run, _reproduce, _ablate, _bench, archive_commands.add)
+TRAINING = (_run, _reproduce, _ablate)
 
 
 # ---- wiring ----

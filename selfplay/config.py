@@ -182,6 +182,9 @@ class FinetuneConfig:
     same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
     checkpointing: bool = False
     """Whether activations are computed again on the way back: less memory, more time; nothing is shared then."""
+    shard: str = "none"
+    """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
+    gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
     lora_rank: int = 0
     """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
     the `[lora]` extra. 0: all weights."""
@@ -357,6 +360,7 @@ CHOICES = {
     "finetune.dtype": ("auto", "float32", "bfloat16"),
     "finetune.objective": ("none", "sft", "filtered", "spin", "dpo", "grpo"),
     "finetune.data": ("accumulate", "replace"),
+    "finetune.shard": ("none", "full"),
     "finetune.game": tuple(GAMES),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -369,7 +373,7 @@ MAY_BE_ZERO = {
     "solve.temperature", "evaluate.temperature",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
-ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
+ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
 MOST = 2**64
 """Of any number."""
