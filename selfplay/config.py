@@ -182,9 +182,6 @@ class FinetuneConfig:
     same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
     checkpointing: bool = False
     """Whether activations are computed again on the way back: less memory, more time; nothing is shared then."""
-    shard: str = "none"
-    """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
-    gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
     lora_rank: int = 0
     """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
     the `[lora]` extra. 0: all weights."""
@@ -215,6 +212,9 @@ class FinetuneConfig:
     right ones have lost more nats than this per candidate, in the mean of its last tenth; 0: never. Of the embedded
     model, with some 30 tokens per candidate, one that had lost 7 was no better than before its training, and one that
     had lost 1 was; longer candidates may lose more."""
+    shard: str = "none"
+    """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
+    gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
 
     def beta_of(self, iteration: int) -> float:
         """An iteration's `beta`; the first iteration that trains is 1."""

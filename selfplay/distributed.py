@@ -126,11 +126,11 @@ def require_device(name: str) -> None:
     if size() == 1 or not name.startswith(("auto", "cuda")) or not torch.cuda.is_available():
         return
     if ":" in name:
-        raise InputError(f"model.device: expected 'cuda' under torchrun, as each process has one of its own, got {name}")
-    if local_size() > torch.cuda.device_count():
         raise InputError(
-            f"torchrun --nproc-per-node: expected at most {torch.cuda.device_count()}, the GPUs here, got {local_size()}"
+            f"model.device: expected 'cuda' under torchrun, as each process has one of its own, got {name}"
         )
+    if local_size() > (there := torch.cuda.device_count()):
+        raise InputError(f"torchrun --nproc-per-node: expected at most {there}, the GPUs here, got {local_size()}")
 
 
 def agree(what: str, found: str) -> None:

@@ -1,4 +1,7 @@
-"""The trainings of test_distributed.py: `torchrun … tests/together.py MODEL FOLDER CASE…` leaves a checkpoint for each."""
+"""The trainings of test_distributed.py: `torchrun … tests/together.py MODEL FOLDER CASE…` leaves a checkpoint for each.
+
+As a case, `die-RANK` kills one of the processes.
+"""
 
 from __future__ import annotations
 
@@ -53,27 +56,25 @@ CHANGES = {
 }
 
 
-def train(case: str, model: str, folder: Path, together: bool, device: str = "cpu"):
+def train(case: str, model: str, folder: Path, together: bool):
     """`OBJECTIVE` or `OBJECTIVE-CHANGE`; alone nothing is sharded."""
     objective, _, change = case.partition("-")
     config = replace(CONFIGS[objective], **CHANGES[change])
     config = config if together else replace(config, shard="none")
-    return finetune(
-        model, LESSONS[objective], config, replace(CPU, device=device), [1], folder / case, {"protocol": "plain"}
-    )
+    return finetune(model, LESSONS[objective], config, CPU, [1], folder / case, {"protocol": "plain"})
 
 
 def main(model: str, folder: str, *cases: str) -> int:
     from selfplay import distributed
 
     with distributed.joined() as leads:
-        if not leads and "die" in cases:
-            next(distributed.orders())
+        if f"die-{distributed.rank()}" in cases:
             os.kill(os.getpid(), signal.SIGKILL)
         if not leads:
             return join()
         for case in cases:
-            train(case if case != "die" else "sft", model, Path(folder), True, os.environ.get("DEVICE", "cpu"))
+            if not case.startswith("die"):
+                train(case, model, Path(folder), True)
     return 0
 
 
