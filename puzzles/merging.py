@@ -123,6 +123,12 @@ def _take_in(connection: sqlite3.Connection) -> None:
             f"INSERT OR IGNORE INTO main.{table} ({columns.format(chunk='chunk')})"
             f" SELECT {columns.format(chunk=new)} FROM other.{table} o WHERE {fresh} ORDER BY o.rowid"
         )
+    # Of two chunks that know nothing of each other both may have admitted the same puzzle.
+    connection.execute(
+        "UPDATE main.proposals AS r SET outcome = 'duplicate' WHERE outcome = 'admitted'"
+        " AND chunk IN (SELECT new FROM temp.places WHERE NOT known) AND NOT EXISTS"
+        " (SELECT 1 FROM main.puzzles p WHERE (p.id, p.chunk, p.position) = (r.puzzle, r.chunk, r.position))"
+    )
     connection.execute("DROP TABLE temp.places")
 
 

@@ -132,6 +132,10 @@ def _run(options: argparse.Namespace) -> int:
     config = load(options.config or (parent[0].config if parent else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(_below_runs(name))
+    if options.shard and (options.forecast or parent):
+        raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
+    if options.shard:
+        return _run_part(options.shard, rundir, config)
     if options.forecast:
         if parent:
             raise InputError(
@@ -160,6 +164,21 @@ def _run(options: argparse.Namespace) -> int:
     if rundir.checkpoint(last).is_dir():
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
     print(f"  selfplay run {again}--set iterations={last + 3}")
+    return 0
+
+
+def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
+    from selfplay.engines import engine
+    from selfplay.loop import run_part
+    from selfplay.rundir import RunDir
+    from selfplay.shard import parse_part
+
+    part = parse_part(text)
+    own = RunDir(_below_runs(f"{rundir.path.name}-{part.name}"))
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(own.log), sandbox as (pool, protections), engine(config, own) as backend:
+        print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+    print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 
@@ -526,11 +545,13 @@ def _verify(options: argparse.Namespace) -> int:
     from puzzles.puzzle import Puzzle
     from puzzles.verify import verify_texts
     from selfplay.config import SandboxConfig
+    from selfplay.shard import parse_part
 
     sandbox = SandboxConfig(
         cpu_seconds=options.cpu_seconds, wall_seconds=max(5.0, 5 * options.cpu_seconds), memory_mb=options.memory_mb,
         lanes=options.lanes, modules=tuple(options.module or ()),
     )  # fmt: skip
+    part = parse_part(options.shard) if options.shard else None
     name = "standard input" if options.file == "-" else options.file
     escaped = "surrogateescape"
     if options.file == "-" and hasattr(sys.stdin, "reconfigure"):
@@ -555,6 +576,8 @@ def _verify(options: argparse.Namespace) -> int:
     with source as file, proven_pool(sandbox, 0) as (pool, _):
         waiting: list[Any] = []
         pairs = read_pairs(file, name, options.format)
+        if part:
+            pairs = itertools.islice(pairs, part.number - 1, None, part.parts)
         while True:
             wrong: InputError | None = None
             try:
@@ -684,6 +707,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
     )
+    run.add_argument(
+        "--shard", metavar="I/N", help="the I-th of N parts of what is sampled and judged next; for `archive merge`"
+    )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
 
     reproduce = command(
@@ -788,6 +814,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", default="jsonl", choices=["jsonl", "codex"],
         help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
     )  # fmt: skip
+    verify.add_argument("--shard", metavar="I/N", help="every N-th pair, from the I-th on")
     verify.add_argument("--cpu-seconds", type=_seconds, default=1.0)
     verify.add_argument("--memory-mb", type=positive, default=512)
     verify.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")

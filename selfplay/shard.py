@@ -1,0 +1,82 @@
+"""Parts of work for jobs that know nothing of each other, as Slurm arrays and Kubernetes begin them.
+
+A run's chunks are planned before they are sampled, so many can do them. Each part plans a stage's chunks from a copy
+of the run's archive, all the same, and samples and judges its own in a folder of its own. Parts are of chunks that
+follow each other: merged in order they are, row by row, what the run itself would have written. The next stage builds
+on all of this one and is for the next call.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from puzzles.archive import Archive
+from puzzles.puzzle import InputError
+
+MOST_PARTS = 100_000
+T = TypeVar("T")
+
+
+class PartDone(Exception):
+    """A part has done its share of a stage, and others have not, as far as its archive tells."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The `number`th of `parts`, from 1."""
+
+    number: int
+    parts: int
+
+    @property
+    def name(self) -> str:
+        """Such that names in order are parts in order."""
+        return f"{self.number:0{len(str(self.parts))}d}-of-{self.parts}"
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Of all, neighbours; shares differ in length by one at most."""
+        return items[len(items) * (self.number - 1) // self.parts : len(items) * self.number // self.parts]
+
+
+def parse_part(text: str) -> Part:
+    """Of `2/8`.
+
+    Raises:
+        InputError: It is no such text.
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    part = Part(int(found[1]), int(found[2])) if found else Part(0, 0)
+    if not 1 <= part.number <= part.parts <= MOST_PARTS:
+        raise InputError(f"--shard: expected I/N, with I from 1 to N and N at most {MOST_PARTS:,}, got {text!r}")
+    return part
+
+
+def take_over(theirs: Path, own: Path) -> None:
+    """Make a run's archive a part's, unless the part's has all that is judged there, and more or nothing.
+
+    Raises:
+        InputError: The run is being written.
+    """
+    log = theirs.with_name(f"{theirs.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise InputError(
+            f"{theirs}: it is being written, or was when its process died: wait for its end, or run it again"
+        )
+    beside = own.with_name(f".{own.name}.part")
+    shutil.copyfile(theirs, beside)  # many may read it at once, over a network: SQLite would keep files beside it
+    if own.exists() and _judged(beside) <= _judged(own):
+        beside.unlink()
+        return
+    for suffix in ("-wal", "-shm", ""):  # a log belongs to its own file
+        own.with_name(f"{own.name}{suffix}").unlink(missing_ok=True)
+    beside.replace(own)
+
+
+def _judged(path: Path) -> set[tuple[int, str, int]]:
+    with Archive(path) as archive:
+        return {tuple(row) for row in archive.query("SELECT iteration, stage, number FROM chunks WHERE judged")}
