@@ -51,7 +51,7 @@ from selfplay.rundir import (
 )
 from selfplay.sampler import Sampler
 from selfplay.select import Pair, solver_shots
-from selfplay.shard import Part, PartDone, take_over
+from selfplay.shard import FINISHED, Part, PartDone, finish, take_over
 from selfplay.teach import Lesson, teaching
 
 logger = logging.getLogger(__name__)
@@ -374,17 +374,19 @@ def run_part(
         base = backend.load(config.model.path, config.model)
         take_over(rundir.archive, own.archive)
         with Archive(own.archive, guard_of(pool, sets)) as archive:
+            if said := archive.mark(FINISHED):
+                return said
             _set_contaminated_aside(archive, pool, progress)
             run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base, part)
             for record in records:
                 run_.note(record)
+            said = f"iteration {iteration} is sampled and judged: without --shard the same command trains and scores"
             try:
                 run_.sample(iteration)
             except PartDone as done:
-                return str(done)
-            finally:
-                archive.index()
-    return f"iteration {iteration} is sampled and judged: without --shard the same command trains and scores"
+                said = str(done)
+            finish(archive, said)
+    return said
 
 
 @contextmanager

@@ -140,7 +140,8 @@ def test_a_part_that_was_interrupted_goes_on(config, pool, tmp_path):
 
 def test_a_part_takes_the_runs_archive_when_there_is_something_new_in_it_and_keeps_its_own_else(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
-    _, own = one_part(tmp_path, Part(1, 2), config, pool)
+    first, own = one_part(tmp_path, Part(1, 2), config, pool)
+    assert one_part(tmp_path, Part(1, 2), config, pool) == (first, own)
     before = own.archive.read_bytes()
     take_over(RunDir(tmp_path / "run").archive, own.archive)
     assert own.archive.read_bytes() == before
@@ -150,6 +151,26 @@ def test_a_part_takes_the_runs_archive_when_there_is_something_new_in_it_and_kee
     with Archive(own.archive) as archive:
         assert archive.unjudged(1, "propose") == []
     assert not list(own.path.glob(".*"))
+
+
+def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    for stage in ("propose", "solve"):
+        owns = [one_part(tmp_path, Part(number, 2), config, pool)[1] for number in (1, 2)]
+        merged(tmp_path, owns)
+        with Archive(RunDir(tmp_path / "run").archive) as archive:
+            all_candidates = archive.query("SELECT count(*) FROM candidates")[0][0]
+        found = 0
+        for own in owns:
+            with Archive(own.archive) as archive:
+                archive.check()
+                numbers = archive.query("SELECT DISTINCT number FROM chunks WHERE stage = ? ORDER BY 1", stage)
+                assert [number for (number,) in numbers] == [*range(numbers[0][0], numbers[-1][0] + 1)]
+                assert archive.query("SELECT count(*) FROM puzzles WHERE origin = 'human'")[0][0] <= 5 * (
+                    stage == "solve"
+                )
+                found += archive.query("SELECT count(*) FROM candidates")[0][0]
+        assert found == all_candidates
 
 
 def test_an_archive_that_is_being_written_is_not_copied(config, pool, tmp_path):
