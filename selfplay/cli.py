@@ -141,7 +141,9 @@ def _run(options: argparse.Namespace) -> int:
             raise InputError(
                 "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
             )
-        return _forecast(config)
+        return _forecast(config, _integers(options.nodes, "--nodes") if options.nodes else (), options.gpus)
+    if options.nodes:
+        raise InputError("--nodes: expected --forecast with it, which plans for so many")
     _require_packages(config)
     if parent:
         branch(*parent, rundir)
@@ -291,12 +293,13 @@ def _below_runs(name: str) -> Path:
     return RUNS / name
 
 
-def _forecast(config: RunConfig) -> int:
-    """Say what a run would cost; nothing of it is kept."""
+def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
+    """Say what a run would cost, and an iteration of each of these numbers of machines; nothing of it is kept."""
     from selfplay import tables
     from selfplay.engines import engine
     from selfplay.forecast import forecast
     from selfplay.rundir import RunDir
+    from selfplay.scaling import plan
 
     sandbox = proven_pool(config.sandbox, config.seed)
     with tempfile.TemporaryDirectory() as name, sandbox as (pool, protections):
@@ -304,6 +307,8 @@ def _forecast(config: RunConfig) -> int:
         with engine(config, RunDir(folder)) as backend:
             expected = forecast(config, backend, pool, protections, folder, bars())
     print(tables.forecast(expected))
+    if nodes:
+        print(f"\n{tables.plans([plan(expected, config, workers, gpus) for workers in nodes])}")
     return 0
 
 
@@ -711,6 +716,10 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", metavar="I/N", help="the I-th of N parts of what is sampled and judged next; for `archive merge`"
     )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
+    run.add_argument(
+        "--nodes", metavar="N,…", help="with --forecast: what an iteration takes of so many machines like this"
+    )
+    run.add_argument("--gpus", type=positive, default=1, metavar="M", help="with --nodes: devices that train together")
 
     reproduce = command(
         commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",
