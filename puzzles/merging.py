@@ -89,45 +89,49 @@ def merge(into: Archive, other: Archive) -> Merged:
 
     A puzzle or pair that is there keeps the history it has. A chunk is the same if it was planned from the same weights
     with the same seed and plan; others that have its place are numbered after those that are there. Doing it again
-    adds nothing.
+    adds nothing. It takes as long as the other is large, whatever is there already.
+
+    Args:
+        into: An archive that was found whole (`Archive.check`).
+        other: It is read first, to see that it is.
     """
-    into.check()
     other.check()
-    with _beside(into, other) as connection:
-        before = _sizes(connection)
-        with into.transaction():
-            _take_in(connection)
-            if into.mark("guard") != other.mark("guard") or other.mark("added_past_guard"):
-                into.set_mark("added_past_guard", "yes")
-        after = _sizes(connection)
+    with _beside(into, other) as connection, into.transaction():
+        grown = _take_in(connection)
+        if into.mark("guard") != other.mark("guard") or other.mark("added_past_guard"):
+            into.set_mark("added_past_guard", "yes")
     into.index()
-    return Merged(*(after[table] - before[table] for table in _COUNTED))
+    return Merged(*(grown[table] for table in _COUNTED))
 
 
-def _sizes(connection: sqlite3.Connection) -> dict[str, int]:
-    return {table: connection.execute(f"SELECT count(*) FROM main.{table}").fetchone()[0] for table in _COUNTED}
-
-
-def _take_in(connection: sqlite3.Connection) -> None:
+def _take_in(connection: sqlite3.Connection) -> dict[str, int]:
+    """By table, how many rows came."""
     connection.execute(
         "CREATE TEMP TABLE places (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, known INTEGER NOT NULL)"
     )
-    _place_chunks(connection)
+    grown = {"chunks": _place_chunks(connection)}
     for table in ("protections", "refusals", "trained", "contamination"):
         connection.execute(f"INSERT OR IGNORE INTO main.{table} SELECT * FROM other.{table}")
     for table, columns in _COLUMNS.items():
         new = "(SELECT new FROM temp.places WHERE old = o.chunk)"
         known = "(SELECT known FROM temp.places WHERE old = o.chunk)"
         fresh = f"NOT {known}" if table in ("proposals", "candidates") else "1"
-        connection.execute(
+        grown[table] = connection.execute(
             f"INSERT OR IGNORE INTO main.{table} ({columns.format(chunk='chunk')})"
             f" SELECT {columns.format(chunk=new)} FROM other.{table} o WHERE {fresh} ORDER BY o.rowid"
-        )
+        ).rowcount
+    # Of two chunks that know nothing of each other both may have admitted the same puzzle.
+    connection.execute(
+        "UPDATE main.proposals AS r SET outcome = 'duplicate' WHERE outcome = 'admitted'"
+        " AND chunk IN (SELECT new FROM temp.places WHERE NOT known) AND NOT EXISTS"
+        " (SELECT 1 FROM main.puzzles p WHERE (p.id, p.chunk, p.position) = (r.puzzle, r.chunk, r.position))"
+    )
     connection.execute("DROP TABLE temp.places")
+    return grown
 
 
-def _place_chunks(connection: sqlite3.Connection) -> None:
-    """Give each of the other's chunks its id here: that of the same chunk, or a new one."""
+def _place_chunks(connection: sqlite3.Connection) -> int:
+    """Give each of the other's chunks its id here: that of the same chunk, or a new one; returns how many are new."""
     names = [row[1] for row in connection.execute("PRAGMA main.table_info(chunks)") if row[1] not in ("id", "number")]
     columns = ", ".join(names)
     same = f"SELECT m.id FROM main.chunks m JOIN other.chunks o ON {_SAME_CHUNK} WHERE o.id = ?"
@@ -137,6 +141,7 @@ def _place_chunks(connection: sqlite3.Connection) -> None:
         " (o.iteration, o.stage, o.number)) THEN (SELECT max(m.number) + 1 FROM main.chunks m"
         " WHERE (m.iteration, m.stage) = (o.iteration, o.stage)) ELSE o.number END"
     )
+    fresh = 0
     for (old,) in connection.execute("SELECT id FROM other.chunks ORDER BY id").fetchall():
         known = connection.execute(same, (old,)).fetchone()
         if known:
@@ -150,4 +155,6 @@ def _place_chunks(connection: sqlite3.Connection) -> None:
         else:
             chunk = f"SELECT {number}, {columns} FROM other.chunks o WHERE id = ?"
             new = connection.execute(f"INSERT INTO main.chunks (number, {columns}) {chunk}", (old,)).lastrowid
+            fresh += 1
         connection.execute("INSERT INTO temp.places VALUES (?, ?, ?)", (old, new, known is not None))
+    return fresh

@@ -239,6 +239,7 @@ def _merge(options: argparse.Namespace) -> int:
     if twice := [source for source in sources if source.samefile(into)]:
         raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
     with Archive(into) as archive:
+        archive.check()
         for source in sources:
             with Archive(source) as other:
                 grown = vars(merge(archive, other))

@@ -60,7 +60,7 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
     try:
-        status = int(options.command(options))
+        status = _among_processes(options)
         sys.stdout.flush()  # here, and not at exit, a reader's absence can be forgiven
         return status
     except InputError as error:
@@ -82,6 +82,19 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
             return _fail(_machine_error(error), 3)
         traceback.print_exc()
         return 3
+
+
+def _among_processes(options: argparse.Namespace) -> int:
+    """A command's work; of the processes that torchrun has started the first does it, and the others train with it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
+        return int(options.command(options))
+    if options.command not in TRAINING:
+        raise InputError("torchrun: only run, reproduce and ablate train in several processes: give this without it")
+    from selfplay import distributed
+    from selfplay.finetune import join
+
+    with distributed.joined() as leads:
+        return int(options.command(options)) if leads else join()
 
 
 def _fail(error: object, status: int) -> int:
@@ -119,12 +132,18 @@ def _run(options: argparse.Namespace) -> int:
     config = load(options.config or (parent[0].config if parent else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(_below_runs(name))
+    if options.shard and (options.forecast or parent):
+        raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
+    if options.shard:
+        return _run_part(options.shard, rundir, config)
     if options.forecast:
         if parent:
             raise InputError(
                 "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
             )
-        return _forecast(config)
+        return _forecast(config, _integers(options.nodes, "--nodes") if options.nodes else (), options.gpus)
+    if options.nodes:
+        raise InputError("--nodes: expected --forecast with it, which plans for so many")
     _require_packages(config)
     if parent:
         branch(*parent, rundir)
@@ -147,6 +166,21 @@ def _run(options: argparse.Namespace) -> int:
     if rundir.checkpoint(last).is_dir():
         print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
     print(f"  selfplay run {again}--set iterations={last + 3}")
+    return 0
+
+
+def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
+    from selfplay.engines import engine
+    from selfplay.loop import run_part
+    from selfplay.rundir import RunDir
+    from selfplay.shard import parse_part
+
+    part = parse_part(text)
+    own = RunDir(_below_runs(f"{rundir.path.name}-{part.name}"))
+    sandbox = proven_pool(config.sandbox, config.seed)
+    with _log_to(own.log), sandbox as (pool, protections), engine(config, own) as backend:
+        print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+    print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 
@@ -261,12 +295,13 @@ def _below_runs(name: str) -> Path:
     return RUNS / name
 
 
-def _forecast(config: RunConfig) -> int:
-    """Say what a run would cost; nothing of it is kept."""
+def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
+    """Say what a run would cost, and an iteration of each of these numbers of machines; nothing of it is kept."""
     from selfplay import tables
     from selfplay.engines import engine
     from selfplay.forecast import forecast
     from selfplay.rundir import RunDir
+    from selfplay.scaling import plan
 
     sandbox = proven_pool(config.sandbox, config.seed)
     with tempfile.TemporaryDirectory() as name, sandbox as (pool, protections):
@@ -274,6 +309,8 @@ def _forecast(config: RunConfig) -> int:
         with engine(config, RunDir(folder)) as backend:
             expected = forecast(config, backend, pool, protections, folder, bars())
     print(tables.forecast(expected))
+    if nodes:
+        print(f"\n{tables.plans([plan(expected, config, workers, gpus) for workers in nodes])}")
     return 0
 
 
@@ -515,11 +552,13 @@ def _verify(options: argparse.Namespace) -> int:
     from puzzles.puzzle import Puzzle
     from puzzles.verify import verify_texts
     from selfplay.config import SandboxConfig
+    from selfplay.shard import parse_part
 
     sandbox = SandboxConfig(
         cpu_seconds=options.cpu_seconds, wall_seconds=max(5.0, 5 * options.cpu_seconds), memory_mb=options.memory_mb,
         lanes=options.lanes, modules=tuple(options.module or ()),
     )  # fmt: skip
+    part = parse_part(options.shard) if options.shard else None
     name = "standard input" if options.file == "-" else options.file
     escaped = "surrogateescape"
     if options.file == "-" and hasattr(sys.stdin, "reconfigure"):
@@ -544,6 +583,8 @@ def _verify(options: argparse.Namespace) -> int:
     with source as file, proven_pool(sandbox, 0) as (pool, _):
         waiting: list[Any] = []
         pairs = read_pairs(file, name, options.format)
+        if part:
+            pairs = itertools.islice(pairs, part.number - 1, None, part.parts)
         while True:
             wrong: InputError | None = None
             try:
@@ -582,6 +623,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 KEPT = "; what was finished is kept, the same command goes on from there"
 RESUMED = (_run, _reproduce, _ablate, _bench, archive_commands.add)
+TRAINING = (_run, _reproduce, _ablate)
 
 
 # ---- wiring ----
@@ -672,7 +714,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
     )
+    run.add_argument(
+        "--shard", metavar="I/N", help="the I-th of N parts of what is sampled and judged next; for `archive merge`"
+    )
     run.add_argument("--forecast", action="store_true", help="say what it would cost, from a minute of it; run nothing")
+    run.add_argument(
+        "--nodes", metavar="N,…", help="with --forecast: what an iteration takes of so many machines like this"
+    )
+    run.add_argument("--gpus", type=positive, default=1, metavar="M", help="with --nodes: devices that train together")
 
     reproduce = command(
         commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",
@@ -776,6 +825,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", default="jsonl", choices=["jsonl", "codex"],
         help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
     )  # fmt: skip
+    verify.add_argument("--shard", metavar="I/N", help="every N-th pair, from the I-th on")
     verify.add_argument("--cpu-seconds", type=_seconds, default=1.0)
     verify.add_argument("--memory-mb", type=positive, default=512)
     verify.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")

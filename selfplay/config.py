@@ -215,6 +215,9 @@ class FinetuneConfig:
     right ones have lost more nats than this per candidate, in the mean of its last tenth; 0: never. Of the embedded
     model, with some 30 tokens per candidate, one that had lost 7 was no better than before its training, and one that
     had lost 1 was; longer candidates may lose more."""
+    shard: str = "none"
+    """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
+    gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
 
     def beta_of(self, iteration: int) -> float:
         """An iteration's `beta`; the first iteration that trains is 1."""
@@ -360,6 +363,7 @@ CHOICES = {
     "finetune.dtype": ("auto", "float32", "bfloat16"),
     "finetune.objective": ("none", "sft", "filtered", "spin", "dpo", "grpo"),
     "finetune.data": ("accumulate", "replace"),
+    "finetune.shard": ("none", "full"),
     "finetune.game": tuple(GAMES),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -372,7 +376,7 @@ MAY_BE_ZERO = {
     "propose.temperature", "solve.temperature", "evaluate.temperature",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
-ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing")
+ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
 MOST = 2**64
 """Of any number."""

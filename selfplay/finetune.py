@@ -26,10 +26,12 @@ from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from puzzles.puzzle import InputError
+from sandbox.pool import available_cores
+from selfplay import distributed
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.cost import Watch
 from selfplay.decode import kept_in
-from selfplay.model import LanguageModel, peak_flops_per_second
+from selfplay.model import LanguageModel, device_of, peak_flops_per_second
 from selfplay.objectives import Likelihood, Objective, PolicyGradient, Preference
 from selfplay.prompts import encode_completion, encode_prompt, encode_sampled
 from selfplay.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
@@ -331,10 +333,11 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
             history.append(passes.backward(batch))
-            loss, norm = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
-            if not (math.isfinite(loss) and math.isfinite(norm.item())):
+            loss, clipped = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            norm = distributed.whole(clipped).item()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingDiverged(
-                    f"step {step}: the loss is {loss}, its gradient {norm.item()}: "
+                    f"step {step}: the loss is {loss}, its gradient {norm}: "
                     "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
                 )
             _step(optimizer)
@@ -354,7 +357,7 @@ def train(
     tenth = max(1, len(history) // 10)
     first, last = _means(history[:tenth]), _means(history[-tenth:])
     watched = {name: mean for name, mean in last.items() if name != "loss"}
-    spent, cpu_spent = watch.seconds(), watch.cpu_seconds()
+    spent, (cpu_spent, peak) = watch.seconds(), distributed.total([watch.cpu_seconds(), peak])
     return TrainStats(
         len(history), sequences, tokens, 0, first.get("loss", 0.0), last.get("loss", 0.0), spent, cpu_spent, peak,
         **watched, stopped_at_step=stopped_at_step,
@@ -408,20 +411,26 @@ class _Passes:
         self._attention = network.config._attn_implementation
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
-        # Checkpointing makes the network forget its keys and values.
-        self._share = can_share(network) and not config.checkpointing
+        # Checkpointing makes the network forget its keys and values; a sharded one is called alike in all processes.
+        self._share = can_share(network) and not config.checkpointing and not distributed.is_sharded(network)
         self._reference: dict[TokenExample, torch.Tensor] = {}
 
     def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
         """Take the weights as they are now as the reference, for these sequences: each is read once."""
-        distinct = dict.fromkeys(example for step in steps for example in step)
-        for batch in _filled(distinct, self._batch_tokens):
+        distinct = dict.fromkeys(example for step in steps for example in self._dealt(step)[0])
+        for batch, _ in distributed.even(_filled(distinct, self._batch_tokens), self._network):
             self._reference |= self._fitted(self._read, batch)
 
     def backward(self, batch: Sequence[TokenExample]) -> dict[str, float]:
         """What a step's objective sums up, as means, whatever its parts; the loss's gradient is left in the weights."""
-        means = self._fitted(self._backward_pairs if self._objective.paired else self._backward, batch)
-        return {name: float(mean) for name, mean in means.items()}
+        own, counts = self._dealt(batch)
+        terms = len(batch) // 2 if self._objective.paired else sum(example.learned for example in batch)
+        work = self._backward_pairs if self._objective.paired else self._backward
+        means = self._fitted(lambda examples: work(examples, terms if counts else math.inf), own)
+        return distributed.added(self._network, means)
+
+    def _dealt(self, batch: Sequence[TokenExample]) -> tuple[list[TokenExample], bool]:
+        return distributed.dealt(batch, 2 if self._objective.paired else 1)
 
     def _fitted(self, work: Callable[[Sequence[TokenExample]], T], batch: Sequence[TokenExample]) -> T:
         longest = max(map(len, batch))
@@ -431,6 +440,8 @@ class _Passes:
             except RuntimeError as error:
                 if not OUT_OF_MEMORY.search(str(error)):
                     raise
+                if distributed.is_sharded(self._network):  # the others are in the midst of the same pass
+                    raise InputError("out of memory: set finetune.micro_batch_tokens, or half of what it is") from None
                 if self._most_tokens < longest:
                     raise InputError(
                         f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
@@ -441,39 +452,40 @@ class _Passes:
             self._most_tokens = min(self._most_tokens, longest * len(batch)) // 2
             logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", self._most_tokens)
 
-    def _backward(self, batch: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
-        """Per learned token."""
-        learned = sum(example.learned for example in batch)
+    def _backward(self, batch: Sequence[TokenExample], learned: float) -> dict[str, torch.Tensor]:
+        """Per learned token of the step, of which the batch is this process's share."""
         means: dict[str, torch.Tensor] = {}
-        for part, shared in self._parts(batch):
-            sums = self._sums(part, self._logs(part, shared))
-            (sums["loss"] / learned).backward()
-            means = {name: means.get(name, 0.0) + value.detach() / learned for name, value in sums.items()}
+        for (part, shared), counts in self._parts(batch):
+            sums, terms = self._sums(part, self._logs(part, shared)), learned if counts else math.inf
+            (sums["loss"] / terms).backward()
+            means = {name: means.get(name, 0.0) + value.detach() / terms for name, value in sums.items()}
         return means
 
-    def _backward_pairs(self, batch: Sequence[TokenExample]) -> dict[str, torch.Tensor]:
-        """Per pair, though the two may be in different parts.
+    def _backward_pairs(self, batch: Sequence[TokenExample], pairs: float) -> dict[str, torch.Tensor]:
+        """Per pair of the step, though the two may be in different parts.
 
         How the loss depends on each log-probability needs all their values, and no more than these: if there are
         several parts, they are read once for the values, and again to send the slopes back.
         """
         parts = self._parts(list(dict.fromkeys(batch)))  # one of several pairs is read once
         with torch.set_grad_enabled(len(parts) == 1):
-            read = [self._logs(part, shared) for part, shared in parts]
+            read = [self._logs(part, shared) for (part, shared), _ in parts]
         values = {
             example: own.detach().requires_grad_()
-            for (part, _), logs in zip(parts, read, strict=True)
+            for ((part, _), _), logs in zip(parts, read, strict=True)
             for example, own in zip(part, logs, strict=True)
         }
-        means = {name: 2 * total / len(batch) for name, total in self._sums(batch, [values[e] for e in batch]).items()}
+        means = {name: total / pairs for name, total in self._sums(batch, [values[e] for e in batch]).items()}
         means["loss"].backward()
-        for (part, shared), logs in zip(parts, read, strict=True):
+        for ((part, shared), counts), logs in zip(parts, read, strict=True):
             again = logs if len(parts) == 1 else self._logs(part, shared)
-            torch.autograd.backward(again, [values[example].grad for example in part])
+            slopes = [values[example].grad for example in part]
+            torch.autograd.backward(again, slopes if counts else [torch.zeros_like(slope) for slope in slopes])
         return {name: mean.detach() for name, mean in means.items()}
 
-    def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
-        return micro_batches(batch, self._most_tokens, self._share)
+    def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
+        """Each with whether it counts."""
+        return distributed.even(micro_batches(batch, self._most_tokens, self._share), self._network)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
         _use_attention(self._network, self._attention, max(map(len, part)), shared)
@@ -482,7 +494,7 @@ class _Passes:
 
     def _read(self, batch: Sequence[TokenExample]) -> dict[TokenExample, torch.Tensor]:
         with torch.no_grad():
-            parts = [(part, self._logs(part, shared)) for part, shared in self._parts(batch)]
+            parts = [(part, self._logs(part, shared)) for (part, shared), _ in self._parts(batch)]
         return {example: own for part, logs in parts for example, own in zip(part, logs, strict=True)}
 
     def _sums(self, examples: Sequence[TokenExample], logs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -541,6 +553,8 @@ def finetune(
 ) -> TrainStats:
     """Fine-tune a checkpoint on examples and save it as a new folder, complete or not at all.
 
+    The processes that torchrun has started beside this one, which are in `join`, take part.
+
     Args:
         start: The checkpoint to start from, and the reference of an objective that compares.
         examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
@@ -556,12 +570,37 @@ def finetune(
     Raises:
         TrainingDiverged: The loss became infinite or no number; nothing is saved.
     """
+    distributed.tell((str(start), examples, config, model_config, seed))
+    model, stats = _trained(start, examples, config, model_config, seed, progress, plan)
+    together = {"processes": distributed.size()} if distributed.size() > 1 else {}
+    with folder_atomically(folder) as part:
+        model.save(part, {**notes, **together, "training": asdict(stats)})
+    return stats
+
+
+def join() -> int:
+    """Take part in each training of the process that leads, until it has no more; returns the exit status."""
+    for order in distributed.orders():
+        with contextlib.suppress(TrainingDiverged):  # in all processes alike: the one that leads decides
+            _trained(*order)
+    return 0
+
+
+def _trained(
+    start: str | Path,
+    examples: Sequence[Lesson],
+    config: FinetuneConfig,
+    model_config: ModelConfig,
+    seed: Sequence[int],
+    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    plan: Callable[[int], object] = lambda steps: None,
+) -> tuple[LanguageModel, TrainStats]:
+    """The model after training; where the network is sharded, the weights of it in the process that leads alone."""
     objective = objective_of(examples, config)
-    model = LanguageModel(
-        start, ModelConfig(path=str(start), device=model_config.device, dtype="float32", threads=model_config.threads)
-    )
     rng = np.random.default_rng(list(seed))
-    torch.manual_seed(int(rng.integers(2**62)))
+    drawn = int(rng.integers(2**62))
+    model, network = _for_training(start, config, model_config, drawn)
+    distributed.agree(f"the checkpoint {start}", model.checkpoint)
     tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
     fitting = [example for example in tokenized if len(example) <= model.context_tokens]
     if not fitting:
@@ -571,14 +610,48 @@ def finetune(
     total_steps = min(config.max_steps, math.ceil(per_epoch * config.epochs))
     plan(total_steps)
     steps = _epochs(fitting, batch_tokens, total_steps, rng)
-    network = _with_adapters(model.network, config) if config.lora_rank else model.network
-    stats = train(network, steps, total_steps, config, progress, objective=objective)
-    if config.lora_rank:
+    if _shards(config):
+        distributed.shard(network, device_of(model_config.device).type)
+    if distributed.rank():
+        torch.manual_seed(drawn + distributed.rank())  # dropout is each process's own
+    with distributed.told_if_lost():
+        stats = train(network, steps, total_steps, config, progress, objective=objective)
+        if _shards(config):
+            sharded, leads = network, distributed.rank() == 0
+            if leads:
+                model, network = _for_training(start, config, replace(model_config, device="cpu"), drawn)
+            distributed.gather(sharded, network if leads else None)
+    if config.lora_rank and distributed.rank() == 0:
         model.network = network.merge_and_unload()
-    stats = replace(stats, skipped=len(tokenized) - len(fitting))
-    with folder_atomically(folder) as part:
-        model.save(part, {**notes, "training": asdict(stats)})
-    return stats
+    return model, replace(stats, skipped=len(tokenized) - len(fitting))
+
+
+def _for_training(
+    start: str | Path, config: FinetuneConfig, model_config: ModelConfig, seed: int
+) -> tuple[LanguageModel, Any]:
+    """A checkpoint in float32, and its network as it is trained: with adapters, if there are to be any."""
+    distributed.require_device(model_config.device)
+    threads = model_config.threads
+    if distributed.local_size() > 1:
+        threads = max(1, (threads or available_cores()) // distributed.local_size())
+    device = "cpu" if _shards(config) else model_config.device  # no device need have room for all of it
+    model = LanguageModel(start, ModelConfig(path=str(start), device=device, dtype="float32", threads=threads))
+    torch.manual_seed(seed)
+    return model, _with_adapters(model.network, config) if config.lora_rank else model.network
+
+
+def _shards(config: FinetuneConfig) -> bool:
+    """Whether training spreads the weights over the processes.
+
+    Raises:
+        InputError: There is but one process.
+    """
+    if config.shard == "full" and distributed.size() == 1:
+        raise InputError(
+            "finetune.shard: 'full' spreads the weights over processes, and there is one: begin the run with "
+            "`torchrun --nproc-per-node N -m selfplay.cli run …`, or set it to 'none'"
+        )
+    return config.shard == "full"
 
 
 def objective_of(examples: Sequence[Lesson], config: FinetuneConfig) -> Objective:
@@ -649,8 +722,9 @@ class TransformersBackend:
         """What a training of this model takes at least: in float32, as AdamW has it, or with adapters the weights."""
         weights_bytes = 4 * sampler.parameters
         copies = 1 if config.lora_rank else WEIGHTS_GRADIENTS_MOMENTS
+        processes = distributed.size() if _shards(config) else 1
         free_bytes = sampler.free_bytes + sampler.own_bytes
         remedy = "take a smaller model" + ("" if config.lora_rank else ", or finetune.lora_rank = 16")
-        return TrainingNeeds(copies * weights_bytes, free_bytes, weights_bytes, remedy)
+        return TrainingNeeds(copies * weights_bytes // processes, free_bytes, weights_bytes, remedy)
 
     finetune = staticmethod(finetune)

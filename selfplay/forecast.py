@@ -9,6 +9,7 @@ time is forecast too high. What the model becomes by training is not foreseen.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from puzzles.archive import Archive, Chunk
+from puzzles.merging import merge
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay import propose, solve, vary
@@ -57,6 +59,14 @@ class Forecast:
     """Of loading the model and verifying the training puzzles, once."""
     archive_bytes: int
     arithmetic: Arithmetic | None
+    load_seconds: float = 0.0
+    """Of a process that begins: what it took of the processor until here, the sets, and the model."""
+    planning_seconds_per_text: float = 0.0
+    merging_seconds_per_text: float = 0.0
+    """Of taking a text with its verdict from one archive into another."""
+    examples_per_step: float = 1.0
+    overlap: bool = False
+    """Whether sampling goes on while texts are judged."""
 
 
 def forecast(
@@ -67,10 +77,10 @@ def forecast(
     Raises:
         InputError: The run itself would be refused, or there is nothing to try training on.
     """
-    start = Watch()
+    start, begun = Watch(), time.process_time()
     sets = guarded_sets(pool, config)
     sampler = backend.load(config.model.path, config.model)
-    protocol = protocol_of(config, sampler)
+    protocol, load_seconds, overlap = protocol_of(config, sampler), begun + start.seconds(), sampler.overlap
     with Archive(folder / "archive.sqlite", guard_of(pool, sets), create=True) as archive:
         import_training(archive, pool, protections, config, progress)
         start_seconds = start.seconds()
@@ -80,10 +90,15 @@ def forecast(
         trial.solving()
         trial.scoring([named for items in sets.values() for named in items])
         arithmetic = sampler.arithmetic
-        trial.training()
+        merging = trial.merging()
+        if config.finetune.objective != "none":
+            trial.training()
         iterations = trial.iterations(sum(map(len, sets.values())))
     tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]
-    return Forecast(iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic)
+    return Forecast(
+        iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic, load_seconds,
+        trial.planning, merging, trial.examples_per_step, overlap,
+    )  # fmt: skip
 
 
 def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bool]) -> None:
@@ -119,6 +134,9 @@ class _Trial:
         self.targets = solve.targets(archive, 0, config.solve.training_puzzles)
         self.references = len(archive.choose(config.finetune.solutions_per_puzzle, config.data.references))
         self.number = 0
+        self.examples_per_step = self.examples_per_pair = self.steps = 1.0
+        self.planning = 0.0
+        """Seconds for each text, of the last attempt."""
         self.cost: dict[str, StageCost] = {}
 
     def proposing(self) -> None:
@@ -154,7 +172,9 @@ class _Trial:
             chosen = rng.choice(mixture, number, replace=False, p=share).tolist()
             few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
             self.number += 1
+            watch = Watch()
             solve.plan(self.archive, self.number, chosen, few, self.protocol, self.sampler)
+            self.planning = watch.seconds() / texts
             chunk = self._sampled(
                 solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
             )
@@ -208,6 +228,15 @@ class _Trial:
         with self.archive.transaction():
             self.archive.set_completions(first, **vars(samples))
         return self.archive.chunk(first)
+
+    def merging(self) -> float:
+        """Seconds for each text, of taking all that was tried into an empty archive."""
+        counted = "SELECT (SELECT count(*) FROM proposals) + (SELECT count(*) FROM candidates)"
+        texts = int(self.archive.query(counted)[0][0])
+        with Archive(self.folder / "merged.sqlite", create=True) as into:
+            watch = Watch()
+            merge(into, self.archive)
+            return watch.seconds() / max(1, texts)
 
     def _archive_bytes(self) -> int:
         return int(self.archive.query("PRAGMA page_count")[0][0] * self.archive.query("PRAGMA page_size")[0][0])
@@ -270,15 +299,16 @@ class _Trial:
             return bool(self.steps == steps)
 
         _doubling(FIRST_STEPS, own.max_steps, SECONDS["train"], attempt)
+        self.examples_per_step = self.cost["train"].texts / self.steps
 
     def iterations(self, scored_puzzles: int) -> list[dict[str, StageCost]]:
         """The run's stages, scaled up from the trials."""
-        config, train = self.config, self.cost["train"]
+        config, train = self.config, self.cost.get("train", StageCost())
         score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
         tried = self.admitted + len(self.targets)
         candidates = tried * config.solve.candidates_per_puzzle
         further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
-        most = config.finetune.max_steps * train.texts / self.steps
+        most = config.finetune.max_steps * self.examples_per_step
         costs = [score]
         for number in range(1, config.iterations + 1):
             # A training puzzle's solutions count once, however often it is tried.
@@ -290,6 +320,6 @@ class _Trial:
                 "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
                 **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
                 **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
-                "train": train.scaled_to(learned), **score,
+                **({"train": train.scaled_to(learned)} if "train" in self.cost else {}), **score,
             })  # fmt: skip
         return costs

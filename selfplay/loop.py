@@ -50,6 +50,7 @@ from selfplay.rundir import (
 )
 from selfplay.sampler import Sampler
 from selfplay.select import Lesson, Pair, solver_shots
+from selfplay.shard import FINISHED, Part, PartDone, finish, take_over
 from selfplay.teach import teaching
 
 logger = logging.getLogger(__name__)
@@ -343,6 +344,57 @@ def run(
     return rundir.read_records()
 
 
+def run_part(
+    rundir: RunDir,
+    own: RunDir,
+    part: Part,
+    config: RunConfig,
+    backend: Backend,
+    pool: Pool,
+    protections: dict[str, Any],
+    progress: Progress | None = None,
+) -> str:
+    """Do one part of the stage that a run is at, in a folder of its own; or go on with it.
+
+    The run itself is only read: its archive, records and checkpoints.
+
+    Returns:
+        What was done, in words.
+
+    Raises:
+        InputError: The run has not begun, is being written, or has other settings.
+    """
+    check_settings(rundir, config)
+    if not (records := rundir.read_records()):
+        raise InputError(
+            f"{rundir.path}: expected a run with at least one record, for parts go on from it: "
+            "begin it without --shard and with --set iterations=0"
+        )
+    iteration = len(records)
+    if iteration > config.iterations:
+        return f"{rundir.path} has all of its {config.iterations} iterations"
+    with own.lock() as owner, Heartbeat(own.status, owner) as heartbeat:
+        progress = heartbeat.watching(progress or Progress())
+        config = as_begun(rundir, config)
+        sets = guarded_sets(pool, config)
+        base = backend.load(config.model.path, config.model)
+        take_over(rundir.archive, own.archive)
+        with Archive(own.archive, guard_of(pool, sets)) as archive:
+            if said := archive.mark(FINISHED):
+                return said
+            _set_contaminated_aside(archive, pool, progress)
+            run_ = _Run(rundir, config, backend, pool, protections, archive, sets, progress, base, part)
+            for record in records:
+                run_.note(record)
+            said = f"iteration {iteration} is sampled and judged: without --shard the same command trains and scores"
+            try:
+                run_.sample(iteration)
+            except PartDone as done:
+                said = str(done)
+            finish(archive, said)
+    return said
+
+
 @contextmanager
 def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeeds) -> Iterator[None]:
     """Say how much a run that ends for want of space would still need."""
@@ -499,7 +551,10 @@ class _Run:
         sets: dict[str, list[NamedPuzzle]],
         progress: Progress,
         base: Sampler,
+        part: Part | None = None,
     ) -> None:
+        self.part = part
+        """Of the chunks of each stage; None for all."""
         self.rundir, self.config, self.backend, self.pool = rundir, config, backend, pool
         self.protections, self.archive, self.sets, self.progress = protections, archive, sets, progress
         self.done: list[_Done] = []
@@ -537,13 +592,21 @@ class _Run:
         """All stages of an iteration that are not on disk yet, and its record."""
         started = time.monotonic()
         if iteration:
-            self._propose(iteration)
-            self._vary(iteration)
-            self._solve(iteration)
+            self.sample(iteration)
             self._finetune(iteration)
         asked = iteration % self.config.heldout_every == 0 or iteration == self.config.iterations
         scores = {name: self._evaluate(iteration, name) for name in SCORED_SETS if asked or name != "heldout"}
         return self._record(iteration, scores, time.monotonic() - started)
+
+    def sample(self, iteration: int) -> None:
+        """The stages of an iteration before its training.
+
+        Raises:
+            PartDone: The others' parts of a stage are missing.
+        """
+        self._propose(iteration)
+        self._vary(iteration)  # which samples nothing: each part does all of it
+        self._solve(iteration)
 
     def _propose(self, iteration: int) -> None:
         archive, config, protocol = self.archive, self.config, self.protocol
@@ -595,7 +658,7 @@ class _Run:
         archive, checkpoint = self.archive, self.checkpoint(self.reigning)
         if not archive.planned(iteration, stage):
             plan(self.sampler(checkpoint))
-        chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, stage)]
+        chunks = [archive.chunk(identifier) for identifier in self._own(iteration, stage)]
         texts = sum(len(chunk.plan[asked]) * chunk.plan["copies"] for chunk in chunks)
         count = self.progress.counter(texts, f"iteration {iteration}: {stage}", unit)
         unsampled = [chunk for chunk in chunks if chunk.completions is None]
@@ -614,6 +677,19 @@ class _Run:
                     with archive.transaction():
                         archive.set_completions(chunk.id, **vars(samples))
                 judge(archive.chunk(chunk.id))
+        if self.part and (left := len(archive.unjudged(iteration, stage))):
+            raise PartDone(f"iteration {iteration}, {stage}: this part is done, {left} chunks are others'")
+
+    def _own(self, iteration: int, stage: str) -> Sequence[int]:
+        """Ids of a stage's chunks that are to be done here."""
+        unjudged = self.archive.unjudged(iteration, stage)
+        if self.part is None:
+            return unjudged
+        planned = self.archive.query(
+            "SELECT id FROM chunks WHERE iteration = ? AND stage = ? ORDER BY number", iteration, stage
+        )
+        own = {identifier for (identifier,) in self.part.share(planned)}
+        return [identifier for identifier in unjudged if identifier in own]
 
     def _vary(self, iteration: int) -> None:
         archive = self.archive

@@ -78,7 +78,7 @@ class LanguageModel:
     def __init__(self, path: str | Path, config: ModelConfig | None = None) -> None:
         config = config or ModelConfig()
         self.path = str(embedded_file("model") if str(path) == "embedded" else path)
-        self.device = torch.device(_device(config.device))
+        self.device = device_of(config.device)
         self.dtype = _dtype(config.dtype, self.device)
         self.threads = config.threads or available_cores()
         if self.threads > MOST_THREADS:
@@ -403,14 +403,19 @@ def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
     return kept
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> torch.device:
+    """What `model.device` names.
+
+    Raises:
+        InputError: It is not there.
+    """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ValueError) as error:
         raise InputError(f"model.device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return name
+    return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from selfplay.forecast import Forecast
     from selfplay.metrics import Score
     from selfplay.replay import Replay
+    from selfplay.scaling import Plan
     from selfplay.story import Story
 
 
@@ -127,6 +128,27 @@ def forecast(expected: Forecast) -> str:
     rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
     size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
     return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
+
+
+PLAN_NOTE = (
+    "Of the last iteration. A worker is a machine like this one (`run --shard`), a GPU a device such as this one\n"
+    "trains on (`torchrun`). Divided are sampling and judging, by whole chunks, and training; not start-up, copying,\n"
+    "planning, varying, merging and scoring. What workers say to each other in training is left out."
+)
+
+
+def plans(made: Sequence[Plan]) -> str:
+    """Iterations of other numbers of workers beside each other."""
+    heading = ["workers", "GPUs", "seconds", "bottleneck", "of it", "workers' hours", "GPUs' hours", "tokens", "price"]
+    rows = [
+        [
+            f"{each.workers:,}", f"{each.gpus:,}", f"{each.total_seconds:,.0f}", each.bottleneck,
+            f"{each.seconds[each.bottleneck] / (each.total_seconds or 1):.0%}", f"{each.worker_hours:,.2f}",
+            f"{each.gpu_hours:,.2f}", f"{each.tokens:,}", f"{each.price:,.2f}",
+        ]
+        for each in made
+    ]  # fmt: skip
+    return f"{render([heading, *rows], right=[0, 1, 2, 4, 5, 6, 7, 8])}\n\n{PLAN_NOTE}"
 
 
 def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Sequence[Contrast]) -> str:

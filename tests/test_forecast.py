@@ -201,3 +201,25 @@ def test_attempts_double_until_the_time_or_the_work_is_spent(monkeypatch):
     tried.clear()
     _doubling(16, 4, 1e9, attempt)
     assert tried == [4]
+
+
+def test_a_run_that_does_not_train_is_forecast_without_training(files, pool, tmp_path):
+    backend = Backend()
+    config = config_of(files)
+    found = expected(
+        dataclasses.replace(config, finetune=dataclasses.replace(config.finetune, objective="none")),
+        pool,
+        tmp_path,
+        backend,
+    )
+    assert [list(costs) for costs in found.iterations] == [["score"]] + [["propose", "solve", "score"]] * 2
+    assert backend.steps == []
+
+
+def test_what_many_workers_need_to_know_is_measured(files, pool, tmp_path):
+    found = expected(config_of(files), pool, tmp_path)
+    assert found.examples_per_step == 5
+    assert 0 < found.planning_seconds_per_text < 0.1
+    assert 0 < found.merging_seconds_per_text < 0.1
+    assert found.load_seconds > 0
+    assert not found.overlap

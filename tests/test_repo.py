@@ -17,6 +17,7 @@ PACKAGES = ("sandbox", "puzzles", "selfplay")
 WITH_TORCH = {
     "selfplay.model",
     "selfplay.finetune",
+    "selfplay.distributed",
     "selfplay.objectives",
     "selfplay.pretrain",
     "selfplay.bench",
