@@ -78,7 +78,7 @@ class LanguageModel:
     def __init__(self, path: str | Path, config: ModelConfig | None = None) -> None:
         config = config or ModelConfig()
         self.path = str(embedded_file("model") if str(path) == "embedded" else path)
-        self.device = torch.device(_device(config.device))
+        self.device = device_of(config.device)
         self.dtype = _dtype(config.dtype, self.device)
         self.threads = config.threads or available_cores()
         if self.threads > MOST_THREADS:
@@ -163,7 +163,7 @@ class LanguageModel:
     @property
     def free_bytes(self) -> int:
         """What may still be taken there."""
-        return _free_bytes(self.device)
+        return free_bytes(self.device)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -196,7 +196,7 @@ class LanguageModel:
         kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
         own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
         bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
-        fitting = max(1, _free_bytes(self.device) // 2 // bytes_per_row)
+        fitting = max(1, free_bytes(self.device) // 2 // bytes_per_row)
         return most if fitting >= most else 1 << fitting.bit_length() - 1
 
     def sample(
@@ -403,6 +403,15 @@ def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
     return kept
 
 
+def device_of(name: str) -> torch.device:
+    """Of a setting.
+
+    Raises:
+        InputError: It cannot be used here.
+    """
+    return torch.device(_device(name))
+
+
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -433,7 +442,8 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int
     return 2 * size**3 / best
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """What may still be taken on a device."""
     if device.type == "cuda":
         # What torch's own allocator keeps for later is free, too: a stage must not depend on the ones before it.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
