@@ -193,30 +193,30 @@ def _nodes() -> list[_Node]:
     return found
 
 
-def _actor(kind: type, node: _Node | None, arguments: Sequence[Any], **options: Any) -> Any:
-    """An actor on a node, or where the resources are that it asks for. It ends with the driver, and begins but once."""
+def _actor(kind: type, node: _Node, **options: Any) -> Any:
+    """An actor on a node; it ends with the driver, and begins but once."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if node:
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return ray.remote(kind).options(max_restarts=0, max_task_retries=0, **options).remote(*arguments)
+    # Not elsewhere: where a node has just been lost, it would wait for room that never comes.
+    place = NodeAffinitySchedulingStrategy(node.id, soft=False)
+    return ray.remote(kind).options(scheduling_strategy=place, max_restarts=0, max_task_retries=0, **options).remote()
 
 
-def _answers(asked: dict[Any, str], seconds: float) -> tuple[dict[str, Any], dict[str, Exception]]:
-    """What actors answer at their birth, by name, and why the others do not."""
+def _answers(asked: dict[Any, Any], seconds: float) -> tuple[dict[Any, Any], dict[Any, Exception]]:
+    """What actors answer to the first that they are asked, and why the others do not; both by actor."""
     import ray
 
-    answers: dict[str, Any] = {}
-    failures: dict[str, Exception] = {}
-    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds)
+    answers: dict[Any, Any] = {}
+    failures: dict[Any, Exception] = {}
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=seconds) if asked else ([], [])
     for answer in ready:
         try:
             answers[asked[answer]] = ray.get(answer)
         except ray.exceptions.RayError as error:
             failures[asked[answer]] = _cause(error)
     for answer in late:
-        failures[asked[answer]] = ClusterFailed(f"no answer in {seconds:.0f} s: others may have its cores")
+        failures[asked[answer]] = ClusterFailed(f"no answer in {seconds:.0f} s: others may have its cores or cards")
     return answers, failures
 
 
@@ -248,11 +248,9 @@ class Proof:
 class Verifier:
     """An actor: the sandbox of one node."""
 
-    def __init__(self, functions: Sequence[str], limits: Limits, lanes: int, seed: int, modules: Sequence[str]) -> None:
+    def prove(self, functions: Sequence[str], limits: Limits, lanes: int, seed: int, modules: Sequence[str]) -> Proof:
+        """Make the sandbox, attack it, and say what held."""
         self._pool = Pool(functions, limits, lanes, seed, modules)
-
-    def proof(self) -> Proof:
-        """Attack this sandbox and say what held."""
         protections = selfcheck.check(self._pool)
         return Proof(protections, protections.to_json(), sessions.source_hash())
 
@@ -294,29 +292,30 @@ class RayPool(Pool):
 
     def _recruit(self, lanes: int, minimum_tier: str, say: Callable[[str], object]) -> dict[str, Any]:
         """A verifier on every node that can have one; the protections of the weakest."""
-        actors = {}
+        asked = {}
         for node in _nodes():
-            arguments = (self.functions, self.limits, lanes or node.cpus, self.seed, self.modules)
-            actors[node.name] = _actor(Verifier, node, arguments, num_cpus=min(lanes or node.cpus, node.cpus))
-        self._verifiers = {actor: name for name, actor in actors.items()}
-        proofs, failures = _answers({actor.proof.remote(): name for name, actor in actors.items()}, PROOF_SECONDS)
+            verifier = _actor(Verifier, node, num_cpus=min(lanes or node.cpus, node.cpus))
+            self._verifiers[verifier] = node.name
+            own = (self.functions, self.limits, lanes or node.cpus, self.seed, self.modules)
+            asked[verifier.prove.remote(*own)] = verifier
+        proofs, failures = _answers(asked, PROOF_SECONDS)
         here = sessions.source_hash()
-        for name, proof in proofs.items():
+        for verifier, proof in proofs.items():
             try:
                 selfcheck.require(proof.protections, minimum_tier)
                 if proof.source_hash != here:
                     raise ClusterFailed(f"other code of this package there ({proof.source_hash}) than here ({here})")
             except (SandboxError, ClusterFailed) as error:
-                failures[name] = error
-        for name, why in failures.items():
-            logger.warning("node %s gets no work: %s", name, why)
-            say(f"node {name} gets no work: {why}")
-            self._dismiss(actors[name])
+                failures[verifier] = error
+        told = [f"node {self._verifiers[verifier]} gets no work: {why}" for verifier, why in failures.items()]
+        for verifier, line in zip(failures, told, strict=True):
+            logger.warning(line)
+            say(line)
+            self._dismiss(verifier)
         if not self._verifiers:
-            told = "; ".join(f"{name}: {why}" for name, why in failures.items()) or "none has a core to give"
             unsafe = any(isinstance(why, SandboxError) for why in failures.values())
-            raise (SandboxError if unsafe else ClusterFailed)(f"no node of the cluster can verify: {told}")
-        working = [proofs[name] for name in self._verifiers.values()]
+            raise (SandboxError if unsafe else ClusterFailed)("; ".join(told) or "no node of the cluster has a core")
+        working = [proofs[verifier] for verifier in self._verifiers]
         weakest: Proof = max(working, key=lambda proof: _weakness(proof.protections))
         return weakest.recorded
 
@@ -458,15 +457,11 @@ class Facts:
 class ModelActor:
     """An actor: a checkpoint that samples on its node, one chunk at a time; what it has done is asked meanwhile."""
 
-    def __init__(self, checkpoint: str, config: ModelConfig) -> None:
+    def load(self, checkpoint: str, config: ModelConfig) -> Facts:
+        """Read the checkpoint, and say what it is as it is seen here."""
         from selfplay.model import LanguageModel
 
-        self._model = LanguageModel(checkpoint, config)
-        self._done = 0
-
-    def facts(self) -> Facts:
-        """Of the checkpoint as it is seen here."""
-        model = self._model
+        model = self._model = LanguageModel(checkpoint, config)
         return Facts(
             model.checkpoint, model.notes, model.description, model.overlap, model.arithmetic, model.parameters,
             model.context_tokens, model.tokenizer,
@@ -509,46 +504,37 @@ class RayModel:
     """
 
     def __init__(self, checkpoint: str | Path, config: ModelConfig, samplers: int) -> None:
-        nodes = _nodes()
-        cards = 0 if config.device == "cpu" else sum(node.gpus for node in nodes)
-        if cards and samplers > cards:
-            raise InputError(f"ray.samplers: expected at most {cards}, one per graphics card, got {samplers}")
-        place = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else str(checkpoint)
-        if not nodes:
-            raise ClusterFailed("no node of the cluster has a core to give")
-        # On a CPU sampling and judging take turns, as on one machine, so samplers reserve no cores.
-        self._actors = [
-            _actor(
-                ModelActor, None if cards else nodes[number % len(nodes)], (place, config), num_cpus=0,
-                num_gpus=1 if cards else 0, max_concurrency=2,
-            )
-            for number in range(samplers or cards or 1)
-        ]  # fmt: skip
         self._overlap = config.overlap
+        self._actors: dict[Any, str] = {}
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        place = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else str(checkpoint)
         try:
-            self._facts = self._agreed(place)
+            self._facts = self._loaded(place, config, samplers)
         except BaseException:
             self.close()
             raise
         for actor in self._actors:
             self._idle.put(actor)
 
-    def _agreed(self, place: str) -> Facts:
-        """What all samplers say alike of the checkpoint."""
-        asked = {actor.facts.remote(): f"sampler {number}" for number, actor in enumerate(self._actors, 1)}
-        answers, failures = _answers(asked, LOAD_SECONDS)
-        for error in failures.values():
-            if isinstance(error, InputError) and Path(place).is_dir():
-                raise InputError(f"{error} (on a node of the cluster: all of them must see {place})")
-            raise error
-        first: Facts
-        first, *others = answers.values()
-        for facts in others:
-            if (facts.checkpoint, facts.description) != (first.checkpoint, first.description):
-                there, here = (f"{each.checkpoint} {each.description}" for each in (facts, first))
-                raise InputError(f"{place}: two nodes of the cluster see or run it differently: {here}, {there}")
-        return first
+    def _loaded(self, place: str, config: ModelConfig, samplers: int) -> Facts:
+        """What all actors say alike of the checkpoint. Where none says anything, others are asked: a node that was
+        lost just now may still be listed."""
+        for _ in range(TRIES):
+            nodes, cards = _places(config.device, samplers)
+            # On a CPU sampling and judging take turns, as on one machine, so samplers reserve no cores.
+            options = {"num_cpus": 0, "num_gpus": cards, "max_concurrency": 2}
+            self._actors = {_actor(ModelActor, node, **options): node.name for node in nodes}
+            asked = {actor.load.remote(place, config): actor for actor in self._actors}
+            answers, failures = _answers(asked, LOAD_SECONDS)
+            for actor, why in failures.items():
+                if isinstance(why, InputError) and Path(place).is_dir():
+                    raise InputError(f"{why} (on {self._actors[actor]}: all nodes must see this folder)")
+                if not isinstance(why, ClusterFailed):
+                    raise why
+                self._lose(actor, why)
+            if answers:
+                return _agreed(place, answers.values())
+        raise ClusterFailed(f"no node of the cluster can sample: {why}")
 
     @property
     def checkpoint(self) -> str:
@@ -621,11 +607,10 @@ class RayModel:
                 self._idle.put(actor)
                 raise _cause(error) from None
             except ray.exceptions.RayError as error:
-                logger.warning("a sampler is lost, others do its work: %s", _cause(error))
-                self._lose(actor)
+                self._lose(actor, _cause(error))
                 progress(-counted)
-            except BaseException:  # it is given up: nothing is waited for
-                self._lose(actor)
+            except BaseException as error:  # it is given up: nothing is waited for
+                self._lose(actor, error)
                 raise
             else:
                 self._idle.put(actor)
@@ -639,11 +624,31 @@ class RayModel:
                 return self._idle.get(timeout=POLL_SECONDS)
         raise ClusterFailed("the last node that sampled is lost: give the same command when there are nodes again")
 
-    def _lose(self, actor: Any) -> None:
+    def _lose(self, actor: Any, why: BaseException) -> None:
+        logger.warning("the sampler on %s is lost: %r", self._actors.pop(actor, "a node"), why)
         _end(actor)
-        self._actors.remove(actor)
 
     def close(self) -> None:
         """End the actors, which give their memory back."""
         while self._actors:
-            _end(self._actors.pop())
+            _end(self._actors.popitem()[0])
+
+
+def _places(device: str, samplers: int) -> tuple[list[_Node], int]:
+    """A node for each of at most so many samplers, and how many graphics cards each takes."""
+    nodes = _nodes()
+    most = 0 if device == "cpu" else max((node.gpus for node in nodes), default=0)
+    if cards := [node for turn in range(most) for node in nodes if turn < node.gpus]:
+        return cards[: samplers or None], 1
+    if not nodes:
+        raise ClusterFailed("no node of the cluster has a core")
+    return [nodes[number % len(nodes)] for number in range(samplers or 1)], 0
+
+
+def _agreed(place: str, told: Iterable[Facts]) -> Facts:
+    first, *others = told
+    for facts in others:
+        if (facts.checkpoint, facts.description) != (first.checkpoint, first.description):
+            there, here = (f"{each.checkpoint} {each.description}" for each in (facts, first))
+            raise InputError(f"{place}: two nodes of the cluster see or run it differently: {here}, {there}")
+    return first

@@ -269,7 +269,8 @@ class RayConfig:
     """`host:port` of a cluster, or `auto` for the one on this machine; by default `RAY_ADDRESS`, or else Ray is started
     here and ended with the command."""
     samplers: int = 0
-    """Actors that sample, a chunk each; 0: one per graphics card of the cluster, or one on a CPU."""
+    """Actors that sample, a chunk each, and at most one per graphics card of the cluster; 0: one per card, or one where
+    there is none."""
 
 
 @dataclass(frozen=True)
