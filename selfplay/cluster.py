@@ -63,6 +63,7 @@ REACH_SECONDS = 10
 """Within them a cluster's address must take a connection; Ray itself would try for many minutes."""
 PROOF_SECONDS, LOAD_SECONDS = 120, 900
 """Within them a verifier must be born and proved, a checkpoint be loaded."""
+GONE_SECONDS = 10
 POLL_SECONDS = 0.5
 MOST_JOBS, MOST_BYTES = 100, 4_000_000
 """Of a chunk: a call costs Ray about a millisecond, as much as a job."""
@@ -231,6 +232,17 @@ def _cause(error: Any) -> Exception:
     return ClusterFailed(said)
 
 
+def _same_code(there: str) -> None:
+    """See that a node would do what is done here.
+
+    Raises:
+        ClusterFailed: It has another version of this project.
+    """
+    here = sessions.source_hash()
+    if there != here:
+        raise ClusterFailed(f"other code of this package there ({there}) than here ({here})")
+
+
 # ---- verification ----
 
 
@@ -299,12 +311,10 @@ class RayPool(Pool):
             own = (self.functions, self.limits, lanes or node.cpus, self.seed, self.modules)
             asked[verifier.prove.remote(*own)] = verifier
         proofs, failures = _answers(asked, PROOF_SECONDS)
-        here = sessions.source_hash()
         for verifier, proof in proofs.items():
             try:
                 selfcheck.require(proof.protections, minimum_tier)
-                if proof.source_hash != here:
-                    raise ClusterFailed(f"other code of this package there ({proof.source_hash}) than here ({here})")
+                _same_code(proof.source_hash)
             except (SandboxError, ClusterFailed) as error:
                 failures[verifier] = error
         told = [f"node {self._verifiers[verifier]} gets no work: {why}" for verifier, why in failures.items()]
@@ -450,8 +460,13 @@ class Facts:
     overlap: bool
     arithmetic: Arithmetic
     parameters: int
+    own_bytes: int
     context_tokens: int
     tokenizer: Any
+    source_hash: str
+    """Of this project's code there."""
+    node: str
+    process: int
 
 
 class ModelActor:
@@ -459,12 +474,15 @@ class ModelActor:
 
     def load(self, checkpoint: str, config: ModelConfig) -> Facts:
         """Read the checkpoint, and say what it is as it is seen here."""
+        import ray
+
         from selfplay.model import LanguageModel
 
         model = self._model = LanguageModel(checkpoint, config)
         return Facts(
             model.checkpoint, model.notes, model.description, model.overlap, model.arithmetic, model.parameters,
-            model.context_tokens, model.tokenizer,
+            model.own_bytes, model.context_tokens, model.tokenizer, sessions.source_hash(),
+            ray.get_runtime_context().get_node_id(), os.getpid(),
         )  # fmt: skip
 
     def batch_rows(self, max_tokens: int) -> int:
@@ -506,6 +524,8 @@ class RayModel:
     def __init__(self, checkpoint: str | Path, config: ModelConfig, samplers: int) -> None:
         self._overlap = config.overlap
         self._actors: dict[Any, str] = {}
+        self._near: list[int] = []
+        """Processes of those on this machine."""
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         place = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else str(checkpoint)
         try:
@@ -519,6 +539,9 @@ class RayModel:
     def _loaded(self, place: str, config: ModelConfig, samplers: int) -> Facts:
         """What all actors say alike of the checkpoint. Where none says anything, others are asked: a node that was
         lost just now may still be listed."""
+        import ray
+
+        here = ray.get_runtime_context().get_node_id()
         for _ in range(TRIES):
             nodes, cards = _places(config.device, samplers)
             # On a CPU sampling and judging take turns, as on one machine, so samplers reserve no cores.
@@ -526,6 +549,12 @@ class RayModel:
             self._actors = {_actor(ModelActor, node, **options): node.name for node in nodes}
             asked = {actor.load.remote(place, config): actor for actor in self._actors}
             answers, failures = _answers(asked, LOAD_SECONDS)
+            for actor, facts in list(answers.items()):
+                try:
+                    _same_code(facts.source_hash)
+                except ClusterFailed as error:
+                    failures[actor] = error
+                    del answers[actor]
             for actor, why in failures.items():
                 if isinstance(why, InputError) and Path(place).is_dir():
                     raise InputError(f"{why} (on {self._actors[actor]}: all nodes must see this folder)")
@@ -533,6 +562,7 @@ class RayModel:
                     raise why
                 self._lose(actor, why)
             if answers:
+                self._near = [facts.process for facts in answers.values() if facts.node == here]
                 return _agreed(place, answers.values())
         raise ClusterFailed(f"no node of the cluster can sample: {why}")
 
@@ -566,6 +596,11 @@ class RayModel:
     def parameters(self) -> int:
         """How many weights it has."""
         return self._facts.parameters
+
+    @property
+    def own_bytes(self) -> int:
+        """What its weights take on this machine: of one actor, if there is one here."""
+        return self._facts.own_bytes if self._near else 0
 
     def batch_rows(self, max_tokens: int) -> int:
         """The fewest that a node's memory holds well."""
@@ -629,9 +664,12 @@ class RayModel:
         _end(actor)
 
     def close(self) -> None:
-        """End the actors, which give their memory back."""
+        """End the actors. Those of this machine are gone then, and what they held is free for a training."""
         while self._actors:
             _end(self._actors.popitem()[0])
+        deadline = time.monotonic() + GONE_SECONDS
+        while any(Path(f"/proc/{process}").exists() for process in self._near) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
 
 def _places(device: str, samplers: int) -> tuple[list[_Node], int]:

@@ -151,7 +151,7 @@ class RayBackend(TransformersBackend):
 
     def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
         """What a training takes at least, of the memory that is free here."""
-        return super().needs(_Size(sampler.parameters, free_bytes(device_of(self._device))), config)
+        return super().needs(_Size(sampler.parameters, free_bytes(device_of(self._device)), sampler.own_bytes), config)
 
     def finetune(self, *arguments: Any) -> Any:
         """As the other does, when the actors have given their memory back: one of them may be on this machine."""

@@ -234,8 +234,14 @@ from selfplay import sessions
 sessions.source_hash = lambda: "0123456789abcdef"
 """
 
+MISSING = """
+import sys
+sys.modules["selfplay"] = None
+"""
+WRONG = [(WEAK, "the sandbox reaches tier D"), (OTHER, "other code of this package"), (MISSING, "install it there")]
 
-@pytest.mark.parametrize(("code", "why"), [(WEAK, "the sandbox reaches tier D"), (OTHER, "other code of this package")])
+
+@pytest.mark.parametrize(("code", "why"), WRONG, ids=["weak", "other", "missing"])
 def test_a_node_that_is_not_as_it_should_be_gets_no_work_and_is_named(spoiled, made, code, why):
     node = spoiled(code)
     pool = made()
@@ -357,6 +363,7 @@ def test_texts_do_not_depend_on_how_many_sample(driver, tiny):
         assert (there.checkpoint, there.notes) == (alone.checkpoint, alone.notes)
         assert (there.description, there.parameters) == (alone.description, alone.parameters)
         assert there.overlap == 2
+        assert there.own_bytes == alone.own_bytes
         assert there.batch_rows(10) >= 1
         assert there.fits(prompts[0], 400) is alone.fits(prompts[0], 400) is True
         assert there.fits(prompts[0], 520) is alone.fits(prompts[0], 520) is False
@@ -404,6 +411,22 @@ def test_a_model_that_is_not_there_is_the_users_mistake(driver, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty.*all nodes must see this folder"):
         RayModel(tmp_path / "empty", ModelConfig(device="cpu"), 1)
+
+
+def test_there_is_a_sampler_for_each_card_or_one_and_never_more_than_cards(monkeypatch):
+    def placed(gpus, device="auto", samplers=0):
+        nodes = [cluster._Node(str(number), str(number), 4, count) for number, count in enumerate(gpus)]
+        monkeypatch.setattr(cluster, "_nodes", lambda: nodes)
+        places, cards = cluster._places(device, samplers)
+        return "".join(node.id for node in places), cards
+
+    assert placed([2, 0, 1]) == ("020", 1)
+    assert placed([2, 0, 1], samplers=2) == ("02", 1)
+    assert placed([2, 0, 1], samplers=9) == ("020", 1)
+    assert placed([2, 0, 1], "cpu", samplers=4) == ("0120", 0)
+    assert placed([0, 0]) == ("0", 0)
+    with pytest.raises(ClusterFailed):
+        placed([])
 
 
 # ---- getting in ----
