@@ -21,14 +21,13 @@ class ChunkSamples:
     prompt_tokens: int
     seconds: float
     cpu_seconds: float
-    """Of the whole process; what judged at the same time is in it."""
+    """Of the whole process, and of others that sampled; what judged here at the same time is in it."""
 
     @classmethod
     def of(cls, completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
         """These texts of what was sampled while the watch ran."""
-        return cls(
-            completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), watch.cpu_seconds()
-        )
+        cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
+        return cls(completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), cpu_seconds)
 
 
 Sampling = Callable[[Callable[[int], object]], ChunkSamples]

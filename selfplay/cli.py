@@ -31,7 +31,6 @@ from selfplay import archive_commands, ending, resources
 from selfplay.terminal import RUNS, bars, command, natural, one_line, positive, printable, proven_pool
 
 if TYPE_CHECKING:
-    from sandbox.pool import Pool
     from selfplay.config import ModelConfig, RunConfig
     from selfplay.progress import Progress
     from selfplay.rundir import RunDir
@@ -197,7 +196,7 @@ def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
 def _recorded(rundir: RunDir, config: RunConfig) -> str:
     """Run, with a row for each iteration; why it ended before its last, if it did."""
     from selfplay import track
-    from selfplay.engines import engine
+    from selfplay.engines import engine, judges
     from selfplay.loop import BudgetSpent, Collapsed, run
 
     seen = len(rundir.read_records())
@@ -206,8 +205,7 @@ def _recorded(rundir: RunDir, config: RunConfig) -> str:
         if config.tensorboard and record["iteration"] >= seen:
             track.write(rundir.path / "tensorboard", record)
 
-    sandbox = proven_pool(config.sandbox, config.seed)
-    with _log_to(rundir.log), sandbox as (pool, protections), engine(config, rundir) as backend:
+    with _log_to(rundir.log), judges(config) as (pool, protections), engine(config, rundir) as backend:
         try:
             run(rundir, config, backend, pool, protections, _with_rows(then=tracked))
         except BudgetSpent as spent:
@@ -219,13 +217,15 @@ def _recorded(rundir: RunDir, config: RunConfig) -> str:
 
 def _require_packages(*configs: RunConfig) -> None:
     """Say before anything is written that one is missing."""
-    from selfplay import track
+    from selfplay import cluster, track
     from selfplay.finetune import require_peft
 
     if any(config.tensorboard for config in configs):
         track.require()
     if any(config.finetune.lora_rank for config in configs):
         require_peft()
+    if any(config.executor == "ray" for config in configs):
+        cluster.require()
 
 
 def _with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None) -> Progress:
@@ -247,7 +247,7 @@ def _with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambd
 
 def _ablate(options: argparse.Namespace) -> int:
     from selfplay import ablate, chart, tables
-    from selfplay.engines import engine
+    from selfplay.engines import engine, judges
     from selfplay.rundir import RunDir, told_if_closed, write_atomically
 
     ablation = ablate.load_ablation(Path(options.config))
@@ -256,11 +256,8 @@ def _ablate(options: argparse.Namespace) -> int:
     with told_if_closed(folder, "give another --name"):
         folder.mkdir(parents=True, exist_ok=True)
 
-    def pool_of(config: RunConfig) -> contextlib.AbstractContextManager[tuple[Pool, dict[str, Any]]]:
-        return proven_pool(config.sandbox, config.seed)
-
     with _log_to(folder / "log.txt"), engine(ablation.arms[ablation.control], RunDir(folder)) as backend:
-        done = ablate.ablate(ablation, folder, backend, pool_of, lambda arm: _with_rows(f"{arm}\n"))
+        done = ablate.ablate(ablation, folder, backend, judges, lambda arm: _with_rows(f"{arm}\n"))
     table = tables.ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
@@ -271,7 +268,7 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from selfplay.config import load
-    from selfplay.engines import engine
+    from selfplay.engines import engine, judges
     from selfplay.reproduce import begin, reproduce, told
     from selfplay.rundir import RunDir
 
@@ -280,8 +277,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     last = begin(there, here, options.iterations)
     config = load(there.config)
     _require_packages(config)
-    sandbox = proven_pool(config.sandbox, config.seed)
-    with _log_to(here.log), sandbox as (pool, protections), engine(config, here) as backend:
+    with _log_to(here.log), judges(config) as (pool, protections), engine(config, here) as backend:
         done = reproduce(there, here, last, backend, pool, protections, _with_rows())
     print()
     for line in told(there, here, done):
@@ -298,13 +294,12 @@ def _below_runs(name: str) -> Path:
 def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
     """Say what a run would cost, and an iteration of each of these numbers of machines; nothing of it is kept."""
     from selfplay import tables
-    from selfplay.engines import engine
+    from selfplay.engines import engine, judges
     from selfplay.forecast import forecast
     from selfplay.rundir import RunDir
     from selfplay.scaling import plan
 
-    sandbox = proven_pool(config.sandbox, config.seed)
-    with tempfile.TemporaryDirectory() as name, sandbox as (pool, protections):
+    with tempfile.TemporaryDirectory() as name, judges(config) as (pool, protections):
         folder = Path(name)
         with engine(config, RunDir(folder)) as backend:
             expected = forecast(config, backend, pool, protections, folder, bars())

@@ -268,6 +268,18 @@ class EndpointConfig:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Where Ray is, with `executor = "ray"`. On each node `sandbox.lanes` children run at the same time."""
+
+    address: str = ""
+    """`host:port` of a cluster, or `auto` for the one on this machine; by default `RAY_ADDRESS`, or else Ray is started
+    here and ended with the command."""
+    samplers: int = 0
+    """Actors that sample, a chunk each, and at most one per graphics card of the cluster; 0: one per card, or one where
+    there is none."""
+
+
+@dataclass(frozen=True)
 class BudgetConfig:
     """What a run may cost in all its sessions. It stops before the chunk, training or scoring that would begin when
     the budget is spent; with a larger one the same command goes on."""
@@ -334,6 +346,9 @@ class RunConfig:
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False
+    executor: str = "local"
+    """Where is sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a cluster
+    (`selfplay.cluster`). What is computed is the same; training is here either way."""
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -345,6 +360,7 @@ class RunConfig:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     collapse: CollapseConfig = field(default_factory=CollapseConfig)
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
+    ray: RayConfig = field(default_factory=RayConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
@@ -353,6 +369,7 @@ class RunConfig:
 
 CHOICES = {
     "keep_checkpoints": ("all", "best"),
+    "executor": ("local", "ray"),
     "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
     "solve.training_puzzles": ("all", "unsolved", "none"),
     "sandbox.minimum_tier": ("A", "B", "D"),
@@ -373,7 +390,7 @@ MAY_BE_ZERO = {
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
     "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
     "propose.begun", "solve.further_puzzles", "solve.most_proposed", "iterations", "vary.variations", "data.rules",
-    "propose.temperature", "solve.temperature", "evaluate.temperature",
+    "propose.temperature", "solve.temperature", "evaluate.temperature", "ray.samplers",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
@@ -385,8 +402,8 @@ ENDPOINT = tuple(
 )
 """Where and how servers are asked: not what."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds",
-    "budget.tokens", "budget.price", *ROUNDING, *ENDPOINT,
+    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
+    "executor", "ray.address", "ray.samplers", *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""

@@ -1,4 +1,5 @@
-"""What samples: the model in this process, or servers that have its weights. Training is the same."""
+"""What judges and what samples: this process with its children, servers that have the weights, or the nodes of a
+cluster. Training is the same."""
 
 from __future__ import annotations
 
@@ -8,18 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sandbox.pool import Pool
+from selfplay import cluster
 from selfplay.config import EndpointConfig, FinetuneConfig, ModelConfig, RunConfig
 from selfplay.endpoint import PROBE_TOKENS, PROBES, Endpoint
 from selfplay.finetune import TransformersBackend
 from selfplay.loop import Backend
-from selfplay.model import LanguageModel
+from selfplay.model import LanguageModel, device_of, free_bytes
 from selfplay.resources import TrainingNeeds
 from selfplay.rundir import RunDir
 from selfplay.sampler import SamplingSettings
 from selfplay.serving import ManagedServer
+from selfplay.terminal import bars, proven_pool
 
 ELSEWHERE = ""
 """As `model.path`: only the servers have the weights."""
+
+
+@contextlib.contextmanager
+def judges(config: RunConfig) -> Iterator[tuple[Pool, dict[str, Any]]]:
+    """The sandbox that a run's settings ask for, when it has proved itself, and the proof."""
+    if config.executor == "ray":
+        with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, config.seed, bars().say) as proven:
+            yield proven
+    else:
+        with proven_pool(config.sandbox, config.seed) as proven:
+            yield proven
 
 
 @contextlib.contextmanager
@@ -29,6 +44,9 @@ def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
     if endpoint.urls or endpoint.serve:
         with contextlib.closing(ServedBackend(endpoint, config.prompt.protocol, rundir.server_log)) as served:
             yield served
+    elif config.executor == "ray":
+        with cluster.connected(config.ray), contextlib.closing(RayBackend(config.ray.samplers)) as backend:
+            yield backend
     else:
         yield TransformersBackend()
 
@@ -105,3 +123,43 @@ class ServedBackend(TransformersBackend):
         """End the servers that were begun here."""
         while self._servers:
             self._servers.pop().close()
+
+
+class RayBackend(TransformersBackend):
+    """Samples on the nodes of a cluster, which load each checkpoint anew, and trains here.
+
+    Args:
+        samplers: Actors; 0 takes one per graphics card, or one.
+    """
+
+    def __init__(self, samplers: int) -> None:
+        self._samplers = samplers
+        self._model: cluster.RayModel | None = None
+        self._device = ""
+
+    def load(self, checkpoint: str | Path, config: ModelConfig) -> Any:
+        """Actors that have a checkpoint; those of another one are ended before.
+
+        Raises:
+            InputError: There is no such model, or not on all nodes.
+            ClusterFailed: There is no room for them.
+        """
+        self.close()
+        self._device = config.device
+        self._model = cluster.RayModel(checkpoint, config, self._samplers)
+        return self._model
+
+    def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
+        """What a training takes at least, of the memory that is free here."""
+        return super().needs(_Size(sampler.parameters, free_bytes(device_of(self._device)), sampler.own_bytes), config)
+
+    def finetune(self, *arguments: Any) -> Any:
+        """As the other does, when the actors have given their memory back: one of them may be on this machine."""
+        self.close()
+        return super().finetune(*arguments)
+
+    def close(self) -> None:
+        """End the actors."""
+        if self._model:
+            self._model.close()
+        self._model = None

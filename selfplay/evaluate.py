@@ -213,7 +213,8 @@ class _Chunk:
         def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
             watch, seed = Watch(), self.identity["seed"]
             sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress)
-            return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": watch.cpu_seconds()}
+            cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
+            return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": cpu_seconds}
 
         return work
 

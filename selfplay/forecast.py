@@ -8,6 +8,7 @@ time is forecast too high. What the model becomes by training is not foreseen.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -305,9 +306,7 @@ class _Trial:
         """The run's stages, scaled up from the trials."""
         config, train = self.config, self.cost.get("train", StageCost())
         score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
-        tried = self.admitted + len(self.targets)
-        candidates = tried * config.solve.candidates_per_puzzle
-        further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
+        trains, ranked = "train" in self.cost, config.solve.most_proposed or math.inf
         most = config.finetune.max_steps * self.examples_per_step
         costs = [score]
         for number in range(1, config.iterations + 1):
@@ -315,11 +314,13 @@ class _Trial:
             pairs = self.references + len(self.targets) * self.pairs_per_target
             pairs += number * self.admitted * self.pairs_per_proposal
             learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
+            tried = len(self.targets) + (self.admitted if number == 1 else min(self.admitted, ranked))
+            further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
                 "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
                 **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
                 **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
-                **({"train": train.scaled_to(learned)} if "train" in self.cost else {}), **score,
+                **({"train": train.scaled_to(learned), **score} if trains else {}),
             })  # fmt: skip
         return costs

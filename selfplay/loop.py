@@ -669,7 +669,7 @@ class _Run:
                 assert sampler is not None
                 yield ahead.counted(sampling(chunk, sampler), count)
 
-        with closing(ahead.results(works(), bool(sampler and sampler.overlap))) as sampled:
+        with closing(ahead.results(works(), sampler.overlap if sampler else 0)) as sampled:
             for chunk in chunks:
                 self._check_budget(iteration)
                 if chunk.completions is None:

@@ -163,7 +163,7 @@ class LanguageModel:
     @property
     def free_bytes(self) -> int:
         """What may still be taken there."""
-        return _free_bytes(self.device)
+        return free_bytes(self.device)
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -196,7 +196,7 @@ class LanguageModel:
         kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
         own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
         bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
-        fitting = max(1, _free_bytes(self.device) // 2 // bytes_per_row)
+        fitting = max(1, free_bytes(self.device) // 2 // bytes_per_row)
         return most if fitting >= most else 1 << fitting.bit_length() - 1
 
     def sample(
@@ -438,7 +438,8 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int
     return 2 * size**3 / best
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """What may still be taken on a device."""
     if device.type == "cuda":
         # What torch's own allocator keeps for later is free, too: a stage must not depend on the ones before it.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -55,6 +55,8 @@ class Sampled:
     """That were read: of each prompt once, or little more, if the engine shares it among its completions."""
     batch_rows: int = 0
     """Side by side in the end: fewer than asked for if the memory did not suffice."""
+    cpu_seconds: float = 0.0
+    """Of processes other than this one, as far as they are known."""
 
     @property
     def tokens(self) -> int:
@@ -88,8 +90,8 @@ class Sampler(Protocol):
         """What else the samples depend on: dtype, device, threads, versions."""
 
     @property
-    def overlap(self) -> bool:
-        """Whether it leaves the processor to the judges, so that both may work at the same time."""
+    def overlap(self) -> int:
+        """How many chunks it samples at the same time while others are judged; 0 where it needs the judges' cores."""
 
     @property
     def arithmetic(self) -> Arithmetic | None:

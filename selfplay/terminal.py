@@ -51,18 +51,27 @@ def natural(text: str) -> int:
     return value
 
 
-@contextlib.contextmanager
-def proven_pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """A sandbox that has proved itself, and the proof."""
+def unproven_pool(config: SandboxConfig, seed: int) -> Pool:
+    """A sandbox that has not proved itself yet.
+
+    Raises:
+        InputError: There is no module of that name.
+    """
     from puzzles.verify import truth_pool
-    from sandbox import selfcheck
 
     limits = config.limits()
     try:
-        made = truth_pool(limits, config.lanes or None, seed, config.modules)
+        return truth_pool(limits, config.lanes or None, seed, config.modules)
     except ValueError as error:
         raise InputError(f"sandbox.modules: {error}") from None
-    with made as pool:
+
+
+@contextlib.contextmanager
+def proven_pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
+    """A sandbox that has proved itself, and the proof."""
+    from sandbox import selfcheck
+
+    with unproven_pool(config, seed) as pool:
         protections = selfcheck.check(pool)
         selfcheck.require(protections, config.minimum_tier)
         yield pool, protections.to_json()

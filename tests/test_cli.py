@@ -1580,7 +1580,7 @@ def test_an_ablation_prints_its_tables_and_leaves_them_with_a_chart(arms, done, 
     kept = json.loads(Path("runs/arms/ablation.json").read_text())
     assert [run["contaminated"] for run in kept["runs"]] == [{}, {}]
     # Nothing is sampled, trained or judged again.
-    monkeypatch.setattr("selfplay.cli.proven_pool", None)
+    monkeypatch.setattr("selfplay.engines.judges", None)
     assert done("ablate", arms) == printed
     assert json.loads(Path("runs/arms/ablation.json").read_text()) == kept
     assert Path("runs/arms/ablation.svg").read_bytes() == svg
