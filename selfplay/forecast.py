@@ -98,7 +98,7 @@ def forecast(
     tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]
     return Forecast(
         iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic, load_seconds,
-        trial.planning, merging, trial.examples_per_step, overlap,
+        trial.planning, merging, trial.examples_per_step, bool(overlap),
     )  # fmt: skip
 
 
@@ -318,7 +318,7 @@ class _Trial:
             further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
-                "solve": self.cost.get("solve", StageCost()).scaled_to(candidates),
+                "solve": self.cost.get("solve", StageCost()).scaled_to(tried * config.solve.candidates_per_puzzle),
                 **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
                 **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
                 **({"train": train.scaled_to(learned), **score} if trains else {}),
