@@ -212,7 +212,7 @@ def test_a_run_that_does_not_train_is_forecast_without_training(files, pool, tmp
         tmp_path,
         backend,
     )
-    assert [list(costs) for costs in found.iterations] == [["score"]] + [["propose", "solve", "score"]] * 2
+    assert [list(costs) for costs in found.iterations] == [["score"]] + [["propose", "solve"]] * 2
     assert backend.steps == []
 
 
