@@ -583,6 +583,9 @@ def join() -> int:
     for order in distributed.orders():
         with contextlib.suppress(TrainingDiverged):  # in all processes alike: the one that leads decides
             _trained(*order)
+        give_memory_back()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # servers may be begun on this GPU meanwhile
     return 0
 
 

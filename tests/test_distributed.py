@@ -97,7 +97,8 @@ def begun_by_hand(rank, port, *arguments):
     return subprocess.Popen(command, env=environment(**ranks, **place), stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("dying", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dying", [0, 1])
 def test_a_process_that_dies_is_noticed_by_the_others_even_without_torchrun(dying, tiny, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
