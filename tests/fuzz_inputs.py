@@ -520,7 +520,7 @@ class Warm:
         self._patches = [
             mock.patch("puzzles.verify.truth_pool", return_value=contextlib.nullcontext(self.pool)),
             mock.patch.object(selfcheck, "check", return_value=proof),
-            mock.patch("selfplay.finetune.TransformersBackend", Backend),
+            mock.patch("selfplay.engines.TransformersBackend", Backend),
         ]
         for patch in self._patches:
             patch.start()

@@ -798,7 +798,7 @@ def threads_of_torch():
 def test_the_rows_are_a_power_of_two_that_falls_with_the_memory_and_never_below_one(loaded, monkeypatch):
     model, found = loaded(), []
     for free in (1 << 50, *(1 << bits for bits in range(32, 8, -1)), 3_000_000, 1, 0):
-        monkeypatch.setattr(model_module, "_free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(model_module, "free_bytes", lambda device, free=free: free)
         rows = model.batch_rows(100)
         assert rows.bit_count() == 1
         assert model.batch_rows(400) <= rows <= model.batch_rows(10)
@@ -812,7 +812,7 @@ def test_the_rows_are_a_power_of_two_that_falls_with_the_memory_and_never_below_
 
 def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch):
     model, kept = loaded(), []
-    monkeypatch.setattr(model_module, "_free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(model_module, "free_bytes", lambda device: 1_000_000)
     rows = model.batch_rows(40)
     assert 1 < rows < 64
 
@@ -828,7 +828,7 @@ def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch
 def test_what_rows_with_long_prompts_of_their_own_keep_is_within_half_of_the_memory_too(loaded, monkeypatch):
     model, kept = loaded(), []
     long = [prompt(f"return x == {number}  # {'and so on ' * 12}") for number in range(40)]
-    monkeypatch.setattr(model_module, "_free_bytes", lambda device: 1_000_000)
+    monkeypatch.setattr(model_module, "free_bytes", lambda device: 1_000_000)
 
     def before(network, waves):
         pairs = [pair for wave in waves for pair in [*wave._own, *wave._prompts] if pair]
