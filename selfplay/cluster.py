@@ -15,8 +15,8 @@ work that was lost with a node is done again by another one: nothing is missing,
 
 *Which nodes.* A verifier attacks its own sandbox when it is born. A node below `sandbox.minimum_tier`, or
 with other code than the driver's, gets no work and is named; what is recorded with every pair are the
-protections of the weakest node that works. Nodes that join later verify from the next command on, and sample from the next
-checkpoint on.
+protections of the weakest node that works. Nodes that join later verify from the next command on, and
+sample from the next checkpoint on.
 
 *What they need.* The same Python, Ray and version of this package on each (`RAY_ADDRESS` leads there);
 checkpoints in a folder that all of them see, by the same path; graphics cards of one kind, as on one
