@@ -15,7 +15,8 @@ work that was lost with a node is done again by another one: nothing is missing,
 
 *Which nodes.* A verifier attacks its own sandbox when it is born. A node below `sandbox.minimum_tier`, or
 with other code than the driver's, gets no work and is named; what is recorded with every pair are the
-protections of the weakest node that works. Nodes that join later are used from the next command on.
+protections of the weakest node that works. Nodes that join later verify from the next command on, and
+sample from the next checkpoint on.
 
 *What they need.* The same Python, Ray and version of this package on each (`RAY_ADDRESS` leads there);
 checkpoints in a folder that all of them see, by the same path; graphics cards of one kind, as on one
@@ -72,6 +73,7 @@ CHUNKS_AT_ONCE = 2
 WINDOW_PER_VERIFIER = 6
 """Chunks that may wait for an earlier one's results, so that one slow job does not idle the nodes."""
 TRIES = 3
+NONE_SAMPLES = "the last node that sampled is lost: give the same command when there are nodes again"
 
 
 class ClusterFailed(ConnectionError):
@@ -604,10 +606,12 @@ class RayModel:
 
     def batch_rows(self, max_tokens: int) -> int:
         """The fewest that a node's memory holds well."""
-        import ray
-
-        rows: list[int] = ray.get([actor.batch_rows.remote(max_tokens) for actor in self._actors])
-        return min(rows)
+        answers, failures = _answers({each.batch_rows.remote(max_tokens): each for each in self._actors}, LOAD_SECONDS)
+        for actor, why in failures.items():
+            self._lose(actor, why)
+        if not answers:
+            raise ClusterFailed(NONE_SAMPLES)
+        return int(min(answers.values()))
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the context."""
@@ -657,7 +661,7 @@ class RayModel:
             progress(0)
             with contextlib.suppress(queue.Empty):
                 return self._idle.get(timeout=POLL_SECONDS)
-        raise ClusterFailed("the last node that sampled is lost: give the same command when there are nodes again")
+        raise ClusterFailed(NONE_SAMPLES)
 
     def _lose(self, actor: Any, why: BaseException) -> None:
         logger.warning("the sampler on %s is lost: %r", self._actors.pop(actor, "a node"), why)

@@ -3,8 +3,8 @@
     python tests/benchmarks/cluster.py [--puzzles 100] [--pairs 3]
 
 The work is self-play's mix (`verify.py`), 100 candidates per puzzle; each pair of ways is measured one right
-after the other, in turned order, and their ratios are told: of a machine that does other things, too, the least is
-nearest to the truth. The start, which is paid once per command, is told apart.
+after the other, in turned order. Told are the median of the pairs' ratios, and the ratio of the least that each way
+took, which says more of a machine that does other things, too. The start, paid once per command, is told apart.
 """
 
 import argparse
@@ -35,14 +35,18 @@ def main():
         pairs = mix(here, options.puzzles)
         verdicts = [[judgement.verdict for judgement in verify(pool, pairs[:200])] for pool in (here, there)]
         assert verdicts[0] == verdicts[1]
-        ratios = [one_pair(here, there, pairs, number) for number in range(options.pairs)]
+        figures = [one_pair(here, there, pairs, number) for number in range(options.pairs)]
         there.close()
-    for name, column in zip(("CPU", "wall"), zip(*ratios, strict=True), strict=True):
-        print(f"{name}: least {min(column):.3f}, median {statistics.median(column):.3f} times the local pool's")
+    for place, name in enumerate(("CPU", "wall")):
+        ours, rays = ([pair[way][place] for pair in figures] for way in (0, 1))
+        median = statistics.median(ray / our for our, ray in zip(ours, rays, strict=True))
+        print(
+            f"{name}: with Ray {median:.2f} times the local pool's (median), {min(rays) / min(ours):.2f} at the least"
+        )
 
 
 def one_pair(here, there, pairs, number):
-    """CPU and wall of one way to those of the other."""
+    """CPU and wall seconds of both ways."""
     order = [here, there] if number % 2 == 0 else [there, here]
     figures = {pool: measured(lambda pairs, pool=pool: verify(pool, pairs), pairs) for pool in order}
     (cpu, wall, judgements), (cpu_there, wall_there, judgements_there) = figures[here], figures[there]
@@ -52,7 +56,7 @@ def one_pair(here, there, pairs, number):
         f"Ray {cpu_there:.2f} CPU s, {wall_there:.2f} s, {len(pairs) / wall_there:.0f}/s",
         flush=True,
     )
-    return cpu_there / cpu, wall_there / wall
+    return (cpu, wall), (cpu_there, wall_there)
 
 
 if __name__ == "__main__":
