@@ -219,6 +219,11 @@ class FinetuneConfig:
     """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
     gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether an iteration makes a checkpoint."""
+        return self.objective != "none"
+
     def beta_of(self, iteration: int) -> float:
         """An iteration's `beta`; the first iteration that trains is 1."""
         return self.beta[min(iteration, len(self.beta)) - 1]
@@ -454,7 +459,7 @@ def _check_finetune(config: RunConfig) -> None:
     evens = own.balance == "niches" or config.collapse.action == "rebalance"
     if evens and (own.objective != "sft" or not own.verified):
         raise ConfigError("finetune.balance, collapse.action: only the verified pairs of sft are evened over niches")
-    if own.objective == "none" and config.collapse.action != "continue":
+    if not own.trains and config.collapse.action != "continue":
         raise ConfigError("collapse.action: expected continue with finetune.objective = 'none': nothing is learned")
     if own.objective in ("spin", "dpo") and "solve" not in own.roles:
         raise ConfigError(f"finetune.roles: expected solve with finetune.objective = {own.objective!r}, which is of it")
@@ -486,7 +491,7 @@ def _check_endpoint(config: RunConfig) -> None:
     own = config.endpoint
     if own.urls and own.serve:
         raise ConfigError("endpoint.urls: expected none beside endpoint.serve, which begins servers of its own")
-    if own.urls and config.finetune.objective != "none":
+    if own.urls and config.finetune.trains:
         raise ConfigError(
             "endpoint.urls: expected finetune.objective = 'none' with it, for these servers do not get what is "
             "trained; endpoint.serve begins servers that do"

@@ -92,7 +92,7 @@ def forecast(
         trial.scoring([named for items in sets.values() for named in items])
         arithmetic = sampler.arithmetic
         merging = trial.merging()
-        if config.finetune.objective != "none":
+        if config.finetune.trains:
             trial.training()
         iterations = trial.iterations(sum(map(len, sets.values())))
     tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]

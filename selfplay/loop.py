@@ -313,8 +313,7 @@ def run(
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
-        trains = config.finetune.objective != "none"
-        needs = backend.needs(base, config.finetune) if trains else TrainingNeeds(0, 0, 0, "")
+        needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         _begin_session(rundir, config, base, protections, progress)
         # All that the settings name is there: a mistyped name has not become this run's settings.
@@ -560,7 +559,7 @@ class _Run:
         self.done: list[_Done] = []
         self.reigning = 0
         """Number of the checkpoint that is sampled from."""
-        self.trains = config.finetune.objective != "none"
+        self.trains = config.finetune.trains
         self._measured: dict[int, dict[str, Any]] = {}
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
         self.protocol = protocol_of(config, base)
