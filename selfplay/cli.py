@@ -430,11 +430,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
     """A model behind `--url`: weights that are here are compared with the server's, any other name is the server's."""
-    from selfplay.config import EndpointConfig
+    from selfplay.config import EndpointConfig, check_urls
     from selfplay.engines import ELSEWHERE, ServedBackend
 
-    if wrong := [url for url in options.url if not url.startswith(("http://", "https://"))]:
-        raise InputError(f"--url: expected http://… or https://…, got {wrong[0]!r}")
+    check_urls("--url", options.url)
     is_here = model.path == "embedded" or Path(model.path).is_dir()
     endpoint = EndpointConfig(
         tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,

@@ -496,10 +496,19 @@ def _check_endpoint(config: RunConfig) -> None:
             "endpoint.urls: expected finetune.objective = 'none' with it, for these servers do not get what is "
             "trained; endpoint.serve begins servers that do"
         )
-    if wrong := [url for url in own.urls if not url.startswith(("http://", "https://"))]:
-        raise ConfigError(f"endpoint.urls: expected http://… or https://…, got {shown(wrong[0])}")
+    check_urls("endpoint.urls", own.urls)
     if config.budget.price and not (own.prompt_price or own.completion_price):
         raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
+
+
+def check_urls(where: str, urls: Iterable[str]) -> None:
+    """See that servers can be asked there.
+
+    Raises:
+        ConfigError: One is no address of HTTP; the message begins with `where` it stands.
+    """
+    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
+        raise ConfigError(f"{where}: expected http://… or https://…, got {shown(wrong[0])}")
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
