@@ -174,16 +174,18 @@ def judge(
 
 
 def unverified_pairs(
-    archive: Archive, pool: Pool, protocol: str, most_per_puzzle: int, shortest: bool = True
+    archive: Archive, pool: Pool, protocol: str, written_in: Sequence[int], most_per_puzzle: int, shortest: bool = True
 ) -> list[Pair]:
-    """The model's own puzzles with distinct candidates it wrote, whatever their verdict; chosen as verified ones are.
+    """The model's own puzzles with distinct candidates it wrote in these iterations, whatever their verdict; chosen as
+    verified ones are.
 
     Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
     """
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
     found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
-    for (number,) in archive.query(f"SELECT id FROM chunks WHERE stage IN {STAGES} AND judged ORDER BY id"):
+    judged = f"SELECT id FROM chunks WHERE stage IN {STAGES} AND judged AND iteration IN (SELECT value FROM json_each(?))"
+    for (number,) in archive.query(f"{judged} ORDER BY id", json.dumps(list(written_in))):
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [

@@ -98,7 +98,7 @@ def _of_pairs(
 ) -> Teaching:  # fmt: skip
     own, pairs = config.finetune, verified_pairs(archive, config, found_in)
     if not own.verified:
-        pairs += solve.unverified_pairs(archive, pool, protocol, own.solutions_per_puzzle, own.shortest)
+        pairs += solve.unverified_pairs(archive, pool, protocol, found_in, own.solutions_per_puzzle, own.shortest)
     if balance:
         cell_by_puzzle = cells(archive, pool, pairs)
         before = composition(pairs, cell_by_puzzle)

@@ -1096,7 +1096,8 @@ def test_a_context_with_no_room_for_a_proposal_is_an_input_error(files, pool, tm
 
 
 def unverified(files, **changes):
-    finetune = FinetuneConfig(verified=False, solutions_per_puzzle=changes.pop("most", 8))
+    most, data = changes.pop("most", 8), changes.pop("kept", "accumulate")
+    finetune = FinetuneConfig(verified=False, solutions_per_puzzle=most, data=data)
     return config_of(files, finetune=finetune, **changes)
 
 
@@ -1153,6 +1154,19 @@ def test_without_verdicts_the_references_are_trained_on_as_configured_and_no_oth
             given = {tuple(row) for row in archive.query("SELECT puzzle, id FROM solutions WHERE iteration = 0")}
             assert every == trained[references] | (given if references else set())
     assert trained[True] == trained[False]
+
+
+def test_replacing_without_verdicts_trains_on_what_the_last_iteration_wrote_alone(files, pool, tmp_path):
+    learned = {}
+    for kept in ("accumulate", "replace"):
+        go(tmp_path / kept, unverified(files, kept=kept), pool)
+        with Archive(RunDir(tmp_path / kept).archive) as archive:
+            rows = archive.query(
+                "SELECT t.iteration, p.iteration FROM trained t JOIN puzzles p ON p.id = t.puzzle"
+                " WHERE p.origin = 'model'"
+            )
+        learned[kept] = {tuple(row) for row in rows}
+    assert learned == {"accumulate": {(1, 1), (2, 1), (2, 2)}, "replace": {(1, 1), (2, 2)}}
 
 
 @pytest.mark.parametrize("make", [config_of, unverified])
