@@ -313,6 +313,7 @@ def run(
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
+        propose.check_strategy(config, protocol_of(config, base))
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         _begin_session(rundir, config, base, protections, progress)
