@@ -184,8 +184,8 @@ def unverified_pairs(
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
     found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
-    judged = f"SELECT id FROM chunks WHERE stage IN {STAGES} AND judged AND iteration IN (SELECT value FROM json_each(?))"
-    for (number,) in archive.query(f"{judged} ORDER BY id", json.dumps(list(written_in))):
+    written = f"stage IN {STAGES} AND judged AND iteration IN (SELECT value FROM json_each(?))"
+    for (number,) in archive.query(f"SELECT id FROM chunks WHERE {written} ORDER BY id", json.dumps([*written_in])):
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [
