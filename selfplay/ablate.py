@@ -26,7 +26,7 @@ from sandbox.pool import Pool
 from selfplay.compare import Difference, difference
 from selfplay.config import BudgetConfig, ConfigError, RunConfig, embedded_file, flatten, load
 from selfplay.evaluate import counts_of, read_chunks
-from selfplay.loop import Backend, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.loop import NO_PUZZLES, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
 from selfplay.metrics import pass_at_k
 from selfplay.progress import Progress
 from selfplay.rundir import SCORED_SETS, RunDir, write_atomically
@@ -184,10 +184,14 @@ def ablate(
         check_settings(rundir, config)
     done = []
     for name, rundir, config in planned:
-        siblings = [(of.data.train, other) for _, other, of in planned if of.seed == config.seed]
-        alike = [other for train, other in siblings if train == config.data.train]
+        alike = [other for _, other, of in planned if of.seed == config.seed and _shots_of(of) == _shots_of(config)]
         done.append(_scores(name, rundir, alike, config, backend, pool_of, progress(f"{name}, seed {config.seed}")))
     return done
+
+
+def _shots_of(config: RunConfig) -> tuple[str, int]:
+    """What the pairs before every puzzle depend on, where arms may differ: on rules where there may be nothing else."""
+    return config.data.train, config.data.rules if config.data.train == NO_PUZZLES else 0
 
 
 def arms_beside(rundir: RunDir) -> dict[str, RunDir]:

@@ -30,13 +30,15 @@ from selfplay.ranker import logistic_weights, rows_of
 SAMPLE = 250
 """Puzzles of an iteration that are looked at: an iteration of the embedded run admits 259 to 406."""
 FEWEST = 50
-"""With fewer puzzles their spread is not judged: it is small for want of puzzles. So it is with shares of proposals."""
+"""With fewer puzzles their spread is not judged: it is small for want of puzzles. So it is with shares, of whatever."""
 NGRAMS = (1, 2, 3)
 TOKEN = re.compile(r"\w+|[^\w\s]")
 FOLDS = 5
 RESAMPLES = 1000
 DIGITS = 6
 """Of what is measured; rounding errors of a linear algebra library with other threads are below."""
+GROWING = ("niche_entropy", "token_entropy_3", "vendi")
+"""Measures with a limit that are the larger, the more puzzles are looked at."""
 LARGEST = 5
 """Features named, of those in which puzzles differ most from people's."""
 
@@ -77,16 +79,19 @@ def measure(archive: Archive, pool: Pool, iteration: int, seed: int) -> dict[str
         `puzzles` admitted, `sampled` of them; shares of the proposed texts `well_formed`, and of those `trivial` and
         `distinct_forms`; of the admitted `new_skeletons`; of the sample `niches`, entropies in bits `niche_entropy` and
         `token_entropy_1` to `_3`, `vendi` (in 1..sampled), `near_duplicates` (a share), `characters` (a mean), and
-        `characters_from_first`, `characters_from_human` (Wasserstein-1, in characters); of the solve rates
-        `solve_rate` (a mean), `never_solved`, `always_solved` (shares) and `solve_rate_from_first` (Wasserstein-1);
-        `human_auc`, `[value, low, high]` of a classifier that tells them from people's puzzles, 0.5 where it cannot;
-        `human_difference`, the mean absolute standardised difference of features, and the `human_differences` largest.
+        `characters_from_first`, `characters_from_human` (Wasserstein-1, in characters); after iteration 1
+        `beside_first`, `[own, first]` of what grows with the sample, from as many puzzles of both; of the puzzles
+        `tried` the `solve_rate` (a mean), `never_solved`, `always_solved` (shares) and `solve_rate_from_first`
+        (Wasserstein-1); `human_auc`, `[value, low, high]` of a classifier that tells them from people's puzzles, 0.5
+        where it cannot; `human_difference`, the mean absolute standardised difference of features, and the
+        `human_differences` largest.
     """
     own, human = _sample(archive, pool, iteration, seed), _sample(archive, pool, 0, seed)
     first = own if iteration < 2 else _sample(archive, pool, 1, seed)
     measured = {
         "iteration": iteration, "puzzles": own.of, "sampled": len(own.puzzles),
         **_of_proposals(archive, iteration), **_of_spread(own), **_of_rates(archive, iteration),
+        **(_beside_first(archive, pool, iteration, seed, own, first) if iteration > 1 else {}),
         **_of_lengths(own, first, human), **(_of_likeness(own, human, seed) if iteration else {}),
     }  # fmt: skip
     return {name: _rounded(value) for name, value in measured.items()}
@@ -100,14 +105,17 @@ def _rounded(value: Any) -> Any:
     return round(float(value), DIGITS) if isinstance(value, float | np.floating) else value
 
 
-def _sample(archive: Archive, pool: Pool, iteration: int, seed: int) -> _Sample:
-    """Of the iteration's admitted proposals; of 0, of people's puzzles, or of rules' where there are none."""
+def _sample(archive: Archive, pool: Pool, iteration: int, seed: int, most: int | None = None) -> _Sample:
+    """Of the iteration's admitted proposals at most so many (None: SAMPLE); of 0, of people's puzzles, or of rules'
+    where there are none.
+    """
     if iteration:
         identifiers = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)
     else:
         identifiers = archive.puzzle_ids("p.origin IN ('human', 'import')") or archive.puzzle_ids("p.origin = 'rule'")
     rng = np.random.default_rng([seed, iteration, 9])
-    drawn = sorted(rng.choice(len(identifiers), min(SAMPLE, len(identifiers)), replace=False)) if identifiers else []
+    count = min(SAMPLE if most is None else most, len(identifiers))
+    drawn = sorted(rng.choice(len(identifiers), count, replace=False)) if identifiers else []
     puzzles = [archive.puzzle(identifiers[place]) for place in drawn]
     return _Sample(puzzles, described(pool, puzzles), len(identifiers))
 
@@ -142,6 +150,19 @@ def _of_spread(own: _Sample) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _beside_first(
+    archive: Archive, pool: Pool, iteration: int, seed: int, own: _Sample, first: _Sample
+) -> dict[str, Any]:
+    """What grows with how many puzzles are looked at, of as many of this iteration and of iteration 1."""
+    count = min(len(own.puzzles), len(first.puzzles))
+    pair = [
+        of if len(of.puzzles) == count else _sample(archive, pool, number, seed, count)
+        for number, of in ((iteration, own), (1, first))
+    ]
+    mine, before = map(_of_spread, pair)
+    return {"beside_first": {name: [mine[name], before[name]] for name in GROWING}}
+
+
 def _of_lengths(own: _Sample, first: _Sample, human: _Sample) -> dict[str, Any]:
     return {
         "characters": float(np.mean(own.lengths)) if own.lengths else None,
@@ -156,8 +177,8 @@ def _of_rates(archive: Archive, iteration: int) -> dict[str, Any]:
     if not iteration or not len(rates):
         return {}
     return {
-        "solve_rate": rates.mean(), "never_solved": np.mean(rates == 0), "always_solved": np.mean(rates == 1),
-        "solve_rate_from_first": wasserstein(rates, first),
+        "tried": len(rates), "solve_rate": rates.mean(), "never_solved": np.mean(rates == 0),
+        "always_solved": np.mean(rates == 1), "solve_rate_from_first": wasserstein(rates, first),
     }  # fmt: skip
 
 
@@ -288,8 +309,10 @@ class _Limit:
     setting: str
     relative: bool = False
     """Whether the setting is in parts of iteration 1's value."""
-    of_proposals: bool = False
-    """Whether it holds however few puzzles were admitted, if there are enough proposals."""
+    of: str = "sampled"
+    """Of what it is told: `sampled` or `tried` puzzles, all `proposed` texts or the `well_formed` ones; a relative one
+    of the `sampled` puzzles of both iterations.
+    """
     unit: str = ""
 
     @property
@@ -298,17 +321,17 @@ class _Limit:
 
 
 _LIMITS = (
-    _Limit("well_formed", "share of well-formed proposals", "least_well_formed", of_proposals=True),
-    _Limit("distinct_forms", "share of distinct proposals", "least_distinct_forms", of_proposals=True),
-    _Limit("trivial", "share of trivial proposals", "most_trivial", of_proposals=True),
+    _Limit("well_formed", "share of well-formed proposals", "least_well_formed", of="proposed"),
+    _Limit("distinct_forms", "share of distinct proposals", "least_distinct_forms", of="well_formed"),
+    _Limit("trivial", "share of trivial proposals", "most_trivial", of="well_formed"),
     _Limit("near_duplicates", "share of near-duplicates", "most_near_duplicates"),
     _Limit("niche_entropy", "niche entropy", "least_niche_entropy", relative=True, unit=" bits"),
     _Limit("token_entropy_3", "entropy of three tokens", "least_token_entropy", relative=True, unit=" bits"),
     _Limit("vendi", "Vendi score", "least_vendi", relative=True),
     _Limit("characters", "mean length", "least_length", relative=True, unit=" characters"),
     _Limit("characters", "mean length", "most_length", relative=True, unit=" characters"),
-    _Limit("always_solved", "share of puzzles that every candidate solves", "most_always_solved"),
-    _Limit("never_solved", "share of puzzles that no candidate solves", "most_never_solved"),
+    _Limit("always_solved", "share of puzzles that every candidate solves", "most_always_solved", of="tried"),
+    _Limit("never_solved", "share of puzzles that no candidate solves", "most_never_solved", of="tried"),
     _Limit("human_auc", "AUC against people's puzzles", "most_human_auc"),
 )
 
@@ -324,12 +347,19 @@ def alarms(history: Sequence[Mapping[str, Any]], config: CollapseConfig) -> list
         return []
     last = history[-1]
     first = next((each for each in history if each["iteration"] == 1), {})
-    asked = [limit for limit in _LIMITS if last["proposed" if limit.of_proposals else "sampled"] >= FEWEST]
+    counts = {
+        "sampled": last["sampled"], "both": min(last["sampled"], first.get("sampled", 0)),
+        "tried": last.get("tried", 0), "proposed": last["proposed"],
+        "well_formed": last["proposed"] * (last["well_formed"] or 0),
+    }  # fmt: skip
+    asked = [limit for limit in _LIMITS if counts["both" if limit.relative else limit.of] >= FEWEST]
     return [line for limit in asked if (line := _alarm(limit, last, first, getattr(config, limit.setting)))]
 
 
 def _alarm(limit: _Limit, last: Mapping[str, Any], first: Mapping[str, Any], bound: float) -> str:
-    value, before = _number(last.get(limit.measure)), _number(first.get(limit.measure))
+    value, before = last.get("beside_first", {}).get(
+        limit.measure, (_number(last.get(limit.measure)), _number(first.get(limit.measure)))
+    )
     if value is None or (limit.relative and before is None):
         return ""
     edge = bound * before if limit.relative and before is not None else bound

@@ -437,7 +437,7 @@ def _check(config: RunConfig) -> None:
 
 WITHOUT_VERDICTS = {
     "vary.variations": 0, "solve.further_puzzles": 0, "solve.most_proposed": 0, "propose.begun": 0,
-    "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft",
+    "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft", "finetune.most_solved": 1.0,
 }  # fmt: skip
 """What goes by verdicts, and has to be so where none is believed."""
 
@@ -461,6 +461,11 @@ def _check_finetune(config: RunConfig) -> None:
         raise ConfigError("finetune.balance, collapse.action: only the verified pairs of sft are evened over niches")
     if not own.trains and config.collapse.action != "continue":
         raise ConfigError("collapse.action: expected continue with finetune.objective = 'none': nothing is learned")
+    if own.objective == "grpo" and config.collapse.action == "rollback":
+        raise ConfigError(
+            "collapse.action: expected no rollback with finetune.objective = 'grpo': it learns from the iteration's "
+            "own texts, beside the model that sampled them"
+        )
     if own.objective in ("spin", "dpo") and "solve" not in own.roles:
         raise ConfigError(f"finetune.roles: expected solve with finetune.objective = {own.objective!r}, which is of it")
     if not own.beta:

@@ -313,6 +313,7 @@ def run(
         if not rundir.config.exists():
             _training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)
+        propose.check_strategy(config, protocol_of(config, base))
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         _begin_session(rundir, config, base, protections, progress)
@@ -501,11 +502,21 @@ def known_shots(archive: Archive) -> list[Pair] | None:
     return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
 
 
-def nothing_to_train(protocol: str) -> str:
+LACKING = {
+    "filtered": "no right text was paid above the mean of its role",
+    "grpo": "no text was paid better or worse than its group",
+    "dpo": "no puzzle has a right candidate and one that failed",
+    "spin": "no verified pair has a text of the model's to be set against",
+}
+"""By objectives of texts: what there is not, where there is nothing to train on."""
+
+
+def nothing_to_train(protocol: str, objective: str = "sft") -> str:
     """What is wrong then, and what may help."""
+    lacking = LACKING.get(objective, f"no verified pair follows the {protocol} prompt")
+    references = "" if objective in ("filtered", "grpo", "dpo") else ", or set data.references = true"
     return (
-        f"there is nothing to train on: no verified pair follows the {protocol} prompt; "
-        "raise propose.proposals or solve.candidates_per_puzzle, or set data.references = true"
+        f"there is nothing to train on: {lacking}; raise propose.proposals or solve.candidates_per_puzzle{references}"
     )
 
 
@@ -726,9 +737,14 @@ class _Run:
             taught = teaching(
                 self.archive, self.pool, self.config, iteration, self.protocol, self.shots, tokens_of, rng, balance
             )
+            if not taught.lessons and answer == "rollback":
+                raise InputError(
+                    f"iteration {iteration} after a rollback to iteration {begins_with} (collapse.action): there is "
+                    f"nothing to train on; begin another run with --from {self.rundir.path}@{iteration - 1} and "
+                    "another collapse.action"
+                )
             if not taught.lessons:
-                left = f" after a rollback to iteration {begins_with} (collapse.action)" if answer == "rollback" else ""
-                raise InputError(f"iteration {iteration}{left}: {nothing_to_train(self.protocol)}")
+                raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol, config.objective)}")
             self.archive.add_trained(iteration, taught.pairs)
         self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
         start = self.checkpoint(begins_with if config.start == "previous" else 0)

@@ -29,6 +29,21 @@ WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
 """Where a text may be cut: not inside a word, nor between a space and what it belongs to."""
 
 
+def check_strategy(config: RunConfig, protocol: str) -> None:
+    """See that a proposal is made from solved puzzles at all, if these are to be chosen by niche.
+
+    Raises:
+        InputError: None is shown with this protocol, nor gone on from.
+    """
+    shows, begins = protocol != "plain" and config.prompt.shots, protocol != "chat" and config.propose.begun
+    if config.propose.strategy == "niches" and not shows and not begins:
+        wanted = "prompt.shots" if protocol == "chat" else "propose.begun"
+        raise InputError(
+            "propose.strategy: 'niches' chooses the puzzles that a prompt shows or a proposal goes on from, and with "
+            f"the {protocol} prompt there are none: set {wanted} above 0"
+        )
+
+
 def plan(
     archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler, pool: Pool | None = None
 ) -> None:

@@ -92,7 +92,8 @@ def examples(
 
     Args:
         pairs: Puzzles with their solutions, puzzles possibly repeated with other solutions.
-        roles: `solve` teaches each pair's solution, `propose` each puzzle once.
+        roles: `solve` teaches each pair's solution, `propose` each puzzle once, or as often as one of its pairs stands
+            among the pairs.
         protocol: As in sampling.
         shots: The fixed pairs of the solver's prompt.
         proposer_shots: How many puzzles stand before a proposal.
@@ -100,14 +101,15 @@ def examples(
     """
     chosen: list[Example] = []
     used: dict[tuple[str, str], Pair] = {}
-    proposed: set[str] = set()
+    seen, proposed = Counter[tuple[str, str]](), Counter[str]()
     puzzles = list({puzzle.id: puzzle for puzzle, _ in pairs}.values())
     for puzzle, solution in pairs:
         if "solve" in roles and (completion := solve_completion(protocol, puzzle, solution)) is not None:
             chosen.append(Example(prompt_for(protocol, puzzle, shots), completion))
             used[puzzle.id, solution.id] = (puzzle, solution)
-        if "propose" in roles and puzzle.id not in proposed:
-            proposed.add(puzzle.id)
+        seen[puzzle.id, solution.id] += 1
+        if "propose" in roles and seen[puzzle.id, solution.id] > proposed[puzzle.id]:
+            proposed[puzzle.id] += 1
             if (completion := propose_completion(protocol, puzzle)) is not None:
                 # One more than asked for, in case the puzzle itself is among them.
                 drawn = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from puzzles.archive import CONTAMINATED, OWN, QUARANTINED, Archive, Chunk, Provenance
@@ -174,27 +174,18 @@ def judge(
 
 
 def unverified_pairs(
-    archive: Archive,
-    pool: Pool,
-    protocol: str,
-    written_in: Collection[int],
-    most_per_puzzle: int,
-    shortest: bool = True,
+    archive: Archive, pool: Pool, protocol: str, written_in: Sequence[int], most_per_puzzle: int, shortest: bool = True
 ) -> list[Pair]:
-    """The model's own puzzles with distinct candidates it wrote in these iterations, whatever their verdict.
-
-    They are chosen as verified ones are.
+    """The model's own puzzles with distinct candidates it wrote in these iterations, whatever their verdict; chosen as
+    verified ones are.
 
     Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
     """
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
     found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
-    for (number,) in archive.query(
-        f"SELECT id FROM chunks WHERE stage IN {STAGES} AND judged"
-        " AND iteration IN (SELECT value FROM json_each(?)) ORDER BY id",
-        json.dumps(sorted(written_in)),
-    ):
+    written = f"stage IN {STAGES} AND judged AND iteration IN (SELECT value FROM json_each(?))"
+    for (number,) in archive.query(f"SELECT id FROM chunks WHERE {written} ORDER BY id", json.dumps([*written_in])):
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from puzzles.archive import CONTAMINATED, QUARANTINED, AddStatus, Archive, Chunk, Provenance
+from puzzles.archive import QUARANTINED, AddStatus, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle, Verdict, VerifiedPair
 from puzzles.variation import Variation, varied
@@ -66,7 +66,7 @@ class _Stock:
             for row in archive.query(
                 "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
                 " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
-                f" AND length(k.answer) <= ? AND NOT {CONTAMINATED} ORDER BY 1, 2",
+                f" AND length(k.answer) <= ? AND NOT {QUARANTINED} ORDER BY 1, 2",
                 iteration - 1,
                 MOST_ANSWER_CHARACTERS,
             )

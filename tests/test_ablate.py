@@ -18,6 +18,7 @@ from selfplay import ablate as ablate_module
 from selfplay.ablate import Ablation, ArmScores, ablate, contrasts, load_ablation, to_json
 from selfplay.chart import ablation_chart
 from selfplay.config import EvaluateConfig, ProposeConfig, RunConfig, SolveConfig
+from selfplay.evaluate import read_chunks
 from selfplay.progress import Progress
 from selfplay.rundir import RunDir
 from selfplay.tables import ablation_table
@@ -199,6 +200,20 @@ def test_the_common_base_of_a_seed_is_scored_once(whole):
     for name in ("dev", "heldout"):
         with_times = [RunDir(whole["folder"] / folder).samples(0, name).read_text("utf-8") for folder in FOLDERS]
         assert with_times[0] == with_times[1] != with_times[2] == with_times[3]
+
+
+def test_arms_without_a_puzzle_of_people_whose_rules_differ_score_each_its_own_base(ablation, pool, tmp_path):
+    arm = ablation.arms["nothing new"]
+    arms = {
+        name: dataclasses.replace(arm, data=dataclasses.replace(arm.data, train="none", rules=rules))
+        for name, rules in (("nothing new", 4), ("self-play", 60))
+    }
+    go(Ablation((4,), "nothing new", arms), tmp_path, pool)
+    shots = [
+        [line["identity"]["shots"] for line in read_chunks(RunDir(tmp_path / name).samples(0, "dev"))]
+        for name in ("nothing-new-4", "self-play-4")
+    ]
+    assert shots[0] != shots[1]
 
 
 def test_heldout_that_is_scored_now_and_then_leaves_gaps_in_table_and_chart(ablation, pool, tmp_path):

@@ -152,7 +152,7 @@ def test_a_sample_has_no_more_than_its_number(run, pool, monkeypatch):
 # ---- alarms ----
 
 FIRST = {
-    "iteration": 1, "puzzles": 375, "sampled": 250, "proposed": 512,
+    "iteration": 1, "puzzles": 375, "sampled": 250, "proposed": 512, "tried": 375,
     "well_formed": 0.8, "distinct_forms": 1.0, "trivial": 0.05,
     "niche_entropy": 5.963, "token_entropy_3": 10.5, "vendi": 141.2, "near_duplicates": 0.04, "characters": 82.3,
     "always_solved": 0.01, "never_solved": 0.73, "human_auc": [0.76, 0.72, 0.80],
@@ -199,6 +199,31 @@ def test_every_setting_limits_something():
 def test_few_puzzles_are_judged_by_what_became_of_the_proposals_only():
     assert after(sampled=20, niche_entropy=0.5, vendi=3.0) == []
     assert after(sampled=20, well_formed=0.1) == ["share of well-formed proposals 0.1 fell below 0.25"]
+
+
+def test_shares_of_a_few_are_not_judged():
+    """As where `solve.most_proposed` lets a few be tried, or most texts are no puzzles."""
+    assert after(tried=5, never_solved=1.0) == after(tried=5, always_solved=1.0) == []
+    assert after(proposed=100, well_formed=0.3, trivial=0.4, distinct_forms=0.5) == []
+
+
+def test_fewer_puzzles_of_the_same_kinds_are_no_collapse_and_more_of_fewer_kinds_are(pool, tmp_path, monkeypatch):
+    """The spread of few is below that of many: it is told of as many puzzles of both iterations."""
+    monkeypatch.setattr(collapse, "FEWEST", 6)
+    different = [text for text, _ in EXAMPLES]
+    alike = [f"def f(x: int):\n    return {number} * x + {number % 3} == {7 * number}" for number in range(3, 40)]
+
+    def said(first, second):
+        path = tmp_path / f"{len(first)}-{len(second)}.sqlite"
+        with Archive(path, create=True) as archive:
+            for iteration, texts in ((1, first), (2, second)):
+                for puzzle in parse_puzzles(pool, [Text(text) for text in texts]):
+                    assert archive.add_puzzle(puzzle, Provenance("model", iteration))
+            return alarms([measure(archive, pool, iteration, 0) for iteration in (1, 2)], CollapseConfig())
+
+    few, many = different[:6], different[6:]
+    assert [line for line in said(many, few) if "Vendi" in line or "entropy" in line] == []
+    assert [line for line in said(few, [*many, *alike]) if "Vendi" in line]
 
 
 def test_puzzles_that_become_one_raise_alarms(pool, tmp_path, monkeypatch):

@@ -209,6 +209,10 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "[propose]\nbegun = 0.5\n[finetune]\nverified = false",
             "propose.begun: expected 0 with finetune.verified = false: it goes by verdicts, got 0.5",
         ),
+        (
+            "[finetune]\nmost_solved = 0.9\nverified = false",
+            "finetune.most_solved: expected 1.0 with finetune.verified = false: it goes by verdicts, got 0.9",
+        ),
         ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
         (
             "[finetune]\nroles = ['solve', 'judge']",
@@ -246,6 +250,11 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "[finetune]\nobjective = 'grpo'",
             "finetune.start: expected previous with finetune.objective = 'grpo': it compares with the model that "
             "sampled, which is where the training begins",
+        ),
+        (
+            "[finetune]\nobjective = 'grpo'\nstart = 'previous'\n[collapse]\naction = 'rollback'",
+            "collapse.action: expected no rollback with finetune.objective = 'grpo': it learns from the iteration's "
+            "own texts, beside the model that sampled them",
         ),
         (
             "[finetune]\nobjective = 'dpo'\nbalance = 'niches'",

@@ -10,7 +10,8 @@ from test_loop import config_of, content, go, plans, puzzle_files, same
 from puzzles.archive import PLANS, Archive
 from puzzles.features import Niche, described
 from puzzles.foreign import expect
-from selfplay.config import ProposeConfig
+from puzzles.puzzle import InputError
+from selfplay.config import PromptConfig, ProposeConfig
 from selfplay.goals import NEAREST, Goals, between, landed, neighbours
 from selfplay.rundir import RunDir
 
@@ -144,6 +145,16 @@ def test_a_plan_keeps_each_prompts_goal_and_parents_near_it(whole, pool):
 def test_the_same_run_again_plans_the_same(whole, files, pool, tmp_path):
     go(tmp_path / "again", searching(files), pool)
     assert same(content(tmp_path / "again"), content(whole))
+
+
+@pytest.mark.parametrize(("protocol", "wanted"), [("plain", "propose.begun"), ("chat", "prompt.shots")])
+def test_niches_that_no_prompt_could_be_made_for_are_refused_before_anything_is_written(
+    files, pool, tmp_path, protocol, wanted
+):
+    propose, prompt = ProposeConfig(proposals=24, strategy="niches"), PromptConfig(protocol, shots=0)
+    with pytest.raises(InputError, match=rf"propose.strategy: 'niches' .* {protocol} prompt .*: set {wanted} above 0"):
+        go(tmp_path / "run", config_of(files, propose=propose, prompt=prompt), pool)
+    assert not RunDir(tmp_path / "run").config.exists()
 
 
 def test_uniform_plans_have_no_goals(files, pool, tmp_path):

@@ -54,6 +54,12 @@ def test_every_solution_of_a_puzzle_is_taught_and_the_puzzle_once(pairs):
     assert used == pairs[:2]
 
 
+def test_a_pair_that_is_repeated_teaches_its_puzzle_as_often(pairs):
+    made, used = chosen([pairs[0], pairs[0], pairs[0], pairs[1]])
+    assert Counter(one.prompt.text == "def f(" for one in made) == {True: 3, False: 4}
+    assert used == pairs[:2]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("role", ["propose", "solve"])
 def test_only_the_roles_asked_for_are_taught(pairs, protocol, role):

@@ -187,11 +187,14 @@ def test_a_rollback_that_leaves_nothing_to_learn_is_told_and_another_answer_goes
     own = FinetuneConfig(objective="dpo")
     config = config_of(files, iterations=1, finetune=own, collapse=collapse_config("rollback"))
     with pytest.raises(
-        InputError, match=r"iteration 1 after a rollback to iteration 0 \(collapse.action\): there is no"
+        InputError, match=r"iteration 1 after a rollback to iteration 0 \(collapse.action\): .* with --from .*run@0 and"
     ):
         go(tmp_path / "run", config, pool)
     with Archive(tmp_path / "run" / "archive.sqlite") as archive:
         assert archive.set_aside() == {}
+    branch = RunDir(tmp_path / "branch")
+    loop.branch(RunDir(tmp_path / "run"), 0, branch)
+    assert len(go(branch.path, loop.replace(config, collapse=collapse_config("continue")), pool)) == 2
 
 
 def test_only_one_model_is_in_memory_while_it_is_trained(files, pool, tmp_path):
@@ -254,5 +257,5 @@ def test_rebalancing_evens_the_pairs_of_the_iteration_that_collapsed(files, pool
 def test_with_nothing_to_learn_the_run_says_so(files, pool, tmp_path):
     config = config_of(files, finetune=FinetuneConfig(objective="dpo"), solve=loop.replace(
         config_of(files).solve, candidates_per_puzzle=1))  # fmt: skip
-    with pytest.raises(InputError, match="iteration 1: there is nothing to train on"):
+    with pytest.raises(InputError, match=r"iteration 1: there is nothing to train on: no puzzle has a .*_per_puzzle$"):
         go(tmp_path / "run", config, pool)

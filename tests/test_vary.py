@@ -11,7 +11,7 @@ from puzzles.archive import Archive
 from puzzles.puzzle import InputError
 from puzzles.verify import verify_texts
 from selfplay import loop, vary
-from selfplay.config import DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
+from selfplay.config import CollapseConfig, DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
 from selfplay.loop import few_shots
 from selfplay.rundir import RunDir
 
@@ -96,6 +96,22 @@ def test_wrong_answers_become_puzzles_that_they_are_right_for(whole, rows):
             assert ast.literal_eval(answer) == ast.literal_eval(item["answer"])
             made += 1
     assert made > 2
+
+
+def test_no_variant_is_made_of_what_was_rolled_back(files, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop._Run, "_best", lambda self: 1)
+    monkeypatch.setattr(
+        loop.collapse, "alarms", lambda history, config: ["alike"] if history[-1]["iteration"] == 2 else []
+    )
+    config = varying(files, ways=("hindsight",), iterations=3, collapse=CollapseConfig(action="rollback"))
+    go(tmp_path / "run", config, pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        gone = {*archive.puzzle_ids("p.iteration = 2")}
+        plans = [plan for _, plan in archive.plans("stage = 'vary' AND iteration = 3")]
+    parents = {parent for plan in plans for item in plan["variations"] for parent in item["puzzles"]}
+    assert gone
+    assert parents
+    assert not gone & parents
 
 
 def test_variants_are_tried_in_their_iteration_and_learned_from_with_what_the_model_found(rows):
