@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import interrupted
 import learned
@@ -313,6 +315,27 @@ def test_a_part_is_not_forecast_nor_branched(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--shard", "1/2", "--forecast"]) == 2
     assert "leave out --forecast and --from" in capsys.readouterr().err
+
+
+@pytest.fixture
+def begun(tiny, tmp_path, monkeypatch):
+    """A run of the command line without an iteration; what begins the command of a part."""
+    learned.make_files(tmp_path, tiny())
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "tiny.toml", "--set", "iterations=0"]) == 0
+    return ["run", "tiny.toml", "--shard", "1/1"]
+
+
+def test_a_part_ends_when_the_budget_is_spent_and_says_so(begun, capsys):
+    assert main([*begun, "--set", "budget.tokens=1"]) == 0
+    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1; with more of it", capsys.readouterr().out)
+
+
+def test_a_part_is_judged_where_the_settings_say(begun, monkeypatch, capsys):
+    monkeypatch.setattr("selfplay.cluster.require", Mock(side_effect=InputError("the package is not installed")))
+    assert main([*begun, "--set", "executor=ray"]) == 2
+    assert "the package is not installed" in capsys.readouterr().err
+    assert not Path("runs/tiny-1-of-1").exists()
 
 
 # ---- verify ----
