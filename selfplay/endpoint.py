@@ -26,7 +26,7 @@ from puzzles.puzzle import InputError
 from selfplay.config import EndpointConfig
 from selfplay.prompts import Prompt, encode_prompt, propose_prompt
 from selfplay.sampler import Completion, Sampled, SamplingSettings
-from selfplay.serving import ManagedServer, ServerDied
+from selfplay.serving import HOST, ManagedServer, ServerDied
 
 logger = logging.getLogger(__name__)
 
@@ -250,9 +250,13 @@ class Endpoint:
         """One request; a server that says a byte now and then has no longer, either."""
         async with (
             asyncio.timeout(self.config.request_seconds),
-            httpx.AsyncClient(headers=self._headers, timeout=None) as client,
+            self.client() as client,
         ):
             return await client.request(method, url, **body)
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Of the servers; those that were begun here are asked without a proxy."""
+        return httpx.AsyncClient(headers=self._headers, timeout=None, mounts={f"all://{HOST}": None}, **options)
 
     def _named(self) -> str:
         """What the first server calls its model."""
@@ -319,7 +323,7 @@ class _Sampling:
 
     async def done(self) -> Sampled:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.config.concurrent_requests)
-        async with httpx.AsyncClient(headers=self.endpoint._headers, timeout=None, limits=limits) as self.client:
+        async with self.endpoint.client(limits=limits) as self.client:
             while self.waiting:
                 living = [server for server in self.endpoint._servers if not server.failed]
                 if not living:

@@ -468,6 +468,14 @@ def test_a_server_is_begun_on_a_checkpoint_and_ended_with_its_group(command, tmp
     assert not server.lives
 
 
+def test_a_server_of_this_machine_is_asked_without_a_proxy(command, tmp_path, monkeypatch):
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with contextlib.closing(ManagedServer(command, "weights", tmp_path / "log.txt", 10)) as server:
+        asked = Endpoint(EndpointConfig(attempts=1), [server], "hash")
+        assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == 3
+
+
 def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(command, tmp_path, caplog):
     server = ManagedServer(command, "weights", tmp_path / "log.txt", 10)
     asked = Endpoint(EndpointConfig(concurrent_requests=4), [server], "hash")
