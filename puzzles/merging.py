@@ -141,9 +141,10 @@ def _place_chunks(connection: sqlite3.Connection) -> int:
         " (o.iteration, o.stage, o.number)) THEN (SELECT max(m.number) + 1 FROM main.chunks m"
         " WHERE (m.iteration, m.stage) = (o.iteration, o.stage)) ELSE o.number END"
     )
+    in_its_place = f"{same} AND m.number = o.number"  # found at once, and where most are
     fresh = 0
     for (old,) in connection.execute("SELECT id FROM other.chunks ORDER BY id").fetchall():
-        known = connection.execute(same, (old,)).fetchone()
+        known = connection.execute(in_its_place, (old,)).fetchone() or connection.execute(same, (old,)).fetchone()
         if known:
             new = known[0]
             values = f"SELECT {columns} FROM other.chunks WHERE id = ?"

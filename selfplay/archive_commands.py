@@ -234,14 +234,20 @@ def _diff(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from puzzles.archive import Archive
     from puzzles.merging import merge
+    from selfplay.rundir import RunDir
+    from selfplay.shard import check_part
 
     into, sources = archive_path(options.into), [archive_path(source) for source in options.sources]
     if twice := [source for source in sources if source.samefile(into)]:
         raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
+    run = RunDir(into.parent)
+    records = run.read_records() if into.name == run.archive.name else []
     with Archive(into) as archive:
         archive.check()
         for source in sources:
             with Archive(source) as other:
+                if records:
+                    check_part(other, records)
                 grown = vars(merge(archive, other))
             print(f"{source}: {', '.join(f'{count:,} {what}' for what, count in grown.items())} new in {into}")
     return 0

@@ -133,6 +133,10 @@ def _run(options: argparse.Namespace) -> int:
     rundir = RunDir(_below_runs(name))
     if options.shard and (options.forecast or parent):
         raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
+    if options.nodes and not options.forecast:
+        raise InputError("--nodes: expected --forecast with it, which plans for so many")
+    if options.gpus and not options.nodes:
+        raise InputError("--gpus: expected --forecast and --nodes with it, which plan for so many")
     if options.shard:
         return _run_part(options.shard, rundir, config)
     if options.forecast:
@@ -140,9 +144,7 @@ def _run(options: argparse.Namespace) -> int:
             raise InputError(
                 "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
             )
-        return _forecast(config, _integers(options.nodes, "--nodes") if options.nodes else (), options.gpus)
-    if options.nodes:
-        raise InputError("--nodes: expected --forecast with it, which plans for so many")
+        return _forecast(config, _integers(options.nodes, "--nodes") if options.nodes else (), options.gpus or 1)
     _require_packages(config)
     if parent:
         branch(*parent, rundir)
@@ -169,16 +171,18 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
-    from selfplay.engines import engine
-    from selfplay.loop import run_part
+    from selfplay.engines import engine, judges
+    from selfplay.loop import BudgetSpent, run_part
     from selfplay.rundir import RunDir
     from selfplay.shard import parse_part
 
     part = parse_part(text)
     own = RunDir(_below_runs(f"{rundir.path.name}-{part.name}"))
-    sandbox = proven_pool(config.sandbox, config.seed)
-    with _log_to(own.log), sandbox as (pool, protections), engine(config, own) as backend:
-        print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+    with _log_to(own.log), judges(config) as (pool, protections), engine(config, own) as backend:
+        try:
+            print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+        except BudgetSpent as spent:
+            print(f"{own.path}: {spent}; with more of it the same command goes on")
     print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
@@ -715,7 +719,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--nodes", metavar="N,…", help="with --forecast: what an iteration takes of so many machines like this"
     )
-    run.add_argument("--gpus", type=positive, default=1, metavar="M", help="with --nodes: devices that train together")
+    run.add_argument(
+        "--gpus", type=positive, metavar="M", help="with --nodes: devices that train together, by default 1"
+    )
 
     reproduce = command(
         commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",

@@ -11,6 +11,7 @@ import difflib
 import json
 import tomllib
 import typing
+import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib import resources
@@ -510,10 +511,21 @@ def check_urls(where: str, urls: Iterable[str]) -> None:
     """See that servers can be asked there.
 
     Raises:
-        ConfigError: One is no address of HTTP; the message begins with `where` it stands.
+        ConfigError: One is no address of HTTP, or has more than that in it; the message begins with `where` it stands.
     """
-    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
-        raise ConfigError(f"{where}: expected http://… or https://…, got {shown(wrong[0])}")
+    for url in urls:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_address = False
+        if not is_address:
+            raise ConfigError(f"{where}: expected http://… or https://…, got {shown(url)}")
+        if "@" in parts.netloc or "?" in url or "#" in url:  # they would be kept and shown: one may be secret
+            raise ConfigError(
+                f"{where}: expected an address such as http://{parts.hostname}/v1 without a name, password or query: "
+                "the key is taken from the variable endpoint.key_variable, by default $OPENAI_API_KEY"
+            )
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:

@@ -8,7 +8,6 @@ others do its work.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -27,7 +26,7 @@ from puzzles.puzzle import InputError
 from selfplay.config import EndpointConfig
 from selfplay.prompts import Prompt, encode_prompt, propose_prompt
 from selfplay.sampler import Completion, Sampled, SamplingSettings
-from selfplay.serving import ManagedServer, ServerDied
+from selfplay.serving import HOST, ManagedServer, ServerDied
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,8 @@ PROOF_ATTEMPTS = 3
 """A server that is not there is told at once."""
 MOST_REVIVALS = 5
 """Of one server within the iteration that it was begun for."""
+BROKEN_OFF = ("abort", "cancelled", "error")
+"""Ends of texts whose server gave them up."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 """Refusals that another try may not meet: too many requests, a server that is busy, broken, or still loading."""
 
@@ -199,11 +200,14 @@ class Endpoint:
         except InputError as error:
             raise NoAnswer("no answer of the protocol", str(error)) from None
         choices, usage = answer["choices"][:copies], answer["usage"]
+        ends = [choice["finish_reason"] for choice in choices]
+        if broken_off := [end for end in ends if end in BROKEN_OFF]:
+            raise NoAnswer("broken off", broken_off[0])
         texts = [choice["message"]["content"] or "" if prompt.chat else choice["text"] for choice in choices]
         share, rest = divmod(usage["completion_tokens"], len(choices))  # one number for all of them
         completions = [
-            Completion(text, share + (place < rest), finished=choice["finish_reason"] != "length")
-            for place, (text, choice) in enumerate(zip(texts, choices, strict=True))
+            Completion(text, share + (place < rest), finished=end not in ("length", "content_filter"))
+            for place, (text, end) in enumerate(zip(texts, ends, strict=True))
         ]
         return completions, usage["prompt_tokens"]
 
@@ -246,9 +250,13 @@ class Endpoint:
         """One request; a server that says a byte now and then has no longer, either."""
         async with (
             asyncio.timeout(self.config.request_seconds),
-            httpx.AsyncClient(headers=self._headers, timeout=None) as client,
+            self.client() as client,
         ):
             return await client.request(method, url, **body)
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """Of the servers; those that were begun here are asked without a proxy."""
+        return httpx.AsyncClient(headers=self._headers, timeout=None, mounts={f"all://{HOST}": None}, **options)
 
     def _named(self) -> str:
         """What the first server calls its model."""
@@ -315,7 +323,7 @@ class _Sampling:
 
     async def done(self) -> Sampled:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.config.concurrent_requests)
-        async with httpx.AsyncClient(headers=self.endpoint._headers, timeout=None, limits=limits) as self.client:
+        async with self.endpoint.client(limits=limits) as self.client:
             while self.waiting:
                 living = [server for server in self.endpoint._servers if not server.failed]
                 if not living:
@@ -335,8 +343,9 @@ class _Sampling:
                 found, read = await self._answer(server, request)
             except EndpointFailed as error:
                 self.waiting.appendleft(request)
+                if not server.failed:  # other requests find the same
+                    logger.warning("%s", error)
                 server.failed = str(error)
-                logger.warning("%s", error)
                 return
             self.completions_P_K[request.prompt][request.first : request.first + len(found)] = found
             self.prompt_tokens += read
@@ -412,14 +421,15 @@ def _headers(config: EndpointConfig) -> dict[str, str]:
 
 
 def _said(reply: httpx.Response) -> str:
-    """The message of a refusal, in one line."""
+    """The message of a refusal, in one line; a key that is told back is not told on."""
     try:
-        body = json.loads(reply.content)
+        body = parse_json(reply.content, str(reply.url))
         error = body.get("error", body)
         said = error.get("message", error) if isinstance(error, dict) else error
-    except (ValueError, AttributeError):
-        said = reply.content[:1000].decode("utf-8", "replace")
-    return shortened(" ".join(str(said).split()))
+    except (InputError, AttributeError):
+        said = reply.content.decode("utf-8", "replace")
+    key = reply.request.headers.get("authorization", "").removeprefix("Bearer ")
+    return shortened(" ".join((str(said).replace(key, "(the key)") if key else str(said)).split()))
 
 
 def _told(error: Exception) -> str:

@@ -378,7 +378,7 @@ def run_part(
         config = as_begun(rundir, config)
         sets = guarded_sets(pool, config)
         base = backend.load(config.model.path, config.model)
-        take_over(rundir.archive, own.archive)
+        take_over(rundir.archive, own.archive, records[-1])
         with Archive(own.archive, guard_of(pool, sets)) as archive:
             if said := archive.mark(FINISHED):
                 return said

@@ -72,7 +72,8 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
     if expected.overlap:  # what takes less is done meanwhile
         sampling, judging = (sampling, 0.0) if sampling > judging else (0.0, judging)
     texts = sum(cost.texts for cost in stages.values())
-    copied_bytes = expected.archive_bytes * (1 - 1 / (len(expected.iterations) - 1))  # what was there before
+    iterations = max(1, len(expected.iterations) - 1)
+    copied_bytes = expected.archive_bytes * (1 - 1 / iterations)  # what was there before
     vary, train, score = (total([costs[name]] if name in costs else []) for name in ("vary", "train", "score"))
     many = workers > 1
     held = {

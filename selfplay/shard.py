@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from puzzles.archive import Archive
-from puzzles.puzzle import InputError
+from puzzles.puzzle import InputError, content_hash
 from puzzles.schema import SEARCHED
 
 MOST_PARTS = 100_000
-TAKEN_OVER, FINISHED = "part_taken_over", "part_finished"
-"""Marks of a part's archive: ids of the chunks that were judged in the run's; what was said when its share was done."""
+TAKEN_OVER, GOES_ON_FROM, FINISHED = "part_taken_over", "part_goes_on_from", "part_finished"
+"""Marks of a part's archive: ids of the chunks that were judged in the run's; the run's last record; what was said when
+its share was done."""
 T = TypeVar("T")
 
 
@@ -60,8 +61,8 @@ def parse_part(text: str) -> Part:
     return part
 
 
-def take_over(theirs: Path, own: Path) -> None:
-    """Make a run's archive a part's, unless it was made of one in which nothing more was judged.
+def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
+    """Make a run's archive a part's, unless it was made of one in which nothing more was judged, after the same record.
 
     Raises:
         InputError: The run is being written.
@@ -76,7 +77,8 @@ def take_over(theirs: Path, own: Path) -> None:
     with Archive(beside) as archive:
         judged = json.dumps([number for (number,) in archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")])
         archive.set_mark(TAKEN_OVER, judged)
-    if own.exists() and _taken_over(own) == judged:
+        archive.set_mark(GOES_ON_FROM, _hash(record))
+    if own.exists() and _made_of(own) == (judged, _hash(record)):
         beside.unlink()
         return
     for suffix in ("-wal", "-shm", ""):  # a log belongs to its own file
@@ -84,13 +86,34 @@ def take_over(theirs: Path, own: Path) -> None:
     beside.replace(own)
 
 
-def _taken_over(own: Path) -> str | None:
+def _made_of(own: Path) -> tuple[str | None, str | None]:
     with Archive(own) as archive:
-        return archive.mark(TAKEN_OVER)
+        return archive.mark(TAKEN_OVER), archive.mark(GOES_ON_FROM)
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    """Of a run's record, which no other run has: its times are in it."""
+    return content_hash(json.dumps(record))
+
+
+def check_part(archive: Archive, records: Sequence[Mapping[str, Any]]) -> None:
+    """See that an archive is no part of another run than the one with these records, or of one that was there before.
+
+    Raises:
+        InputError: It is.
+    """
+    goes_on_from = archive.mark(GOES_ON_FROM)
+    if goes_on_from and goes_on_from not in map(_hash, records):
+        raise InputError(
+            f"{archive.path}: it is a part of another run, or of an earlier one of this name: leave it out or delete it"
+        )
 
 
 def finish(archive: Archive, said: str) -> None:
-    """Leave in a part's archive what it adds to the run's, and what that speaks of, so that merging it is quick."""
+    """Leave in a part's archive what it adds to the run's, and what that speaks of, so that merging it is quick.
+
+    And the plan of what others do: where a part is missing, the run then has its chunks as not done yet.
+    """
     own = "(SELECT id FROM chunks WHERE judged AND id NOT IN (SELECT value FROM json_each(?)))"
     taken_over = archive.mark(TAKEN_OVER)
     tried = f"SELECT puzzle FROM candidates WHERE chunk IN {own}"
@@ -102,7 +125,8 @@ def finish(archive: Archive, said: str) -> None:
             (taken_over, taken_over),
         )
         archive.connection.execute(
-            f"DELETE FROM chunks WHERE id NOT IN {own} AND id NOT IN (SELECT chunk FROM puzzles WHERE chunk NOT NULL)",
+            f"DELETE FROM chunks WHERE judged AND id NOT IN {own}"
+            " AND id NOT IN (SELECT chunk FROM puzzles WHERE chunk NOT NULL)",
             (taken_over,),
         )
         archive.connection.execute("DELETE FROM trained")

@@ -243,6 +243,15 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "endpoint.urls: expected http://… or https://…, got 'localhost:80'",
         ),
         (
+            "[endpoint]\nurls = ['http://x:99999/v1']\n[finetune]\nobjective = 'none'",
+            "endpoint.urls: expected http://… or https://…, got 'http://x:99999/v1'",
+        ),
+        (
+            "[endpoint]\nurls = ['https://me:secret@x/v1']\n[finetune]\nobjective = 'none'",
+            "endpoint.urls: expected an address such as http://x/v1 without a name, password or query: "
+            "the key is taken from the variable endpoint.key_variable, by default $OPENAI_API_KEY",
+        ),
+        (
             "[budget]\nprice = 3",
             "budget.price: expected endpoint.prompt_price or endpoint.completion_price with it",
         ),

@@ -181,6 +181,13 @@ def test_several_candidates_are_asked_for_at_once(played):
     assert (sampled.tokens, sampled.prompt_tokens) == (50, 21)
 
 
+@pytest.mark.parametrize(("ends", "finished"), [("stop", True), ("length", False), ("content_filter", False)])
+def test_what_was_cut_counts_as_truncated(played, ends, finished):
+    asked = endpoint_of(played(lambda body, number: answer("x", ends=ends)))
+    (((completion,),)) = asked.sample([prompt("a")], 1, SETTINGS, [1]).completions_P_K
+    assert completion == Completion("x", 5, finished)
+
+
 def test_a_server_that_knows_nothing_of_several_is_asked_for_the_others_one_by_one(played):
     server = played(lambda body, number: answer(f"{body['seed']}"))
     asked = endpoint_of(server, candidates_per_request=4, concurrent_requests=1)
@@ -232,6 +239,15 @@ def test_a_key_that_is_not_taken_is_wrong_input_and_not_shown(played, monkeypatc
     assert "sk-secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("status", [400, 401, 503])
+def test_a_key_that_a_server_tells_back_is_not_told_on(played, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = played(lambda body, number: (status, {}, b'{"error": {"message": "no such key: Bearer sk-secret"}}'))
+    with pytest.raises((InputError, EndpointFailed), match=r"no such key: Bearer \(the key\)") as raised:
+        endpoint_of(server, attempts=1).sample([prompt("a")], 1, SETTINGS, [1])
+    assert "sk-secret" not in str(raised.value)
+
+
 def test_a_key_with_a_new_line_behind_it_is_the_key(played, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\r\n")
     server = played()
@@ -258,6 +274,8 @@ BAD = {
     "another shape": ((200, {}, b'{"choices": []}'), "no answer of the protocol"),
     "a text that is a number": ((200, {}, answer(7)[2]), "no answer of the protocol"),
     "no usage": ((200, {}, b'{"choices": [{"text": "x", "finish_reason": "stop"}]}'), "no answer of the protocol"),
+    "given up by the server": ((200, {}, answer("half", ends="abort")[2]), "broken off"),
+    "a refusal that is nested too deep": ((500, {}, b"[" * 50_000), "status 500"),
     "cut off in the middle": (CUT, "connection lost"),
     "no answer at all": (HANG, "no answer in time"),
 }
@@ -288,10 +306,11 @@ def test_a_server_is_given_the_time_it_asks_for(played):
     assert time.monotonic() - started >= 0.4
 
 
-def test_the_others_do_the_work_of_a_server_that_fails(played):
+def test_the_others_do_the_work_of_a_server_that_fails(played, caplog):
     broken, whole = played(lambda body, number: (503, {}, b"")), played()
     asked = endpoint_of(broken, whole, attempts=2)
     assert len(texts(asked.sample([prompt("a")], 9, SETTINGS, [1]))[0]) == 9
+    assert caplog.text.count("no answer at 2 tries") == 1
     before = len(broken.bodies)
     asked.sample([prompt("a")], 9, SETTINGS, [2])
     assert len(broken.bodies) == before
@@ -447,6 +466,14 @@ def test_a_server_is_begun_on_a_checkpoint_and_ended_with_its_group(command, tmp
     asked.close()
     assert still_running(below) == []
     assert not server.lives
+
+
+def test_a_server_of_this_machine_is_asked_without_a_proxy(command, tmp_path, monkeypatch):
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with contextlib.closing(ManagedServer(command, "weights", tmp_path / "log.txt", 10)) as server:
+        asked = Endpoint(EndpointConfig(attempts=1), [server], "hash")
+        assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == 3
 
 
 def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(command, tmp_path, caplog):

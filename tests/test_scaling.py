@@ -77,6 +77,11 @@ def test_an_iteration_without_training_has_none():
     assert made.seconds["training"] == made.seconds["varying"] == made.seconds["copying"] == made.gpu_hours == 0
 
 
+def test_a_run_without_iterations_scores_once_and_has_nothing_to_divide():
+    made = plan(dataclasses.replace(EXPECTED, iterations=[{"score": LAST["score"]}]), CONFIG, workers=9, gpus=8)
+    assert {name: seconds for name, seconds in made.seconds.items() if seconds} == {"scoring": 15.0}
+
+
 def test_the_table_names_the_bottleneck_of_each_number_of_workers():
     table = tables.plans([plan(EXPECTED, CONFIG, workers, 8) for workers in (1, 8, 64, 1024)]).splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["1", "8", "64", "1,024"]
@@ -89,6 +94,8 @@ def test_the_table_names_the_bottleneck_of_each_number_of_workers():
     ("options", "said"),
     [
         (["--nodes", "4"], "--nodes: expected --forecast with it"),
+        (["--shard", "1/2", "--nodes", "4"], "--nodes: expected --forecast with it"),
+        (["--forecast", "--gpus", "8"], "--gpus: expected --forecast and --nodes with it"),
         (["--forecast", "--nodes", "4,x"], "--nodes: expected integers with commas between them"),
         (["--forecast", "--nodes", "0"], "--nodes: expected integers of at least 1"),
     ],

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import interrupted
 import learned
@@ -143,14 +145,54 @@ def test_a_part_takes_the_runs_archive_when_there_is_something_new_in_it_and_kee
     first, own = one_part(tmp_path, Part(1, 2), config, pool)
     assert one_part(tmp_path, Part(1, 2), config, pool) == (first, own)
     before = own.archive.read_bytes()
-    take_over(RunDir(tmp_path / "run").archive, own.archive)
+    take_over(RunDir(tmp_path / "run").archive, own.archive, RunDir(tmp_path / "run").read_records()[-1])
     assert own.archive.read_bytes() == before
     _, other = one_part(tmp_path, Part(2, 2), config, pool)
     merged(tmp_path, [own, other])
-    take_over(RunDir(tmp_path / "run").archive, own.archive)
+    take_over(RunDir(tmp_path / "run").archive, own.archive, RunDir(tmp_path / "run").read_records()[-1])
     with Archive(own.archive) as archive:
         assert archive.unjudged(1, "propose") == []
     assert not list(own.path.glob(".*"))
+
+
+def test_what_a_missing_part_has_not_done_is_left_to_do(whole, config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
+    _, last = one_part(tmp_path, Part(3, 3), config, pool)
+    merged(tmp_path, [last])
+    said, _ = one_part(tmp_path, Part(2, 3), config, pool)
+    assert said == "iteration 1, propose: this part is done, 1 chunks are others'"
+    go(tmp_path / "run", with_iterations(config, 1), pool, Forgetful())
+    with Archive(RunDir(tmp_path / "run").archive) as one, Archive(RunDir(whole).archive) as other:
+        asked = "SELECT stage, number, seed, completions FROM chunks WHERE iteration = 1 AND stage = 'propose'"
+        assert sorted(map(tuple, one.query(asked))) == sorted(map(tuple, other.query(asked)))
+
+
+def test_a_part_that_had_nothing_left_to_do_takes_part_in_the_next_iteration(config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    for _ in range(STAGES + 1):
+        said, own = one_part(tmp_path, Part(1, 1), config, pool)
+        merged(tmp_path, [own])
+    assert said == "iteration 1 is sampled and judged: without --shard the same command trains and scores"
+    go(tmp_path / "run", with_iterations(config, 1), pool)
+    assert one_part(tmp_path, Part(1, 2), config, pool)[0].startswith("iteration 2, propose: this part is done")
+    assert one_part(tmp_path, Part(1, 1), config, pool)[0].startswith("iteration 2 is sampled and judged")
+
+
+def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_merged(
+    config, pool, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("selfplay.archive_commands.RUNS", Path())
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    owns = [one_part(tmp_path, Part(number, 2), config, pool)[1] for number in (1, 2)]
+    shutil.rmtree(tmp_path / "run")
+    other = dataclasses.replace(config, seed=9)
+    go(tmp_path / "run", with_iterations(other, 0), pool)
+    one_part(tmp_path, Part(1, 2), other, pool)
+    assert main(["archive", "merge", "run", *(own.path.name for own in owns)]) == 2
+    assert f"{owns[1].path.name}/archive.sqlite: it is a part of another run" in capsys.readouterr().err
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert {seed.partition("/")[0] for (seed,) in archive.query("SELECT seed FROM chunks")} == {"9"}
 
 
 def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
@@ -164,7 +206,9 @@ def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
         for own in owns:
             with Archive(own.archive) as archive:
                 archive.check()
-                numbers = archive.query("SELECT DISTINCT number FROM chunks WHERE stage = ? ORDER BY 1", stage)
+                numbers = archive.query(
+                    "SELECT DISTINCT number FROM chunks WHERE stage = ? AND judged ORDER BY 1", stage
+                )
                 assert [number for (number,) in numbers] == [*range(numbers[0][0], numbers[-1][0] + 1)]
                 assert archive.query("SELECT count(*) FROM puzzles WHERE origin = 'human'")[0][0] <= 5 * (
                     stage == "solve"
@@ -271,6 +315,27 @@ def test_a_part_is_not_forecast_nor_branched(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--shard", "1/2", "--forecast"]) == 2
     assert "leave out --forecast and --from" in capsys.readouterr().err
+
+
+@pytest.fixture
+def begun(tiny, tmp_path, monkeypatch):
+    """A run of the command line without an iteration; what begins the command of a part."""
+    learned.make_files(tmp_path, tiny())
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "tiny.toml", "--set", "iterations=0"]) == 0
+    return ["run", "tiny.toml", "--shard", "1/1"]
+
+
+def test_a_part_ends_when_the_budget_is_spent_and_says_so(begun, capsys):
+    assert main([*begun, "--set", "budget.tokens=1"]) == 0
+    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1; with more of it", capsys.readouterr().out)
+
+
+def test_a_part_is_judged_where_the_settings_say(begun, monkeypatch, capsys):
+    monkeypatch.setattr("selfplay.cluster.require", Mock(side_effect=InputError("the package is not installed")))
+    assert main([*begun, "--set", "executor=ray"]) == 2
+    assert "the package is not installed" in capsys.readouterr().err
+    assert not Path("runs/tiny-1-of-1").exists()
 
 
 # ---- verify ----
