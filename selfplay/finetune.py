@@ -558,7 +558,7 @@ def finetune(
     Args:
         start: The checkpoint to start from, and the reference of an objective that compares.
         examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
-            (`spin`, `dpo`) or `Graded` (`grpo`).
+            (`spin`, `dpo`) or `Graded` (`grpo`). With none the weights stay as they are.
         config: How; of `beta`, the first number counts.
         model_config: Device and threads; weights are trained in float32.
         seed: Of the order of examples and of dropout.
@@ -606,7 +606,7 @@ def _trained(
     distributed.agree(f"the checkpoint {start}", model.checkpoint)
     tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
     fitting = [example for example in tokenized if len(example) <= model.context_tokens]
-    if not fitting:
+    if examples and not fitting:
         raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")
     batch_tokens = config.batch_tokens // (2 if objective.paired else 1)
     per_epoch = len(batches(fitting, batch_tokens, np.random.default_rng(0)))

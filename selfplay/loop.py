@@ -737,17 +737,12 @@ class _Run:
             taught = teaching(
                 self.archive, self.pool, self.config, iteration, self.protocol, self.shots, tokens_of, rng, balance
             )
-            if not taught.lessons and answer == "rollback":
-                raise InputError(
-                    f"iteration {iteration} after a rollback to iteration {begins_with} (collapse.action): there is "
-                    f"nothing to train on; begin another run with --from {self.rundir.path}@{iteration - 1} and "
-                    "another collapse.action"
-                )
-            if not taught.lessons:
+            if not taught.lessons and answer != "rollback":
                 raise InputError(f"iteration {iteration}: {nothing_to_train(self.protocol, config.objective)}")
             self.archive.add_trained(iteration, taught.pairs)
         self.archive.sync()  # a checkpoint must not outlive, in a power cut, what it was trained on
-        start = self.checkpoint(begins_with if config.start == "previous" else 0)
+        # Where nothing is left to learn, the best weights stay as they are.
+        start = self.checkpoint(begins_with if config.start == "previous" or not taught.lessons else 0)
         self._loaded = None  # two models at once need not fit
         notes = {
             "protocol": self.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),

@@ -467,6 +467,14 @@ def test_examples_longer_than_the_context_are_left_out_and_counted(tiny, tmp_pat
     assert all(torch.equal(new[name], without[name]) for name in new)
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_where_there_is_nothing_to_learn_the_weights_stay(tiny, tmp_path, objective):
+    stats = tuned(tiny, tmp_path / "new", examples=[], config=dataclasses.replace(CONFIG, objective=objective))
+    assert (stats.steps, stats.tokens, stats.skipped) == (0, 0, 0)
+    new, before = weights(tmp_path / "new"), weights(tiny())
+    assert all(torch.equal(new[name], before[name].float()) for name in new)
+
+
 def test_long_sequences_use_the_models_own_attention_and_short_ones_the_plain_one(model, monkeypatch):
     used: list[tuple[int, str]] = []
     network = LanguageModel(model.path, CPU).network

@@ -180,21 +180,18 @@ def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
     assert len(go(branch.path, rolled, pool)) == 4
 
 
-def test_a_rollback_that_leaves_nothing_to_learn_is_told_and_another_answer_goes_on(files, pool, tmp_path, monkeypatch):
+def test_a_rollback_that_leaves_nothing_to_learn_goes_on_with_the_best_weights(files, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(
         loop.collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 1 else []
     )
-    own = FinetuneConfig(objective="dpo")
-    config = config_of(files, iterations=1, finetune=own, collapse=collapse_config("rollback"))
-    with pytest.raises(
-        InputError, match=r"iteration 1 after a rollback to iteration 0 \(collapse.action\): .* with --from .*run@0 and"
-    ):
-        go(tmp_path / "run", config, pool)
+    backend = Backend()
+    config = config_of(files, collapse=collapse_config("rollback"), finetune=FinetuneConfig(objective="dpo"))
+    assert len(go(tmp_path / "run", config, pool, backend)) == 3
+    assert [(training["start"], bool(training["examples"])) for training in backend.trainings] == [
+        ("base", False), ("base", True),
+    ]  # fmt: skip
     with Archive(tmp_path / "run" / "archive.sqlite") as archive:
-        assert archive.set_aside() == {}
-    branch = RunDir(tmp_path / "branch")
-    loop.branch(RunDir(tmp_path / "run"), 0, branch)
-    assert len(go(branch.path, loop.replace(config, collapse=collapse_config("continue")), pool)) == 2
+        assert archive.set_aside() == {1: 1}
 
 
 def test_only_one_model_is_in_memory_while_it_is_trained(files, pool, tmp_path):
