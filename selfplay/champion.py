@@ -71,7 +71,7 @@ class Standing:
     """Its pass@1 on dev."""
     solved: int
     reigned: tuple[int, ...]
-    """Iterations at whose end it was champion."""
+    """Iterations at whose end it was champion; without a gate, would have been."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ class League:
     """All of them, earlier against later."""
     adjusted_p: list[float]
     """Of each match: two-sided, and as if it were the only one (`metrics.holm`)."""
+    sampled_from: list[int]
+    """After each iteration, the checkpoint that the run itself went on from: the champion behind a gate alone."""
 
 
 def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
@@ -179,6 +181,11 @@ def reigns(counts: Sequence[Counts], level: float = LEVEL) -> list[int]:
     return champions
 
 
+def reigning_after(record: Mapping[str, Any]) -> int:
+    """Number of the checkpoint that the iteration after a recorded one samples from."""
+    return int(record.get("reigns", record["iteration"]))
+
+
 def league(rundir: RunDir, level: float = LEVEL) -> League:
     """Every checkpoint that a run has recorded, beside every other.
 
@@ -200,4 +207,6 @@ def league(rundir: RunDir, level: float = LEVEL) -> League:
     ]  # fmt: skip
     (samples, _), *_ = counts[0].values()
     adjusted = [float(p) for p in holm([each.difference.p for each in matches])]
-    return League(len(counts[0]), samples, level, standings, matches, adjusted)
+    return League(
+        len(counts[0]), samples, level, standings, matches, adjusted, [reigning_after(record) for record in records]
+    )

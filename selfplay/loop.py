@@ -231,11 +231,6 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
 
 
-def reigning_after(record: Mapping[str, Any]) -> int:
-    """Number of the checkpoint that the iteration after a recorded one samples from."""
-    return int(record.get("reigns", record["iteration"]))
-
-
 def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
     """Begin a new run with what another one had when an iteration ended (None: its last); `origin` says more of why.
 
@@ -260,7 +255,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     last = records[-1]["iteration"] if iteration is None else iteration
     if last not in range(len(records)):
         raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
-    needed = sorted({last, reigning_after(records[last])} - {0})
+    needed = sorted({last, champion.reigning_after(records[last])} - {0})
     for number in needed:  # without an objective, none was made
         made = records[number]["checkpoint"] != records[0]["checkpoint"]
         if made and not (folder := parent.checkpoint(number)).is_dir():
@@ -578,7 +573,7 @@ class _Run:
 
     def note(self, record: dict[str, Any]) -> None:
         """Of a finished iteration, what is needed later: a run of thousands must not grow."""
-        self.reigning = reigning_after(record)
+        self.reigning = champion.reigning_after(record)
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
         cost = self._price(record_costs(record))
         self.done.append(_Done(dev, record_seconds(record), record_tokens(record), cost))

@@ -215,6 +215,7 @@ def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> st
     return markdown(head, rows) if rows else ""
 
 
+NO_CHAMPION = "\nThe run itself did not go on from these champions: that is what `gate = true` is for."
 LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good: report them on held-out."
 
 
@@ -233,9 +234,11 @@ def league_table(league: League) -> str:
             p = (f"{each.difference.p:.2g}", f"{adjusted:.2g}")
             beside.append([str(each.second), str(each.first), signed(each.difference.difference), *puzzles, *p])
         parts.append(render(beside, right=range(len(beside[0]))))
+    champions = {iteration: own.iteration for own in league.standings for iteration in own.reigned}
+    followed = all(champions[iteration] == number for iteration, number in enumerate(league.sampled_from))
     parts.append(
         f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign a checkpoint must be "
-        f"better than the champion with p/2 <= {league.level:g}.\n{LEAGUE_NOTE}"
+        f"better than the champion with p/2 <= {league.level:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
     )
     return "\n\n".join(parts)
 

@@ -241,6 +241,14 @@ def test_a_leagues_table_names_each_checkpoint_and_each_pair(run_of):
     assert "held-out" in lines[11]
 
 
+def test_a_league_says_if_the_run_did_not_go_on_from_its_champions(run_of):
+    own = counts(*range(12))
+    found = league(run_of(own, own))
+    assert found.sampled_from == [0, 1]
+    assert "did not go on from these champions" in league_table(found)
+    assert "did not" not in league_table(dataclasses.replace(found, sampled_from=[0, 0]))
+
+
 def test_a_run_of_one_checkpoint_has_a_league_of_one(run_of):
     place = run_of(counts(1, 2))
     assert league(place).matches == []
