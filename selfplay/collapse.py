@@ -356,6 +356,12 @@ def alarms(history: Sequence[Mapping[str, Any]], config: CollapseConfig) -> list
     return [line for limit in asked if (line := _alarm(limit, last, first, getattr(config, limit.setting)))]
 
 
+def told(measured: Mapping[str, Any]) -> list[str]:
+    """What a record's `collapse` has to say: its alarms, and to which iteration the run then went back, if it did."""
+    back = measured.get("rolled_back_to")
+    return [*measured["alarms"], *([f"rolled back to iteration {back}"] if back is not None else [])]
+
+
 def _alarm(limit: _Limit, last: Mapping[str, Any], first: Mapping[str, Any], bound: float) -> str:
     value, before = last.get("beside_first", {}).get(
         limit.measure, (_number(last.get(limit.measure)), _number(first.get(limit.measure)))

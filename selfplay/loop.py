@@ -332,8 +332,8 @@ def run(
                 run_.note(record)
                 logger.info("iteration %d: %s", iteration, record)
                 progress.row(record)
-                for alarm in record["collapse"]["alarms"]:
-                    progress.say(f"iteration {iteration}: {alarm}")
+                for line in collapse.told(record["collapse"]):
+                    progress.say(f"iteration {iteration}: {line}")
                 run_.retire_checkpoints()
                 resources.give_memory_back()
     return rundir.read_records()
@@ -742,6 +742,7 @@ class _Run:
         notes = {
             "protocol": self.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
             "shots": [[puzzle.source, solution.source] for puzzle, solution in self.shots],
+            **({"rolled_back_to": begins_with} if answer == "rollback" else {}),
         }  # fmt: skip
         bar: list[Callable[..., object]] = []
 
@@ -842,7 +843,9 @@ class _Run:
 
     def _record(self, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
         sampler = self.sampler(self.checkpoint(self.ends_with(iteration)))
-        training = sampler.notes.get("training", {}) if iteration and self.trains else {}
+        notes = sampler.notes if iteration and self.trains else {}
+        training = notes.get("training", {})
+        back = {"rolled_back_to": notes["rolled_back_to"]} if "rolled_back_to" in notes else {}
         costs, arithmetic = self._costs(iteration), sampler.arithmetic
         peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
         if peaks.pop("train", None) and "peak_flops_per_second" in training:  # in a dtype of its own
@@ -852,7 +855,7 @@ class _Run:
             "iteration": iteration,
             "checkpoint": sampler.checkpoint,
             "reigns": self._reigning(iteration),
-            "collapse": {"alarms": self._alarms(iteration), **self._measures(iteration)},
+            "collapse": {"alarms": self._alarms(iteration), **back, **self._measures(iteration)},
             "protocol": self.protocol,
             **self.archive.iteration_counts(iteration),
             "training": without_times(training),

@@ -15,7 +15,7 @@ import numpy as np
 from puzzles import trends
 from puzzles.archive import Archive
 from puzzles.catalogue import SOLVE_RATES
-from selfplay import chart
+from selfplay import chart, collapse
 from selfplay.cost import STAGES, record_seconds, record_tokens
 from selfplay.tables import SETS, fraction, interval
 
@@ -159,8 +159,8 @@ def differing(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
     }
     if not series:
         return
-    alarms = [f"iteration {i}: {alarm}" for i, own in measured.items() for alarm in own["alarms"]]
-    rows = [[str(i), *(_measure(own.get(name)) for name in MEASURED), "; ".join(own["alarms"])]
+    alarms = [f"iteration {i}: {line}" for i, own in measured.items() for line in collapse.told(own)]
+    rows = [[str(i), *(_measure(own.get(name)) for name in MEASURED), "; ".join(collapse.told(own))]
             for i, own in measured.items()]  # fmt: skip
     yield Panel(
         "whether they still differ", f"in parts of iteration 1's; {'; '.join(alarms[:3]) or 'no alarm'}",

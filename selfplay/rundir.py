@@ -202,7 +202,7 @@ RECORD = an_object(
     ["heldout", "cost", "reigns", "collapse"],
     iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
     training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
-    collapse=each(ANY) | {"properties": {"alarms": TEXTS}, "required": ["alarms"]},
+    collapse=each(ANY) | {"properties": {"alarms": TEXTS, "rolled_back_to": NATURAL}, "required": ["alarms"]},
     dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
     times=an_object(
         ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS,

@@ -11,6 +11,7 @@ from puzzles.archive import Archive
 from puzzles.catalogue import Filter, page_of
 from puzzles.puzzle import InputError
 from selfplay import loop, teach
+from selfplay.collapse import told
 from selfplay.config import DataConfig, EvaluateConfig, FinetuneConfig
 from selfplay.rundir import RunDir
 from selfplay.select import Contrast, Example, Graded
@@ -136,7 +137,9 @@ def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_asi
     config = config_of(
         files, iterations=4, collapse=collapse_config("rollback"), finetune=FinetuneConfig(start="previous")
     )
-    go(tmp_path / "run", config, pool, backend)
+    records = go(tmp_path / "run", config, pool, backend)
+    assert [record["collapse"].get("rolled_back_to") for record in records] == [None, None, 1, None, None]
+    assert told(records[2]["collapse"]) == [ALARM, "rolled back to iteration 1"]
     starts = [training["start"].rpartition("/")[2] for training in backend.trainings]
     assert starts == ["base", "iteration-001", "iteration-002", "iteration-003"]
     with Archive(tmp_path / "run" / "archive.sqlite") as archive:
@@ -186,7 +189,8 @@ def test_a_rollback_that_leaves_nothing_to_learn_goes_on_with_the_best_weights(f
     )
     backend = Backend()
     config = config_of(files, collapse=collapse_config("rollback"), finetune=FinetuneConfig(objective="dpo"))
-    assert len(go(tmp_path / "run", config, pool, backend)) == 3
+    records = go(tmp_path / "run", config, pool, backend)
+    assert [record["collapse"].get("rolled_back_to") for record in records] == [None, 0, None]
     assert [(training["start"], bool(training["examples"])) for training in backend.trainings] == [
         ("base", False), ("base", True),
     ]  # fmt: skip
