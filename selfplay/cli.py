@@ -629,12 +629,18 @@ TRAINING = (_run, _reproduce, _ablate)
 # ---- wiring ----
 
 
+class _Log(logging.handlers.RotatingFileHandler):
+    """Of a run whose folder may not be there yet: nodes and servers are spoken of before."""
+
+    def _open(self) -> Any:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     # Only what is written opens or puts aside a log: a second run, which is refused, leaves the first one's alone.
-    handler = logging.handlers.RotatingFileHandler(
-        path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True
-    )
+    handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in ("selfplay", "puzzles", "sandbox"):
         logging.getLogger(name).addHandler(handler)
