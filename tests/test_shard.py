@@ -195,6 +195,17 @@ def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_
         assert {seed.partition("/")[0] for (seed,) in archive.query("SELECT seed FROM chunks")} == {"9"}
 
 
+def test_nothing_is_merged_into_a_run_that_is_being_written(config, pool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    _, own = one_part(tmp_path, Part(1, 1), config, pool)
+    merge = ["archive", "merge", str(tmp_path / "run"), str(own.path)]
+    with RunDir(tmp_path / "run").lock():
+        assert main(merge) == 2
+    assert "another process is writing this run" in capsys.readouterr().err
+    assert main(merge) == 0
+
+
 def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
     for stage in ("propose", "solve"):
