@@ -242,7 +242,7 @@ def _merge(options: argparse.Namespace) -> int:
         raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
     run = RunDir(into.parent)
     records = run.read_records() if into.name == run.archive.name else []
-    with Archive(into) as archive:
+    with run.lock() if records else contextlib.nullcontext(), Archive(into) as archive:
         archive.check()
         for source in sources:
             with Archive(source) as other:

@@ -131,20 +131,22 @@ def _run(options: argparse.Namespace) -> int:
     config = load(options.config or (parent[0].config if parent else None), options.set or ())
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(_below_runs(name))
-    if options.shard and (options.forecast or parent):
+    if options.shard is not None and (options.forecast or parent):
         raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
-    if options.nodes and not options.forecast:
+    if options.nodes is not None and not options.forecast:
         raise InputError("--nodes: expected --forecast with it, which plans for so many")
-    if options.gpus and not options.nodes:
+    if options.gpus and options.nodes is None:
         raise InputError("--gpus: expected --forecast and --nodes with it, which plan for so many")
-    if options.shard:
+    if options.shard is not None:
         return _run_part(options.shard, rundir, config)
     if options.forecast:
         if parent:
             raise InputError(
                 "--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out"
             )
-        return _forecast(config, _integers(options.nodes, "--nodes") if options.nodes else (), options.gpus or 1)
+        return _forecast(
+            config, () if options.nodes is None else _integers(options.nodes, "--nodes"), options.gpus or 1
+        )
     _require_packages(config)
     if parent:
         branch(*parent, rundir)
@@ -556,7 +558,7 @@ def _verify(options: argparse.Namespace) -> int:
         cpu_seconds=options.cpu_seconds, wall_seconds=max(5.0, 5 * options.cpu_seconds), memory_mb=options.memory_mb,
         lanes=options.lanes, modules=tuple(options.module or ()),
     )  # fmt: skip
-    part = parse_part(options.shard) if options.shard else None
+    part = None if options.shard is None else parse_part(options.shard)
     name = "standard input" if options.file == "-" else options.file
     escaped = "surrogateescape"
     if options.file == "-" and hasattr(sys.stdin, "reconfigure"):
@@ -627,12 +629,18 @@ TRAINING = (_run, _reproduce, _ablate)
 # ---- wiring ----
 
 
+class _Log(logging.handlers.RotatingFileHandler):
+    """Of a run whose folder may not be there yet: nodes and servers are spoken of before."""
+
+    def _open(self) -> Any:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
 @contextlib.contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     # Only what is written opens or puts aside a log: a second run, which is refused, leaves the first one's alone.
-    handler = logging.handlers.RotatingFileHandler(
-        path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True
-    )
+    handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in ("selfplay", "puzzles", "sandbox"):
         logging.getLogger(name).addHandler(handler)

@@ -357,9 +357,11 @@ def run_part(
         What was done, in words.
 
     Raises:
-        InputError: The run has not begun, is being written, or has other settings.
+        InputError: The run has not begun, is being written, or has other settings; or the folder holds another run.
     """
     check_settings(rundir, config)
+    if own.config.exists():
+        raise InputError(f"{own.path}: it is a run, and the place of a part of {rundir.path}: give another --name")
     if not (records := rundir.read_records()):
         raise InputError(
             f"{rundir.path}: expected a run with at least one record, for parts go on from it: "

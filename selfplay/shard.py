@@ -73,6 +73,7 @@ def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
             f"{theirs}: it is being written, or was when its process died: wait for its end, or run it again"
         )
     beside = own.with_name(f".{own.name}.part")
+    _remove(beside)
     shutil.copyfile(theirs, beside)  # many may read it at once, over a network: SQLite would keep files beside it
     with Archive(beside) as archive:
         judged = json.dumps([number for (number,) in archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")])
@@ -81,9 +82,13 @@ def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
     if own.exists() and _made_of(own) == (judged, _hash(record)):
         beside.unlink()
         return
-    for suffix in ("-wal", "-shm", ""):  # a log belongs to its own file
-        own.with_name(f"{own.name}{suffix}").unlink(missing_ok=True)
+    _remove(own)
     beside.replace(own)
+
+
+def _remove(archive: Path) -> None:
+    for suffix in ("-wal", "-shm", ""):  # a log belongs to its own file
+        archive.with_name(f"{archive.name}{suffix}").unlink(missing_ok=True)
 
 
 def _made_of(own: Path) -> tuple[str | None, str | None]:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -436,6 +437,13 @@ def test_runs_lists_one_that_is_still_starting_and_shows_nobodys_escapes(done):
     status = vars(owner) | {"state": "ended", "reason": "\x1b[2J no such model"}
     write_atomically(Path("runs/new/status.json"), json.dumps(status))
     assert "stopped: ·[2J no such model" in done("runs")
+
+
+def test_what_is_told_before_a_run_has_a_folder_is_in_its_log(capsys):
+    with cli._log_to(Path("runs/new/log.txt")):
+        logging.getLogger("selfplay.cluster").warning("a node gets no work")
+    assert Path("runs/new/log.txt").read_text().endswith("selfplay.cluster: a node gets no work\n")
+    assert capsys.readouterr().err == ""
 
 
 def test_a_log_is_put_aside_when_it_is_long(files, done, monkeypatch):

@@ -195,6 +195,17 @@ def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_
         assert {seed.partition("/")[0] for (seed,) in archive.query("SELECT seed FROM chunks")} == {"9"}
 
 
+def test_nothing_is_merged_into_a_run_that_is_being_written(config, pool, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    _, own = one_part(tmp_path, Part(1, 1), config, pool)
+    merge = ["archive", "merge", str(tmp_path / "run"), str(own.path)]
+    with RunDir(tmp_path / "run").lock():
+        assert main(merge) == 2
+    assert "another process is writing this run" in capsys.readouterr().err
+    assert main(merge) == 0
+
+
 def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
     for stage in ("propose", "solve"):
@@ -237,6 +248,27 @@ def test_a_part_of_a_run_with_other_settings_is_refused(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
     with pytest.raises(InputError, match="this run has other settings: seed"):
         one_part(tmp_path, Part(1, 2), dataclasses.replace(config, seed=9), pool)
+
+
+def test_a_run_that_has_the_name_of_a_part_is_left_alone(config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    go(tmp_path / "run-1-of-2", with_iterations(config, 0), pool)
+    before = content(tmp_path / "run-1-of-2")
+    with pytest.raises(InputError, match="run-1-of-2: it is a run, and the place of a part of"):
+        one_part(tmp_path, Part(1, 2), config, pool)
+    assert content(tmp_path / "run-1-of-2") == before
+
+
+def test_what_a_killed_copy_has_left_is_not_taken_for_the_runs(config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool)
+    archive, own = RunDir(tmp_path / "run").archive, RunDir(tmp_path / "run-1-of-2")
+    own.path.mkdir()
+    with Archive(shutil.copyfile(archive, tmp_path / "copy.sqlite")) as copy:
+        copy.set_mark("of_the_killed_copy", "yes")
+        shutil.copyfile(tmp_path / "copy.sqlite-wal", own.path / f".{archive.name}.part-wal")
+    one_part(tmp_path, Part(1, 2), config, pool)
+    with Archive(own.archive) as taken:
+        assert taken.mark("of_the_killed_copy") is None
 
 
 def test_a_run_that_has_all_its_iterations_has_no_parts_left(whole, config, pool, tmp_path):
@@ -302,10 +334,11 @@ def test_what_is_no_part_is_refused(text):
         parse_part(text)
 
 
-@pytest.mark.parametrize("command", [["run", "--shard", "3/2"], ["verify", "pairs.jsonl", "--shard", "nothing"]])
-def test_a_command_refuses_it_with_one_line(command, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("command", [["run"], ["verify", "pairs.jsonl"]])
+@pytest.mark.parametrize("part", ["3/2", "nothing", ""])
+def test_a_command_refuses_it_with_one_line(command, part, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(command) == 2
+    assert main([*command, "--shard", part]) == 2
     said = capsys.readouterr().err
     assert said.startswith("selfplay: --shard: expected I/N")
     assert said.count("\n") == 1
