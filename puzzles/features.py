@@ -72,11 +72,6 @@ class Traits:
     skeleton: frozenset[int]
     """Shingles of the same text with constants abstracted."""
 
-    @property
-    def skills(self) -> frozenset[str]:
-        """Those of SKILLS that its text shows."""
-        return self.niche.skills
-
 
 def described(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Traits]:
     """The traits of each puzzle, in order; of one that ends its child nothing is known but the answer's type."""

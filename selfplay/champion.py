@@ -55,9 +55,9 @@ class Match:
     lost: int
     drawn: int
 
-    def is_won(self, level: float = LEVEL) -> bool:
+    def is_won(self) -> bool:
         """Whether the second beats the first."""
-        return self.difference.difference.value > 0 and self.difference.p / 2 <= level
+        return self.difference.difference.value > 0 and self.difference.p / 2 <= LEVEL
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class League:
     puzzles: int
     samples_per_puzzle: int
     level: float
+    """LEVEL."""
     standings: list[Standing]
     matches: list[Match]
     """All of them, earlier against later."""
@@ -164,19 +165,18 @@ def _rates(counts: Counts, puzzles: Counts) -> NDArray[np.float64]:
     return pass_at_k(n_P, c_P, 1)
 
 
-def reigns(counts: Sequence[Counts], level: float = LEVEL) -> list[int]:
+def reigns(counts: Sequence[Counts]) -> list[int]:
     """After each iteration the champion's: the base first, then whoever beats the one who reigns.
 
     Args:
         counts: Of each checkpoint, on the same puzzles.
-        level: Of the test, one-sided; .5 lets pass whatever is better at all.
 
     Returns:
         As many as there are counts. It is a matter of the counts alone, so whoever asks later gets the same.
     """
     champions: list[int] = []
     for challenger in range(len(counts)):
-        crowned = not champions or match(counts, champions[-1], challenger).is_won(level)
+        crowned = not champions or match(counts, champions[-1], challenger).is_won()
         champions.append(challenger if crowned else champions[-1])
     return champions
 
@@ -186,7 +186,7 @@ def reigning_after(record: Mapping[str, Any]) -> int:
     return int(record.get("reigns", record["iteration"]))
 
 
-def league(rundir: RunDir, level: float = LEVEL) -> League:
+def league(rundir: RunDir) -> League:
     """Every checkpoint that a run has recorded, beside every other.
 
     Raises:
@@ -196,7 +196,7 @@ def league(rundir: RunDir, level: float = LEVEL) -> League:
     if not records:
         raise InputError(f"{rundir.path}: expected a run with at least one record")
     counts = dev_counts(rundir, range(len(records)))
-    champions = reigns(counts, level)
+    champions = reigns(counts)
     matches = [match(counts, *pair) for pair in itertools.combinations(range(len(counts)), 2)]
     standings = [
         Standing(
@@ -208,5 +208,5 @@ def league(rundir: RunDir, level: float = LEVEL) -> League:
     (samples, _), *_ = counts[0].values()
     adjusted = [float(p) for p in holm([each.difference.p for each in matches])]
     return League(
-        len(counts[0]), samples, level, standings, matches, adjusted, [reigning_after(record) for record in records]
+        len(counts[0]), samples, LEVEL, standings, matches, adjusted, [reigning_after(record) for record in records]
     )

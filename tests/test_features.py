@@ -117,7 +117,7 @@ def test_what_ends_its_child_is_unreadable_and_the_others_are_described(pool):
 def test_rules_find_the_skills_that_people_named(pool):
     """Of the training set: precision and recall of each rule, as `SKILLS` says, are well above those of a guess."""
     raws = list(read_puzzles("train"))
-    found = [each.skills for each in described(pool, puzzles_of(pool, [raw.puzzle for raw in raws]))]
+    found = [each.niche.skills for each in described(pool, puzzles_of(pool, [raw.puzzle for raw in raws]))]
     both = sum(len(own & set(raw.skills)) for own, raw in zip(found, raws, strict=True))
     named = sum(len(SKILLS.keys() & set(raw.skills)) for raw in raws)
     assert both / sum(map(len, found)) > 0.6
