@@ -199,7 +199,8 @@ class FinetuneConfig:
     likelier, and the others less; `none`, nothing, and all iterations are the first model's (`selfplay.teach`)."""
     game: str = "learnability"
     """Of `filtered` and `grpo`: what a proposal is paid by its solve rate p, `competitive` 1 - p, `cooperative` p,
-    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases (`selfplay.game`)."""
+    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases (`selfplay.game`). To `filtered`
+    the last three come to nearly the same: puzzles that some candidates solve and some do not."""
     normalise_roles: bool = False
     """Of `grpo`: whether rewards are compared within their role and divided by its deviation, as Absolute Zero's TRR++;
     else within their prompt, and not divided."""
