@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Of Okabe and Ito, told apart with any kind of colour vision; without those too pale for a white page."""
 MARKERS = "os^Dvp"
+LINES = ("-", (0, (4, 1.5)), ":")
+"""Of the first curves as many as there are colours, of the next ones, and so on, each with its marker."""
 GREY = "#7d7d7d"
 REST = "#b3b3b3"
 SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
@@ -214,10 +216,13 @@ def _curve(
     panel: Any, number: int, name: str, iterations: Sequence[int], value_I: Any, low_I: Any, high_I: Any,
     flat: bool = False,
 ) -> None:  # fmt: skip
-    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+    round_, place = divmod(number, len(COLOURS))
+    colour, marker, line = COLOURS[place], MARKERS[(place + round_) % len(MARKERS)], LINES[round_ % len(LINES)]
     if flat:
         panel.axhline(value_I[-1], linestyle="--", linewidth=1.2, color=colour, label=_label(name))
         panel.axhspan(low_I[-1], high_I[-1], color=colour, alpha=0.1, linewidth=0)
     else:
-        panel.plot(iterations, value_I, marker, ls="-", ms=4, lw=1.5, clip_on=False, color=colour, label=_label(name))
+        panel.plot(
+            iterations, value_I, marker=marker, ls=line, ms=4, lw=1.5, clip_on=False, color=colour, label=_label(name)
+        )  # fmt: skip
         panel.fill_between(iterations, low_I, high_I, color=colour, alpha=0.2, linewidth=0)

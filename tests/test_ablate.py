@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
 from selfplay import ablate as ablate_module
 from selfplay.ablate import Ablation, ArmScores, ablate, contrasts, load_ablation, to_json
-from selfplay.chart import ablation_chart
+from selfplay.chart import COLOURS, ablation_chart, lines
 from selfplay.config import EvaluateConfig, ProposeConfig, RunConfig, SolveConfig
 from selfplay.evaluate import read_chunks
 from selfplay.progress import Progress
@@ -528,3 +529,14 @@ def test_arms_of_one_iteration_each_are_drawn_as_lines_too():
     chart = ablation_chart(*made(arms=(("control", 1), ("arm", 1))))
     assert "stroke-dasharray" not in chart
     assert "stroke-dasharray" in ablation_chart(*made())
+
+
+def test_no_two_of_many_curves_look_alike():
+    chart = lines({f"arm {number}": {0: 0.1, 1: 0.2} for number in range(18)}, "of all")
+    style, marker = r'style="(fill: none;[^"]* stroke: (#[0-9a-f]{6})[^"]*)"/>', r'<use xlink:href="(#\w+)"'
+    curve = rf"{style}(?:\s*<defs>.*?</defs>)?\s*<g>\s*{marker}"
+    looks = Counter(
+        (style, marker) for style, colour, marker in re.findall(curve, chart, re.DOTALL) if colour.upper() in COLOURS
+    )
+    assert len(looks) == 18
+    assert {*looks.values()} == {2}  # in the panel and in the legend
