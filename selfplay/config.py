@@ -156,7 +156,8 @@ class FinetuneConfig:
     start: str = "base"
     """`base`: each iteration from the first model on all pairs, as the ancestor; `previous`: go on."""
     solutions_per_puzzle: int = 8
-    """Of the distinct ones, as the ancestor (preprocess.py)."""
+    """Of the distinct ones, as the ancestor (preprocess.py). Of `sft`, `spin` and `dpo`, and the next three
+    settings of `sft` and `spin`: other objectives learn from all the texts that they choose."""
     shortest: bool = True
     """Whether these are the shortest, as the ancestor's; else any, by their hash. The shortest of a small model are
     lucky guesses."""
