@@ -12,12 +12,16 @@ from puzzles.archive import OWN, Archive
 BY_MODEL = "p.origin = 'model'"
 
 
-def solve_rates(archive: Archive) -> dict[int, list[float]]:
-    """By iteration: of each puzzle proposed in it that was tried, the share of its candidates that was accepted."""
+def solve_rates(archive: Archive, iteration: int | None = None) -> dict[int, list[float]]:
+    """By iteration, or of one alone: of each puzzle proposed in it that was tried, the share of its candidates that was
+    accepted.
+    """
+    chosen, of_it = _chosen(iteration)
     return _lists(
         archive.query(
             "SELECT p.iteration, avg(c.verdict = 'accepted') FROM puzzles p JOIN candidates c ON c.puzzle = p.id"
-            f" WHERE {BY_MODEL} GROUP BY p.number ORDER BY p.number"
+            f" WHERE {chosen} GROUP BY p.number ORDER BY p.number",
+            *of_it,
         )
     )
 
@@ -55,12 +59,14 @@ def outcomes(archive: Archive) -> dict[int, Counter[str]]:
     )
 
 
-def new_structures(archive: Archive) -> dict[int, tuple[int, int]]:
-    """By iteration: its admitted puzzles, and those that differ from all before in more than names and constants."""
+def new_structures(archive: Archive, iteration: int | None = None) -> dict[int, tuple[int, int]]:
+    """By iteration, or of one alone: its admitted puzzles, and those that differ from all before in more than names and
+    constants.
+    """
+    chosen, of_it = _chosen(iteration)
+    first = "SELECT min(f.number) FROM puzzles f WHERE f.skeleton = p.skeleton"
     rows = archive.query(
-        "SELECT p.iteration, count(*), sum(p.number = f.first) FROM puzzles p"
-        " JOIN (SELECT skeleton, min(number) AS first FROM puzzles GROUP BY 1) f ON f.skeleton = p.skeleton"
-        f" WHERE {BY_MODEL} GROUP BY 1"
+        f"SELECT p.iteration, count(*), sum(p.number = ({first})) FROM puzzles p WHERE {chosen} GROUP BY 1", *of_it
     )
     return {iteration: (admitted, new) for iteration, admitted, new in rows}
 
@@ -105,6 +111,11 @@ def children(archive: Archive, parents: Collection[str]) -> dict[str, list[str]]
         if parent in parents:
             found[parent].append(child)
     return found
+
+
+def _chosen(iteration: int | None) -> tuple[str, list[int]]:
+    """A run's own puzzles, of one iteration if it is given: a condition, and its parameters."""
+    return (BY_MODEL, []) if iteration is None else (f"{BY_MODEL} AND p.iteration = ?", [iteration])
 
 
 def _lists(rows: Iterable[sqlite3.Row]) -> dict[int, list[Any]]:

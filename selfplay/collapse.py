@@ -126,7 +126,7 @@ def _of_proposals(archive: Archive, iteration: int) -> dict[str, Any]:
         " JOIN chunks k ON k.id = r.chunk WHERE k.stage = 'propose' AND k.iteration = ?",
         iteration,
     )  # fmt: skip
-    admitted, new = trends.new_structures(archive).get(iteration, (0, 0))
+    admitted, new = trends.new_structures(archive, iteration).get(iteration, (0, 0))
     return {
         "proposed": texts, "well_formed": _share(well_formed, texts), "distinct_forms": _share(distinct, well_formed),
         "trivial": _share(trivial, well_formed), "new_skeletons": _share(new, admitted),
@@ -172,8 +172,7 @@ def _of_lengths(own: _Sample, first: _Sample, human: _Sample) -> dict[str, Any]:
 
 
 def _of_rates(archive: Archive, iteration: int) -> dict[str, Any]:
-    by_iteration = trends.solve_rates(archive)
-    rates, first = (np.array(by_iteration.get(number, [])) for number in (iteration, 1))
+    rates, first = (np.array(trends.solve_rates(archive, number).get(number, [])) for number in (iteration, 1))
     if not iteration or not len(rates):
         return {}
     return {

@@ -788,7 +788,7 @@ class _Run:
 
     def _best(self) -> int:
         """The recorded iteration that is best on dev, the first of equals, of those whose weights are here."""
-        here = [number for number in range(len(self.done)) if not number or self.rundir.checkpoint(number).is_dir()]
+        here = {0} | self.rundir.checkpoints() & {*range(len(self.done))}
         return max(here, key=lambda iteration: (self.done[iteration].dev, -iteration))
 
     def _evaluate(self, iteration: int, name: str) -> SetScores:
@@ -887,6 +887,5 @@ class _Run:
             return
         iterations = range(len(self.done))
         kept = {self._best(), iterations[-1], self.reigning}
-        for iteration in {*iterations} - kept:
-            if (folder := self.rundir.checkpoint(iteration)).exists():
-                shutil.rmtree(folder)
+        for iteration in self.rundir.checkpoints() & {*iterations} - kept:
+            shutil.rmtree(self.rundir.checkpoint(iteration))

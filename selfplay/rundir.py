@@ -78,6 +78,11 @@ class RunDir:
         """A plain Hugging Face folder; it exists only when it is complete."""
         return self.path / "checkpoints" / f"iteration-{iteration:03d}"
 
+    def checkpoints(self) -> set[int]:
+        """Numbers of the iterations whose weights are here."""
+        names = (folder.name.removeprefix("iteration-") for folder in (self.path / "checkpoints").glob("iteration-*"))
+        return {int(name) for name in names if name.isdecimal()}
+
     def samples(self, iteration: int, name: str) -> Path:
         """A scored set's candidates with their verdicts, one chunk per line."""
         return self.path / "scores" / f"iteration-{iteration:03d}-{name}.jsonl"

@@ -943,6 +943,21 @@ def test_the_best_checkpoint_on_dev_and_the_last_are_kept(files, pool, tmp_path)
     assert checkpoints(tmp_path / "run") == ["iteration-001", "iteration-003"]
 
 
+def test_an_iteration_does_not_look_at_all_that_went_before(files, pool, tmp_path, monkeypatch):
+    """A run has thousands of them."""
+    looked, place = Counter(), RunDir.checkpoint
+
+    def watched_place(self, iteration):
+        looked["checkpoint"] += 1
+        return place(self, iteration)
+
+    monkeypatch.setattr(RunDir, "checkpoint", watched_place)
+    by_iteration = []
+    config = dataclasses.replace(best_of(files), iterations=8)
+    go(tmp_path / "run", config, pool, progress=Progress(row=lambda record: by_iteration.append(looked["checkpoint"])))
+    assert len(set(np.diff(by_iteration)[3:])) == 1
+
+
 def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool, tmp_path):
     with watched() as seen:
         go(tmp_path / "whole", best_of(files), pool, Rigged())
