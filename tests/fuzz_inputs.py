@@ -478,12 +478,17 @@ def written(prompt: Any, rng: Any) -> str:
 
 
 class Backend:
-    """A model that a script plays and nothing trains; what is kept beside the weights is read as ever."""
+    """A model that a script plays and nothing trains; what is kept beside the weights is read as ever, and where there
+    are no weights none are loaded.
+    """
 
     def load(self, checkpoint: Any, config: Any) -> Any:
+        from puzzles.puzzle import InputError
         from selfplay.model import read_notes
         from selfplay.sampler import ScriptedSampler
 
+        if str(checkpoint) != "embedded" and not Path(checkpoint).is_dir():
+            raise InputError(f"{checkpoint}: expected a model, there is none")
         sampler = ScriptedSampler(written)
         sampler.notes = read_notes(str(checkpoint))
         return sampler
