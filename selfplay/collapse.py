@@ -8,6 +8,7 @@ SAMPLE puzzles, for entropies and the Vendi score grow with how many are looked 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -59,6 +60,11 @@ class _Sample:
         """[P, F]"""
         return rows_of(self.traits)
 
+    @functools.cached_property
+    def spread(self) -> dict[str, Any]:
+        """Told of the iteration, and perhaps once more beside the first one."""
+        return _of_spread(self)
+
     @property
     def lengths(self) -> list[int]:
         return [len(puzzle.source) for puzzle in self.puzzles]
@@ -90,7 +96,7 @@ def measure(archive: Archive, pool: Pool, iteration: int, seed: int) -> dict[str
     first = own if iteration < 2 else _sample(archive, pool, 1, seed)
     measured = {
         "iteration": iteration, "puzzles": own.of, "sampled": len(own.puzzles),
-        **_of_proposals(archive, iteration), **_of_spread(own), **_of_rates(archive, iteration),
+        **_of_proposals(archive, iteration), **own.spread, **_of_rates(archive, iteration),
         **(_beside_first(archive, pool, iteration, seed, own, first) if iteration > 1 else {}),
         **_of_lengths(own, first, human), **(_of_likeness(own, human, seed) if iteration else {}),
     }  # fmt: skip
@@ -155,11 +161,10 @@ def _beside_first(
 ) -> dict[str, Any]:
     """What grows with how many puzzles are looked at, of as many of this iteration and of iteration 1."""
     count = min(len(own.puzzles), len(first.puzzles))
-    pair = [
-        of if len(of.puzzles) == count else _sample(archive, pool, number, seed, count)
+    mine, before = (
+        (of if len(of.puzzles) == count else _sample(archive, pool, number, seed, count)).spread
         for number, of in ((iteration, own), (1, first))
-    ]
-    mine, before = map(_of_spread, pair)
+    )
     return {"beside_first": {name: [mine[name], before[name]] for name in GROWING}}
 
 
