@@ -80,8 +80,6 @@ class League:
 
     puzzles: int
     samples_per_puzzle: int
-    level: float
-    """LEVEL."""
     standings: list[Standing]
     matches: list[Match]
     """All of them, earlier against later."""
@@ -207,6 +205,4 @@ def league(rundir: RunDir) -> League:
     ]  # fmt: skip
     (samples, _), *_ = counts[0].values()
     adjusted = [float(p) for p in holm([each.difference.p for each in matches])]
-    return League(
-        len(counts[0]), samples, LEVEL, standings, matches, adjusted, [reigning_after(record) for record in records]
-    )
+    return League(len(counts[0]), samples, standings, matches, adjusted, [reigning_after(record) for record in records])

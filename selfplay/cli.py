@@ -184,7 +184,7 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
         try:
             print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
-            print(f"{own.path}: {spent}; with more of it the same command goes on")
+            print(f"{own.path}: {spent}{MORE}")
     print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
@@ -215,7 +215,7 @@ def _recorded(rundir: RunDir, config: RunConfig) -> str:
         try:
             run(rundir, config, backend, pool, protections, _with_rows(then=tracked))
         except BudgetSpent as spent:
-            return f"{spent}; with more of it the same command goes on"
+            return f"{spent}{MORE}"
         except Collapsed as collapsed:
             return str(collapsed)
     return ""
@@ -622,6 +622,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 KEPT = "; what was finished is kept, the same command goes on from there"
+MORE = "; with more of it the same command goes on"
 RESUMED = (_run, _reproduce, _ablate, _bench, archive_commands.add)
 TRAINING = (_run, _reproduce, _ablate)
 

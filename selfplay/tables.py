@@ -221,6 +221,8 @@ LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are t
 
 def league_table(league: League) -> str:
     """Each checkpoint's score on dev and when it reigned, then each beside each; p as of one test, and of all."""
+    from selfplay.champion import LEVEL  # which needs numpy, and most tables do not
+
     rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
     for own in league.standings:
         score = interval((own.score.value, own.score.low, own.score.high))
@@ -238,7 +240,7 @@ def league_table(league: League) -> str:
     followed = all(champions[iteration] == number for iteration, number in enumerate(league.sampled_from))
     parts.append(
         f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign a checkpoint must be "
-        f"better than the champion with p/2 <= {league.level:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
+        f"better than the champion with p/2 <= {LEVEL:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
     )
     return "\n\n".join(parts)
 
