@@ -27,7 +27,7 @@ from puzzles import answer_type
 from puzzles.features import DESCRIBE_BATCH
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
-from puzzles.variation import VARY
+from puzzles.rules.variation import VARY
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable

@@ -1,4 +1,4 @@
-"""The model and the loop. Start reading at `selfplay.loop`."""
+"""The model and the loop. Start reading at `selfplay.iteration.loop`."""
 
 import os
 

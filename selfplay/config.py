@@ -21,7 +21,7 @@ from typing import Any
 from puzzles.foreign import read_toml, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.result import Limits
-from selfplay.game import GAMES
+from selfplay.training.game import GAMES
 
 
 class ConfigError(InputError):
@@ -67,7 +67,7 @@ class DataConfig:
     references: bool = True
     """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
     rules: int = 0
-    """So many pairs of the rule families (`puzzles.families`) stand beside the training puzzles; they are references,
+    """So many pairs of the rule families (`puzzles.rules`) stand beside the training puzzles; they are references,
     and not tried."""
 
 
@@ -86,7 +86,7 @@ class ProposeConfig:
     max_tokens: int = 200
     strategy: str = "uniform"
     """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
-    niche drawn among the filled ones and the empty ones between them, the most instructive first (`selfplay.goals`)."""
+    niche drawn among the filled ones and the empty ones between them, the most instructive first."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class SolveConfig:
     max_tokens: int = 150
     most_proposed: int = 0
     """Of an iteration's proposals at most so many get candidates: those of which a ranker, fitted to what was tried
-    before, says that most is to be learned (`selfplay.ranker`). 0, or in the first iteration: all."""
+    before, says that most is to be learned (`ranker.py`). 0, or in the first iteration: all."""
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,10 @@ class FinetuneConfig:
     objective: str = "sft"
     """What is learned: `sft`, that the chosen pairs be likely; `filtered`, the same of texts chosen by their rewards;
     `spin`, `dpo`, that right candidates gain on wrong ones; `grpo`, that texts which did better than their group become
-    likelier, and the others less; `none`, nothing, and all iterations are the first model's (`selfplay.teach`)."""
+    likelier, and the others less; `none`, nothing, and all iterations are the first model's."""
     game: str = "learnability"
     """Of `filtered` and `grpo`: what a proposal is paid by its solve rate p, `competitive` 1 - p, `cooperative` p,
-    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases (`selfplay.game`). To `filtered`
+    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases. To `filtered`
     the last three come to nearly the same: puzzles that some candidates solve and some do not."""
     normalise_roles: bool = False
     """Of `grpo`: whether rewards are compared within their role and divided by its deviation, as Absolute Zero's TRR++;
@@ -349,14 +349,14 @@ class RunConfig:
     heldout_every: int = 1
     """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
     gate: bool = False
-    """Whether a new checkpoint is sampled from only if it beats, on dev, the one that is now (`selfplay.champion`).
+    """Whether a new checkpoint is sampled from only if it beats, on dev, the one that is now.
     What was found is kept either way."""
     keep_checkpoints: str = "all"
     """`all`, or `best`: the best on dev and the last."""
     tensorboard: bool = False
     executor: str = "local"
     """Where is sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a cluster
-    (`selfplay.cluster`). What is computed is the same; training is here either way."""
+    (`selfplay.sampling.cluster`). What is computed is the same; training is here either way."""
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)

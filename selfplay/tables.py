@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selfplay import cost
-from selfplay.cost import STAGES, record_seconds
-from selfplay.terminal import one_line
+from selfplay.commands.terminal import one_line
+from selfplay.sampling import cost
+from selfplay.sampling.cost import STAGES, record_seconds
 
 if TYPE_CHECKING:
-    from puzzles.formats import ImportReport
-    from selfplay.ablate import Ablation, ArmScores, Contrast
-    from selfplay.champion import League
-    from selfplay.forecast import Forecast
-    from selfplay.metrics import Score
-    from selfplay.replay import Replay
-    from selfplay.scaling import Plan
-    from selfplay.story import Story
+    from puzzles.archive.formats import ImportReport
+    from selfplay.experiments.ablate import Ablation, ArmScores, Contrast
+    from selfplay.experiments.forecast import Forecast
+    from selfplay.experiments.replay import Replay
+    from selfplay.experiments.scaling import Plan
+    from selfplay.inspecting.story import Story
+    from selfplay.iteration.champion import League
+    from selfplay.scoring.metrics import Score
 
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -221,7 +221,7 @@ LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are t
 
 def league_table(league: League) -> str:
     """Each checkpoint's score on dev and when it reigned, then each beside each; p as of one test, and of all."""
-    from selfplay.champion import LEVEL  # which needs numpy, and most tables do not
+    from selfplay.iteration.champion import LEVEL  # which needs numpy, and most tables do not
 
     rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
     for own in league.standings:

@@ -3,10 +3,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from puzzles.puzzle import InputError
 from selfplay import config as config_module
-from selfplay.ablate import load_ablation
 from selfplay.config import (
     DataConfig,
     EvaluateConfig,
@@ -23,8 +23,8 @@ from selfplay.config import (
     load,
     to_toml,
 )
+from selfplay.experiments.ablate import load_ablation
 
-ROOT = Path(__file__).parent.parent
 SHIPPED = sorted([*ROOT.glob("runs/*.toml"), *ROOT.glob("selfplay/embedded/*.toml")])
 ABLATIONS = [path for path in SHIPPED if "arms" in tomllib.loads(path.read_text("utf-8"))]
 
@@ -51,7 +51,7 @@ def message(call, *arguments) -> str:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_every_shipped_config_loads(path):
     if path.name.startswith("pretrain"):
-        from selfplay.pretrain import PretrainConfig, load_pretrain_config
+        from selfplay.training.pretrain import PretrainConfig, load_pretrain_config
 
         assert isinstance(load_pretrain_config(path), PretrainConfig)
     elif path in ABLATIONS:

@@ -6,23 +6,22 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from selfplay.config import load
 
-ROOT = Path(__file__).parent.parent
 PACKAGES = ("sandbox", "puzzles", "selfplay")
 WITH_TORCH = {
-    "selfplay.model",
-    "selfplay.finetune",
-    "selfplay.distributed",
-    "selfplay.objectives",
-    "selfplay.pretrain",
-    "selfplay.bench",
-    "selfplay.track",
-    "selfplay.decode",
+    "selfplay.sampling.model",
+    "selfplay.training.finetune",
+    "selfplay.training.distributed",
+    "selfplay.training.objectives",
+    "selfplay.training.pretrain",
+    "selfplay.benchmark.bench",
+    "selfplay.inspecting.track",
+    "selfplay.sampling.decode",
 }
 FLOORS = {"sandbox": {"sandbox"}, "puzzles": {"sandbox", "puzzles"}, "selfplay": set(PACKAGES)}
 
@@ -90,7 +89,8 @@ def test_code_is_executed_in_one_file():
 
 @pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["archive", "stats", "--help"], ["runs"]])
 def test_light_commands_do_not_import_torch(arguments, tmp_path):
-    code = f"import sys\nfrom selfplay.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+    code = "import sys\nfrom selfplay.commands.main import main\n"
+    code += f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
@@ -99,13 +99,13 @@ def test_light_commands_do_not_import_torch(arguments, tmp_path):
 def test_light_commands_do_their_work_without_torch(arguments, tmp_path):
     (tmp_path / "pairs.jsonl").write_text('{"puzzle": "def f(x: int): return x == 5", "solution": "def g(): return 5"}')
     code = "import sys\nfrom puzzles.archive import Archive\nArchive('archive.sqlite', create=True).close()\n"
-    code += f"from selfplay.cli import main\nassert main({arguments!r}) == 0\n"
+    code += f"from selfplay.commands.main import main\nassert main({arguments!r}) == 0\n"
     code += "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
 
 def commands():
-    from selfplay.cli import _parser
+    from selfplay.commands.main import _parser
 
     def choices(parser):
         for action in parser._actions:

@@ -33,7 +33,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from puzzles.archive import Archive, Provenance
+from puzzles.archive.store import Archive, Provenance
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair, content_hash
 from puzzles.verify import truth_pool
@@ -45,7 +45,7 @@ AGAIN = 10
 """Every which pair comes twice."""
 RAW_PAIRS = 20_000
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
-COMMAND = [sys.executable, "-c", "import sys; from selfplay.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from selfplay.commands.main import main; sys.exit(main())"]
 PROTECTIONS = {"tier": "A"}
 
 

@@ -16,8 +16,8 @@ from verify import measured, mix
 
 from puzzles.verify import truth_pool, verify
 from sandbox.pool import available_cores
-from selfplay.cluster import RayPool, connected
 from selfplay.config import RayConfig
+from selfplay.sampling.cluster import RayPool, connected
 
 
 def main():

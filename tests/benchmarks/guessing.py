@@ -10,12 +10,12 @@ import sys
 
 import numpy as np
 
-from puzzles.formats import read_errata
+from puzzles.archive.formats import read_errata
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import Candidate
 from puzzles.verify import accepts, encoded_answers, truth_pool
-from selfplay.loop import scored_puzzles
-from selfplay.metrics import interval
+from selfplay.iteration.loop import scored_puzzles
+from selfplay.scoring.metrics import interval
 from selfplay.tables import markdown
 
 KS = (1, 16, 100)

@@ -11,7 +11,7 @@ the truth is just off 0 or 1 and all estimates are there.
 bootstrap   percentiles of the means of puzzles drawn with replacement
 t           Student's, with the standard deviation of the puzzles
 betting     the hedged betting interval of Waudby-Smith and Ramdas (2024), in the order of the puzzles
-ours        `selfplay.metrics.interval`
+ours        `selfplay.scoring.metrics.interval`
 """
 
 import sys
@@ -20,7 +20,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from selfplay.metrics import RESAMPLES, interval_ends, pass_at_k, sign_flip_test
+from selfplay.scoring.metrics import RESAMPLES, interval_ends, pass_at_k, sign_flip_test
 
 Array = NDArray[np.float64]
 Ends = tuple[Array, Array]

@@ -47,7 +47,7 @@ PARTS = ("sampling", "judging", "training", "scoring")
 BESIDE = "beside them"
 POLL_SECONDS = 0.1
 PAGE = os.sysconf("SC_PAGE_SIZE")
-COMMAND = [sys.executable, "-c", "import sys; from selfplay.cli import main; sys.exit(main())", "run"]
+COMMAND = [sys.executable, "-c", "import sys; from selfplay.commands.main import main; sys.exit(main())", "run"]
 GROWTH = (
     "solve.training_puzzles=none", "finetune.epochs=1000", "finetune.max_steps=20", "evaluate.max_tokens=8",
 )  # fmt: skip

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from puzzles.archive import Archive
+from puzzles.archive.store import Archive
 from puzzles.features import described
 from puzzles.verify import truth_pool
-from selfplay import ranker, tables
-from selfplay.chart import calibration
-from selfplay.metrics import interval
-from selfplay.rundir import RunDir
+from selfplay import tables
+from selfplay.experiments.chart import calibration
+from selfplay.iteration import ranker
+from selfplay.run.rundir import RunDir
+from selfplay.scoring.metrics import interval
 
 BINS = 8
 SHARES = (0.25, 0.5, 0.75)

@@ -31,13 +31,13 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Stoppi
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from puzzles import families
 from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.rules import families
 from puzzles.verify import truth_pool
 from selfplay.config import ModelConfig
-from selfplay.model import LanguageModel, _LineStop, _without_padding
-from selfplay.prompts import Prompt, encode_prompt, solve_prompt
-from selfplay.sampler import SamplingSettings
+from selfplay.sampling.model import LanguageModel, _LineStop, _without_padding
+from selfplay.sampling.prompts import Prompt, encode_prompt, solve_prompt
+from selfplay.sampling.sampler import SamplingSettings
 
 CANDIDATES = 100
 FEW_SHOT_TOKENS = 256

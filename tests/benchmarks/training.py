@@ -6,7 +6,7 @@ Pairs by rule, shown as self-play shows them and tokenised beforehand; every way
 timed from its third step on, so that nobody pays for a start; with AdamW (fused), the same rates, clipping,
 bfloat16 autocast where this project would choose it, and steps of like size:
 
-ours            `selfplay.finetune.train`: batches by length to at most BATCH_TOKENS with padding
+ours            `selfplay.training.finetune.train`: batches by length to at most BATCH_TOKENS with padding
 unshared        the same, but a beginning that examples share is read for each of them
 trainer         transformers' Trainer as most use it: padded batches in random order
 trainer, length the same with train_sampling_strategy="group_by_length"
@@ -32,13 +32,13 @@ import numpy as np
 import torch
 import transformers
 
-from puzzles import families
 from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.rules import families
 from puzzles.verify import truth_pool
-from selfplay import finetune
 from selfplay.config import FinetuneConfig, ModelConfig
-from selfplay.model import LanguageModel
-from selfplay.select import examples, solver_shots
+from selfplay.sampling.model import LanguageModel
+from selfplay.training import finetune
+from selfplay.training.select import examples, solver_shots
 
 BATCH_TOKENS = 4096
 PACK_TOKENS = 512

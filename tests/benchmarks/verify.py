@@ -31,7 +31,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from puzzles.formats import open_text, read_pairs, with_header
+from puzzles.archive.formats import open_text, read_pairs, with_header
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from puzzles.verify import AUDITED_BELOW, truth_pool, verify

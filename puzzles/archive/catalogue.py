@@ -1,0 +1,251 @@
+"""An archive for people: what is in it, a page of its puzzles, one puzzle's history."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from puzzles.archive.schema import SEARCHED
+from puzzles.archive.store import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, SET_ASIDE, Archive
+from puzzles.guard import LEVELS
+from puzzles.puzzle import InputError
+
+RATE = "(SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id)"
+SOLVED = "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id)"
+ORDERS = {
+    "newest": "p.number DESC",
+    "oldest": "p.number",
+    "hardest": f"coalesce(nullif({RATE}, 0), 2), p.number DESC",
+    "easiest": f"{RATE} DESC, p.number DESC",
+    "varied": "(SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) DESC, p.number DESC",
+    "shortest": "length(p.source), p.number DESC",
+    "longest": "length(p.source) DESC, p.number DESC",
+}
+"""Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved; varied
+those with the most distinct solutions."""
+STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
+FEW_PLACES = 10_000
+"""Where words may stand and be looked for from there; common ones stand in most solutions."""
+SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Bounds of the classes that puzzles are counted in."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which puzzles are asked for; None for any."""
+
+    origin: str | None = None
+    iteration: int | None = None
+    answer_type: str | None = None
+    skill: str | None = None
+    difficulty: int | None = None
+    state: str | None = None
+    """One of STATES."""
+    words: str | None = None
+    """All of them stand in its name, text or description, or in one of its solutions."""
+
+    def condition(self, archive: Archive) -> tuple[str, list[Any]]:
+        """SQL over an archive's `puzzles p`, and its parameters.
+
+        Raises:
+            InputError: There is no word among the words.
+        """
+        clauses, parameters = ["1"], list[Any]()
+        for column in ("origin", "iteration", "answer_type", "difficulty"):
+            if (value := getattr(self, column)) is not None:
+                clauses.append(f"p.{column} = ?")
+                parameters.append(value)
+        if self.skill is not None:
+            clauses.append("EXISTS (SELECT 1 FROM json_each(p.skills) k WHERE k.value = ?)")
+            parameters.append(self.skill)
+        if self.state is not None:
+            clauses.append(STATES[self.state])
+        if self.words is not None:
+            found, words = _found(archive, self.words)
+            clauses.append(found)
+            parameters += words
+        return " AND ".join(clauses), parameters
+
+
+def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
+    """Where the words stand: by the full-text index, and in what is not in it yet as it is."""
+    words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
+    if not words:
+        raise InputError(f"expected a word to search for, got {text!r}")
+    asked = " ".join('"' + word.replace('"', '""') + '"' for word in words)
+    clauses, parameters = [], list[str]()
+    for table, columns in SEARCHED.items():
+        later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
+        whole = " || char(10) || ".join(f"t.{column}" for column in columns)
+        contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
+        matched = f"SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?"
+        here = f"t.number IN ({matched}) OR ({later} AND {contains})"
+        puzzle = "id" if table == "puzzles" else "puzzle"
+        # From few places to their puzzles; else from puzzle to puzzle, until a page is full.
+        if archive.query(f"SELECT count(*) FROM ({matched} LIMIT {FEW_PLACES})", asked)[0][0] < FEW_PLACES:
+            clauses.append(f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE {here})")
+        else:
+            clauses.append(f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND ({here}))")
+        parameters += [asked, *words]
+    return f"({' OR '.join(clauses)})", parameters
+
+
+def page_of(
+    archive: Archive, chosen: Filter, order: str = "newest", limit: int = 50, offset: int = 0
+) -> list[sqlite3.Row]:
+    """Some of the puzzles that are asked for: who made them, how many candidates they got and how many held.
+
+    Args:
+        archive: Where they are.
+        chosen: Which.
+        order: One of ORDERS.
+        limit: How many.
+        offset: How many are left out before the first.
+    """
+    condition, parameters = chosen.condition(archive)
+    # Which they are comes first: what is said of a puzzle is then counted for a page of them, and not for all.
+    page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
+    return archive.query(
+        "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
+        f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
+        f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {SET_ASIDE} THEN 'rolled back' WHEN {QUARANTINED}"
+        " THEN 'unstable' ELSE '' END AS quarantine,"
+        f" p.name, p.source FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
+        *parameters,
+        limit,
+        offset,
+    )
+
+
+def number_of(archive: Archive, chosen: Filter) -> int:
+    """How many puzzles are asked for."""
+    condition, parameters = chosen.condition(archive)
+    return int(archive.query(f"SELECT count(*) FROM puzzles p WHERE {condition}", *parameters)[0][0])
+
+
+def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the verified pairs, newest first: both texts, the answer, and where the solution came from."""
+    return archive.query(
+        "SELECT s.number, s.puzzle, s.id AS solution, p.name, p.source, s.source AS solution_source, s.answer,"
+        " s.origin, s.iteration FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE s.number IN"
+        " (SELECT number FROM solutions ORDER BY number DESC LIMIT ? OFFSET ?) ORDER BY s.number DESC",
+        limit,
+        offset,
+    )
+
+
+def refused_proposals(
+    archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0
+) -> list[sqlite3.Row]:
+    """Some of the proposals that were not admitted, newest first: where their texts are, what became of them, and why.
+
+    Args:
+        archive: Where they are.
+        outcome: Only those with this one.
+        limit: How many.
+        offset: How many are left out before the first.
+    """
+    return archive.query(
+        "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
+        " JOIN chunks k ON k.id = r.chunk WHERE r.outcome != 'admitted' AND r.outcome = coalesce(?, r.outcome)"
+        " ORDER BY r.chunk DESC, r.position LIMIT ? OFFSET ?",
+        outcome,
+        limit,
+        offset,
+    )
+
+
+def refused_imports(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
+    """Some of the imported texts that did not become part of an archive, in the order they came."""
+    sql = "SELECT name, what, reason, detail, original FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
+    return archive.query(sql, limit, offset)
+
+
+def stats(archive: Archive) -> dict[str, Any]:
+    """Counts for people: puzzles by origin, iteration, skill, type, difficulty and state; pairs; verdicts; refusals."""
+
+    def number(sql: str) -> int:
+        return int(archive.query(f"SELECT count(*) FROM {sql}")[0][0])
+
+    return {
+        "puzzles": number("puzzles"),
+        "solved puzzles": number("(SELECT DISTINCT puzzle FROM solutions)"),
+        "quarantined puzzles": number(f"puzzles p WHERE {QUARANTINED}"),
+        "contaminated puzzles": number(f"puzzles p WHERE {CONTAMINATED}"),
+        "distinct but for names and constants": number("(SELECT DISTINCT skeleton FROM puzzles)"),
+        "pairs": number("solutions"),
+        "candidates": number("candidates"),
+        "puzzles by origin": archive.counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
+        "puzzles by iteration": archive.counts("SELECT iteration, count(*) FROM puzzles GROUP BY 1 ORDER BY 1"),
+        "pairs by iteration": archive.counts("SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1"),
+        "puzzles by answer type": archive.counts(
+            "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"
+        ),
+        "puzzles by skill": archive.counts(
+            "SELECT k.value, count(*) n FROM puzzles p, json_each(p.skills) k WHERE p.skills != '[]'"
+            " GROUP BY 1 ORDER BY n DESC, 1"
+        ),
+        "puzzles by difficulty": archive.counts(
+            "SELECT difficulty, count(*) FROM puzzles WHERE difficulty IS NOT NULL GROUP BY 1 ORDER BY 1"
+        ),
+        "puzzles by solve rate": _by_solve_rate(archive),
+        "candidates by verdict": archive.counts(
+            "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"
+        ),
+        "proposals by outcome": archive.counts(
+            "SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"
+        ),
+        "refused as held-out by level": _refused_in_all(archive),
+        "refused imports": archive.counts(
+            "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"
+        ),
+    }
+
+
+def _by_solve_rate(archive: Archive) -> dict[str, int]:
+    """Puzzles with candidates, by the share of these that was accepted: none, up to a tenth, and so on."""
+    classes = " ".join(f"WHEN rate <= {bound} THEN {place}" for place, bound in enumerate(SOLVE_RATES))
+    rows = archive.counts(
+        f"SELECT CASE {classes} END, count(*) FROM (SELECT avg(verdict = 'accepted') AS rate FROM candidates"
+        " GROUP BY puzzle) GROUP BY 1 ORDER BY 1"
+    )
+    names = ["0", *(f"to {bound:g}" for bound in SOLVE_RATES[1:])]
+    return {names[int(place)]: count for place, count in rows.items()}
+
+
+def _refused_in_all(archive: Archive) -> dict[str, int]:
+    totals = sum(map(Counter, archive.refused_levels().values()), Counter[str]())
+    return {level: totals[level] for level in (*LEVELS, "unknown") if totals[level]}
+
+
+def row_of(archive: Archive, beginning: str) -> dict[str, Any]:
+    """The row of the one puzzle whose id begins so.
+
+    Raises:
+        InputError: There is none, or several begin with it.
+    """
+    # The ids are hexadecimal, so all that begin so lie below "g"; the range uses the index.
+    rows = archive.query("SELECT * FROM puzzles WHERE id >= ? AND id < ? || 'g'", beginning, beginning)
+    if len(rows) != 1:
+        found = "there is none" if not rows else f"{len(rows)} begin so"
+        raise InputError(f"{archive.path}: expected the id of one puzzle, got {beginning!r}: {found}")
+    return dict(rows[0]) | {name: json.loads(rows[0][name]) for name in ("skills", "parents")}
+
+
+def history(archive: Archive, beginning: str) -> dict[str, Any]:
+    """A puzzle with its solutions, counts and origin, as stored.
+
+    Raises:
+        InputError: There is none with this id, or several begin with it.
+    """
+    puzzle = row_of(archive, beginning)
+    solutions = archive.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source), id", puzzle["id"])
+    puzzle["solutions"] = [dict(row) for row in solutions]
+    puzzle["candidates by verdict"] = archive.counts(
+        "SELECT verdict, count(*) n FROM candidates WHERE puzzle = ? GROUP BY 1 ORDER BY n DESC", puzzle["id"]
+    )
+    return puzzle

@@ -1,0 +1,417 @@
+"""Puzzle files in: our JSONL, Microsoft's P3 and the programs that Codex wrote for it, ACES and Absolute Zero.
+
+Reading a file only splits it into texts; whether a text is a puzzle is decided by `parse`, and
+whether a solution holds by `verify`. `import_puzzles` does both and fills an archive.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, TextIO
+
+from puzzles.archive.store import AddStatus, Archive, Provenance
+from puzzles.foreign import parse_json, parse_toml, shortened, shown
+from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, RawPuzzle, VerifiedPair
+from puzzles.verify import admit, too_slow_to_judge, verify
+from sandbox.pool import Pool
+
+EMBEDDED_SETS = ("train", "dev", "heldout")
+"""The hand-written sets inside the package, usable wherever a puzzle file is."""
+PUZZLE_ID = re.compile("[0-9a-f]{16}")
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
+"""How a pickle begins, from its second protocol on; no UTF-8 text does."""
+
+
+@dataclass(frozen=True)
+class RawPair:
+    """One line of `selfplay verify`."""
+
+    id: Any
+    puzzle: str
+    solution: str
+    body_of: str | None = None
+    """For a solution without its header: `expression` or `body`; the puzzle's header goes before it."""
+
+
+def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]:
+    """All puzzles of a file, or of an embedded set by its name.
+
+    Args:
+        path: `train`, `dev`, `heldout`, or a file: one JSON array of objects, or a JSON object on each line.
+        file_format: Whose objects these are, one of `FORMATS`; or `auto`, by the first object's keys.
+
+    Raises:
+        InputError: The file is missing, a place in it is not of the format, or the first does not tell which.
+    """
+    name = str(path)
+    if name in EMBEDDED_SETS:
+        text, name = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8"), f"{name}.jsonl"
+    else:
+        text = _read_text(Path(path))
+    puzzles = []
+    for where, record in _json_array(text, name) if text.lstrip()[:1] == "[" else _json_lines(io.StringIO(text), name):
+        if file_format == "auto":
+            file_format = _format_of(record, where)
+        puzzles.append(FORMATS[file_format].read(record, where))
+    return puzzles
+
+
+def _format_of(record: dict[str, Any], where: str) -> str:
+    """The first whose key is there: objects of ours may hold what else their author likes."""
+    for name, known in FORMATS.items():
+        if known.key in record:
+            return name
+    keys = ", ".join(f"{known.key!r} ({name})" for name, known in FORMATS.items())
+    raise InputError(f"{where}: expected one of the keys {keys}, got {json.dumps([*record])[:60]}")
+
+
+def read_errata(path: str | Path | None = None) -> dict[str, str]:
+    """Puzzles known to be wrong, as reasons by id: those of the embedded sets, and a file's own.
+
+    Args:
+        path: TOML of `[[erratum]]` tables with `puzzle` (its id) and `reason`.
+
+    Raises:
+        InputError: The file is missing or not of the format.
+    """
+    shipped = (resources.files("puzzles") / "errata.toml").read_text("utf-8")
+    errata = _read_errata(shipped, "errata.toml")
+    return errata if path is None else errata | _read_errata(_read_text(Path(path)), str(path))
+
+
+def _read_errata(text: str, name: str) -> dict[str, str]:
+    content = parse_toml(text, name)
+    entries = content.pop("erratum", [])
+    if content or not isinstance(entries, list):
+        raise InputError(
+            f"{name}: expected [[erratum]] tables and nothing else, got {shortened(min(content, default='erratum'))}"
+        )
+    errata = {}
+    for number, entry in enumerate(entries, 1):
+        where = f"{name}, erratum {number}"
+        if not isinstance(entry, dict) or set(entry) - {"puzzle", "reason"}:
+            raise InputError(f"{where}: expected `puzzle` and `reason`, got {shown(entry)}")
+        puzzle, reason = _string(entry, "puzzle", where), _string(entry, "reason", where)
+        if not PUZZLE_ID.fullmatch(puzzle):
+            raise InputError(f"{where}: expected a puzzle's id, sixteen hexadecimal digits, got {puzzle[:60]!r}")
+        errata[puzzle] = reason
+    return errata
+
+
+def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair]:
+    """The lines of `selfplay verify`, as they come.
+
+    Args:
+        file: Open text.
+        name: For messages.
+        file_format: `jsonl` is {"id"?, "puzzle", "solution"}; `codex` has "prompt" too, and solutions
+            without header: an expression if the prompt is `short`, else the body of the function.
+
+    Raises:
+        InputError: A line is not of the format; the lines before it have been yielded.
+    """
+    for number, (where, record) in enumerate(_json_lines(file, name), 1):
+        puzzle, solution = (_string(record, key, where) for key in ("puzzle", "solution"))
+        body_of = None
+        if file_format == "codex":
+            body_of = "expression" if _string(record, "prompt", where) == "short" else "body"
+        yield RawPair(record.get("id", record.get("name", number)), puzzle, solution, body_of)
+
+
+def with_header(raw: RawPair, header: str) -> str:
+    """The text of a solution, given the header its puzzle asks for."""
+    if raw.body_of == "expression":
+        return f"{header}\n    return {raw.solution.strip()}\n"
+    return raw.solution if raw.body_of is None else header + raw.solution
+
+
+def open_text(path: Path, errors: str = "strict") -> TextIO:
+    """Open a text file, unpacking .gz.
+
+    Args:
+        path: The file.
+        errors: What becomes of bytes that are not UTF-8; with `surrogateescape` `read_pairs` names their line.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
+    try:
+        if path.suffix == ".gz":
+            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", errors=errors)
+        return path.open(encoding="utf-8-sig", errors=errors)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with open_text(path) as file:
+            return file.read()
+    except (UnicodeDecodeError, EOFError, zlib.error) as error:
+        pickled = isinstance(error, UnicodeDecodeError) and PICKLE.match(error.object)
+        came = "got a pickle, which may run anything when loaded: write its objects as JSON" if pickled else error
+        raise InputError(f"{path}: expected UTF-8 text, {came}") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _json_array(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    records = parse_json(text, name, "a JSON array")
+    for number, record in enumerate(records):
+        where = f"{name}, item {number}"
+        if not isinstance(record, dict):
+            raise InputError(f"{where}: expected an object, got {json.dumps(record)[:60]}")
+        yield where, record
+
+
+def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{name}, line {number}"
+            try:
+                line.encode()
+            except UnicodeEncodeError:  # escaped when it was read, so that the lines before it were not held up
+                raise InputError(f"{where}: expected UTF-8 text, got {shown(line.strip())}") from None
+            record = parse_json(line, where, "one JSON object")
+            if not isinstance(record, dict):
+                raise InputError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
+            yield where, record
+    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{name}, after line {number}: expected UTF-8 text, {error}") from None
+
+
+def _string(record: dict[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        came = "it is missing" if key not in record else f"got {json.dumps(value, default=str)[:60]}"
+        raise InputError(f"{where}: expected a text under {key!r}, {came}")
+    return value
+
+
+def _strings(record: dict[str, Any], key: str, where: str) -> list[str]:
+    """The texts under a key; none if it is missing or null."""
+    value = record.get(key)
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(member, str) for member in value):
+        raise InputError(f"{where}: expected a list of texts under {key!r}, got {json.dumps(value)[:60]}")
+    return value
+
+
+def _jsonl_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    puzzle = _string(record, "puzzle", where)
+    if "solutions" in record:
+        solutions = record["solutions"]
+        if not isinstance(solutions, list) or not all(isinstance(solution, str) for solution in solutions):
+            raise InputError(f"{where}: expected a list of texts under 'solutions'")
+    else:
+        solutions = [_string(record, "solution", where)] if record.get("solution") is not None else []
+    skills, difficulty = record.get("skills", []), record.get("difficulty")
+    if not isinstance(skills, list) or not all(isinstance(skill, str) for skill in skills):
+        raise InputError(f"{where}: expected a list of texts under 'skills', got {json.dumps(skills)[:60]}")
+    if difficulty is not None and not (type(difficulty) is int and abs(difficulty) < 2**63):
+        raise InputError(f"{where}: expected an integer under 'difficulty', got {json.dumps(difficulty)[:60]}")
+    name = record.get("name", record.get("id", where))
+    return RawPuzzle(str(name), puzzle, tuple(solutions), tuple(skills), difficulty)
+
+
+def _p3_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    source, header = _string(record, "sat", where), record.get("sol_header", "def sol():")
+    bodies = record.get("sol_bodies", [])
+    if not isinstance(header, str) or not isinstance(bodies, list) or not all(isinstance(b, str) for b in bodies):
+        raise InputError(f"{where}: expected a text under 'sol_header' and a list of texts under 'sol_bodies'")
+    solutions = tuple(f"{header}\n{body}" for body in bodies)
+    module = record.get("module")
+    skills = (module.removesuffix(".py"),) if isinstance(module, str) and module else ()
+    return RawPuzzle(str(record.get("name", where)), source, solutions, skills)
+
+
+ACES_SKILLS = (
+    "string manipulation", "mathematical operations", "conditional logic", "recursion", "brute force search",
+    "dynamic programming", "greedy algorithms", "backtracking", "set operations", "permutations and combinations",
+    "probability and statistics", "pattern recognition", "sorting and ordering", "binary operations",
+    "geometry and coordinate manipulation", "algorithm optimization", "number theory", "graph theory",
+    "array indexing", "hashing",
+)  # fmt: skip
+"""What each place of ACES's `emb` stands for (arXiv:2310.10692, aces/environement/p3/skill_list.py)."""
+_AFTER_ACES_PUZZLE = re.compile(r"^(?:def g\b|assert\b)", re.MULTILINE)
+_AFTER_ACES_SOLUTION = re.compile(r"^assert\b", re.MULTILINE)
+
+
+def _aces_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    """A program is the puzzle `f`, a solution `g`, and `assert f(g()) == True`; so is each attempt, right or wrong."""
+    program = _string(record, "program_str", where).lstrip()
+    puzzle = _AFTER_ACES_PUZZLE.split(program, maxsplit=1)[0].rstrip()
+    programs = [
+        _AFTER_ACES_SOLUTION.split(text.lstrip(), maxsplit=1)[0]
+        for text in [program, *_strings(record, "all_solution", where)]
+    ]
+    solutions = [f"{text}\n".removeprefix(f"{puzzle}\n").strip() for text in programs]
+    bits = record.get("emb")
+    known = bits if isinstance(bits, list) and len(bits) == len(ACES_SKILLS) else []
+    skills = [skill for skill, bit in zip(ACES_SKILLS, known, strict=False) if bit == 1]
+    name = record.get("unique_id", record.get("id", where))
+    return RawPuzzle(str(name), puzzle, tuple(filter(None, solutions)), tuple(skills))
+
+
+def _azr_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
+    """A program with an input and its output asks for such an input; `parse` writes the puzzle, or says why not."""
+    task = {"imports": _strings(record, "imports", where), "snippet": _string(record, "snippet", where)}
+    task |= {key: _string(record, key, where) for key in ("input", "output") if key in record}
+    solutions = (f"def g():\n    return (\n{record['input']}\n)",) if "input" in record else ()
+    name = record.get("name", record.get("id", where))
+    return RawPuzzle(str(name), json.dumps(task), solutions, form="abduction")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of puzzle file."""
+
+    key: str
+    """What its objects have, and those of the formats before it have not."""
+    read: Callable[[dict[str, Any], str], RawPuzzle]
+    """From an object and its place in the file; raises InputError."""
+
+
+FORMATS = {
+    "jsonl": Format("puzzle", _jsonl_puzzle),
+    "p3": Format("sat", _p3_puzzle),
+    "aces": Format("program_str", _aces_puzzle),
+    "azr": Format("snippet", _azr_puzzle),
+}
+"""By the names that `archive import --format` takes: ours, Microsoft's P3, ACES, and Absolute Zero Reasoner's tasks."""
+
+
+IMPORT_BATCH = 200
+
+
+@dataclass
+class ImportReport:
+    """What became of the texts of an import, by name."""
+
+    puzzles: Counter[str] = field(default_factory=Counter)
+    """`new`, `duplicate`, `held_out`, or the rule or reason that refused it."""
+    solutions: Counter[str] = field(default_factory=Counter)
+    """`new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict that refused it."""
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Of each `puzzle` or `solution` and reason that refused it: the first one's name, and what was wrong there."""
+
+
+def import_puzzles(
+    archive: Archive,
+    pool: Pool,
+    protections: Mapping[str, object],
+    raws: Sequence[RawPuzzle],
+    origin: str = "import",
+    admission: bool = False,
+    progress: Callable[[int], object] = lambda done: None,
+) -> ImportReport:
+    """Parse, verify and add puzzles with their solutions; a repeated import adds nothing twice.
+
+    Args:
+        archive: Where they go.
+        pool: Judges them.
+        protections: Stored with every pair.
+        raws: From `read_puzzles`.
+        origin: Stored with every puzzle.
+        admission: Whether they must also be fit for training (`verify.admit`).
+        progress: Called with the number of puzzles done since the last call.
+    """
+    report = ImportReport()
+    for start in range(0, len(raws), IMPORT_BATCH):
+        batch = raws[start : start + IMPORT_BATCH]
+        _import_batch(archive, pool, protections, batch, origin, admission, report)
+        progress(len(batch))
+    return report
+
+
+def _import_batch(
+    archive: Archive,
+    pool: Pool,
+    protections: Mapping[str, object],
+    raws: Sequence[RawPuzzle],
+    origin: str,
+    admission: bool,
+    report: ImportReport,
+) -> None:
+    puzzles = _import_parse(pool, raws, admission)
+    archive.guard.examine(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)])
+    texts = [
+        (raw, puzzle, Text(solution, rename={puzzle.original_name: "f"}))
+        for raw, puzzle in zip(raws, puzzles, strict=True)
+        if isinstance(puzzle, Puzzle)
+        for solution in raw.solutions
+    ]
+    candidates = parse_candidates(pool, [text for _, _, text in texts])
+    pairs = [
+        (puzzle, candidate)
+        for (_, puzzle, _), candidate in zip(texts, candidates, strict=True)
+        if isinstance(candidate, Candidate)
+    ]
+    judgements = iter(verify(pool, pairs))
+    with archive.transaction():
+        held_out = set()
+        for raw, puzzle in zip(raws, puzzles, strict=True):
+            outcome, detail = _add_puzzle(archive, raw, puzzle, origin)
+            report.puzzles[outcome] += 1
+            if outcome not in ("new", "duplicate"):
+                held_out |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
+                report.solutions["of a refused puzzle"] += len(raw.solutions)
+                archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
+                report.examples.setdefault(("puzzle", outcome), _example(raw.name, outcome, detail))
+        for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
+            judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
+            if puzzle.id in held_out:
+                continue
+            if isinstance(candidate, ParseFailure) or judgement is None:
+                outcome, detail = f"invalid_solution ({candidate.rule})", str(candidate)  # type: ignore[union-attr]  # no judgement: a failure
+            elif judgement.verdict != "accepted":
+                outcome, detail = str(judgement.verdict), judgement.detail
+            elif admission and too_slow_to_judge(pool, judgement):
+                outcome, detail = "too_slow", f"judging took {judgement.judge_cpu_seconds:.2f} s"
+            else:
+                provenance = Provenance(origin, name=raw.name, original=text.text)
+                status = archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
+                report.solutions[status.name.lower()] += 1
+                continue
+            report.solutions[outcome] += 1
+            archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
+            report.examples.setdefault(("solution", outcome), _example(raw.name, outcome, detail))
+
+
+def _example(name: str, reason: str, detail: str) -> str:
+    return f"{name}: {detail.removeprefix(f'{reason}: ')}" if detail else name
+
+
+def _import_parse(pool: Pool, raws: Sequence[RawPuzzle], admission: bool) -> list[Puzzle | ParseFailure]:
+    puzzles = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
+    if not admission:
+        return puzzles
+    refusals = iter(admit(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)]))
+    admitted: list[Puzzle | ParseFailure] = []
+    for puzzle in puzzles:
+        refusal = next(refusals) if isinstance(puzzle, Puzzle) else None
+        admitted.append(puzzle if refusal is None else ParseFailure(refusal.reason, refusal.detail or refusal.reason))
+    return admitted
+
+
+def _add_puzzle(archive: Archive, raw: RawPuzzle, puzzle: Puzzle | ParseFailure, origin: str) -> tuple[str, str]:
+    if isinstance(puzzle, ParseFailure):
+        return puzzle.rule, str(puzzle)
+    provenance = Provenance(origin, name=raw.name, original=raw.puzzle, skills=raw.skills, difficulty=raw.difficulty)
+    status = archive.add_puzzle(puzzle, provenance)
+    detail = archive.guard_reason or "" if status is AddStatus.HELD_OUT else ""
+    return status.name.lower(), detail

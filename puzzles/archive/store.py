@@ -1,0 +1,707 @@
+"""The archive: every puzzle, candidate and verified pair of a run, with its history, in one SQLite file.
+
+Identity is the hash of the normal form. Every pair says where it came from (iteration, chunk,
+parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got
+(n) and how many held (c), and under which protections it was confirmed. Nothing is ever replaced
+or deleted. Held-out and dev puzzles are refused at this door, whoever brings them; what came in by
+another door is found by `guard.examine`, kept in `contamination` and set aside.
+
+Writes go in transactions: what a reader sees, also after a crash, is whole. Times have columns
+of their own, so that everything else can be compared between runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive import schema
+from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
+from puzzles.guard import LEVELS, Guard, Hit
+from puzzles.puzzle import (
+    WORLDS_DISAGREE,
+    Candidate,
+    InputError,
+    Judgement,
+    Puzzle,
+    RawPuzzle,
+    VerifiedPair,
+    content_hash,
+)
+
+MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
+"""Failures that say nothing about the file."""
+
+FAILURES = (sqlite3.DatabaseError, TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
+"""What a row of the wrong type comes to, somewhere: whoever meets it looks whether the archive is sound."""
+
+CONTAMINATED = (
+    "EXISTS (SELECT 1 FROM contamination t WHERE t.puzzle = p.id"
+    " AND t.guard = (SELECT value FROM marks WHERE name = 'guard'))"
+)
+"""Puzzles that the guard which keeps this archive found too near to guarded ones after they had come in."""
+SET_ASIDE = (
+    "p.iteration IN (SELECT CAST(key AS INTEGER) FROM"
+    " json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '{}')))"
+)
+"""Puzzles of iterations that were rolled back."""
+QUARANTINED = (
+    "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
+    f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR {SET_ASIDE})"
+)
+"""Puzzles that two worlds judged differently, that are contaminated, or of iterations that were rolled back: they stay
+visible, and are neither trained on nor shown to a model."""
+
+
+OWN = "{} IN ('model', 'variant')"
+"""Origins of what a run has made itself."""
+
+TOO_EASY = (
+    f"({OWN.format('p.origin')} AND"
+    " coalesce((SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id), 0) > ?)"
+)
+"""A run's own puzzles of which more candidates than that share were accepted."""
+
+FOUND = (
+    "EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = solutions.puzzle AND c.candidate = solutions.id"
+    " AND c.verdict = 'accepted')"
+)
+"""Solutions that the model wrote, whoever brought them first."""
+
+FOUND_IN = (
+    "EXISTS (SELECT 1 FROM candidates c JOIN chunks k ON k.id = c.chunk WHERE c.puzzle = solutions.puzzle AND"
+    " c.candidate = solutions.id AND c.verdict = 'accepted' AND k.iteration IN (SELECT value FROM json_each(?)))"
+)
+"""Those that it wrote in some iterations."""
+
+CANDIDATES_N_C = (
+    "(SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
+    " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c"
+)
+"""Columns: how many candidates a puzzle got, and how many of them were accepted."""
+
+CHUNK_COSTS = (
+    "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
+)  # fmt: skip
+
+
+_COPIES: Shape = {"type": "integer", "minimum": 1}
+_SOLVE = an_object(puzzles=TEXTS, copies=_COPIES)
+_BEGIN: Shape = {"type": ["array", "null"], "minItems": 2, "maxItems": 2}
+_GOAL: Shape = {"type": ["string", "null"]}
+PLANS: Mapping[str, Shape] = {
+    "propose": an_object(
+        ["begins", "goals"], shots=a_list(TEXTS), begins=a_list(_BEGIN), goals=a_list(_GOAL), copies=_COPIES
+    ),
+    "vary": an_object(variations=a_list(an_object(how=TEXT, puzzles=TEXTS, answer=TEXT, seed=NATURAL))),
+    "solve": _SOLVE,
+    "further": _SOLVE,
+}
+"""By stage: what a chunk asks for."""
+_SAMPLED = an_object(protocol=TEXT)
+_TO_SAMPLE = an_object(temperature=NUMBER, top_p=NUMBER, max_tokens=NATURAL, batch_rows=NATURAL, protocol=TEXT)
+
+
+class AddStatus(IntEnum):
+    """What became of an addition; true when the archive grew."""
+
+    HELD_OUT = -1
+    """Refused: it is, or is too near to, a guarded puzzle."""
+    DUPLICATE = 0
+    NEW = 1
+
+    def __bool__(self) -> bool:
+        return self is AddStatus.NEW
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a puzzle or solution came from."""
+
+    origin: str
+    """`human`, `rule`, `import`, `model`, or `variant` of other puzzles."""
+    iteration: int = 0
+    chunk: int | None = None
+    position: int | None = None
+    parents: tuple[str, ...] = ()
+    name: str = ""
+    original: str = ""
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A planned piece of sampling work."""
+
+    id: int
+    iteration: int
+    stage: str
+    number: int
+    checkpoint: str
+    seed: str
+    settings: dict[str, Any]
+    plan: Any
+    completions: list[Any] | None
+    judged: bool
+
+
+class Archive:
+    """An open archive file.
+
+    Args:
+        path: The file; made if `create`.
+        guard: Puzzles that are refused.
+        create: Whether a missing file is made; otherwise it is an error.
+        read_only: Whether nothing can be written; what another process writes meanwhile is seen.
+
+    Raises:
+        InputError: The file is missing, not an archive, or of a newer schema.
+    """
+
+    def __init__(
+        self, path: str | Path, guard: Guard | None = None, create: bool = False, read_only: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.guard = guard or Guard()
+        self.guard_reason: str | None = None
+        self._kept_by_guard = False
+        if not create and not self.path.is_file():
+            raise InputError(f"{self.path}: there is no archive here")
+        try:
+            self._connection = sqlite3.connect(
+                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
+            )
+            self._connection.row_factory = sqlite3.Row
+            try:
+                schema.prepare(self._connection, self.path, create, self.guard.identity)
+                self._kept_by_guard = self.mark("guard") == self.guard.identity
+                # A commit survives the death of the process; only a power cut may lose the last ones.
+                self._connection.execute("PRAGMA synchronous = NORMAL")
+            except BaseException:
+                self.close()
+                raise
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others say more of it
+            if kind in MACHINE_ERRORS:
+                raise
+            closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
+            expected = "this needs a folder that can be written: copy it to one" if closed else "expected an archive"
+            raise InputError(f"{self.path}: {expected}, {error}") from None
+
+    def _address(self, create: bool, read_only: bool) -> str:
+        """Of a file that cannot be written SQLite reads what is in it, and makes no files beside it."""
+        closed = not create and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if closed and log.exists() and log.stat().st_size:
+            raise InputError(
+                f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both"
+            )
+        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else '?mode=ro' if read_only else ''}"
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close the file; what failed because of its content is the file's fault, and says which row.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        try:
+            if isinstance(error, FAILURES) and not isinstance(error, InputError):
+                self._blame(error)
+        finally:
+            self.close()
+
+    def _blame(self, error: Exception) -> None:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(error, sqlite3.DatabaseError) and code in MACHINE_ERRORS:
+            return
+        found = schema.damage(self._connection)
+        if (
+            not found
+            and isinstance(error, sqlite3.DatabaseError)
+            and code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        ):
+            found = str(error)
+        if found:
+            raise InputError(f"{self.path}: the archive is damaged: {found}") from error
+
+    def check(self) -> None:
+        """Read every row, before what is written of them is to be trusted.
+
+        Raises:
+            InputError: The archive is damaged; where is said.
+        """
+        if found := schema.damage(self._connection):
+            raise InputError(f"{self.path}: the archive is damaged: {found}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """To the file, in autocommit; for what concerns two archives at once."""
+        return self._connection
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing of what is written inside."""
+        return schema.transaction(self._connection)
+
+    def sync(self) -> None:
+        """See that a power cut loses nothing of what is committed."""
+        log = self.path.with_name(f"{self.path.name}-wal")
+        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
+        """Rows of a read-only query."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def _scalar(self, sql: str, *parameters: Any) -> Any:
+        row = self._connection.execute(sql, parameters).fetchone()
+        return row[0] if row else None
+
+    # ---- adding ----
+
+    def add_puzzle(self, puzzle: Puzzle, provenance: Provenance) -> AddStatus:
+        """Add a puzzle, solved or not; `guard_reason` then says what a HELD_OUT one is too near to."""
+        hit = self.guard.hit(puzzle)
+        self.guard_reason = str(hit) if hit else None
+        if hit:
+            return AddStatus.HELD_OUT
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO puzzles VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton,
+                _storable(provenance.name), _storable(puzzle.description), _storable(provenance.original),
+                provenance.origin, json.dumps([*map(_storable, provenance.skills)]),
+                provenance.difficulty, provenance.iteration, provenance.chunk, provenance.position,
+                json.dumps(provenance.parents), time.time(),
+            ),
+        )  # fmt: skip
+        if cursor.rowcount and not self._kept_by_guard:
+            self.set_mark("added_past_guard", "yes")
+            self._kept_by_guard = True  # it is marked, once
+        return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
+
+    def add(self, pair: VerifiedPair, provenance: Provenance, protections: Mapping[str, object]) -> AddStatus:
+        """Add a verified pair, and its puzzle if that is new.
+
+        Returns:
+            NEW if the solution is new for its puzzle.
+        """
+        if self.add_puzzle(pair.puzzle, provenance) is AddStatus.HELD_OUT:
+            return AddStatus.HELD_OUT
+        cursor = self._connection.execute(
+            "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
+                provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
+                pair.judgement.cpu_seconds, pair.judgement.judge_cpu_seconds, time.time(),
+            ),
+        )  # fmt: skip
+        return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
+
+    def _protections(self, protections: Mapping[str, object]) -> str:
+        content = json.dumps(protections, sort_keys=True)
+        identifier = content_hash(content)
+        self._connection.execute("INSERT OR IGNORE INTO protections VALUES (?,?)", (identifier, content))
+        return identifier
+
+    def add_proposal(self, chunk: int, position: int, outcome: str, detail: str, puzzle: str | None) -> None:
+        """What became of one proposed text."""
+        row = (chunk, position, outcome, _storable(detail), puzzle)
+        self._connection.execute("INSERT INTO proposals VALUES (?,?,?,?,?)", row)
+
+    def add_candidate(
+        self, chunk: int, position: int, puzzle: str, candidate: Candidate | None, judgement: Judgement
+    ) -> None:
+        """One sampled candidate and its judgement; its text is in the chunk's completions."""
+        self._connection.execute(
+            "INSERT INTO candidates VALUES (?,?,?,?,?,?,?,?)",
+            (
+                chunk, position, puzzle, candidate.id if candidate else None, judgement.verdict,
+                _storable(judgement.detail), judgement.answer, judgement.cpu_seconds,
+            ),
+        )  # fmt: skip
+
+    def add_refusal(self, name: str, what: str, reason: str, detail: str, original: str) -> None:
+        """An imported text that did not become part of the archive, and why."""
+        row = (_storable(name), what, reason, _storable(detail), _storable(original))
+        self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", row)
+
+    def add_trained(self, iteration: int, pairs: Sequence[tuple[str, str]]) -> None:
+        """Which (puzzle, solution) ids an iteration's checkpoint learns from.
+
+        All of them, also a candidate that was not accepted: it then has its row in `candidates`, and none in
+        `solutions`.
+        """
+        rows = [(iteration, puzzle, solution) for puzzle, solution in pairs]
+        self._connection.executemany("INSERT OR IGNORE INTO trained VALUES (?,?,?)", rows)
+
+    # ---- the guard ----
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether every puzzle here has passed this very guard: at the door, or when it was examined later."""
+        return self.mark("guard") == self.guard.identity and self.mark("added_past_guard") is None
+
+    def add_contamination(self, hits: Mapping[str, Hit]) -> None:
+        """Remember what this archive's guard found among its puzzles, by id; from now on it is kept by this guard.
+
+        Prompts that are planned but not sampled yet lose the puzzles that were found.
+        """
+        identity = self.guard.identity
+        rows = [
+            (puzzle, hit.level, _storable(hit.name), _storable(hit.detail), identity, time.time())
+            for puzzle, hit in hits.items()
+        ]
+        self._connection.executemany("INSERT OR REPLACE INTO contamination VALUES (?,?,?,?,?,?)", rows)
+        self.set_mark("guard", identity)
+        self._connection.execute("DELETE FROM marks WHERE name = 'added_past_guard'")
+        sql = "SELECT id, plan FROM chunks WHERE completions IS NULL AND stage = 'propose'"
+        for identifier, blob in self.query(sql) if hits else ():
+            plan = self._plan(identifier, "propose", blob)
+            plan["shots"] = [[shown for shown in shots if shown not in hits] for shots in plan["shots"]]
+            if "begins" in plan:
+                plan["begins"] = [begin if begin and begin[0] not in hits else None for begin in plan["begins"]]
+            self._connection.execute("UPDATE chunks SET plan = ? WHERE id = ?", (_compress(plan), identifier))
+
+    def contamination(self) -> dict[str, Hit]:
+        """What the guard that keeps this archive found among its puzzles, by id."""
+        sql = (
+            f"SELECT t.* FROM contamination t JOIN puzzles p ON p.id = t.puzzle WHERE {CONTAMINATED} ORDER BY p.number"
+        )
+        return {row["puzzle"]: Hit(row["level"], row["guarded"], row["detail"]) for row in self.query(sql)}
+
+    def refused_levels(self) -> dict[str, dict[str, int]]:
+        """How many texts were refused as held-out, by level: for `imports`, and for each `iteration N` with any."""
+        rows = self.query("SELECT 'imports', detail FROM refusals WHERE reason = 'held_out'") + self.query(
+            "SELECT 'iteration ' || c.iteration, p.detail FROM proposals p JOIN chunks c ON c.id = p.chunk"
+            " WHERE p.outcome = 'held_out' ORDER BY c.iteration"
+        )
+        counts: dict[str, Counter[str]] = {}
+        for when, detail in rows:
+            level = detail.partition(":")[0]
+            counts.setdefault(when, Counter())[level if level in LEVELS else "unknown"] += 1
+        return {
+            when: {level: levels[level] for level in (*LEVELS, "unknown") if levels[level]}
+            for when, levels in counts.items()
+        }
+
+    def exposure(self, puzzles: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """By id: a puzzle's origin, iteration, and the iterations whose checkpoints were trained on it."""
+        sql = (
+            "SELECT origin, iteration, (SELECT group_concat(i, ', ') FROM"
+            " (SELECT DISTINCT t.iteration AS i FROM trained t WHERE t.puzzle = p.id ORDER BY 1)) AS trained"
+            " FROM puzzles p WHERE id = ?"
+        )
+        return {identifier: dict(self.query(sql, identifier)[0]) for identifier in puzzles}
+
+    # ---- chunks ----
+
+    def plan_chunk(
+        self, iteration: int, stage: str, number: int, checkpoint: str, seed: str, settings: Any, plan: Any
+    ) -> None:
+        """Fix a piece of sampling work before it begins; a chunk planned before stays as it is."""
+        row = (iteration, stage, number, checkpoint, seed, json.dumps(settings), _compress(plan))
+        sql = "INSERT OR IGNORE INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan)"
+        self._connection.execute(f"{sql} VALUES (?,?,?,?,?,?,?)", row)
+
+    def planned(self, iteration: int, stage: str) -> bool:
+        """Whether the stage's chunks are fixed (all are planned in one transaction)."""
+        sql = "SELECT EXISTS (SELECT 1 FROM chunks WHERE iteration = ? AND stage = ?)"
+        return bool(self._scalar(sql, iteration, stage))
+
+    def unjudged(self, iteration: int, stage: str) -> list[int]:
+        """Ids of the stage's chunks that are not finished, in order."""
+        sql = "SELECT id FROM chunks WHERE iteration = ? AND stage = ? AND NOT judged ORDER BY number"
+        return [identifier for (identifier,) in self.query(sql, iteration, stage)]
+
+    def chunk(self, identifier: int) -> Chunk:
+        """One chunk, unpacked."""
+        (row,) = self.query("SELECT * FROM chunks WHERE id = ?", identifier)
+        where = f"{self.path}, chunk {identifier}"
+        plan, completions = self._plan(identifier, row["stage"], row["plan"]), None
+        if row["completions"] is not None:
+            completions = _decompress(row["completions"], f"{where}, completions")
+            expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
+            asked = (
+                len(plan["shots"]) * plan["copies"]
+                if "shots" in plan
+                else len(plan.get("puzzles", plan.get("variations")))
+            )
+            if len(completions) != asked:
+                raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
+        elif row["judged"]:
+            raise InputError(f"{where}: it is judged, and has no completions")
+        settings = parse_json(row["settings"], f"{where}, settings")
+        if row["stage"] != "vary":  # nothing is sampled there
+            expect(settings, _SAMPLED if completions is not None else _TO_SAMPLE, f"{where}, settings")
+        return Chunk(
+            row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
+            settings, plan, completions, bool(row["judged"]),
+        )  # fmt: skip
+
+    def _plan(self, chunk: int, stage: str, blob: bytes) -> Any:
+        where = f"{self.path}, chunk {chunk}"
+        if stage not in PLANS:
+            raise InputError(f"{where}: expected one of the stages {', '.join(PLANS)}, got {shown(stage)}")
+        plan = _decompress(blob, f"{where}, plan")
+        expect(plan, PLANS[stage], f"{where}, plan")
+        return plan
+
+    def plans(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Any]]:
+        """Ids and plans of the chunks for which an SQL condition holds."""
+        sql = f"SELECT id, stage, plan FROM chunks WHERE {condition}"
+        for identifier, stage, blob in self._connection.execute(sql, parameters):
+            yield identifier, self._plan(identifier, stage, blob)
+
+    def set_completions(
+        self,
+        chunk: int,
+        completions: Any,
+        batch_rows: int,
+        tokens: int,
+        prompt_tokens: int,
+        seconds: float,
+        cpu_seconds: float,
+    ) -> None:
+        """Every text that was sampled for the chunk, the sequences side by side in the end, and what it cost."""
+        sql = (
+            "UPDATE chunks SET completions = ?, settings = json_set(settings, '$.batch_rows', ?), tokens = ?,"
+            " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ? WHERE id = ?"
+        )
+        row = (_compress(completions), batch_rows, tokens, prompt_tokens, seconds, cpu_seconds, chunk)
+        self._connection.execute(sql, row)
+
+    def set_judged(self, chunk: int, seconds: float, cpu_seconds: float) -> None:
+        """The chunk's verdicts are all written (in the same transaction)."""
+        sql = "UPDATE chunks SET judged = 1, judging_seconds = ?, judging_cpu_seconds = ? WHERE id = ?"
+        self._connection.execute(sql, (seconds, cpu_seconds, chunk))
+
+    # ---- choosing ----
+
+    def puzzle(self, identifier: str) -> Puzzle:
+        """One puzzle by its id.
+
+        Raises:
+            InputError: There is none.
+        """
+        rows = self.query("SELECT * FROM puzzles WHERE id = ?", identifier)
+        if not rows:
+            raise InputError(f"{self.path}: there is no puzzle {identifier!r}")
+        return _puzzle(rows[0])
+
+    def puzzle_ids(self, condition: str = "1", *parameters: Any) -> list[str]:
+        """Ids of the puzzles for which an SQL condition over `puzzles p` holds, in the order they came."""
+        rows = self.query(f"SELECT id FROM puzzles p WHERE {condition} ORDER BY number", *parameters)
+        return [identifier for (identifier,) in rows]
+
+    def solved_ids(self, before_iteration: int | None = None) -> list[str]:
+        """Ids of puzzles with a verified solution and not in quarantine, in the order they came."""
+        until = 2**62 if before_iteration is None else before_iteration
+        return self.puzzle_ids(
+            "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?) AND p.iteration < ?"
+            f" AND NOT {QUARANTINED}",
+            until,
+            until,
+        )
+
+    def choose(
+        self,
+        solutions_per_puzzle: int,
+        with_references: bool = True,
+        before_first_iteration: bool = False,
+        most_solved: float = 1.0,
+        shortest: bool = True,
+        found_in: Collection[int] | None = None,
+    ) -> list[tuple[Puzzle, Candidate]]:
+        """The verified pairs to train on: for each puzzle that is not in quarantine some distinct solutions.
+
+        The answer that a variant was made for is none of them, unless the model found it too: it says nothing of how.
+
+        The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
+
+        Args:
+            solutions_per_puzzle: At most so many.
+            with_references: Whether solutions that came with a puzzle count.
+            before_first_iteration: Whether only what stood there then counts, whatever iterations found out about it.
+            most_solved: A run's own puzzles are left out of which more of the candidates were accepted.
+            shortest: Whether the shortest come first; else it is by their hash, which is as good as by chance.
+            found_in: Beside what came with puzzles, only what the model wrote in these iterations, also if not for the
+                first time; None: in any.
+        """
+        order = "length(source), id" if shortest else "id"
+        found = "FALSE" if before_first_iteration else FOUND
+        wanted = (
+            [f"(origin != 'variant' OR {found})"]
+            + [f"({OWN.format('origin')} OR {found})"] * (not with_references)
+            + ["iteration = 0"] * before_first_iteration
+            + [f"(iteration = 0 OR {FOUND_IN})"] * (found_in is not None)
+        )
+        aside = CONTAMINATED if before_first_iteration else QUARANTINED
+        rows = self.query(
+            "SELECT p.*, s.id AS solution_id, s.source AS solution_source FROM puzzles p JOIN ("
+            f"  SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY {order}) AS place"
+            f"  FROM solutions WHERE {' AND '.join(wanted)}"
+            f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {aside} AND NOT {TOO_EASY}"
+            " ORDER BY p.number, s.place",
+            *([] if found_in is None else [json.dumps(sorted(found_in))]),
+            solutions_per_puzzle,
+            most_solved,
+        )
+        return [(_puzzle(row), Candidate(row["solution_source"], row["solution_id"])) for row in rows]
+
+    # ---- reading ----
+
+    def mark(self, name: str) -> str | None:
+        """A step that is done once, with what it was done on; None if it was not."""
+        value = self._scalar("SELECT value FROM marks WHERE name = ?", name)
+        return None if value is None else str(value)
+
+    def set_mark(self, name: str, value: str) -> None:
+        """Remember a step that is done once."""
+        self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
+
+    def set_aside(self) -> dict[int, int]:
+        """Iterations whose own puzzles are neither trained on nor shown to a model any more; and since which one."""
+        return {int(number): since for number, since in json.loads(self.mark("set_aside") or "{}").items()}
+
+    def roll_back(self, until: int, iteration: int) -> None:
+        """From this iteration on, set those aside that came after `until`."""
+        gone = dict.fromkeys(range(until + 1, iteration + 1), iteration)
+        self.set_mark("set_aside", json.dumps(gone | self.set_aside()))
+
+    def index(self) -> None:
+        """Let what came since the last time be found by its words; until then it is looked through."""
+        with self.transaction():
+            for table, columns in schema.SEARCHED.items():
+                names = ", ".join(columns)
+                self._connection.execute(
+                    f"INSERT INTO search_{table} (rowid, {names}) SELECT number, {names} FROM {table}"
+                    f" WHERE number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
+                )
+
+    def copy_until(self, path: Path, iteration: int) -> None:
+        """A new archive file with what was there when an iteration ended."""
+        with closing(sqlite3.connect(path)) as copy:
+            self._connection.backup(copy)
+            for table in ("candidates", "proposals"):
+                copy.execute(
+                    f"DELETE FROM {table} WHERE chunk IN (SELECT id FROM chunks WHERE iteration > ?)", (iteration,)
+                )
+            for table in ("trained", "solutions", "puzzles", "chunks"):
+                copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
+            copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
+            kept = {number: since for number, since in self.set_aside().items() if since <= iteration}
+            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (json.dumps(kept),))
+            for table in schema.SEARCHED:
+                copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
+            copy.commit()
+
+    def raw_puzzles(self) -> list[RawPuzzle]:
+        """All puzzles with their solutions, as `formats.import_puzzles` takes them.
+
+        Raises:
+            InputError: The archive is damaged.
+        """
+        self.check()
+        solutions: dict[str, list[str]] = {}
+        for puzzle, source in self.query("SELECT puzzle, source FROM solutions ORDER BY length(source), id"):
+            solutions.setdefault(puzzle, []).append(source)
+        return [
+            RawPuzzle(
+                row["name"] or row["id"], row["source"], tuple(solutions.get(row["id"], ())),
+                tuple(json.loads(row["skills"])), row["difficulty"],
+            )
+            for row in self.query("SELECT * FROM puzzles ORDER BY number")
+        ]  # fmt: skip
+
+    def iteration_counts(self, iteration: int) -> dict[str, Any]:
+        """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
+        chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage != 'vary')"
+        proposals = self.counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
+        candidates = self.counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
+        solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
+        mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
+        parsed = f"SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND {chunks}"
+        levels = self.refused_levels().get(f"iteration {iteration}", {})
+        return {
+            "proposed": sum(proposals.values()),
+            "well_formed": self._scalar(parsed, iteration),
+            "admitted": proposals.get("admitted", 0),
+            "held_out_refused": sum(levels.values()),
+            "held_out_levels": levels,
+            "contaminated": self._scalar(
+                f"SELECT count(*) FROM puzzles p WHERE iteration <= ? AND {CONTAMINATED}", iteration
+            ),
+            "solved": self._scalar(f"{solved} {mine}", iteration, iteration),
+            "training_solved": self._scalar(
+                f"SELECT count(DISTINCT puzzle) FROM candidates WHERE verdict = 'accepted' AND {chunks}"
+                f" AND puzzle IN (SELECT id FROM puzzles WHERE NOT {OWN.format('origin')})",
+                iteration,
+            ),
+            "candidates": sum(candidates.values()),
+            "accepted": candidates.get("accepted", 0),
+            "new_pairs": self._scalar(
+                "SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration
+            ),
+            "varied": self._scalar(
+                "SELECT count(*) FROM puzzles WHERE iteration = ? AND origin = 'variant'", iteration
+            ),
+            "pairs": self._scalar("SELECT count(*) FROM solutions WHERE iteration <= ?", iteration),
+            "trained_pairs": self._scalar("SELECT count(*) FROM trained WHERE iteration = ?", iteration),
+        }
+
+    def counts(self, sql: str, *parameters: Any) -> dict[str, int]:
+        """The rows of a query as a mapping from their first column to their second."""
+        return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
+
+    def chunk_costs(self, iteration: int) -> dict[str, dict[str, float]]:
+        """By stage: texts judged, tokens, and seconds of clock and processor, of the iteration's chunks so far."""
+        sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in CHUNK_COSTS)
+        texts = " + ".join(f"(SELECT count(*) FROM {of} t WHERE t.chunk = c.id)" for of in ("proposals", "candidates"))
+        rows = self.query(
+            f"SELECT stage, sum({texts}) AS texts, {sums} FROM chunks c WHERE iteration = ? GROUP BY stage", iteration
+        )
+        return {row["stage"]: {name: row[name] for name in ("texts", *CHUNK_COSTS)} for row in rows}
+
+
+def _puzzle(row: sqlite3.Row) -> Puzzle:
+    """A stored puzzle; its shingles are not kept, they were only needed at the door."""
+    return Puzzle(
+        source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
+        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"],
+    )  # fmt: skip
+
+
+def _storable(text: str) -> str:
+    """SQLite's texts are UTF-8; a lone surrogate, which is not, is kept as its escape."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _compress(value: Any) -> bytes:
+    return zlib.compress(json.dumps(value).encode("utf-8", "surrogatepass"))
+
+
+def _decompress(blob: bytes, where: str) -> Any:
+    try:
+        text = zlib.decompress(blob)
+    except (zlib.error, TypeError) as error:
+        raise InputError(f"{where}: expected compressed JSON, {error}") from None
+    return parse_json(text, where)

@@ -1,0 +1,228 @@
+"""Score one model on one puzzle set, and write what others can read."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.formats import read_errata
+from puzzles.guard import Guard
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
+from sandbox.pool import Pool
+from selfplay.benchmark.contamination import near_training, set_guard, training_archive
+from selfplay.benchmark.sets import ScoredSet, scored_set
+from selfplay.commands.show import training_pairs
+from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.run.progress import Progress
+from selfplay.run.rundir import RunDir, write_atomically
+from selfplay.sampling.model import LanguageModel
+from selfplay.sampling.sampler import Sampler
+from selfplay.scoring import results
+from selfplay.scoring.evaluate import evaluate, read_chunks
+from selfplay.training.select import Pair, prompt_for, solver_shots
+
+CHUNK_TEXTS = 4096
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is asked of every model."""
+
+    puzzles: str = "heldout"
+    protocol: str = "auto"
+    """`auto`: the one saved with the checkpoint, else few-shot."""
+    shots: int = 5
+    seeds: tuple[int, ...] = (0,)
+    batch_rows: int = 0
+    trained_on: str | None = None
+    """Archive of what the model was trained on; None finds it for a run's checkpoint."""
+    errata: str | None = None
+    private: bool = False
+    """Whether results name no skill, type, difficulty or reason."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def bench(
+    model_config: ModelConfig,
+    config: BenchConfig,
+    folder: Path,
+    pool: Pool,
+    protections: dict[str, Any],
+    progress: Progress,
+    load: Callable[[], Sampler] | None = None,
+) -> dict[str, Any]:
+    """Score and write into `folder` what `results` names; returns the content of `results.json`.
+
+    The same call again resumes: what has been sampled is not sampled again.
+
+    Args:
+        model_config: The model.
+        config: What is asked of it.
+        folder: For the results.
+        pool: Judges.
+        protections: Of the sandbox.
+        progress: Of the candidates.
+        load: What samples, where that is not the model in this process.
+
+    Raises:
+        InputError: No such model or set, or the folder holds results of another one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
+    chosen = scored_set(pool, config.puzzles, config.private)
+    model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
+    protocol, came_from = _protocol(config, model)
+    trained_on = config.trained_on or training_archive(model_config.path)
+    needs_guard = protocol == "few-shot" or trained_on is not None
+    guard = set_guard(pool, chosen) if needs_guard else Guard()  # a large set takes some seconds to guard
+    shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
+    near = near_training(pool, chosen, guard, model_config.path, Path(trained_on)) if trained_on else None
+    prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
+    if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
+        raise InputError(
+            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
+            "fewer --shots or --max-tokens"
+        )
+    started = time.time()
+    with RunDir(folder).lock():
+        lines = _sampled(model, model_config.path, pool, chosen, protocol, shots, config, folder, progress)
+        results.pack(folder, lines)
+        for seed in config.seeds:
+            _growing(folder, seed).unlink(missing_ok=True)
+        facts = {
+            "set": chosen.facts,
+            "model": {
+                "path": model_config.path, "checkpoint": model.checkpoint,
+                **{key: _stored(lines, key) for key in ("device", "dtype", "threads")},
+            },
+            "protocol": protocol,
+            "protocol_from": came_from,
+            "shots": [puzzle.id for puzzle, _ in shots],
+            "shots_refused": refused,
+            "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
+            "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": _batch_rows(lines)},
+            "limits": asdict(pool.limits),
+            "sandbox": protections,
+            "versions": {**_stored(lines, "versions"), "python": platform.python_version()},
+            "contamination": near,
+            "started": started,
+        }  # fmt: skip
+        content = results.document(facts, lines, read_errata(config.errata))
+        results.write(folder, content)
+    return content
+
+
+def _batch_rows(lines: Sequence[results.Line]) -> int:
+    """That were asked for; where the memory did not suffice, a chunk's line says so."""
+    return int(lines[0]["identity"]["settings"]["batch_rows"])
+
+
+def _stored(lines: Sequence[results.Line], key: str) -> Any:
+    """What a sampler said of itself when it sampled; of several, after an upgrade say, the last."""
+    return lines[-1]["sampler"][key]
+
+
+def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
+    """How puzzles are shown, and who said so."""
+    if config.protocol != "auto":
+        return config.protocol, "option"
+    if "protocol" in model.notes:
+        return str(model.notes["protocol"]), "saved with the checkpoint"
+    return "few-shot", "default"
+
+
+def _shots(
+    pool: Pool, config: BenchConfig, model: Sampler, chosen: ScoredSet, guard: Guard
+) -> tuple[list[Pair], dict[str, str]]:
+    """The pairs before each puzzle, and the better ones that are too near to a puzzle that is scored.
+
+    Raises:
+        InputError: Too few are left.
+    """
+    saved = model.notes.get("shots", []) if config.protocol == "auto" else []
+    pairs = _pairs(pool, saved) if saved else training_pairs(pool)
+    ranked = pairs if saved else solver_shots(pairs, len(pairs))
+    wanted = len(saved) or config.shots
+    hits = guard.examine(pool, [puzzle for puzzle, _ in ranked])
+    refused: dict[str, str] = {}
+    shots: list[Pair] = []
+    for pair in ranked:
+        if len(shots) == wanted:
+            break
+        if pair[0].id in hits:
+            refused[pair[0].id] = str(hits[pair[0].id])
+        else:
+            shots.append(pair)
+    if len(shots) < wanted:
+        raise InputError(
+            f"{chosen.path}: {len(refused)} of {len(pairs)} pairs to be shown are in this set or too near to it, "
+            f"so {wanted} cannot stand before its puzzles: choose --protocol plain, or fewer --shots"
+        )
+    return shots, refused
+
+
+def _pairs(pool: Pool, texts: Sequence[Sequence[str]]) -> list[Pair]:
+    """Pairs that were saved with a checkpoint, as canonical texts."""
+    puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
+    candidates = parse_candidates(pool, [Text(solution) for _, solution in texts])
+    return [
+        (puzzle, candidate)
+        for puzzle, candidate in zip(puzzles, candidates, strict=True)
+        if isinstance(puzzle, Puzzle) and isinstance(candidate, Candidate)
+    ]
+
+
+def _growing(folder: Path, seed: int) -> Path:
+    """Where a seed's chunks are kept until all are there."""
+    return folder / f"samples-{seed}.jsonl"
+
+
+def _sampled(
+    model: Sampler,
+    name: str,
+    pool: Pool,
+    chosen: ScoredSet,
+    protocol: str,
+    shots: Sequence[Pair],
+    config: BenchConfig,
+    folder: Path,
+    progress: Progress,
+) -> list[results.Line]:
+    """The chunks of all seeds, those that are there and those that were missing."""
+    finished = results.unpack(folder)
+    if finished:
+        _check_seeds(folder, finished, config.seeds)
+    candidates = len(chosen.named) * config.evaluate.samples_per_puzzle * len(config.seeds)
+    count = progress.counter(candidates, f"bench {name}", "candidate")
+    lines = []
+    for seed in config.seeds:
+        file = _growing(folder, seed)
+        done = [line for line in finished if line["identity"]["seed"][0] == seed]
+        if len(done) > len(read_chunks(file)):
+            write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
+        try:
+            evaluate(
+                model, pool, chosen.named, protocol, shots, config.evaluate, [seed], config.batch_rows, CHUNK_TEXTS,
+                file, count,
+            )  # fmt: skip
+        except InputError as error:
+            if done:
+                file.unlink()
+            raise InputError(str(error).replace(str(file), str(folder))) from None
+        lines += read_chunks(file)
+    return lines
+
+
+def _check_seeds(folder: Path, finished: Sequence[results.Line], seeds: Sequence[int]) -> None:
+    there = sorted({line["identity"]["seed"][0] for line in finished})
+    if not set(there) <= set(seeds):
+        raise InputError(
+            f"{folder}: it holds results with another seed ({there} there, {sorted(seeds)} here): "
+            "move it away to score anew"
+        )

@@ -1,0 +1,139 @@
+"""Scores of stored candidates, computed again without a model: with errata, or judged by the sandbox of today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from puzzles.foreign import shown
+from puzzles.puzzle import InputError
+from sandbox.pool import Pool
+from selfplay.benchmark.sets import scored_set
+from selfplay.config import EvaluateConfig
+from selfplay.run.rundir import SCORED_SETS, RunDir
+from selfplay.sampling.cost import judging_watch
+from selfplay.scoring import results
+from selfplay.scoring.evaluate import SetScores, judge_surely, read_chunks, summarize
+from selfplay.training.select import prompt_for
+
+
+def stored(places: Sequence[Path]) -> list[Path]:
+    """The folders among `places` that hold results: of a benchmark, or of a run's iterations."""
+    return [place for place in places if (place / results.RESULTS).is_file() or is_run(place)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return RunDir(folder).config.is_file()
+
+
+def rescore(
+    folder: Path,
+    errata: Mapping[str, str] | None,
+    ks: Sequence[int] | None = None,
+    sandbox: tuple[Pool, dict[str, Any]] | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score a benchmark's candidates again and write its files anew.
+
+    Args:
+        folder: With `results.json` and `samples.jsonl.gz`.
+        errata: Reasons by id of puzzles to leave out; None keeps to the stored ones.
+        ks: Tries granted; None keeps the stored ones.
+        sandbox: Judges the stored texts again (a pool and its protections); None keeps the stored verdicts.
+
+    Returns:
+        The content of `results.json` before and after.
+
+    Raises:
+        InputError: The folder is not one of ours, or the set has changed since.
+    """
+    results.read(folder)
+    with RunDir(folder).lock():
+        before = results.read(folder)
+        lines = results.unpack(folder)
+        if not lines:
+            raise InputError(f"{folder}: expected {results.SAMPLES} beside {results.RESULTS}, to score it again")
+        there = {count.puzzle: count.samples for count in results.puzzle_counts(lines)}
+        scored = {puzzle: samples for puzzle, (samples, _) in before["selfplay"]["per_puzzle"].items()}
+        if different := sorted(puzzle for puzzle in {*there, *scored} if there.get(puzzle) != scored.get(puzzle)):
+            puzzle = different[0]
+            found = f"got {there.get(puzzle, 0)} of puzzle {shown(puzzle)}"
+            raise InputError(f"{folder / results.SAMPLES}: expected {scored.get(puzzle, 0)} candidates, {found}")
+        left_out = before["selfplay"]["errata"] if errata is None else errata
+        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
+
+
+def _rescored(
+    folder: Path,
+    own: Mapping[str, Any],
+    lines: list[results.Line],
+    errata: Mapping[str, str],
+    ks: Sequence[int] | None,
+    sandbox: tuple[Pool, dict[str, Any]] | None,
+) -> dict[str, Any]:
+    facts = {key: value for key, value in own.items() if key in results.FACTS}
+    if ks is not None:
+        _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
+        facts["settings"] = {**facts["settings"], "k": list(ks)}
+    if sandbox is not None:
+        facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
+        results.pack(folder, lines)
+    after = results.document(facts, lines, errata)
+    results.write(folder, after)
+    return after
+
+
+def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:
+    if max(ks) > samples:
+        raise InputError(f"{folder}: pass@{max(ks)} needs as many candidates per puzzle, there are {samples}")
+
+
+def _judge_again(
+    pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line], file: Path
+) -> dict[str, Any]:
+    """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
+    chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
+    if chosen.facts["hash"] != facts["set"]["hash"]:
+        raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
+    puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
+    if unknown := {result["puzzle"] for line in lines for result in line["results"]} - {*puzzles}:
+        raise InputError(
+            f"{file}: expected candidates for the puzzles of {chosen.path}, got some for {shown(min(unknown))}"
+        )
+    for line in lines:
+        asked = [result for result in line["results"] if result["texts"]]
+        group = [puzzles[result["puzzle"]] for result in asked]
+        prompts = [prompt_for(facts["protocol"], puzzle, []) for puzzle in group]
+        watch = judging_watch(pool)
+        judged_P_K, machine = judge_surely(pool, group, prompts, [result["texts"] for result in asked])
+        line["times"] |= {
+            "judging_seconds": watch.seconds(), "judging_cpu_seconds": watch.cpu_seconds(), **machine
+        }  # fmt: skip
+        line["identity"]["limits"] = asdict(pool.limits)
+        for result, judged_K in zip(asked, judged_P_K, strict=True):
+            result["verdicts"] = [str(judgement.verdict) for _, judgement in judged_K]
+            result["details"] = [judgement.detail for _, judgement in judged_K]
+    return {"set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits)}
+
+
+def rescored_run(
+    folder: Path, errata: Mapping[str, str], ks: Sequence[int] | None = None
+) -> list[tuple[int, str, dict[str, Any], SetScores]]:
+    """Every iteration's scores: number, set, as recorded, and computed again; nothing is written."""
+    rundir, scores = RunDir(folder), []
+    for record in rundir.read_records():
+        for name in (name for name in SCORED_SETS if name in record):
+            number, recorded = record["iteration"], record[name]
+            # A branch may score otherwise than the run it came from: each record has its own n and k.
+            tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
+            _check_tries(folder, tries, recorded["samples_per_puzzle"])
+            config = EvaluateConfig(recorded["samples_per_puzzle"], tuple(tries))
+            lines = read_chunks(samples := rundir.samples(number, name))
+            if not lines or any(line["identity"]["samples_per_puzzle"] != config.samples_per_puzzle for line in lines):
+                raise InputError(
+                    f"{samples}: expected {config.samples_per_puzzle} candidates of each puzzle, as records.jsonl says"
+                )
+            scores.append((number, name, recorded, summarize(lines, config, errata)))
+    return scores

@@ -1,0 +1,75 @@
+"""The sets that are scored: which of their puzzles, and whether their own solutions hold here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.parse import Text, parse_candidates
+from puzzles.puzzle import Candidate, Verdict, content_hash
+from puzzles.verify import verify
+from sandbox.pool import Pool
+from selfplay.iteration.loop import scored_puzzles
+from selfplay.scoring.evaluate import NamedPuzzle
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """Puzzles to be scored: one of each problem."""
+
+    path: str
+    named: list[NamedPuzzle]
+    facts: dict[str, Any]
+    """As `results.json` keeps them; of a puzzle its id alone."""
+
+
+def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
+    """Read a set and judge its own reference solutions.
+
+    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem; so are puzzles of one
+    normal form. Intervals are over independent puzzles, so the first of each is scored.
+
+    Args:
+        pool: Judges.
+        path: `dev`, `heldout`, `train`, a puzzle file or an archive.
+        private: Whether results are to say nothing of the puzzles but their ids.
+
+    Raises:
+        InputError: There is no such set, or a text in it is no puzzle.
+    """
+    named = scored_puzzles(pool, path)
+    first: dict[tuple[str, ...], int] = {}
+    for index, item in enumerate(named):
+        problem, colon, number = item.name.rpartition(":")
+        first.setdefault((problem,) if colon and number.isdigit() else ("", item.puzzle.id), index)
+    kept = {named[index].puzzle.id: index for index in reversed(first.values())}
+    chosen = sorted(kept.values())
+    facts = {
+        "name": Path(path).stem,
+        "path": path,
+        "private": private,
+        "hash": content_hash(" ".join(sorted(kept))),
+        "puzzles": len(chosen),
+        "in_file": len(named),
+        "references": _references(pool, [named[index] for index in chosen]),
+    }
+    return ScoredSet(path, [named[index] for index in chosen], facts)
+
+
+def _references(pool: Pool, named: Sequence[NamedPuzzle]) -> dict[str, Any]:
+    """Whether this machine accepts the set's own solutions; one accepted is enough for a puzzle."""
+    solved = [(item, solution) for item in named for solution in item.solutions]
+    texts = [Text(solution, rename={item.puzzle.original_name: "f"}) for item, solution in solved]
+    candidates = parse_candidates(pool, texts)
+    pairs = [(item.puzzle, c) for (item, _), c in zip(solved, candidates, strict=True) if isinstance(c, Candidate)]
+    outcomes: dict[str, list[str]] = {item.puzzle.id: [] for item, _ in solved}
+    for (puzzle, _), judgement in zip(pairs, verify(pool, pairs), strict=True):
+        outcomes[puzzle.id].append(str(judgement.verdict))
+    refused = {
+        identifier: verdicts[0] if verdicts else str(Verdict.INVALID_SOLUTION)
+        for identifier, verdicts in outcomes.items()
+        if Verdict.ACCEPTED not in verdicts
+    }
+    return {"accepted": len(outcomes) - len(refused), "none": len(named) - len(outcomes), "refused": refused}

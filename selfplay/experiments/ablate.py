@@ -1,0 +1,301 @@
+"""Arms at equal budget: runs that differ in some settings, and what the difference is worth.
+
+Every arm starts from the same base, takes the same optimiser steps of the same size, and is scored alike; each is a run
+of its own below one folder, so an ablation that was interrupted goes on like a run. The control may have fewer
+iterations: one that learns nothing of its own would train the same model again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive.formats import read_errata
+from puzzles.archive.store import Archive
+from puzzles.foreign import read_toml, shortened, shown
+from puzzles.puzzle import InputError
+from sandbox.pool import Pool
+from selfplay.config import BudgetConfig, ConfigError, RunConfig, embedded_file, flatten, load
+from selfplay.iteration.loop import NO_PUZZLES, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.run.progress import Progress
+from selfplay.run.rundir import SCORED_SETS, RunDir, write_atomically
+from selfplay.scoring.compare import Difference, difference
+from selfplay.scoring.evaluate import counts_of, read_chunks
+from selfplay.scoring.metrics import pass_at_k
+
+SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
+        "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
+        "heldout_every")  # fmt: skip
+"""Settings that arms must share: the base, its budget of training, and how it is scored."""
+ARM_NAME = re.compile(r"\w[\w ,.+-]*")
+"""It names a folder."""
+OUTCOME = "outcome.json"
+"""In the folder of an arm that has ended."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is compared with what."""
+
+    seeds: tuple[int, ...]
+    control: str
+    arms: dict[str, RunConfig]
+    """By name; each runs with every seed."""
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """Of pass@k, the same for all arms."""
+        return self.arms[self.control].evaluate.k
+
+    @property
+    def shown_ks(self) -> list[int]:
+        """The first, which decides, and the largest."""
+        return list(dict.fromkeys((self.ks[0], max(self.ks))))
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """What one arm came to, of one seed."""
+
+    arm: str
+    seed: int
+    records: list[dict[str, Any]]
+    counts: dict[str, dict[str, tuple[int, int]]]
+    """Of the last iteration, by set and puzzle: candidates and accepted ones."""
+    examined: int
+    """Puzzles of its archive that were compared with dev and held-out, at every level, when the run had ended."""
+    contaminated: dict[str, str]
+    """Those that are too near to a guarded one, by id, with what was found."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An arm minus the control on one set: of each seed, and of the means over the seeds, puzzle by puzzle."""
+
+    arm: str
+    scored: str
+    by_seed: dict[int, list[Difference]]
+    pooled: list[Difference]
+
+
+def load_ablation(path: Path) -> Ablation:
+    """Read `run`, `seeds`, `control`, `settings` (of all arms) and `arms` from a TOML file; settings as for `--set`.
+
+    Raises:
+        InputError: Unreadable, or arms that are not comparable.
+    """
+    values = read_toml(path)
+    expected = {
+        "run": ("`embedded`, or a run's TOML file beside this one", isinstance(values.get("run"), str)),
+        "seeds": ("different integers from 0 on", _are_seeds(values.get("seeds"))),
+        "control": ("the name of an arm", isinstance(values.get("control"), str)),
+        "settings": ("a list of key=value, of all arms", _are_settings(values.get("settings"))),
+        "arms": ("at least two, each a list of key=value", _are_arms(values.get("arms"))),
+    }
+    for key in (*values, *expected):
+        if key not in expected:
+            raise ConfigError(f"{path}: unknown key {shown(key)}; known keys: {', '.join(expected)}")
+        meaning, is_right = expected[key]
+        if not is_right:
+            raise ConfigError(f"{path}: {key}: expected {meaning}, got {shown(values.get(key, 'nothing'))}")
+    arms, control = values["arms"], values["control"]
+    if control not in arms:
+        raise ConfigError(f"{path}: control: expected one of {shortened(', '.join(arms))}, got {shown(control)}")
+    base = embedded_file("run.toml") if values["run"] == "embedded" else path.parent / values["run"]
+    configs = {name: _arm(path, name, base, [*values["settings"], *changes]) for name, changes in arms.items()}
+    folders = Counter(map(_folder_name, arms))
+    if shared := [name for name in arms if folders[_folder_name(name)] > 1]:
+        raise ConfigError(f"{path}: arms: expected names with a folder for each, got {' and '.join(shared)}")
+    _check_comparable(path, configs, control)
+    return Ablation(tuple(values["seeds"]), control, configs)
+
+
+def _are_seeds(value: Any) -> bool:
+    of_integers = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    return of_integers and 0 < len(value) == len({*value})
+
+
+def _are_settings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(setting, str) for setting in value)
+
+
+def _are_arms(value: Any) -> bool:
+    return isinstance(value, dict) and len(value) > 1 and all(map(_are_settings, value.values()))
+
+
+def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfig:
+    if not ARM_NAME.fullmatch(name):
+        raise ConfigError(f"{path}: arms: expected letters, digits, blanks and ,.+- in a name, got {shown(name)}")
+    try:
+        config = load(base, settings)
+    except InputError as error:
+        raise ConfigError(f"{path}: {name}: {error}") from None
+    if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
+        raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
+    if config.collapse.action == "stop":
+        raise ConfigError(f"{path}: {name}: collapse.action: expected no stop, for an arm cut short cannot be compared")
+    if config.budget != BudgetConfig():
+        raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
+    return config
+
+
+def _check_comparable(path: Path, arms: Mapping[str, RunConfig], control: str) -> None:
+    own = flatten(arms[control])
+    # Where a training goes on from the last one, the steps add up.
+    same = SAME if own["finetune.start"] == "base" else (*SAME, "iterations")
+    for name, config in arms.items():
+        for key, value in flatten(config).items():
+            if key.startswith(same) and value != own[key]:
+                raise ConfigError(
+                    f"{path}: {name}: {key} is {value!r}, and {own[key]!r} for {control}: no equal budget"
+                )
+
+
+def _folder_name(arm: str) -> str:
+    return arm.replace(" ", "-")
+
+
+def ablate(
+    ablation: Ablation,
+    folder: Path,
+    backend: Backend,
+    pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
+    progress: Callable[[str], Progress],
+) -> list[ArmScores]:
+    """Run, or go on with, every arm with every seed; the first seed's arms first. What has ended is only read.
+
+    Raises:
+        InputError: The folder holds a run with other settings, before anything is run.
+    """
+    planned = [
+        (name, RunDir(folder / f"{_folder_name(name)}-{seed}"), replace(settings, seed=seed))
+        for seed in ablation.seeds
+        for name, settings in ablation.arms.items()
+    ]
+    for _, rundir, config in planned:
+        check_settings(rundir, config)
+    done = []
+    for name, rundir, config in planned:
+        alike = [other for _, other, of in planned if of.seed == config.seed and _shots_of(of) == _shots_of(config)]
+        done.append(_scores(name, rundir, alike, config, backend, pool_of, progress(f"{name}, seed {config.seed}")))
+    return done
+
+
+def _shots_of(config: RunConfig) -> tuple[str, int]:
+    """What the pairs before every puzzle depend on, where arms may differ: on rules where there may be nothing else."""
+    return config.data.train, config.data.rules if config.data.train == NO_PUZZLES else 0
+
+
+def arms_beside(rundir: RunDir) -> dict[str, RunDir]:
+    """The other arms of a run's ablation that have ended with its seed, by the names of their folders; none for a run
+    of its own.
+    """
+    if not (rundir.path / OUTCOME).is_file():
+        return {}
+    seed, folder = load(rundir.config).seed, rundir.path.absolute()
+    others = [RunDir(outcome.parent) for outcome in sorted(folder.parent.glob(f"*/{OUTCOME}"))]
+    return {other.path.name: other for other in others if other.path != folder and load(other.config).seed == seed}
+
+
+def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
+    """What another arm of the same seed and shots has scored of their common base is not sampled again."""
+    for name in SCORED_SETS:
+        samples = rundir.samples(0, name)
+        scored = [sibling.samples(0, name) for sibling in siblings if sibling.read_records()]
+        kept = [path for path in scored if path.exists()]
+        if kept and not samples.exists():
+            write_atomically(samples, kept[0].read_text("utf-8"))
+
+
+def _scores(
+    name: str,
+    rundir: RunDir,
+    siblings: Sequence[RunDir],
+    config: RunConfig,
+    backend: Backend,
+    pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
+    progress: Progress,
+) -> ArmScores:
+    file = rundir.path / OUTCOME
+    outcome = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    if outcome.get("iteration") == config.iterations:
+        for record in rundir.read_records():
+            progress.row(record)
+    else:
+        _take_base_scores(rundir, siblings)
+        with pool_of(config) as (pool, protections):
+            run(rundir, config, backend, pool, protections, progress)
+            counts = {scored: _counts(rundir, config.iterations, scored) for scored in SCORED_SETS}
+            examined = _examined(rundir, config, pool, progress)
+        outcome = {"iteration": config.iterations, "counts": counts, **examined}
+        write_atomically(file, json.dumps(outcome) + "\n")
+    records, errata = rundir.read_records()[: config.iterations + 1], read_errata()
+    counts = {
+        scored: {puzzle: tuple(count) for puzzle, count in of_set.items() if puzzle not in errata}
+        for scored, of_set in outcome["counts"].items()
+    }
+    return ArmScores(name, config.seed, records, counts, outcome["examined"], outcome["contaminated"])
+
+
+def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress) -> dict[str, Any]:
+    """All puzzles of the archive beside dev and held-out, whatever the run's own guard has said of them."""
+    guard = guard_of(pool, guarded_sets(pool, config))
+    with Archive(rundir.archive) as archive:
+        examined = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, guard, progress.counter(examined, "contamination", "puzzle"))
+    return {"examined": examined, "contaminated": {identifier: str(hit) for identifier, hit in hits.items()}}
+
+
+def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int, int]]:
+    samples = rundir.samples(iteration, scored)
+    if not samples.exists():
+        raise InputError(
+            f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
+            "give a number of iterations that ends with one that was, or more"
+        )
+    return counts_of(read_chunks(samples))
+
+
+def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:
+    """Every arm beside the control on both sets, by seed and pooled."""
+    by = {(item.arm, item.seed): item.counts for item in done}
+    found = []
+    for scored in SCORED_SETS:
+        for arm in ablation.arms:
+            if arm != ablation.control:
+                pairs = {s: (by[ablation.control, s][scored], by[arm, s][scored]) for s in ablation.seeds}
+                by_seed = {seed: _differences(ablation.ks, [pair]) for seed, pair in pairs.items()}
+                found.append(Contrast(arm, scored, by_seed, _differences(ablation.ks, list(pairs.values()))))
+    return found
+
+
+def _differences(
+    ks: Sequence[int], pairs: Sequence[tuple[Mapping[str, tuple[int, int]], Mapping[str, tuple[int, int]]]]
+) -> list[Difference]:
+    """Of the means over the seeds, puzzle by puzzle: candidates of different models are not one model's."""
+    puzzles = list(pairs[0][0])
+    control, arm = (np.array([[pair[side][puzzle] for puzzle in puzzles] for pair in pairs]) for side in (0, 1))
+
+    def mean(counts_S_P_2: Any, k: int) -> Any:
+        return np.mean([pass_at_k(n_P, c_P, k) for n_P, c_P in counts_S_P_2.transpose(0, 2, 1)], axis=0)
+
+    return [difference(k, mean(control, k), mean(arm, k)) for k in ks]
+
+
+def to_json(ablation: Ablation, done: Sequence[ArmScores]) -> dict[str, Any]:
+    """What is kept of an ablation: settings, each run's records, each puzzle's counts, contamination, contrasts."""
+    return {
+        "control": ablation.control,
+        "seeds": list(ablation.seeds),
+        "settings": {name: flatten(config) for name, config in ablation.arms.items()},
+        "runs": [vars(item) for item in done],
+        "contrasts": [asdict(contrast) for contrast in contrasts(ablation, done)],
+    }

@@ -1,0 +1,326 @@
+"""What a run would cost, from about a minute of its own work.
+
+Each stage is done for a few texts in a folder that is thrown away, then for twice as many, until its
+share of the minute is spent or a whole chunk is done; the last attempt gives seconds, tokens and
+outcomes per text. Small batches are slower, so a model that is too slow for a whole chunk in that
+time is forecast too high. What the model becomes by training is not foreseen.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive.merging import merge
+from puzzles.archive.store import Archive, Chunk
+from puzzles.puzzle import InputError
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.iteration import propose, solve, vary
+from selfplay.iteration.loop import (
+    Backend,
+    few_shots,
+    guard_of,
+    guarded_sets,
+    import_training,
+    nothing_to_train,
+    protocol_of,
+    stage_cost,
+    training_cost,
+)
+from selfplay.run.progress import Progress
+from selfplay.sampling.chunks import Sampling
+from selfplay.sampling.cost import StageCost, Watch
+from selfplay.sampling.sampler import Arithmetic, Sampler
+from selfplay.scoring.evaluate import NamedPuzzle, evaluate
+from selfplay.training.select import examples
+
+SECONDS = {"propose": 8.0, "solve": 16.0, "vary": 6.0, "train": 14.0, "score": 14.0}
+"""For the attempts of each stage."""
+FIRST_TEXTS = 16
+LEAST_PUZZLES = 8
+"""Tried in an attempt, if there are so many: fewer candidates of each tell more than all of one."""
+FIRST_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be expected."""
+
+    iterations: list[dict[str, StageCost]]
+    """By stage; number 0 is the scoring of the model as it is."""
+    start_seconds: float
+    """Of loading the model and verifying the training puzzles, once."""
+    archive_bytes: int
+    arithmetic: Arithmetic | None
+    load_seconds: float = 0.0
+    """Of a process that begins: what it took of the processor until here, the sets, and the model."""
+    planning_seconds_per_text: float = 0.0
+    merging_seconds_per_text: float = 0.0
+    """Of taking a text with its verdict from one archive into another."""
+    examples_per_step: float = 1.0
+    overlap: bool = False
+    """Whether sampling goes on while texts are judged."""
+
+
+def forecast(
+    config: RunConfig, backend: Backend, pool: Pool, protections: dict[str, Any], folder: Path, progress: Progress
+) -> Forecast:
+    """Try every stage of a run in an empty folder, and scale up.
+
+    Raises:
+        InputError: The run itself would be refused, or there is nothing to try training on.
+    """
+    start, begun = Watch(), time.process_time()
+    sets = guarded_sets(pool, config)
+    sampler = backend.load(config.model.path, config.model)
+    protocol, load_seconds, overlap = protocol_of(config, sampler), begun + start.seconds(), sampler.overlap
+    with Archive(folder / "archive.sqlite", guard_of(pool, sets), create=True) as archive:
+        import_training(archive, pool, protections, config, progress)
+        start_seconds = start.seconds()
+        trial = _Trial(config, backend, pool, protections, folder, archive, sampler, protocol)
+        trial.proposing()
+        trial.varying()
+        trial.solving()
+        trial.scoring([named for items in sets.values() for named in items])
+        arithmetic = sampler.arithmetic
+        merging = trial.merging()
+        if config.finetune.trains:
+            trial.training()
+        iterations = trial.iterations(sum(map(len, sets.values())))
+    tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]
+    return Forecast(
+        iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic, load_seconds,
+        trial.planning, merging, trial.examples_per_step, bool(overlap),
+    )  # fmt: skip
+
+
+def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bool]) -> None:
+    """Attempts with twice as much each time, as long as there is time for another, and more to try."""
+    watch, number = Watch(), min(first, most)
+    while True:
+        before = watch.seconds()
+        more = attempt(number)
+        now = watch.seconds()
+        # The next attempt takes at most twice as long as this one.
+        if not more or number == most or now + 2 * (now - before) > seconds:
+            return
+        number = min(2 * number, most)
+
+
+class _Trial:
+    """The stages, tried; each leaves the cost of its last attempt."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        backend: Backend,
+        pool: Pool,
+        protections: dict[str, Any],
+        folder: Path,
+        archive: Archive,
+        sampler: Sampler,
+        protocol: str,
+    ) -> None:
+        self.config, self.backend, self.pool, self.protections = config, backend, pool, protections
+        self.folder, self.archive, self.sampler, self.protocol = folder, archive, sampler, protocol
+        self.shots = few_shots(archive, config, protocol)
+        self.targets = solve.targets(archive, 0, config.solve.training_puzzles)
+        self.references = len(archive.choose(config.finetune.solutions_per_puzzle, config.data.references))
+        self.number = 0
+        self.examples_per_step = self.examples_per_pair = self.steps = 1.0
+        self.planning = 0.0
+        """Seconds for each text, of the last attempt."""
+        self.cost: dict[str, StageCost] = {}
+
+    def proposing(self) -> None:
+        """Propose so many puzzles, the admitted ones for the solver."""
+        config = self.config
+
+        def attempt(texts: int) -> bool:
+            few = replace(config, chunk_texts=texts, propose=replace(config.propose, proposals=texts))
+            self.number += 1
+            propose.plan(self.archive, self.number, few, self.protocol, self.sampler)
+            chunk = self._sampled(
+                propose.STAGE, lambda chunk: propose.sampling(self.archive, chunk, self.sampler, self.protocol)
+            )
+            propose.judge(self.archive, chunk, self.pool, self.protocol)
+            self._note(propose.STAGE)
+            return True
+
+        most = min(config.chunk_texts, config.propose.proposals)
+        if most:
+            _doubling(FIRST_TEXTS, most, SECONDS["propose"], attempt)
+
+    def solving(self) -> None:
+        """Sample so many candidates for puzzles in the run's own mixture of proposed and training ones."""
+        config, before, judged = self.config, self._archive_bytes(), 0
+        mixture, share = self._mixture()
+        rng = np.random.default_rng(0)
+        tried: dict[str, Any] = {"puzzles": [], "copies": 1}
+
+        def attempt(texts: int) -> bool:
+            nonlocal judged, tried
+            copies = min(max(1, texts // LEAST_PUZZLES), config.solve.candidates_per_puzzle)
+            number = min(len(mixture), -(-texts // copies))
+            chosen = rng.choice(mixture, number, replace=False, p=share).tolist()
+            few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
+            self.number += 1
+            watch = Watch()
+            solve.plan(self.archive, self.number, chosen, few, self.protocol, self.sampler)
+            self.planning = watch.seconds() / texts
+            chunk = self._sampled(
+                solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
+            )
+            solve.judge(self.archive, chunk, self.pool, self.protocol, self.shots, self.protections)
+            tried = chunk.plan
+            self._note(solve.STAGE)
+            judged += self.cost[solve.STAGE].texts
+            return number < len(mixture) or copies < config.solve.candidates_per_puzzle
+
+        if mixture:
+            _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
+        known = set(self.targets)
+        self.pairs_per_target = self._pairs_per_puzzle([p for p in tried["puzzles"] if p in known], tried["copies"])
+        self.pairs_per_proposal = self._pairs_per_puzzle(
+            [p for p in tried["puzzles"] if p not in known], tried["copies"]
+        )
+        self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
+
+    def _mixture(self) -> tuple[list[str], list[float]]:
+        """Ids of what may be solved, and the share that each has of what a run solves."""
+        asked = {propose.STAGE: self.config.propose.proposals, vary.STAGE: self.config.vary.variations}
+        self.admitted, mixture, weights = 0.0, [*self.targets], [1.0] * len(self.targets)
+        for stage, texts in asked.items():
+            outcomes = self.archive.query(
+                "SELECT outcome, puzzle FROM proposals r JOIN chunks k ON k.id = r.chunk WHERE k.stage = ?", stage
+            )
+            made = [puzzle for outcome, puzzle in outcomes if outcome == "admitted"]
+            share = texts / max(1, len(outcomes))
+            self.admitted += share * len(made)
+            mixture, weights = [*mixture, *made], [*weights, *[share] * len(made)]
+        return mixture, [weight / sum(weights) for weight in weights]
+
+    def _pairs_per_puzzle(self, puzzles: Sequence[str], copies: int) -> float:
+        """How many solutions of each of these the last attempt would give to train on with all its candidates."""
+        most, more = self.config.finetune.solutions_per_puzzle, self.config.solve.candidates_per_puzzle / copies
+        distinct = self.archive.query(
+            "SELECT k.puzzle, count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+            " WHERE c.iteration = ? AND k.verdict = 'accepted' GROUP BY k.puzzle",
+            self.number,
+        )
+        numbers = [min(most, number * more) for puzzle, number in distinct if puzzle in puzzles]
+        return float(sum(numbers) / max(1, len(puzzles)))
+
+    def _note(self, stage: str) -> None:
+        self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
+
+    def _sampled(self, stage: str, sampling: Callable[[Chunk], Sampling]) -> Chunk:
+        """The first of the planned chunks, sampled."""
+        first = self.archive.unjudged(self.number, stage)[0]
+        samples = sampling(self.archive.chunk(first))(lambda done: None)
+        with self.archive.transaction():
+            self.archive.set_completions(first, **vars(samples))
+        return self.archive.chunk(first)
+
+    def merging(self) -> float:
+        """Seconds for each text, of taking all that was tried into an empty archive."""
+        counted = "SELECT (SELECT count(*) FROM proposals) + (SELECT count(*) FROM candidates)"
+        texts = int(self.archive.query(counted)[0][0])
+        with Archive(self.folder / "merged.sqlite", create=True) as into:
+            watch = Watch()
+            merge(into, self.archive)
+            return watch.seconds() / max(1, texts)
+
+    def _archive_bytes(self) -> int:
+        return int(self.archive.query("PRAGMA page_count")[0][0] * self.archive.query("PRAGMA page_size")[0][0])
+
+    def varying(self) -> None:
+        """Vary so many of the puzzles that there are."""
+        config = self.config
+
+        def attempt(texts: int) -> bool:
+            few = replace(config, chunk_texts=texts, vary=replace(config.vary, variations=texts))
+            self.number += 1
+            vary.plan(self.archive, self.number, few, self.sampler.checkpoint)
+            if not self.archive.planned(self.number, vary.STAGE):
+                return False
+            chunk = self._sampled(vary.STAGE, lambda chunk: lambda progress: vary.make(self.archive, chunk, self.pool))
+            vary.judge(self.archive, chunk, self.pool, self.protections)
+            self._note(vary.STAGE)
+            return True
+
+        most = min(config.chunk_texts, config.vary.variations)
+        if most:
+            _doubling(FIRST_TEXTS, most, SECONDS["vary"], attempt)
+
+    def scoring(self, puzzles: Sequence[NamedPuzzle]) -> None:
+        """Score the model on so many candidates of the scored sets, whose verdicts are forgotten."""
+        own = self.config.evaluate
+        spread = [puzzles[i] for i in np.random.default_rng(0).permutation(len(puzzles))]
+
+        def attempt(texts: int) -> bool:
+            samples = min(texts, own.samples_per_puzzle)
+            self.cost["score"] = evaluate(
+                self.sampler, self.pool, spread[: -(-texts // samples)], self.protocol, self.shots,
+                replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows,
+                self.config.chunk_texts, self.folder / f"score-{texts}.jsonl",
+            ).cost  # fmt: skip
+            return True
+
+        _doubling(FIRST_TEXTS, len(puzzles) * own.samples_per_puzzle, SECONDS["score"], attempt)
+
+    def training(self) -> None:
+        """Train for some steps on what there is."""
+        own, rng = self.config.finetune, np.random.default_rng(0)
+        pairs = self.archive.choose(own.solutions_per_puzzle, self.config.data.references)
+        pairs = pairs or self.archive.choose(own.solutions_per_puzzle)
+        proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
+        chosen, used = examples(pairs, own.roles, self.protocol, self.shots, proposer_shots, rng)
+        if not chosen:
+            raise InputError(nothing_to_train(self.protocol))
+        self.examples_per_pair = len(chosen) / len(used)
+        del self.sampler  # two models at once need not fit
+
+        def attempt(steps: int) -> bool:
+            folder = self.folder / "trained"
+            statistics = self.backend.finetune(
+                self.config.model.path, chosen, replace(own, max_steps=steps), self.config.model, [0],
+                folder, {}, lambda tokens, loss: None, lambda steps: None,
+            )  # fmt: skip
+            shutil.rmtree(folder)
+            self.steps, self.cost["train"] = statistics.steps, training_cost(asdict(statistics))
+            return bool(self.steps == steps)
+
+        _doubling(FIRST_STEPS, own.max_steps, SECONDS["train"], attempt)
+        self.examples_per_step = self.cost["train"].texts / self.steps
+
+    def iterations(self, scored_puzzles: int) -> list[dict[str, StageCost]]:
+        """The run's stages, scaled up from the trials."""
+        config, train = self.config, self.cost.get("train", StageCost())
+        score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
+        trains, ranked = "train" in self.cost, config.solve.most_proposed or math.inf
+        most = config.finetune.max_steps * self.examples_per_step
+        costs = [score]
+        for number in range(1, config.iterations + 1):
+            # A training puzzle's solutions count once, however often it is tried.
+            pairs = self.references + len(self.targets) * self.pairs_per_target
+            pairs += number * self.admitted * self.pairs_per_proposal
+            learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
+            tried = len(self.targets) + (self.admitted if number == 1 else min(self.admitted, ranked))
+            further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
+            costs.append({
+                "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
+                "solve": self.cost.get("solve", StageCost()).scaled_to(tried * config.solve.candidates_per_puzzle),
+                **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
+                **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
+                **({"train": train.scaled_to(learned), **score} if trains else {}),
+            })  # fmt: skip
+        return costs

@@ -1,0 +1,313 @@
+"""An archive for others: puzzles, pairs, or training text, in files that they know.
+
+    jsonl        a line for each puzzle with its solutions, as `archive import` takes it
+    parquet      a row for each pair with its history
+    datasets     a folder that `datasets.load_dataset` takes: the pairs, and a card
+    text         f, g and `assert f(g())`, as the ancestor trained on (arXiv:2207.14502, ICLR2023/src/preprocess.py)
+    chat         messages that teach to solve and to propose
+    preferences  an accepted and a failed solution of the same puzzle
+
+The last three, for training, leave out what is in quarantine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.store import CANDIDATES_N_C, QUARANTINED, Archive
+from puzzles.parse import Text, parse_candidates
+from puzzles.puzzle import Candidate, InputError, Puzzle
+from sandbox.pool import Pool
+from selfplay.iteration.solve import STAGES, text_at
+from selfplay.run.rundir import folder_atomically
+from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
+from selfplay.tables import markdown
+
+FORMATS = {
+    "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
+    "chat": "conversations", "preferences": "preferences",
+}  # fmt: skip
+"""With what is counted of each."""
+SOLUTIONS_PER_PUZZLE = 8
+"""The shortest, in training formats; as the ancestor."""
+PREFERENCES_PER_PUZZLE = 8
+FAILED = ("wrong_answer", "wrong_type", "runtime_error", "time_limit", "memory_limit", "unanswerable_value")
+"""Verdicts of candidates that are programs; one that is none teaches only to close brackets."""
+ROWS_AT_ONCE = 10_000
+
+PAIR_COLUMNS = (
+    """
+    p.id AS puzzle_id, s.id AS solution_id, p.name, p.source AS puzzle, s.source AS solution, s.answer, p.answer_type,
+    p.skills, p.difficulty, p.origin AS puzzle_origin, s.origin AS solution_origin, p.iteration AS puzzle_iteration,
+    s.iteration AS solution_iteration, p.parents,
+    k.checkpoint, k.seed, k.settings, json_extract(r.content, '$.tier') AS tier, s.added_at,
+    (SELECT json_group_array(t.iteration) FROM trained t WHERE t.puzzle = p.id AND t.solution = s.id) AS trained_in,
+"""
+    + f"    {CANDIDATES_N_C}, {QUARANTINED} AS quarantined"
+)
+JSON_COLUMNS = ("skills", "parents", "trained_in")
+
+
+def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
+    """Every puzzle with its solutions, in the order they came."""
+    rows = archive.connection.execute(
+        f"SELECT p.*, {CANDIDATES_N_C}, {QUARANTINED} AS quarantined FROM puzzles p ORDER BY number"
+    )
+    for row in rows:
+        solutions = archive.query("SELECT source, answer FROM solutions WHERE puzzle = ? ORDER BY number", row["id"])
+        yield {
+            "id": row["id"], "name": row["name"] or row["id"], "puzzle": row["source"],
+            "solutions": [solution["source"] for solution in solutions],
+            "answers": [solution["answer"] for solution in solutions],
+            "answer_type": row["answer_type"], "skills": json.loads(row["skills"]), "difficulty": row["difficulty"],
+            "description": row["description"], "origin": row["origin"], "iteration": row["iteration"],
+            "parents": json.loads(row["parents"]), "n": row["n"], "c": row["c"],
+            "quarantined": bool(row["quarantined"]),
+        }  # fmt: skip
+
+
+def pair_rows(archive: Archive) -> Iterator[dict[str, Any]]:
+    """Every verified pair with where it came from, in the order they came."""
+    rows = archive.connection.execute(
+        f"SELECT {PAIR_COLUMNS} FROM solutions s JOIN puzzles p ON p.id = s.puzzle LEFT JOIN chunks k ON k.id = s.chunk"
+        " LEFT JOIN protections r ON r.id = s.protections ORDER BY s.number"
+    )
+    for row in rows:
+        pair = dict(row) | {name: json.loads(row[name]) for name in JSON_COLUMNS}
+        yield pair | {"quarantined": bool(row["quarantined"])}
+
+
+def training_pairs(archive: Archive) -> list[tuple[Puzzle, Candidate]]:
+    """What is learned from: of each puzzle that is not in quarantine its shortest distinct solutions."""
+    return archive.choose(SOLUTIONS_PER_PUZZLE)
+
+
+def texts(archive: Archive) -> Iterator[str]:
+    """Each training pair as the ancestor writes it, equal ones once."""
+    seen = set()
+    for puzzle, solution in training_pairs(archive):
+        text = f"{puzzle.source}\n\n{solution.source}\n\nassert f(g())\n"
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def chats(archive: Archive) -> Iterator[dict[str, Any]]:
+    """Each training pair as a conversation that solves, and each puzzle once as one that proposes."""
+    proposed = set()
+    for puzzle, solution in training_pairs(archive):
+        yield _messages("solve", puzzle, solve_prompt("chat", puzzle).text, solve_completion("chat", puzzle, solution))
+        if puzzle.id not in proposed:
+            proposed.add(puzzle.id)
+            yield _messages("propose", puzzle, propose_prompt("chat").text, propose_completion("chat", puzzle))
+
+
+def _messages(role: str, puzzle: Puzzle, asked: str, answered: str | None) -> dict[str, Any]:
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return {"role": role, "puzzle_id": puzzle.id, "messages": messages}
+
+
+def preferences(archive: Archive, pool: Pool) -> Iterator[dict[str, Any]]:
+    """Of each puzzle accepted solutions beside distinct programs that failed, each used once; never a puzzle's own."""
+    chosen: dict[str, list[tuple[Puzzle, Candidate]]] = {}
+    for puzzle, solution in training_pairs(archive):
+        chosen.setdefault(puzzle.id, []).append((puzzle, solution))
+    for identifier, pairs in chosen.items():
+        failed = _failed(archive, pool, pairs[0][0])
+        for (puzzle, solution), (candidate, verdict) in itertools.islice(
+            zip(pairs, failed, strict=False), PREFERENCES_PER_PUZZLE
+        ):
+            yield {
+                "puzzle_id": identifier, "prompt": solve_prompt("chat", puzzle).text,
+                "chosen": solve_completion("chat", puzzle, solution),
+                "rejected": solve_completion("chat", puzzle, candidate), "rejected_verdict": verdict,
+            }  # fmt: skip
+
+
+def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidate, str]]:
+    """Distinct candidates of a puzzle that are programs and failed, the shortest first."""
+    marks = ", ".join("?" for _ in FAILED)
+    rows = archive.query(
+        f"SELECT k.chunk, k.position, k.verdict FROM candidates k JOIN chunks c ON c.id = k.chunk WHERE k.puzzle = ?"
+        f" AND c.stage IN {STAGES} AND k.candidate IS NOT NULL AND k.verdict IN ({marks})"
+        " GROUP BY k.candidate ORDER BY k.chunk, k.position",
+        puzzle.id,
+        *FAILED,
+    )
+    found: list[tuple[Text, str]] = []
+    for number, group in itertools.groupby(rows, lambda row: row["chunk"]):
+        chunk = archive.chunk(number)
+        prompt = solve_prompt(chunk.settings["protocol"], puzzle)
+        for row in group:
+            if (text := text_at(chunk, row["position"])) is not None:
+                found.append((prompt.parsed_text(text), row["verdict"]))
+    candidates = parse_candidates(pool, [text for text, _ in found])
+    programs = [(c, verdict) for c, (_, verdict) in zip(candidates, found, strict=True) if isinstance(c, Candidate)]
+    return sorted(programs, key=lambda item: (len(item[0].source), item[0].id))
+
+
+def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, licence: str) -> int:
+    """Write an export, whole or not at all, over what was there.
+
+    Args:
+        archive: Of which.
+        out: A file, or with `datasets` a folder.
+        file_format: One of FORMATS.
+        pool: Parses failed candidates; asked for with `preferences` only.
+        licence: Named in the card of `datasets`.
+
+    Returns:
+        How many lines, rows or texts.
+
+    Raises:
+        InputError: A package is missing, or there is nothing to write.
+    """
+    archive.check()
+    if file_format == "datasets":
+        with folder_atomically(out) as part:
+            (part / "data").mkdir()
+            count = _lines(part / "data" / "pairs.jsonl", pair_rows(archive))
+            (part / "README.md").write_text(card(archive, licence), "utf-8")
+        return count
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.part")
+    try:
+        count = _write_file(archive, beside, file_format, pool)
+        beside.replace(out)
+    finally:
+        beside.unlink(missing_ok=True)
+    return count
+
+
+def _write_file(archive: Archive, path: Path, file_format: str, pool: Pool | None) -> int:
+    match file_format:
+        case "parquet":
+            return _parquet(path, pair_rows(archive))
+        case "text":
+            written = list(texts(archive))
+            path.write_text("\n".join(written), "utf-8")
+            return len(written)
+        case "preferences":
+            assert pool is not None
+            return _lines(path, preferences(archive, pool))
+        case "chat":
+            return _lines(path, chats(archive))
+        case _:
+            return _lines(path, puzzle_lines(archive))
+
+
+def _lines(path: Path, records: Iterator[dict[str, Any]]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("parquet: the package is not installed: pip install 'selfplay-puzzles[parquet]'") from None
+    text, number, list_of = pyarrow.string(), pyarrow.int64(), pyarrow.list_
+    types = {
+        "skills": list_of(text), "parents": list_of(text), "trained_in": list_of(number), "difficulty": number,
+        "puzzle_iteration": number, "solution_iteration": number, "n": number, "c": number,
+        "added_at": pyarrow.float64(), "quarantined": pyarrow.bool_(),
+    }  # fmt: skip
+    schema, count = None, 0
+    writer = None
+    while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
+        schema = schema or pyarrow.schema([(name, types.get(name, text)) for name in batch[0]])
+        writer = writer or pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
+        writer.write_table(pyarrow.Table.from_pylist(batch, schema))
+        count += len(batch)
+    if writer is None:
+        raise InputError("parquet: the archive has no pair to write")
+    writer.close()
+    return count
+
+
+CARD = """\
+---
+license: {licence}
+task_categories:
+- text-generation
+tags:
+- code
+- synthetic
+- programming-puzzles
+configs:
+- config_name: default
+  data_files: data/pairs.jsonl
+---
+
+# Verified pairs of programming puzzles and solutions
+
+Each row is a puzzle, a Python function `f` that returns True on a right answer, and a solution `g` whose answer it
+accepts; made by self-play with selfplay-puzzles: one model proposes puzzles and samples candidates, a sandboxed
+interpreter verifies them.
+
+{sections}
+
+## Columns
+
+`puzzle_id` and `solution_id` are hashes of normal forms: equal but for names and layout means equal. `n` candidates of
+the puzzle were judged, `c` accepted. `checkpoint` is the hash of the weights that wrote the solution, `seed` and
+`settings` how; empty where a person or a rule wrote it. `trained_in` lists the iterations whose checkpoints learned
+from the pair. `quarantined` rows were judged differently by two worlds, are too near to a held-out puzzle, or of an
+iteration that was rolled back: leave them out of training.
+
+## Limits
+
+A puzzle may accept an answer that its author did not mean. What a model wrote is untrusted code: run it in a sandbox
+only. Skills and difficulty are of the hand-written puzzles alone.
+
+## Intended use
+
+Research on self-play, on program synthesis and on verification. Do not score what was trained on it by the puzzles
+that it was made from.
+"""
+
+
+def card(archive: Archive, licence: str) -> str:
+    """A dataset card: where the pairs come from, what made them, who confirmed them, what they were kept apart from."""
+    by_chunk = "count(*) FROM solutions s JOIN chunks k ON k.id = s.chunk GROUP BY 1 ORDER BY min(k.id)"
+    sections = {
+        "Pairs by who wrote the solution": "SELECT origin, count(*) FROM solutions GROUP BY 1",
+        "Puzzles by who wrote them": "SELECT origin, count(*) FROM puzzles GROUP BY 1",
+        "Pairs by iteration": "SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1",
+        "Puzzles by answer type": "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1",
+        "Candidates by verdict": "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1",
+        "Pairs by the weights that wrote them": f"SELECT k.checkpoint, {by_chunk}",
+        "Pairs by how they were sampled": f"SELECT k.settings, {by_chunk}",
+        "Pairs by the protections under which they were confirmed": "SELECT 'tier '"
+        " || coalesce(json_extract(r.content, '$.tier'), 'unknown'), count(*) FROM solutions s"
+        " LEFT JOIN protections r ON r.id = s.protections GROUP BY 1",
+    }
+    counted = {title: archive.counts(sql) for title, sql in sections.items()} | {
+        "Contamination": _contamination(archive)
+    }
+    parts = [f"## {title}\n\n{_table(counts)}" for title, counts in counted.items() if counts]
+    return CARD.format(licence=licence, sections="\n\n".join(parts))
+
+
+def _contamination(archive: Archive) -> dict[str, int]:
+    """What was found too near to a guarded puzzle: at the door, and later."""
+    found = {
+        f"refused, {when}, {level}": n
+        for when, levels in archive.refused_levels().items()
+        for level, n in levels.items()
+    }
+    return {**found, "in the archive, set aside": len(archive.contamination())}
+
+
+def _table(counts: Mapping[str, int]) -> str:
+    rows = [["`" + name.replace("`", "'") + "`", f"{count:,}"] for name, count in counts.items()]
+    return markdown(["", "number"], rows)

@@ -1,0 +1,200 @@
+"""A run as one HTML file that opens from disk, without a network: its scores, its loop, its puzzles and what they cost.
+
+Puzzles and solutions are hostile text: the template escapes them, and the page allows no script and no style but its
+own, by their hashes. Without scripts it is still all there, unfiltered.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from itertools import zip_longest
+from typing import Any
+
+from markupsafe import Markup
+from pygments.formatters import HtmlFormatter
+
+from puzzles.archive import trends
+from puzzles.archive.catalogue import Filter, history, page_of
+from puzzles.archive.store import QUARANTINED, Archive
+from puzzles.puzzle import InputError
+from selfplay.config import RunConfig, load
+from selfplay.experiments.ablate import arms_beside
+from selfplay.inspecting import markup, panels
+from selfplay.run.rundir import RunDir
+from selfplay.sampling.cost import record_seconds
+from selfplay.tables import SETS, fraction
+
+LISTS = {"newest": "newest", "hardest": "hardest solved", "varied": "most varied", "used": "most used as parents"}
+"""The puzzles worth looking at, as the page calls them."""
+PUZZLES_PER_LIST = 60
+MOST_PUZZLES = 600
+SOLUTIONS_PER_PUZZLE = 4
+"""The shortest."""
+CHARACTERS = 4_000
+"""Of a text, whatever it is; one that is longer is cut, and says so."""
+MOST_BYTES = 3_500_000
+"""Of the puzzles; with drawings and tables the page stays below 5 MB."""
+
+
+def report(rundir: RunDir) -> str:
+    """The page of a run, finished or going on.
+
+    Raises:
+        InputError: There is no run here.
+    """
+    if not rundir.config.is_file() or not rundir.archive.is_file():
+        raise InputError(f"{rundir.path}: expected a run's folder, with its config.toml and archive.sqlite")
+    config, records = load(rundir.config), rundir.read_records()
+    runs = {rundir.path.absolute().name: records} | {
+        name: arm.read_records() for name, arm in arms_beside(rundir).items()
+    }
+    environment = markup.environment("reporting")
+    environment.filters["cut"] = _cut
+    style = _file("report.css") + _colours_of_code()
+    with Archive(rundir.archive) as archive:
+        drawn = {
+            "Scores": [*panels.scores({name: panels.some(own) for name, own in runs.items()})],
+            "From proposals to pairs": [*panels.loop(panels.some(records), archive)],
+            "The puzzles": [*panels.puzzles(archive), *panels.differing(panels.some(records))],
+            "Cost": [*panels.costs(panels.some(records))],
+        }
+        cards = [*_cards(archive, environment.get_template("card.html").render)]
+        return environment.get_template("report.html").render(
+            name=rundir.path.absolute().name, place=shlex.quote(str(rundir.path)), headline=_headline(records),
+            facts=_facts(rundir, config, records, archive),
+            sections={title: found for title, found in drawn.items() if found}, lists=LISTS, cards=cards,
+            puzzles=archive.query("SELECT count(*) FROM puzzles")[0][0], settings=rundir.config.read_text("utf-8"),
+            style=Markup(style), script=Markup(_file("report.js")),
+            hashes=[_hash(style), _hash(_file("report.js"))],
+        )  # fmt: skip
+
+
+def _file(name: str) -> str:
+    return (resources.files("selfplay.inspecting") / "reporting" / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _headline(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What a run came to: the first k of each set, before and after, and what is in the archive."""
+    if not records:
+        return []
+    found = []
+    for scored, set_name in SETS.items():
+        own = [record[scored] for record in records if scored in record]
+        k = next((key for key in own[-1] if key.startswith("pass@")), "") if own else ""
+        values = [fraction(score[k][0]) for score in own if k in score]
+        if values:
+            found.append((f"{set_name} {k}", " → ".join(dict.fromkeys((values[0], values[-1])))))
+    return [
+        *found,
+        ("iterations", str(records[-1]["iteration"])),
+        ("pairs", f"{records[-1]['pairs']:,}"),
+        ("minutes", f"{sum(map(record_seconds, records)) / 60:,.0f}"),
+    ]
+
+
+def _facts(rundir: RunDir, config: RunConfig, records: Sequence[Mapping[str, Any]], archive: Archive) -> dict[str, str]:
+    """What the numbers depend on."""
+    facts = {
+        "state": f"{rundir.state(config.iterations)}, iteration {max(0, len(records) - 1)} of {config.iterations}",
+        "model": config.model.path, "seed": str(config.seed),
+        "this page": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }  # fmt: skip
+    if records:
+        last = records[-1]
+        sampler = last["sampler"]
+        versions = [f"{name} {version}" for name, version in sampler.get("versions", {}).items()]
+        facts["checkpoint"] = f"{last['checkpoint']}, protocol {last['protocol']}"
+        facts["sampled with"] = ", ".join([*versions, *(f"{n} {v}" for n, v in sampler.items() if n != "versions")])
+    tiers = archive.query("SELECT DISTINCT json_extract(content, '$.tier') FROM protections ORDER BY 1")
+    facts["sandbox"] = ", ".join(f"tier {tier}" for (tier,) in tiers) or "nothing was judged yet"
+    facts["too near to dev or held-out"] = f"{len(archive.contamination())} puzzles in the archive"
+    facts["in quarantine"] = f"{archive.query(f'SELECT count(*) FROM puzzles p WHERE {QUARANTINED}')[0][0]} puzzles"
+    return facts
+
+
+# ---- puzzles worth looking at ----
+
+
+def _cards(archive: Archive, render: Callable[..., str]) -> Iterator[Markup]:
+    """The puzzles of the lists, then those that they came from, while there is room."""
+    lists = _lists(archive)
+    places: dict[str, dict[str, int]] = {}
+    for name, ids in lists.items():
+        for place, identifier in enumerate(ids):
+            places.setdefault(identifier, {})[name] = place
+    ids = [identifier for row in zip_longest(*lists.values()) for identifier in row if identifier]
+    shown = _with_ancestors(archive, ids)
+    children, aside = trends.children(archive, {*shown}), {*archive.puzzle_ids(QUARANTINED)}
+    size = 0
+    for identifier in shown:
+        puzzle = _told(archive, identifier)
+        html = render(
+            puzzle=puzzle, places=places.get(identifier, {}), children=children.get(identifier, []),
+            aside=identifier in aside,
+        )  # fmt: skip
+        if size + len(html.encode()) <= MOST_BYTES:
+            size += len(html.encode())
+            yield Markup(html)
+
+
+def _with_ancestors(archive: Archive, ids: Sequence[str]) -> list[str]:
+    """These first, then those that stood before them when they were made, and so on; at most MOST_PUZZLES."""
+    shown: dict[str, None] = {}
+    waiting = list(ids)
+    while waiting and len(shown) < MOST_PUZZLES:
+        shown |= dict.fromkeys(waiting)
+        parents = archive.query(
+            "SELECT DISTINCT p.id FROM puzzles u, json_each(u.parents) j JOIN puzzles p ON p.id = j.value"
+            f" WHERE u.id IN ({', '.join('?' for _ in waiting)}) ORDER BY p.number",
+            *waiting,
+        )
+        waiting = [row["id"] for row in parents if row["id"] not in shown]
+    return list(shown)[:MOST_PUZZLES]
+
+
+def _lists(archive: Archive) -> dict[str, list[str]]:
+    def ids(chosen: Filter, order: str) -> list[str]:
+        return [
+            row["puzzle"] for row in page_of(archive, chosen, order, PUZZLES_PER_LIST) if order != "hardest" or row["c"]
+        ]
+
+    solved = Filter(state="solved")
+    return {
+        "newest": ids(Filter(origin="model", state="solved"), "newest"), "hardest": ids(solved, "hardest"),
+        "varied": ids(solved, "varied"), "used": trends.most_used(archive, PUZZLES_PER_LIST),
+    }  # fmt: skip
+
+
+def _told(archive: Archive, identifier: str) -> dict[str, Any]:
+    """A puzzle for the page: its row, its shortest solutions, and how it fared."""
+    puzzle = history(archive, identifier)
+    verdicts = puzzle["candidates by verdict"]
+    return {
+        **puzzle, "n": sum(verdicts.values()), "c": verdicts.get("accepted", 0), "verdicts": verdicts,
+        "shown": puzzle["solutions"][:SOLUTIONS_PER_PUZZLE], "gist": _gist(puzzle["source"]),
+    }  # fmt: skip
+
+
+def _gist(source: str) -> str:
+    """What it asks: the last line of its function, which decides."""
+    lines = [line.strip() for line in source.splitlines() if line.strip()]
+    return lines[-1].removeprefix("return ")[:160] if lines else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}\n# … {len(text) - CHARACTERS:,} characters more"
+
+
+def _colours_of_code() -> str:
+    """For light pages and for dark ones."""
+    light, dark = (HtmlFormatter(style=name).get_token_style_defs(".code") for name in ("xcode", "github-dark"))
+    return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}", ""])

@@ -1,0 +1,173 @@
+"""An archive judged again, all of it: is every stored pair still one, here and now?
+
+What is found differs from what is stored: a text that is another puzzle or solution than its id says, a solution that
+is not accepted, an answer that is not the one it gave. How far it got is kept beside the archive, so that the same
+command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.store import Archive
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
+from puzzles.verify import verify
+from sandbox.pool import Pool
+from selfplay.run.rundir import append_line, read_lines
+
+BATCH = 500
+"""Pairs judged between two notes of how far it got."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A stored pair that is not what it was."""
+
+    puzzle: str
+    solution: str
+    what: str
+    """`puzzle`, `answer_type`, `header`, `solution`, `verdict` or `answer`."""
+    stored: str
+    now: str
+
+
+@dataclass(frozen=True)
+class StoredPair:
+    """A pair as the archive keeps it."""
+
+    number: int
+    puzzle: str
+    puzzle_source: str | None
+    """None if the archive has no such puzzle."""
+    answer_type: str | None
+    header: str | None
+    solution: str
+    source: str
+    answer: str | None
+
+
+Judge = Callable[[Sequence[StoredPair]], list[Found]]
+
+
+def reverify(
+    archive: Archive, judge: Judge, how: str, progress: Callable[[int], object] = lambda done: None
+) -> tuple[list[Found], int]:
+    """Judge every pair again.
+
+    Args:
+        archive: Not written into.
+        judge: `judge_here` or `judge_elsewhere`.
+        how: What decides the outcome beside the archive; a judgement that stopped goes on only with the same.
+        progress: Called with the number of pairs done since the last call.
+
+    Returns:
+        What differs, in the order of the pairs; and how many were not judged now, for a session that stopped had
+        judged the very same rows.
+    """
+    notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
+    head, lines = {"how": how}, read_lines(notes)
+    if lines[:1] != [head]:
+        notes.unlink(missing_ok=True)
+        append_line(notes, head)
+    judged = {line["rows"]: line["found"] for line in lines[1:]} if lines[:1] == [head] else {}
+    found, earlier = list[Found](), 0
+    for batch in _batches(archive):
+        rows = content_hash(json.dumps([asdict(each) for each in batch]))
+        if rows in judged:
+            earlier += len(batch)
+            found += [Found(**each) for each in judged[rows]]
+        else:
+            new = _orphans(batch) + judge([each for each in batch if each.puzzle_source is not None])
+            found += new
+            append_line(notes, {"rows": rows, "found": [asdict(each) for each in new]})
+        progress(len(batch))
+    notes.unlink(missing_ok=True)
+    return found, earlier
+
+
+def _batches(archive: Archive) -> Iterator[list[StoredPair]]:
+    number = 0
+    while rows := archive.query(
+        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer FROM solutions s"
+        " LEFT JOIN puzzles p ON p.id = s.puzzle WHERE s.number > ? ORDER BY s.number LIMIT ?",
+        number,
+        BATCH,
+    ):
+        batch = [StoredPair(*row) for row in rows]
+        number = batch[-1].number
+        yield batch
+
+
+def _orphans(batch: Sequence[StoredPair]) -> list[Found]:
+    without = [each for each in batch if each.puzzle_source is None]
+    return [Found(each.puzzle, each.solution, "puzzle", each.puzzle, "there is none") for each in without]
+
+
+def judge_here(pool: Pool) -> Judge:
+    """By this Python, in this sandbox; ids are made again too."""
+
+    def judge(batch: Sequence[StoredPair]) -> list[Found]:
+        puzzles = parse_puzzles(pool, [Text(each.puzzle_source or "") for each in batch])
+        candidates = parse_candidates(pool, [Text(each.source) for each in batch])
+        both = zip(puzzles, candidates, strict=True)
+        asked = [(p, c) for p, c in both if isinstance(p, Puzzle) and isinstance(c, Candidate)]
+        judgements = iter(verify(pool, asked))
+        found = []
+        for each, puzzle, candidate in zip(batch, puzzles, candidates, strict=True):
+            for what, stored, parsed in (("puzzle", each.puzzle, puzzle), ("solution", each.solution, candidate)):
+                now = parsed.id if isinstance(parsed, Puzzle | Candidate) else str(parsed)
+                if now != stored:
+                    found.append(Found(each.puzzle, each.solution, what, stored, now))
+            for what in ("answer_type", "header") if isinstance(puzzle, Puzzle) else ():
+                stored, now = str(getattr(each, what)), getattr(puzzle, what)
+                if now != stored:
+                    found.append(Found(each.puzzle, each.solution, what, stored, now))
+            if isinstance(puzzle, Puzzle) and isinstance(candidate, Candidate):
+                judgement = next(judgements)
+                found += _compared(each, judgement.verdict, judgement.answer)
+        return found
+
+    return judge
+
+
+def _compared(each: StoredPair, verdict: str, answer: str | None) -> list[Found]:
+    if verdict != Verdict.ACCEPTED:
+        return [Found(each.puzzle, each.solution, "verdict", "accepted", str(verdict))]
+    if answer != each.answer:
+        return [Found(each.puzzle, each.solution, "answer", str(each.answer), str(answer))]
+    return []
+
+
+def judge_elsewhere(python: str, options: Sequence[str]) -> Judge:
+    """By another Python's `selfplay verify`, which needs nothing installed; ids are taken as they are.
+
+    Raises:
+        InputError: It cannot be started, or fails.
+    """
+    root = str(Path(__file__).parents[2])
+    code = f"import sys; sys.path.insert(0, {root!r}); from selfplay.commands.main import main; sys.exit(main())"
+    command = [python, "-c", code, "verify", "-", *options]
+
+    def judge(batch: Sequence[StoredPair]) -> list[Found]:
+        lines = [{"id": each.number, "puzzle": each.puzzle_source, "solution": each.source} for each in batch]
+        asked = "".join(json.dumps(line) + "\n" for line in lines)
+        try:
+            done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", check=False)
+        except OSError as error:
+            raise InputError(f"--python {python}: {error.strerror or error}") from None
+        if done.returncode:
+            raise InputError(f"--python {python}: it ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+        said: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        return [
+            found
+            for each, line in zip(batch, said, strict=True)
+            for found in _compared(each, line["verdict"], line["answer"])
+        ]
+
+    return judge

@@ -1,0 +1,223 @@
+"""Why a puzzle is in an archive: its whole story, told from the rows as they are; what is missing is said.
+
+Nothing of it is stored as prose. A prompt is rendered again from the plan of its chunk, a text is taken from the
+chunk's completions, and every row that another one speaks of is looked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from puzzles.archive.catalogue import row_of
+from puzzles.archive.store import Archive, Chunk
+from puzzles.puzzle import WORLDS_DISAGREE, Verdict
+from selfplay.iteration import propose, solve, vary
+from selfplay.training.select import Pair, prompt_for
+
+
+@dataclass
+class Story:
+    """What is known of a puzzle; ready for JSON."""
+
+    puzzle: dict[str, Any]
+    """Its row."""
+    came: dict[str, Any]
+    """How it came: a proposal's prompt, text and outcome, a variation's sources, or the text as it was imported."""
+    solutions: list[dict[str, Any]]
+    """Each with its text, the verdict of its candidate, its protections, and the iterations that were trained on it."""
+    candidates: list[dict[str, Any]]
+    """Every candidate it got: where, its text, verdict, detail and answer."""
+    quarantine: list[str]
+    """Why it is neither trained on nor shown, if so."""
+    parent_of: list[str]
+    """Puzzles that it stood before, or that were made of it."""
+    breaks: list[str] = field(default_factory=list)
+    """What these rows speak of and the archive has not."""
+
+
+def story(archive: Archive, beginning: str, shots: Sequence[Pair] | None = None) -> Story:
+    """All that an archive knows of one puzzle.
+
+    Args:
+        archive: Where it is.
+        beginning: Of its id.
+        shots: The run's few-shot pairs, if they are known; without, a few-shot prompt is shown without them.
+
+    Raises:
+        InputError: There is no such puzzle, or several begin so.
+    """
+    return _Teller(archive, row_of(archive, beginning), shots or ()).tell()
+
+
+def text_at(chunk: Chunk, position: int) -> str | None:
+    """A proposal's or a candidate's, of the chunk's texts; None if the chunk has none at that position."""
+    if chunk.stage in solve.STAGES:
+        return solve.text_at(chunk, position)
+    texts = chunk.completions or []
+    return str(texts[position]) if position < len(texts) else None
+
+
+class _Teller:
+    """One puzzle's story being told."""
+
+    def __init__(self, archive: Archive, row: dict[str, Any], shots: Sequence[Pair]) -> None:
+        self.archive, self.row, self.shots = archive, row, shots
+        self.id = row["id"]
+        self.breaks: list[str] = []
+        self._chunks: dict[int, Chunk | None] = {}
+
+    def tell(self) -> Story:
+        for parent in self.row["parents"]:
+            if not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", parent):
+                self.breaks.append(f"its parent {parent} is not here")
+        came, candidates = self._came(), self._candidates()
+        solutions = [self._solution(row) for row in self._rows("solutions", "puzzle = ? ORDER BY number")]
+        self._check_accepted(candidates, {solution["id"]: solution["answer"] for solution in solutions})
+        self._check_training({solution["id"] for solution in solutions})
+        parent_of = self.archive.query(
+            "SELECT id FROM puzzles WHERE instr(parents, ?) ORDER BY number", json.dumps(self.id)
+        )
+        return Story(
+            self.row, came, solutions, candidates, self._quarantine(), [row["id"] for row in parent_of], self.breaks
+        )
+
+    def _rows(self, table: str, condition: str, *parameters: Any) -> list[sqlite3.Row]:
+        return self.archive.query(f"SELECT * FROM {table} WHERE {condition}", self.id, *parameters)
+
+    def _chunk(self, number: int | None, what: str) -> Chunk | None:
+        if number is None:
+            return None
+        if number not in self._chunks:
+            found = self.archive.query("SELECT 1 FROM chunks WHERE id = ?", number)
+            self._chunks[number] = self.archive.chunk(number) if found else None
+            if not found:
+                self.breaks.append(f"chunk {number}, of {what}, is not here")
+        return self._chunks[number]
+
+    def _came(self) -> dict[str, Any]:
+        number, position = self.row["chunk"], self.row["position"]
+        if number is None:
+            if self.row["origin"] in ("model", "variant"):
+                self.breaks.append(f"it came from a {self.row['origin']}, and from which chunk is not kept")
+            return {"original": self.row["original"], "name": self.row["name"]}
+        chunk = self._chunk(number, "its own making")
+        outcomes = self.archive.query("SELECT * FROM proposals WHERE chunk = ? AND position = ?", number, position)
+        if not outcomes:
+            self.breaks.append(f"what became of text {position} of chunk {number} is not kept")
+        elif (outcomes[0]["outcome"], outcomes[0]["puzzle"]) != ("admitted", self.id):
+            self.breaks.append(f"text {position} of chunk {number} became {outcomes[0]['outcome']}, not this puzzle")
+        if chunk is None:
+            return {}
+        where = {**_facts(chunk), "position": position, "text": self._text(chunk, position)}
+        if sorted(self.row["parents"]) != sorted(self._planned_parents(chunk, position)):
+            self.breaks.append(f"its parents are not those that chunk {number} was planned with")
+        if chunk.stage == vary.STAGE:
+            return {**where, "variation": chunk.plan["variations"][position]}
+        return {**where, "prompt": self._proposal_prompt(chunk, position)}
+
+    def _planned_parents(self, chunk: Chunk, position: int) -> list[str]:
+        if chunk.stage == vary.STAGE:
+            return list(chunk.plan["variations"][position]["puzzles"])
+        place = position // chunk.plan["copies"]
+        begin = (chunk.plan.get("begins") or [None] * (place + 1))[place]
+        return [*chunk.plan["shots"][place], *([begin[0]] if begin else [])]
+
+    def _proposal_prompt(self, chunk: Chunk, position: int) -> str | None:
+        place = position // chunk.plan["copies"]
+        plan = {**chunk.plan, "shots": chunk.plan["shots"][place : place + 1]}
+        plan["begins"] = (chunk.plan.get("begins") or [None] * (place + 1))[place : place + 1]
+        named = [*plan["shots"][0], *([plan["begins"][0][0]] if plan["begins"][0] else [])]
+        if any(not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", identifier) for identifier in named):
+            return None  # a parent is missing, which was said
+        (prompt,) = propose.prompts(self.archive, plan, chunk.settings["protocol"])
+        return prompt.text
+
+    def _text(self, chunk: Chunk, position: int) -> str | None:
+        text = text_at(chunk, position)
+        if text is None:
+            self.breaks.append(f"chunk {chunk.id} has no text {position}")
+        return text
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        """All, and what is missing of those that were asked for."""
+        told, seen = [], dict[int, int]()
+        for row in self._rows("candidates", "puzzle = ? ORDER BY chunk, position"):
+            seen[row["chunk"]] = seen.get(row["chunk"], 0) + 1
+            chunk = self._chunk(row["chunk"], "some of its candidates")
+            facts = {**_facts(chunk), "text": self._text(chunk, row["position"])} if chunk else {}
+            told.append({**_without(row, "puzzle"), **facts})
+        planned = self.archive.plans(f"judged AND stage IN {solve.STAGES} AND iteration >= ?", self.row["iteration"])
+        for number, plan in planned:
+            if self.id in plan["puzzles"]:
+                texts_P_K = self.archive.chunk(number).completions or []
+                expected = len(texts_P_K[plan["puzzles"].index(self.id)]) if texts_P_K else 0
+                if (verdicts := seen.get(number, 0)) != expected:
+                    self.breaks.append(f"chunk {number} has {expected} candidates for it, and {verdicts} verdicts")
+        return told
+
+    def _solution(self, row: sqlite3.Row) -> dict[str, Any]:
+        protections = self.archive.query("SELECT content FROM protections WHERE id = ?", row["protections"])
+        if not protections:
+            self.breaks.append(f"the protections under which solution {row['id']} was confirmed are not kept")
+        trained = self._rows("trained", "puzzle = ? AND solution = ? ORDER BY iteration", row["id"])
+        told = {
+            **_without(row, "puzzle"), "protections": json.loads(protections[0][0]) if protections else None,
+            "trained in iterations": [each["iteration"] for each in trained],
+        }  # fmt: skip
+        chunk = self._chunk(row["chunk"], f"solution {row['id']}")
+        if chunk is None or chunk.stage == vary.STAGE:
+            return told
+        sql = "SELECT verdict, candidate FROM candidates WHERE chunk = ? AND position = ?"
+        verdicts = [tuple(each) for each in self.archive.query(sql, row["chunk"], row["position"])]
+        if verdicts != [("accepted", row["id"])]:
+            said = verdicts[0][0] if verdicts else "nothing"
+            self.breaks.append(f"solution {row['id']} was accepted, and its candidate's row says {said}")
+        text = self._text(chunk, row["position"])
+        return {**told, **_facts(chunk), "prompt": self._solve_prompt(chunk), "text": text}
+
+    def _solve_prompt(self, chunk: Chunk) -> str:
+        return prompt_for(chunk.settings["protocol"], self.archive.puzzle(self.id), self.shots).text
+
+    def _check_accepted(self, candidates: Sequence[dict[str, Any]], answers: dict[str, str | None]) -> None:
+        for each in candidates:
+            if each["verdict"] == Verdict.ACCEPTED and each["candidate"] not in answers:
+                self.breaks.append(
+                    f"text {each['position']} of chunk {each['chunk']} was accepted, its solution is gone"
+                )
+        sql = (
+            "SELECT s.id FROM solutions s JOIN candidates c ON c.chunk = s.chunk AND c.position = s.position"
+            " WHERE s.puzzle = ? AND s.answer IS NOT c.answer"
+        )
+        for (solution,) in self.archive.query(sql, self.id):
+            self.breaks.append(f"solution {solution} has another answer than its candidate")
+
+    def _check_training(self, solved: set[str]) -> None:
+        known = {""} | solved | {row["candidate"] for row in self._rows("candidates", "puzzle = ?")}
+        for row in self._rows("trained", "puzzle = ? ORDER BY iteration"):
+            if row["solution"] not in known:
+                self.breaks.append(f"iteration {row['iteration']} was trained on {row['solution']}, which is not here")
+
+    def _quarantine(self) -> list[str]:
+        hit = self.archive.contamination().get(self.id)
+        unstable = self._rows("candidates", "puzzle = ? AND verdict = 'unstable' AND instr(detail, ?)", WORLDS_DISAGREE)
+        since = self.archive.set_aside().get(self.row["iteration"])
+        return [
+            *[f"contaminated: {hit}"] * bool(hit), *(f"unstable: {row['detail']}" for row in unstable),
+            *[f"rolled back: in iteration {since} its own was set aside"] * (since is not None),
+        ]  # fmt: skip
+
+
+def _facts(chunk: Chunk) -> dict[str, Any]:
+    """Where, when and with what a chunk was sampled."""
+    return {
+        "chunk": chunk.id, "iteration": chunk.iteration, "stage": chunk.stage, "checkpoint": chunk.checkpoint,
+        "seed": chunk.seed, "settings": chunk.settings,
+    }  # fmt: skip
+
+
+def _without(row: sqlite3.Row, name: str) -> dict[str, Any]:
+    return {key: value for key, value in dict(row).items() if key != name}

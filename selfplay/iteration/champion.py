@@ -1,0 +1,208 @@
+"""Which checkpoint of a run reigns: one that beat the champion before it, on dev, puzzle by puzzle.
+
+AlphaGo Zero (Nature 550, 2017) lets a new network play on only if it wins 55 % of 400 games, as of two equal ones one
+in 40 does. So it is here: pass@1 of both on the same dev puzzles, and the sign-flip test's chance, one-sided, that two
+equal models differ so much is at most one in 40. That is what `compare` calls better.
+
+What that can see, measured on dev's 123 puzzles with 16 candidates each, the truth being what 100 candidates said of
+seven checkpoints of a run: a gain of .03 to .035 passes 91 to 96 times in a hundred, of .015 35 to 39 times, of .01 16
+times, none 2 times; `metrics.detectable_difference` says .024. A gain too small to show is not lost: the next one is
+compared with the same champion, and two gains of .015 pass as one of .03. A level of .1 would let pass 43 to 66 of a
+hundred gains of .01 to .015, and 9 of what is none.
+
+The same puzzles are asked again and again: where none of T checkpoints is better, up to T of 40 such runs crown one all
+the same, and a champion's dev score is too good, for it was chosen by it. Nor is it drawn again: one that was lucky is
+hard to beat. Report champions on held-out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puzzles.archive.formats import read_errata
+from puzzles.puzzle import InputError
+from selfplay.config import RunConfig
+from selfplay.run.rundir import RunDir
+from selfplay.scoring.compare import SIGNIFICANT, Difference, difference
+from selfplay.scoring.evaluate import counts_of, read_chunks
+from selfplay.scoring.metrics import Score, holm, interval, pass_at_k
+
+LEVEL = SIGNIFICANT / 2
+"""Chance, at most, that a checkpoint as good as the champion takes its place."""
+
+Counts = Mapping[str, tuple[int, int]]
+"""By puzzle: candidates and accepted ones."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two checkpoints of a run on dev."""
+
+    first: int
+    """Iteration of the one."""
+    second: int
+    """And of the other, the challenger."""
+    difference: Difference
+    """In pass@1, second minus first."""
+    won: int
+    """Puzzles of which the second solves a larger share of its candidates than the first."""
+    lost: int
+    drawn: int
+
+    def is_won(self) -> bool:
+        """Whether the second beats the first."""
+        return self.difference.difference.value > 0 and self.difference.p / 2 <= LEVEL
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A checkpoint in its league."""
+
+    iteration: int
+    checkpoint: str
+    """Hash of its weights."""
+    score: Score
+    """Its pass@1 on dev."""
+    solved: int
+    reigned: tuple[int, ...]
+    """Iterations at whose end it was champion; without a gate, would have been."""
+
+
+@dataclass(frozen=True)
+class League:
+    """All checkpoints of a run beside each other."""
+
+    puzzles: int
+    samples_per_puzzle: int
+    standings: list[Standing]
+    matches: list[Match]
+    """All of them, earlier against later."""
+    adjusted_p: list[float]
+    """Of each match: two-sided, and as if it were the only one (`metrics.holm`)."""
+    sampled_from: list[int]
+    """After each iteration, the checkpoint that the run itself went on from: the champion behind a gate alone."""
+
+
+def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
+    """What these iterations' checkpoints came to on dev, number 0 the base, without the puzzles known to be wrong.
+
+    Raises:
+        InputError: One is not scored, or not scored as the first was: on the same puzzles, and drawn alike.
+    """
+    errata, found = read_errata(), list[Counts]()
+    asked: dict[str, Any] = {}
+    iterations = list(iterations)
+    for iteration in iterations:
+        file = rundir.samples(iteration, "dev")
+        lines = read_chunks(file)
+        counts = {puzzle: count for puzzle, count in counts_of(lines).items() if puzzle not in errata}
+        if not counts:
+            raise InputError(f"{file}: expected the scores of iteration {iteration}, there are none")
+        conditions = {"puzzles": sorted(counts), **_conditions(lines)}
+        for key, value in (asked or conditions).items():
+            if conditions[key] != value:
+                there, here = (str(of)[:60] for of in (value, conditions[key]))
+                first = f"iteration {iterations[0]}"
+                raise InputError(
+                    f"{file}: iteration {iteration} has other {key} than {first} ({here}, there {there}): "
+                    "only what was scored alike and to the end can be compared"
+                )
+        asked = asked or conditions
+        found.append(counts)
+    return found
+
+
+def check_scored_alike(rundir: RunDir, config: RunConfig) -> None:
+    """See, before an iteration, that its checkpoint can be compared with what a branch has from the run it came from.
+
+    Raises:
+        InputError: That was scored by other settings.
+    """
+    own, limits = config.evaluate, asdict(config.sandbox.limits())
+    for line in read_chunks(rundir.samples(0, "dev"))[:1]:
+        there = line["identity"]
+        scored = {f"evaluate.{key}": value for key, value in there["settings"].items() if key != "batch_rows"}
+        scored |= {"evaluate.samples_per_puzzle": there["samples_per_puzzle"], "sandbox limits": there["limits"]}
+        here = {f"evaluate.{key}": value for key, value in vars(own).items()} | {"sandbox limits": limits}
+        for key, value in scored.items():
+            if here[key] != value:
+                raise InputError(
+                    f"{key}: {here[key]}, and {rundir.path} was scored with {value}: with `gate` checkpoints are "
+                    "compared, so it must stay"
+                )
+
+
+def _conditions(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What scores must share beside their puzzles; chunks and rows may be cut otherwise."""
+    identities = [line["identity"] for line in lines]
+    names = ("samples_per_puzzle", "protocol", "shots", "limits")
+    shared = {name.replace("_", " "): [own.get(name) for own in identities] for name in names}
+    drawn = [{key: value for key, value in own["settings"].items() if key != "batch_rows"} for own in identities]
+    return {name: _distinct(values) for name, values in {**shared, "settings": drawn}.items()}
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def match(counts: Sequence[Counts], first: int, second: int) -> Match:
+    """Two of the checkpoints on the puzzles of the first."""
+    first_P, second_P = _rates(counts[first], counts[first]), _rates(counts[second], counts[first])
+    won, lost = int(np.sum(second_P > first_P)), int(np.sum(second_P < first_P))
+    return Match(first, second, difference(1, first_P, second_P), won, lost, len(first_P) - won - lost)
+
+
+def _rates(counts: Counts, puzzles: Counts) -> NDArray[np.float64]:
+    n_P, c_P = np.array([counts[puzzle] for puzzle in puzzles]).T
+    return pass_at_k(n_P, c_P, 1)
+
+
+def reigns(counts: Sequence[Counts]) -> list[int]:
+    """After each iteration the champion's: the base first, then whoever beats the one who reigns.
+
+    Args:
+        counts: Of each checkpoint, on the same puzzles.
+
+    Returns:
+        As many as there are counts. It is a matter of the counts alone, so whoever asks later gets the same.
+    """
+    champions: list[int] = []
+    for challenger in range(len(counts)):
+        crowned = not champions or match(counts, champions[-1], challenger).is_won()
+        champions.append(challenger if crowned else champions[-1])
+    return champions
+
+
+def reigning_after(record: Mapping[str, Any]) -> int:
+    """Number of the checkpoint that the iteration after a recorded one samples from."""
+    return int(record.get("reigns", record["iteration"]))
+
+
+def league(rundir: RunDir) -> League:
+    """Every checkpoint that a run has recorded, beside every other.
+
+    Raises:
+        InputError: It has recorded none, or its score files are gone or not alike.
+    """
+    records = rundir.read_records()
+    if not records:
+        raise InputError(f"{rundir.path}: expected a run with at least one record")
+    counts = dev_counts(rundir, range(len(records)))
+    champions = reigns(counts)
+    matches = [match(counts, *pair) for pair in itertools.combinations(range(len(counts)), 2)]
+    standings = [
+        Standing(
+            number, records[number]["checkpoint"], interval(_rates(own, own)), sum(c > 0 for _, c in own.values()),
+            tuple(iteration for iteration, champion in enumerate(champions) if champion == number),
+        )
+        for number, own in enumerate(counts)
+    ]  # fmt: skip
+    (samples, _), *_ = counts[0].values()
+    adjusted = [float(p) for p in holm([each.difference.p for each in matches])]
+    return League(len(counts[0]), samples, standings, matches, adjusted, [reigning_after(record) for record in records])

@@ -1,0 +1,225 @@
+"""The proposer: few puzzles in, new ones out, each admitted or refused with a reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive.store import AddStatus, Archive, Chunk, Provenance
+from puzzles.features import Niche
+from puzzles.parse import ParseFailure, parse_puzzles
+from puzzles.puzzle import InputError, Puzzle
+from puzzles.verify import Refusal, admit, truth_pool
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.iteration.goals import Goals
+from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
+from selfplay.sampling.cost import Watch, judging_watch
+from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, propose_prompt
+from selfplay.sampling.sampler import Sampler, settings_of
+
+STAGE = "propose"
+BEGUN_COPIES = 8
+"""Proposals that go on from the same beginning."""
+WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
+"""Where a text may be cut: not inside a word, nor between a space and what it belongs to."""
+
+
+def check_strategy(config: RunConfig, protocol: str) -> None:
+    """See that a proposal is made from solved puzzles at all, if these are to be chosen by niche.
+
+    Raises:
+        InputError: None is shown with this protocol, nor gone on from.
+    """
+    shows, begins = protocol != "plain" and config.prompt.shots, protocol != "chat" and config.propose.begun
+    if config.propose.strategy == "niches" and not shows and not begins:
+        wanted = "prompt.shots" if protocol == "chat" else "propose.begun"
+        raise InputError(
+            "propose.strategy: 'niches' chooses the puzzles that a prompt shows or a proposal goes on from, and with "
+            f"the {protocol} prompt there are none: set {wanted} above 0"
+        )
+
+
+def plan(
+    archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler, pool: Pool | None = None
+) -> None:
+    """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed.
+
+    Args:
+        archive: Of the run.
+        iteration: From 1.
+        config: Of the run.
+        protocol: How puzzles are shown.
+        sampler: Of the model that is to propose.
+        pool: Where puzzles are described, for niches; without it one is made while that is done.
+
+    Raises:
+        InputError: Not even a prompt without puzzles leaves room for a proposal in the model's context.
+    """
+    if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
+        raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
+    parents = archive.solved_ids(before_iteration=iteration)
+    rng = np.random.default_rng([config.seed, iteration, 0])
+    shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
+
+    goals = _goals(archive, config, parents, pool) if config.propose.strategy == "niches" and parents else None
+
+    def drawn(begun: bool) -> _Asked:
+        goal = goals.goal(rng) if goals and (shots or begun) else None
+        if goals and goal:
+            shown = goals.parents(goal, shots, rng)
+        else:
+            shown = [parents[i] for i in rng.choice(len(parents), shots, replace=False)]
+        fitting = _fitting(archive, sampler, config, protocol, shown)
+        if not begun:
+            return _Asked(fitting, None, goal)
+        parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
+        return _Asked(fitting, _beginning(archive, parent, rng), goal)
+
+    proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
+    begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
+    contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: drawn(False))
+    contents += _contents(begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: drawn(True))
+    settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
+    with archive.transaction():
+        for number, content in enumerate(contents):
+            seed = f"{config.seed}/{iteration}/1/{number}"
+            archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a prompt is made of: puzzles to show, what to go on from, and the niche that both were drawn for."""
+
+    shots: list[str]
+    begin: list[Any] | None
+    goal: Niche | None
+
+
+def _contents(texts: int, copies: int, chunk_texts: int, draw: Callable[[], _Asked]) -> list[dict[str, Any]]:
+    """Chunks of so many proposals in all, `copies` of each prompt that is drawn; the last prompt gets what is left."""
+    full, rest = divmod(texts, copies)
+    prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
+    parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
+    return [_content(part, each) for part, each in [*parts, (prompts[full:], rest)] if part]
+
+
+def _content(part: Sequence[_Asked], copies: int) -> dict[str, Any]:
+    content = {"shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies}
+    goals = [asked.goal and str(asked.goal) for asked in part]
+    return {**content, "goals": goals} if any(goals) else content
+
+
+def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Pool | None) -> Goals:
+    if pool:
+        return Goals.of(archive, pool, solved)
+    with truth_pool(config.sandbox.limits(), config.sandbox.lanes or None) as own:
+        return Goals.of(archive, own, solved)
+
+
+def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
+    """A solved puzzle, and how many of its characters a proposal goes on from: the answer's type and what follows.
+
+    What the model fills in then differs as the archive does, in types and in what is asked of them.
+    """
+    puzzle = archive.puzzle(parent)
+    source = puzzle.source
+    if not source.startswith(PROPOSAL_HEADER):
+        return None
+    typed = source.index(":") + len(f": {puzzle.answer_type}")
+    cuts = [match.start() for match in WORD_BORDER.finditer(source, typed)]
+    return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
+
+
+def _begins(plan: dict[str, Any]) -> list[Any]:
+    """By prompt; runs from before there were any have none."""
+    return plan.get("begins") or [None] * len(plan["shots"])
+
+
+def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
+    """A chunk's prompts, as planned."""
+    made = []
+    for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
+        begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
+        made.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
+    return made
+
+
+def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
+    """The first of the drawn puzzles, as many as leave room for a proposal in the model's context."""
+    puzzles = [archive.puzzle(identifier) for identifier in drawn]
+    while puzzles and not sampler.fits(propose_prompt(protocol, puzzles), config.propose.max_tokens):
+        puzzles.pop()
+    return drawn[: len(puzzles)]
+
+
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
+    """The work of a planned chunk; once begun it does not touch the archive."""
+    planned = prompts(archive, chunk.plan, protocol)
+    copies = chunk.plan["copies"]
+    # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
+    distinct = list(dict.fromkeys(planned))
+    asked, each = (distinct, copies * len(planned)) if len(distinct) == 1 else (planned, copies)
+
+    def work(progress: Callable[[int], object]) -> ChunkSamples:
+        watch = Watch()
+        sampled = sampler.sample(asked, each, planned_settings(chunk), planned_seed(chunk), progress)
+        texts = [completion.text for row in sampled.completions_P_K for completion in row]
+        return ChunkSamples.of(texts, sampled, watch)
+
+    return work
+
+
+def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
+    """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
+    assert chunk.completions is not None
+    watch = judging_watch(pool)
+    asked = [prompt for prompt in prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
+    parsed = parse_puzzles(pool, [p.parsed_text(text) for p, text in zip(asked, chunk.completions, strict=True)])
+    refusals = admission(archive, pool, parsed)
+    with archive.transaction():
+        for position, puzzle in enumerate(parsed):
+            outcome, detail = _outcome(archive, chunk, position, puzzle, refusals)
+            identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
+            archive.add_proposal(chunk.id, position, outcome, detail, identifier)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+
+
+def admission(archive: Archive, pool: Pool, parsed: Sequence[Puzzle | ParseFailure]) -> dict[str, Refusal | None]:
+    """Why each puzzle that is new to the archive is not admitted, by its id; the guard then knows those that are."""
+    known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
+    fresh: dict[str, Puzzle] = {}
+    for puzzle in parsed:
+        if isinstance(puzzle, Puzzle) and puzzle.id not in known and archive.guard.hit(puzzle) is None:
+            fresh.setdefault(puzzle.id, puzzle)
+    refusals = dict(zip(fresh, admit(pool, list(fresh.values())), strict=True))
+    archive.guard.examine(pool, [puzzle for puzzle in fresh.values() if refusals[puzzle.id] is None])
+    return refusals
+
+
+def _outcome(
+    archive: Archive,
+    chunk: Chunk,
+    position: int,
+    puzzle: Puzzle | ParseFailure,
+    refusals: dict[str, Refusal | None],
+) -> tuple[str, str]:
+    if isinstance(puzzle, ParseFailure):
+        return puzzle.rule, puzzle.detail
+    refusal = refusals.get(puzzle.id)
+    if refusal is not None:
+        return refusal.reason, refusal.detail
+    assert chunk.completions is not None
+    place = position // chunk.plan["copies"]
+    begin = _begins(chunk.plan)[place]
+    parents = (*chunk.plan["shots"][place], *(begin[:1] if begin else ()))
+    original = chunk.completions[position]
+    provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)
+    status = archive.add_puzzle(puzzle, provenance)
+    if status is AddStatus.HELD_OUT:
+        return "held_out", archive.guard_reason or ""
+    return ("admitted" if status else "duplicate"), ""

@@ -1,0 +1,207 @@
+"""The solver: a puzzle in, many candidates out, each judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from puzzles.archive.store import CONTAMINATED, OWN, QUARANTINED, Archive, Chunk, Provenance
+from puzzles.parse import ParseFailure, parse_candidates
+from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
+from puzzles.verify import too_slow_to_judge, verify
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
+from selfplay.sampling.cost import Watch, judging_watch
+from selfplay.sampling.prompts import Prompt, solve_prompt
+from selfplay.sampling.sampler import Sampled, Sampler, SamplingSettings, settings_of
+from selfplay.training.select import Pair, prompt_for
+
+STAGE = "solve"
+FURTHER = "further"
+"""The stage after it, of more candidates where they are worth most."""
+STAGES = (STAGE, FURTHER)
+TRIED = "p.origin IN ('human', 'import')"
+"""Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
+
+
+def sample_fitting(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    copies: int,
+    settings: SamplingSettings,
+    seed: Sequence[int],
+    progress: Callable[[int], object] = lambda done: None,
+) -> Sampled:
+    """As `Sampler.sample`, with no completions for a prompt that does not fit the model's context."""
+    fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
+    chosen = [prompts[index] for index in fitting]
+    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else Sampled([])
+    progress((len(prompts) - len(fitting)) * copies)
+    by_index = dict(zip(fitting, sampled.completions_P_K, strict=True))
+    return replace(sampled, completions_P_K=[by_index.get(index, []) for index in range(len(prompts))])
+
+
+def judge_texts(
+    pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
+) -> list[list[tuple[Candidate | None, Judgement]]]:
+    """Each completion's candidate and judgement; equal candidates of a puzzle are judged once."""
+    flat = [
+        (puzzle, prompt.parsed_text(text))
+        for puzzle, prompt, texts in zip(puzzles, prompts, texts_P_K, strict=True)
+        for text in texts
+    ]
+    candidates = parse_candidates(pool, [text for _, text in flat])
+    pairs = [(puzzle, c) for (puzzle, _), c in zip(flat, candidates, strict=True) if isinstance(c, Candidate)]
+    judgements = iter(verify(pool, pairs))
+    judged = iter(
+        (None, Judgement(Verdict.INVALID_SOLUTION, str(candidate)))
+        if isinstance(candidate, ParseFailure)
+        else (candidate, next(judgements))
+        for candidate in candidates
+    )
+    return [[next(judged) for _ in texts] for texts in texts_P_K]
+
+
+def targets(archive: Archive, iteration: int, which: str) -> list[str]:
+    """Ids of the puzzles to try: what this iteration proposed or varied, and training puzzles as configured."""
+    clean = f" AND NOT {CONTAMINATED}"
+    proposed = archive.puzzle_ids(f"{OWN.format('p.origin')} AND p.iteration = ?" + clean, iteration)
+    if which == "none":
+        return proposed
+    unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
+    if which == "unsolved":
+        return proposed + archive.puzzle_ids(TRIED + unsolved + clean, iteration)
+    return proposed + archive.puzzle_ids(TRIED + clean)
+
+
+def worth_further(accepted: int, tried: int) -> float:
+    """How much is to be learned of a puzzle by more candidates, as far as those tried tell; 0 at least.
+
+    The mean of p (1 - p)^2 over what the solve rate p may be (Beta with Jeffreys' prior): a right candidate comes with
+    p, most others are wrong and to be learned from with 1 - p, and a hard puzzle is worth more than an easy one by
+    1 - p again. Learnability p (1 - p) is of arXiv:2408.15099; of 8 candidates most is hoped for where 3 are right.
+    """
+    right, wrong = accepted + 0.5, tried - accepted + 0.5
+    both = right + wrong
+    return right * wrong * (wrong + 1) / (both * (both + 1) * (both + 2))
+
+
+def promising(archive: Archive, iteration: int, count: int) -> list[str]:
+    """The so many puzzles of which the iteration's candidates so far say that others are worth most."""
+    rows = archive.query(
+        "SELECT k.puzzle, sum(k.verdict = 'accepted'), count(*) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+        " WHERE c.iteration = ? AND c.stage = ? GROUP BY 1 ORDER BY 1",
+        iteration,
+        STAGE,
+    )
+    ordered = sorted(rows, key=lambda row: worth_further(row[1], row[2]), reverse=True)
+    return [row[0] for row in ordered[:count]]
+
+
+def plan(
+    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler,
+    stage: str = STAGE,
+) -> None:  # fmt: skip
+    """Fix the iteration's solving chunks: which of the chosen puzzles, and each chunk's seed."""
+    settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
+    own = config.solve
+    copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
+    per_chunk = max(1, config.chunk_texts // copies)
+    with archive.transaction():
+        for number, start in enumerate(range(0, len(chosen), per_chunk)):
+            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies}
+            seed = f"{config.seed}/{iteration}/{digit}/{number}"
+            archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
+
+
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, shots: Sequence[Pair]) -> Sampling:
+    """The work of a planned chunk; once begun it does not touch the archive."""
+    prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
+
+    def work(progress: Callable[[int], object]) -> ChunkSamples:
+        watch, copies = Watch(), chunk.plan["copies"]
+        sampled = sample_fitting(sampler, prompts, copies, planned_settings(chunk), planned_seed(chunk), progress)
+        texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
+        return ChunkSamples.of(texts_P_K, sampled, watch)
+
+    return work
+
+
+def text_at(chunk: Chunk, position: int) -> str | None:
+    """A candidate's text; None if the chunk has none at that position."""
+    place, number = divmod(position, chunk.plan["copies"])
+    texts_P_K = chunk.completions or []
+    return str(texts_P_K[place][number]) if place < len(texts_P_K) and number < len(texts_P_K[place]) else None
+
+
+def made_here(archive: Archive, puzzles: Sequence[str]) -> set[str]:
+    """Ids of those that this run has made itself."""
+    condition = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
+    return set(archive.puzzle_ids(condition, json.dumps(list(puzzles))))
+
+
+def strictly(pool: Pool, judgement: Judgement) -> Judgement:
+    """A judgement on a puzzle of a run's own: near the limit it might come out otherwise elsewhere."""
+    if not too_slow_to_judge(pool, judgement):
+        return judgement
+    detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
+    return replace(judgement, verdict=Verdict.UNSTABLE, detail=detail)
+
+
+def judge(
+    archive: Archive, chunk: Chunk, pool: Pool, protocol: str, shots: Sequence[Pair], protections: dict[str, object]
+) -> None:
+    """Judge a sampled chunk's candidates; keep all of them, and add the verified pairs."""
+    assert chunk.completions is not None
+    watch = judging_watch(pool)
+    puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
+    own = made_here(archive, chunk.plan["puzzles"])
+    prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
+    judged_P_K = judge_texts(pool, puzzles, prompts, chunk.completions)
+    copies = chunk.plan["copies"]
+    with archive.transaction():
+        for p, (puzzle, judged_K) in enumerate(zip(puzzles, judged_P_K, strict=True)):
+            for k, (candidate, judgement) in enumerate(judged_K):
+                position = p * copies + k
+                judgement = strictly(pool, judgement) if puzzle.id in own else judgement
+                archive.add_candidate(chunk.id, position, puzzle.id, candidate, judgement)
+                if candidate is not None and judgement.verdict == Verdict.ACCEPTED:
+                    provenance = Provenance("model", chunk.iteration, chunk.id, position)
+                    archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+
+
+def unverified_pairs(
+    archive: Archive, pool: Pool, protocol: str, written_in: Sequence[int], most_per_puzzle: int, shortest: bool = True
+) -> list[Pair]:
+    """The model's own puzzles with distinct candidates it wrote in these iterations, whatever their verdict; chosen as
+    verified ones are.
+
+    Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
+    """
+    own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
+    puzzles = {identifier: archive.puzzle(identifier) for identifier in own}
+    found: dict[str, dict[str, Candidate]] = {identifier: {} for identifier in own}
+    written = f"stage IN {STAGES} AND judged AND iteration IN (SELECT value FROM json_each(?))"
+    for (number,) in archive.query(f"SELECT id FROM chunks WHERE {written} ORDER BY id", json.dumps([*written_in])):
+        chunk = archive.chunk(number)
+        assert chunk.completions is not None
+        flat = [
+            (identifier, solve_prompt(protocol, puzzles[identifier]).parsed_text(text))
+            for identifier, texts in zip(chunk.plan["puzzles"], chunk.completions, strict=True)
+            for text in texts
+            if identifier in puzzles
+        ]
+        candidates = parse_candidates(pool, [text for _, text in flat])
+        for (identifier, _), candidate in zip(flat, candidates, strict=True):
+            if isinstance(candidate, Candidate):
+                found[identifier].setdefault(candidate.id, candidate)
+    return [
+        (puzzles[identifier], candidate)
+        for identifier, distinct in found.items()
+        for candidate in sorted(distinct.values(), key=lambda each: (len(each.source) * shortest, each.id))[
+            :most_per_puzzle
+        ]
+    ]

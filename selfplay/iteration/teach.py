@@ -1,0 +1,110 @@
+"""What an iteration trains on, by its objective.
+
+`sft` learns the archive's verified pairs. `filtered` learns each iteration's own texts that did better than the mean
+of their role (arXiv:2406.18872). `spin` sets verified solutions against what the model wrote for the same puzzles
+(arXiv:2401.01335), `dpo` what was accepted against what failed (arXiv:2305.18290). `grpo` learns from all texts of the
+iteration, by how much better each was paid than others of its group (arXiv:2402.03300).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from puzzles.archive.store import Archive
+from sandbox.pool import Pool
+from selfplay import tables
+from selfplay.config import RunConfig
+from selfplay.iteration import lessons, solve
+from selfplay.iteration.lessons import TokensOf
+from selfplay.training.game import GAMES
+from selfplay.training.select import Lesson, Pair, balanced, cells, composition, examples
+
+logger = logging.getLogger(__name__)
+
+UNION = 2
+"""Iterations of which `spin` and `dpo` take contrasts: their own and the one before, as SPIN's published runs."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """What a training is given."""
+
+    lessons: list[Lesson]
+    """All of one kind."""
+    pairs: list[tuple[str, str]]
+    """Ids of the puzzles and verified solutions among them."""
+
+
+def teaching(
+    archive: Archive, pool: Pool, config: RunConfig, iteration: int, protocol: str, shots: Sequence[Pair],
+    tokens_of: TokensOf, rng: np.random.Generator, balance: bool,
+) -> Teaching:  # fmt: skip
+    """The lessons of an iteration, all of whose verdicts are in the archive.
+
+    Args:
+        archive: Of the run.
+        pool: Where puzzles are described and texts parsed again.
+        config: Of the run.
+        iteration: From 1.
+        protocol: As in sampling.
+        shots: The fixed pairs of the solver's prompt.
+        tokens_of: How many tokens a text has.
+        rng: Draws the shots of proposals, and what balance leaves out.
+        balance: Whether pairs are evened over niches.
+    """
+    own, found_in = config.finetune, iterations_learned(archive, config, iteration)
+    shown = (protocol, shots, tokens_of)
+    made: list[Lesson] = []
+    if own.objective == "filtered":
+        for number in found_in:
+            made += lessons.cloned(archive, number, GAMES[own.game], *shown, own.roles)
+    elif own.objective == "grpo":
+        within = "role" if own.normalise_roles else "prompt"
+        made += lessons.graded(archive, iteration, GAMES[own.game], *shown, own.roles, within, own.normalise_roles)
+    elif own.objective == "dpo":
+        made += lessons.preferred(archive, found_in[-UNION:], own.solutions_per_puzzle, *shown)
+    elif own.objective == "spin":
+        pairs = verified_pairs(archive, config, found_in)
+        made += lessons.against_itself(
+            archive, found_in[-UNION:], pairs, own.failing_only, own.solutions_per_puzzle, *shown
+        )
+    else:
+        return _of_pairs(archive, pool, config, found_in, protocol, shots, rng, balance)
+    return Teaching(made, list(dict.fromkeys(lesson.pair for lesson in made if lesson.pair)))
+
+
+def iterations_learned(archive: Archive, config: RunConfig, iteration: int) -> list[int]:
+    """Those whose finds an iteration trains on, in order."""
+    kept = [number for number in range(1, iteration + 1) if number not in archive.set_aside()]
+    return kept[-1:] if config.finetune.data == "replace" else kept
+
+
+def verified_pairs(archive: Archive, config: RunConfig, found_in: Sequence[int]) -> list[Pair]:
+    """What `sft` and `spin` learn as right."""
+    own = config.finetune
+    everything = own.data == "accumulate" and not archive.set_aside()
+    return archive.choose(
+        own.solutions_per_puzzle, config.data.references, not own.verified, own.most_solved, own.shortest,
+        None if everything else found_in,
+    )  # fmt: skip
+
+
+def _of_pairs(
+    archive: Archive, pool: Pool, config: RunConfig, found_in: Sequence[int], protocol: str, shots: Sequence[Pair],
+    rng: np.random.Generator, balance: bool,
+) -> Teaching:  # fmt: skip
+    own, pairs = config.finetune, verified_pairs(archive, config, found_in)
+    if not own.verified:
+        pairs += solve.unverified_pairs(archive, pool, protocol, found_in, own.solutions_per_puzzle, own.shortest)
+    if balance:
+        cell_by_puzzle = cells(archive, pool, pairs)
+        before = composition(pairs, cell_by_puzzle)
+        pairs = balanced(pairs, lambda pair: cell_by_puzzle[pair[0].id], rng)
+        logger.info("pairs evened over niches\n%s", tables.balance(before, composition(pairs, cell_by_puzzle)))
+    proposer_shots = 0 if protocol == "plain" else config.prompt.shots
+    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng)
+    return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])

@@ -1,0 +1,177 @@
+"""The archive as a proposer: puzzles made of its puzzles and the model's answers, for the model to solve.
+
+A wrong answer is right for the same condition with other constants (hindsight), two puzzles ask together or one of the
+other's value (recombination). Nothing is sampled. The answer is known before the puzzle is, so that each has one; it is
+not learned from, for it is no solution that the model found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive.store import QUARANTINED, AddStatus, Archive, Chunk, Provenance
+from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Candidate, Puzzle, Verdict, VerifiedPair
+from puzzles.rules.variation import Variation, varied
+from puzzles.verify import Refusal, too_slow_to_judge, verify
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.iteration.propose import admission
+from selfplay.sampling.chunks import ChunkSamples
+from selfplay.sampling.cost import Watch, judging_watch
+from selfplay.sampling.sampler import Sampled
+
+STAGE = "vary"
+ANY = "any type"
+MOST_ANSWER_CHARACTERS = 60
+INAPPLICABLE = "inapplicable"
+"""Outcome of a variation that the rules cannot make."""
+
+
+def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -> None:
+    """Fix the iteration's variations: of which puzzles, for which answer, and each one's seed."""
+    rng = np.random.default_rng([config.seed, iteration, 6])
+    stock = _Stock(archive, iteration)
+    ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
+    drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations if ways else 0)]
+    chosen = [variation for variation in drawn if variation]
+    with archive.transaction():
+        for number, start in enumerate(range(0, len(chosen), config.chunk_texts)):
+            content = {"variations": chosen[start : start + config.chunk_texts]}
+            seed = f"{config.seed}/{iteration}/6/{number}"
+            archive.plan_chunk(iteration, STAGE, number, checkpoint, seed, {}, content)
+
+
+class _Stock:
+    """What variations are made from: solved puzzles, their answers, and the answers that failed an iteration ago."""
+
+    def __init__(self, archive: Archive, iteration: int) -> None:
+        rows = archive.query(
+            "SELECT p.id, p.origin, p.answer_type, s.answer FROM solutions s JOIN puzzles p ON p.id = s.puzzle"
+            f" WHERE NOT {QUARANTINED} AND length(s.answer) <= ? ORDER BY p.number, s.number",
+            MOST_ANSWER_CHARACTERS,
+        )
+        self._answers: dict[str, list[str]] = {}
+        self._puzzles: dict[tuple[str, str], dict[str, None]] = {}
+        for identifier, origin, kind, answer in rows:
+            self._answers.setdefault(kind, []).append(answer)
+            for group in (kind, ANY):
+                self._puzzles.setdefault((group, origin), {})[identifier] = None
+        self._kinds = {identifier: kind for identifier, _, kind, _ in rows}
+        self.wrong = [
+            (row[0], row[1])
+            for row in archive.query(
+                "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
+                " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
+                f" AND length(k.answer) <= ? AND NOT {QUARANTINED} ORDER BY 1, 2",
+                iteration - 1,
+                MOST_ANSWER_CHARACTERS,
+            )
+        ]
+
+    def draw(self, way: str, rng: np.random.Generator) -> dict[str, Any] | None:
+        """A variation as a plan keeps it; None if there is nothing to make it from."""
+        if way == "hindsight":
+            puzzle, answer = self.wrong[rng.integers(len(self.wrong))]
+            puzzles = [puzzle]
+        else:
+            first = self._puzzle(ANY, rng)
+            if first is None:
+                return None
+            kind = self._kinds[first]
+            second = self._puzzle(kind if way == "join" else ANY, rng)
+            if second is None or second == first:
+                return None
+            puzzles, answer = [first, second], _one(self._answers[kind], rng)
+        return {"how": way, "puzzles": puzzles, "answer": answer, "seed": int(rng.integers(2**31))}
+
+    def _puzzle(self, kind: str, rng: np.random.Generator) -> str | None:
+        """Of any origin as often as of any other: else what the model finds easy would crowd out all the rest."""
+        groups = [puzzles for (of, _), puzzles in self._puzzles.items() if of == kind]
+        return _one(list(_one(groups, rng)), rng) if groups else None
+
+
+def _one(items: Sequence[Any], rng: np.random.Generator) -> Any:
+    return items[int(rng.integers(len(items)))]
+
+
+def make(archive: Archive, chunk: Chunk, pool: Pool) -> ChunkSamples:
+    """The texts of a planned chunk's variations; empty where the rules do not apply."""
+    watch = Watch()
+    sources: dict[str, str] = {}
+
+    def source(identifier: str) -> str:
+        if identifier not in sources:
+            sources[identifier] = archive.puzzle(identifier).source
+        return sources[identifier]
+
+    variations = [
+        Variation(item["how"], tuple(map(source, item["puzzles"])), item["answer"], item["seed"])
+        for item in chunk.plan["variations"]
+    ]
+    return ChunkSamples.of([text or "" for text in varied(pool, variations)], Sampled([]), watch)
+
+
+def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, object]) -> None:
+    """Parse, admit and guard the chunk's puzzles as a model's, verify each with its answer, and add what holds."""
+    assert chunk.completions is not None
+    watch = judging_watch(pool)
+    parsed = parse_puzzles(pool, [Text(text) for text in chunk.completions])
+    refusals = admission(archive, pool, parsed)
+    admitted: dict[str, tuple[Puzzle, str]] = {}
+    for puzzle, item in zip(parsed, chunk.plan["variations"], strict=True):
+        if isinstance(puzzle, Puzzle) and puzzle.id in refusals and refusals[puzzle.id] is None:
+            admitted.setdefault(puzzle.id, (puzzle, item["answer"]))
+    verified = _verified(pool, list(admitted.values()))
+    with archive.transaction():
+        for position, (puzzle, item) in enumerate(zip(parsed, chunk.plan["variations"], strict=True)):
+            text = chunk.completions[position]
+            provenance = Provenance(
+                "variant", chunk.iteration, chunk.id, position, tuple(item["puzzles"]), original=text
+            )
+            outcome, detail = _outcome(archive, puzzle, text, provenance, refusals, verified, protections)
+            identifier = puzzle.id if isinstance(puzzle, Puzzle) else None
+            archive.add_proposal(chunk.id, position, outcome, detail, identifier)
+        archive.set_judged(chunk.id, watch.seconds(), watch.cpu_seconds())
+
+
+def _verified(pool: Pool, pairs: Sequence[tuple[Puzzle, str]]) -> dict[str, VerifiedPair | str]:
+    """By the puzzle's id: the pair, or why it is none."""
+    candidates = parse_candidates(pool, [Text(f"def g():\n    return {answer}") for _, answer in pairs])
+    asked = [(p, c) for (p, _), c in zip(pairs, candidates, strict=True) if isinstance(c, Candidate)]
+    verified: dict[str, VerifiedPair | str] = {}
+    for (puzzle, candidate), judgement in zip(asked, verify(pool, asked), strict=True):
+        if judgement.verdict != Verdict.ACCEPTED:
+            verified[puzzle.id] = str(judgement.verdict)
+        elif too_slow_to_judge(pool, judgement):
+            verified[puzzle.id] = "too_slow"
+        else:
+            verified[puzzle.id] = VerifiedPair(puzzle, candidate, judgement)
+    return verified
+
+
+def _outcome(
+    archive: Archive,
+    puzzle: Puzzle | ParseFailure,
+    text: str,
+    provenance: Provenance,
+    refusals: dict[str, Refusal | None],
+    verified: dict[str, VerifiedPair | str],
+    protections: dict[str, object],
+) -> tuple[str, str]:
+    if isinstance(puzzle, ParseFailure):
+        return (puzzle.rule, puzzle.detail) if text else (INAPPLICABLE, "")
+    if (refusal := refusals.get(puzzle.id)) is not None:
+        return refusal.reason, refusal.detail
+    pair = verified.get(puzzle.id)
+    if isinstance(pair, str):
+        return pair, ""
+    if pair is None:
+        hit = archive.guard.hit(puzzle)
+        return ("held_out", str(hit)) if hit else ("duplicate", "")
+    status = archive.add(pair, provenance, protections)
+    return ("held_out", archive.guard_reason or "") if status is AddStatus.HELD_OUT else (
+        "admitted" if status else "duplicate", "")  # fmt: skip

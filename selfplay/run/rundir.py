@@ -1,0 +1,346 @@
+"""A run is a folder of ordinary files; this is the one place that knows their names.
+
+    config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
+    sessions.jsonl  status.json  log.txt  lock
+
+A file that is replaced is written beside itself first and then renamed, so that it is always
+whole; a file that grows may lose a torn last line in a crash, and no other.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, TEXTS, an_object, each, expect, parse_json, shown
+from puzzles.puzzle import InputError
+from selfplay.run.heartbeat import ALIVE_SECONDS, Status, is_another, read_status, seconds_since, starting
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Names of a run's files."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, complete, as resolved."""
+        return self.path / "config.toml"
+
+    @property
+    def archive(self) -> Path:
+        """Every puzzle, candidate and pair."""
+        return self.path / "archive.sqlite"
+
+    @property
+    def records(self) -> Path:
+        """One line per finished iteration."""
+        return self.path / "records.jsonl"
+
+    @property
+    def sessions(self) -> Path:
+        """One line per session: when, where, and with which versions, code, sets and base; before them, of a branch or
+        a reproduction, a line that says of what."""
+        return self.path / "sessions.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """The imports and records, with times."""
+        return self.path / "log.txt"
+
+    @property
+    def server_log(self) -> Path:
+        """What servers that it has begun have printed."""
+        return self.path / "servers.txt"
+
+    @property
+    def report(self) -> Path:
+        """The run as a page, when it was asked for."""
+        return self.path / "report.html"
+
+    @property
+    def status(self) -> Path:
+        """Whether it lives, what it does, and why it ended."""
+        return self.path / "status.json"
+
+    def checkpoint(self, iteration: int) -> Path:
+        """A plain Hugging Face folder; it exists only when it is complete."""
+        return self.path / "checkpoints" / f"iteration-{iteration:03d}"
+
+    def checkpoints(self) -> set[int]:
+        """Numbers of the iterations whose weights are here."""
+        names = (folder.name.removeprefix("iteration-") for folder in (self.path / "checkpoints").glob("iteration-*"))
+        return {int(name) for name in names if name.isdecimal()}
+
+    def samples(self, iteration: int, name: str) -> Path:
+        """A scored set's candidates with their verdicts, one chunk per line."""
+        return self.path / "scores" / f"iteration-{iteration:03d}-{name}.jsonl"
+
+    def read_records(self) -> list[dict[str, Any]]:
+        """The finished iterations, in order.
+
+        Raises:
+            InputError: A line is not the record of its iteration.
+        """
+        records = read_lines(self.records)
+        for number, record in enumerate(records):
+            where = f"{self.records}, line {number + 1}"
+            expect(record, RECORD, where)
+            if record["iteration"] != number:
+                raise InputError(f"{where}: expected iteration {number}, got {record['iteration']}")
+            ks, *others = (
+                [key for key in record[name] if key.startswith("pass@")] for name in SCORED_SETS if name in record
+            )
+            if not ks or others not in ([], [ks]):
+                raise InputError(f"{where}: expected pass@k of dev and the same of heldout, got {shown([ks, *others])}")
+        return records
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds more than what is left of a run that did not come to its settings."""
+        return self.path.is_dir() and any(file.name not in OF_A_REFUSED_RUN for file in self.path.iterdir())
+
+    def state(self, iterations: int) -> str:
+        """`finished`, `running`, or how it ended, with so many iterations asked for."""
+        if len(self.read_records()) > iterations and not self.is_locked():
+            return "finished"
+        status = read_status(self.status)
+        if self.is_locked() or (status and status.beats and status.host != socket.gethostname()):
+            return "running"
+        if status is None or status.reason == "finished":  # or more are asked for now
+            return "stopped"
+        return "killed" if status.state == "running" else f"stopped: {status.reason}"
+
+    def is_locked(self) -> bool:
+        """Whether some process of this machine is writing this run now."""
+        try:
+            with (self.path / "lock").open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    @contextmanager
+    def lock(self) -> Iterator[Status]:
+        """Be the one writer of this run; the lock goes with the process, however it ends.
+
+        Yields:
+            Who has it now: this process.
+
+        Raises:
+            InputError: Another process holds it, or seems to live that holds a lock which is not seen here, of another
+                machine or removed; or the folder is not for writing.
+        """
+        with self._opened_lock() as file:
+            try:
+                _lock(file)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(self._refusal(file.read().strip())) from None
+            except OSError as error:
+                raise InputError(
+                    f"{self.path}: this file system has no locks ({error.strerror}): put runs on one that has"
+                ) from None
+            last, own = read_status(self.status), starting()
+            if last and last.beats and is_another(last):
+                raise InputError(
+                    f"{self._refusal(str(last))}; if that one is gone, try again in {ALIVE_SECONDS:.0f} seconds"
+                )
+            file.truncate(0)
+            file.write(f"{own}\n")
+            file.flush()
+            yield own
+
+    def _opened_lock(self) -> TextIO:
+        with told_if_closed(self.path, "give another --name"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            return (self.path / "lock").open("a+", encoding="utf-8", errors="backslashreplace")
+
+    def _refusal(self, holder: str) -> str:
+        status = read_status(self.status)
+        does = f", {status.doing}, last beat {seconds_since(status.beat_at):.0f} s ago" if status else ""
+        return f"{self.path}: another process is writing this run: {holder}{does}"
+
+
+def _lock(file: TextIO) -> None:
+    """At the second try at the latest, unless it is held: `is_locked` holds it for a moment."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
+SCORED_SETS = ("dev", "heldout")
+_COUNTS = (
+    "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",
+    "candidates", "accepted", "new_pairs", "varied", "pairs", "trained_pairs",
+)  # fmt: skip
+_SCORE = {
+    **an_object(
+        puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL, verdicts=each(NATURAL),
+        truncated=NATURAL, tokens=NATURAL,
+    ),
+    "patternProperties": {r"^pass@[1-9]\d{0,9}$": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}},
+    "additionalProperties": False,
+}  # fmt: skip
+_SECONDS = {"type": "number", "minimum": 0}
+_STAGE_SECONDS = an_object(
+    model_seconds=_SECONDS, model_cpu_seconds=_SECONDS, judging_seconds=_SECONDS, judging_cpu_seconds=_SECONDS
+)
+_STAGE_COUNTS = an_object(["flops"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER)
+RECORD = an_object(
+    ["heldout", "cost", "reigns", "collapse"],
+    iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),
+    training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
+    collapse=each(ANY) | {"properties": {"alarms": TEXTS, "rolled_back_to": NATURAL}, "required": ["alarms"]},
+    dev=_SCORE, heldout=_SCORE, sampler=each(ANY), cost=each(_STAGE_COUNTS),
+    times=an_object(
+        ["stages"], sampling=_SECONDS, judging=_SECONDS, training=_SECONDS, scoring=_SECONDS,
+        stages=each(_STAGE_SECONDS),
+    ),
+)  # fmt: skip
+"""Of a finished iteration."""
+
+
+CLOSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""A place that is not for writing."""
+
+
+@contextmanager
+def told_if_closed(path: Path, remedy: str) -> Iterator[None]:
+    """For what is written at a place that the user named.
+
+    Raises:
+        InputError: It is not for writing.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CLOSED:
+            raise
+        raise InputError(f"{path}: it cannot be written, {error.strerror}: {remedy}") from None
+
+
+def spare(path: Path) -> None:
+    """See that a place to write to is no archive and no file that a run needs.
+
+    Raises:
+        InputError: It is.
+    """
+    run = RunDir(path.parent)
+    own = {file.name for file in (run.config, run.records, run.sessions, run.log, run.status)} | {"lock"}
+    needed = run.config.is_file() and path.name in own
+    if needed or is_archive(path):
+        raise InputError(f"{path}: it is an archive, or a run's own file: name another place")
+
+
+SQLITE = b"SQLite format 3\0"
+"""How a file of its begins."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file begins as SQLite's do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(SQLITE)) == SQLITE
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out.
+
+    Raises:
+        InputError: Another line is torn: somebody else wrote there.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        where = f"{path}, line {number}"
+        records.append(parse_json(line, where, "one JSON object"))
+    return records
+
+
+TAIL_BYTES = 1 << 16
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Add one JSON object as a line, on disk when this returns; cuts off a torn line before it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(record).encode("ascii") + b"\n"
+    with path.open("ab+") as file:
+        file.truncate(_whole_bytes(file))
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Where the last whole line ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - TAIL_BYTES)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file, or leave it as it was; a character that UTF-8 has not is written as its escape."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """A file's name is a matter of its folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name only once it is complete."""
+    beside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield beside
+        for file in filter(Path.is_file, beside.rglob("*")):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+        shutil.rmtree(path, ignore_errors=True)
+        beside.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -1,0 +1,522 @@
+"""Continues prompts side by side on a transformers model, each prompt read once.
+
+All candidates of a puzzle begin with the same prompt. So rows come in *waves*, of whole prompts where
+they fit: a wave's prompts are read in one forward of the library's own code, and what they leave, keys
+and values, is kept once per prompt however many rows go on from it. A row then attends to [its prompt;
+its own tokens], through `AttentionInterface`, with everything else of the model as it is. Rows that
+have ended leave; when enough have left, the next wave joins, and one forward serves the rows of all
+waves.
+
+`generate` is the definition of what comes out. A model whose attention does something that is not
+foreseen here fails `agrees`, and is sampled by `generate` itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, DynamicCache
+
+from puzzles.puzzle import InputError
+from selfplay.sampling.sampler import SamplingSettings
+
+SHARED_PREFIX = "selfplay_shared_prefix"
+FIRST_TOKENS = 16
+"""Room for a row's own keys at first; doubled when it is full, for the rows that are left then."""
+RETIRED_SHARE = 8
+"""Ended rows leave once they are an eighth of all: leaving copies what the others keep."""
+FORCED_TOKENS = 8
+"""Compared by `agrees`."""
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+"""Largest error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5 in
+float32 and below 0.1 in bfloat16; float16 was not measured."""
+READ_TOKENS = 4096
+"""Of prompts, padding included, that are read at a time: what a layer needs to read them is bound so."""
+
+
+class LineTable:
+    """Which tokens can end a line or begin one at its first column; looked up by token id, never by decoding."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, device: torch.device) -> None:
+        anchor = tokenizer.encode("x", add_special_tokens=False)[-1:]
+        before = len(tokenizer.decode(anchor))
+        # As in a completion: special tokens leave no text. Part of a character ("\ufffd") may become a space.
+        texts = tokenizer.batch_decode(
+            [[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        texts = [text[before:].replace("\ufffd", " ") for text in texts] + [""] * (vocabulary - len(texts))
+        inside = [any(a == "\n" and not b.isspace() for a, b in itertools.pairwise(text)) for text in texts]
+        self._breaks_V = torch.tensor(inside, device=device)
+        self._begins_V = torch.tensor([text[:1] != "" and not text[0].isspace() for text in texts], device=device)
+        self._ends_V = torch.tensor([text.endswith("\n") for text in texts], device=device)
+        self._empty_V = torch.tensor([text == "" for text in texts], device=device)
+
+    def step(self, token_B: torch.Tensor, at_start_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Whether each row's newest token begins a line that is not indented, and whether a line begins after it."""
+        stop_B = self._breaks_V[token_B] | (at_start_B & self._begins_V[token_B])
+        return stop_B, torch.where(self._empty_V[token_B], at_start_B, self._ends_V[token_B])
+
+
+class _Attention(threading.local):
+    """A layer's attention for rows of several waves; each row attends to its prompt and to its own tokens."""
+
+    def __init__(self) -> None:
+        self.waves: list[_Wave] = []
+
+    def __call__(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: object,
+        scaling: float | None = None,
+        **_: object,
+    ) -> tuple[torch.Tensor, None]:
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        outputs, start = [], 0
+        for wave in self.waves:
+            rows = slice(start, start + wave.rows)
+            outputs.append(wave.attend(module.layer_idx, query[rows, :, 0], key[rows], value[rows], scale))
+            start += wave.rows
+        output_BHD = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output_BHD[:, None], None
+
+
+_attention = _Attention()
+AttentionInterface.register(SHARED_PREFIX, _attention)
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Prompts that were read: what rows attend to, and go on from."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    """Keys and values, `UKSD`."""
+    mask_US: torch.Tensor
+    logits_UV: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Without padding."""
+        return int(self.mask_US.sum())
+
+
+class _Wave:
+    """Rows that began together, so that all have as many tokens of their own.
+
+    Axes: U prompts, B rows, K heads of keys, G queries per head of keys, S prompt tokens, T own tokens, D.
+    """
+
+    def __init__(self, prompts: _Prompts, prompt_B: torch.Tensor) -> None:
+        mask_US = prompts.mask_US
+        self.length = 0
+        self._prompt_B = prompt_B
+        self._mask_U11S = None if bool(mask_US.all()) else ~mask_US.bool()[:, None, None]
+        self._prompt_tokens_U = mask_US.sum(1)
+        self._prompts = prompts.layers
+        self._own: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(self._prompts)
+        self._arrange()
+
+    @property
+    def rows(self) -> int:
+        """How many have not left."""
+        return len(self._prompt_B)
+
+    def positions(self) -> torch.Tensor:
+        """Of the newest tokens, in each row's text."""
+        return self._prompt_tokens_U[self._prompt_B] + self.length
+
+    def _arrange(self) -> None:
+        """Give each row a place in a grid of prompts by copies, in which one product serves all prompts."""
+        count_U = torch.bincount(self._prompt_B, minlength=len(self._prompt_tokens_U))
+        self._copies = int(count_U.max()) if self.rows else 0
+        first_U = count_U.cumsum(0) - count_U
+        rank_B = torch.arange(self.rows, device=count_U.device) - first_U[self._prompt_B]
+        self._place_B = self._prompt_B * self._copies + rank_B
+        self._full = self.rows == len(count_U) * self._copies
+
+    def keep(self, alive_A: torch.Tensor) -> None:
+        """Go on with these rows only."""
+        self._prompt_B = self._prompt_B[alive_A]
+        self._own = [pair and (self._kept(pair[0], alive_A), self._kept(pair[1], alive_A)) for pair in self._own]
+        self._arrange()
+
+    def _kept(self, past_BKTD: torch.Tensor, alive_A: torch.Tensor) -> torch.Tensor:
+        kept_AKTD = past_BKTD.new_empty(len(alive_A), *past_BKTD.shape[1:])
+        kept_AKTD[:, :, : self.length] = past_BKTD[alive_A, :, : self.length]
+        return kept_AKTD
+
+    def attend(
+        self, layer: int, query_BHD: torch.Tensor, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        """The layer's output for each row's newest token, `BHD`; its key and value are kept."""
+        B, H, D = query_BHD.shape
+        K = key_BK1D.shape[1]
+        query_BKGD = query_BHD.reshape(B, K, H // K, D) * scale
+        keys_BKTD, values_BKTD = self._extended(layer, key_BK1D, value_BK1D)
+        own_BKGD, own_weight_BKG = _softmax_product(query_BKGD, keys_BKTD, values_BKTD)
+        shared_BKGD, shared_weight_BKG = self._attend_to_prompts(layer, query_BKGD)
+        # Two parts of one softmax, put together by their logarithmic sums.
+        share_BKG1 = torch.sigmoid(shared_weight_BKG - own_weight_BKG)[..., None].to(own_BKGD.dtype)
+        return torch.lerp(own_BKGD, shared_BKGD, share_BKG1).reshape(B, H, D)
+
+    def _attend_to_prompts(self, layer: int, query_BKGD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        keys_UKSD, values_UKSD = self._prompts[layer]
+        _, K, G, D = query_BKGD.shape
+        U, C = len(keys_UKSD), self._copies
+        grid = query_BKGD
+        if not self._full:
+            grid = query_BKGD.new_zeros(U * C, K, G, D)
+            grid[self._place_B] = query_BKGD
+        grid_UKQD = grid.view(U, C, K, G, D).transpose(1, 2).reshape(U, K, C * G, D)
+        output_UKQD, weight_UKQ = _softmax_product(grid_UKQD, keys_UKSD, values_UKSD, self._mask_U11S)
+        output = output_UKQD.view(U, K, C, G, D).transpose(1, 2).reshape(U * C, K, G, D)
+        weight = weight_UKQ.view(U, K, C, G).transpose(1, 2).reshape(U * C, K, G)
+        return (output, weight) if self._full else (output[self._place_B], weight[self._place_B])
+
+    def _extended(
+        self, layer: int, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All own keys and values of a layer, the newest with them."""
+        past = self._own[layer]
+        if past is None or past[0].shape[2] == self.length:
+            room = FIRST_TOKENS if past is None else 2 * self.length
+            past = (_with_room(past and past[0], key_BK1D, room), _with_room(past and past[1], value_BK1D, room))
+            self._own[layer] = past
+        for kept, newest in zip(past, (key_BK1D, value_BK1D), strict=True):
+            kept[:, :, self.length] = newest[:, :, 0]
+        return past[0][:, :, : self.length + 1], past[1][:, :, : self.length + 1]
+
+
+def _with_room(past: torch.Tensor | None, like: torch.Tensor, room: int) -> torch.Tensor:
+    roomy = like.new_empty(*like.shape[:2], room, like.shape[3])
+    if past is not None:
+        roomy[:, :, : past.shape[2]] = past
+    return roomy
+
+
+def _softmax_product(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values weighed by softmax(query @ keys), and the logarithm of the softmax's denominator."""
+    score = torch.matmul(query, keys.transpose(-1, -2)).float()
+    if mask is not None:
+        score.masked_fill_(mask, float("-inf"))
+    highest = score.amax(-1, keepdim=True)
+    score = score.sub_(highest).exp_()
+    total = score.sum(-1, keepdim=True)
+    product = torch.matmul(score.to(values.dtype), values) / total.to(values.dtype)
+    return product, (highest + total.log()).squeeze(-1)
+
+
+@contextlib.contextmanager
+def _attention_of(network: Any, name: str) -> Iterator[None]:
+    before = network.config._attn_implementation
+    network.set_attn_implementation(name)
+    try:
+        yield
+    finally:
+        network.set_attn_implementation(before)
+
+
+def decode(
+    networks: Sequence[Any],
+    prompts_U: Sequence[Sequence[int]],
+    copies: int,
+    settings: SamplingSettings,
+    ends: Sequence[int],
+    lines: LineTable | None,
+    seed: int,
+    progress: Callable[[int], object] = lambda done: None,
+) -> tuple[list[list[int]], int]:
+    """Sample completions until an end token, a line that is not indented, or `max_tokens`.
+
+    Args:
+        networks: A causal language model for which `agrees` holds, or `twins` of it, each for a thread of its own.
+        prompts_U: Token ids of the prompts, those of like length beside each other.
+        copies: How many completions of each.
+        settings: Temperature, top-p, max tokens, and the rows side by side, of all threads together.
+        ends: Token ids that end a text.
+        lines: Stops where a function ends; None for text that is not code.
+        seed: Of all of them.
+        progress: Called at every step, by one thread at a time, with the number of completions that ended since the
+            last call; what it raises ends the work.
+
+    Returns:
+        Token ids of each completion, with the token that ended it; prompts in order, copies together. And how many
+        tokens of prompts were read: each prompt once, or by every thread if its copies are more than a wave.
+    """
+    device = networks[0].device
+    output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
+    # Drawn beforehand, so that a row's text does not depend on when others end.
+    generator = torch.Generator().manual_seed(seed)
+    chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
+    end_ids = torch.tensor(list(ends), device=device)
+    asked = _Asked(prompts_U, copies, settings, end_ids, lines, chance_NM, output_NM)
+    side_by_side = max(1, min(settings.batch_rows, len(output_NM)) // len(networks))
+    waves, read = _cut(len(prompts_U), copies, side_by_side, len(networks)), [0] * len(networks)
+
+    def part(number: int, check: Callable[[int], object]) -> None:
+        # Dealt beforehand, not as threads get free, so that what is sampled does not depend on timing.
+        mine = waves[number :: len(networks)]
+        read[number] = _decode_waves(networks[number], asked, mine, side_by_side, check)
+
+    _in_threads(part, len(networks), progress)
+    return [[token for token in row if token >= 0] for row in output_NM.tolist()], sum(read)
+
+
+def _cut(prompts: int, copies: int, side_by_side: int, threads: int) -> list[range]:
+    """Rows in waves, to be dealt to the threads in turn; about two are side by side, the next joins when one has ended.
+
+    Of whole prompts, so that each is read once; or, where not even two fit side by side, like parts of one.
+    """
+    if side_by_side < 2 * copies:
+        parts = math.ceil(copies / max(1, side_by_side // 2))
+        waves = [copies // parts + (part < copies % parts) for part in range(parts)] * prompts
+    else:
+        fitting = min(side_by_side // copies, math.ceil(prompts / threads))
+        turns = itertools.cycle([math.ceil(fitting / 2)] * threads + [max(1, fitting // 2)] * threads)
+        waves, left = [], prompts
+        while left:
+            taken = min(left, next(turns))
+            waves.append(taken * copies)
+            left -= taken
+    ends = list(itertools.accumulate(waves))
+    return [range(end - rows, end) for rows, end in zip(waves, ends, strict=True)]
+
+
+def twins(network: Any, number: int) -> list[Any]:
+    """A model, and others on the same weights in memory, whose forward passes do not disturb each other."""
+    shared = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
+    return [network, *(copy.deepcopy(network, dict(shared)) for _ in range(number - 1))]
+
+
+class _GivenUp(Exception):
+    """Another thread failed, or nobody waits any more."""
+
+
+def _in_threads(
+    part: Callable[[int, Callable[[int], object]], None], number: int, progress: Callable[[int], object]
+) -> None:
+    """Do the parts of a work side by side, each with its share of torch's threads; the first error ends all."""
+    if number == 1:
+        part(0, progress)
+        return
+    lock, threads, given_up = threading.Lock(), torch.get_num_threads(), threading.Event()
+
+    def check(done: int) -> None:
+        if given_up.is_set():
+            raise _GivenUp
+        with lock:
+            progress(done)
+
+    def start(place: int) -> None:
+        torch.set_num_threads(max(1, threads * (place + 1) // number - threads * place // number))
+        part(place, check)
+
+    try:
+        with ThreadPoolExecutor(number, "sampling") as pool:
+            try:
+                futures = [pool.submit(start, place) for place in range(number)]
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                given_up.set()
+    finally:
+        torch.set_num_threads(threads)  # threads that are made later begin with what was set last
+    errors = [error for error in map(Future.exception, futures) if error]
+    errors.sort(key=lambda error: isinstance(error, _GivenUp))
+    futures.clear()
+    try:
+        if errors:
+            raise errors[0]
+    finally:
+        errors.clear()  # else what an error holds, this frame and the tensors of others, would hold the error
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What all threads of a `decode` share."""
+
+    prompts_U: Sequence[Sequence[int]]
+    copies: int
+    settings: SamplingSettings
+    ends_E: torch.Tensor
+    lines: LineTable | None
+    chance_NM: torch.Tensor
+    """In [0, 1), for every token that may be drawn."""
+    output_NM: torch.Tensor
+    """Each row's tokens, then -1."""
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def _decode_waves(
+    network: Any, asked: _Asked, plans: list[range], side_by_side: int, progress: Callable[[int], object]
+) -> int:
+    """Fill these rows of the output; a wave joins when there is room for it. Returns the tokens of prompts read."""
+    settings, device = asked.settings, network.device
+    waves: list[_Wave] = []
+    places, prompts, read = range(0), None, 0
+    row_B = torch.empty(0, dtype=torch.long, device=device)
+    at_start_B = stopped_B = torch.empty(0, dtype=torch.bool, device=device)
+    logits_BV: Any = None
+    while plans or waves:
+        while plans and (not waves or len(row_B) + len(plans[0]) <= side_by_side):
+            rows, *plans = plans
+            wanted = range(rows.start // asked.copies, (rows.stop - 1) // asked.copies + 1)
+            if prompts is None or wanted != places:
+                places, prompts = wanted, _read(network, asked.prompts_U[wanted.start : wanted.stop])
+                read += prompts.tokens
+            wave, first_BV = _begin(prompts, [row // asked.copies - places.start for row in rows])
+            waves.append(wave)
+            logits_BV = first_BV if logits_BV is None else torch.cat([logits_BV, first_BV])
+            row_B = torch.cat([row_B, torch.arange(rows.start, rows.stop, device=device)])
+            fresh_B = torch.zeros(len(rows), dtype=torch.bool, device=device)
+            at_start_B, stopped_B = torch.cat([at_start_B, fresh_B]), torch.cat([stopped_B, fresh_B])
+        length_B = torch.cat([torch.full((wave.rows,), wave.length, device=device) for wave in waves])
+        token_B = _draw(logits_BV, settings, asked.chance_NM[row_B, length_B])
+        asked.output_NM[row_B, length_B] = torch.where(stopped_B, -1, token_B)
+        stopped_B = stopped_B | torch.isin(token_B, asked.ends_E) | (length_B + 1 == settings.max_tokens)
+        if asked.lines is not None:
+            met_B, at_start_B = asked.lines.step(token_B, at_start_B)
+            stopped_B = stopped_B | met_B
+        ended = int(stopped_B.sum())
+        full = any(wave.length + 1 == settings.max_tokens for wave in waves)
+        leave = full or ended * RETIRED_SHARE >= len(stopped_B)
+        if leave:
+            waves = _retire(waves, stopped_B)
+            alive_A = (~stopped_B).nonzero().flatten()
+            row_B, token_B = row_B[alive_A], token_B[alive_A]
+            at_start_B, stopped_B = at_start_B[alive_A], stopped_B[alive_A]
+        progress(ended if leave else 0)
+        logits_BV = _next_logits(network, token_B, waves) if waves else None
+    return read
+
+
+def _read(network: Any, prompts_U: Sequence[Sequence[int]]) -> _Prompts:
+    """The prompts, side by side with padding on the left, so many at a time that they fit."""
+    width, device = max(map(len, prompts_U)), network.device
+    ids_US = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in prompts_U], device=device)
+    mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_U], device=device)
+    parts = range(0, len(prompts_U), max(1, READ_TOKENS // width))
+    read = [
+        _read_part(network, ids_US[start : start + parts.step], mask_US[start : start + parts.step]) for start in parts
+    ]
+    layers = list(zip(*(layers for layers, _ in read), strict=True))
+    kept = [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]
+    return _Prompts(kept, mask_US, torch.cat([logits_UV for _, logits_UV in read]))
+
+
+def _read_part(
+    network: Any, ids_US: torch.Tensor, mask_US: torch.Tensor
+) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+    """The keys and values of each layer, and the last `logits_UV`."""
+    cache = DynamicCache(config=network.config)
+    output = network(
+        input_ids=ids_US, attention_mask=mask_US, position_ids=(mask_US.cumsum(1) - 1).clamp(min=0),
+        logits_to_keep=1, **kept_in(cache, network),
+    )  # fmt: skip
+    return [(layer.keys, layer.values) for layer in cache.layers], output.logits[:, -1]
+
+
+def kept_in(cache: DynamicCache, network: Any) -> dict[str, Any]:
+    """The arguments by which a network goes on from a cache and fills it; transformers 5.24 gave it another name."""
+    own = network.get_base_model() if hasattr(network, "get_base_model") else network  # adapters take any name
+    name = "cache" if "cache" in inspect.signature(own.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": True}
+
+
+def _begin(prompts: _Prompts, places_B: Sequence[int]) -> tuple[_Wave, torch.Tensor]:
+    """Rows that go on from the prompts at these places; with each row's first `logits_BV`."""
+    prompt_B = torch.tensor(places_B, device=prompts.mask_US.device)
+    return _Wave(prompts, prompt_B), prompts.logits_UV[prompt_B].float()
+
+
+def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
+    """The waves that have rows left, with those only."""
+    for wave, stopped in zip(waves, stopped_B.split([wave.rows for wave in waves]), strict=True):
+        if bool(stopped.any()):
+            wave.keep((~stopped).nonzero().flatten())
+    return [wave for wave in waves if wave.rows]
+
+
+def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> torch.Tensor:
+    """`logits_BV` after the newest tokens."""
+    positions_B = torch.cat([wave.positions() for wave in waves])
+    _attention.waves = waves
+    try:
+        with _attention_of(network, SHARED_PREFIX):
+            output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
+    finally:
+        _attention.waves = []  # what they keep is not to outlive them
+    for wave in waves:
+        wave.length += 1
+    logits_BV: torch.Tensor = output.logits[:, -1].float()
+    return logits_BV
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def agrees(network: Any) -> bool:
+    """Whether sharing prompts leaves the model's own logits as they are, on two texts of different lengths.
+
+    A model that is not foreseen here may also fail in the attempt; that is an answer, too.
+    """
+    if getattr(network.config.get_text_config(), "sliding_window", None) or network._is_stateful:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    size = network.config.get_text_config().vocab_size
+    texts = [torch.randint(size, (length + FORCED_TOKENS,), generator=generator).tolist() for length in (7, 12)]
+    try:
+        wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
+        for step in range(FORCED_TOKENS):
+            expected_BV = torch.stack(
+                [_plain_logits(network, text[: len(text) - FORCED_TOKENS + step]) for text in texts]
+            )
+            error_BV = logits_BV - expected_BV.repeat_interleave(2, dim=0)
+            if not float(error_BV.abs().max()) <= TOLERANCE[network.dtype] * float(expected_BV.std()):
+                return False
+            token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
+            logits_BV = _next_logits(network, token_B.repeat_interleave(2), [wave])
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError, NotImplementedError):
+        return False
+    return True
+
+
+def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
+    output = network(input_ids=torch.tensor([list(text)], device=network.device), use_cache=False)
+    logits_V: torch.Tensor = output.logits[0, -1].float()
+    return logits_V
+
+
+def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:
+    """A token per row, where its chance in [0, 1) falls on the cumulated probabilities."""
+    highest_B1 = logits_BV.amax(1, keepdim=True)
+    if not bool(highest_B1.isfinite().all()):
+        raise InputError("the model's logits are not finite: set model.dtype = 'float32', or take sound weights")
+    if settings.temperature == 0:
+        return logits_BV.argmax(1)
+    # The highest is taken off first: over the smallest temperatures it would be infinite.
+    probability_BV = torch.softmax((logits_BV - highest_B1) / settings.temperature, dim=1)
+    if settings.top_p < 1:
+        # The smallest set of likeliest tokens that holds top_p (Holtzman et al., 2020, arXiv:1904.09751).
+        ordered_BV, index_BV = probability_BV.sort(dim=1, descending=True)
+        outside_BV = ordered_BV.cumsum(1) - ordered_BV >= settings.top_p
+        outside_BV[:, 0] = False  # the likeliest stays, though `top_p` may be zero in float32
+        ordered_BV[outside_BV] = 0
+        probability_BV = torch.zeros_like(probability_BV).scatter(1, index_BV, ordered_BV)
+    # In float64: over a large vocabulary a float32 sum drifts by more than a rare token's probability.
+    cumulated_BV = probability_BV.double().cumsum(1)
+    wanted_B1 = (chance_B * cumulated_BV[:, -1])[:, None]
+    return torch.searchsorted(cumulated_BV, wanted_B1, right=True).flatten().clamp(max=logits_BV.shape[1] - 1)

@@ -1,0 +1,212 @@
+"""Is B better than A? Two benchmarks, puzzle by puzzle.
+
+The test speaks of the puzzles that were scored: could two equal models have come out so? The
+interval speaks of all puzzles like these, so it is wider; a difference can be certain here and
+open there. Several k are several looks: the first k of the results decides, the others inform.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from puzzles.puzzle import InputError
+from selfplay.scoring import results
+from selfplay.scoring.metrics import Score, detectable_difference, paired_interval, pass_at_k, sign_flip_test
+from selfplay.tables import fraction, markdown, signed
+
+Rates = NDArray[np.float64]
+
+SIGNIFICANT = 0.05
+MUST_AGREE = (
+    ("set", "hash"), ("protocol",), ("prompts_hash",), ("settings", "samples_per_puzzle"), ("settings", "temperature"),
+    ("settings", "top_p"), ("settings", "max_tokens"), ("limits",),
+)  # fmt: skip
+"""Where two results differ in these, it is not the models alone that are compared."""
+SHOWN_PUZZLES = 20
+
+
+@dataclass(frozen=True)
+class Difference:
+    """B minus A in one pass@k."""
+
+    k: int
+    first: float
+    second: float
+    difference: Score
+    p: float
+    """Chance that two equal models differ so much on these puzzles (`metrics.sign_flip_test`)."""
+    detectable: float | None
+    """Smaller differences cannot be expected to be found with these puzzles and candidates; None: no difference."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results on the same puzzles."""
+
+    first: Mapping[str, Any]
+    second: Mapping[str, Any]
+    differing: list[str]
+    """Conditions that are not the same."""
+    puzzles: list[str]
+    samples: str
+    """Candidates per puzzle, of both."""
+    differences: list[Difference]
+    won: list[tuple[str, int, int]]
+    """Puzzles that only B solved, with the accepted candidates of A and B; the clearest first."""
+    lost: list[tuple[str, int, int]]
+    """Puzzles that only A solved."""
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `not different`, of B, by the first k."""
+        first = self.differences[0]
+        if first.p >= SIGNIFICANT:
+            return "not different"
+        return "better" if first.difference.value > 0 else "worse"
+
+
+def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comparison:
+    """Compare two results of `selfplay bench`.
+
+    Args:
+        first: A, the baseline: a folder or a results.json.
+        second: B.
+        anyway: Whether to compare although conditions differ; then on the puzzles they share.
+
+    Raises:
+        InputError: One is not readable, or the conditions differ.
+    """
+    a, b = (results.read(place)["selfplay"] for place in (first, second))
+    differing = _differing(a, b)
+    if differing and not anyway:
+        raise InputError(
+            f"{second}: it cannot be compared with {first}: they differ in {'; '.join(differing)}. "
+            "Score both alike, or give --anyway"
+        )
+    wrong = {**a["errata"], **b["errata"]}
+    puzzles = [puzzle for puzzle in a["per_puzzle"] if puzzle in b["per_puzzle"] and puzzle not in wrong]
+    if not puzzles:
+        raise InputError(f"{second}: it has no puzzle in common with {first}")
+    n_a, c_a, n_b, c_b = (
+        np.array([own["per_puzzle"][puzzle][part] for puzzle in puzzles]) for own in (a, b) for part in (0, 1)
+    )
+    samples = " and ".join(dict.fromkeys((str(n_a[0]), str(n_b[0]))))
+    ks = [int(name[5:]) for name in a["scores"] if name in b["scores"]]
+    if not ks:
+        raise InputError(f"{second}: it has no pass@k in common with {first}: rescore one with the other's --k")
+    names = _names(first) | _names(second)
+    rows = [(names.get(puzzle, puzzle), int(x), int(y)) for puzzle, x, y in zip(puzzles, c_a, c_b, strict=True)]
+    return Comparison(
+        a, b, differing, puzzles, samples,
+        [
+            difference(
+                k, pass_at_k(n_a, c_a, k), pass_at_k(n_b, c_b, k), results.finite(detectable_difference(n_a, c_a, k))
+            )
+            for k in ks
+        ],
+        sorted((row for row in rows if row[2] and not row[1]), key=lambda row: -row[2]),
+        sorted((row for row in rows if row[1] and not row[2]), key=lambda row: -row[1]),
+    )  # fmt: skip
+
+
+def difference(k: int, first_P: Rates, second_P: Rates, detectable: float | None = None) -> Difference:
+    """From pass@k of A and B, puzzle by puzzle."""
+    difference_P = second_P - first_P
+    return Difference(
+        k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
+        detectable,
+    )  # fmt: skip
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """What both must share and do not, with both values."""
+    found = []
+    for path in MUST_AGREE:
+        one, other = a, b
+        for key in path:
+            one, other = one[key], other[key]
+        if one != other:
+            found.append(f"{' '.join(path)} ({_short(one)} and {_short(other)})")
+    n_a, n_b = (len(own["settings"]["seeds"]) for own in (a, b))
+    if n_a != n_b:
+        found.append(f"number of seeds ({n_a} and {n_b})")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _names(place: str | Path) -> dict[str, str]:
+    """Names of puzzles by id, where the samples are at hand."""
+    folder = Path(place) if Path(place).is_dir() else Path(place).parent
+    with contextlib.suppress(InputError):  # damaged samples: ids do
+        return {count.puzzle: count.name for count in results.puzzle_counts(results.unpack(folder))}
+    return {}
+
+
+def report(comparison: Comparison) -> str:
+    """The comparison as Markdown."""
+    a, b = comparison.first, comparison.second
+    rows = [
+        [
+            f"pass@{one.k}", fraction(one.first), fraction(one.second), signed(one.difference),
+            f"{one.p:.2g}", "-" if one.detectable is None else f"{one.detectable:.3f}",
+        ]
+        for one in comparison.differences
+    ]  # fmt: skip
+    parts = [
+        f"A  {a['model']['path']} (hash {a['model']['checkpoint']})\n"
+        f"B  {b['model']['path']} (hash {b['model']['checkpoint']})",
+        f"{len(comparison.puzzles)} puzzles of {a['set']['name']}, {comparison.samples} candidates each, "
+        f"{a['protocol']} protocol",
+        markdown(["", "A", "B", "B - A [95 %]", "p", "detectable"], rows),
+        _puzzle_list("Won (solved by B only)", comparison.won)
+        + "\n"
+        + _puzzle_list("Lost (solved by A only)", comparison.lost),
+        conclusion(comparison),
+    ]
+    if comparison.differing:
+        parts.insert(2, "These differ as well: " + "; ".join(comparison.differing))
+    return "\n\n".join(parts)
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison for programs."""
+    return {
+        "first": dict(comparison.first["model"]),
+        "second": dict(comparison.second["model"]),
+        "set": comparison.first["set"]["name"],
+        "puzzles": len(comparison.puzzles),
+        "differing": comparison.differing,
+        "verdict": comparison.verdict,
+        "differences": {f"pass@{one.k}": asdict(one) for one in comparison.differences},
+        "won": comparison.won,
+        "lost": comparison.lost,
+    }
+
+
+def _puzzle_list(title: str, rows: Sequence[tuple[str, int, int]]) -> str:
+    shown = ", ".join(f"{name} ({first} → {second})" for name, first, second in rows[:SHOWN_PUZZLES])
+    more = f" and {len(rows) - SHOWN_PUZZLES} more" if len(rows) > SHOWN_PUZZLES else ""
+    return f"{title}: {len(rows)}" + (f": {shown}{more}" if rows else "")
+
+
+def conclusion(comparison: Comparison) -> str:
+    """One sentence to act on."""
+    one = comparison.differences[0]
+    if comparison.verdict == "not different":
+        least = "no difference" if one.detectable is None else f"only a difference above {one.detectable:.3f}"
+        return (
+            f"At pass@{one.k} B is not different from A as far as these puzzles can tell (p = {one.p:.2g}); "
+            f"{least} could be expected to show."
+        )
+    return f"At pass@{one.k} B is {comparison.verdict} than A on these puzzles (p = {one.p:.2g})."

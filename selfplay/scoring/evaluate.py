@@ -1,0 +1,339 @@
+"""The score: n candidates for each puzzle of a guarded set, judged, and pass@k with intervals.
+
+n is fixed in advance and nothing is ever dropped from it: a prompt that does not fit the context
+and a text that does not parse are wrong candidates. Work is done in chunks, kept as lines of one
+file; what is there is not sampled again.
+
+What the machine did is not the model's: a failure of the sandbox is tried again and then raised,
+never scored, and a candidate that met its time limit while its core was shared is judged again
+with nothing beside it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.formats import read_errata
+from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, a_list, an_object, each, expect, shown
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, content_hash
+from puzzles.verify import verify
+from sandbox.pool import Pool
+from sandbox.result import SandboxError
+from selfplay.config import EvaluateConfig
+from selfplay.iteration.solve import judge_texts, sample_fitting
+from selfplay.run.rundir import append_line, read_lines
+from selfplay.sampling import ahead
+from selfplay.sampling.cost import StageCost, Watch, judging_watch, total
+from selfplay.sampling.prompts import Prompt
+from selfplay.sampling.sampler import Completion, Sampled, Sampler, SamplingSettings, settings_of
+from selfplay.scoring.metrics import Score, scores
+from selfplay.training.select import Pair, prompt_for
+
+PROMPT_TOO_LONG = "prompt_too_long"
+"""Counted as a wrong candidate: the model could not even be asked."""
+TRIES = 3
+"""How often a chunk is judged when the sandbox fails; the pool itself has tried each job three times by then."""
+WAITED_SHARE = 0.1
+"""Part of the CPU limit that a child must have waited for a core before its time limit is doubted: a full core
+leaves less than 1 %, a busy neighbour takes half; sharing caches makes a program some per cent slower as well."""
+
+Judged = tuple[Candidate | None, Judgement]
+
+
+@dataclass(frozen=True)
+class NamedPuzzle:
+    """A puzzle of a scored set."""
+
+    name: str
+    puzzle: Puzzle
+    solutions: tuple[str, ...] = ()
+    """Reference solutions as they came."""
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """What a model scores on one set."""
+
+    puzzles: int
+    samples_per_puzzle: int
+    pass_at: dict[str, Score]
+    """`pass@1` and so on."""
+    solved: int
+    """Puzzles with at least one accepted candidate."""
+    verdicts: dict[str, int]
+    truncated: int
+    """Candidates that met max_tokens."""
+    cost: StageCost
+
+    def to_json(self) -> dict[str, Any]:
+        """As records and results keep it; intervals as [value, low, high]."""
+        pass_at = {name: [score.value, score.low, score.high] for name, score in self.pass_at.items()}
+        return {
+            "puzzles": self.puzzles, "samples_per_puzzle": self.samples_per_puzzle, **pass_at, "solved": self.solved,
+            "verdicts": self.verdicts, "truncated": self.truncated, "tokens": self.cost.tokens,
+        }  # fmt: skip
+
+
+def evaluate(
+    sampler: Sampler,
+    pool: Pool,
+    puzzles: Sequence[NamedPuzzle],
+    protocol: str,
+    shots: Sequence[Pair],
+    config: EvaluateConfig,
+    seed: Sequence[int],
+    batch_rows: int,
+    chunk_texts: int,
+    file: Path,
+    progress: Callable[[int], object] = lambda candidates: None,
+) -> SetScores:
+    """Score a sampler on puzzles, resuming from what `file` holds.
+
+    Args:
+        sampler: The model.
+        pool: Judges.
+        puzzles: The set.
+        protocol: How puzzles are shown.
+        shots: Solved pairs shown first, with `few-shot`.
+        config: n, k and sampling settings.
+        seed: Integers; each chunk's seed is spawned from it.
+        batch_rows: Sequences sampled side by side; 0 leaves it to the sampler.
+        chunk_texts: Candidates per chunk.
+        file: One line per finished chunk: every candidate with its verdict.
+        progress: Called with the number of candidates done.
+
+    Raises:
+        InputError: `file` holds chunks of another model, set or settings.
+    """
+    per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
+    groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
+    done = read_chunks(file)
+    if done and not batch_rows:  # as it was begun, whatever memory is free now
+        batch_rows = done[0]["identity"]["settings"]["batch_rows"]
+    settings = settings_of(config, batch_rows, sampler)
+    if len(done) > len(groups):
+        raise InputError(
+            f"{file}: it holds results with more puzzles ({len(done)} chunks there, {len(groups)} here): "
+            "move it away to score anew"
+        )
+    chunks = []
+    for number, group in enumerate(groups):
+        prompts = [prompt_for(protocol, named.puzzle, shots) for named in group]
+        identity = {
+            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": protocol, "seed": [*seed, number],
+            "settings": vars(settings), "samples_per_puzzle": config.samples_per_puzzle,
+            "shots": [puzzle.id for puzzle, _ in shots], "puzzles": [named.puzzle.id for named in group],
+            "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
+            **{key: sampler.description.get(key) for key in ("device", "dtype")},
+        }  # fmt: skip
+        if number < len(done):
+            _check_same(file, done[number]["identity"], identity)
+            progress(len(group) * config.samples_per_puzzle)
+        else:
+            chunks.append(_Chunk(group, prompts, config.samples_per_puzzle, settings, identity))
+    works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
+    with closing(ahead.results(works, sampler.overlap)) as samples:
+        for chunk, sampled in zip(chunks, samples, strict=True):
+            line = chunk.judged(sampled, pool, sampler.description)
+            append_line(file, line)
+            done.append(line)
+    return summarize(done, config, read_errata())
+
+
+_IDENTITY = an_object(
+    chunk=NATURAL, seed=a_list(NATURAL, 1), settings=an_object(batch_rows=NATURAL),
+    samples_per_puzzle={"type": "integer", "minimum": 1},
+)  # fmt: skip
+_RESULT = an_object(
+    name=TEXT, puzzle=TEXT, answer_type=TEXT, skills=TEXTS, difficulty={"type": ["integer", "null"]}, texts=TEXTS,
+    tokens=NATURAL, truncated=NATURAL, verdicts=TEXTS, details=TEXTS,
+)  # fmt: skip
+CHUNK = an_object(
+    ["prompt_tokens"], identity=_IDENTITY, sampler={"type": "object"}, prompt_tokens=NATURAL, results=a_list(_RESULT),
+    times=each(NUMBER) | {"required": ["sampling_seconds", "judging_seconds"]},
+)  # fmt: skip
+"""A line: every candidate of some puzzles with its verdict."""
+
+
+def read_chunks(file: Path) -> list[dict[str, Any]]:
+    """The chunks that a file of scores holds.
+
+    Raises:
+        InputError: A line is none.
+    """
+    lines = read_lines(file)
+    for number, line in enumerate(lines, 1):
+        expect_chunk(line, f"{file}, line {number}")
+    return lines
+
+
+def expect_chunk(line: Any, where: str) -> None:
+    """See that a value of JSON is a chunk.
+
+    Raises:
+        InputError: It is none.
+    """
+    expect(line, CHUNK, where)
+    asked = line["identity"]["samples_per_puzzle"]
+    for result in line["results"]:
+        if len(result["verdicts"]) != asked or len(result["texts"]) not in (0, asked):
+            found = f"{len(result['verdicts'])} verdicts of {len(result['texts'])} texts"
+            raise InputError(f"{where}: expected {asked} candidates of {shown(result['name'])}, got {found}")
+
+
+def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    for key, value in here.items():
+        if there.get(key) != value:
+            raise InputError(
+                f"{file}: it holds results with another {key} "
+                f"({str(there.get(key))[:80]} there, {str(value)[:80]} here): move it away to score anew"
+            )
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """A piece of the work that is not on disk."""
+
+    group: Sequence[NamedPuzzle]
+    prompts: Sequence[Prompt]
+    copies: int
+    settings: SamplingSettings
+    identity: dict[str, Any]
+
+    def sampling(self, sampler: Sampler) -> Callable[[Callable[[int], object]], tuple[Sampled, dict[str, float]]]:
+        """Work that samples it, and what that took."""
+
+        def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
+            watch, seed = Watch(), self.identity["seed"]
+            sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress)
+            cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
+            return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": cpu_seconds}
+
+        return work
+
+    def judged(
+        self, samples: tuple[Sampled, dict[str, float]], pool: Pool, description: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Its line: every candidate with its verdict."""
+        (sampled, sampling_times), watch = samples, judging_watch(pool)
+        texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
+        judged_P_K, machine = judge_surely(pool, [named.puzzle for named in self.group], self.prompts, texts_P_K)
+        results = [
+            _result(named, completions_K, judged_K, self.copies)
+            for named, completions_K, judged_K in zip(self.group, sampled.completions_P_K, judged_P_K, strict=True)
+        ]
+        judging_times = {"judging_seconds": watch.seconds(), "judging_cpu_seconds": watch.cpu_seconds()}
+        return {
+            "identity": self.identity, "sampler": description, "batch_rows": sampled.batch_rows,
+            "prompt_tokens": sampled.prompt_tokens, "results": results,
+            "times": {**sampling_times, **judging_times, **machine},
+        }  # fmt: skip
+
+
+def _result(
+    named: NamedPuzzle, completions_K: Sequence[Completion], judged_K: Sequence[Judged], copies: int
+) -> dict[str, Any]:
+    """One puzzle's line: every candidate with its verdict."""
+    asked = bool(completions_K)
+    return {
+        "name": named.name,
+        "puzzle": named.puzzle.id,
+        "answer_type": named.puzzle.answer_type,
+        "skills": list(named.skills),
+        "difficulty": named.difficulty,
+        "texts": [completion.text for completion in completions_K],
+        "tokens": sum(completion.tokens for completion in completions_K),
+        "truncated": sum(not completion.finished for completion in completions_K),
+        "verdicts": [str(judgement.verdict) for _, judgement in judged_K] if asked else [PROMPT_TOO_LONG] * copies,
+        "details": [judgement.detail for _, judgement in judged_K],
+    }
+
+
+def judge_surely(
+    pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
+) -> tuple[list[list[Judged]], dict[str, int]]:
+    """Verdicts that are the candidates' own doing, and counts of what the machine had to do for it.
+
+    Returns:
+        The judgements, and `retried` (judgings that the sandbox failed), `judged_again` (candidates
+        whose limit was doubted) and `changed` (those that got another verdict).
+
+    Raises:
+        SandboxError: It failed three times; nothing was decided.
+    """
+    for failures in range(TRIES):
+        try:
+            judged_P_K = judge_texts(pool, puzzles, prompts, texts_P_K)
+            again = _judge_again(pool, puzzles, judged_P_K)
+            break
+        except SandboxError:
+            if failures + 1 == TRIES:
+                raise
+    settled_P_K = [
+        [(candidate, again.get(_key(p, candidate), judgement)) for candidate, judgement in judged_K]
+        for p, judged_K in enumerate(judged_P_K)
+    ]
+    before = {_key(p, candidate): judgement for p, row in enumerate(judged_P_K) for candidate, judgement in row}
+    changed = sum(judgement.verdict != before[key].verdict for key, judgement in again.items())
+    return settled_P_K, {"retried": failures, "judged_again": len(again), "changed": changed}
+
+
+def _key(p: int, candidate: Candidate | None) -> tuple[int, str | None]:
+    return p, candidate.source if candidate else None
+
+
+def _judge_again(
+    pool: Pool, puzzles: Sequence[Puzzle], judged_P_K: Sequence[Sequence[Judged]]
+) -> dict[tuple[int, str | None], Judgement]:
+    """Judgements, one after the other, of the candidates that met a limit while they waited for a core."""
+    doubted = WAITED_SHARE * pool.limits.cpu_seconds
+    again: dict[tuple[int, str | None], Judgement] = {}
+    for p, judged_K in enumerate(judged_P_K):
+        for candidate, judgement in judged_K:
+            key = _key(p, candidate)
+            if candidate is not None and judgement.waited_seconds > doubted and key not in again:
+                (again[key],) = verify(pool, [(puzzles[p], candidate)])
+    return again
+
+
+def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: Mapping[str, str]) -> SetScores:
+    """Scores from stored chunks, without the puzzles known to be wrong; needs no model."""
+    results = [result for line in lines for result in line["results"] if result["puzzle"] not in errata]
+    correct = [result["verdicts"].count(Verdict.ACCEPTED) for result in results]
+    verdicts = Counter(verdict for result in results for verdict in result["verdicts"])
+    return SetScores(
+        puzzles=len(results),
+        samples_per_puzzle=config.samples_per_puzzle,
+        pass_at=scores([config.samples_per_puzzle] * len(results), correct, config.k) if results else {},
+        solved=sum(c > 0 for c in correct),
+        verdicts=dict(verdicts.most_common()),
+        truncated=sum(result["truncated"] for result in results),
+        cost=total(map(chunk_cost, lines)),
+    )
+
+
+def counts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """By puzzle of stored chunks: candidates and accepted ones."""
+    results = [result for line in lines for result in line["results"]]
+    return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
+
+
+def chunk_cost(line: Mapping[str, Any]) -> StageCost:
+    """What a stored chunk came to; one of an older version knows less of it."""
+    times, results = line["times"], line["results"]
+    return StageCost(
+        texts=sum(len(result["texts"]) for result in results),
+        tokens=sum(result["tokens"] for result in results),
+        prompt_tokens=line.get("prompt_tokens", 0),
+        model_seconds=times["sampling_seconds"],
+        model_cpu_seconds=times.get("sampling_cpu_seconds", 0.0),
+        judging_seconds=times["judging_seconds"],
+        judging_cpu_seconds=times.get("judging_cpu_seconds", 0.0),
+    )

@@ -1,0 +1,733 @@
+"""Examples in, a trained model out: the one training loop, for fine-tuning and for making a base.
+
+What a training lowers is one of `selfplay.training.objectives`, on completions only. A step holds a fixed
+number of tokens, not of sequences, and sequences of like length, so that little of it is padding.
+What costs time and changes nothing is left out: the output layer reads only positions whose next
+token is learned, and a beginning that many examples share, as few-shot prompts do, is read once
+for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from puzzles.puzzle import InputError
+from sandbox.pool import available_cores
+from selfplay.config import FinetuneConfig, ModelConfig
+from selfplay.run.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
+from selfplay.run.rundir import folder_atomically
+from selfplay.sampling.cost import Watch
+from selfplay.sampling.decode import kept_in
+from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
+from selfplay.sampling.prompts import encode_completion, encode_prompt, encode_sampled
+from selfplay.training import distributed
+from selfplay.training.objectives import Likelihood, Objective, PolicyGradient, Preference
+from selfplay.training.select import Contrast, Example, Graded, Lesson
+
+logger = logging.getLogger(__name__)
+
+EAGER_TOKENS = 256
+"""Up to this length plain attention is the faster one on a CPU: for one thread and 2 M parameters 10,000
+tokens/s against 6,500 at 64 tokens, as many at 256, 3,600 against 4,800 at 512. After a shared beginning what
+counts is own tokens by all tokens: 70 of 670 are still faster so (18,400 against 14,300), 70 of 970 are not."""
+WORTH_SHARING = 1 / 8
+"""Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
+STEPS_BETWEEN_GIVING_BACK = 10
+"""On a CPU; ten steps of the embedded run take some seconds, and giving back 30 ms."""
+FEWEST_STEPS_TO_JUDGE = 10
+"""A single step's responses say little of how others have moved."""
+
+LIKELIHOOD = Likelihood()
+S = TypeVar("S", bound=Sized)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TokenExample:
+    """`input_ids_T` and `loss_mask_T`: one sequence, and which of its tokens are learned."""
+
+    input_ids_T: tuple[int, ...]
+    loss_mask_T: tuple[bool, ...]
+    advantage: float = 1.0
+    """What a policy gradient weighs its learned tokens with."""
+
+    def __len__(self) -> int:
+        """Tokens."""
+        return len(self.input_ids_T)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens are learned; the very first cannot be, as nothing stands before it."""
+        return sum(self.loss_mask_T[1:])
+
+
+@dataclass(frozen=True)
+class TokenContrast:
+    """Two sequences with the same prompt."""
+
+    better: TokenExample
+    worse: TokenExample
+
+    def __len__(self) -> int:
+        """Tokens of the longer one, as both are padded to it."""
+        return max(len(self.better), len(self.worse))
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """What a training came to."""
+
+    steps: int
+    sequences: int
+    tokens: int
+    """Without padding."""
+    skipped: int
+    """Examples longer than the model's context."""
+    first_loss: float
+    """Mean over the first tenth of the steps, per learned token, or per contrast."""
+    last_loss: float
+    """Mean over the last tenth."""
+    seconds: float
+    cpu_seconds: float
+    peak_flops_per_second: float
+    """A large matrix product in the dtype of training, measured."""
+    preferred: float | None = None
+    """Share of contrasts of which the better response has gained more on the starting weights than the worse one has;
+    this and what follows over the last tenth, and None where the objective does not ask for it."""
+    better_shift: float | None = None
+    """Nats by which the better responses have become likelier than with the starting weights."""
+    ratio: float | None = None
+    """Mean of a graded token's probability over what it was with the starting weights."""
+    clipped: float | None = None
+    """Share of graded tokens that had moved too far to be learned."""
+    stopped_at_step: int | None = None
+    """After so many steps the better responses had fallen by more than `finetune.most_fall`."""
+
+
+class Optimizer(Protocol):
+    """What `train` asks of one."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:
+        """Change the weights by their gradients."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+
+
+class TrainingDiverged(InputError):
+    """The loss is no number any more; nothing was saved."""
+
+
+def tokenize(tokenizer: Any, example: Example) -> TokenExample:
+    """A prompt and its completion as one sequence, loss on the completion and its end."""
+    return _sequence(encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion))
+
+
+def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
+    """The sequences of which one term of the loss is; what was sampled ends as it did."""
+    if isinstance(lesson, Example):
+        return tokenize(tokenizer, lesson)
+    prompt = encode_prompt(tokenizer, lesson.prompt)
+    texts = (lesson.completion,) if isinstance(lesson, Graded) else (lesson.better, lesson.worse)
+    sequences = [_sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text)) for text in texts]
+    return (
+        replace(sequences[0], advantage=lesson.advantage) if isinstance(lesson, Graded) else TokenContrast(*sequences)
+    )
+
+
+def _sequence(prompt: Sequence[int], completion: Sequence[int]) -> TokenExample:
+    return TokenExample((*prompt, *completion), (*[False] * len(prompt), *[True] * len(completion)))
+
+
+def batches(examples: Sequence[S], batch_tokens: int, rng: np.random.Generator) -> list[list[S]]:
+    """All examples once, in random order, grouped by length to at most `batch_tokens` with padding."""
+    # The sort is stable, so that equal lengths stay shuffled.
+    grouped = _filled([examples[i] for i in rng.permutation(len(examples))], batch_tokens)
+    return [grouped[i] for i in rng.permutation(len(grouped))] if grouped else []
+
+
+def _filled(examples: Iterable[S], most_tokens: float, shared: int = 0) -> list[list[S]]:
+    """By length, in parts of at most so many tokens with padding, the shared ones once, or of one example."""
+    parts: list[list[S]] = []
+    for example in sorted(examples, key=len):
+        if not parts or shared + (len(example) - shared) * (len(parts[-1]) + 1) > most_tokens:
+            parts.append([])
+        parts[-1].append(example)
+    return parts
+
+
+def micro_batches(
+    batch: Sequence[TokenExample], most_tokens: float, share: bool
+) -> list[tuple[list[TokenExample], int]]:
+    """A step's examples in parts that go through the network one after the other.
+
+    Args:
+        batch: The step.
+        most_tokens: Of a part, with padding; a longer example is a part of its own.
+        share: Whether examples that begin alike come together.
+
+    Returns:
+        Each part, and how many tokens of its examples' common beginning are to be read once.
+    """
+    groups = _alike(batch) if share else [(batch, 0)]
+    parts = [(part, shared) for group, shared in groups for part in _filled(group, most_tokens, shared)]
+    return [(part, shared if len(part) > 1 else 0) for part, shared in parts]
+
+
+def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
+    """Groups and what they share, such that most tokens are saved; all others are one group that shares nothing."""
+    ordered = sorted(batch, key=lambda example: example.input_ids_T)
+    common = [shared_tokens(pair) for pair in itertools.pairwise(ordered)]
+    price = WORTH_SHARING * sum(map(len, batch))
+    # For the first so many examples: what is saved at best, where their last group begins, and what that shares.
+    best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
+    for end in range(1, len(ordered) + 1):
+        choices = [(best[end - 1][0], end - 1, 0)]
+        shared = max(common, default=0)
+        for start in range(end - 2, -1, -1):
+            shared = min(shared, common[start])
+            if shared * (end - 1) <= price:  # no longer group can be worth it
+                break
+            choices.append((best[start][0] + shared * (end - start - 1) - price, start, shared))
+        best.append(max(choices))
+    groups, alone, end = [], [], len(ordered)
+    while end:
+        _, start, shared = best[end]
+        if shared:
+            groups.append((ordered[start:end], shared))
+        else:
+            alone.append(ordered[start])
+        end = start
+    return [*groups, (alone, 0)]
+
+
+def shared_tokens(examples: Sequence[TokenExample]) -> int:
+    """How long a beginning all examples have in common, before what they learn."""
+    beginnings = [_unlearned(example) for example in examples]
+    # What the first and the last in order have in common, all between them have too.
+    ends = zip(min(beginnings), max(beginnings), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+
+
+def _unlearned(example: TokenExample) -> tuple[int, ...]:
+    """The tokens after which nothing is learned at once: a prompt without its last token."""
+    first = example.loss_mask_T.index(True) if True in example.loss_mask_T else len(example)
+    return example.input_ids_T[: max(0, first - 1)]
+
+
+def collate(
+    examples: Sequence[TokenExample], shared: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Examples without their shared beginning as tensors.
+
+    Returns:
+        `input_ids_BT`, padded on the right, where a causal model's earlier positions cannot see it;
+        `places_N`, the positions before a learned token, counted row after row; `targets_N`, these tokens.
+    """
+    width = max(map(len, examples)) - shared
+    input_ids_BT = np.zeros((len(examples), width), np.int64)
+    learned_BT = np.zeros((len(examples), width), bool)
+    for row, example in enumerate(examples):
+        input_ids_BT[row, : len(example) - shared] = example.input_ids_T[shared:]
+        learned_BT[row, : len(example) - shared] = example.loss_mask_T[shared:]
+    learned_BT[:, 0] = False  # nothing stands before it
+    targets_N = np.flatnonzero(learned_BT)
+    arrays = input_ids_BT, targets_N - 1, input_ids_BT.flat[targets_N]
+    input_ids, places, targets = (torch.from_numpy(array).to(device) for array in arrays)
+    return input_ids, places, targets
+
+
+def log_probabilities(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> list[torch.Tensor]:
+    """Of each example the log-probabilities of its learned tokens, in float32.
+
+    Args:
+        network: A causal language model.
+        examples: They go through it side by side.
+        shared: How many first tokens, the same in all, are read once. Dropout then draws once for them.
+    """
+    input_ids_BT, places_N, targets_N = collate(examples, shared, network.device)
+    past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
+    with _output_at(network, places_N):
+        logits_NV = network(input_ids=input_ids_BT, **past).logits[0]
+    logs_N = -torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+    return list(logs_N.split([example.learned for example in examples]))
+
+
+def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
+    """Keys and values of a beginning, for that many rows; gradients flow back through them."""
+    input_ids_1S = torch.tensor([ids_S], device=network.device)
+    cache = DynamicCache(config=network.config)
+    with _output_at(network, input_ids_1S.new_empty(0)):
+        network(input_ids=input_ids_1S, **kept_in(cache, network))
+    cache.batch_repeat_interleave(copies)
+    return kept_in(cache, network)
+
+
+@contextlib.contextmanager
+def _output_at(network: Any, places_N: torch.Tensor) -> Iterator[None]:
+    """Within it the output layer reads these positions only, counted row after row, as one row.
+
+    It is a quarter of the work for models of 100 to 500 M parameters, and its logits are most of the memory.
+    """
+
+    def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, places_N)[None],)
+
+    hook = network.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def can_share(network: Any) -> bool:
+    """Whether a beginning can be read once for many: attention to all that came before, kept in the usual cache."""
+    windowed = getattr(network.config, "sliding_window", None) is not None
+    return bool(network._supports_default_dynamic_cache()) and not network._is_stateful and not windowed
+
+
+def train(
+    network: Any,
+    steps: Iterable[Sequence[TokenExample]],
+    total_steps: int,
+    config: FinetuneConfig,
+    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    make_optimizer: Callable[[torch.nn.Module, FinetuneConfig, torch.device], Optimizer] | None = None,
+    objective: Objective = LIKELIHOOD,
+) -> TrainStats:
+    """One optimiser step per batch: linear warm-up, then linear decay to zero, clipped gradients; AdamW by default.
+
+    Raises:
+        TrainingDiverged: The loss or its gradient is not finite.
+    """
+    device = network.device
+    # Before anything of value is in memory.
+    peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
+    watch = Watch()
+    optimizer = (make_optimizer or adamw)(network, config, device)
+    history: list[dict[str, float]] = []
+    sequences = tokens = 0
+    stopped_at_step = None
+    passes = _Passes(network, config, objective)
+    with _in_training(network, config, objective):
+        if objective.compares:
+            steps = list(steps)
+            passes.refer(steps)
+        for step, batch in enumerate(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, total_steps, config.warmup_steps)
+            history.append(passes.backward(batch))
+            loss, clipped = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
+            norm = distributed.whole(clipped).item()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise TrainingDiverged(
+                    f"step {step}: the loss is {loss}, its gradient {norm}: "
+                    "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
+                )
+            _step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+            batch_tokens = sum(map(len, batch))
+            sequences, tokens = sequences + len(batch), tokens + batch_tokens
+            progress(batch_tokens, loss)
+            if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
+                give_memory_back()
+            if _better_have_fallen(history, total_steps, config.most_fall):
+                stopped_at_step = step + 1
+                logger.warning(
+                    "step %d: the training ends, as better responses fell by more than finetune.most_fall = %g nats",
+                    stopped_at_step, config.most_fall,
+                )  # fmt: skip
+                break
+    tenth = max(1, len(history) // 10)
+    first, last = _means(history[:tenth]), _means(history[-tenth:])
+    watched = {name: mean for name, mean in last.items() if name != "loss"}
+    spent, (cpu_spent, peak) = watch.seconds(), distributed.total([watch.cpu_seconds(), peak])
+    return TrainStats(
+        len(history), sequences, tokens, 0, first.get("loss", 0.0), last.get("loss", 0.0), spent, cpu_spent, peak,
+        **watched, stopped_at_step=stopped_at_step,
+    )  # fmt: skip
+
+
+def _step(optimizer: Optimizer) -> None:
+    """The first one allocates two numbers for each weight."""
+    try:
+        optimizer.step()
+    except RuntimeError as error:
+        if not OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise InputError("out of memory with AdamW's state: set finetune.lora_rank = 16, or a smaller model") from None
+
+
+def _better_have_fallen(history: Sequence[Mapping[str, float]], total_steps: int, most_fall: float) -> bool:
+    """Whether better responses have become less likely, over the last tenth of the steps planned, than they may."""
+    last = history[-max(FEWEST_STEPS_TO_JUDGE, total_steps // 10) :]
+    enough = len(last) >= FEWEST_STEPS_TO_JUDGE and len(last) >= total_steps // 10
+    return most_fall > 0 and enough and _means(last).get("better_shift", 0.0) < -most_fall
+
+
+@contextlib.contextmanager
+def _in_training(network: Any, config: FinetuneConfig, objective: Objective) -> Iterator[None]:
+    """Within it the network is as training wants it, and afterwards as sampling does."""
+    attention = network.config._attn_implementation
+    network.train()
+    if config.checkpointing:
+        network.activation_checkpointing_enable({"use_reentrant": False})
+    if objective.compares:
+        _without_dropout(network)
+    yield
+    if config.checkpointing:
+        network.activation_checkpointing_disable()
+    network.set_attn_implementation(attention)
+    network.eval()
+
+
+def _without_dropout(network: Any) -> None:
+    """Probabilities are compared, and chance is no part of them; layers that are computed again must be in training."""
+    network.eval()
+    for module in network.modules():
+        module.training = isinstance(module, GradientCheckpointingLayer)
+
+
+class _Passes:
+    """A step's way through the network and back, in parts that are halved until they fit the memory."""
+
+    def __init__(self, network: Any, config: FinetuneConfig, objective: Objective) -> None:
+        self._attention = network.config._attn_implementation
+        self._network, self._dtype, self._objective = network, config.dtype, objective
+        self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
+        # Checkpointing makes the network forget its keys and values; a sharded one is called alike in all processes.
+        self._share = can_share(network) and not config.checkpointing and not distributed.is_sharded(network)
+        self._reference: dict[TokenExample, torch.Tensor] = {}
+
+    def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
+        """Take the weights as they are now as the reference, for these sequences: each is read once."""
+        distinct = dict.fromkeys(example for step in steps for example in self._dealt(step)[0])
+        for batch, _ in distributed.even(_filled(distinct, self._batch_tokens), self._network):
+            self._reference |= self._fitted(self._read, batch)
+
+    def backward(self, batch: Sequence[TokenExample]) -> dict[str, float]:
+        """What a step's objective sums up, as means, whatever its parts; the loss's gradient is left in the weights."""
+        own, counts = self._dealt(batch)
+        terms = len(batch) // 2 if self._objective.paired else sum(example.learned for example in batch)
+        work = self._backward_pairs if self._objective.paired else self._backward
+        means = self._fitted(lambda examples: work(examples, terms if counts else math.inf), own)
+        return distributed.added(self._network, means)
+
+    def _dealt(self, batch: Sequence[TokenExample]) -> tuple[list[TokenExample], bool]:
+        return distributed.dealt(batch, 2 if self._objective.paired else 1)
+
+    def _fitted(self, work: Callable[[Sequence[TokenExample]], T], batch: Sequence[TokenExample]) -> T:
+        longest = max(map(len, batch))
+        while True:
+            try:
+                return work(batch)
+            except RuntimeError as error:
+                if not OUT_OF_MEMORY.search(str(error)):
+                    raise
+                if distributed.is_sharded(self._network):  # the others are in the midst of the same pass
+                    raise InputError("out of memory: set finetune.micro_batch_tokens, or half of what it is") from None
+                if self._most_tokens < longest:
+                    raise InputError(
+                        f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
+                        "finetune.lora_rank = 16 or fewer prompt.shots"
+                    ) from None
+            # Only here, where the error and the tensors that it holds are gone.
+            self._network.zero_grad(set_to_none=True)
+            self._most_tokens = min(self._most_tokens, longest * len(batch)) // 2
+            logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", self._most_tokens)
+
+    def _backward(self, batch: Sequence[TokenExample], learned: float) -> dict[str, torch.Tensor]:
+        """Per learned token of the step, of which the batch is this process's share."""
+        means: dict[str, torch.Tensor] = {}
+        for (part, shared), counts in self._parts(batch):
+            sums, terms = self._sums(part, self._logs(part, shared)), learned if counts else math.inf
+            (sums["loss"] / terms).backward()
+            means = {name: means.get(name, 0.0) + value.detach() / terms for name, value in sums.items()}
+        return means
+
+    def _backward_pairs(self, batch: Sequence[TokenExample], pairs: float) -> dict[str, torch.Tensor]:
+        """Per pair of the step, though the two may be in different parts.
+
+        How the loss depends on each log-probability needs all their values, and no more than these: if there are
+        several parts, they are read once for the values, and again to send the slopes back.
+        """
+        parts = self._parts(list(dict.fromkeys(batch)))  # one of several pairs is read once
+        with torch.set_grad_enabled(len(parts) == 1):
+            read = [self._logs(part, shared) for (part, shared), _ in parts]
+        values = {
+            example: own.detach().requires_grad_()
+            for ((part, _), _), logs in zip(parts, read, strict=True)
+            for example, own in zip(part, logs, strict=True)
+        }
+        means = {name: total / pairs for name, total in self._sums(batch, [values[e] for e in batch]).items()}
+        means["loss"].backward()
+        for ((part, shared), counts), logs in zip(parts, read, strict=True):
+            again = logs if len(parts) == 1 else self._logs(part, shared)
+            slopes = [values[example].grad for example in part]
+            torch.autograd.backward(again, slopes if counts else [torch.zeros_like(slope) for slope in slopes])
+        return {name: mean.detach() for name, mean in means.items()}
+
+    def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
+        """Each with whether it counts."""
+        return distributed.even(micro_batches(batch, self._most_tokens, self._share), self._network)
+
+    def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
+        _use_attention(self._network, self._attention, max(map(len, part)), shared)
+        with _autocast(self._dtype, self._network.device):
+            return log_probabilities(self._network, part, shared)
+
+    def _read(self, batch: Sequence[TokenExample]) -> dict[TokenExample, torch.Tensor]:
+        with torch.no_grad():
+            parts = [(part, self._logs(part, shared)) for (part, shared), _ in self._parts(batch)]
+        return {example: own for part, logs in parts for example, own in zip(part, logs, strict=True)}
+
+    def _sums(self, examples: Sequence[TokenExample], logs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        reference = [self._reference[example] for example in examples] if self._objective.compares else []
+        return self._objective.sums(logs, reference, [example.advantage for example in examples])
+
+
+def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
+    """On a CPU, plain matrix products for short sequences: torch's fused attention goes backward slowly."""
+    short = (width - shared) * width <= EAGER_TOKENS**2
+    wanted = "eager" if network.device.type == "cpu" and short else usual
+    if network.config._attn_implementation != wanted:
+        network.set_attn_implementation(wanted)
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By name; all rows have the same."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def _schedule(step: int, total_steps: int, warmup_steps: int) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+
+def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW; gains and biases are not decayed."""
+    matrices = [p for p in network.parameters() if p.requires_grad and p.dim() >= 2]
+    vectors = [p for p in network.parameters() if p.requires_grad and p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=device.type in ("cpu", "cuda"))
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+        name = "bfloat16" if fast else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _autocast(name: str, device: torch.device) -> Any:
+    return torch.autocast(device.type, torch.bfloat16, enabled=_dtype(name, device) == torch.bfloat16)
+
+
+def finetune(
+    start: str | Path,
+    examples: Sequence[Lesson],
+    config: FinetuneConfig,
+    model_config: ModelConfig,
+    seed: Sequence[int],
+    folder: Path,
+    notes: dict[str, Any],
+    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    plan: Callable[[int], object] = lambda steps: None,
+) -> TrainStats:
+    """Fine-tune a checkpoint on examples and save it as a new folder, complete or not at all.
+
+    The processes that torchrun has started beside this one, which are in `join`, take part.
+
+    Args:
+        start: The checkpoint to start from, and the reference of an objective that compares.
+        examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
+            (`spin`, `dpo`) or `Graded` (`grpo`). With none the weights stay as they are.
+        config: How; of `beta`, the first number counts.
+        model_config: Device and threads; weights are trained in float32.
+        seed: Of the order of examples and of dropout.
+        folder: Where the new checkpoint goes.
+        notes: Kept beside the weights.
+        progress: Called after each step with its tokens and loss.
+        plan: Called once with the number of steps; a training that `most_fall` stops makes fewer.
+
+    Raises:
+        TrainingDiverged: The loss became infinite or no number; nothing is saved.
+    """
+    distributed.tell((str(start), examples, config, model_config, seed))
+    model, stats = _trained(start, examples, config, model_config, seed, progress, plan)
+    together = {"processes": distributed.size()} if distributed.size() > 1 else {}
+    with folder_atomically(folder) as part:
+        model.save(part, {**notes, **together, "training": asdict(stats)})
+    return stats
+
+
+def join() -> int:
+    """Take part in each training of the process that leads, until it has no more; returns the exit status."""
+    for order in distributed.orders():
+        with contextlib.suppress(TrainingDiverged):  # in all processes alike: the one that leads decides
+            _trained(*order)
+        give_memory_back()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # servers may be begun on this GPU meanwhile
+    return 0
+
+
+def _trained(
+    start: str | Path,
+    examples: Sequence[Lesson],
+    config: FinetuneConfig,
+    model_config: ModelConfig,
+    seed: Sequence[int],
+    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    plan: Callable[[int], object] = lambda steps: None,
+) -> tuple[LanguageModel, TrainStats]:
+    """The model after training; where the network is sharded, the weights of it in the process that leads alone."""
+    objective = objective_of(examples, config)
+    rng = np.random.default_rng(list(seed))
+    drawn = int(rng.integers(2**62))
+    model, network = _for_training(start, config, model_config, drawn)
+    distributed.agree(f"the checkpoint {start}", model.checkpoint)
+    tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
+    fitting = [example for example in tokenized if len(example) <= model.context_tokens]
+    if examples and not fitting:
+        raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")
+    batch_tokens = config.batch_tokens // (2 if objective.paired else 1)
+    per_epoch = len(batches(fitting, batch_tokens, np.random.default_rng(0)))
+    total_steps = min(config.max_steps, math.ceil(per_epoch * config.epochs))
+    plan(total_steps)
+    steps = _epochs(fitting, batch_tokens, total_steps, rng)
+    if _shards(config):
+        distributed.shard(network, device_of(model_config.device).type)
+    if distributed.rank():
+        torch.manual_seed(drawn + distributed.rank())  # dropout is each process's own
+    with distributed.told_if_lost():
+        stats = train(network, steps, total_steps, config, progress, objective=objective)
+        if _shards(config):
+            sharded, leads = network, distributed.rank() == 0
+            if leads:
+                model, network = _for_training(start, config, replace(model_config, device="cpu"), drawn)
+            distributed.gather(sharded, network if leads else None)
+    if config.lora_rank and distributed.rank() == 0:
+        model.network = network.merge_and_unload()
+    return model, replace(stats, skipped=len(tokenized) - len(fitting))
+
+
+def _for_training(
+    start: str | Path, config: FinetuneConfig, model_config: ModelConfig, seed: int
+) -> tuple[LanguageModel, Any]:
+    """A checkpoint in float32, and its network as it is trained: with adapters, if there are to be any."""
+    distributed.require_device(model_config.device)
+    threads = model_config.threads
+    if distributed.local_size() > 1:
+        threads = max(1, (threads or available_cores()) // distributed.local_size())
+    device = "cpu" if _shards(config) else model_config.device  # no device need have room for all of it
+    model = LanguageModel(start, ModelConfig(path=str(start), device=device, dtype="float32", threads=threads))
+    torch.manual_seed(seed)
+    return model, _with_adapters(model.network, config) if config.lora_rank else model.network
+
+
+def _shards(config: FinetuneConfig) -> bool:
+    """Whether training spreads the weights over the processes.
+
+    Raises:
+        InputError: There is but one process.
+    """
+    if config.shard == "full" and distributed.size() == 1:
+        raise InputError(
+            "finetune.shard: 'full' spreads the weights over processes, and there is one: begin the run with "
+            "`torchrun --nproc-per-node N -m selfplay.commands.main run …`, or set it to 'none'"
+        )
+    return config.shard == "full"
+
+
+def objective_of(examples: Sequence[Lesson], config: FinetuneConfig) -> Objective:
+    """What learning from these comes to.
+
+    Raises:
+        ValueError: They are of several kinds.
+    """
+    kinds = {type(example) for example in examples}
+    if len(kinds) > 1:
+        raise ValueError(f"expected examples of one kind, got {', '.join(sorted(kind.__name__ for kind in kinds))}")
+    if Contrast in kinds:
+        return Preference(config.beta[0])
+    return PolicyGradient(config.clip_ratio) if Graded in kinds else LIKELIHOOD
+
+
+def require_peft() -> None:
+    """Say at start, not after an iteration, that LoRA's package is missing.
+
+    Raises:
+        InputError: peft is not installed.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise InputError("finetune.lora_rank: the package is not installed: pip install 'selfplay-puzzles[lora]'")
+
+
+def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
+    """Only low-rank adapters of all linear layers but the output learn (Hu et al., 2021, arXiv:2106.09685)."""
+    require_peft()
+    import peft
+
+    kinds = {type(module).__name__ for module in network.modules()}
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM", r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear",
+        fan_in_fan_out="Conv1D" in kinds,  # GPT-2's layers are transposed
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        return peft.get_peft_model(network, settings)
+
+
+def _epochs(
+    examples: Sequence[TokenExample | TokenContrast], batch_tokens: int, total_steps: int, rng: np.random.Generator
+) -> Iterator[list[TokenExample]]:
+    """Steps; of a contrast the better sequence comes before the worse."""
+    step = 0
+    while step < total_steps:
+        for batch in batches(examples, batch_tokens, rng):
+            if step == total_steps:
+                return
+            pairs = ((one.better, one.worse) if isinstance(one, TokenContrast) else (one,) for one in batch)
+            yield list(itertools.chain.from_iterable(pairs))
+            step += 1
+
+
+WEIGHTS_GRADIENTS_MOMENTS = 4
+"""Numbers that AdamW keeps for each weight that learns."""
+
+
+class TransformersBackend:
+    """The loop's `Backend` on transformers and torch."""
+
+    def load(self, checkpoint: str | Path, config: ModelConfig) -> LanguageModel:
+        """The sampler of a checkpoint."""
+        return LanguageModel(checkpoint, config)
+
+    def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
+        """What a training of this model takes at least: in float32, as AdamW has it, or with adapters the weights."""
+        weights_bytes = 4 * sampler.parameters
+        copies = 1 if config.lora_rank else WEIGHTS_GRADIENTS_MOMENTS
+        processes = distributed.size() if _shards(config) else 1
+        free_bytes = sampler.free_bytes + sampler.own_bytes
+        remedy = "take a smaller model" + ("" if config.lora_rank else ", or finetune.lora_rank = 16")
+        return TrainingNeeds(copies * weights_bytes // processes, free_bytes, weights_bytes, remedy)
+
+    finetune = staticmethod(finetune)

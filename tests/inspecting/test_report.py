@@ -1,0 +1,383 @@
+"""A run's page: its numbers are the records', what is hostile shows as text, and a browser can use it from disk."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from test_story import config, finished  # noqa: F401  # a run of two iterations
+
+from puzzles.archive import trends
+from puzzles.archive.store import Archive, Provenance
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
+from selfplay.commands.main import main
+from selfplay.inspecting import panels
+from selfplay.inspecting import report as report_module
+from selfplay.inspecting.report import LISTS, report
+from selfplay.run.rundir import RunDir
+from selfplay.tables import interval
+
+ATTACK = (
+    "</script></pre><script>window.attacked = 1</script><img src=x onerror='window.attacked=2'><a href=javascript:x>"
+)
+
+
+@pytest.fixture
+def rundir(finished, tmp_path):  # noqa: F811
+    shutil.copytree(finished.path, tmp_path / "a run")
+    return RunDir(tmp_path / "a run")
+
+
+@pytest.fixture(scope="module")
+def page(finished):  # noqa: F811
+    return report(finished)
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, texts, and the cells of tables by the figure that they are in."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.texts, self.figures = [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "figure":
+            self.figures.append([])
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self.figures and self.tags[-1][0] in ("td", "th", "b") and data.strip():
+            self.figures[-1].append(data)
+
+    def with_tag(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+def add_pair(archive, identifier, source, solution="def g():\n    return 1", name="", description="", answer="1"):
+    puzzle = Puzzle(source, "int", "def g():", identifier, identifier, frozenset(), description=description)
+    held = VerifiedPair(puzzle, Candidate(solution, identifier), Judgement(Verdict.ACCEPTED, "", answer, 0.1, 0.1))
+    archive.add(held, Provenance("model", 2, name=name, original=source), {"tier": "A"})
+
+
+# ---- what it says ----
+
+
+def test_scores_and_funnel_are_the_records(finished, page):  # noqa: F811
+    figures = {cells[0]: cells[1:] for cells in Page(page).figures}
+    records = finished.read_records()
+    for scored, name in (("dev", "dev"), ("heldout", "held-out")):
+        for k in ("pass@1", "pass@4"):
+            rows = [[str(record["iteration"]), interval(record[scored][k])] for record in records]
+            assert figures[f"{name} {k}"][2:] == [cell for row in rows for cell in row]
+    head = ("iteration", "proposed", "well_formed", "admitted", "solved", "training_solved", "varied", "new_pairs",
+            "trained_pairs", "held_out_refused", "contaminated")  # fmt: skip
+    expected = [name.replace("_", " ") for name in head[:-1]] + ["contaminated so far"]
+    expected += [str(record[name]) for record in records[1:] for name in head]
+    assert figures["from proposed to solved"] == expected
+
+
+def test_every_drawing_is_an_image_of_its_own_with_its_numbers_beside_it(page):
+    images = Page(page).with_tag("img")
+    assert len(images) == len(Page(page).figures) > 10
+    for image in images:
+        kind, _, content = image["src"].partition(",")
+        assert kind == "data:image/svg+xml;base64"
+        assert ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg")
+
+
+def test_the_lists_are_what_they_are_called(finished, page):  # noqa: F811
+    shown = Page(page).with_tag("details")
+    lists = {
+        name: [own["id"].removeprefix("pair-") for own in sorted(
+            (card for card in shown if f"data-{name}" in card), key=lambda card: int(card[f"data-{name}"])
+        )]
+        for name in LISTS
+    }  # fmt: skip
+    with Archive(finished.archive) as archive:
+        ids = archive.puzzle_ids()
+        solutions, tried = archive.query("SELECT * FROM solutions"), archive.query("SELECT * FROM candidates")
+        number = {identifier: sum(row["puzzle"] == identifier for row in solutions) for identifier in ids}
+        verdicts = {i: [row["verdict"] for row in tried if row["puzzle"] == i] for i in ids}
+        rate = {i: own.count("accepted") / len(own) for i, own in verdicts.items() if own}
+        assert lists["used"] == trends.most_used(archive, 10**6)
+        assert lists["newest"] == [i for i in reversed(archive.puzzle_ids("p.origin = 'model'")) if number[i]]
+    newest_first = [i for i in reversed(ids) if number[i]]
+    assert lists["varied"] == sorted(newest_first, key=lambda i: -number[i])
+    assert lists["hardest"] == sorted((i for i in newest_first if rate.get(i)), key=lambda i: rate[i])
+
+
+def test_a_puzzle_shows_its_parents_and_what_came_after_it_as_links(finished, page):  # noqa: F811
+    with Archive(finished.archive) as archive:
+        parents = {row["id"]: json.loads(row["parents"]) for row in archive.query("SELECT id, parents FROM puzzles")}
+        children = trends.children(archive, parents)
+    cards = re.split(r'<details class="card" id="pair-', page)[1:]
+    assert len(cards) > 10
+    for card in cards:
+        identifier, links = card[:16], re.findall(r'href="#pair-(\w+)"', card)
+        assert links == [identifier, *parents[identifier], *children.get(identifier, [])[:12]]
+
+
+def test_parents_of_what_is_listed_are_shown_too_and_theirs(finished):  # noqa: F811
+    with Archive(finished.archive) as archive:
+        parents = {row["id"]: json.loads(row["parents"]) for row in archive.query("SELECT id, parents FROM puzzles")}
+        one = next(identifier for identifier, own in parents.items() if any(parents[parent] for parent in own))
+        expected, waiting = [one], [one]
+        while waiting:
+            waiting = list(dict.fromkeys(p for i in waiting for p in parents[i] if p not in expected))
+            expected += waiting
+        shown = report_module._with_ancestors(archive, [one])
+    assert shown[0] == one
+    assert set(shown) == set(expected)
+    assert len(shown) == len(expected)
+
+
+def test_settings_state_and_headline_stand_on_it(finished, page):  # noqa: F811
+    texts = "".join(Page(page).texts)
+    records = finished.read_records()
+    assert finished.config.read_text() in texts
+    assert "finished, iteration 2 of 2" in texts
+    assert f"{records[-1]['pairs']:,}" in texts
+    assert "0 puzzles in the archive" in texts
+
+
+def test_a_run_that_has_scored_nothing_yet_has_a_page(rundir):
+    rundir.records.unlink()
+    html = report(rundir)
+    assert "stopped, iteration 0 of 2" in html
+    assert "dev pass@1" not in html
+
+
+def test_an_empty_archive_has_a_page(rundir):
+    rundir.records.unlink()
+    rundir.archive.unlink()
+    Archive(rundir.archive, create=True).close()
+    html = report(rundir)
+    assert "No iteration has ended yet." in html
+    assert 'id="pairs"' not in html
+
+
+def test_arms_of_the_same_seed_stand_beside_an_arm_and_beside_no_other_run(rundir):
+    others = {name: RunDir(shutil.copytree(rundir.path, rundir.path.parent / name)) for name in ("b-4", "c-9", "own")}
+    others["c-9"].config.write_text(rundir.config.read_text().replace("seed = 4", "seed = 9"))
+    for place in (rundir, others["b-4"], others["c-9"]):
+        (place.path / "outcome.json").write_text("{}")
+    figures = {cells[0]: cells[1:] for cells in Page(report(rundir)).figures}
+    assert figures["dev pass@1"][:3] == ["iteration", "a run", "b-4"]
+    assert {cells[0]: cells[1:] for cells in Page(report(others["own"])).figures}["dev pass@1"][:2] == [
+        "iteration",
+        "own",
+    ]
+
+
+# ---- what it must not do ----
+
+
+def test_hostile_text_is_text_wherever_it_stands(rundir):
+    attack = ATTACK + "\u2028$x^2$"
+    with Archive(rundir.archive) as archive:
+        add_pair(archive, "0" * 16, f"def f(x: int):\n    return {attack!r} == x", attack, attack, attack, attack)
+        archive.connection.execute("UPDATE puzzles SET skills = ?, answer_type = ?", (json.dumps([attack]), attack))
+        archive.connection.execute("UPDATE candidates SET verdict = ? WHERE verdict = 'wrong_answer'", (attack,))
+        archive.connection.execute("UPDATE proposals SET outcome = ? WHERE outcome = 'admitted'", (attack,))
+    parsed = Page(report(rundir))
+    assert len(parsed.with_tag("script")) == 1
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in parsed.with_tag("img"))
+    assert all(link["href"].startswith("#") for link in parsed.with_tag("a"))
+    assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)
+    assert "".join(parsed.texts).count("window.attacked = 1") > 6
+
+
+def test_the_page_allows_its_own_script_and_style_only_and_nothing_from_elsewhere(page):
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    for tag, directive in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    parsed = Page(page)
+    assert not [own for tag, own in parsed.tags if tag in ("link", "iframe", "object", "base") or "style" in own]
+
+
+def test_a_page_of_long_texts_stays_below_five_megabytes_and_says_what_was_cut(rundir):
+    with Archive(rundir.archive) as archive:
+        for number in range(80):
+            text = f"    {number} + '{'<&>' * 20_000}'\n"
+            add_pair(archive, f"{number:016x}", f"def f(x: int):\n{text}", f"def g():\n{text}")
+    html = report(rundir)
+    assert len(html.encode()) < 5_000_000
+    assert "characters more" in html
+
+
+def test_a_folder_without_a_run_is_one_clear_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"nothing: expected a run's folder, with its config\.toml and archive\.sqlite"
+    ):
+        report(RunDir(tmp_path / "nothing"))
+    assert main(["report", "nothing"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(rundir, capsys):
+    assert main(["report", str(rundir.path), "--out", str(rundir.path)]) == 2
+    assert "name another place with --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["archive.sqlite", "config.toml", "records.jsonl"])
+def test_it_is_never_written_over_what_a_run_needs(rundir, capsys, name):
+    before = (rundir.path / name).read_bytes()
+    assert main(["report", str(rundir.path), "--out", str(rundir.path / name)]) == 2
+    assert "name another place" in capsys.readouterr().err
+    assert (rundir.path / name).read_bytes() == before
+
+
+def test_a_run_of_many_iterations_shows_some_of_them_from_the_first_to_the_last(rundir):
+    first, *_, last = rundir.read_records()
+    lines = [json.dumps({**last, "iteration": number}) + "\n" for number in range(1, 1001)]
+    rundir.records.write_text(json.dumps(first) + "\n" + "".join(lines))
+    cells = next(cells for cells in Page(report(rundir)).figures if cells[0] == "dev pass@1")
+    shown = [int(cell) for cell in cells[3::2]]
+    assert (shown[0], shown[-1], len(shown)) == (0, 1000, panels.MOST_ITERATIONS)
+
+
+def test_a_puzzle_in_quarantine_says_so(rundir):
+    with Archive(rundir.archive) as archive:
+        (one, *_) = trends.most_used(archive, 1)
+        sql = "INSERT INTO contamination SELECT ?, 'exact', 'x', '', value, 0 FROM marks WHERE name = 'guard'"
+        archive.connection.execute(sql, (one,))
+    cards = re.split(r'<details class="card" id="pair-', report(rundir))[1:]
+    assert [card[:16] for card in cards if "<span>in quarantine</span>" in card] == [one]
+
+
+def test_a_card_that_is_too_large_leaves_the_others_there(rundir, monkeypatch):
+    full = report(rundir).count('<details class="card"')
+    monkeypatch.setattr(report_module, "CHARACTERS", 10**7)
+    with Archive(rundir.archive) as archive:
+        (one, *_) = trends.most_used(archive, 1)
+        archive.connection.execute("UPDATE puzzles SET name = ? WHERE id = ?", ("x" * 4_000_000, one))
+    assert report(rundir).count('<details class="card"') == full - 1
+
+
+def test_the_command_writes_it_into_the_run_or_where_it_is_told(rundir, tmp_path, capsys):
+    assert main(["report", str(rundir.path)]) == 0
+    assert main(["report", str(rundir.path), "--out", str(tmp_path / "new" / "page.html")]) == 0
+    assert capsys.readouterr().out.startswith(f"{rundir.path}/report.html: ")
+    assert rundir.report.read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "new" / "page.html").exists()
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture
+def hostile(rundir):
+    with Archive(rundir.archive) as archive:
+        add_pair(archive, "f" * 16, f"def f(x: int):\n    return x == 1 and {ATTACK!r}", ATTACK, ATTACK, ATTACK, ATTACK)
+    rundir.report.write_text(report(rundir))
+    return rundir.report
+
+
+@pytest.fixture
+def tab(browser, hostile):
+    """The page at a desk's width, and all that it asked for and complained of."""
+    with browser.new_page(viewport={"width": 1280, "height": 900}) as tab:
+        tab.asked, tab.said = [], []
+        tab.on("request", lambda request: tab.asked.append(request.url))
+        tab.on("console", lambda message: tab.said.append(message.text))
+        tab.on("pageerror", lambda error: tab.said.append(str(error)))
+        tab.goto(hostile.as_uri())
+        yield tab
+
+
+def shown(tab):
+    return tab.locator(".card:visible").count()
+
+
+def test_it_opens_from_disk_draws_its_plots_and_asks_for_nothing_else(tab, hostile):
+    widths = tab.eval_on_selector_all("img", "images => images.map(image => image.naturalWidth)")
+    assert len(widths) > 10
+    assert all(widths)
+    assert [url for url in tab.asked if not url.startswith("data:")] == [hostile.as_uri()]
+    assert tab.said == []
+
+
+def test_no_stored_script_runs_and_all_of_it_shows_as_text(tab):
+    tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert tab.evaluate("window.attacked") is None
+    assert "window.attacked = 1" in tab.inner_text(f"#pair-{'f' * 16}")
+    assert tab.locator("script").count() == 1
+
+
+def test_even_a_script_that_got_into_the_page_would_not_run(browser, hostile):
+    """The last line of defence: what the page's own policy does not name."""
+    hostile.write_text(hostile.read_text().replace("<main>", f"<main>{ATTACK}"))
+    with browser.new_page() as tab:
+        tab.goto(hostile.as_uri())
+        assert tab.locator("script").count() == 2
+        assert tab.evaluate("window.attacked") is None
+
+
+def test_words_filter_the_puzzles_and_a_list_orders_them(tab):
+    everything = shown(tab)
+    tab.fill("input[name=words]", "window.attacked = 1")
+    assert shown(tab) == 1
+    assert tab.inner_text("output") == "1 puzzle"
+    tab.fill("input[name=words]", "no such word")
+    assert shown(tab) == 0
+    tab.fill("input[name=words]", "")
+    tab.select_option("select", "hardest")
+    assert 0 < shown(tab) < everything
+    places = tab.eval_on_selector_all(".card:not([hidden])", "cards => cards.map(card => +card.dataset.hardest)")
+    assert places == sorted(places)
+
+
+def test_a_deep_link_opens_its_puzzle_though_a_filter_hides_it(tab, hostile):
+    one = f"pair-{'f' * 16}"
+    tab.goto(f"{hostile.as_uri()}#{one}")
+    tab.reload()
+    assert tab.evaluate(f"document.getElementById('{one}').open")
+    other = tab.evaluate(
+        "document.querySelector('.card .meta a[href]:not([href$=ffff])').getAttribute('href').slice(1)"
+    )
+    tab.fill("input[name=words]", "no such word")
+    tab.evaluate(f"location.hash = '{other}'")
+    tab.wait_for_selector(f"#{other}[open]", state="visible")
+    assert tab.evaluate(f"document.getElementById('{other}').getBoundingClientRect().top < innerHeight")
+
+
+def test_a_phone_scrolls_it_in_one_direction_only(browser, hostile):
+    with browser.new_page(viewport={"width": 390, "height": 800}) as tab:
+        tab.goto(hostile.as_uri())
+        tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_without_scripts_every_puzzle_is_there(browser, hostile):
+    with browser.new_context(java_script_enabled=False) as context:
+        tab = context.new_page()
+        tab.goto(hostile.as_uri())
+        assert shown(tab) == hostile.read_text().count('<details class="card"')
+        assert not tab.is_visible(".filters")
+
+
+def test_whether_puzzles_still_differ_is_drawn_beside_the_first_iterations_with_the_alarms():
+    measures = {"well_formed": 0.5, "niche_entropy": 4.0, "vendi": 8.0, "human_auc": [0.7, 0.6, 0.8]}
+    records = [
+        {"iteration": 0, "collapse": {"alarms": []}},
+        {"iteration": 1, "collapse": {"alarms": [], **measures}},
+        {"iteration": 2, "collapse": {"alarms": ["Vendi score 2 fell below 0.5"], **measures, "vendi": 2.0}},
+    ]
+    (panel,) = panels.differing(records)
+    assert panel.note == "in parts of iteration 1's; iteration 2: Vendi score 2 fell below 0.5"
+    rows = [dict(zip(panel.head, row, strict=True)) for row in panel.rows]
+    assert [row["vendi"] for row in rows] == ["8", "2"]
+    assert rows[0]["human auc"] == ".700 [.600, .800]"
+    assert [row["alarms"] for row in rows] == ["", "Vendi score 2 fell below 0.5"]
+    assert list(panels.differing(records[:1])) == []
+    assert list(panels.differing([{"iteration": 0}, {"iteration": 1}])) == []

@@ -1,0 +1,509 @@
+"""An archive in the browser: pages answer, hostile text stays text, nothing is written, nobody else is served."""
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import httpx
+import pytest
+from test_archive import HUMAN, PROTECTIONS, made, older, pair
+
+from puzzles.archive.store import Archive, Provenance
+from puzzles.guard import Hit
+from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict, VerifiedPair
+from selfplay.commands.main import main
+from selfplay.inspecting import pages
+from selfplay.inspecting.view import only_here
+
+SETTINGS = {"protocol": "few-shot", "temperature": 0.5}
+PLACES = (
+    "source", "name", "description", "original", "solution", "answer", "candidate", "detail", "refused", "reason",
+    "import", "import-detail", "import-name", "hit", "type", "skill",
+)  # fmt: skip
+OURS = ("/", "/puzzles", "/puzzle/a1", "/pairs", "/iterations", "/refused", "/refused?outcome=imports")
+TABLES = [
+    *("puzzles", "solutions", "candidates", "proposals", "chunks", "refusals", "contamination", "trained", "marks"),
+    *("pairs", "iterations", "protections", "hardest", "quarantined", "verdicts", "refused"),
+]
+THEIRS = ("/archive", *(f"/archive/{name}" for name in TABLES), "/archive?sql=select+*+from+refusals")
+
+
+def hostile(place):
+    """Would run, where it is not text; says where it came from."""
+    return f"<script>ran = '{place}'</script><img src=x onerror=\"ran='{place}'\">'\"&{place};"
+
+
+def fill(archive):
+    """A proposed puzzle with its candidates, a refused proposal and a refused import, all of hostile text."""
+    archive.add(pair(made("b2")), HUMAN, PROTECTIONS)
+    archive.plan_chunk(1, "propose", 0, "weights-0", "0/1/1/0", SETTINGS, {"shots": [["b2"]], "copies": 2})
+    archive.plan_chunk(1, "solve", 0, "weights-0", "0/1/2/0", SETTINGS, {"puzzles": ["a1"], "copies": 3})
+    (proposing,), (solving,) = (archive.unjudged(1, stage) for stage in ("propose", "solve"))
+    texts = [hostile("candidate"), "def g():\n    return 'walrus'", "unstable"]
+    for chunk, sampled in ((proposing, [hostile("original"), hostile("refused")]), (solving, [texts])):
+        archive.set_completions(chunk, sampled, 1, 10, 10, 0.1, 0.1)
+        archive.set_judged(chunk, 0.1, 0.1)
+    source = f"def f(x: int):\n    return x == 1  # {hostile('source')}"
+    puzzle = Puzzle(source, hostile("type"), "def g():", "a1", "a1", frozenset(), description=hostile("description"))
+    where = Provenance("model", 1, proposing, 0, ("b2",), hostile("name"), hostile("original"), (hostile("skill"),), 3)
+    archive.add_puzzle(puzzle, where)
+    archive.add_proposal(proposing, 0, "admitted", "", "a1")
+    archive.add_proposal(proposing, 1, "trivial", hostile("reason"), None)
+    held = Candidate(f"def g():\n    return 'walrus'  # {hostile('solution')}", "s1")
+    accepted = Judgement(Verdict.ACCEPTED, "", hostile("answer"), 0.1, 0.1)
+    archive.add(VerifiedPair(puzzle, held, accepted), Provenance("model", 1, solving, 1), PROTECTIONS)
+    archive.add_candidate(solving, 0, "a1", None, Judgement(Verdict.INVALID_SOLUTION, hostile("detail"), None))
+    archive.add_candidate(solving, 1, "a1", held, accepted)
+    archive.add_candidate(solving, 2, "a1", None, Judgement(Verdict.UNSTABLE, f"{WORLDS_DISAGREE}: 1, 2"))
+    archive.add_trained(1, [("a1", "s1")])
+    archive.add_contamination({"a1": Hit("exact", "guarded", hostile("hit"))})
+    archive.add_refusal(hostile("import-name"), "puzzle", "syntax", hostile("import-detail"), hostile("import"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    with Archive(tmp_path / "archive.sqlite", create=True) as archive:
+        fill(archive)
+        archive.index()
+    return tmp_path / "archive.sqlite"
+
+
+@pytest.fixture
+def empty(tmp_path):
+    Archive(tmp_path / "empty.sqlite", create=True).close()
+    return tmp_path / "empty.sqlite"
+
+
+def answers(path, *addresses, headers=None):
+    """What the application answers, in this process."""
+
+    async def ask(application):
+        transport = httpx.ASGITransport(app=application, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as client:
+            return [await client.get(address, headers=headers) for address in addresses]
+
+    shown = pages.over(path)
+    try:
+        return asyncio.run(ask(only_here(shown.app())))
+    finally:
+        pages.close(shown)
+
+
+def page(path, address, status=200):
+    (answer,) = answers(path, address)
+    assert answer.status_code == status, answer.text
+    return answer.text
+
+
+def read(path, address):
+    """A page's text, without its elements."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", "", page(path, address))).split())
+
+
+@contextlib.contextmanager
+def served(path, *options):
+    """The command itself, in a process of its own; its process and address."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from selfplay.commands.main import main; sys.exit(main())",
+        "view",
+        str(path),
+    ]
+    with subprocess.Popen(
+        [*command, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process, re.search(r"http://\S+/", process.stdout.readline())[0]
+        finally:
+            process.kill()
+
+
+# ---- pages ----
+
+
+@pytest.mark.parametrize("address", [*OURS, *THEIRS])
+def test_every_page_answers_and_holds_no_element_of_a_puzzles(path, address):
+    text = page(path, address)
+    assert "<script>ran" not in text
+    assert "<img" not in text
+
+
+@pytest.mark.parametrize("address", [*(page for page in OURS if page != "/puzzle/a1"), *THEIRS])
+def test_an_empty_archive_has_every_page_but_a_puzzles(empty, address):
+    page(empty, address)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_hostile_text_is_shown_as_the_text_it_is(path, place):
+    shown = "".join(unescape(re.sub(r"</?span[^>]*>", "", answer.text)) for answer in answers(path, *OURS))
+    assert hostile(place) in shown
+
+
+def test_characters_that_would_turn_a_line_around_are_shown_as_their_escapes(path):
+    with Archive(path) as archive:
+        archive.add_puzzle(made("e5\u202e"), HUMAN)
+    assert "\u202e" not in page(path, "/puzzles")
+    assert "\\u202e" in page(path, "/puzzles")
+
+
+def test_a_puzzles_page_tells_its_whole_story(path):
+    text = read(path, "/puzzle/a1")
+    for part in (
+        "model iteration 1", "weights-0", "0/1/1/0", "temperature 0.5", "def f(x: int): return x == 'b2'", "tier A",
+        "trained on in iteration 1", "1 accepted, 1 invalid_solution, 1 unstable", WORLDS_DISAGREE, "contaminated",
+    ):  # fmt: skip
+        assert part in text
+    assert 'href="/puzzle/b2"' in page(path, "/puzzle/a1")
+    assert 'href="/puzzle/a1"' in page(path, "/puzzle/b2")
+    assert "The story is broken" not in text
+
+
+def test_the_size_counts_what_a_loop_has_written_beside_the_file_so_far(path):
+    with Archive(path) as archive:
+        archive.add_refusal("large", "puzzle", "too_long", "", "x" * 1_000_000)
+        assert path.stat().st_size < 1_000_000
+        assert 2 <= float(re.search(r"([\d.]+) MB", read(path, "/"))[1]) < 3  # a table and its index
+
+
+def test_a_broken_story_says_what_is_missing(path):
+    with Archive(path) as archive:
+        archive.connection.execute("DELETE FROM proposals WHERE puzzle = 'a1'")
+    assert "The story is broken: what became of text 0 of chunk 1 is not kept" in read(path, "/puzzle/a1")
+
+
+def test_a_pair_has_an_address_that_stays(path):
+    assert 'href="/puzzle/a1#s1"' in page(path, "/pairs")
+    assert 'id="s1"' in page(path, "/puzzle/a1")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {"a1", "b2"}), ("words=walrus", {"a1"}), ("words=%00walrus", {"a1"}), ("words=nowhere", set()),
+        ("origin=human", {"b2"}), ("state=quarantined", {"a1"}), ("state=unsolved", set()), ("type=int", {"b2"}),
+        ("iteration=1&difficulty=3", {"a1"}), ("sort=hardest&origin=", {"a1", "b2"}), ("page=9", set()),
+    ],
+)  # fmt: skip
+def test_puzzles_are_found_by_what_they_are_and_say(path, query, expected):
+    assert set(re.findall(r'href="/puzzle/(\w+)"', page(path, f"/puzzles?{query}"))) == expected
+
+
+def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
+    with Archive(path) as archive:
+        for number in range(5):
+            archive.add_puzzle(made(f"c{number}"), HUMAN)
+    monkeypatch.setattr(pages, "ROWS", 2)
+    address, seen = "/puzzles?origin=human&sort=oldest", []
+    while address:
+        text = page(path, address)
+        seen += re.findall(r'class="id" href="/puzzle/(\w+)"', text)
+        following = re.search(r'href="(\?[^"]*)">on ', text)
+        address = following and f"/puzzles{unescape(following[1])}"
+    assert seen == ["b2", "c0", "c1", "c2", "c3", "c4"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("/puzzle/ff", "expected the id of one puzzle, got 'ff': there is none"),
+        ("/puzzles?state=odd", "state: expected one of solved, unsolved, quarantined, got 'odd'"),
+        ("/puzzles?page=1e99", "page: expected a number, got '1e99'"),
+        ("/puzzles?words=%22", "expected a word to search for, got '\"'"),
+        ("/not/here/at/all", "Not found"),
+        ("/archive/not-here", "Table not found"),
+    ],
+)
+def test_an_address_that_is_wrong_says_what_was_expected(path, address, expected):
+    assert expected in unescape(page(path, address, 404))
+
+
+def test_datasettes_tables_lead_to_the_story(path):
+    for address in ("/archive/candidates", "/archive/pairs", "/archive/puzzles"):
+        assert 'href="/puzzle/a1"' in page(path, address)
+
+
+def test_datasette_searches_by_the_index(path):
+    assert "1 row" in read(path, "/archive/solutions?_search=walrus")
+
+
+def test_sql_makes_no_text_of_a_gigabyte(path):
+    assert "too big" in page(path, "/archive?sql=select+hex(zeroblob(900000000))", 400)
+
+
+def test_a_page_elsewhere_sends_nobody_here(path):
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        (answer,) = answers(path, "/archive.json?sql=select+1", headers={"sec-fetch-site": site})
+        assert answer.status_code == status, site
+
+
+def test_sql_that_takes_too_long_is_ended_and_said(path, monkeypatch):
+    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 50)
+    endless = "with recursive a(n) as (select 1 union all select n + 1 from a) select count(*) from a"
+    (answer,) = answers(path, httpx.URL("/archive", params={"sql": endless}))
+    assert (answer.status_code, "SQL Interrupted" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize("address", ["/archive?sql=select+1+from+'%1b[2J<script>'", "/archive/2J~3Cscript~3E"])
+def test_what_fails_is_said_on_the_page_and_not_on_the_terminal(path, address, capfd):
+    (answer,) = answers(path, address)
+    assert answer.status_code in (400, 404)
+    assert "2J<script>" not in answer.text
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- who is served, and with what ----
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8001", "localhost:9000", "localhost", "[::1]:8001"])
+def test_who_asks_this_machine_is_served(path, host):
+    assert [answer.status_code for answer in answers(path, *OURS[:2], headers={"host": host})] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8001", "127.0.0.1:8001@evil", "", "::1"]
+)
+def test_who_asks_by_another_name_is_refused_everything(path, host):
+    for answer in answers(path, "/", "/archive.json?sql=select+1", "/view.css", headers={"host": host}):
+        assert (answer.status_code, answer.text) == (403, "This archive is shown to this machine only.\n")
+
+
+def test_our_pages_forbid_all_but_our_style_and_have_no_script(path):
+    for answer in answers(path, *OURS):
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self';")
+        assert not re.search(r"<script|<style|<[^>]*\s(style|on\w+)=", answer.text)
+
+
+def test_no_answer_may_be_read_by_another_page_or_taken_for_what_it_is_not(path):
+    for answer in answers(path, "/", "/archive", "/archive/refusals.csv", "/archive/chunks.json", "/not/here/at/all"):
+        assert "access-control-allow-origin" not in answer.headers
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert "default-src" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "insert into marks values ('a', 'b')", "delete from puzzles", "drop table puzzles", "pragma user_version = 9",
+        "attach 'other.sqlite' as other", "with a as (select 1) insert into marks select 'a', 'b'",
+        "select load_extension('x')", "vacuum into 'other.sqlite'", "explain delete from puzzles; select 1",
+    ],
+)  # fmt: skip
+def test_sql_reads_and_does_not_write(path, sql):
+    before = path.read_bytes()
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": sql}))
+    assert answer.status_code == 400
+    assert path.read_bytes() == before
+    assert not (path.parent / "other.sqlite").exists()
+
+
+def test_datasette_has_no_connection_that_writes(path):
+    shown = pages.over(path)
+    with contextlib.closing(shown.get_database(pages.NAME).connect(write=True)) as connection:
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("INSERT INTO marks VALUES ('a', 'b')")
+        with pytest.raises(sqlite3.OperationalError, match="not authorized"):
+            connection.execute("SELECT load_extension('x')")
+    pages.close(shown)
+
+
+# ---- archives of all kinds ----
+
+
+def test_what_a_running_loop_writes_is_seen_and_neither_waits_for_the_other(path):
+    shown = pages.over(path)
+    code = f"""
+import sys
+from puzzles.archive import Archive
+with Archive({str(path)!r}) as archive:
+    archive.connection.execute("BEGIN IMMEDIATE")
+    archive.add_refusal("later", "puzzle", "syntax", "", "a walrus")
+    print("writing", flush=True)
+    sys.stdin.readline()
+    archive.connection.execute("COMMIT")
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+
+    async def ask(address):
+        transport = httpx.ASGITransport(app=only_here(shown.app()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get(address)).text
+
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        for address in ("/refused?outcome=imports", "/archive/refusals"):
+            assert "a walrus" not in asyncio.run(ask(address))
+        with Archive(path, read_only=True) as reader:
+            reader.connection.execute("BEGIN")
+            assert reader.query("SELECT count(*) FROM refusals")[0][0] == 1
+            writer.stdin.write("\n")
+            writer.stdin.flush()
+            assert writer.stdout.readline() == "written\n"
+        for address in ("/refused?outcome=imports", "/archive/refusals"):
+            assert "a walrus" in asyncio.run(ask(address))
+        writer.communicate("\n", timeout=20)
+    pages.close(shown)
+
+
+def test_a_file_that_cannot_be_written_is_shown_and_nothing_is_put_beside_it(path, monkeypatch):
+    before = sorted(path.parent.iterdir())
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may write everything
+    for answer in answers(path, *OURS, *THEIRS):
+        assert answer.status_code == 200
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_an_archive_that_goes_away_is_said(path):
+    moved = path.with_name("moved.sqlite")
+    shutil.move(path, moved)
+    assert "there is no archive here" in page(path, "/", 404)
+
+
+def test_no_page_needs_torch(path):
+    code = (
+        f"import asyncio, sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom test_view import *\n"
+        f"for address in OURS: page({str(path)!r}, address)\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- the command ----
+
+
+def refusal(capsys, *arguments):
+    assert main(["view", *map(str, arguments)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def test_a_wrong_path_is_one_line(capsys, tmp_path):
+    assert "expected an archive file, a run folder or a run's name" in refusal(capsys, tmp_path / "none.sqlite")
+
+
+def test_a_file_that_is_no_archive_is_one_line(capsys, tmp_path):
+    (tmp_path / "notes.txt").write_text("These are notes, and they are longer than a header of SQLite is." * 9)
+    assert "notes.txt: expected an archive" in refusal(capsys, tmp_path / "notes.txt")
+
+
+def test_a_port_in_use_is_one_line(capsys, path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"--port {port}: it cannot be had (Address already in use)" in refusal(capsys, path, "--port", port)
+
+
+def test_a_port_that_there_is_not_is_one_line(capsys, path):
+    assert "--port 99999: expected at most 65535" in refusal(capsys, path, "--port", 99999)
+
+
+def test_without_datasette_it_says_what_to_install(capsys, path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'selfplay-puzzles[view]'" in refusal(capsys, path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ending_it_is_no_error_and_leaves_the_archive_alone_in_its_folder(path, number):
+    with served(path.parent) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        assert httpx.get(address).status_code == httpx.get(f"{address}archive/pairs").status_code == 200
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert [file.name for file in path.parent.iterdir()] == ["archive.sqlite"]
+
+
+def test_only_the_loopback_device_is_listened_at(path):
+    with served(path) as (_, address):
+        port = int(address.rstrip("/").rpartition(":")[2])
+        rows = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()]
+    listening = "0A"
+    assert [row[1] for row in rows if row[3] == listening and row[1].endswith(f":{port:04X}")] == [
+        f"0100007F:{port:04X}"
+    ]
+
+
+def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
+    older(tmp_path / "archive.sqlite", 2)
+    with served(tmp_path / "archive.sqlite") as (process, address):
+        assert httpx.get(f"{address}archive/candidates").status_code == httpx.get(address).status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert "brought from schema 2 to 3" in process.communicate(timeout=20)[1]
+    assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
+
+
+# ---- in a browser ----
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hostile") / "archive.sqlite"
+    with Archive(path, create=True) as archive:
+        fill(archive)
+        archive.add_puzzle(made("c3" * 400), HUMAN)
+    with served(path) as (_, address):
+        yield address.rstrip("/")
+
+
+def looked_at(browser, address, **options):
+    context = browser.new_context(**options)
+    opened = context.new_page()
+    opened.requested, opened.complaints = [], []
+    opened.on("request", lambda request: opened.requested.append(request.url))
+    opened.on("console", lambda message: opened.complaints.append(message.text))
+    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    opened.goto(address)
+    return opened
+
+
+@pytest.mark.parametrize("where", [*OURS, "/archive/puzzles", "/archive/candidates", "/archive/refusals", "/archive"])
+def test_nothing_stored_runs_in_a_browser_and_nothing_is_asked_of_another_machine(browser, address, where):
+    opened = looked_at(browser, f"{address}{where}")
+    opened.wait_for_load_state("networkidle")
+    assert opened.evaluate("typeof ran") == "undefined"
+    assert opened.complaints == []
+    assert all(asked.startswith(f"{address}/") for asked in opened.requested)
+
+
+def test_a_stored_script_is_read_as_text_in_a_browser(browser, address):
+    opened = looked_at(browser, f"{address}/puzzle/a1")
+    shown = opened.locator("body").inner_text()
+    for place in ("source", "name", "description", "solution", "answer"):
+        assert hostile(place) in shown
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_screen(browser, address, width):
+    for where in (*OURS, f"/puzzle/{'c3' * 400}", "/archive/hardest"):
+        opened = looked_at(browser, f"{address}{where}", viewport={"width": width, "height": 800})
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width, where
+
+
+def test_pages_are_dark_where_that_is_preferred(browser, address):
+    colours = [
+        looked_at(browser, address, color_scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert colours == ["rgb(251, 250, 247)", "rgb(22, 24, 28)"]
+
+
+def test_a_search_is_typed_and_its_finding_opened(browser, address):
+    opened = looked_at(browser, address)
+    opened.fill("header input", "walrus")
+    opened.press("header input", "Enter")
+    opened.click("article a.id")
+    assert opened.url == f"{address}/puzzle/a1"

@@ -1,0 +1,144 @@
+"""Puzzles made from puzzles: what changes, what is refused, and that the answer they were made for is right."""
+
+import ast
+import random
+
+import pytest
+
+from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import Puzzle
+from puzzles.rules import families
+from puzzles.rules.variation import MOST_CHARACTERS, Variation, varied
+from puzzles.verify import verify, verify_texts
+from sandbox import codec
+
+
+def f(test: str, answer: str = "x: int") -> str:
+    return f"def f({answer}):\n    return {test}"
+
+
+def vary(pool, how, *sources, answer, seed=0):
+    return varied(pool, [Variation(how, sources, answer, seed)])[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        (f("x * 3 == 21"), "5", f("x * 3 == 15")),
+        (f("21 == x * 3"), "5", f("15 == x * 3")),
+        (f("x % 7 == 3 and x // 7 == 2"), "19", f("x % 7 == 5 and x // 7 == 2")),
+        (f("x * 3 == n", "x: int, n=21"), "5", f("x * 3 == n", "x: int, n=15")),
+        (f("sorted(x) == [1, 2]", "x: List[int]"), "[9, 4, 4]", f("sorted(x) == [4, 4, 9]", "x: List[int]")),
+        (f("set(x) == {'a'}", "x: str"), "'ba'", f("set(x) == {'a', 'b'}", "x: str")),
+        (f("x[::-1] == 'ab' and len(x) == 2", "x: str"), "'xyz'", f("x[::-1] == 'zyx' and len(x) == 3", "x: str")),
+    ],
+)
+def test_hindsight_gives_an_equation_the_constants_that_the_answer_has(pool, before, answer, after):
+    assert vary(pool, "hindsight", before, answer=answer) == after
+
+
+@pytest.mark.parametrize(("test", "answer"), [("x > 50", "7"), ("50 < x", "7"), ("20 < x < 30", "44"), ("x <= 3", "9")])
+def test_hindsight_moves_a_bound_to_where_the_answer_is_inside(pool, test, answer):
+    texts = {vary(pool, "hindsight", f(test), answer=answer, seed=seed) for seed in range(8)}
+    assert len(texts) > 1
+    judged = verify_texts(pool, [(text, f"def g():\n    return {answer}") for text in texts])
+    assert {str(judgement.verdict) for judgement in judged} == {"accepted"}
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "why"),
+    [
+        (f("x * 3 == 21"), "7", "it is right already"),
+        (f("x in (4, 5)"), "7", "there is no constant to be equal to"),
+        (f("str(x).isdigit()"), "-7", "there is nothing to compare with"),
+        (f("x / 0 == 3"), "7", "it fails on this answer"),
+        (f("x / 2 == 3"), "7", "a whole number would become a fraction"),
+        (f("(x > 4) == True"), "3", "a truth value is no constant"),
+        (f("[x] * 99 == [1]"), "7", "the constant would be long"),
+        ("def f(x: int):\n    y = x * 3\n    return y == 21", "5", "more than one statement"),
+        ("def f(x: int, *, n=3):\n    return x * n == 21", "5", "parameters by name only"),
+        ("import math\ndef f(x: int):\n    return math.sqrt(x) == 4.0", "25", "more than one statement"),
+        (f("[a for a in iter(int, 1)] == x"), "5", "it never ends"),
+        (f("__import__('os').fork() == 21"), "5", "it may not"),
+        (f("x * 3 == 21"), "no literal", "the answer is none"),
+    ],
+)
+def test_what_cannot_be_varied_is_none(pool, source, answer, why):
+    assert vary(pool, "hindsight", source, answer=answer) is None, why
+
+
+def test_what_one_puzzle_does_to_its_child_is_nothing_to_the_next(pool):
+    endless = Variation("hindsight", (f("[a for a in iter(int, 1)] == x"),), "5", 0)
+    plain = Variation("hindsight", (f("x * 3 == 21"),), "5", 0)
+    assert varied(pool, [endless, plain, endless, plain]) == [None, f("x * 3 == 15")] * 2
+
+
+def test_join_asks_for_both_with_the_constants_of_one_answer(pool):
+    joined = vary(pool, "join", f("x % 7 == 3 and x > 20", "x: int"), f("str(n)[0] == d", "n: int, d='9'"), answer="45")
+    assert joined == f("x % 7 == 3 and x > 20 and (str(x)[0] == '4')")
+
+
+def test_nest_asks_of_what_the_first_computes_what_the_second_asks_of_its_answer(pool):
+    nested = vary(
+        pool, "nest", f("sum(x) == 10", "x: List[int]"), f("str(n)[::-1] == '21'", "n: int"), answer="[30, 4]"
+    )
+    assert nested == f("str(sum(x))[::-1] == '43'", "x: List[int]")
+
+
+@pytest.mark.parametrize(
+    ("how", "first", "second", "why"),
+    [
+        ("join", f("x == 3 and x > 1"), f("x < 9 and x != 5"), "four clauses"),
+        ("join", f("x > 3"), f("all((x > 2 for x in [n]))", "n: int"), "a name of the second is the first's"),
+        (
+            "nest",
+            f("x[::-1] == y", "x: str, y='ab'"),
+            f("sorted(s, key=lambda x: s.count(x)) == []", "s: str"),
+            "as there",
+        ),
+        ("join", f("x > 3"), f("len('" + "y" * MOST_CHARACTERS + "') > n", "n: int"), "too long"),
+        ("nest", f("x > 3"), f("n * 2 == 4", "n: int"), "the first computes nothing"),
+        ("nest", f("x == 3"), f("n * 2 == 4", "n: int"), "the first computes nothing"),
+        ("nest", f("str(x) == '4'"), f("n * 2 == 4", "n: int"), "the second cannot ask that of a text"),
+    ],
+)
+def test_what_cannot_be_put_together_is_none(pool, how, first, second, why):
+    assert vary(pool, how, first, second, answer="45") is None, why
+
+
+def test_the_same_seed_gives_the_same_text(pool):
+    again = [Variation("hindsight", (f("3 < x < 90"),), "700", seed % 5) for seed in range(10)]
+    texts = varied(pool, again)
+    assert texts[:5] == texts[5:]
+    assert len(set(texts)) > 1
+
+
+def test_the_answer_that_a_puzzle_was_made_for_is_accepted(pool):
+    rng = random.Random(0)
+    drawn = list(families.generate(17, 300))
+    texts = [Text(pair.puzzle) for pair in drawn]
+    puzzles = parse_puzzles(pool, texts)
+    judged = verify(pool, list(zip(puzzles, parse_candidates(pool, [Text(p.solution) for p in drawn]), strict=True)))
+    by_type = {}
+    for puzzle, judgement in zip(puzzles, judged, strict=True):
+        by_type.setdefault(puzzle.answer_type, []).append((puzzle, judgement.answer))
+    asked = []
+    for how in ("hindsight", "join", "nest") * 90:
+        same = by_type[rng.choice(sorted(by_type))]
+        first, second = (
+            rng.choice(same)[0],
+            rng.choice(same if how == "join" else rng.choice(list(by_type.values())))[0],
+        )
+        sources = (first.source,) if how == "hindsight" else (first.source, second.source)
+        asked.append(Variation(how, sources, rng.choice(same)[1], rng.randrange(1000)))
+    made = [(item, text) for item, text in zip(asked, varied(pool, asked), strict=True) if text is not None]
+    assert {item.how for item, _ in made} == {"hindsight", "join", "nest"}
+    assert len(made) > 40
+    parsed = parse_puzzles(pool, [Text(text) for _, text in made])
+    assert all(
+        isinstance(puzzle, Puzzle) and puzzle.source == text for puzzle, (_, text) in zip(parsed, made, strict=True)
+    )
+    solutions = parse_candidates(pool, [Text(f"def g():\n    return {item.answer}") for item, _ in made])
+    verdicts = [str(judgement.verdict) for judgement in verify(pool, list(zip(parsed, solutions, strict=True)))]
+    assert set(verdicts) == {"accepted"}
+    assert all(codec.literal(ast.literal_eval(item.answer)) == item.answer for item, _ in made)

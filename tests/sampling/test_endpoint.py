@@ -1,0 +1,647 @@
+"""Servers as samplers: a server here plays what real ones do, good and bad; one test asks a real one."""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from interrupted import descendants, still_running
+from test_loop import puzzle_files
+
+from puzzles.puzzle import InputError
+from sandbox import selfcheck
+from selfplay.commands.main import main
+from selfplay.config import EndpointConfig
+from selfplay.run.rundir import RunDir
+from selfplay.sampling import endpoint, serving
+from selfplay.sampling.ahead import Abandoned
+from selfplay.sampling.endpoint import Endpoint, EndpointFailed
+from selfplay.sampling.prompts import Prompt
+from selfplay.sampling.sampler import Completion, SamplingSettings
+from selfplay.sampling.serving import ManagedServer, ServerDied
+
+SETTINGS = SamplingSettings(temperature=0.8, top_p=0.9, max_tokens=20, batch_rows=4)
+CUT, HANG = "cut", "hang"
+
+
+def prompt(text, chat=False):
+    return Prompt(text, chat, "" if chat else "def f(")
+
+
+def answer(*texts, ends="stop", tokens=None):
+    choices = [{"text": text, "finish_reason": ends, "index": place} for place, text in enumerate(texts)]
+    usage = {"prompt_tokens": 7, "completion_tokens": 5 * len(texts) if tokens is None else tokens}
+    return 200, {}, json.dumps({"choices": choices, "usage": usage}).encode()
+
+
+def echo(body, number):
+    """Texts that say what was asked."""
+    return answer(*[f"{body['prompt']}/{body['seed']}/{copy}" for copy in range(body.get("n", 1))])
+
+
+class Played:
+    """A server that answers as a function says, given the body and the number of the request."""
+
+    def __init__(self, play):
+        self.bodies, self.paths, self.keys, self.most = [], [], [], 0
+        self._now, self._lock, self._over = 0, threading.Lock(), threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                self.reply(200, {}, b'{"data": [{"id": "tiny"}]}')
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with outer._lock:
+                    outer.bodies.append(body)
+                    outer.paths.append(self.path)
+                    outer.keys.append(self.headers.get("authorization"))
+                    outer._now += 1
+                    outer.most = max(outer.most, outer._now)
+                    number = len(outer.bodies)
+                try:
+                    played = play(body, number)
+                    if played == HANG:
+                        outer._over.wait(20)
+                    elif played == CUT:
+                        self.wfile.write(b'HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n{"choices": [')
+                        self.close_connection = True
+                    else:
+                        self.reply(*played)
+                finally:
+                    with outer._lock:
+                        outer._now -= 1
+
+            def reply(self, status, headers, content):
+                self.send_response(status)
+                for name, value in {**headers, "content-length": len(content)}.items():
+                    self.send_header(name, str(value))
+                self.end_headers()
+                self.wfile.write(content)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def close(self):
+        self._over.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def played():
+    """Begins servers."""
+    with contextlib.ExitStack() as stack:
+
+        def begin(play=echo):
+            server = Played(play)
+            stack.callback(server.close)
+            return server
+
+        yield begin
+
+
+PROVE = Endpoint.prove
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No long pauses, and no proofs but where they are what is tested."""
+    monkeypatch.setattr(endpoint, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(Endpoint, "prove", lambda self, url: None)
+
+
+def endpoint_of(*servers, **config):
+    return Endpoint(EndpointConfig(**{"concurrent_requests": 4, **config}), [s.url for s in servers], "hash")
+
+
+def texts(sampled):
+    return [[completion.text for completion in row] for row in sampled.completions_P_K]
+
+
+# ---- what is asked ----
+
+
+def test_a_request_is_the_prompt_with_the_settings_and_a_seed_of_its_place(played):
+    server = played()
+    endpoint_of(server).sample([prompt("def f(")], 1, SETTINGS, [1, 2])
+    (body,) = server.bodies
+    seed = body.pop("seed")
+    assert 0 <= seed < 2**31
+    assert server.paths == ["/v1/completions"]
+    assert body == {
+        "model": "tiny", "prompt": "def f(", "max_tokens": 20, "temperature": 0.8, "top_p": 0.9,
+        "stop": ["\ndef ", "\nclass ", "\n#", "\nprint("],
+    }  # fmt: skip
+
+
+def test_a_chat_is_asked_with_a_message_and_no_stops(played):
+    reply = {"choices": [{"message": {"content": "```\nx\n```"}, "finish_reason": "length"}]}
+    reply["usage"] = {"prompt_tokens": 3, "completion_tokens": 4}
+    server = played(lambda body, number: (200, {}, json.dumps(reply).encode()))
+    sampled = endpoint_of(server).sample([prompt("Write.", chat=True)], 1, SETTINGS, [1])
+    assert sampled.completions_P_K == [[Completion("```\nx\n```", 4, finished=False)]]
+    assert server.paths == ["/v1/chat/completions"]
+    assert server.bodies[0]["messages"] == [{"role": "user", "content": "Write."}]
+    assert "stop" not in server.bodies[0]
+
+
+def test_completions_come_in_the_order_of_the_prompts_with_seeds_of_their_own_that_are_the_same_again(played):
+    server = played(lambda body, number: time.sleep(0.03 * (number % 3)) or echo(body, number))
+    asked = [prompt(name) for name in "abc"]
+    first, again = (endpoint_of(server).sample(asked, 3, SETTINGS, [4, 2]) for _ in range(2))
+    assert texts(first) == texts(again)
+    assert [[text[0] for text in row] for row in texts(first)] == [["a"] * 3, ["b"] * 3, ["c"] * 3]
+    assert len({text.split("/")[1] for row in texts(first) for text in row}) == 9
+    assert texts(first) != texts(endpoint_of(server).sample(asked, 3, SETTINGS, [4, 3]))
+
+
+def test_several_candidates_are_asked_for_at_once(played):
+    server = played()
+    done = []
+    sampled = endpoint_of(server, candidates_per_request=4).sample([prompt("a")], 10, SETTINGS, [1], done.append)
+    assert sorted(body.get("n", 1) for body in server.bodies) == [2, 4, 4]
+    assert sum(done) == len(sampled.completions_P_K[0]) == 10
+    assert (sampled.tokens, sampled.prompt_tokens) == (50, 21)
+
+
+@pytest.mark.parametrize(("ends", "finished"), [("stop", True), ("length", False), ("content_filter", False)])
+def test_what_was_cut_counts_as_truncated(played, ends, finished):
+    asked = endpoint_of(played(lambda body, number: answer("x", ends=ends)))
+    (((completion,),)) = asked.sample([prompt("a")], 1, SETTINGS, [1]).completions_P_K
+    assert completion == Completion("x", 5, finished)
+
+
+def test_a_server_that_knows_nothing_of_several_is_asked_for_the_others_one_by_one(played):
+    server = played(lambda body, number: answer(f"{body['seed']}"))
+    asked = endpoint_of(server, candidates_per_request=4, concurrent_requests=1)
+    sampled = asked.sample([prompt("a")], 8, SETTINGS, [1])
+    assert len({*texts(sampled)[0]}) == 8
+    again = asked.sample([prompt("a")], 8, SETTINGS, [1])
+    assert texts(again) == texts(sampled)
+    assert "n" not in server.bodies[-1]
+    assert len(server.bodies) == 16
+
+
+def test_no_more_requests_are_out_than_may_be(played):
+    server = played(lambda body, number: time.sleep(0.02) or echo(body, number))
+    endpoint_of(server, concurrent_requests=3).sample([prompt("a")], 12, SETTINGS, [1])
+    assert server.most == 3
+
+
+def test_several_servers_share_the_work(played):
+    servers = [played(lambda body, number: time.sleep(0.02) or echo(body, number)) for _ in range(2)]
+    sampled = endpoint_of(*servers).sample([prompt("a")], 12, SETTINGS, [1])
+    assert len(texts(sampled)[0]) == 12
+    assert all(len(server.bodies) >= 4 for server in servers)
+
+
+def test_tokens_of_several_candidates_add_up_to_what_the_server_says(played):
+    server = played(lambda body, number: answer("a", "b", "c", tokens=10))
+    sampled = endpoint_of(server, candidates_per_request=3).sample([prompt("a")], 3, SETTINGS, [1])
+    assert [each.tokens for each in sampled.completions_P_K[0]] == [4, 3, 3]
+
+
+# ---- the key ----
+
+
+def test_the_key_comes_from_the_environment_and_goes_nowhere_else(played, monkeypatch, caplog):
+    monkeypatch.setenv("THE_KEY", "sk-secret")
+    server = played()
+    asked = endpoint_of(server, key_variable="THE_KEY")
+    with caplog.at_level(logging.DEBUG):
+        asked.sample([prompt("a")], 1, SETTINGS, [1])
+    assert server.keys == ["Bearer sk-secret"]
+    assert "sk-secret" not in caplog.text + str(asked.description)
+
+
+def test_a_key_that_is_not_taken_is_wrong_input_and_not_shown(played, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = played(lambda body, number: (401, {}, b'{"error": {"message": "no such key"}}'))
+    with pytest.raises(InputError, match=r"401: no such key: is the key in \$OPENAI_API_KEY right\?") as raised:
+        endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
+    assert "sk-secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [400, 401, 503])
+def test_a_key_that_a_server_tells_back_is_not_told_on(played, monkeypatch, status):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    server = played(lambda body, number: (status, {}, b'{"error": {"message": "no such key: Bearer sk-secret"}}'))
+    with pytest.raises((InputError, EndpointFailed), match=r"no such key: Bearer \(the key\)") as raised:
+        endpoint_of(server, attempts=1).sample([prompt("a")], 1, SETTINGS, [1])
+    assert "sk-secret" not in str(raised.value)
+
+
+def test_a_key_with_a_new_line_behind_it_is_the_key(played, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret\r\n")
+    server = played()
+    endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
+    assert server.keys == ["Bearer sk-secret"]
+
+
+@pytest.mark.parametrize("key", ["sk-\nsecret", "sk-sécret", "sk-\x00secret"])
+def test_a_key_that_can_be_none_is_wrong_input_and_not_shown(monkeypatch, key):
+    with contextlib.suppress(ValueError):  # the environment itself takes no null
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setattr(endpoint.os, "environ", {"OPENAI_API_KEY": key})
+    with pytest.raises(InputError, match=r"\$OPENAI_API_KEY: expected a key of letters") as raised:
+        Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
+    assert "secret" not in str(raised.value)
+
+
+# ---- what goes wrong ----
+
+BAD = {
+    "too many requests": ((429, {"retry-after": "0.01"}, b"slow down"), "status 429"),
+    "broken for a moment": ((500, {}, b"oops"), "status 500"),
+    "html instead of JSON": ((200, {}, b"<html>busy</html>"), "no answer of the protocol"),
+    "another shape": ((200, {}, b'{"choices": []}'), "no answer of the protocol"),
+    "a text that is a number": ((200, {}, answer(7)[2]), "no answer of the protocol"),
+    "no usage": ((200, {}, b'{"choices": [{"text": "x", "finish_reason": "stop"}]}'), "no answer of the protocol"),
+    "given up by the server": ((200, {}, answer("half", ends="abort")[2]), "broken off"),
+    "a refusal that is nested too deep": ((500, {}, b"[" * 50_000), "status 500"),
+    "cut off in the middle": (CUT, "connection lost"),
+    "no answer at all": (HANG, "no answer in time"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_no_answer_is_asked_again_and_never_scored(played, what):
+    bad, kind = BAD[what]
+    server = played(lambda body, number: bad if number <= 2 else echo(body, number))
+    asked = endpoint_of(server, concurrent_requests=1, request_seconds=0.3)
+    sampled = asked.sample([prompt("a")], 2, SETTINGS, [1])
+    assert [text[:2] for text in texts(sampled)[0]] == ["a/", "a/"]
+    assert asked.troubles == {kind: 2}
+    assert server.bodies[0] == server.bodies[1] == server.bodies[2]
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_server_that_never_answers_ends_it(played, what):
+    server = played(lambda body, number: BAD[what][0])
+    with pytest.raises(EndpointFailed, match=f"no answer at 2 tries, at last {BAD[what][1]}"):
+        endpoint_of(server, attempts=2, request_seconds=0.2).sample([prompt("a")], 2, SETTINGS, [1])
+
+
+def test_a_server_is_given_the_time_it_asks_for(played):
+    server = played(lambda body, number: (429, {"retry-after": "0.4"}, b"") if number == 1 else echo(body, number))
+    started = time.monotonic()
+    endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
+    assert time.monotonic() - started >= 0.4
+
+
+def test_the_others_do_the_work_of_a_server_that_fails(played, caplog):
+    broken, whole = played(lambda body, number: (503, {}, b"")), played()
+    asked = endpoint_of(broken, whole, attempts=2)
+    assert len(texts(asked.sample([prompt("a")], 9, SETTINGS, [1]))[0]) == 9
+    assert caplog.text.count("no answer at 2 tries") == 1
+    before = len(broken.bodies)
+    asked.sample([prompt("a")], 9, SETTINGS, [2])
+    assert len(broken.bodies) == before
+
+
+def test_what_a_server_refuses_is_wrong_input_with_its_words(played):
+    server = played(lambda body, number: (400, {}, b'{"error": {"message": "too long:\\n9 tokens"}}'))
+    with pytest.raises(InputError, match="400: too long: 9 tokens"):
+        endpoint_of(server).sample([prompt("a")], 3, SETTINGS, [1])
+
+
+def test_work_that_nobody_waits_for_is_given_up(played):
+    server = played(lambda body, number: time.sleep(0.01) or echo(body, number))
+
+    def progress(done):
+        raise Abandoned
+
+    with pytest.raises(Abandoned):
+        endpoint_of(server).sample([prompt("a")], 400, SETTINGS, [1], progress)
+    assert len(server.bodies) < 20
+
+
+@pytest.mark.parametrize("url", ["http://[::1/v1", "https://☃.example/v1", "http://"])
+def test_an_address_that_is_none_is_said(url):
+    with pytest.raises(EndpointFailed):
+        Endpoint(EndpointConfig(request_seconds=2), [url], "hash")
+
+
+def test_a_server_that_says_a_byte_now_and_then_has_no_longer_to_prove_itself(played, proved, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=drip, args=(listening,), daemon=True).start()
+        started = time.monotonic()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        with pytest.raises(EndpointFailed, match="no answer at 1 tries, at last TimeoutError"):
+            Endpoint(EndpointConfig(model="m", attempts=1, request_seconds=0.5), [url], "hash")
+    assert time.monotonic() - started < 10
+
+
+def drip(listening):
+    with contextlib.suppress(OSError):
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n")
+            while True:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+
+
+def test_nobody_there_is_said(tmp_path):
+    with pytest.raises(EndpointFailed, match=r"http://127.0.0.1:9/v1/models: .*refused|failed"):
+        Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
+
+
+# ---- proofs ----
+
+
+@pytest.fixture
+def proved(monkeypatch):
+    monkeypatch.setattr(Endpoint, "prove", PROVE)
+
+
+def served(body, weights="abc"):
+    """Greedily these weights go on with themselves, and with the seed where they draw."""
+    return answer(weights if body["temperature"] == 0 else f"{weights}{body['seed']}")
+
+
+def with_weights(*servers, expected="abc"):
+    greedy = dict.fromkeys(endpoint.PROBES[False], expected)
+    return Endpoint(EndpointConfig(), [server.url for server in servers], "the hash", greedy=greedy)
+
+
+def test_a_server_that_draws_and_has_the_weights_is_taken(played, proved):
+    server = played(lambda body, number: served(body))
+    with_weights(server)
+    assert [body["temperature"] for body in server.bodies] == [1.0] * 8 + [0.0] * 4
+    assert {body["prompt"] for body in server.bodies} == {each.text for each in endpoint.PROBES[False]}
+
+
+def test_a_server_that_stops_a_little_later_has_the_weights_all_the_same(played, proved):
+    with_weights(played(lambda body, number: served(body, "abc\n\ndef")))
+
+
+def test_a_server_that_gives_the_same_text_twice_is_refused(played, proved):
+    server = played(lambda body, number: answer("abc"))
+    with pytest.raises(InputError, match="two samples at temperature 1 are the same text, with each of 4 prompts"):
+        with_weights(server)
+
+
+def test_a_server_with_other_weights_is_refused_and_each_is_asked(played, proved):
+    right, stale = played(lambda body, number: served(body)), played(lambda body, number: served(body, "abx"))
+    with pytest.raises(InputError, match=f"{stale.url}: it has other weights than the hash: it goes on with 'abx'"):
+        with_weights(right, stale)
+
+
+def test_a_server_that_says_nothing_greedily_has_not_the_weights(played, proved):
+    server = played(lambda body, number: served(body, "") if body["temperature"] == 0 else served(body))
+    with pytest.raises(InputError, match="it has other weights"):
+        with_weights(server)
+
+
+def test_greedy_texts_may_differ_once_by_rounding(played, proved):
+    odd = endpoint.PROBES[False][1].text
+    with_weights(played(lambda body, number: served(body, "abx" if body["prompt"] == odd else "abc")))
+
+
+def test_a_server_that_is_begun_again_is_asked_for_proof_again(command, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Endpoint, "prove", lambda self, url: asked.append(url))
+    server = ManagedServer(command, "weights", tmp_path / "log.txt", 10)
+    proving = Endpoint(EndpointConfig(), [server], "hash")
+    os.killpg(server._process.pid, signal.SIGKILL)
+    proving.sample([prompt("a")], 2, SETTINGS, [1])
+    proving.close()
+    assert len({*asked}) == len(asked) == 2
+
+
+# ---- servers that are begun here ----
+
+SERVER = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.reply({"data": [{"id": sys.argv[1]}]})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        import time; time.sleep(0.05)
+        self.reply({"choices": [{"text": str(body["seed"]), "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    def reply(self, value):
+        content = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    monkeypatch.setattr(serving, "POLL_SECONDS", 0.05)
+    (tmp_path / "server.py").write_text(SERVER)
+    return f"{sys.executable} {tmp_path}/server.py {{checkpoint}} {{port}}"
+
+
+def test_a_server_is_begun_on_a_checkpoint_and_ended_with_its_group(command, tmp_path):
+    server = ManagedServer(command, "the weights", tmp_path / "log.txt", 10)
+    below = {server._process.pid, *descendants(server._process.pid)}
+    asked = Endpoint(EndpointConfig(), [server], "hash")
+    assert asked.description["served_model"] == "the weights"
+    assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == 3
+    asked.close()
+    assert still_running(below) == []
+    assert not server.lives
+
+
+def test_a_server_of_this_machine_is_asked_without_a_proxy(command, tmp_path, monkeypatch):
+    for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    with contextlib.closing(ManagedServer(command, "weights", tmp_path / "log.txt", 10)) as server:
+        asked = Endpoint(EndpointConfig(attempts=1), [server], "hash")
+        assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == 3
+
+
+def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(command, tmp_path, caplog):
+    server = ManagedServer(command, "weights", tmp_path / "log.txt", 10)
+    asked = Endpoint(EndpointConfig(concurrent_requests=4), [server], "hash")
+    expected = asked.sample([prompt("a")], 40, SETTINGS, [1])
+    (process,) = [pid for pid in descendants(server._process.pid) if cmdline(pid).startswith(sys.executable.encode())]
+    sampled = asked.sample([prompt("a")], 40, SETTINGS, [1], lambda done: kill_once(process))
+    asked.close()
+    assert sampled == expected
+    assert caplog.text.count("it is begun again") == 1
+
+
+def kill_once(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def cmdline(pid):
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_a_server_that_dies_each_time_ends_it(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "MOST_REVIVALS", 0)
+    server = ManagedServer(command, "weights", tmp_path / "log.txt", 10)
+    asked = Endpoint(EndpointConfig(), [server], "hash")
+    os.killpg(server._process.pid, signal.SIGKILL)
+    with pytest.raises(EndpointFailed, match="the server died"):
+        asked.sample([prompt("a")], 40, SETTINGS, [1])
+    asked.close()
+
+
+@pytest.mark.parametrize(
+    ("serve", "error", "words"),
+    [
+        ("no-such-program {checkpoint} {port}", InputError, "there is no program 'no-such-program' here"),
+        ("vllm serve {checkpoint}", InputError, "expected {checkpoint} and {port} in it"),
+        ("vllm serve {checkpoint} {prot}", InputError, "expected a command with {checkpoint} and {port}"),
+        ("vllm 'serve {checkpoint} {port}", InputError, "No closing quotation"),
+        (f"{sys.executable} -c 'raise SystemExit(\"no GPU\")' {{checkpoint}} {{port}}", ServerDied, "it ended with 1"),
+        ("sleep 30 {checkpoint} {port}", ServerDied, "it ended with 1"),
+        (f"{sys.executable} -c input() {{checkpoint}} {{port}}", ServerDied, "EOFError"),
+        (f"{sys.executable} -c 'import time; time.sleep(30)' {{checkpoint}} {{port}}", ServerDied, "in time"),
+    ],
+)  # fmt: skip
+def test_a_server_that_does_not_begin_is_told_with_its_last_words(tmp_path, monkeypatch, serve, error, words):
+    monkeypatch.setattr(serving, "POLL_SECONDS", 0.05)
+    before = descendants(os.getpid())
+    with pytest.raises(error) as raised:
+        ManagedServer(serve, "weights", tmp_path / "log.txt", 0.5 if words == "in time" else 10)
+    assert words in str(raised.value)
+    assert still_running(descendants(os.getpid()) - before) == []
+
+
+def test_a_server_goes_with_who_has_begun_it_however_that_ends(command, tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from selfplay.sampling.serving import ManagedServer\n"
+        f"server = ManagedServer({command!r}, 'weights', Path({str(tmp_path)!r}) / 'log.txt', 10)\n"
+        "print('ready', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        below = descendants(process.pid)
+        assert any(b"server.py" in cmdline(pid) for pid in below)
+        process.kill()
+    assert still_running(below) == []
+
+
+# ---- runs ----
+
+WRITTEN = [
+    "def f(x: int):\n    return x * 31 == 31 * {}",
+    "def f(s: str):\n    return s == 'b' * {}",
+]
+
+
+def chatting(body, number):
+    """A model that proposes two kinds of puzzles and solves one of them."""
+    asked = body["messages"][0]["content"]
+    seed = body["seed"]
+    if asked.startswith("Write a new"):
+        text = WRITTEN[seed % 2].format(seed % 89 + 11)
+    else:
+        right = re.search(r"31 \* (\d+)", asked)
+        text = f"def g():\n    return {right[1] if right else 7}"
+    reply = {"choices": [{"message": {"content": f"```python\n{text}\n```"}, "finish_reason": "stop"}]}
+    return 200, {}, json.dumps({**reply, "usage": {"prompt_tokens": 100, "completion_tokens": 10}}).encode()
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, protections):
+    """A folder to run in, with a sandbox that was checked before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(selfcheck, "check", lambda pool: protections)
+    return tmp_path
+
+
+def chat_run(server, folder, *more):
+    files = puzzle_files(folder)
+    settings = {
+        "iterations": 2, "model.path": "", "endpoint.model": "gpt-x", "prompt.protocol": "chat",
+        "endpoint.urls": f'["{server.url}"]', "finetune.objective": "none", "propose.proposals": 24,
+        "propose.proposals_per_prompt": 8, "propose.begun": 0, "vary.variations": 0, "solve.further_puzzles": 0,
+        "solve.candidates_per_puzzle": 2, "evaluate.samples_per_puzzle": 2, "evaluate.k": "[1, 2]",
+        **{f"data.{name}": file for name, file in files.items()},
+    }  # fmt: skip
+    return main(["run", "--name", "served", *(f"--set={key}={value}" for key, value in settings.items()), *more])
+
+
+def test_a_run_without_weights_proposes_solves_verifies_and_archives(played, proved, here, capsys):
+    server = played(chatting)
+    assert chat_run(server, here) == 0
+    run = RunDir(Path("runs/served"))
+    records = run.read_records()
+    assert [record["checkpoint"] for record in records] == ["served gpt-x"] * 3
+    assert records[2]["admitted"] > 0
+    assert records[2]["solved"] > 0
+    assert records[1]["cost"]["propose"]["tokens"] == 240
+    assert {path.split("/")[-2] for path in server.paths} == {"chat"}
+    assert not (run.path / "checkpoints").exists()
+    asked = len(server.bodies)
+    assert chat_run(server, here) == 0
+    assert len(server.bodies) - asked <= 2  # its proof
+    assert server.url not in run.log.read_text() + json.dumps(records)
+
+
+def test_what_servers_may_cost_is_bounded(played, proved, here, capsys):
+    prices = ["--set=endpoint.prompt_price=1000", "--set=endpoint.completion_price=10000", "--set=budget.price=3"]
+    assert chat_run(played(chatting), here, *prices) == 0
+    assert re.search(r"budget.price: [\d.]+ of 3.0 are spent, in iteration 1", capsys.readouterr().out)
+
+
+def test_a_server_that_leaves_in_the_middle_of_a_run_loses_nothing(played, proved, here, capsys):
+    leaving = played(lambda body, number: chatting(body, number) if number < 60 else (503, {}, b""))
+    assert chat_run(leaving, here, "--set=endpoint.attempts=2") == 3
+    assert "no answer at 2 tries, at last status 503; what was finished is kept" in capsys.readouterr().err
+    assert chat_run(played(chatting), here) == 0
+    assert len(RunDir(Path("runs/served")).read_records()) == 3
+
+
+def test_servers_that_have_one_model_cannot_be_given_what_is_trained(here, capsys):
+    assert main(["run", '--set=endpoint.urls=["http://127.0.0.1:9/v1"]']) == 2
+    assert "expected finetune.objective = 'none' with it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="needs transformers[serving]")
+def test_transformers_own_server_serves_each_iterations_checkpoint(here, proved, capsys):
+    files = puzzle_files(here)
+    program = Path(sys.executable).with_name("transformers")
+    settings = {
+        "iterations": 2, "endpoint.serve": f"{program} serve {{checkpoint}} --port {{port}} --device cpu",
+        "endpoint.concurrent_requests": 2, "propose.proposals": 8, "vary.variations": 0, "finetune.max_steps": 2,
+        "solve.further_puzzles": 0, "solve.candidates_per_puzzle": 2, "evaluate.samples_per_puzzle": 2,
+        "evaluate.k": "[1, 2]", **{f"data.{name}": file for name, file in files.items()},
+    }  # fmt: skip
+    below = descendants(os.getpid())
+    killed = threading.Timer(20, kill_a_server)
+    killed.start()
+    assert main(["run", *(f"--set={key}={value}" for key, value in settings.items())]) == 0
+    killed.join()
+    records = RunDir(Path("runs/embedded")).read_records()
+    assert len({record["checkpoint"] for record in records}) == 3
+    assert records[2]["candidates"] > 0
+    assert still_running(descendants(os.getpid()) - below) == []
+
+
+def kill_a_server():
+    for pid in descendants(os.getpid()):
+        if b"--port" in cmdline(pid) and cmdline(pid).startswith(sys.executable.encode()):
+            os.kill(pid, signal.SIGKILL)
