@@ -81,6 +81,13 @@ class Verdict(StrEnum):
     """Worlds disagree, or a provisional accept that the solo run does not repeat."""
 
 
+FAILED = (
+    Verdict.WRONG_ANSWER, Verdict.WRONG_TYPE, Verdict.RUNTIME_ERROR, Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT,
+    Verdict.UNANSWERABLE_VALUE,
+)  # fmt: skip
+"""Verdicts of candidates that are programs and were not accepted."""
+
+
 WORLDS_DISAGREE = "confirm: worlds disagree"
 """How the detail begins of an `unstable` verdict that speaks against the puzzle, not the candidate."""
 

@@ -27,7 +27,6 @@ from puzzles import answer_type
 from puzzles.features import DESCRIBE_BATCH
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
-from puzzles.rules.variation import VARY
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
@@ -58,18 +57,20 @@ VERDICT_OF_STATUS = {
 
 
 def truth_pool(
-    limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = ()
-) -> Pool:
-    """A sandbox pool that can parse, vary, describe and verify.
+    limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = (),
+    jobs: Sequence[str] = (),
+) -> Pool:  # fmt: skip
+    """A sandbox pool that can parse, describe and verify.
 
     Args:
         limits: Per child.
         lanes: Children at the same time; by default the cores available.
         seed: Of the worlds' hash and random seeds.
         modules: Importable beside the pure ones; `random`, seeded per world, always is.
+        jobs: Further trusted functions that its children run, such as `puzzles.rules.variation.VARY`.
     """
     importable = tuple(dict.fromkeys([*PURE_MODULES, "random", *modules]))
-    return Pool([PARSE_BATCH, VARY, DESCRIBE_BATCH], limits, lanes, seed, importable)
+    return Pool([PARSE_BATCH, DESCRIBE_BATCH, *jobs], limits, lanes, seed, importable)
 
 
 @dataclass(frozen=True)

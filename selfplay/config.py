@@ -1,27 +1,21 @@
-"""A run's settings: frozen dataclasses, read from TOML, changed by `--set a.b=c`, written back as resolved.
+"""A run's settings: frozen dataclasses, with their defaults, their choices and the rules that hold between them.
 
-An unknown key stops with the nearest known one. Defaults are the ancestor's where it has one
-(arXiv:2207.14502; file names are of its ICLR2023/src), and sized for a model that is worth its
-GPU; the embedded default, `embedded/run.toml`, is smaller.
+Reading, writing and explaining them is `settings.py`. The text under a field is what `selfplay settings` prints.
+
+Defaults are the ancestor's where it has one (arXiv:2207.14502; file names are those of its ICLR2023/src). They suit a
+model that is worth a GPU. The embedded default, `embedded/run.toml`, is smaller.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import tomllib
-import typing
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import read_toml, shortened, shown
+from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.result import Limits
-from selfplay.training.game import GAMES
 
 
 class ConfigError(InputError):
@@ -35,14 +29,14 @@ class ModelConfig:
     path: str = "embedded"
     """`embedded`, a local folder in Hugging Face form, or a hub name."""
     device: str = "auto"
-    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: str = "auto"
-    """For sampling: `auto` (bfloat16 on CUDA, float32 elsewhere), `float32`, `bfloat16`, `float16`."""
+    """Number format for sampling. `auto` is bfloat16 on CUDA and float32 elsewhere."""
     threads: int = 0
-    """Of torch on a CPU; 0 takes the cores available when a run begins, which then keeps the number."""
+    """Threads of torch on a CPU. 0 takes the cores available when the run begins; the run then keeps that number."""
     overlap: str = "auto"
-    """Whether a chunk is sampled while the one before it is judged: `auto` (when the model is not on the CPU),
-    `yes`, `no`. On a CPU it needs cores of its own: `threads` and `sandbox.lanes` together no more than there are."""
+    """Whether the next chunk is sampled while the last one is judged. `auto` does so when the model is not on the CPU.
+    On a CPU it needs cores of its own: `threads` and `sandbox.lanes` together no more than there are."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +44,10 @@ class PromptConfig:
     """How puzzles are shown to the model; the same in sampling and training."""
 
     protocol: str = "auto"
-    """`plain`, `few-shot` or `chat`; `auto` takes what the checkpoint was saved with, else few-shot."""
+    """How a puzzle is shown. `auto` takes what the checkpoint was saved with, else few-shot."""
     shots: int = 5
-    """Pairs before the puzzle, and puzzles before a proposal, with `few-shot`. The ancestor's prefix has 5."""
+    """With `few-shot`: solved pairs shown before a puzzle, and puzzles shown before a proposal. The ancestor shows
+    5."""
 
 
 @dataclass(frozen=True)
@@ -60,84 +55,98 @@ class DataConfig:
     """The three disjoint sets: learned from, chosen by, reported on."""
 
     train: str = "train"
-    """`train` (the hand-written set), a puzzle file, an archive of imported ones, or `none`: with `rules` alone a run
-    begins without any puzzle of people (tabula rasa)."""
+    """The puzzles a run begins with: `train` (the hand-written set), a puzzle file, an archive, or `none`. With `none`
+    and `rules` above 0 a run begins without any puzzle of people (tabula rasa)."""
     dev: str = "dev"
+    """The puzzles by which checkpoints and settings are chosen: `dev`, a puzzle file or an archive."""
     heldout: str = "heldout"
+    """The puzzles that are only reported on: `heldout`, a puzzle file or an archive."""
     references: bool = True
-    """Whether the training puzzles' own solutions are trained on; the ancestor did without."""
+    """Whether the training puzzles' own solutions are trained on. The ancestor did not."""
     rules: int = 0
-    """So many pairs of the rule families (`puzzles.rules`) stand beside the training puzzles; they are references,
-    and not tried."""
+    """Pairs by rule (`puzzles.rules`) added to the training puzzles. They are learned from, but not tried."""
 
 
-@dataclass(frozen=True)
-class ProposeConfig:
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How a stage draws text."""
+
+    temperature: float = 0.9
+    """Sampling temperature; 0 is greedy."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together have this probability are sampled from."""
+    max_tokens: int = 150
+    """Most tokens of one text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposeConfig(SamplingConfig):
     """Sampling of new puzzles."""
 
-    proposals: int = 4096
-    """Texts sampled per iteration. The ancestor: 256,000 (babysit.sh)."""
-    proposals_per_prompt: int = 64
-    """The ancestor's `per_prompt`."""
-    begun: float = 0.0
-    """Share of the texts that go on from the beginning of a solved puzzle, cut at random (not with `chat`)."""
-    temperature: float = 0.9
-    top_p: float = 1.0
     max_tokens: int = 200
+    proposals: int = 4096
+    """Texts sampled per iteration. The ancestor sampled 256,000 (babysit.sh)."""
+    proposals_per_prompt: int = 64
+    """Texts sampled from one prompt; the ancestor's `per_prompt`."""
+    begun: float = 0.0
+    """Share of the texts that continue the beginning of a solved puzzle, cut at random (not with `chat`)."""
     strategy: str = "uniform"
-    """From which solved puzzles: `uniform`, any as often as any other; `niches`, for each prompt those nearest to a
-    niche drawn among the filled ones and the empty ones between them, the most instructive first."""
+    """Which solved puzzles a prompt shows. `uniform` draws any. `niches` draws a goal niche for each prompt, among the
+    filled ones and the empty ones between them, and shows the puzzles nearest to it, the most instructive first."""
 
 
-@dataclass(frozen=True)
-class SolveConfig:
+@dataclass(frozen=True, kw_only=True)
+class SolveConfig(SamplingConfig):
     """Sampling of candidates."""
 
     candidates_per_puzzle: int = 100
-    """The ancestor's attempts (babysit.sh)."""
+    """Candidates sampled for each puzzle. The ancestor sampled 100 (babysit.sh)."""
     further_puzzles: int = 0
-    """Of so many, those of which the first candidates let most be hoped for, more are sampled in each iteration; so
-    the first ones may be few (`solve.worth_further`)."""
+    """Puzzles that get more candidates in the same iteration: those whose first candidates promise most. With it the
+    first candidates may be few."""
     further_candidates: int = 48
+    """How many more candidates each of these puzzles gets."""
     training_puzzles: str = "all"
-    """Which training puzzles are tried each iteration beside the proposed ones: `all`, `unsolved`, `none`."""
-    temperature: float = 0.9
-    top_p: float = 1.0
-    max_tokens: int = 150
+    """Which training puzzles are tried in each iteration, beside the proposed ones."""
     most_proposed: int = 0
-    """Of an iteration's proposals at most so many get candidates: those of which a ranker, fitted to what was tried
-    before, says that most is to be learned (`ranker.py`). 0, or in the first iteration: all."""
+    """Most proposals of an iteration that get candidates. A ranker, fitted to earlier iterations, chooses those from
+    which most is to be learned. 0 tries all, and so does the first iteration."""
 
 
 @dataclass(frozen=True)
 class VaryConfig:
-    """New puzzles from the archive's own, which the model then tries as those it proposed."""
+    """New puzzles made from the archive's own. The model tries them like those it proposed."""
 
     variations: int = 0
-    """Made per iteration, evenly over the ways; hindsight begins with the second."""
+    """Puzzles made per iteration, divided evenly over the ways. Hindsight begins with the second iteration."""
     ways: tuple[str, ...] = ("hindsight", "join", "nest")
-    """`hindsight`: constants that make a wrong answer right; `join`: two puzzles asked together; `nest`: what one
-    computes is what the other asks for."""
+    """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `join` asks two puzzles
+    together. `nest` makes what one puzzle computes the answer that another asks for."""
 
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """Limits of one child, and what must stand around it."""
+    """The limits of one child process, and the protections that must stand around it."""
 
     cpu_seconds: float = 1.0
+    """CPU time of one child, in seconds."""
     wall_seconds: float = 5.0
+    """Time by the clock of one child, in seconds; a safety net beside `cpu_seconds`."""
     memory_mb: int = 512
+    """Address space of one child, in MiB."""
     answer_kb: int = 256
+    """Largest answer, in KiB."""
     recursion_limit: int = 10_000
+    """Python's recursion limit in a child."""
     lanes: int = 0
-    """Children at the same time; 0 takes the cores available."""
+    """Children that run at the same time; 0 takes the cores available."""
     minimum_tier: str = "B"
-    """Below it nothing runs: `A`, `B`, or `D` to allow anything."""
+    """The least protection with which anything runs. `D` allows everything."""
     modules: tuple[str, ...] = ()
-    """Importable beside the pure ones, for imported puzzles and candidates."""
+    """Modules that puzzles and candidates may import beside the pure ones."""
 
     def limits(self) -> Limits:
-        """As the sandbox takes them.
+        """The limits as the sandbox takes them.
 
         Raises:
             ConfigError: A limit is out of range.
@@ -151,75 +160,84 @@ class SandboxConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Training on verified pairs."""
+    """Training on what was verified."""
 
     start: str = "base"
-    """`base`: each iteration from the first model on all pairs, as the ancestor; `previous`: go on."""
+    """Where each training starts. `base` is the first model, with all pairs, as the ancestor does. `previous` is the
+    last checkpoint."""
     solutions_per_puzzle: int = 8
-    """Of the distinct ones, as the ancestor (preprocess.py). Of `sft`, `spin` and `dpo`, and the next three
-    settings of `sft` and `spin`: other objectives learn from all the texts that they choose."""
+    """Most distinct solutions of a puzzle that are trained on, with `sft`, `spin` and `dpo`; the ancestor's number
+    (preprocess.py). Other objectives learn from all the texts that they choose."""
     shortest: bool = True
-    """Whether these are the shortest, as the ancestor's; else any, by their hash. The shortest of a small model are
-    lucky guesses."""
+    """With `sft` and `spin`: whether a puzzle's shortest solutions are taken, as the ancestor does, or any, by their
+    hash. A small model's shortest solutions are lucky guesses."""
     verified: bool = True
-    """`false` trains on the model's own puzzles with its well-formed candidates, right or wrong, as the ancestor's
-    unverified baseline; of verified pairs only the references are left (`data.references`), so `vary.variations`, which
-    are made of verified answers, must be 0."""
+    """Whether only verified pairs are trained on. `false` trains on the model's own puzzles with all its well-formed
+    candidates, right or wrong, like the ancestor's unverified baseline. Then only the references are verified pairs
+    (`data.references`), and `vary.variations`, which need verified answers, must be 0."""
     most_solved: float = 1.0
-    """A run's own puzzles are trained on if no more than this share of the candidates was accepted: what it solves
-    nearly always teaches little, and as examples of a puzzle such ones make the next easier still."""
+    """With `sft` and `spin`: a run's own puzzle is trained on only if at most this share of its candidates was
+    accepted. A puzzle that is nearly always solved teaches little, and as an example it makes the next proposals easier
+    still."""
     roles: tuple[str, ...] = ("propose", "solve")
-    """What a pair teaches: to propose its puzzle, to solve it, or both (the ancestor trains on all text)."""
+    """What a pair teaches: to propose its puzzle, to solve it, or both. The ancestor trains on all text."""
     epochs: float = 4.0
-    """Over the chosen pairs; the ancestor's babysit.sh has 4, its paper's runs 10."""
+    """Passes over the chosen pairs. The ancestor's babysit.sh has 4, its paper's runs 10."""
     max_steps: int = 100_000
-    """Upper bound of optimiser steps per iteration."""
+    """Most optimiser steps per iteration."""
     learning_rate: float = 2e-5
+    """Peak learning rate of AdamW."""
     batch_tokens: int = 8192
     """Tokens of one optimiser step, padding included."""
     warmup_steps: int = 10
+    """Steps over which the learning rate rises to its peak."""
     weight_decay: float = 0.01
+    """AdamW's weight decay."""
     clip_norm: float = 1.0
+    """Largest norm of a step's gradient."""
     dtype: str = "auto"
-    """`auto`: bfloat16 autocast where the hardware is fast at it; `float32`, `bfloat16`."""
+    """Number format of training. `auto` is bfloat16 autocast where the hardware is fast at it, else float32."""
     micro_batch_tokens: int = 0
-    """Tokens in memory at a time, padding included: a step goes through the model in parts of this size, with the
-    same result within rounding. 0: the whole step at once. Halved when the memory runs out."""
+    """Tokens in memory at a time, padding included. A step goes through the model in parts of this size, with the same
+    result within rounding. 0 takes the whole step at once. The size is halved when the memory runs out."""
     checkpointing: bool = False
-    """Whether activations are computed again on the way back: less memory, more time; nothing is shared then."""
+    """Whether activations are computed again in the backward pass: less memory, more time. Examples then share no
+    prompt."""
     lora_rank: int = 0
-    """Above 0 only adapters of this rank are trained, on all linear layers, and merged into the saved weights; needs
-    the `[lora]` extra. 0: all weights."""
+    """Above 0, only adapters of this rank are trained, on all linear layers, and merged into the saved weights. Needs
+    the `[lora]` extra. 0 trains all weights."""
     lora_alpha: float = 32.0
-    """Adapters count `lora_alpha / lora_rank` times; common is twice the rank."""
+    """Adapters are scaled by `lora_alpha / lora_rank`; twice the rank is common."""
     data: str = "accumulate"
-    """Whether what all iterations found is trained on, or with `replace` what the last one found alone."""
+    """Whether a training uses what all iterations found, or with `replace` what the last one found."""
     objective: str = "sft"
-    """What is learned: `sft`, that the chosen pairs be likely; `filtered`, the same of texts chosen by their rewards;
-    `spin`, `dpo`, that right candidates gain on wrong ones; `grpo`, that texts which did better than their group become
-    likelier, and the others less; `none`, nothing, and all iterations are the first model's."""
+    """What training aims at. `sft` makes the chosen pairs likely. `filtered` does the same with texts chosen by their
+    rewards. `spin` and `dpo` make right candidates gain on wrong ones. `grpo` makes texts likelier that did better than
+    their group, and others less likely. `none` trains nothing: all iterations use the first model."""
     game: str = "learnability"
-    """Of `filtered` and `grpo`: what a proposal is paid by its solve rate p, `competitive` 1 - p, `cooperative` p,
-    `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), or `absolute-zero`'s cases. To `filtered`
-    the last three come to nearly the same: puzzles that some candidates solve and some do not."""
+    """With `filtered` and `grpo`: what a proposal is paid by its solve rate p. `competitive` pays 1 - p, `cooperative`
+    p, `learnability` 4 p (1 - p), `balanced` min(p, 1 - p), `absolute-zero` its own cases. For `filtered` the last
+    three choose nearly the same puzzles: those that some candidates solve and some do not."""
     normalise_roles: bool = False
-    """Of `grpo`: whether rewards are compared within their role and divided by its deviation, as Absolute Zero's TRR++;
-    else within their prompt, and not divided."""
+    """With `grpo`: whether rewards are compared within their role and divided by its deviation, as in Absolute Zero's
+    TRR++. Otherwise they are compared within their prompt, and not divided."""
     failing_only: bool = True
-    """Of `spin`: whether verified solutions are set against texts that failed alone; else against any."""
+    """With `spin`: whether verified solutions are set against failed texts only, or against any."""
     beta: tuple[float, ...] = (0.1, 0.1, 0.1, 5.0)
-    """Of `spin` and `dpo`, by iteration, the last for all that follow: how little a difference is enough. SPIN's."""
+    """With `spin` and `dpo`: how soon a difference is large enough, by iteration; a larger number is content with a
+    smaller difference. The last number counts for all later iterations. The default is SPIN's."""
     clip_ratio: float = 0.2
-    """Of `grpo`: a token whose probability has changed by this share in its advantage's direction is left alone."""
+    """With `grpo`: a token whose probability has changed by this share in the direction of its advantage is left
+    alone."""
     balance: str = "none"
-    """`niches`: pairs are left out and repeated such that each niche and difficulty has as many (`select.balanced`)."""
+    """With `niches`, pairs are left out and repeated such that each niche and difficulty has as many."""
     most_fall: float = 3.0
-    """`spin` and `dpo` are content if right candidates fall, as long as wrong ones fall deeper. A training ends where
-    right ones have lost more nats than this per candidate, in the mean of its last tenth; 0: never. Of the embedded
-    model, with some 30 tokens per candidate, one that had lost 7 was no better than before its training, and one that
-    had lost 1 was; longer candidates may lose more."""
+    """With `spin` and `dpo`: training ends when right candidates have lost more than this, in nats per candidate, in
+    the mean of its last tenth; 0 never ends it. These objectives are content if right candidates fall, as long as wrong
+    ones fall deeper. Of the embedded model, with some 30 tokens per candidate, one that had lost 7 was no better than
+    before its training, and one that had lost 1 was. Longer candidates may lose more."""
     shard: str = "none"
-    """Of trainings in several processes, which `torchrun` begins: `none`, each has all weights; `full`, weights,
+    """How several processes train together under `torchrun`. With `none` each holds all weights. With `full`, weights,
     gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
 
     @property
@@ -232,47 +250,46 @@ class FinetuneConfig:
         return self.beta[min(iteration, len(self.beta)) - 1]
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(SamplingConfig):
     """Scoring on dev and held-out."""
 
-    samples_per_puzzle: int = 100
-    """n, fixed in advance. The ancestor: 100."""
-    k: tuple[int, ...] = (1, 10, 100)
     temperature: float = 0.8
-    top_p: float = 1.0
-    max_tokens: int = 150
+    samples_per_puzzle: int = 100
+    """Candidates per puzzle, n, fixed in advance. The ancestor's number."""
+    k: tuple[int, ...] = (1, 10, 100)
+    """The k of pass@k that are recorded; none above n. The first one chooses checkpoints."""
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Servers that sample in place of the model here, if there are any: whatever speaks OpenAI's protocol."""
+    """Servers that sample instead of the model here: any that speak OpenAI's protocol."""
 
     urls: tuple[str, ...] = ()
-    """Of servers that run by themselves, such as `http://127.0.0.1:8000/v1`."""
+    """Addresses of servers that run by themselves, such as `http://127.0.0.1:8000/v1`."""
     serve: str = ""
-    """Or a command that serves a checkpoint, begun with each iteration's and ended with it, such as
-    `vllm serve {checkpoint} --port {port}`; in an environment of its own."""
+    """A command that serves a checkpoint, such as `vllm serve {checkpoint} --port {port}`. It is begun on each new
+    checkpoint and ended with it. The server may live in an environment of its own."""
     servers: int = 1
-    """Begun so, side by side."""
+    """How many such servers are begun side by side."""
     model: str = ""
-    """What the servers call the model; by default the first that they list."""
+    """The model's name on the servers; by default the first that they list."""
     concurrent_requests: int = 16
-    """Of all servers together."""
+    """Requests in flight at the same time, over all servers."""
     candidates_per_request: int = 1
-    """Asked for at once (`n`), of servers that can."""
+    """Candidates asked for in one request (`n`), for servers that can."""
     request_seconds: float = 300.0
-    """Then a request is asked again."""
+    """Seconds after which a request is asked again."""
     start_seconds: float = 900.0
-    """Within them a server that is begun here must answer."""
+    """Seconds within which a server that is begun here must answer."""
     attempts: int = 8
-    """At a request, with longer and longer pauses: 40 seconds in all, or as a server asks for."""
+    """Tries at a request, with longer and longer pauses: 40 seconds in all, or as a server asks for."""
     key_variable: str = "OPENAI_API_KEY"
-    """The variable of the environment that holds the key; none is needed by servers that want none."""
+    """Environment variable that holds the key. Servers that want no key need none."""
     prompt_price: float = 0.0
-    """Of a million tokens read, for `budget.price`."""
+    """Price of a million tokens read, for `budget.price`."""
     completion_price: float = 0.0
-    """Of a million tokens written."""
+    """Price of a million tokens written, for `budget.price`."""
 
 
 @dataclass(frozen=True)
@@ -280,59 +297,65 @@ class RayConfig:
     """Where Ray is, with `executor = "ray"`. On each node `sandbox.lanes` children run at the same time."""
 
     address: str = ""
-    """`host:port` of a cluster, or `auto` for the one on this machine; by default `RAY_ADDRESS`, or else Ray is started
-    here and ended with the command."""
+    """`host:port` of a cluster, or `auto` for the one on this machine. By default the variable `RAY_ADDRESS` says it,
+    or else Ray is started here and ended with the command."""
     samplers: int = 0
-    """Actors that sample, a chunk each, and at most one per graphics card of the cluster; 0: one per card, or one where
-    there is none."""
+    """Actors that sample, one chunk each, at most one per graphics card of the cluster. 0 takes one per card, or one if
+    there is no card."""
 
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a run may cost in all its sessions. It stops before the chunk, training or scoring that would begin when
-    the budget is spent; with a larger one the same command goes on."""
+    """What a run may cost in all its sessions. When the budget is spent, the run ends before its next chunk, training
+    or scoring. With a larger budget the same command goes on."""
 
     seconds: float = 0.0
-    """Of sampling, judging, training and scoring, added up, also where they overlap; 0: no bound."""
+    """Seconds of sampling, judging, training and scoring, added up even where they overlap. 0 sets no bound."""
     tokens: int = 0
-    """Sampled (without prompts) and trained on (with them); 0: no bound."""
+    """Tokens sampled (without prompts) and trained on (with prompts). 0 sets no bound."""
     price: float = 0.0
-    """Of what servers have read and written, by `endpoint.prompt_price` and `completion_price`; 0: no bound."""
+    """Price of what servers have read and written, by `endpoint.prompt_price` and `completion_price`. 0 sets no
+    bound."""
 
 
 @dataclass(frozen=True)
 class CollapseConfig:
-    """When a run's proposals count as collapsing, and what then happens. Limits of an iteration by itself are shares;
-    others are in parts of the run's first iteration. None was met in healthy runs of the embedded model (their worst in
-    brackets, of seven runs and 19 iterations); 0 of what is least, and a large number of what is most, never alarms."""
+    """When a run's proposals count as collapsing, and what then happens.
+
+    In brackets: the worst value seen in healthy runs of the embedded model (seven runs, 19 iterations). None of them
+    met a default. A `least_…` of 0 and a large `most_…` never alarm.
+    """
 
     action: str = "continue"
-    """`continue` says so, `stop` ends the run, `rollback` sets aside what came after the iteration that is best on dev
-    and trains on what is left, from there; `rebalance` trains on pairs evened over niches (`finetune.balance`)."""
+    """What an alarm does. `continue` only says so. `stop` ends the run. `rollback` sets aside what came after the
+    iteration that is best on dev, and trains from there on what is left. `rebalance` trains on pairs evened over niches
+    (`finetune.balance`)."""
     least_well_formed: float = 0.25
-    """Of the proposed texts, those that are puzzles. [0.51]"""
+    """Least share of the proposed texts that are puzzles. [0.51]"""
     least_distinct_forms: float = 0.7
-    """Of those, different ones. [0.99]"""
+    """Least share of distinct puzzles among those. [0.99]"""
     most_trivial: float = 0.25
-    """Of those, with a trivial answer. [0.07]"""
+    """Largest share of puzzles with a trivial answer among those. [0.07]"""
     most_near_duplicates: float = 0.25
-    """Of the admitted, near another one. [0.04]"""
+    """Largest share of admitted puzzles that are near another one. [0.04]"""
     least_niche_entropy: float = 0.7
-    """Of iteration 1's: what is left of 6 bits where half of all puzzles fall into one niche is 4. [0.85]"""
+    """Least entropy over niches, in parts of iteration 1's. If half of all puzzles fall into one niche, 4 of 6 bits are
+    left. [0.85]"""
     least_token_entropy: float = 0.8
-    """Of iteration 1's, of runs of three tokens. [0.94]"""
+    """Least entropy of runs of three tokens, in parts of iteration 1's. [0.94]"""
     least_vendi: float = 0.5
-    """Of iteration 1's: .42 is left where three puzzles in ten differ in constants only. [0.72]"""
+    """Least Vendi score, in parts of iteration 1's. Where three puzzles in ten differ in constants only, .42 is left.
+    [0.72]"""
     least_length: float = 0.5
-    """Of iteration 1's characters. [0.83]"""
+    """Least mean length in characters, in parts of iteration 1's. [0.83]"""
     most_length: float = 2.0
-    """Of iteration 1's characters. [1.00]"""
+    """Largest mean length in characters, in parts of iteration 1's. [1.00]"""
     most_always_solved: float = 0.5
-    """Of the tried puzzles, those that every candidate solves. [0.04]"""
+    """Largest share of tried puzzles that every candidate solves. [0.04]"""
     most_never_solved: float = 0.95
-    """Of the tried puzzles, those that none solves. [0.86]"""
+    """Largest share of tried puzzles that no candidate solves. [0.86]"""
     most_human_auc: float = 0.97
-    """Of a classifier that tells proposals from people's puzzles. [0.84]"""
+    """Largest AUC of a classifier that tells proposals from people's puzzles. [0.84]"""
 
 
 @dataclass(frozen=True)
@@ -340,23 +363,27 @@ class RunConfig:
     """Everything that decides what a run computes."""
 
     iterations: int = 3
+    """Iterations of the run. A larger number extends a finished run."""
     seed: int = 0
+    """All randomness of the run is drawn from it."""
     chunk_texts: int = 4096
-    """Texts per chunk, the unit of resuming: at most so many are sampled again after a crash."""
+    """Most texts per chunk. A chunk is the unit of resuming: at most this many are sampled again after a crash."""
     batch_rows: int = 0
-    """Sequences sampled side by side; 0: as many as half of the memory that is free when a run begins holds, at most
-    1,024, and the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
+    """Texts sampled side by side. 0 takes as many as fit half of the memory that is free when the run begins, at most
+    1,024; the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
     heldout_every: int = 1
-    """Held-out is scored at every so many iterations, and at the first and the last; dev, which chooses, at each."""
+    """Held-out is scored every so many iterations, and at the first and the last. Dev, which chooses, is scored at
+    each."""
     gate: bool = False
-    """Whether a new checkpoint is sampled from only if it beats, on dev, the one that is now.
-    What was found is kept either way."""
+    """Whether a new checkpoint is sampled from only if it beats the present one on dev. What was found is kept either
+    way."""
     keep_checkpoints: str = "all"
-    """`all`, or `best`: the best on dev and the last."""
+    """Which checkpoints are kept. `best` keeps the best on dev and the last."""
     tensorboard: bool = False
+    """Whether each record is also written as TensorBoard curves. Needs the `[track]` extra."""
     executor: str = "local"
-    """Where is sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a cluster
-    (`selfplay.sampling.cluster`). What is computed is the same; training is here either way."""
+    """Where texts are sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a
+    cluster. Both compute the same. Training is here either way."""
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -375,6 +402,8 @@ class RunConfig:
         _check(self)
 
 
+FEWEST_CANDIDATES = {"competitive": 1, "cooperative": 1, "learnability": 2, "balanced": 1, "absolute-zero": 1}
+"""The games, and how many candidates of a puzzle each needs to pay for it."""
 CHOICES = {
     "keep_checkpoints": ("all", "best"),
     "executor": ("local", "ray"),
@@ -389,7 +418,7 @@ CHOICES = {
     "finetune.objective": ("none", "sft", "filtered", "spin", "dpo", "grpo"),
     "finetune.data": ("accumulate", "replace"),
     "finetune.shard": ("none", "full"),
-    "finetune.game": tuple(GAMES),
+    "finetune.game": tuple(FEWEST_CANDIDATES),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
 }
@@ -403,6 +432,8 @@ MAY_BE_ZERO = {
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
+AT_MOST_1 = ("top_p", "propose.begun", "clip_ratio")
+"""Ends of the keys whose numbers are shares."""
 MOST = 2**64
 """Of any number."""
 ENDPOINT = tuple(
@@ -424,7 +455,7 @@ def _check(config: RunConfig) -> None:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
                 raise ConfigError(f"{key}: expected a number above 0, got {value}")
-            if key.endswith(("top_p", "propose.begun", "clip_ratio")) and value > 1:
+            if key.endswith(AT_MOST_1) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
@@ -475,7 +506,7 @@ def _check_finetune(config: RunConfig) -> None:
         raise ConfigError("finetune.beta: expected at least one number, got []")
     if low := [beta for beta in own.beta if beta <= 0]:
         raise ConfigError(f"finetune.beta: expected numbers above 0, got {low[0]}")
-    fewest = GAMES[own.game].fewest_candidates
+    fewest = FEWEST_CANDIDATES[own.game]
     if own.objective in ("filtered", "grpo") and config.solve.candidates_per_puzzle < fewest:
         raise ConfigError(
             f"solve.candidates_per_puzzle: expected at least {fewest} with finetune.game = {own.game!r}, "
@@ -530,98 +561,6 @@ def check_urls(where: str, urls: Iterable[str]) -> None:
             )
 
 
-def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
-    """A run's settings from a TOML file (None: the embedded default) and `key=value` overrides.
-
-    Raises:
-        InputError: A key is unknown, a value of the wrong type or out of range, or the file unreadable.
-    """
-    if path is None:
-        where, values = "the embedded run.toml", read_toml(embedded_file("run.toml"))
-    else:
-        where, values = str(path), read_toml(path)
-    for override in overrides:
-        _override(values, override)
-    try:
-        config: RunConfig = build(RunConfig, values, where)
-    except ConfigError as error:  # out of range: the settings do not know whose they are
-        raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
-    return config
-
-
-def embedded_file(name: str) -> Path:
-    """A file of the model and settings that ship with the package."""
-    return Path(str(resources.files("selfplay") / "embedded" / name))
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {shortened(override)}: expected key=value, such as solve.temperature=0.7")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML: a text without quotes
-        value = text
-    *tables, name = key.strip().split(".")
-    for table in tables:
-        values = values.setdefault(table, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {shortened(override)}: {shown(table)} is a value, not a table")
-    values[name] = value
-
-
-def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
-    """A dataclass from a table, checked key by key."""
-    known = {item.name: item for item in fields(kind)}
-    hints = typing.get_type_hints(kind)
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {shown(prefix + key)}{_nearest(prefix + key, known)}")
-    return kind(**{key: _value(hints[key], value, where, prefix + key) for key, value in values.items()})
-
-
-def _nearest(key: str, beside: Iterable[str]) -> str:
-    keys = list(flatten(RunConfig())) + [item.name for item in fields(RunConfig)]
-    by_name = {known.rpartition(".")[2]: known for known in keys}
-    close = difflib.get_close_matches(key, keys, 1, 0.6)
-    close = close or [by_name[name] for name in difflib.get_close_matches(key.rpartition(".")[2], by_name, 1, 0.6)]
-    return f"; did you mean {close[0]!r}?" if close else f"; known keys here: {', '.join(beside)}"
-
-
-def _value(hint: Any, value: Any, where: str, key: str) -> Any:
-    if is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where}: expected a table under {key!r}, got {shown(value)}")
-        return build(typing.cast(type, hint), value, where, f"{key}.")
-    if typing.get_origin(hint) is tuple:
-        inner = typing.get_args(hint)[0]
-        if isinstance(value, list | tuple):
-            return tuple(_value(inner, member, where, key) for member in value)
-        raise ConfigError(f"{where}: expected a list under {key!r}, got {shown(value)}")
-    if type(value) is int and hint in (int, float) and abs(value) >= MOST:
-        raise ConfigError(f"{where}: expected at most 64 bits under {key!r}, got {shown(value)}")
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint or (hint is float and not abs(value) < float("inf")):
-        raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {shown(value)}")
-    if hint is str and not _is_unicode(value):  # of a command line, where any bytes may stand
-        raise ConfigError(f"{where}: expected a text of UTF-8 under {key!r}, got {shown(value)}")
-    return value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _article(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(hint, str(hint))
-
-
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every setting by its dotted key."""
     flat: dict[str, Any] = {}
@@ -632,32 +571,3 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + item.name] = value
     return flat
-
-
-def to_toml(config: RunConfig) -> str:
-    """The complete settings, as a run keeps them."""
-    return "\n".join(_toml_lines(config, "")) + "\n"
-
-
-def _toml_lines(config: Any, table: str) -> Iterator[str]:
-    tables = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if is_dataclass(value):
-            tables.append((item.name, value))
-        else:
-            # JSON's numbers, texts, booleans and lists of them are TOML's too, but for one raw character.
-            yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
-    for name, value in tables:
-        yield f"\n[{name}]"
-        yield from _toml_lines(value, name)
-
-
-def differences(first: RunConfig, second: RunConfig) -> list[str]:
-    """Settings in which two configs differ, apart from those that may change between sessions."""
-    one, other = flatten(first), flatten(second)
-    return [
-        f"{key} ({one[key]!r} there, {other[key]!r} here)"
-        for key in one
-        if one[key] != other[key] and key not in MAY_CHANGE
-    ]

@@ -45,9 +45,10 @@ def protections():
 @pytest.fixture(scope="module")
 def pool():
     """A sandbox for the tests of one file."""
+    from puzzles.rules.variation import VARY
     from puzzles.verify import truth_pool
 
-    with truth_pool(lanes=2) as pool:
+    with truth_pool(lanes=2, jobs=[VARY]) as pool:
         yield pool
 
 

@@ -17,13 +17,10 @@ from selfplay.config import (
     RunConfig,
     SandboxConfig,
     SolveConfig,
-    build,
-    differences,
     flatten,
-    load,
-    to_toml,
 )
 from selfplay.experiments.ablate import load_ablation
+from selfplay.settings import build, differences, embedded_file, load, to_toml
 
 SHIPPED = sorted([*ROOT.glob("runs/*.toml"), *ROOT.glob("selfplay/embedded/*.toml")])
 ABLATIONS = [path for path in SHIPPED if "arms" in tomllib.loads(path.read_text("utf-8"))]
@@ -61,7 +58,7 @@ def test_every_shipped_config_loads(path):
 
 
 def test_no_config_is_the_embedded_one():
-    path = config_module.embedded_file("run.toml")
+    path = embedded_file("run.toml")
     if not path.exists():
         pytest.skip("the embedded settings are not there")
     assert load(None) == load(path)
@@ -388,13 +385,23 @@ CONFIGS = [
         model=ModelConfig("some/where", "cuda:1", "float16", 3),
         prompt=PromptConfig("chat", 0),
         data=DataConfig("a.jsonl", "b.jsonl", "c.jsonl", False),
-        propose=ProposeConfig(0, 1, 1.0, 1e-7, 0.1, 1),
-        solve=SolveConfig(1, 7, 9, "none", 123456.75, 1e-3, 2),
+        propose=ProposeConfig(
+            proposals=0, proposals_per_prompt=1, begun=1.0, temperature=1e-7, top_p=0.1, max_tokens=1
+        ),
+        solve=SolveConfig(
+            candidates_per_puzzle=1,
+            further_puzzles=7,
+            further_candidates=9,
+            training_puzzles="none",
+            temperature=123456.75,
+            top_p=1e-3,
+            max_tokens=2,
+        ),
         sandbox=SandboxConfig(0.1, 0.2, 64, 1, 100, 2, "D", ("random", "numpy")),
         finetune=FinetuneConfig(
             "previous", 1, False, True, 0.5, ("solve",), 1e22, 5, 1e-5, 6, 0, 0.0, 1.5, "bfloat16", 7, True, 8, 0.5
         ),
-        evaluate=EvaluateConfig(3, (1, 2, 3), 0.5, 0.5, 9),
+        evaluate=EvaluateConfig(temperature=0.5, top_p=0.5, max_tokens=9, samples_per_puzzle=3, k=(1, 2, 3)),
     ),
     RunConfig(finetune=FinetuneConfig(verified=False)),
     RunConfig(finetune=FinetuneConfig(objective="dpo", beta=(0.5, 1e3), clip_ratio=0.9, most_fall=12.5)),

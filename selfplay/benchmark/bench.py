@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,14 @@ from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
 from sandbox.pool import Pool
 from selfplay.benchmark.contamination import near_training, set_guard, training_archive
 from selfplay.benchmark.sets import ScoredSet, scored_set
-from selfplay.commands.show import training_pairs
 from selfplay.config import EvaluateConfig, ModelConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, write_atomically
 from selfplay.sampling.model import LanguageModel
 from selfplay.sampling.sampler import Sampler
+from selfplay.sampling.shots import Pair, prompt_for, solver_shots, training_pairs
 from selfplay.scoring import results
-from selfplay.scoring.evaluate import evaluate, read_chunks
-from selfplay.training.select import Pair, prompt_for, solver_shots
+from selfplay.scoring.evaluate import Questions, evaluate, read_chunks
 
 CHUNK_TEXTS = 4096
 
@@ -77,21 +76,10 @@ def bench(
         raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
     chosen = scored_set(pool, config.puzzles, config.private)
     model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
-    protocol, came_from = _protocol(config, model)
-    trained_on = config.trained_on or training_archive(model_config.path)
-    needs_guard = protocol == "few-shot" or trained_on is not None
-    guard = set_guard(pool, chosen) if needs_guard else Guard()  # a large set takes some seconds to guard
-    shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
-    near = near_training(pool, chosen, guard, model_config.path, Path(trained_on)) if trained_on else None
-    prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
-    if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
-        raise InputError(
-            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
-            "fewer --shots or --max-tokens"
-        )
+    asked, conditions = _asked(pool, config, model, model_config.path, chosen)
     started = time.time()
     with RunDir(folder).lock():
-        lines = _sampled(model, model_config.path, pool, chosen, protocol, shots, config, folder, progress)
+        lines = _sampled(model, model_config.path, pool, asked, config.seeds, folder, progress)
         results.pack(folder, lines)
         for seed in config.seeds:
             _growing(folder, seed).unlink(missing_ok=True)
@@ -101,21 +89,47 @@ def bench(
                 "path": model_config.path, "checkpoint": model.checkpoint,
                 **{key: _stored(lines, key) for key in ("device", "dtype", "threads")},
             },
-            "protocol": protocol,
-            "protocol_from": came_from,
-            "shots": [puzzle.id for puzzle, _ in shots],
-            "shots_refused": refused,
-            "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
+            **conditions,
             "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": _batch_rows(lines)},
             "limits": asdict(pool.limits),
             "sandbox": protections,
             "versions": {**_stored(lines, "versions"), "python": platform.python_version()},
-            "contamination": near,
             "started": started,
         }  # fmt: skip
         content = results.document(facts, lines, read_errata(config.errata))
         results.write(folder, content)
     return content
+
+
+def _asked(
+    pool: Pool, config: BenchConfig, model: Sampler, name: str, chosen: ScoredSet
+) -> tuple[Questions, dict[str, Any]]:
+    """What the model is asked, and what the results say of it: protocol, shots, prompts and contamination.
+
+    Raises:
+        InputError: No prompt fits the model's context, or too few shots are left.
+    """
+    protocol, came_from = _protocol(config, model)
+    trained_on = config.trained_on or training_archive(name)
+    needs_guard = protocol == "few-shot" or trained_on is not None
+    guard = set_guard(pool, chosen) if needs_guard else Guard()  # a large set takes some seconds to guard
+    shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
+    near = near_training(pool, chosen, guard, name, Path(trained_on)) if trained_on else None
+    prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
+    if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
+        raise InputError(
+            f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
+            "fewer --shots or --max-tokens"
+        )
+    asked = Questions(chosen.named, protocol, shots, config.evaluate, [], config.batch_rows, CHUNK_TEXTS)
+    return asked, {
+        "protocol": protocol,
+        "protocol_from": came_from,
+        "shots": [puzzle.id for puzzle, _ in shots],
+        "shots_refused": refused,
+        "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
+        "contamination": near,
+    }
 
 
 def _batch_rows(lines: Sequence[results.Line]) -> int:
@@ -184,33 +198,22 @@ def _growing(folder: Path, seed: int) -> Path:
 
 
 def _sampled(
-    model: Sampler,
-    name: str,
-    pool: Pool,
-    chosen: ScoredSet,
-    protocol: str,
-    shots: Sequence[Pair],
-    config: BenchConfig,
-    folder: Path,
-    progress: Progress,
+    model: Sampler, name: str, pool: Pool, asked: Questions, seeds: Sequence[int], folder: Path, progress: Progress
 ) -> list[results.Line]:
     """The chunks of all seeds, those that are there and those that were missing."""
     finished = results.unpack(folder)
     if finished:
-        _check_seeds(folder, finished, config.seeds)
-    candidates = len(chosen.named) * config.evaluate.samples_per_puzzle * len(config.seeds)
+        _check_seeds(folder, finished, seeds)
+    candidates = len(asked.puzzles) * asked.config.samples_per_puzzle * len(seeds)
     count = progress.counter(candidates, f"bench {name}", "candidate")
     lines = []
-    for seed in config.seeds:
+    for seed in seeds:
         file = _growing(folder, seed)
         done = [line for line in finished if line["identity"]["seed"][0] == seed]
         if len(done) > len(read_chunks(file)):
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
         try:
-            evaluate(
-                model, pool, chosen.named, protocol, shots, config.evaluate, [seed], config.batch_rows, CHUNK_TEXTS,
-                file, count,
-            )  # fmt: skip
+            evaluate(model, pool, replace(asked, seed=[seed]), file, count)
         except InputError as error:
             if done:
                 file.unlink()

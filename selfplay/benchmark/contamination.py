@@ -11,8 +11,9 @@ from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
 from sandbox.pool import Pool
 from selfplay.benchmark.sets import ScoredSet
-from selfplay.iteration.loop import GUARD_SOLUTIONS, read_any
+from selfplay.iteration.guarding import GUARD_SOLUTIONS
 from selfplay.run.rundir import RunDir, is_archive
+from selfplay.scoring.sets import read_any
 
 
 def set_guard(pool: Pool, chosen: ScoredSet) -> Guard:

@@ -14,9 +14,11 @@ from selfplay.benchmark.sets import scored_set
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import SCORED_SETS, RunDir
 from selfplay.sampling.cost import judging_watch
+from selfplay.sampling.shots import prompt_for
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import SetScores, judge_surely, read_chunks, summarize
-from selfplay.training.select import prompt_for
+from selfplay.scoring.tables import score_cell
+from selfplay.text import interval, markdown
 
 
 def stored(places: Sequence[Path]) -> list[Path]:
@@ -129,7 +131,7 @@ def rescored_run(
             # A branch may score otherwise than the run it came from: each record has its own n and k.
             tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
             _check_tries(folder, tries, recorded["samples_per_puzzle"])
-            config = EvaluateConfig(recorded["samples_per_puzzle"], tuple(tries))
+            config = EvaluateConfig(samples_per_puzzle=recorded["samples_per_puzzle"], k=tuple(tries))
             lines = read_chunks(samples := rundir.samples(number, name))
             if not lines or any(line["identity"]["samples_per_puzzle"] != config.samples_per_puzzle for line in lines):
                 raise InputError(
@@ -137,3 +139,23 @@ def rescored_run(
                 )
             scores.append((number, name, recorded, summarize(lines, config, errata)))
     return scores
+
+
+def rescored_table(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A benchmark's scores before and after, and the puzzles now left out."""
+    rows = [
+        [name, score_cell(before["scores"][name]) if name in before["scores"] else "-", score_cell(score)]
+        for name, score in after["scores"].items()
+    ]
+    left_out = [f"left out: {puzzle}: {reason}" for puzzle, reason in after["errata"].items()]
+    return "\n".join([markdown([after["model"]["path"], "before", "after"], rows), *left_out])
+
+
+def rescored_run_table(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
+    """A run's scores as recorded and computed again."""
+    rows = [
+        [str(number), name, k, interval(recorded[k]) if k in recorded else "-", interval(score)]
+        for number, name, recorded, again in scores
+        for k, score in again.pass_at.items()
+    ]
+    return markdown(["iteration", "set", "", "recorded", "again"], rows)

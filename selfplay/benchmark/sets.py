@@ -11,8 +11,7 @@ from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import Candidate, Verdict, content_hash
 from puzzles.verify import verify
 from sandbox.pool import Pool
-from selfplay.iteration.loop import scored_puzzles
-from selfplay.scoring.evaluate import NamedPuzzle
+from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 
 
 @dataclass(frozen=True)

@@ -1,80 +1,52 @@
-"""What all commands share: where runs are, a sandbox that has proved itself, progress, text that is safe to show."""
+"""What commands show: progress bars, colours and pages; and where runs are."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import os
 import pydoc
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.run.progress import Progress
+from selfplay.text import printable
 
 if TYPE_CHECKING:
-    from sandbox.pool import Pool
-    from selfplay.config import SandboxConfig
+    from selfplay.run.rundir import RunDir
 
 RUNS = Path("runs")
-"""Below the current folder."""
-LINE_CHARACTERS = 100
-MOST = 10**12
-"""Of any number on a command line; a database holds some more."""
+"""The folder of runs, below the current folder."""
 
 
-def command(commands: Any, name: str, function: Any, summary: str, example: str) -> argparse.ArgumentParser:
-    """A subcommand's parser; `function` is given its options and returns the exit status."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=summary, epilog=f"example: selfplay {example}",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(command=function)
-    return parser
-
-
-def positive(text: str) -> int:
-    """An option's number from 1 on."""
-    value = int(text)
-    if not 0 < value <= MOST:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {MOST:,}, got {text}")
-    return value
-
-
-def natural(text: str) -> int:
-    """An option's number from 0 on."""
-    value = int(text)
-    if not 0 <= value <= MOST:
-        raise argparse.ArgumentTypeError(f"expected 0 or more and at most {MOST:,}, got {text}")
-    return value
-
-
-def unproven_pool(config: SandboxConfig, seed: int) -> Pool:
-    """A sandbox that has not proved itself yet.
+def below_runs(name: str) -> Path:
+    """The folder of a run's name.
 
     Raises:
-        InputError: There is no module of that name.
+        InputError: The name is not that of a folder.
     """
-    from puzzles.verify import truth_pool
-
-    limits = config.limits()
-    try:
-        return truth_pool(limits, config.lanes or None, seed, config.modules)
-    except ValueError as error:
-        raise InputError(f"sandbox.modules: {error}") from None
+    if "/" in name or name in ("", ".", ".."):
+        raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
+    return RUNS / name
 
 
-@contextlib.contextmanager
-def proven_pool(config: SandboxConfig, seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """A sandbox that has proved itself, and the proof."""
-    from sandbox import selfcheck
+def run_dir(text: str) -> RunDir:
+    """The run that a folder or a run's name means."""
+    from selfplay.run.rundir import RunDir
 
-    with unproven_pool(config, seed) as pool:
-        protections = selfcheck.check(pool)
-        selfcheck.require(protections, config.minimum_tier)
-        yield pool, protections.to_json()
+    return RunDir(RUNS / text if (RUNS / text).is_dir() else Path(text))
+
+
+def archive_path(text: str) -> Path:
+    """The file that a path, a run's folder or its name means.
+
+    Raises:
+        InputError: There is none.
+    """
+    for path in (Path(text), Path(text) / "archive.sqlite", RUNS / text / "archive.sqlite"):
+        if path.is_file():
+            return path
+    raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
 
 
 def bars() -> Progress:
@@ -101,16 +73,6 @@ def bars() -> Progress:
         return count
 
     return Progress(counter, say=say)
-
-
-def printable(text: str) -> str:
-    """Model text without the power to move a terminal's cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
-
-
-def one_line(text: str) -> str:
-    """The beginning of a text as a table's cell."""
-    return "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in text)[:LINE_CHARACTERS]
 
 
 def highlighted(source: str) -> str:

@@ -23,13 +23,18 @@ from puzzles.archive.store import Archive
 from puzzles.foreign import read_toml, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
-from selfplay.config import BudgetConfig, ConfigError, RunConfig, embedded_file, flatten, load
-from selfplay.iteration.loop import NO_PUZZLES, Backend, check_settings, examine_archive, guard_of, guarded_sets, run
+from selfplay.config import BudgetConfig, ConfigError, RunConfig, flatten
+from selfplay.iteration.beginning import check_settings
+from selfplay.iteration.guarding import examine_archive, guard_of, guarded_sets
+from selfplay.iteration.loop import run
+from selfplay.iteration.training_set import NO_PUZZLES
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import SCORED_SETS, RunDir, write_atomically
 from selfplay.scoring.compare import Difference, difference
 from selfplay.scoring.evaluate import counts_of, read_chunks
 from selfplay.scoring.metrics import pass_at_k
+from selfplay.settings import embedded_file, load
+from selfplay.training.backend import Backend
 
 SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",

@@ -4,15 +4,16 @@ cluster. Training is the same."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandbox.pool import Pool
-from selfplay.commands.terminal import bars, proven_pool
 from selfplay.config import EndpointConfig, FinetuneConfig, ModelConfig, RunConfig
-from selfplay.iteration.loop import Backend
+from selfplay.iteration.loop import run
+from selfplay.run.pools import proven_pool
+from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir
 from selfplay.sampling import cluster
@@ -20,6 +21,7 @@ from selfplay.sampling.endpoint import PROBE_TOKENS, PROBES, Endpoint
 from selfplay.sampling.model import LanguageModel, device_of, free_bytes
 from selfplay.sampling.sampler import SamplingSettings
 from selfplay.sampling.serving import ManagedServer
+from selfplay.training.backend import Backend, Training
 from selfplay.training.finetune import TransformersBackend
 
 ELSEWHERE = ""
@@ -27,10 +29,10 @@ ELSEWHERE = ""
 
 
 @contextlib.contextmanager
-def judges(config: RunConfig) -> Iterator[tuple[Pool, dict[str, Any]]]:
+def judges(config: RunConfig, say: Callable[[str], object]) -> Iterator[tuple[Pool, dict[str, Any]]]:
     """The sandbox that a run's settings ask for, when it has proved itself, and the proof."""
     if config.executor == "ray":
-        with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, config.seed, bars().say) as proven:
+        with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, config.seed, say) as proven:
             yield proven
     else:
         with proven_pool(config.sandbox, config.seed) as proven:
@@ -49,6 +51,27 @@ def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
             yield backend
     else:
         yield TransformersBackend()
+
+
+def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Run or resume a run in a folder, with the model, servers, sandbox or cluster that its settings ask for.
+
+    Args:
+        config: The settings, as `selfplay.load` reads them.
+        folder: The run's folder; made if there is none.
+        progress: How it shows itself; by default not at all.
+
+    Returns:
+        The records, one per iteration, as in `records.jsonl`.
+
+    Raises:
+        InputError: Settings or data are not as expected.
+        BudgetSpent: `config.budget` does not allow another step.
+        Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
+    """
+    rundir, progress = RunDir(Path(folder)), progress or Progress()
+    with judges(config, progress.say) as (pool, protections), engine(config, rundir) as backend:
+        return run(rundir, config, backend, pool, protections, progress)
 
 
 @dataclass(frozen=True)
@@ -114,10 +137,10 @@ class ServedBackend(TransformersBackend):
         """What a training of the model takes at least, as if nothing else were in memory."""
         return super().needs(self._size, config)
 
-    def finetune(self, *arguments: Any) -> Any:
+    def finetune(self, training: Training, *how: Any) -> Any:
         """As the other does, when the servers have given their memory back."""
         self.close()
-        return super().finetune(*arguments)
+        return super().finetune(training, *how)
 
     def close(self) -> None:
         """End the servers that were begun here."""
@@ -153,10 +176,10 @@ class RayBackend(TransformersBackend):
         """What a training takes at least, of the memory that is free here."""
         return super().needs(_Size(sampler.parameters, free_bytes(device_of(self._device)), sampler.own_bytes), config)
 
-    def finetune(self, *arguments: Any) -> Any:
+    def finetune(self, training: Training, *how: Any) -> Any:
         """As the other does, when the actors have given their memory back: one of them may be on this machine."""
         self.close()
-        return super().finetune(*arguments)
+        return super().finetune(training, *how)
 
     def close(self) -> None:
         """End the actors."""

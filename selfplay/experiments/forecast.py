@@ -24,22 +24,20 @@ from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import propose, solve, vary
-from selfplay.iteration.loop import (
-    Backend,
-    few_shots,
-    guard_of,
-    guarded_sets,
-    import_training,
-    nothing_to_train,
-    protocol_of,
-    stage_cost,
-    training_cost,
-)
+from selfplay.iteration.budget import stage_cost, training_cost
+from selfplay.iteration.guarding import guard_of, guarded_sets
+from selfplay.iteration.record_table import cost_table
+from selfplay.iteration.train import nothing_to_train
+from selfplay.iteration.training_set import few_shots, import_training, protocol_of
 from selfplay.run.progress import Progress
+from selfplay.sampling import cost
 from selfplay.sampling.chunks import Sampling
-from selfplay.sampling.cost import StageCost, Watch
+from selfplay.sampling.cost import STAGES, StageCost, Watch
 from selfplay.sampling.sampler import Arithmetic, Sampler
-from selfplay.scoring.evaluate import NamedPuzzle, evaluate
+from selfplay.scoring.evaluate import Questions, evaluate
+from selfplay.scoring.sets import NamedPuzzle
+from selfplay.text import render
+from selfplay.training.backend import Backend, Training
 from selfplay.training.select import examples
 
 SECONDS = {"propose": 8.0, "solve": 16.0, "vary": 6.0, "train": 14.0, "score": 14.0}
@@ -268,11 +266,13 @@ class _Trial:
 
         def attempt(texts: int) -> bool:
             samples = min(texts, own.samples_per_puzzle)
-            self.cost["score"] = evaluate(
-                self.sampler, self.pool, spread[: -(-texts // samples)], self.protocol, self.shots,
+            asked = Questions(
+                spread[: -(-texts // samples)], self.protocol, self.shots,
                 replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows,
-                self.config.chunk_texts, self.folder / f"score-{texts}.jsonl",
-            ).cost  # fmt: skip
+                self.config.chunk_texts,
+            )  # fmt: skip
+            file = self.folder / f"score-{texts}.jsonl"
+            self.cost["score"] = evaluate(self.sampler, self.pool, asked, file).cost
             return True
 
         _doubling(FIRST_TEXTS, len(puzzles) * own.samples_per_puzzle, SECONDS["score"], attempt)
@@ -291,10 +291,9 @@ class _Trial:
 
         def attempt(steps: int) -> bool:
             folder = self.folder / "trained"
-            statistics = self.backend.finetune(
-                self.config.model.path, chosen, replace(own, max_steps=steps), self.config.model, [0],
-                folder, {}, lambda tokens, loss: None, lambda steps: None,
-            )  # fmt: skip
+            model = self.config.model
+            training = Training(model.path, chosen, replace(own, max_steps=steps), model, [0], {})
+            statistics = self.backend.finetune(training, folder, lambda tokens, loss: None, lambda steps: None)
             shutil.rmtree(folder)
             self.steps, self.cost["train"] = statistics.steps, training_cost(asdict(statistics))
             return bool(self.steps == steps)
@@ -324,3 +323,25 @@ class _Trial:
                 **({"train": train.scaled_to(learned), **score} if trains else {}),
             })  # fmt: skip
         return costs
+
+
+FORECAST_NOTE = "Expected of the model as it is: what training makes of it may propose, solve and write more or less."
+
+
+def forecast_table(expected: Forecast) -> str:
+    """What a run is expected to cost, all its iterations together and each."""
+    arithmetic = expected.arithmetic
+    peaks = {} if arithmetic is None else dict.fromkeys(STAGES, arithmetic.peak_flops_per_second)
+    peaks.pop("train", None)  # in a dtype of its own
+    records = [
+        {"cost": cost.counts(costs, arithmetic), "times": {"stages": cost.times(costs, peaks)}}
+        for costs in expected.iterations
+    ]
+    by_iteration = [cost.total(costs.values()) for costs in expected.iterations]
+    seconds = [each.model_seconds + each.judging_seconds for each in by_iteration]
+    tokens = sum(each.tokens for each in by_iteration)
+    rows = [["", "seconds"], ["start", f"{expected.start_seconds:,.0f}"]]
+    rows += [[f"iteration {number}", f"{value:,.0f}"] for number, value in enumerate(seconds)]
+    rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
+    size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
+    return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"

@@ -13,10 +13,12 @@ from puzzles.puzzle import InputError, Puzzle
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import propose, solve, vary
-from selfplay.iteration.loop import Backend, few_shots
+from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
+from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.sampler import Sampler
-from selfplay.training.select import prompt_for
+from selfplay.sampling.shots import prompt_for
+from selfplay.training.backend import Backend
 
 
 @dataclass
@@ -136,7 +138,7 @@ def _judge_candidates(
 ) -> None:  # fmt: skip
     place, puzzle = chunk.plan["puzzles"].index(identifier), archive.puzzle(identifier)
     prompt = prompt_for(protocol, puzzle, shots)
-    (judged_K,) = solve.judge_texts(pool, [puzzle], [prompt], [texts_P_K[place]])
+    (judged_K,) = judge_texts(pool, [puzzle], [prompt], [texts_P_K[place]])
     own = solve.made_here(archive, [identifier])
     for k, (_, judgement) in enumerate(judged_K):
         position = place * chunk.plan["copies"] + k
@@ -158,3 +160,13 @@ def _varied(archive: Archive, chunk: Chunk, identifier: str, pool: Pool) -> Repl
     (parsed,) = parse_puzzles(pool, [Text(again[row["position"]])])
     _compare_puzzle(parsed, identifier, row["position"], found)
     return found
+
+
+def replay_text(again: Replay) -> str:
+    """One line for a chunk, one for each difference, and what else is not as it was."""
+    lines = [
+        f"chunk {again.chunk} ({again.stage}, iteration {again.iteration}): {again.texts:,} texts sampled again, "
+        f"{again.judged} judged again: {len(again.differences) or 'no'} differences"
+    ]
+    lines += [f"  {key} was {before}, and is {now}" for key, (before, now) in again.other_conditions.items()]
+    return "\n".join([*lines, *(f"  {difference}" for difference in again.differences)])

@@ -30,12 +30,15 @@ from puzzles.archive.schema import SCHEMA_VERSION
 from puzzles.archive.store import OWN
 from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
-from selfplay.config import BudgetConfig, RunConfig, load
-from selfplay.iteration.loop import Backend, as_begun, branch, run
+from selfplay.config import BudgetConfig, RunConfig
+from selfplay.iteration.beginning import as_begun, branch
+from selfplay.iteration.loop import run
 from selfplay.run import sessions
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import SCORED_SETS, RunDir, read_lines, told_if_closed
 from selfplay.sampling.cost import without_times
+from selfplay.settings import load
+from selfplay.training.backend import Backend
 
 SHOWN_CHARACTERS = 70
 SHOWN_BEFORE = 20

@@ -10,12 +10,14 @@ them; what they tell each other is left out. Sampling and judging follow each ot
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfplay.config import RunConfig
 from selfplay.experiments.forecast import Forecast
 from selfplay.iteration import solve
 from selfplay.sampling.cost import price, total
+from selfplay.text import render
 
 COPIED_BYTES_PER_SECOND = 200e6
 """Of an archive on a file system that many read at once; assumed, and the one rate that is not measured."""
@@ -95,3 +97,24 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
         workers, gpus, held | alone, hours, gpus * alone["training"] / 3600, total(costs.values()).tokens,
         price(sampled, config.endpoint.prompt_price, config.endpoint.completion_price),
     )  # fmt: skip
+
+
+PLAN_NOTE = (
+    "Of the last iteration. A worker is a machine like this one (`run --shard`), a GPU a device such as this one\n"
+    "trains on (`torchrun`). Divided are sampling and judging, by whole chunks, and training; not start-up, copying,\n"
+    "planning, varying, merging and scoring. What workers say to each other in training is left out."
+)
+
+
+def plan_table(made: Sequence[Plan]) -> str:
+    """Iterations of other numbers of workers beside each other."""
+    heading = ["workers", "GPUs", "seconds", "bottleneck", "of it", "workers' hours", "GPUs' hours", "tokens", "price"]
+    rows = [
+        [
+            f"{each.workers:,}", f"{each.gpus:,}", f"{each.total_seconds:,.0f}", each.bottleneck,
+            f"{each.seconds[each.bottleneck] / (each.total_seconds or 1):.0%}", f"{each.worker_hours:,.2f}",
+            f"{each.gpu_hours:,.2f}", f"{each.tokens:,}", f"{each.price:,.2f}",
+        ]
+        for each in made
+    ]  # fmt: skip
+    return f"{render([heading, *rows], right=[0, 1, 2, 4, 5, 6, 7, 8])}\n\n{PLAN_NOTE}"

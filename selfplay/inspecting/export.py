@@ -20,12 +20,12 @@ from typing import Any
 
 from puzzles.archive.store import CANDIDATES_N_C, QUARANTINED, Archive
 from puzzles.parse import Text, parse_candidates
-from puzzles.puzzle import Candidate, InputError, Puzzle
+from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
 from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
-from selfplay.tables import markdown
+from selfplay.text import markdown
 
 FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
@@ -35,8 +35,6 @@ FORMATS = {
 SOLUTIONS_PER_PUZZLE = 8
 """The shortest, in training formats; as the ancestor."""
 PREFERENCES_PER_PUZZLE = 8
-FAILED = ("wrong_answer", "wrong_type", "runtime_error", "time_limit", "memory_limit", "unanswerable_value")
-"""Verdicts of candidates that are programs; one that is none teaches only to close brackets."""
 ROWS_AT_ONCE = 10_000
 
 PAIR_COLUMNS = (

@@ -10,7 +10,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from selfplay.commands.terminal import printable
+from selfplay.text import printable
 
 
 def environment(folder: str) -> Environment:

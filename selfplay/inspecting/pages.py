@@ -277,7 +277,7 @@ def _puzzles(archive: Archive, asked: _Asked) -> dict[str, Any]:
 
 def _puzzle(archive: Archive, asked: _Asked) -> dict[str, Any]:
     from selfplay.inspecting.story import story
-    from selfplay.iteration.loop import known_shots  # here: the start is not to wait for the loop
+    from selfplay.iteration.training_set import known_shots  # here: the start is not to wait for the loop
 
     told = story(archive, asked.id, known_shots(archive))
     by_verdict: dict[str, list[dict[str, Any]]] = {}

@@ -17,8 +17,9 @@ from puzzles.archive.catalogue import SOLVE_RATES
 from puzzles.archive.store import Archive
 from selfplay.experiments import chart
 from selfplay.iteration import collapse
+from selfplay.run.rundir import SET_NAMES as SETS
 from selfplay.sampling.cost import STAGES, record_seconds, record_tokens
-from selfplay.tables import SETS, fraction, interval
+from selfplay.text import fraction, interval
 
 VERDICT_COLOURS = {
     "accepted": "#009E73", "wrong_answer": "#D55E00", "wrong_type": "#E69F00", "runtime_error": "#CC79A7",

@@ -22,12 +22,14 @@ from puzzles.archive import trends
 from puzzles.archive.catalogue import Filter, history, page_of
 from puzzles.archive.store import QUARANTINED, Archive
 from puzzles.puzzle import InputError
-from selfplay.config import RunConfig, load
+from selfplay.config import RunConfig
 from selfplay.experiments.ablate import arms_beside
 from selfplay.inspecting import markup, panels
+from selfplay.run.rundir import SET_NAMES as SETS
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.cost import record_seconds
-from selfplay.tables import SETS, fraction
+from selfplay.settings import load
+from selfplay.text import fraction
 
 LISTS = {"newest": "newest", "hardest": "hardest solved", "varied": "most varied", "used": "most used as parents"}
 """The puzzles worth looking at, as the page calls them."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,8 @@ from puzzles.archive.catalogue import row_of
 from puzzles.archive.store import Archive, Chunk
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from selfplay.iteration import propose, solve, vary
-from selfplay.training.select import Pair, prompt_for
+from selfplay.sampling.shots import Pair, prompt_for
+from selfplay.text import one_line, render
 
 
 @dataclass
@@ -221,3 +223,47 @@ def _facts(chunk: Chunk) -> dict[str, Any]:
 
 def _without(row: sqlite3.Row, name: str) -> dict[str, Any]:
     return {key: value for key, value in dict(row).items() if key != name}
+
+
+def story_text(told: Story, shown: Callable[[str], str]) -> str:
+    """A puzzle's story for the terminal; `shown` makes a source safe and perhaps coloured."""
+    puzzle, came = told.puzzle, told.came
+    parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}", shown(puzzle["source"])]
+    parts.append("# How it came")
+    if "chunk" in came:
+        parts += _sampled_text(came, shown)
+    elif "original" in came:
+        parts += [f"imported as {shown(came['name']) or 'unnamed'}", shown(came["original"])]
+    parts.append(f"parents: {', '.join(puzzle['parents']) or 'none'}; parent of {len(told.parent_of)}")
+    for solution in told.solutions:
+        tier = (solution["protections"] or {}).get("tier", "unknown")
+        trained = ", ".join(map(str, solution["trained in iterations"])) or "none"
+        parts += [
+            f"# Solution {solution['id']}, {solution['origin']}, iteration {solution['iteration']}",
+            shown(solution["source"]), f"answer {shown(str(solution['answer']))}",
+            f"confirmed {_date(solution['added_at'])} under tier {tier}; trained on in iterations: {trained}",
+        ]  # fmt: skip
+        parts += _sampled_text(solution, shown) if "text" in solution else []
+    if told.candidates:
+        parts.append(f"# Its {len(told.candidates)} candidates")
+        rows = [["chunk", "stage", "position", "verdict", "answer", "detail"]]
+        rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
+        parts.append(shown(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows])))
+    parts += [f"In quarantine: {one_line(reason)}" for reason in told.quarantine]
+    parts += ["# The story is broken", *told.breaks] if told.breaks else []
+    return "\n\n".join(parts)
+
+
+def _sampled_text(where: Mapping[str, Any], shown: Callable[[str], str]) -> list[str]:
+    settings = "".join(f", {key} {value}" for key, value in where["settings"].items() if not isinstance(value, dict))
+    parts = [
+        f"text {where['position']} of chunk {where['chunk']} ({where['stage']}, iteration {where['iteration']}), "
+        f"weights {where['checkpoint']}, seed {where['seed']}{settings}"
+    ]
+    parts += [f"made by {where['variation']}"] if "variation" in where else []
+    parts += ["asked:", shown(where["prompt"])] if where.get("prompt") else []
+    return [*parts, "came:", shown(where["text"])] if where.get("text") else parts
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))

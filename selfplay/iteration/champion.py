@@ -32,6 +32,8 @@ from selfplay.run.rundir import RunDir
 from selfplay.scoring.compare import SIGNIFICANT, Difference, difference
 from selfplay.scoring.evaluate import counts_of, read_chunks
 from selfplay.scoring.metrics import Score, holm, interval, pass_at_k
+from selfplay.text import interval as shown_interval
+from selfplay.text import render, signed, span
 
 LEVEL = SIGNIFICANT / 2
 """Chance, at most, that a checkpoint as good as the champion takes its place."""
@@ -206,3 +208,32 @@ def league(rundir: RunDir) -> League:
     (samples, _), *_ = counts[0].values()
     adjusted = [float(p) for p in holm([each.difference.p for each in matches])]
     return League(len(counts[0]), samples, standings, matches, adjusted, [reigning_after(record) for record in records])
+
+
+NO_CHAMPION = "\nThe run itself did not go on from these champions: that is what `gate = true` is for."
+
+LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good: report them on held-out."
+
+
+def league_table(league: League) -> str:
+    """Each checkpoint's score on dev and when it reigned, then each beside each; p as of one test, and of all."""
+    rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
+    for own in league.standings:
+        score = shown_interval(own.score)
+        reigned = f"after {span(own.reigned)}" if own.reigned else "-"
+        rows.append([str(own.iteration), own.checkpoint, score, str(own.solved), reigned])
+    parts = [render(rows, right=[0, 2, 3])]
+    if league.matches:
+        beside = [["iteration", "minus", "pass@1 [95 %]", "won", "lost", "drawn", "p", "p of all"]]
+        for each, adjusted in zip(league.matches, league.adjusted_p, strict=True):
+            puzzles = map(str, (each.won, each.lost, each.drawn))
+            p = (f"{each.difference.p:.2g}", f"{adjusted:.2g}")
+            beside.append([str(each.second), str(each.first), signed(each.difference.difference), *puzzles, *p])
+        parts.append(render(beside, right=range(len(beside[0]))))
+    champions = {iteration: own.iteration for own in league.standings for iteration in own.reigned}
+    followed = all(champions[iteration] == number for iteration, number in enumerate(league.sampled_from))
+    parts.append(
+        f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign a checkpoint must be "
+        f"better than the champion with p/2 <= {LEVEL:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
+    )
+    return "\n\n".join(parts)

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from puzzles.archive.store import QUARANTINED, Archive, Chunk
-from puzzles.puzzle import Verdict, content_hash
-from selfplay.inspecting.export import FAILED
+from puzzles.puzzle import FAILED, Verdict, content_hash
 from selfplay.iteration import propose, solve
 from selfplay.sampling.prompts import Prompt, own_part, solve_completion, was_cut
+from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.training.game import ROLES, Payoffs, advantages, keep_above_mean
-from selfplay.training.select import Contrast, Example, Graded, Pair, prompt_for
+from selfplay.training.select import Contrast, Example, Graded
 
 TokensOf = Callable[[str], int]
 """How many tokens a text has: `Sampler.tokens_of`."""

@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from puzzles.archive.store import CONTAMINATED, OWN, QUARANTINED, Archive, Chunk, Provenance
-from puzzles.parse import ParseFailure, parse_candidates
-from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
-from puzzles.verify import too_slow_to_judge, verify
+from puzzles.parse import parse_candidates
+from puzzles.puzzle import Candidate, Judgement, Verdict, VerifiedPair
+from puzzles.verify import too_slow_to_judge
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.sampling.cost import Watch, judging_watch
-from selfplay.sampling.prompts import Prompt, solve_prompt
-from selfplay.sampling.sampler import Sampled, Sampler, SamplingSettings, settings_of
-from selfplay.training.select import Pair, prompt_for
+from selfplay.sampling.judging import judge_texts
+from selfplay.sampling.prompts import solve_prompt
+from selfplay.sampling.sampler import Sampler, sample_fitting, settings_of
+from selfplay.sampling.shots import Pair, prompt_for
 
 STAGE = "solve"
 FURTHER = "further"
@@ -24,44 +25,6 @@ FURTHER = "further"
 STAGES = (STAGE, FURTHER)
 TRIED = "p.origin IN ('human', 'import')"
 """Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
-
-
-def sample_fitting(
-    sampler: Sampler,
-    prompts: Sequence[Prompt],
-    copies: int,
-    settings: SamplingSettings,
-    seed: Sequence[int],
-    progress: Callable[[int], object] = lambda done: None,
-) -> Sampled:
-    """As `Sampler.sample`, with no completions for a prompt that does not fit the model's context."""
-    fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
-    chosen = [prompts[index] for index in fitting]
-    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else Sampled([])
-    progress((len(prompts) - len(fitting)) * copies)
-    by_index = dict(zip(fitting, sampled.completions_P_K, strict=True))
-    return replace(sampled, completions_P_K=[by_index.get(index, []) for index in range(len(prompts))])
-
-
-def judge_texts(
-    pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
-) -> list[list[tuple[Candidate | None, Judgement]]]:
-    """Each completion's candidate and judgement; equal candidates of a puzzle are judged once."""
-    flat = [
-        (puzzle, prompt.parsed_text(text))
-        for puzzle, prompt, texts in zip(puzzles, prompts, texts_P_K, strict=True)
-        for text in texts
-    ]
-    candidates = parse_candidates(pool, [text for _, text in flat])
-    pairs = [(puzzle, c) for (puzzle, _), c in zip(flat, candidates, strict=True) if isinstance(c, Candidate)]
-    judgements = iter(verify(pool, pairs))
-    judged = iter(
-        (None, Judgement(Verdict.INVALID_SOLUTION, str(candidate)))
-        if isinstance(candidate, ParseFailure)
-        else (candidate, next(judgements))
-        for candidate in candidates
-    )
-    return [[next(judged) for _ in texts] for texts in texts_P_K]
 
 
 def targets(archive: Archive, iteration: int, which: str) -> list[str]:

@@ -9,19 +9,20 @@ iteration, by how much better each was paid than others of its group (arXiv:2402
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from puzzles.archive.store import Archive
 from sandbox.pool import Pool
-from selfplay import tables
 from selfplay.config import RunConfig
 from selfplay.iteration import lessons, solve
 from selfplay.iteration.lessons import TokensOf
+from selfplay.sampling.shots import Pair
+from selfplay.text import fraction, render
 from selfplay.training.game import GAMES
-from selfplay.training.select import Lesson, Pair, balanced, cells, composition, examples
+from selfplay.training.select import Lesson, balanced, cells, composition, examples
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,19 @@ def _of_pairs(
         cell_by_puzzle = cells(archive, pool, pairs)
         before = composition(pairs, cell_by_puzzle)
         pairs = balanced(pairs, lambda pair: cell_by_puzzle[pair[0].id], rng)
-        logger.info("pairs evened over niches\n%s", tables.balance(before, composition(pairs, cell_by_puzzle)))
+        logger.info("pairs evened over niches\n%s", balance_table(before, composition(pairs, cell_by_puzzle)))
     proposer_shots = 0 if protocol == "plain" else config.prompt.shots
     chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng)
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
+
+
+def balance_table(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> str:
+    """What pairs to train on are made of (`select.composition`), before they were balanced and after."""
+    rows: list[tuple[str, ...]] = [("", "", "pairs", "share", "balanced", "share")]
+    for kind, counts in before.items():
+        sums = [sum(side[kind].values()) or 1 for side in (before, after)]
+        for place, name in enumerate(sorted(counts, key=lambda name: (-counts[name], name))):
+            numbers = (counts[name], after[kind].get(name, 0))
+            cells = [cell for n, of in zip(numbers, sums, strict=True) for cell in (f"{n:,}", fraction(n / of))]
+            rows.append(("" if place else kind, name, *cells))
+    return render(rows, right=range(2, 6))

@@ -185,6 +185,8 @@ def _lock(file: TextIO) -> None:
 
 
 OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
+SET_NAMES = {"dev": "dev", "heldout": "held-out"}
+"""What the scored sets are called in text that people read."""
 SCORED_SETS = ("dev", "heldout")
 _COUNTS = (
     "proposed", "well_formed", "admitted", "held_out_refused", "contaminated", "solved", "training_solved",

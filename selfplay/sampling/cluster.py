@@ -50,9 +50,9 @@ from sandbox import selfcheck
 from sandbox.pool import Job, Pool, available_cores
 from sandbox.result import Limits, Result, SandboxError
 from sandbox.selfcheck import TIERS, Protections
-from selfplay.commands.terminal import unproven_pool
 from selfplay.config import ModelConfig, RayConfig, SandboxConfig
 from selfplay.run import ending, sessions
+from selfplay.run.pools import unproven_pool
 from selfplay.sampling.prompts import Prompt, encode_prompt
 from selfplay.sampling.sampler import Arithmetic, Sampled, SamplingSettings
 

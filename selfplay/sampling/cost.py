@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sandbox.pool import Pool
+from selfplay.config import EndpointConfig
 from selfplay.sampling.sampler import Arithmetic
 
 STAGES = ("propose", "solve", "further", "vary", "train", "score")
@@ -135,3 +136,9 @@ def record_costs(record: Mapping[str, Any]) -> dict[str, StageCost]:
 def record_tokens(record: Mapping[str, Any]) -> int:
     """What an iteration sampled and trained on; 0 if its record is from before costs were kept."""
     return int(sum(stage["tokens"] for stage in record.get("cost", {}).values()))
+
+
+def sampling_price(config: EndpointConfig, costs: Mapping[str, StageCost]) -> float:
+    """The price of what an iteration's stages sampled, in the unit of the settings' prices; training is free."""
+    sampled = [cost for stage, cost in costs.items() if stage != "train"]
+    return price(sampled, config.prompt_price, config.completion_price)

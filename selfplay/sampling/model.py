@@ -29,12 +29,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from puzzles.foreign import NATURAL, NUMBER, TEXT, a_list, an_object, expect, parse_json, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
-from selfplay.config import ModelConfig, embedded_file
+from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
 from selfplay.sampling import decode
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt
 from selfplay.sampling.sampler import Arithmetic, Completion, Sampled, SamplingSettings
+from selfplay.settings import embedded_file
 
 # transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
 transformers.utils.logging.disable_progress_bar()

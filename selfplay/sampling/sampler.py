@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig
+from selfplay.config import SamplingConfig
 from selfplay.sampling.prompts import Prompt
 
 
@@ -28,9 +28,7 @@ class SamplingSettings:
     """Sequences side by side; part of the settings because it changes rounding, and so the samples."""
 
 
-def settings_of(
-    stage: ProposeConfig | SolveConfig | EvaluateConfig, batch_rows: int, sampler: Sampler
-) -> SamplingSettings:
+def settings_of(stage: SamplingConfig, batch_rows: int, sampler: Sampler) -> SamplingSettings:
     """How a stage draws; with 0 batch rows, as many as the sampler finds right."""
     rows = batch_rows or sampler.batch_rows(stage.max_tokens)
     return SamplingSettings(stage.temperature, stage.top_p, stage.max_tokens, rows)
@@ -118,6 +116,23 @@ class Sampler(Protocol):
 
         `progress` is called with the number of completions done since the last call.
         """
+
+
+def sample_fitting(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    copies: int,
+    settings: SamplingSettings,
+    seed: Sequence[int],
+    progress: Callable[[int], object] = lambda done: None,
+) -> Sampled:
+    """As `Sampler.sample`, with no completions for a prompt that does not fit the model's context."""
+    fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
+    chosen = [prompts[index] for index in fitting]
+    sampled = sampler.sample(chosen, copies, settings, seed, progress) if fitting else Sampled([])
+    progress((len(prompts) - len(fitting)) * copies)
+    by_index = dict(zip(fitting, sampled.completions_P_K, strict=True))
+    return replace(sampled, completions_P_K=[by_index.get(index, []) for index in range(len(prompts))])
 
 
 class ScriptedSampler:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from puzzles.puzzle import InputError
 from selfplay.scoring import results
 from selfplay.scoring.metrics import Score, detectable_difference, paired_interval, pass_at_k, sign_flip_test
-from selfplay.tables import fraction, markdown, signed
+from selfplay.text import fraction, markdown, signed
 
 Rates = NDArray[np.float64]
 

@@ -25,14 +25,15 @@ from puzzles.verify import verify
 from sandbox.pool import Pool
 from sandbox.result import SandboxError
 from selfplay.config import EvaluateConfig
-from selfplay.iteration.solve import judge_texts, sample_fitting
 from selfplay.run.rundir import append_line, read_lines
 from selfplay.sampling import ahead
 from selfplay.sampling.cost import StageCost, Watch, judging_watch, total
+from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import Prompt
-from selfplay.sampling.sampler import Completion, Sampled, Sampler, SamplingSettings, settings_of
+from selfplay.sampling.sampler import Completion, Sampled, Sampler, SamplingSettings, sample_fitting, settings_of
+from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.scoring.metrics import Score, scores
-from selfplay.training.select import Pair, prompt_for
+from selfplay.scoring.sets import NamedPuzzle
 
 PROMPT_TOO_LONG = "prompt_too_long"
 """Counted as a wrong candidate: the model could not even be asked."""
@@ -43,18 +44,6 @@ WAITED_SHARE = 0.1
 leaves less than 1 %, a busy neighbour takes half; sharing caches makes a program some per cent slower as well."""
 
 Judged = tuple[Candidate | None, Judgement]
-
-
-@dataclass(frozen=True)
-class NamedPuzzle:
-    """A puzzle of a scored set."""
-
-    name: str
-    puzzle: Puzzle
-    solutions: tuple[str, ...] = ()
-    """Reference solutions as they came."""
-    skills: tuple[str, ...] = ()
-    difficulty: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,16 +70,29 @@ class SetScores:
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Questions:
+    """What a sampler is asked to be scored, and in which chunks."""
+
+    puzzles: Sequence[NamedPuzzle]
+    protocol: str
+    """How puzzles are shown."""
+    shots: Sequence[Pair]
+    """Solved pairs shown first, with `few-shot`."""
+    config: EvaluateConfig
+    """n, k and sampling settings."""
+    seed: Sequence[int]
+    """Integers from which each chunk's seed is spawned."""
+    batch_rows: int
+    """Texts sampled side by side; 0 leaves it to the sampler."""
+    chunk_texts: int
+    """Candidates per chunk."""
+
+
 def evaluate(
     sampler: Sampler,
     pool: Pool,
-    puzzles: Sequence[NamedPuzzle],
-    protocol: str,
-    shots: Sequence[Pair],
-    config: EvaluateConfig,
-    seed: Sequence[int],
-    batch_rows: int,
-    chunk_texts: int,
+    asked: Questions,
     file: Path,
     progress: Callable[[int], object] = lambda candidates: None,
 ) -> SetScores:
@@ -99,25 +101,39 @@ def evaluate(
     Args:
         sampler: The model.
         pool: Judges.
-        puzzles: The set.
-        protocol: How puzzles are shown.
-        shots: Solved pairs shown first, with `few-shot`.
-        config: n, k and sampling settings.
-        seed: Integers; each chunk's seed is spawned from it.
-        batch_rows: Sequences sampled side by side; 0 leaves it to the sampler.
-        chunk_texts: Candidates per chunk.
+        asked: The puzzles, and how they are asked.
         file: One line per finished chunk: every candidate with its verdict.
-        progress: Called with the number of candidates done.
+        progress: Called with the number of candidates done since the last call.
 
     Raises:
         InputError: `file` holds chunks of another model, set or settings.
     """
-    per_chunk = max(1, chunk_texts // config.samples_per_puzzle)
-    groups = [puzzles[start : start + per_chunk] for start in range(0, len(puzzles), per_chunk)]
     done = read_chunks(file)
-    if done and not batch_rows:  # as it was begun, whatever memory is free now
-        batch_rows = done[0]["identity"]["settings"]["batch_rows"]
-    settings = settings_of(config, batch_rows, sampler)
+    chunks = _missing_chunks(sampler, pool, asked, file, done, progress)
+    works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
+    with closing(ahead.results(works, sampler.overlap)) as samples:
+        for chunk, sampled in zip(chunks, samples, strict=True):
+            line = chunk.judged(sampled, pool, sampler.description)
+            append_line(file, line)
+            done.append(line)
+    return summarize(done, asked.config, read_errata())
+
+
+def _missing_chunks(
+    sampler: Sampler,
+    pool: Pool,
+    asked: Questions,
+    file: Path,
+    done: Sequence[dict[str, Any]],
+    progress: Callable[[int], object],
+) -> list[_Chunk]:
+    """The chunks that `file` does not hold; those that it holds are compared with what is asked."""
+    copies = asked.config.samples_per_puzzle
+    per_chunk = max(1, asked.chunk_texts // copies)
+    groups = [asked.puzzles[start : start + per_chunk] for start in range(0, len(asked.puzzles), per_chunk)]
+    # Rows stay as they were when the file was begun, whatever memory is free now.
+    rows = done[0]["identity"]["settings"]["batch_rows"] if done and not asked.batch_rows else asked.batch_rows
+    settings = settings_of(asked.config, rows, sampler)
     if len(done) > len(groups):
         raise InputError(
             f"{file}: it holds results with more puzzles ({len(done)} chunks there, {len(groups)} here): "
@@ -125,26 +141,20 @@ def evaluate(
         )
     chunks = []
     for number, group in enumerate(groups):
-        prompts = [prompt_for(protocol, named.puzzle, shots) for named in group]
+        prompts = [prompt_for(asked.protocol, named.puzzle, asked.shots) for named in group]
         identity = {
-            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": protocol, "seed": [*seed, number],
-            "settings": vars(settings), "samples_per_puzzle": config.samples_per_puzzle,
-            "shots": [puzzle.id for puzzle, _ in shots], "puzzles": [named.puzzle.id for named in group],
+            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.protocol,
+            "seed": [*asked.seed, number], "settings": vars(settings), "samples_per_puzzle": copies,
+            "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
             "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
             **{key: sampler.description.get(key) for key in ("device", "dtype")},
         }  # fmt: skip
         if number < len(done):
             _check_same(file, done[number]["identity"], identity)
-            progress(len(group) * config.samples_per_puzzle)
+            progress(len(group) * copies)
         else:
-            chunks.append(_Chunk(group, prompts, config.samples_per_puzzle, settings, identity))
-    works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
-    with closing(ahead.results(works, sampler.overlap)) as samples:
-        for chunk, sampled in zip(chunks, samples, strict=True):
-            line = chunk.judged(sampled, pool, sampler.description)
-            append_line(file, line)
-            done.append(line)
-    return summarize(done, config, read_errata())
+            chunks.append(_Chunk(group, prompts, copies, settings, identity))
+    return chunks
 
 
 _IDENTITY = an_object(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,8 +58,7 @@ def pass_at_k(num_samples: NDArray[np.int64], num_correct: NDArray[np.int64], k:
     return 1.0 - wrong
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """A mean over puzzles with its interval."""
 
     value: float

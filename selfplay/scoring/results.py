@@ -244,7 +244,7 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
     """`results.json`, `results.md` and `model-index.yaml`, each replaced as a whole."""
-    from selfplay.tables import result_tables
+    from selfplay.scoring.tables import result_tables
 
     write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
     write_atomically(folder / TABLES, result_tables(content["selfplay"]))

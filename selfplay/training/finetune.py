@@ -35,6 +35,7 @@ from selfplay.sampling.decode import kept_in
 from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
 from selfplay.sampling.prompts import encode_completion, encode_prompt, encode_sampled
 from selfplay.training import distributed
+from selfplay.training.backend import Training
 from selfplay.training.objectives import Likelihood, Objective, PolicyGradient, Preference
 from selfplay.training.select import Contrast, Example, Graded, Lesson
 
@@ -541,40 +542,29 @@ def _autocast(name: str, device: torch.device) -> Any:
 
 
 def finetune(
-    start: str | Path,
-    examples: Sequence[Lesson],
-    config: FinetuneConfig,
-    model_config: ModelConfig,
-    seed: Sequence[int],
+    training: Training,
     folder: Path,
-    notes: dict[str, Any],
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     plan: Callable[[int], object] = lambda steps: None,
 ) -> TrainStats:
-    """Fine-tune a checkpoint on examples and save it as a new folder, complete or not at all.
+    """Do a training, and save the new checkpoint as a folder, complete or not at all.
 
-    The processes that torchrun has started beside this one, which are in `join`, take part.
+    The processes that torchrun has started beside this one, which wait in `join`, take part.
 
     Args:
-        start: The checkpoint to start from, and the reference of an objective that compares.
-        examples: What to learn, all of one kind, which decides the objective: `Example` (`sft`, `filtered`), `Contrast`
-            (`spin`, `dpo`) or `Graded` (`grpo`). With none the weights stay as they are.
-        config: How; of `beta`, the first number counts.
-        model_config: Device and threads; weights are trained in float32.
-        seed: Of the order of examples and of dropout.
+        training: What to do.
         folder: Where the new checkpoint goes.
-        notes: Kept beside the weights.
         progress: Called after each step with its tokens and loss.
-        plan: Called once with the number of steps; a training that `most_fall` stops makes fewer.
+        plan: Called once with the number of steps. A training that `most_fall` stops makes fewer.
 
     Raises:
-        TrainingDiverged: The loss became infinite or no number; nothing is saved.
+        TrainingDiverged: The loss became infinite or not a number. Nothing is saved.
     """
-    distributed.tell((str(start), examples, config, model_config, seed))
-    model, stats = _trained(start, examples, config, model_config, seed, progress, plan)
+    distributed.tell(training)
+    model, stats = _trained(training, progress, plan)
     together = {"processes": distributed.size()} if distributed.size() > 1 else {}
     with folder_atomically(folder) as part:
-        model.save(part, {**notes, **together, "training": asdict(stats)})
+        model.save(part, {**training.notes, **together, "training": asdict(stats)})
     return stats
 
 
@@ -582,7 +572,7 @@ def join() -> int:
     """Take part in each training of the process that leads, until it has no more; returns the exit status."""
     for order in distributed.orders():
         with contextlib.suppress(TrainingDiverged):  # in all processes alike: the one that leads decides
-            _trained(*order)
+            _trained(order)
         give_memory_back()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # servers may be begun on this GPU meanwhile
@@ -590,17 +580,14 @@ def join() -> int:
 
 
 def _trained(
-    start: str | Path,
-    examples: Sequence[Lesson],
-    config: FinetuneConfig,
-    model_config: ModelConfig,
-    seed: Sequence[int],
+    training: Training,
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     plan: Callable[[int], object] = lambda steps: None,
 ) -> tuple[LanguageModel, TrainStats]:
-    """The model after training; where the network is sharded, the weights of it in the process that leads alone."""
+    """The model after training. Where the network is sharded, only the leading process has the new weights."""
+    start, examples, config, model_config = training.start, training.lessons, training.config, training.model_config
     objective = objective_of(examples, config)
-    rng = np.random.default_rng(list(seed))
+    rng = np.random.default_rng(list(training.seed))
     drawn = int(rng.integers(2**62))
     model, network = _for_training(start, config, model_config, drawn)
     distributed.agree(f"the checkpoint {start}", model.checkpoint)

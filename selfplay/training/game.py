@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from puzzles.puzzle import Verdict
+from selfplay.config import FEWEST_CANDIDATES
 
 if TYPE_CHECKING:  # settings list the games, and commands that need no packages read settings
     import numpy as np
@@ -102,7 +103,7 @@ class Payoffs:
 GAMES: Mapping[str, Payoffs] = {
     "competitive": Payoffs(competitive, keeps_valid_zeros=True),
     "cooperative": Payoffs(cooperative),
-    "learnability": Payoffs(learnability, fewest_candidates=2),
+    "learnability": Payoffs(learnability, fewest_candidates=FEWEST_CANDIDATES["learnability"]),
     "balanced": Payoffs(balanced),
     # A copy is worth no more than another puzzle that teaches nothing: with 0 copying would be paid better than trying.
     "absolute-zero": Payoffs(absolute_zero, refused=-1.0, duplicate=USELESS, wrong=-0.5, malformed=-1.0),

@@ -26,9 +26,10 @@ from puzzles.puzzle import InputError, Puzzle, content_hash
 from puzzles.rules import families
 from puzzles.verify import admit, truth_pool, verify_texts
 from sandbox.pool import Pool, available_cores
-from selfplay.config import ConfigError, FinetuneConfig, build
+from selfplay.config import ConfigError, FinetuneConfig
 from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.model import save
+from selfplay.settings import build
 from selfplay.training.finetune import TokenExample, TrainStats, batches, train
 
 END = "<|end|>"

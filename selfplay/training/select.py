@@ -14,11 +14,10 @@ import numpy as np
 
 from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.features import Niche, described
-from puzzles.puzzle import Candidate, Puzzle
 from sandbox.pool import Pool
-from selfplay.sampling.prompts import Prompt, propose_completion, propose_prompt, solve_completion, solve_prompt
+from selfplay.sampling.prompts import Prompt, propose_completion, propose_prompt, solve_completion
+from selfplay.sampling.shots import Pair, prompt_for
 
-Pair = tuple[Puzzle, Candidate]
 MOST_REPEATS = 3
 """How often a pair of a rare cell may stand among the balanced ones: a few puzzles by heart are no skill."""
 LEVELS = ("not tried", "never solved", "hard", "middling", "easy")
@@ -60,24 +59,6 @@ class Graded:
 
 Lesson = Example | Contrast | Graded
 """What a training is given, all of one kind."""
-
-
-def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """The few fixed pairs that stand before every puzzle: the shortest of different answer types first.
-
-    Fixed, as the ancestor's tutorial prefix is: scores then compare models, not draws of shots.
-    """
-    by_length = sorted(pairs, key=lambda pair: (len(pair[0].source) + len(pair[1].source), pair[0].id))
-    first_of_type: dict[str, Pair] = {}
-    for pair in by_length:
-        first_of_type.setdefault(pair[0].answer_type, pair)
-    rest = [pair for pair in by_length if pair is not first_of_type[pair[0].answer_type]]
-    return [*first_of_type.values(), *rest][:count]
-
-
-def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
-    """The solver's prompt; a puzzle is never shown its own solution."""
-    return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
 
 
 def examples(

@@ -21,7 +21,7 @@ from selfplay.commands.main import main
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import RunDir, append_line
 from selfplay.scoring import results
-from selfplay.scoring.evaluate import evaluate
+from selfplay.scoring.evaluate import Questions, evaluate
 
 COUNTS = dict(zip(NAMES, [6, 3, 1, 0, 2, 0, 0], strict=True))
 NEVER = {"started", "cost", "machine"}
@@ -259,13 +259,15 @@ def run_folder(pool, finished, tmp_path):
     rundir.path.mkdir(parents=True)
     rundir.config.write_text("")
     named = scored_set(pool, str(finished / "own.jsonl")).named
-    config = EvaluateConfig(4, (1, 4), max_tokens=20)
+    config = EvaluateConfig(samples_per_puzzle=4, k=(1, 4), max_tokens=20)
     for number in (0, 1):
         record = {**UNSCORED, "iteration": number}
         for name, puzzles in (("dev", named[:4]), ("heldout", named[4:])):
             model = Model({"thirds": 2 * number, "square": 4, "sum": number})
             file = rundir.samples(number, name)
-            record[name] = evaluate(model, pool, puzzles, "plain", [], config, [number], 8, 8, file).to_json()
+            record[name] = evaluate(
+                model, pool, Questions(puzzles, "plain", [], config, [number], 8, 8), file
+            ).to_json()
         append_line(rundir.records, record)
     return rundir.path
 
@@ -293,12 +295,14 @@ def test_a_runs_scores_have_the_k_that_is_asked_for(run_folder):
 
 
 def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run_folder, pool, finished):
-    rundir, config = RunDir(run_folder), EvaluateConfig(2, (2,), max_tokens=20)
+    rundir, config = RunDir(run_folder), EvaluateConfig(samples_per_puzzle=2, k=(2,), max_tokens=20)
     named = scored_set(pool, str(finished / "own.jsonl")).named
     record = {**UNSCORED, "iteration": 2}
     for name in ("dev", "heldout"):
         file = rundir.samples(2, name)
-        record[name] = evaluate(Model(COUNTS), pool, named[:2], "plain", [], config, [2], 8, 8, file).to_json()
+        record[name] = evaluate(
+            Model(COUNTS), pool, Questions(named[:2], "plain", [], config, [2], 8, 8), file
+        ).to_json()
     append_line(rundir.records, record)
     scores = rescored_run(run_folder, {})
     assert [[*again.pass_at] for *_, again in scores] == [["pass@1", "pass@4"]] * 4 + [["pass@2"]] * 2

@@ -14,9 +14,9 @@ from puzzles.archive.formats import read_errata
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import Candidate
 from puzzles.verify import accepts, encoded_answers, truth_pool
-from selfplay.iteration.loop import scored_puzzles
 from selfplay.scoring.metrics import interval
-from selfplay.tables import markdown
+from selfplay.scoring.sets import scored_puzzles
+from selfplay.text import markdown
 
 KS = (1, 16, 100)
 

@@ -40,7 +40,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from selfplay.config import RunConfig, load
+from selfplay.config import RunConfig
+from selfplay.settings import load
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("sampling", "judging", "training", "scoring")

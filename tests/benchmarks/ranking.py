@@ -15,11 +15,11 @@ import numpy as np
 from puzzles.archive.store import Archive
 from puzzles.features import described
 from puzzles.verify import truth_pool
-from selfplay import tables
 from selfplay.experiments.chart import calibration
 from selfplay.iteration import ranker
 from selfplay.run.rundir import RunDir
 from selfplay.scoring.metrics import interval
+from selfplay.text import render
 
 BINS = 8
 SHARES = (0.25, 0.5, 0.75)
@@ -73,7 +73,7 @@ def main() -> int:
                 *(f"{kept(worth, useful, share):.2f}" for share in SHARES),
             ])  # fmt: skip
             found.append((predicted, accepted / tried))
-    print(tables.render(rows, right=range(9)))
+    print(render(rows, right=range(9)))
     predicted, rates = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(predicted, kind="stable")
     scores = [(predicted[part].mean(), interval(rates[part])) for part in np.array_split(order, BINS)]

@@ -37,8 +37,9 @@ from puzzles.rules import families
 from puzzles.verify import truth_pool
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.sampling.model import LanguageModel
+from selfplay.sampling.shots import solver_shots
 from selfplay.training import finetune
-from selfplay.training.select import examples, solver_shots
+from selfplay.training.select import examples
 
 BATCH_TOKENS = 4096
 PACK_TOKENS = 512

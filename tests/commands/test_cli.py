@@ -36,12 +36,12 @@ from puzzles.archive.formats import FORMATS as FILE_FORMATS
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError, Verdict
 from sandbox import selfcheck
-from selfplay import tables
-from selfplay.commands import archive as archive_commands
 from selfplay.commands import main as cli
+from selfplay.commands.archive import add_archive
 from selfplay.commands.main import main
 from selfplay.inspecting.export import FORMATS
-from selfplay.iteration import loop
+from selfplay.iteration.beginning import branch
+from selfplay.iteration.record_table import cost_table
 from selfplay.run.rundir import RunDir, write_atomically
 
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
@@ -297,7 +297,7 @@ def test_smaller_iterations_are_said_to_be_done(files, run_here, selfplay):
 def test_a_run_prints_what_its_stages_cost(finished):
     stored = RunDir(finished[0] / "runs" / "tiny").read_records()
     table = finished[1].split("\n\n")[1]
-    assert table == tables.cost_table(stored)
+    assert table == cost_table(stored)
     assert [line.split()[0] for line in table.splitlines()] == ["texts", "propose", "solve", "train", "score"]
     sampled = [line.split() for line in table.splitlines()[1:]]
     assert [row[1] for row in sampled[:2]] == ["32", f"{stored[1]['candidates']:,}"]
@@ -338,7 +338,7 @@ def test_the_command_that_branched_goes_on_with_the_branch(run_here, done):
 
 
 def test_a_branch_without_settings_does_not_take_the_default_ones(run_here, refused, done):
-    loop.branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
+    branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
     assert "give that command again" in refused("run", "--name", "branch")
     done("run", "--from", "tiny@0", "--name", "branch")
     assert_same_run("runs/branch", run_here)
@@ -1104,7 +1104,7 @@ def test_a_run_whose_output_nobody_reads_any_more_is_not_said_to_be_done(files, 
     def gone(record):
         raise BrokenPipeError
 
-    monkeypatch.setattr(tables, "record_row", gone)
+    monkeypatch.setattr("selfplay.iteration.record_table.record_row", gone)
     status, _, err = selfplay("run", files / "tiny.toml")
     assert status == 3
     assert one_line(err).startswith("selfplay: nobody reads its output any more; what was finished is kept")
@@ -1149,13 +1149,21 @@ def test_archives_are_compared_and_merged(run_here, done, selfplay, refused):
     assert "expected another archive" in refused("archive", "merge", "tiny", "tiny")
 
 
+def archive_actions():
+    """The parsers of the actions, by name."""
+    commands = argparse.ArgumentParser().add_subparsers()
+    add_archive(commands)
+    (actions,) = [each for each in commands.choices["archive"]._actions if each.dest == "archive" or each.choices]
+    return actions.choices
+
+
 @pytest.mark.parametrize(
     ("action", "option", "known"),
     [("list", "--sort", ORDERS), ("list", "--state", STATES), ("export", "--format", FORMATS)],
 )
 def test_the_choices_offered_are_those_there_are(action, option, known):
     """They are written twice: the command line does not import what would know them."""
-    actions = archive_commands.wire(argparse.ArgumentParser().add_subparsers()).choices
+    actions = archive_actions()
     (found,) = [each for each in actions[action]._actions if option in each.option_strings]
     assert list(found.choices) == list(known)
 
@@ -1740,7 +1748,7 @@ def test_a_reader_that_leaves_early_is_no_error(command, done, files):
 SMALL_DISK = """
 import contextlib, io, json, os, subprocess, sys
 from sandbox import selfcheck
-from selfplay import resources, tables
+from selfplay.run import resources
 from selfplay.commands.main import main
 
 SIZES = json.loads(sys.argv[4])

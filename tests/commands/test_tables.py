@@ -1,10 +1,14 @@
 from collections import Counter
 
 from puzzles.archive.formats import ImportReport
-from selfplay import tables
+from selfplay.benchmark.rescore import rescored_run_table, rescored_table
+from selfplay.commands.archive_exchange import import_table
+from selfplay.iteration.record_table import cost_table, record_heading, record_row
 from selfplay.sampling.cost import StageCost
 from selfplay.scoring.evaluate import SetScores
 from selfplay.scoring.metrics import Score
+from selfplay.scoring.tables import result_tables, score_table
+from selfplay.text import count_table, interval, markdown, render
 
 SCORE = {"puzzles": 3, "solved": 1, "verdicts": {"accepted": 2, "wrong_answer": 1}, "pass@1": [0.25, 0, 0.5]}
 RECORD = {
@@ -24,17 +28,17 @@ RECORD = {
 
 def test_columns_are_aligned_and_lines_do_not_end_in_blanks():
     rows = [["name", "count"], ["long name", "7"], ["x", "1234567"]]
-    assert tables.render(rows, right=[1]) == "name         count\nlong name        7\nx          1234567"
-    assert tables.render(rows).splitlines()[1] == "long name  7"
+    assert render(rows, right=[1]) == "name         count\nlong name        7\nx          1234567"
+    assert render(rows).splitlines()[1] == "long name  7"
 
 
 def test_an_interval_is_written_with_three_decimals():
-    assert tables.interval([0.1234, 0, 0.5]) == ".123 [.000, .500]"
+    assert interval([0.1234, 0, 0.5]) == ".123 [.000, .500]"
 
 
 def test_every_interval_is_equally_long():
-    assert tables.interval([1, 0.9996, 1.0]) == "1.00 [1.00, 1.00]"
-    assert len({len(tables.interval([value, value, value])) for value in (0, 0.0004, 0.5, 0.9994, 0.9995, 1)}) == 1
+    assert interval([1, 0.9996, 1.0]) == "1.00 [1.00, 1.00]"
+    assert len({len(interval([value, value, value])) for value in (0, 0.0004, 0.5, 0.9994, 0.9995, 1)}) == 1
 
 
 def test_an_imports_refusals_stand_below_its_counts_the_commonest_first():
@@ -47,7 +51,7 @@ def test_an_imports_refusals_stand_below_its_counts_the_commonest_first():
             ("solution", "time_limit"): "c",
         },
     )
-    assert tables.imported(report).splitlines() == [
+    assert import_table(report).splitlines() == [
         "           puzzles  solutions",
         "new              3          0",
         "duplicate        0          2",
@@ -61,11 +65,11 @@ def test_an_imports_refusals_stand_below_its_counts_the_commonest_first():
 
 
 def test_an_import_that_refused_nothing_has_no_reasons():
-    assert len(tables.imported(ImportReport(Counter({"new": 1}))).splitlines()) == 4
+    assert len(import_table(ImportReport(Counter({"new": 1}))).splitlines()) == 4
 
 
 def test_a_record_stands_below_its_heading():
-    heading, row = tables.record_heading(RECORD), tables.record_row(RECORD)
+    heading, row = record_heading(RECORD), record_row(RECORD)
     assert len(heading) == len(row)
     assert row.split()[:8] == ["1", "12", "7", "5", "3", "4", "31", "0.500"]
     assert row.split()[-1] == "10"
@@ -76,7 +80,7 @@ def test_a_record_stands_below_its_heading():
 
 
 def test_a_record_without_training_has_no_loss():
-    assert tables.record_row({**RECORD, "training": {}}).split()[7] == "-"
+    assert record_row({**RECORD, "training": {}}).split()[7] == "-"
 
 
 def score(value, low, high, least=0.25, by_seed=()):
@@ -201,7 +205,7 @@ OF_A_RUN = """\
 
 
 def test_a_benchmarks_tables_are_these():
-    assert tables.result_tables(OWN) == EXPECTED
+    assert result_tables(OWN) == EXPECTED
 
 
 def test_what_is_out_of_the_ordinary_stands_among_the_conditions():
@@ -222,12 +226,12 @@ def test_what_is_out_of_the_ordinary_stands_among_the_conditions():
         "by": {},
         "cost": {"tokens": 0, "tokens_per_solved_puzzle": None, "seconds_per_solved_puzzle": None},
     }
-    assert tables.result_tables(own) == UNUSUAL
+    assert result_tables(own) == UNUSUAL
 
 
 def test_scores_of_several_models_are_a_markdown_table():
     other = {**OWN, "model": {"path": "the|other"}, "solved": 0, "errata": {"e" * 16: "wrong"}}
-    assert tables.score_table([OWN, other]) == SEVERAL
+    assert score_table([OWN, other]) == SEVERAL
 
 
 def test_scores_before_and_after_are_a_markdown_table():
@@ -236,20 +240,20 @@ def test_scores_before_and_after_are_a_markdown_table():
         "scores": {"pass@1": score(0.5, 0.25, 0.75), "pass@2": score(1, 1, 1)},
         "errata": {"e" * 16: "wrong"},
     }
-    assert tables.rescored(OWN, after) == BEFORE_AND_AFTER
+    assert rescored_table(OWN, after) == BEFORE_AND_AFTER
 
 
 def test_a_runs_scores_as_recorded_and_again_are_a_markdown_table():
     again = SetScores(2, 4, {"pass@1": Score(0.5, 0.25, 0.75), "pass@3": Score(1.0, 0.9, 1.0)}, 1, {}, 0, StageCost())
-    assert tables.rescored_run([(0, "dev", RECORD["dev"], again), (1, "heldout", RECORD["heldout"], again)]) == OF_A_RUN
+    assert rescored_run_table([(0, "dev", RECORD["dev"], again), (1, "heldout", RECORD["heldout"], again)]) == OF_A_RUN
 
 
 def test_a_cells_bars_do_not_end_it_and_columns_are_aligned():
-    assert tables.markdown(["a", "long"], [["x|y", "1"]]) == "| a    | long |\n|------|------|\n| x\\|y | 1    |"
+    assert markdown(["a", "long"], [["x|y", "1"]]) == "| a    | long |\n|------|------|\n| x\\|y | 1    |"
 
 
 def test_counts_are_a_small_table():
-    assert tables.counts("verdicts", {"accepted": 2, "wrong_answer": 10}) == (
+    assert count_table("verdicts", {"accepted": 2, "wrong_answer": 10}) == (
         "verdicts\n  accepted       2\n  wrong_answer  10"
     )
 
@@ -296,16 +300,16 @@ def test_what_a_run_cost_is_a_table_of_its_stages():
             score=((20, 0, 0, 0), (0.0, 0.0, 0.0, 0.0, 200)),
         ),
     ]
-    assert tables.cost_table(records) == COST
+    assert cost_table(records) == COST
     # What an older version recorded tells nothing, and adds nothing.
-    assert tables.cost_table([RECORD, *records]) == COST
+    assert cost_table([RECORD, *records]) == COST
 
 
 def test_without_a_models_arithmetic_no_share_of_the_peak_is_known():
-    assert tables.cost_table([record_of(1, solve=((3, 40, 50), (2.5, 5.0, 1.0, 2.0)))]) == COST_UNKNOWN
+    assert cost_table([record_of(1, solve=((3, 40, 50), (2.5, 5.0, 1.0, 2.0)))]) == COST_UNKNOWN
 
 
 def test_records_of_an_older_version_have_a_table_of_costs_without_rows():
-    assert tables.cost_table([RECORD]).splitlines() == [
+    assert cost_table([RECORD]).splitlines() == [
         "  texts  tokens  prompt tokens  tokens/s  seconds  CPU s  judging s  CPU s  of peak"
     ]

@@ -499,17 +499,17 @@ class Backend:
 
         return TrainingNeeds(0, 0, 0, "")
 
-    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan) -> None:
-        from selfplay.config import embedded_file
+    def finetune(self, training, folder, progress, plan) -> None:
         from selfplay.run.rundir import folder_atomically
+        from selfplay.settings import embedded_file
 
         plan(1)
         progress(10, 1.0)
         with folder_atomically(folder) as part:
-            weights = embedded_file("model") if str(start) == "embedded" else start
+            weights = embedded_file("model") if str(training.start) == "embedded" else training.start
             shutil.copytree(weights, part, dirs_exist_ok=True)
             (part / "selfplay.json").write_text(
-                json.dumps({**notes, "training": {"steps": 1, "tokens": 9, "seconds": 0.1}})
+                json.dumps({**training.notes, "training": {"steps": 1, "tokens": 9, "seconds": 0.1}})
             )
 
 
@@ -517,13 +517,14 @@ class Warm:
     """One proven sandbox for all commands, whatever limits they ask for."""
 
     def __init__(self) -> None:
+        from puzzles.rules.variation import VARY
         from puzzles.verify import truth_pool
         from sandbox import selfcheck
 
-        self.pool = truth_pool(lanes=2)
+        self.pool = truth_pool(lanes=2, jobs=[VARY])
         proof = selfcheck.check(self.pool)
         self._patches = [
-            mock.patch("puzzles.verify.truth_pool", return_value=contextlib.nullcontext(self.pool)),
+            mock.patch("selfplay.run.pools.truth_pool", return_value=contextlib.nullcontext(self.pool)),
             mock.patch.object(selfcheck, "check", return_value=proof),
             mock.patch("selfplay.experiments.engines.TransformersBackend", Backend),
         ]
@@ -564,8 +565,8 @@ def good_files(folder: Path) -> None:
     """One of each kind, in the current folder."""
     from tiny_models import make_network, make_tokenizer
 
-    from selfplay.config import embedded_file, load, to_toml
     from selfplay.sampling.model import save
+    from selfplay.settings import embedded_file, load, to_toml
     from selfplay.training.select import examples  # noqa: F401  # all that commands import is here from the start
 
     tokenizer = make_tokenizer("llama")
@@ -843,7 +844,7 @@ def _is_text(line: bytes) -> bool:
 def imported(shop: Workshop, path: Path) -> str:
     from puzzles.archive.formats import read_puzzles
 
-    with mock.patch("selfplay.iteration.loop.guarded_sets", return_value={}):  # they are none of this, and take seconds
+    with mock.patch("selfplay.iteration.guarding.guarded_sets", return_value={}):  # takes seconds
         done = told("archive", "import", "new.sqlite", path)
     outcome = judged(done, path)
     if outcome == "fine":
@@ -878,7 +879,7 @@ def shown(action: str) -> Read:
 
 
 def settings_read(path: Path) -> None:
-    from selfplay.config import load, to_toml
+    from selfplay.settings import load, to_toml
 
     config = load(path)
     again = Path("again.toml")
@@ -978,7 +979,7 @@ class Reader:
 
 def overridden(shop: Workshop, path: Path) -> str:
     """Settings given on the command line, one a line; as there, no NUL is in them."""
-    from selfplay.config import load, to_toml
+    from selfplay.settings import load, to_toml
 
     overrides = [os.fsdecode(line) for line in path.read_bytes().replace(b"\0", b"").split(b"\n") if line]
     try:

@@ -42,23 +42,24 @@ from tiny_models import make_model
 from puzzles.archive.store import Archive
 from puzzles.verify import truth_pool
 from sandbox import selfcheck
-from selfplay import tables
 from selfplay.commands.main import KEPT
 from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig
 from selfplay.run.ending import INTERRUPTED
 from selfplay.run.heartbeat import read_status
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import append_line, read_lines
+from selfplay.text import render
 
 BRANCHING = "branching"
 STAGES = {
-    BRANCHING: "selfplay.iteration.loop:branch",
+    BRANCHING: "selfplay.iteration.beginning:branch",
     "importing": "selfplay.iteration.loop:import_training",
-    "proposing": "selfplay.iteration.loop:_Run._propose",
-    "varying": "selfplay.iteration.loop:_Run._vary",
-    "solving": "selfplay.iteration.loop:_Run._solve",
-    "training": "selfplay.iteration.loop:_Run._finetune",
-    "scoring": "selfplay.iteration.loop:_Run._evaluate",
+    "proposing": "selfplay.iteration.loop:propose_stage",
+    "varying": "selfplay.iteration.loop:vary_stage",
+    "solving": "selfplay.iteration.loop:solve_stage",
+    "teaching": "selfplay.iteration.loop:teach_stage",
+    "training": "selfplay.iteration.loop:train_stage",
+    "scoring": "selfplay.iteration.loop:score_stage",
     "recording": "selfplay.iteration.loop:append_line",
 }
 WITHIN = {
@@ -508,7 +509,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         rows.append(
             [title, *map(str, (len(found), inside, right, len(found) - right)), f"{longest:.1f}" if longest else ""]
         )
-    return tables.render(rows, right=[1, 2, 3, 4, 5])
+    return render(rows, right=[1, 2, 3, 4, 5])
 
 
 PARTS = ("crashes", "environments", "candidates", "iterations", "verifier", "inputs")

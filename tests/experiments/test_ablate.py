@@ -10,7 +10,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_loop import HELDOUT, Backend, Crash, config_of, content, puzzle_files, same, watched
+from scripted_run import HELDOUT, Backend, Crash, config_of, content, puzzle_files, same, watched
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.parse import Text, parse_puzzles
@@ -18,11 +18,11 @@ from puzzles.puzzle import InputError
 from selfplay.config import EvaluateConfig, ProposeConfig, RunConfig, SolveConfig
 from selfplay.experiments import ablate as ablate_module
 from selfplay.experiments.ablate import Ablation, ArmScores, ablate, contrasts, load_ablation, to_json
+from selfplay.experiments.ablation_table import ablation_table
 from selfplay.experiments.chart import COLOURS, ablation_chart, lines
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.scoring.evaluate import read_chunks
-from selfplay.tables import ablation_table
 
 # ---- the file ----
 
@@ -147,7 +147,10 @@ def ablation(tmp_path_factory):
     files = puzzle_files(folder)
     arms = {
         "nothing new": config_of(
-            files, iterations=1, propose=ProposeConfig(proposals=0), solve=SolveConfig(2, training_puzzles="none")
+            files,
+            iterations=1,
+            propose=ProposeConfig(proposals=0),
+            solve=SolveConfig(candidates_per_puzzle=2, training_puzzles="none"),
         ),
         "self-play": config_of(files, iterations=2, propose=ProposeConfig(proposals=8, proposals_per_prompt=8)),
     }

@@ -58,7 +58,8 @@ class Backend:
     def needs(self, sampler, config):
         return TrainingNeeds(0, 0, 0, "")
 
-    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
+    def finetune(self, training, folder, progress, plan):
+        examples, config = training.lessons, training.config
         self.examples = len(examples)
         with folder_atomically(folder) as part:
             (part / "weights").write_text("")

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_loop import Backend, Crash, config_of, go, puzzle_files, watched
+from scripted_run import Backend, Crash, config_of, go, puzzle_files, watched
 
 from puzzles.puzzle import InputError
 from selfplay.config import BudgetConfig, ProposeConfig, SolveConfig, VaryConfig
 from selfplay.experiments import reproduce as reproduce_module
 from selfplay.experiments.reproduce import begin, reproduce, told
-from selfplay.iteration.loop import BudgetSpent, branch
+from selfplay.iteration.beginning import branch
+from selfplay.iteration.budget import BudgetSpent
 from selfplay.run import sessions
 from selfplay.run.rundir import RunDir, read_lines
 
@@ -32,7 +33,7 @@ def config(tmp_path_factory):
     return config_of(
         puzzle_files(tmp_path_factory.mktemp("sets")), vary=VaryConfig(20),
         propose=ProposeConfig(proposals=32, proposals_per_prompt=8, begun=0.5),
-        solve=SolveConfig(4, further_puzzles=3, further_candidates=5),
+        solve=SolveConfig(candidates_per_puzzle=4, further_puzzles=3, further_candidates=5),
     )  # fmt: skip
 
 

@@ -4,11 +4,10 @@ import dataclasses
 
 import pytest
 
-from selfplay import tables
 from selfplay.commands.main import main
 from selfplay.config import EndpointConfig, RunConfig
 from selfplay.experiments.forecast import Forecast
-from selfplay.experiments.scaling import COPIED_BYTES_PER_SECOND, plan
+from selfplay.experiments.scaling import COPIED_BYTES_PER_SECOND, plan, plan_table
 from selfplay.sampling.cost import StageCost
 
 CONFIG = RunConfig(iterations=2, chunk_texts=100, endpoint=EndpointConfig(prompt_price=2.0, completion_price=10.0))
@@ -83,7 +82,7 @@ def test_a_run_without_iterations_scores_once_and_has_nothing_to_divide():
 
 
 def test_the_table_names_the_bottleneck_of_each_number_of_workers():
-    table = tables.plans([plan(EXPECTED, CONFIG, workers, 8) for workers in (1, 8, 64, 1024)]).splitlines()
+    table = plan_table([plan(EXPECTED, CONFIG, workers, 8) for workers in (1, 8, 64, 1024)]).splitlines()
     assert [line.split()[0] for line in table[1:5]] == ["1", "8", "64", "1,024"]
     assert "judging" in table[1]
     assert "65%" in table[1]  # 308 of 546.4 seconds, less 70 of training on one device

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_archive import PROTECTIONS, made, pair
-from test_loop import config_of, go, puzzle_files
+from archives import PROTECTIONS, made, pair
+from scripted_run import config_of, go, puzzle_files
 
 from puzzles.archive.catalogue import Filter, page_of
 from puzzles.archive.formats import import_puzzles, read_puzzles

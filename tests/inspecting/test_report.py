@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from test_story import config, finished  # noqa: F401  # a run of two iterations
+from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive import trends
 from puzzles.archive.store import Archive, Provenance
@@ -19,7 +19,7 @@ from selfplay.inspecting import panels
 from selfplay.inspecting import report as report_module
 from selfplay.inspecting.report import LISTS, report
 from selfplay.run.rundir import RunDir
-from selfplay.tables import interval
+from selfplay.text import interval
 
 ATTACK = (
     "</script></pre><script>window.attacked = 1</script><img src=x onerror='window.attacked=2'><a href=javascript:x>"
@@ -27,13 +27,13 @@ ATTACK = (
 
 
 @pytest.fixture
-def rundir(finished, tmp_path):  # noqa: F811
+def rundir(finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "a run")
     return RunDir(tmp_path / "a run")
 
 
 @pytest.fixture(scope="module")
-def page(finished):  # noqa: F811
+def page(finished):
     return report(finished)
 
 
@@ -68,7 +68,7 @@ def add_pair(archive, identifier, source, solution="def g():\n    return 1", nam
 # ---- what it says ----
 
 
-def test_scores_and_funnel_are_the_records(finished, page):  # noqa: F811
+def test_scores_and_funnel_are_the_records(finished, page):
     figures = {cells[0]: cells[1:] for cells in Page(page).figures}
     records = finished.read_records()
     for scored, name in (("dev", "dev"), ("heldout", "held-out")):
@@ -91,7 +91,7 @@ def test_every_drawing_is_an_image_of_its_own_with_its_numbers_beside_it(page):
         assert ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg")
 
 
-def test_the_lists_are_what_they_are_called(finished, page):  # noqa: F811
+def test_the_lists_are_what_they_are_called(finished, page):
     shown = Page(page).with_tag("details")
     lists = {
         name: [own["id"].removeprefix("pair-") for own in sorted(
@@ -112,7 +112,7 @@ def test_the_lists_are_what_they_are_called(finished, page):  # noqa: F811
     assert lists["hardest"] == sorted((i for i in newest_first if rate.get(i)), key=lambda i: rate[i])
 
 
-def test_a_puzzle_shows_its_parents_and_what_came_after_it_as_links(finished, page):  # noqa: F811
+def test_a_puzzle_shows_its_parents_and_what_came_after_it_as_links(finished, page):
     with Archive(finished.archive) as archive:
         parents = {row["id"]: json.loads(row["parents"]) for row in archive.query("SELECT id, parents FROM puzzles")}
         children = trends.children(archive, parents)
@@ -123,7 +123,7 @@ def test_a_puzzle_shows_its_parents_and_what_came_after_it_as_links(finished, pa
         assert links == [identifier, *parents[identifier], *children.get(identifier, [])[:12]]
 
 
-def test_parents_of_what_is_listed_are_shown_too_and_theirs(finished):  # noqa: F811
+def test_parents_of_what_is_listed_are_shown_too_and_theirs(finished):
     with Archive(finished.archive) as archive:
         parents = {row["id"]: json.loads(row["parents"]) for row in archive.query("SELECT id, parents FROM puzzles")}
         one = next(identifier for identifier, own in parents.items() if any(parents[parent] for parent in own))
@@ -137,7 +137,7 @@ def test_parents_of_what_is_listed_are_shown_too_and_theirs(finished):  # noqa: 
     assert len(shown) == len(expected)
 
 
-def test_settings_state_and_headline_stand_on_it(finished, page):  # noqa: F811
+def test_settings_state_and_headline_stand_on_it(finished, page):
     texts = "".join(Page(page).texts)
     records = finished.read_records()
     assert finished.config.read_text() in texts

@@ -8,34 +8,15 @@ import shutil
 import sqlite3
 
 import pytest
-from test_loop import TRAIN, Backend, Model, config_of, go, puzzle_files
+from scripted_run import TRAIN, Backend, Model
+from story_run import config, finished  # noqa: F401  # fixtures
 
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay import tables
-from selfplay.config import ProposeConfig, SolveConfig, VaryConfig
-from selfplay.experiments.replay import replay
-from selfplay.inspecting.story import story
-from selfplay.iteration.loop import few_shots
+from selfplay.experiments.replay import replay, replay_text
+from selfplay.inspecting.story import story, story_text
+from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sets")
-    files = puzzle_files(folder)
-    return config_of(
-        files, propose=ProposeConfig(proposals=32, proposals_per_prompt=8, begun=0.5), vary=VaryConfig(30),
-        solve=SolveConfig(4, further_puzzles=3, further_candidates=5),
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def finished(config, pool, tmp_path_factory):
-    """A run of two iterations; not to be written into."""
-    path = tmp_path_factory.mktemp("finished") / "run"
-    go(path, config, pool)
-    return RunDir(path)
 
 
 @pytest.fixture
@@ -108,7 +89,7 @@ def test_the_story_of_every_puzzle_of_a_run_is_whole_and_can_be_shown(finished):
     for identifier in every_id(finished):
         one = told(finished, identifier)
         assert one.breaks == []
-        assert identifier in tables.story(one, str)
+        assert identifier in story_text(one, str)
         assert json.loads(json.dumps(dataclasses.asdict(one)))["puzzle"]["id"] == identifier
 
 
@@ -206,7 +187,7 @@ def test_a_story_that_lacks_a_row_is_broken_and_says_so(rundir, missing):
     change(rundir, sql, identifier)
     one = told(rundir, identifier)
     assert [line for line in one.breaks if re.fullmatch(expected, line)], one.breaks
-    assert "The story is broken" in tables.story(one, str)
+    assert "The story is broken" in story_text(one, str)
 
 
 def test_a_training_on_what_is_not_there_breaks_the_story(rundir):
@@ -280,4 +261,4 @@ def test_other_versions_are_said(rundir, config, pool):
 
     again = replayed(rundir, config, identifier, pool, Later())[0]
     assert again.other_conditions["versions"][1] == {"torch": "99"}
-    assert "versions was " in tables.replay(again)
+    assert "versions was " in replay_text(again)

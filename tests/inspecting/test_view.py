@@ -16,7 +16,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_archive import HUMAN, PROTECTIONS, made, older, pair
+from archives import HUMAN, PROTECTIONS, made, older, pair
+from places import ROOT
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
@@ -325,7 +326,7 @@ def test_what_a_running_loop_writes_is_seen_and_neither_waits_for_the_other(path
     shown = pages.over(path)
     code = f"""
 import sys
-from puzzles.archive import Archive
+from puzzles import Archive
 with Archive({str(path)!r}) as archive:
     archive.connection.execute("BEGIN IMMEDIATE")
     archive.add_refusal("later", "puzzle", "syntax", "", "a walrus")
@@ -375,7 +376,7 @@ def test_an_archive_that_goes_away_is_said(path):
 
 def test_no_page_needs_torch(path):
     code = (
-        f"import asyncio, sys\nsys.path.insert(0, {os.path.dirname(__file__)!r})\nfrom test_view import *\n"
+        f"import asyncio, sys\nsys.path[:0] = {[os.path.dirname(__file__), str(ROOT / 'tests' / 'shared')]!r}\nfrom test_view import *\n"
         f"for address in OURS: page({str(path)!r}, address)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from test_loop import Backend, Crash, config_of, go, puzzle_files, watched
+from scripted_run import Backend, Crash, config_of, go, puzzle_files, watched
 
 from puzzles.archive.formats import read_errata
 from puzzles.puzzle import InputError
-from selfplay.iteration.champion import LEVEL, dev_counts, league, match, reigns
+from selfplay.iteration.champion import LEVEL, dev_counts, league, league_table, match, reigns
 from selfplay.run.rundir import RunDir, append_line
 from selfplay.scoring.compare import difference
 from selfplay.scoring.metrics import holm
-from selfplay.tables import interval, league_table, signed
+from selfplay.text import interval, signed
 
 N = 16
 SETTINGS = {"temperature": 0.8, "top_p": 1.0, "max_tokens": 96, "batch_rows": 8}
@@ -227,7 +227,7 @@ def test_a_league_has_every_pair_once_with_p_as_of_all_of_them(run_of):
 def test_a_leagues_table_names_each_checkpoint_and_each_pair(run_of):
     found = league(run_of(counts(*[4] * 12), counts(*[9] * 12), counts(*[9] * 12)))
     lines = league_table(found).splitlines()
-    scores = [interval(dataclasses.astuple(row.score)).split() for row in found.standings]
+    scores = [interval(row.score).split() for row in found.standings]
     assert [line.split() for line in lines[1:4]] == [
         ["0", "weights-0", *scores[0], "12", "after", "0"],
         ["1", "weights-1", *scores[1], "12", "after", "1", "to", "2"],

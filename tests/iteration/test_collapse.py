@@ -8,8 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_features import EXAMPLES
-from test_loop import config_of, go, puzzle_files
+from described import EXAMPLES
+from scripted_run import config_of, go, puzzle_files
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import NEAR_DUPLICATE

@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from test_loop import config_of, content, go, plans, puzzle_files, same
+from scripted_run import config_of, content, go, plans, puzzle_files, same
 
 from puzzles.archive.store import PLANS, Archive
 from puzzles.features import Niche, described

@@ -4,18 +4,19 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from test_loop import Backend, Model, config_of, go, puzzle_files
+from scripted_run import Backend, Model, config_of, go, puzzle_files
 
 from puzzles.archive.store import Archive
 from puzzles.parse import parse_candidates
 from puzzles.puzzle import Candidate
 from puzzles.verify import verify
-from selfplay.config import PromptConfig, ProposeConfig, SolveConfig, embedded_file
+from selfplay.config import PromptConfig, ProposeConfig, SolveConfig
 from selfplay.iteration import lessons
-from selfplay.iteration.loop import few_shots
+from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.prompts import encode_sampled, met_a_line, own_part, propose_prompt, solve_prompt, was_cut
 from selfplay.sampling.sampler import Completion, Sampled
+from selfplay.settings import embedded_file
 from selfplay.training.game import GAMES, advantages
 
 MAX_TOKENS = 40

@@ -25,9 +25,12 @@ from scripted_run import (
     archive_content,
     config_of,
     content,
+    crashed_and_resumed,
     go,
+    plans,
     puzzle_file,
     puzzle_files,
+    same,
     watched,
     write,
 )
@@ -46,16 +49,17 @@ from selfplay.config import (
     ProposeConfig,
     SandboxConfig,
     SolveConfig,
-    load,
 )
-from selfplay.iteration import loop
+from selfplay.iteration import champion
+from selfplay.iteration.beginning import branch
+from selfplay.iteration.budget import BudgetSpent
 from selfplay.iteration.champion import dev_counts, reigns
-from selfplay.iteration.loop import BudgetSpent
 from selfplay.iteration.solve import worth_further
 from selfplay.run import resources
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, read_lines
 from selfplay.sampling.sampler import Arithmetic
+from selfplay.settings import load
 
 
 @pytest.fixture(scope="module")
@@ -211,12 +215,6 @@ def test_a_proposed_puzzle_knows_its_text_and_the_puzzles_in_its_prompt(rows, wh
             assert row["iteration"] == row["of_iteration"]
 
 
-def plans(path, iteration):
-    with Archive(RunDir(path).archive) as archive:
-        sql = "SELECT id FROM chunks WHERE stage = 'propose' AND iteration = ? ORDER BY number"
-        return [archive.chunk(number).plan for (number,) in archive.query(sql, iteration)]
-
-
 def test_all_proposals_may_go_on_from_beginnings(files, pool, tmp_path):
     config = config_of(files, iterations=1, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=1.0))
     go(tmp_path / "run", config, pool)
@@ -358,31 +356,7 @@ def test_another_seed_writes_something_else(whole, files, pool, tmp_path):
     assert records[1]["checkpoint"] != whole["records"][1]["checkpoint"]
 
 
-def same(one: dict, other: dict) -> bool:
-    """Compared part by part, so that a failure shows where."""
-    for part in one:
-        if part == "archive":
-            for table in one[part]:
-                assert one[part][table] == other[part][table], table
-        elif part == "files":
-            # SQLite's own side files come and go.
-            assert [f for f in one[part] if "sqlite-" not in f] == [f for f in other[part] if "sqlite-" not in f]
-        else:
-            assert one[part] == other[part], part
-    return True
-
-
 # ---- resuming ----
-
-
-def crashed_and_resumed(path, config, pool, crash_at):
-    with watched(crash_at) as seen, pytest.raises(Crash):
-        go(path, config, pool)
-    assert len(seen.events) == crash_at + 1
-    if RunDir(path).archive.exists():
-        with contextlib.closing(sqlite3.connect(RunDir(path).archive)) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    return go(path, config, pool)
 
 
 def places(events: list[str]) -> list[int]:
@@ -495,8 +469,8 @@ class Costly(Backend):
         model.sample = counted
         return model
 
-    def finetune(self, start, examples, config, model_config, seed, folder, *more):
-        super().finetune(start, examples, config, model_config, seed, folder, *more)
+    def finetune(self, training, folder, *more):
+        super().finetune(training, folder, *more)
         notes = json.loads((folder / "selfplay.json").read_text())
         notes["training"] = {
             "steps": 7, "sequences": 21, "tokens": 1234, "seconds": 1e6, "cpu_seconds": 2e6,
@@ -725,8 +699,8 @@ def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool
 
 def test_behind_the_gate_a_checkpoint_is_sampled_from_once_it_has_won(files, pool, tmp_path, monkeypatch):
     won = {(0, 1): False, (0, 2): True, (2, 3): False, (2, 4): False}
-    monkeypatch.setattr(loop.champion, "dev_counts", lambda rundir, iterations: tuple(iterations))
-    monkeypatch.setattr(loop.champion, "match", lambda pair, *_: SimpleNamespace(is_won=lambda: won[pair]))
+    monkeypatch.setattr(champion, "dev_counts", lambda rundir, iterations: tuple(iterations))
+    monkeypatch.setattr(champion, "match", lambda pair, *_: SimpleNamespace(is_won=lambda: won[pair]))
     config = config_of(
         files, gate=True, iterations=4, finetune=FinetuneConfig(start="previous"), keep_checkpoints="best",
         solve=SolveConfig(candidates_per_puzzle=1),
@@ -749,7 +723,7 @@ def test_behind_the_gate_a_checkpoint_is_sampled_from_once_it_has_won(files, poo
 
 def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool, tmp_path):
     go(tmp_path / "run", config_of(files, iterations=1), pool)
-    loop.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
+    branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
     config = config_of(files, gate=True, iterations=2, evaluate=EvaluateConfig(samples_per_puzzle=9, k=(1,)))
     with pytest.raises(InputError, match=r"evaluate.samples_per_puzzle: 9, and .*branch was scored with \d"):
         go(tmp_path / "branch", config, pool)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from test_loop import config_of, go, puzzle_files
+from scripted_run import config_of, go, puzzle_files
 
 from puzzles.archive.store import Archive
 from puzzles.features import FEATURES, described

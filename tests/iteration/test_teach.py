@@ -3,17 +3,21 @@
 import gc
 import shutil
 import weakref
+from dataclasses import replace
 
 import pytest
-from test_loop import Backend, config_of, go, puzzle_files
+from scripted_run import Backend, config_of, go, puzzle_files
 
 from puzzles.archive.catalogue import Filter, page_of
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from selfplay.config import DataConfig, EvaluateConfig, FinetuneConfig
 from selfplay.inspecting.story import story
-from selfplay.iteration import loop, teach
+from selfplay.iteration import collapse, teach
+from selfplay.iteration.alarms import Collapsed
 from selfplay.iteration.collapse import told
+from selfplay.iteration.state import Run
+from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.training.select import Contrast, Example, Graded
 
@@ -65,7 +69,7 @@ def test_without_an_objective_nothing_is_trained_and_nothing_scored_again(files,
     assert records[2]["cost"]["score"]["texts"] == 0
     assert records[2]["new_pairs"] > 0
     branch = RunDir(tmp_path / "branch")
-    loop.branch(RunDir(tmp_path / "run"), 2, branch)
+    branch(RunDir(tmp_path / "run"), 2, branch)
     go(branch.path, config_of(files, iterations=3, finetune=FinetuneConfig(objective="none")), pool)
 
 
@@ -88,7 +92,7 @@ def test_replacing_trains_on_what_the_last_iteration_found_alone(files, pool, tm
 def test_contrasts_are_of_two_iterations_as_spins_published_runs(files, pool, tmp_path, objective):
     own = FinetuneConfig(objective=objective, start="previous")
     whole, _ = trained(files, pool, tmp_path / "run", iterations=3, finetune=own)
-    last, _ = trained(files, pool, tmp_path / "last", iterations=3, finetune=loop.replace(own, data="replace"))
+    last, _ = trained(files, pool, tmp_path / "last", iterations=3, finetune=replace(own, data="replace"))
     assert len(last[0]) == len(whole[0])
     assert len(whole[1]) > len(last[1])
     with Archive(tmp_path / "run" / "archive.sqlite") as archive:
@@ -102,18 +106,16 @@ def test_contrasts_are_of_two_iterations_as_spins_published_runs(files, pool, tm
 @pytest.fixture
 def collapsing(monkeypatch):
     """The second iteration's puzzles have collapsed."""
-    monkeypatch.setattr(
-        loop.collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 2 else []
-    )
+    monkeypatch.setattr(collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 2 else [])
 
 
 def collapse_config(action, **limits):
-    return loop.replace(config_of({}).collapse, action=action, **limits)
+    return replace(config_of({}).collapse, action=action, **limits)
 
 
 def test_a_collapse_is_told_and_by_default_changes_nothing(files, pool, tmp_path, collapsing):
     said = []
-    progress = loop.Progress(say=said.append)
+    progress = Progress(say=said.append)
     records = go(tmp_path / "run", config_of(files, iterations=3), pool, progress=progress)
     assert [record["collapse"]["alarms"] for record in records] == [[], [], [ALARM], []]
     assert said == [f"iteration 2: {ALARM}"]
@@ -122,7 +124,7 @@ def test_a_collapse_is_told_and_by_default_changes_nothing(files, pool, tmp_path
 
 def test_a_collapse_stops_a_run_before_it_is_learned_and_another_answer_goes_on(files, pool, tmp_path, collapsing):
     backend = Backend()
-    with pytest.raises(loop.Collapsed, match=r"iteration 2: Vendi score 3 fell .*; set collapse.action to go on"):
+    with pytest.raises(Collapsed, match=r"iteration 2: Vendi score 3 fell .*; set collapse.action to go on"):
         go(tmp_path / "run", config_of(files, collapse=collapse_config("stop")), pool, backend)
     assert len(backend.trainings) == 1
     assert len(RunDir(tmp_path / "run").read_records()) == 2
@@ -132,7 +134,7 @@ def test_a_collapse_stops_a_run_before_it_is_learned_and_another_answer_goes_on(
 def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_aside(
     files, pool, tmp_path, monkeypatch, collapsing
 ):
-    monkeypatch.setattr(loop._Run, "_best", lambda self: 1)
+    monkeypatch.setattr(Run, "best", lambda self: 1)
     backend = Backend()
     config = config_of(
         files, iterations=4, collapse=collapse_config("rollback"), finetune=FinetuneConfig(start="previous")
@@ -160,7 +162,7 @@ def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_asi
 def test_a_branch_without_training_goes_on_with_the_model_it_was_branched_from(files, pool, tmp_path):
     go(tmp_path / "run", config_of(files), pool)
     branch = RunDir(tmp_path / "branch")
-    loop.branch(RunDir(tmp_path / "run"), 2, branch)
+    branch(RunDir(tmp_path / "run"), 2, branch)
     records = go(branch.path, config_of(files, iterations=3, finetune=FinetuneConfig(objective="none")), pool)
     assert records[3]["checkpoint"] == records[2]["checkpoint"] != records[0]["checkpoint"]
     assert records[3]["dev"] == records[2]["dev"]
@@ -176,17 +178,15 @@ def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
     config = config_of(files, iterations=1, finetune=FinetuneConfig(start="previous"))
     go(tmp_path / "run", config, pool)
     branch = RunDir(tmp_path / "branch")
-    loop.branch(RunDir(tmp_path / "run"), 1, branch)
+    branch(RunDir(tmp_path / "run"), 1, branch)
     shutil.rmtree(branch.checkpoint(1))  # as if another one were the best
     shutil.copytree(RunDir(tmp_path / "run").checkpoint(1), branch.checkpoint(1))
-    rolled = loop.replace(config, iterations=3, collapse=collapse_config("rollback"))
+    rolled = replace(config, iterations=3, collapse=collapse_config("rollback"))
     assert len(go(branch.path, rolled, pool)) == 4
 
 
 def test_a_rollback_that_leaves_nothing_to_learn_goes_on_with_the_best_weights(files, pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        loop.collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 1 else []
-    )
+    monkeypatch.setattr(collapse, "alarms", lambda history, config: [ALARM] if history[-1]["iteration"] == 1 else [])
     backend = Backend()
     config = config_of(files, collapse=collapse_config("rollback"), finetune=FinetuneConfig(objective="dpo"))
     records = go(tmp_path / "run", config, pool, backend)
@@ -241,7 +241,7 @@ def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_pa
         assert archive.set_aside() == {1: 2, 2: 2}  # the base is as good as any
     for last, expected in ((1, {}), (2, {1: 2, 2: 2})):
         branch = RunDir(tmp_path / f"branch-{last}")
-        loop.branch(RunDir(tmp_path / "run"), last, branch)
+        branch(RunDir(tmp_path / "run"), last, branch)
         with Archive(branch.archive) as archive:
             assert archive.set_aside() == expected
 
@@ -256,7 +256,7 @@ def test_rebalancing_evens_the_pairs_of_the_iteration_that_collapsed(files, pool
 
 
 def test_with_nothing_to_learn_the_run_says_so(files, pool, tmp_path):
-    config = config_of(files, finetune=FinetuneConfig(objective="dpo"), solve=loop.replace(
+    config = config_of(files, finetune=FinetuneConfig(objective="dpo"), solve=replace(
         config_of(files).solve, candidates_per_puzzle=1))  # fmt: skip
     with pytest.raises(InputError, match=r"iteration 1: there is nothing to train on: no puzzle has a .*_per_puzzle$"):
         go(tmp_path / "run", config, pool)

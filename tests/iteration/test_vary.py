@@ -5,14 +5,15 @@ import dataclasses
 import json
 
 import pytest
-from test_loop import HELDOUT, Backend, config_of, content, crashed_and_resumed, go, puzzle_files, same, watched
+from scripted_run import HELDOUT, Backend, config_of, content, crashed_and_resumed, go, puzzle_files, same, watched
 
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from puzzles.verify import verify_texts
 from selfplay.config import CollapseConfig, DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
-from selfplay.iteration import loop, vary
-from selfplay.iteration.loop import few_shots
+from selfplay.iteration import collapse, vary
+from selfplay.iteration.state import Run
+from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
 
 VARIATIONS = 60
@@ -99,10 +100,8 @@ def test_wrong_answers_become_puzzles_that_they_are_right_for(whole, rows):
 
 
 def test_no_variant_is_made_of_what_was_rolled_back(files, pool, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop._Run, "_best", lambda self: 1)
-    monkeypatch.setattr(
-        loop.collapse, "alarms", lambda history, config: ["alike"] if history[-1]["iteration"] == 2 else []
-    )
+    monkeypatch.setattr(Run, "best", lambda self: 1)
+    monkeypatch.setattr(collapse, "alarms", lambda history, config: ["alike"] if history[-1]["iteration"] == 2 else [])
     config = varying(files, ways=("hindsight",), iterations=3, collapse=CollapseConfig(action="rollback"))
     go(tmp_path / "run", config, pool)
     with Archive(RunDir(tmp_path / "run").archive) as archive:
@@ -195,7 +194,7 @@ def test_a_kill_between_and_inside_chunks_of_variations_leaves_the_same_archive(
 
 def test_with_nothing_to_vary_the_stage_makes_nothing(files, pool, tmp_path):
     config = varying(files, iterations=1, propose=ProposeConfig(proposals=0), ways=("hindsight",))
-    config = dataclasses.replace(config, solve=SolveConfig(2, training_puzzles="none"))
+    config = dataclasses.replace(config, solve=SolveConfig(candidates_per_puzzle=2, training_puzzles="none"))
     assert go(tmp_path / "run", config, pool)[1]["varied"] == 0
 
 
@@ -251,7 +250,7 @@ def test_where_there_are_none_pairs_by_rule_stand_there(files, pool, tmp_path):
 def test_a_branch_may_add_pairs_by_rule(ruled, files, pool, tmp_path):
     parent, branch = RunDir(tmp_path / "parent"), RunDir(tmp_path / "branch")
     go(parent.path, config_of(files, iterations=1), pool)
-    loop.branch(parent, None, branch)
+    branch(parent, None, branch)
     go(branch.path, config_of(files, iterations=2, data=DataConfig(**files, rules=40)), pool)
     with Archive(branch.archive) as archive:
         by_rule = archive.puzzle_ids("p.origin = 'rule'")

@@ -28,11 +28,13 @@ from selfplay.config import (
     RunConfig,
     SolveConfig,
 )
-from selfplay.iteration import loop, propose
+from selfplay.iteration import guarding, loop, propose
+from selfplay.iteration.beginning import branch
+from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, folder_atomically
 from selfplay.sampling.sampler import ScriptedSampler
-from selfplay.scoring.evaluate import NamedPuzzle
+from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 
 SECRET = """def f(words: List[str], n=4):
     lengths = [len(word) for word in words]
@@ -93,7 +95,7 @@ def guard_anew(pool):
     """Makes a guard that remembers nothing yet."""
     (secret,) = puzzles(pool, SECRET)
     sets = {"heldout": [NamedPuzzle("secret", secret, solutions=(ANSWER,))]}
-    return lambda: loop.guard_of(pool, sets)
+    return lambda: guarding.guard_of(pool, sets)
 
 
 def levels_and_names(hits):
@@ -148,7 +150,7 @@ def test_a_puzzle_out_of_an_archive_is_examined_as_one_from_a_text(pool, guard_a
 def test_without_a_solution_there_is_no_level_of_behaviour(pool):
     (secret, leak) = puzzles(pool, SECRET, LEAKS["written anew"][1])
     for solutions in ((), ("def g():\n    return ['aba']",), ("def g(:",)):
-        guard = loop.guard_of(pool, {"heldout": [NamedPuzzle("secret", secret, solutions)]})
+        guard = guarding.guard_of(pool, {"heldout": [NamedPuzzle("secret", secret, solutions)]})
         assert guard.behaviours == 0
         assert guard.examine(pool, [leak]) == {}
 
@@ -162,7 +164,7 @@ def test_agreement_on_an_answer_that_says_little_is_no_hit(pool):
         "def f(x: int):\n    return x > 0 and x ** 3 == 1234 ** 3",
     )
     sets = [NamedPuzzle("ten", ten, ("def g():\n    return 10",)), NamedPuzzle("long", long, ("def g(): return 1234",))]
-    guard = loop.guard_of(pool, {"dev": sets})
+    guard = guarding.guard_of(pool, {"dev": sets})
     assert guard.behaviours == 1
     assert levels_and_names(guard.examine(pool, [other, other_long])) == {other_long.id: ("behaviour", "dev/long")}
 
@@ -175,7 +177,7 @@ def test_an_answer_that_guarded_puzzles_share_counts_once(pool):
         "def f(x: int):\n    return x ** 3 == 50653",
     )
     sets = [NamedPuzzle(name, puzzle, ("def g():\n    return 37",)) for name, puzzle in (("one", one), ("two", two))]
-    guard = loop.guard_of(pool, {"dev": sets})
+    guard = guarding.guard_of(pool, {"dev": sets})
     assert guard.behaviours == 0
     assert guard.examine(pool, [other]) == {}
 
@@ -192,7 +194,7 @@ def test_what_a_puzzle_accepts_of_other_answers_counts_too(pool):
         NamedPuzzle(str(answer), puzzle, (f"def g():\n    return {answer}",))
         for answer, puzzle in zip((12, 19, 26), (rest, *exact), strict=True)
     ]
-    guard = loop.guard_of(pool, {"dev": sets})
+    guard = guarding.guard_of(pool, {"dev": sets})
     assert guard.behaviours == 1
     assert levels_and_names(guard.examine(pool, [leak])) == {leak.id: ("behaviour", "dev/12")}
 
@@ -217,7 +219,7 @@ def test_what_a_puzzle_accepts_of_other_answers_counts_too(pool):
 )
 def test_an_answer_says_as_much_as_its_letters_and_digits_but_flags_and_quarters_less(pool, declared, answer, enough):
     (puzzle,) = puzzles(pool, f"def f(x: {declared}):\n    return x == {answer}")
-    guard = loop.guard_of(pool, {"dev": [NamedPuzzle("it", puzzle, (f"def g():\n    return {answer}",))]})
+    guard = guarding.guard_of(pool, {"dev": [NamedPuzzle("it", puzzle, (f"def g():\n    return {answer}",))]})
     assert guard.behaviours == enough
 
 
@@ -229,7 +231,7 @@ def test_a_puzzle_about_the_order_of_a_dict_is_guarded_by_an_answer_in_that_orde
         "def f(d: Dict[str, int]):\n    return sorted(d) == ['fig', 'pear'] and d['pear'] == 3 and d['fig'] == 5",
     )
     sets = {"dev": [NamedPuzzle("order", guarded, ("def g():\n    return {'pear': 3, 'fig': 5}",))]}
-    guard = loop.guard_of(pool, sets)
+    guard = guarding.guard_of(pool, sets)
     assert levels_and_names(guard.examine(pool, [leak, other])) == {leak.id: ("behaviour", "dev/order")}
 
 
@@ -271,7 +273,7 @@ def test_a_guard_is_known_by_what_it_guards_and_how(pool):
         Guard(),
         Guard.of([("a", one)]),
         Guard.of([("a", one), ("b", two)]),
-        loop.guard_of(pool, {"dev": [NamedPuzzle("a", one, (ANSWER,))]}),
+        guarding.guard_of(pool, {"dev": [NamedPuzzle("a", one, (ANSWER,))]}),
     ]
     assert len({guard.identity for guard in guards}) == 4
     assert Guard.of([("b", two), ("c", one)]).identity == guards[2].identity
@@ -396,11 +398,11 @@ class Backend:
     def needs(self, sampler, config):
         return TrainingNeeds(0, 0, 0, "")
 
-    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
-        self.examples += examples
+    def finetune(self, training, folder, progress, plan):
+        self.examples += training.lessons
         plan(1)
         with folder_atomically(folder) as part:
-            (part / "weights").write_text(str(start))
+            (part / "weights").write_text(str(training.start))
 
 
 @pytest.fixture
@@ -484,14 +486,14 @@ def test_a_changed_held_out_file_has_the_archive_examined_anew_and_the_same_one_
     pool, files, tmp_path, monkeypatch
 ):
     rundir, other, examined = RunDir(tmp_path / "run"), RunDir(tmp_path / "other"), []
-    whole = loop.examine_archive
+    whole = guarding.examine_archive
     monkeypatch.setattr(loop, "examine_archive", lambda *rest: examined.append(whole(*rest)) or examined[-1])
     loop.run(rundir, config_of(files), Backend(), pool, {})
     loop.run(rundir, config_of(files), Backend(), pool, {})
     assert examined == []
     with Path(files["heldout"]).open("a") as file:
         file.write(json.dumps({"name": "new", "puzzle": INNOCENT[0], "solution": INNOCENT[1]}) + "\n")
-    loop.branch(rundir, None, other)
+    branch(rundir, None, other)
     loop.run(other, config_of(files), Backend(), pool, {})
     assert [[*levels_and_names(hits).values()] for hits in examined] == [[("exact", "heldout/new")]]
     with Archive(other.archive) as archive:
@@ -503,11 +505,11 @@ def test_a_guard_that_goes_on_with_a_run_knows_what_it_found_before(pool, files,
     rundir.path.mkdir()
     archive_without_guard(pool, rundir.archive)
     loop.run(rundir, config_of(files), Backend(), pool, {})
-    sets = loop.guarded_sets(pool, config_of(files))
-    with Archive(rundir.archive, loop.guard_of(pool, sets), create=True) as archive:
+    sets = guarding.guarded_sets(pool, config_of(files))
+    with Archive(rundir.archive, guarding.guard_of(pool, sets), create=True) as archive:
         (leak,) = puzzles(pool, LEAKS["written anew"][1])
         assert archive.guard.hit(leak) is None
-        loop._set_contaminated_aside(archive, pool, loop.Progress())
+        guarding.set_contaminated_aside(archive, pool, Progress())
         assert archive.guard.hit(leak).level == "behaviour"
 
 
@@ -516,12 +518,12 @@ def test_a_guard_that_goes_on_with_a_run_knows_what_it_found_before(pool, files,
 
 @pytest.fixture(scope="module")
 def hand_written(pool):
-    return {name: loop.scored_puzzles(pool, name) for name in ("train", "dev", "heldout")}
+    return {name: scored_puzzles(pool, name) for name in ("train", "dev", "heldout")}
 
 
 @pytest.fixture(scope="module")
 def real_guard(pool, hand_written):
-    return loop.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
+    return guarding.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
 
 
 def found_among(guard, pool, items):
@@ -538,7 +540,7 @@ def test_three_in_five_guarded_puzzles_are_guarded_by_behaviour_too(real_guard):
 
 def test_every_guarded_puzzle_accepts_an_answer_that_it_is_guarded_by(pool, hand_written, monkeypatch):
     monkeypatch.setattr(guard_module, "MIN_EVIDENCE", 0.1)
-    guard = loop.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
+    guard = guarding.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
     share = guard.behaviours / len(guard.puzzles)
     assert share == 1
 
@@ -549,7 +551,7 @@ def test_no_training_puzzle_is_near_a_guarded_one_at_any_level(pool, real_guard,
 
 @pytest.mark.parametrize(("guarding", "asked"), [("dev", "heldout"), ("heldout", "dev")])
 def test_neither_guarded_set_is_near_the_other_at_any_level(pool, hand_written, guarding, asked):
-    guard = loop.guard_of(pool, {guarding: hand_written[guarding]})
+    guard = guarding.guard_of(pool, {guarding: hand_written[guarding]})
     assert found_among(guard, pool, hand_written[asked]) == []
 
 
@@ -564,7 +566,7 @@ def test_no_puzzle_of_p3_is_near_a_hand_written_one(pool, real_guard, hand_writt
     items = [NamedPuzzle(str(number), puzzle) for number, puzzle in enumerate(parsed) if isinstance(puzzle, Puzzle)]
     assert len(items) > 650
     assert found_among(real_guard, pool, items) == []
-    assert found_among(loop.guard_of(pool, {"train": hand_written["train"]}), pool, items) == []
+    assert found_among(guarding.guard_of(pool, {"train": hand_written["train"]}), pool, items) == []
 
 
 def drawn(seed, draws, names):

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
-from test_loop import Backend, Model, config_of, content, go, puzzle_file, puzzle_files
+from scripted_run import Backend, Model, config_of, content, go, puzzle_file, puzzle_files
 
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay.config import DataConfig, FinetuneConfig, ModelConfig, load
+from selfplay.config import DataConfig, FinetuneConfig, ModelConfig
 from selfplay.iteration import loop
-from selfplay.iteration.loop import branch
+from selfplay.iteration.beginning import branch
 from selfplay.run import sessions
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, read_lines
+from selfplay.scoring.sets import content_hash_of
+from selfplay.settings import load
 
 
 @pytest.fixture
@@ -90,17 +92,17 @@ def test_the_hash_of_the_source_is_of_every_module_and_of_nothing_that_is_made_o
 
 def test_an_embedded_set_has_the_hash_of_its_file():
     file = ROOT / "puzzles" / "dev.jsonl"
-    assert loop.content_hash_of("dev") == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    assert content_hash_of("dev") == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def test_an_archive_has_the_hash_of_its_puzzles_not_of_its_file(begun):
-    before = loop.content_hash_of(str(begun.archive))
+    before = content_hash_of(str(begun.archive))
     with Archive(begun.archive) as archive:
         archive.set_mark("read", "yes")
-    assert loop.content_hash_of(str(begun.archive)) == loop.content_hash_of(str(begun.path)) == before
+    assert content_hash_of(str(begun.archive)) == content_hash_of(str(begun.path)) == before
     with Archive(begun.archive) as archive:
         archive.query("UPDATE puzzles SET id = 'another' WHERE number = 1")
-    assert loop.content_hash_of(str(begun.archive)) != before
+    assert content_hash_of(str(begun.archive)) != before
 
 
 def test_a_branch_says_of_what_it_is_one(begun, files, pool, tmp_path):

@@ -16,7 +16,7 @@ import learned
 import numpy as np
 import pytest
 from places import ROOT
-from test_loop import Backend, config_of, content, go, puzzle_files
+from scripted_run import Backend, config_of, content, go, puzzle_files
 
 from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
@@ -183,7 +183,7 @@ def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_
     config, pool, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("selfplay.commands.archive.RUNS", Path())
+    monkeypatch.setattr("selfplay.commands.terminal.RUNS", Path())
     go(tmp_path / "run", with_iterations(config, 0), pool)
     owns = [one_part(tmp_path, Part(number, 2), config, pool)[1] for number in (1, 2)]
     shutil.rmtree(tmp_path / "run")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from interrupted import descendants, differences, still_running
-from test_loop import config_of, content, go, puzzle_files, same
+from scripted_run import config_of, content, go, puzzle_files, same
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError
@@ -326,7 +326,7 @@ def with_a_model(files, tmp_path_factory):
 
 
 def run_as_asked(config, path, progress=None):
-    with engines.judges(config) as (pool, protections), engines.engine(config, RunDir(path)) as backend:
+    with engines.judges(config, print) as (pool, protections), engines.engine(config, RunDir(path)) as backend:
         run(RunDir(path), config, backend, pool, protections, progress)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from interrupted import descendants, still_running
-from test_loop import puzzle_files
+from scripted_run import puzzle_files
 
 from puzzles.puzzle import InputError
 from sandbox import selfcheck

@@ -17,14 +17,15 @@ from sandbox.pool import RUN_PROGRAM, Job
 from sandbox.result import Limits, SandboxError, Status
 from selfplay.benchmark.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig
-from selfplay.iteration.solve import judge_texts
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import read_lines
+from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import solve_prompt
 from selfplay.sampling.sampler import ScriptedSampler
 from selfplay.scoring import evaluate as evaluate_module
-from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, NamedPuzzle, evaluate, judge_surely, summarize
+from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, Questions, evaluate, judge_surely, summarize
 from selfplay.scoring.results import unpack
+from selfplay.scoring.sets import NamedPuzzle
 
 CONFIG = EvaluateConfig(samples_per_puzzle=4, k=(1, 2, 4), max_tokens=20)
 TEXTS = [
@@ -76,7 +77,8 @@ class Scripted(ScriptedSampler):
 def score(
     pool, puzzles, file, sampler=None, config=CONFIG, shots=(), protocol="plain", seed=(3,), rows=8, chunk=8, **more
 ):
-    return evaluate(sampler or Scripted(), pool, puzzles, protocol, shots, config, seed, rows, chunk, file, **more)
+    asked = Questions(puzzles, protocol, shots, config, seed, rows, chunk)
+    return evaluate(sampler or Scripted(), pool, asked, file, **more)
 
 
 def without_times(file):

@@ -27,7 +27,7 @@ from selfplay.benchmark.sets import scored_set
 from selfplay.scoring import results
 from selfplay.scoring.metrics import interval
 from selfplay.scoring.results import CARD, RESULTS, TABLES
-from selfplay.tables import result_tables
+from selfplay.scoring.tables import result_tables
 
 SCHEMA = json.loads((Path(results.__file__).parent / "results.schema.json").read_text())
 COUNTS = dict(zip(NAMES, [6, 3, 1, 0, 2, 0, 0], strict=True))

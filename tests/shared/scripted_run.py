@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from selfplay.config import (
 )
 from selfplay.iteration import loop
 from selfplay.iteration.loop import run
+from selfplay.iteration.state import Run
 from selfplay.run import rundir
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, append_line, folder_atomically, read_lines
@@ -130,7 +132,8 @@ class Backend:
     def needs(self, sampler, config):
         return TrainingNeeds(0, 0, 0, "")
 
-    def finetune(self, start, examples, config, model_config, seed, folder, notes, progress, plan):
+    def finetune(self, training, folder, progress, plan):
+        start, examples, seed, notes = training.start, training.lessons, training.seed, training.notes
         happens("finetune")
         self.trainings.append({"start": str(start), "examples": examples, "seed": list(seed), "notes": notes})
         plan(len(examples))
@@ -198,7 +201,7 @@ def watched(crash_at=None, kill=False):
         ):
             patch.setattr(Archive, name, announced(name, getattr(Archive, name)))
         patch.setattr(Archive, "transaction", announced_transaction(Archive.transaction))
-        patch.setattr(loop._Run, "retire_checkpoints", announced("retire", loop._Run.retire_checkpoints))
+        patch.setattr(Run, "retire_checkpoints", announced("retire", Run.retire_checkpoints))
         patch.setattr(loop, "write_atomically", announced("config", rundir.write_atomically))
         trace.crash_at, trace.kill = crash_at, kill
         trace.events.clear()
@@ -288,3 +291,33 @@ def content(path: Path) -> dict:
         "config": place.config.read_text(),
         "files": sorted(str(file.relative_to(path)) for file in path.rglob("*")),
     }
+
+
+def same(one: dict, other: dict) -> bool:
+    """Compared part by part, so that a failure shows where."""
+    for part in one:
+        if part == "archive":
+            for table in one[part]:
+                assert one[part][table] == other[part][table], table
+        elif part == "files":
+            # SQLite's own side files come and go.
+            assert [f for f in one[part] if "sqlite-" not in f] == [f for f in other[part] if "sqlite-" not in f]
+        else:
+            assert one[part] == other[part], part
+    return True
+
+
+def plans(path, iteration):
+    with Archive(RunDir(path).archive) as archive:
+        sql = "SELECT id FROM chunks WHERE stage = 'propose' AND iteration = ? ORDER BY number"
+        return [archive.chunk(number).plan for (number,) in archive.query(sql, iteration)]
+
+
+def crashed_and_resumed(path, config, pool, crash_at):
+    with watched(crash_at) as seen, pytest.raises(Crash):
+        go(path, config, pool)
+    assert len(seen.events) == crash_at + 1
+    if RunDir(path).archive.exists():
+        with contextlib.closing(sqlite3.connect(RunDir(path).archive)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    return go(path, config, pool)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.sampling.prompts import Prompt
+from selfplay.training.backend import Training
 from selfplay.training.finetune import finetune, join
 from selfplay.training.select import Contrast, Example, Graded
 
@@ -61,7 +62,7 @@ def train(case: str, model: str, folder: Path, together: bool):
     objective, _, change = case.partition("-")
     config = replace(CONFIGS[objective], **CHANGES[change])
     config = config if together else replace(config, shard="none")
-    return finetune(model, LESSONS[objective], config, CPU, [1], folder / case, {"protocol": "plain"})
+    return finetune(Training(model, LESSONS[objective], config, CPU, [1], {"protocol": "plain"}), folder / case)
 
 
 def main(model: str, folder: str, *cases: str) -> int:

@@ -22,6 +22,7 @@ from selfplay.commands.main import main
 from selfplay.config import FinetuneConfig
 from selfplay.run.rundir import RunDir
 from selfplay.training import distributed
+from selfplay.training.backend import Training
 from selfplay.training.finetune import finetune
 
 HERE = ROOT / "tests" / "shared"
@@ -179,5 +180,5 @@ def test_a_command_that_does_not_train_is_refused_under_torchrun(monkeypatch, ca
 def test_weights_are_not_spread_over_one_process(tiny, tmp_path):
     config = FinetuneConfig(shard="full")
     with pytest.raises(InputError, match="begin the run with `torchrun"):
-        finetune(tiny(), together.LESSONS["sft"], config, together.CPU, [1], tmp_path / "never", {})
+        finetune(Training(tiny(), together.LESSONS["sft"], config, together.CPU, [1], {}), tmp_path / "never")
     assert not (tmp_path / "never").exists()

@@ -14,6 +14,7 @@ from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.sampling.model import LanguageModel
 from selfplay.sampling.prompts import Prompt
 from selfplay.training import finetune as module
+from selfplay.training.backend import Training
 from selfplay.training.finetune import (
     WORTH_SHARING,
     TokenExample,
@@ -56,7 +57,7 @@ def model(tiny):
 
 
 def tuned(tiny, folder, seed=(1,), examples=EXAMPLES, config=CONFIG, shape="llama", **options):
-    return finetune(tiny(shape), examples, config, CPU, list(seed), folder, {"protocol": "plain"}, **options)
+    return finetune(Training(tiny(shape), examples, config, CPU, list(seed), {"protocol": "plain"}), folder, **options)
 
 
 def weights(folder):
@@ -447,7 +448,8 @@ def test_a_model_in_half_precision_is_trained_in_single(tiny, tmp_path):
     half = LanguageModel(tiny(), dataclasses.replace(CPU, dtype="bfloat16"))
     (tmp_path / "half").mkdir()
     half.save(tmp_path / "half", {})
-    finetune(tmp_path / "half", EXAMPLES, CONFIG, dataclasses.replace(CPU, dtype="bfloat16"), [1], tmp_path / "new", {})
+    bfloat16 = dataclasses.replace(CPU, dtype="bfloat16")
+    finetune(Training(tmp_path / "half", EXAMPLES, CONFIG, bfloat16, [1], {}), tmp_path / "new")
     assert {weight.dtype for weight in weights(tmp_path / "new").values()} == {torch.float32}
 
 
@@ -663,7 +665,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_leaves_nothing(tiny, tm
 
     monkeypatch.setattr(module, "log_probabilities", broken)
     with pytest.raises(TrainingDiverged, match=r"step 0.*finetune\.learning_rate"):
-        finetune(tiny(), EXAMPLES, CONFIG, CPU, [1], tmp_path / "out" / "new", {})
+        finetune(Training(tiny(), EXAMPLES, CONFIG, CPU, [1], {}), tmp_path / "out" / "new")
     assert not (tmp_path / "out").exists()
 
 

@@ -16,6 +16,7 @@ from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.sampling.model import LanguageModel
 from selfplay.sampling.prompts import Prompt
 from selfplay.training import finetune as module
+from selfplay.training.backend import Training
 from selfplay.training.finetune import (
     TokenContrast,
     TokenExample,
@@ -399,7 +400,7 @@ KINDS = {"sft": EXAMPLES, "spin": CONTRASTS, "grpo": GRADED}
 
 
 def tuned(tiny, folder, examples, config=CONFIG, shape="llama", **options):
-    return finetune(tiny(shape), examples, config, CPU, [1], folder, {"protocol": "plain"}, **options)
+    return finetune(Training(tiny(shape), examples, config, CPU, [1], {"protocol": "plain"}), folder, **options)
 
 
 def weights(folder):

@@ -13,8 +13,8 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError
 from puzzles.rules import families
 from puzzles.verify import truth_pool
-from selfplay.config import FinetuneConfig, ModelConfig, RunConfig, embedded_file
-from selfplay.iteration.loop import guarded_sets
+from selfplay.config import FinetuneConfig, ModelConfig, RunConfig
+from selfplay.iteration.guarding import guarded_sets
 from selfplay.sampling.cost import without_times
 from selfplay.sampling.model import LanguageModel
 from selfplay.sampling.prompts import (
@@ -27,6 +27,7 @@ from selfplay.sampling.prompts import (
     solve_prompt,
 )
 from selfplay.sampling.sampler import SamplingSettings
+from selfplay.settings import embedded_file
 from selfplay.training import pretrain as pretrain_module
 from selfplay.training.pretrain import (
     END,

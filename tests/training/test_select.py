@@ -7,9 +7,10 @@ from puzzles.archive.store import Archive
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from puzzles.verify import truth_pool
+from selfplay.iteration.teach import balance_table as balance
 from selfplay.sampling.prompts import PROTOCOLS, propose_prompt, solve_prompt
-from selfplay.tables import balance
-from selfplay.training.select import balanced, cells, composition, examples, level, prompt_for, solver_shots
+from selfplay.sampling.shots import prompt_for, solver_shots
+from selfplay.training.select import balanced, cells, composition, examples, level
 
 TEXTS = [
     ("def f(x: int, k=1764):\n    return x * x == k and x > 0", "def g(k=1764):\n    return 42"),

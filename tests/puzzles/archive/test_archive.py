@@ -5,9 +5,9 @@ import sqlite3
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import pytest
+from archives import ACCEPTED, HUMAN, PROTECTIONS, SAMPLED, made, older, pair, plan, solution
 
 from puzzles.archive import schema
 from puzzles.archive.catalogue import Filter, history, page_of, stats
@@ -37,10 +37,7 @@ def f(path: List[Tuple[int, int]], size=6, walls=[(1, 1), (2, 3), (4, 4)]):
     return previous == (size - 1, size - 1)
 """
 PATH_NEARLY = PATH.replace("return previous ==", "return len(seen) > 1 and previous ==")
-ACCEPTED = Judgement(Verdict.ACCEPTED, "", "42", 0.25, 0.125)
 WRONG = Judgement(Verdict.WRONG_ANSWER, "judge: f returned False", "41", 0.5)
-PROTECTIONS = {"tier": "A", "layers": {"seccomp": "on"}}
-HUMAN = Provenance("human")
 
 
 @pytest.fixture(scope="module")
@@ -57,30 +54,9 @@ def archive(tmp_path):
         yield archive
 
 
-def made(identifier: str, answer_type: str = "int", description: str = "") -> Puzzle:
-    source = f"def f(x: {answer_type}):\n    return x == {identifier!r}"
-    return Puzzle(source, answer_type, "def g():", identifier, identifier, frozenset(), description=description)
-
-
-def solution(text: str) -> Candidate:
-    return Candidate(f"def g():\n    return {text}", f"s{text}")
-
-
-def pair(puzzle: Puzzle, text: str = "42") -> VerifiedPair:
-    return VerifiedPair(puzzle, solution(text), ACCEPTED)
-
-
-SAMPLED = {"temperature": 0.9, "top_p": 1.0, "max_tokens": 9, "batch_rows": 8, "protocol": "plain"}
-
-
 def counts(archive: Archive) -> dict[str, int]:
     tables = ("protections", "chunks", "puzzles", "solutions", "proposals", "candidates", "refusals", "trained")
     return {table: archive.query(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
-
-
-def plan(archive: Archive, iteration: int = 1, stage: str = "solve", number: int = 0) -> int:
-    archive.plan_chunk(iteration, stage, number, "weights", "0-1", SAMPLED, {"puzzles": ["a1"], "copies": 1})
-    return archive.unjudged(iteration, stage)[-1]
 
 
 # ---- adding ----
@@ -627,31 +603,6 @@ def test_planned_prompts_lose_contaminated_puzzles_and_sampled_ones_stay_as_they
     assert [archive.chunk(number).plan["begins"] for number in (1, 2)] == [[["a1", 20], ["a2", 9]], [None, ["a2", 9]]]
 
 
-def older(path, version):
-    """A file as schema 1 or 2 had it, with a pair, a lone puzzle before it, and a chunk."""
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript((Path(__file__).parent / "schema-2.sql").read_text("utf-8"))
-        if version == 1:
-            connection.execute("DROP TABLE contamination")
-            for column in ("prompt_tokens", "sampling_cpu_seconds", "judging_cpu_seconds"):
-                connection.execute(f"ALTER TABLE chunks DROP COLUMN {column}")
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {version}")
-        for identifier in ("b2", "a1"):
-            puzzle = made(identifier)
-            row = (identifier, puzzle.source, "int", "def g():", identifier, f"name of {identifier}", "", "", "human")
-            connection.execute(f"INSERT INTO puzzles VALUES ({'?,' * 9}'[]',NULL,0,NULL,NULL,'[]',0.5)", row)
-        values = "'a1', 's42', 'def g():\n    return 42', '42', 'human', 0, NULL, NULL, 'p', 0.25, 0.125, 0.5"
-        connection.execute(f"INSERT INTO solutions VALUES ({values})")
-        connection.execute("INSERT INTO protections VALUES ('p', '{}')")
-        connection.execute(
-            "INSERT INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan, judged, tokens,"
-            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', '', 1, 7, 0.5, 0.25)"
-        )
-        connection.execute("INSERT INTO candidates VALUES (1, 0, 'a1', 's42', 'accepted', '', '42', 0.25)")
-        connection.commit()
-
-
 @pytest.mark.parametrize("create", [False, True])
 @pytest.mark.parametrize("version", [1, 2])
 def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path, version, create, caplog):
@@ -787,7 +738,7 @@ def test_a_foreign_sqlite_file_is_no_archive_and_is_left_alone(tmp_path, create)
 def test_processes_that_open_an_older_archive_at_once_bring_it_up_to_date_once(tmp_path):
     path = tmp_path / "archive.sqlite"
     older(path, 2)
-    opening = f"import sys; from puzzles.archive import Archive; Archive({str(path)!r}).close()"
+    opening = f"import sys; from puzzles import Archive; Archive({str(path)!r}).close()"
     processes = [subprocess.Popen([sys.executable, "-c", opening]) for _ in range(4)]
     assert [process.wait() for process in processes] == [0] * 4
     backup, *others = tmp_path.glob("*schema-*")
@@ -820,7 +771,7 @@ def test_a_damaged_archive_is_an_input_error(tmp_path):
 
 WRITER = """
 import sys
-from puzzles.archive import Archive, Provenance
+from puzzles import Archive, Provenance
 from puzzles.puzzle import Puzzle
 
 def puzzle(identifier):

@@ -4,7 +4,7 @@ import os
 import sqlite3
 
 import pytest
-from test_archive import HUMAN, PROTECTIONS, made, pair, plan
+from archives import HUMAN, PROTECTIONS, made, pair, plan
 
 from puzzles.archive import catalogue
 from puzzles.archive.catalogue import ORDERS, Filter, number_of, page_of, row_of

@@ -8,14 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from test_loop import archive_content, config_of, go, puzzle_files
+from scripted_run import archive_content, config_of, go, puzzle_files
 
 from puzzles.archive.merging import Merged, compare, merge
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay import tables
 from selfplay.inspecting.reverify import Found, judge_elsewhere, judge_here, reverify
-from selfplay.inspecting.story import story
+from selfplay.inspecting.story import story, story_text
 from selfplay.run.rundir import RunDir
 
 
@@ -109,7 +108,7 @@ def test_a_merged_archive_has_what_both_have_and_every_story_is_whole(runs, copi
         for identifier in archive.puzzle_ids():
             one = story(archive, identifier)
             assert one.breaks == []
-            assert tables.story(one, str)
+            assert story_text(one, str)
 
 
 def test_merging_again_adds_nothing(copies):

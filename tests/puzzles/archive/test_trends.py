@@ -5,14 +5,14 @@ import shutil
 from collections import Counter, defaultdict
 
 import pytest
-from test_story import config, finished  # noqa: F401  # a run of two iterations
+from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive import trends
 from puzzles.archive.store import Archive
 
 
 @pytest.fixture
-def archive(finished):  # noqa: F811
+def archive(finished):
     with Archive(finished.archive) as archive:
         yield archive
 
@@ -82,7 +82,7 @@ def test_a_structure_is_new_where_it_comes_first_whoever_brought_it(archive):
     assert trends.new_structures(archive) == {i: (number, new[i]) for i, number in admitted.items()}
 
 
-def test_a_skill_counts_the_puzzles_of_people_that_the_model_has_solved_so_far(finished, tmp_path):  # noqa: F811
+def test_a_skill_counts_the_puzzles_of_people_that_the_model_has_solved_so_far(finished, tmp_path):
     copy = shutil.copy(finished.archive, tmp_path)
     with Archive(copy) as archive:
         for row, skills in zip(rows(archive, "puzzles"), [["lists"], ["lists", "bits"], [], ["games"]], strict=False):

@@ -1,0 +1,171 @@
+"""`selfplay archive replay`, `reverify`, `diff` and `contamination`: check what an archive says."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+from puzzles.puzzle import InputError
+from selfplay.commands.grammar import ARCHIVE, command
+from selfplay.commands.terminal import archive_path, bars, page
+from selfplay.text import one_line, printable, render
+
+
+def add_replay(actions: Any) -> None:
+    """Declare `archive replay`."""
+    parser = command(
+        actions, "replay", _replay,
+        "sample and judge again the chunks that made and tried a puzzle; exit status 1 if anything differs",
+        "archive replay embedded 3f2a",
+    )  # fmt: skip
+    parser.add_argument("archive", help=ARCHIVE)
+    parser.add_argument("id", help="a puzzle's id, or its beginning")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from puzzles.archive.catalogue import row_of
+    from puzzles.archive.store import Archive
+    from selfplay.experiments.engines import engine
+    from selfplay.experiments.replay import replay, replay_text
+    from selfplay.iteration.training_set import config_beside
+    from selfplay.run.pools import proven_pool
+    from selfplay.run.rundir import RunDir
+
+    path = archive_path(options.archive)
+    config = config_beside(path)
+    if config is None:
+        raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
+    differ, rundir, sandbox = False, RunDir(path.parent), proven_pool(config.sandbox, config.seed)
+    with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
+        identifier, counter = row_of(archive, options.id)["id"], bars().counter
+        for again in replay(archive, rundir, config, identifier, backend, pool, counter):
+            differ |= bool(again.differences)
+            print(json.dumps(vars(again)) if options.json else printable(replay_text(again)), flush=True)
+    return int(differ)
+
+
+def add_reverify(actions: Any) -> None:
+    """Declare `archive reverify`."""
+    parser = command(
+        actions, "reverify", _reverify, "judge every pair again; exit status 1 if one is not what is stored",
+        "archive reverify embedded",
+    )  # fmt: skip
+    parser.add_argument("archive", help=ARCHIVE)
+    parser.add_argument("--python", metavar="PATH", help="another interpreter that judges; it needs no packages")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _reverify(options: argparse.Namespace) -> int:
+    from puzzles.archive.store import Archive
+    from selfplay.config import RunConfig
+    from selfplay.inspecting.reverify import judge_elsewhere, judge_here, reverify
+    from selfplay.iteration.training_set import config_beside
+    from selfplay.run.pools import proven_pool
+
+    path = archive_path(options.archive)
+    config = config_beside(path) or RunConfig()
+    # What was accepted in little time is given more: a slower machine is no difference.
+    cpu_seconds = max(1.0, config.sandbox.cpu_seconds)
+    sandbox = replace(config.sandbox, cpu_seconds=cpu_seconds, wall_seconds=max(5.0, 5 * cpu_seconds))
+    how = f"{options.python or sys.version} {cpu_seconds} {sandbox.memory_mb} {sandbox.modules} {config.seed}"
+    with Archive(path) as archive, contextlib.ExitStack() as stack:
+        if options.python:
+            given = ["--cpu-seconds", str(cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
+            given += [part for module in sandbox.modules for part in ("--module", module)]
+            judge = judge_elsewhere(options.python, given)
+        else:
+            judge = judge_here(stack.enter_context(proven_pool(sandbox, config.seed))[0])
+        pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
+        found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
+    if options.json:
+        print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))
+        return int(bool(found))
+    if found:
+        rows = [[one_line(str(cell)) for cell in vars(each).values()] for each in found]
+        print(render([[*vars(found[0])], *rows]))
+    before = f", {earlier:,} of them by the same command before it stopped" if earlier else ""
+    print(f"{pairs:,} pairs judged again{before}: {len(found) or 'no'} differences")
+    return int(bool(found))
+
+
+def add_diff(actions: Any) -> None:
+    """Declare `archive diff`."""
+    parser = command(
+        actions, "diff", _diff, "list what only one of two archives has; exit status 1 if there is any",
+        "archive diff embedded other",
+    )  # fmt: skip
+    parser.add_argument("first", metavar="A", help=ARCHIVE)
+    parser.add_argument("second", metavar="B", help=ARCHIVE)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from puzzles.archive.merging import compare
+    from puzzles.archive.store import Archive
+
+    with Archive(archive_path(options.first)) as first, Archive(archive_path(options.second)) as second:
+        found = compare(first, second)
+        if options.json:
+            print(json.dumps(vars(found)))
+            return int(bool(found))
+        lines = []
+        for what, (one, other) in found.only.items():
+            lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
+            lines += [f"  {side} {identifier}" for side, ids in (("A", one), ("B", other)) for identifier in ids]
+        lines.append(f"answers that differ: {len(found.answers):,}")
+        lines += [f"  {pair}: {one_line(str(one))} and {one_line(str(other))}" for pair, one, other in found.answers]
+        page(printable("\n".join(lines)))
+        return int(bool(found))
+
+
+def add_contamination(actions: Any) -> None:
+    """Declare `archive contamination`."""
+    parser = command(
+        actions, "contamination", _contamination,
+        "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
+        "archive contamination embedded",
+    )  # fmt: skip
+    parser.add_argument("archive", help=ARCHIVE)
+    parser.add_argument(
+        "--against", action="append", metavar="SET",
+        help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _contamination(options: argparse.Namespace) -> int:
+    from puzzles.archive.store import Archive
+    from selfplay.config import SandboxConfig
+    from selfplay.iteration.guarding import examine_archive, guard_of
+    from selfplay.run.pools import proven_pool
+    from selfplay.scoring.sets import scored_puzzles
+
+    with Archive(archive_path(options.archive)) as archive, proven_pool(SandboxConfig(), 0) as (pool, _):
+        sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
+        guard = guard_of(pool, sets)
+        checked = len(archive.puzzle_ids())
+        hits = examine_archive(archive, pool, guard, bars().counter(checked, "contamination", "puzzle"))
+        stories = archive.exposure(list(hits))
+        refused = archive.refused_levels()
+    found = [
+        {"level": hit.level, "puzzle": identifier, **stories[identifier], "guarded": hit.name, "detail": hit.detail}
+        for identifier, hit in hits.items()
+    ]
+    if options.json:
+        summary = {"checked": checked, "guarded": len(guard.puzzles), "guarded_by_behaviour": guard.behaviours}
+        print(json.dumps({**summary, "found": found, "refused": refused}))
+        return 1 if found else 0
+    if found:
+        print(render([[*found[0]], *([one_line(str(cell)) for cell in row.values()] for row in found)]))
+    print(
+        f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
+        f"{guard.behaviours} of them by behaviour too: {len(found) or 'none'} found"
+    )
+    for when, levels in refused.items():
+        print(f"refused at the door, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
+    return 1 if found else 0

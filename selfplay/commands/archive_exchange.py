@@ -1,0 +1,150 @@
+"""`selfplay archive import`, `merge` and `export`: fill an archive, and hand it on."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puzzles.puzzle import InputError
+from selfplay.commands.grammar import ARCHIVE, command
+from selfplay.commands.terminal import archive_path, bars
+from selfplay.text import one_line, render
+
+if TYPE_CHECKING:
+    from puzzles.archive.formats import ImportReport
+
+
+def add_import(actions: Any) -> None:
+    """Declare `archive import`."""
+    parser = command(
+        actions, "import", _import, "parse, verify and add puzzles",
+        "archive import p3.sqlite puzzles.json --format p3", resumes=True,
+    )  # fmt: skip
+    parser.add_argument("archive", help="archive file; made if there is none")
+    parser.add_argument("file", help="puzzle file, or train, dev, heldout")
+    parser.add_argument(
+        "--format", default="auto", choices=["auto", "jsonl", "p3", "aces", "azr"],
+        help="ours, Microsoft's P3, ACES or Absolute Zero Reasoner; auto: by the first object's keys",
+    )  # fmt: skip
+    parser.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+
+
+def _import(options: argparse.Namespace) -> int:
+    from puzzles.archive.formats import import_puzzles, read_puzzles
+    from puzzles.archive.store import Archive
+    from selfplay.config import RunConfig, SandboxConfig
+    from selfplay.iteration.guarding import guard_of, guarded_sets
+    from selfplay.run.pools import proven_pool
+
+    raws = read_puzzles(options.file, options.format)
+    path = _archive_or_new(options.archive)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with proven_pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
+        guard = guard_of(pool, guarded_sets(pool, RunConfig()))
+        with Archive(path, guard, create=True) as archive:
+            count = bars().counter(len(raws), "import", "puzzle")
+            report = import_puzzles(archive, pool, protections, raws, progress=count)
+            archive.index()
+    print(import_table(report))
+    if report.examples:
+        print(f"\nall of them: selfplay archive list {path} --refused")
+    return 0
+
+
+def _archive_or_new(text: str) -> Path:
+    with contextlib.suppress(InputError):
+        return archive_path(text)
+    return Path(text)
+
+
+def import_table(report: ImportReport) -> str:
+    """What became of an import's puzzles and solutions; then why some were refused, with an example of each reason."""
+    kinds = {"puzzle": report.puzzles, "solution": report.solutions}
+    outcomes = ("new", "duplicate")
+    refused = [
+        (what, reason, number)
+        for what, counted in kinds.items()
+        for reason, number in counted.most_common()
+        if reason not in outcomes
+    ]
+    rows = [["", *(f"{what}s" for what in kinds)]]
+    rows += [[outcome, *(f"{counted[outcome]:,}" for counted in kinds.values())] for outcome in outcomes]
+    rows.append(["refused", *(f"{sum(number for what, _, number in refused if what == kind):,}" for kind in kinds)])
+    if not refused:
+        return render(rows, right=[1, 2])
+    reasons = [
+        [what, reason, f"{number:,}", one_line(report.examples.get((what, reason), ""))]
+        for what, reason, number in refused
+    ]
+    table = render([["refused", "reason", "number", "for example"], *reasons], right=[2])
+    return f"{render(rows, right=[1, 2])}\n\n{table}"
+
+
+def add_merge(actions: Any) -> None:
+    """Declare `archive merge`."""
+    parser = command(actions, "merge", _merge, "take other archives into one", "archive merge all.sqlite one two")
+    parser.add_argument("into", metavar="INTO", help=ARCHIVE)
+    parser.add_argument("sources", metavar="FROM", nargs="+", help=ARCHIVE)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from puzzles.archive.merging import merge
+    from puzzles.archive.store import Archive
+    from selfplay.run.rundir import RunDir
+    from selfplay.run.shard import check_part
+
+    into, sources = archive_path(options.into), [archive_path(source) for source in options.sources]
+    if twice := [source for source in sources if source.samefile(into)]:
+        raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
+    run = RunDir(into.parent)
+    records = run.read_records() if into.name == run.archive.name else []
+    with run.lock() if records else contextlib.nullcontext(), Archive(into) as archive:
+        archive.check()
+        for source in sources:
+            with Archive(source) as other:
+                if records:
+                    check_part(other, records)
+                grown = vars(merge(archive, other))
+            print(f"{source}: {', '.join(f'{count:,} {what}' for what, count in grown.items())} new in {into}")
+    return 0
+
+
+def add_export(actions: Any) -> None:
+    """Declare `archive export`."""
+    parser = command(
+        actions, "export", _export, "write it for others: puzzles, pairs, or training text",
+        "archive export embedded pairs.parquet --format parquet",
+    )  # fmt: skip
+    parser.add_argument("archive", help=ARCHIVE)
+    parser.add_argument("out", help="file to write; a folder with `datasets`")
+    parser.add_argument(
+        "--format", default="jsonl", choices=["jsonl", "parquet", "datasets", "text", "chat", "preferences"],
+        help="jsonl: for `archive import`; parquet, datasets: pairs with their history; text: as the ancestor trained "
+        "on; chat, preferences: for fine-tuning",
+    )  # fmt: skip
+    parser.add_argument("--license", default="unknown", help="named in the card of `datasets`")
+    parser.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from puzzles.archive.store import Archive
+    from selfplay.config import SandboxConfig
+    from selfplay.inspecting.export import FORMATS, write
+    from selfplay.run.pools import proven_pool
+    from selfplay.run.rundir import spare
+
+    out = Path(options.out)
+    if out.exists() and not options.force:
+        raise InputError(f"{out}: it is there already: name another place, or give --force")
+    spare(out.absolute())
+    if out.is_dir() and (options.format != "datasets" or {each.name for each in out.iterdir()} - {"README.md", "data"}):
+        raise InputError(
+            f"{out}: --force replaces a file, or with datasets a folder that export made: name another place"
+        )
+    with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
+        pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
+        count = write(archive, out, options.format, pool, options.license)
+    print(f"{out}: {count:,} {FORMATS[options.format]}")
+    return 0

@@ -1,0 +1,229 @@
+"""`selfplay bench` and `selfplay compare`: the score of a model, and whether another one is better."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puzzles.puzzle import InputError
+from selfplay.commands.grammar import SETTINGS_HINT, command, integers, natural, positive, share, temperature
+from selfplay.commands.terminal import RUNS, bars
+from selfplay.text import printable
+
+if TYPE_CHECKING:
+    from selfplay.config import ModelConfig
+    from selfplay.sampling.sampler import Sampler
+
+USUAL_K = (1, 10, 100)
+
+
+def add_bench(commands: Any) -> None:
+    """Declare `bench`."""
+    parser = command(
+        commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",
+        "bench embedded runs/embedded/checkpoints/iteration-003 --puzzles dev", resumes=True,
+    )  # fmt: skip
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="`embedded`, a model folder or a hub name")
+    parser.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
+    _add_sampling(parser)
+    _add_machine(parser)
+    _add_server(parser)
+    _add_results(parser)
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"],
+        help="how puzzles are shown; auto takes what the model was trained with, else few-shot",
+    )  # fmt: skip
+    parser.add_argument("--shots", type=natural, default=5, help="solved pairs before each puzzle, with few-shot")
+    parser.add_argument("--samples", type=positive, default=100, help="candidates per puzzle (n)")
+    parser.add_argument("--k", help="tries granted; by default those of 1,10,100 that n allows, or the stored ones")
+    parser.add_argument("--temperature", type=temperature, default=0.8, help="0 is greedy")
+    parser.add_argument("--top-p", type=share, default=1.0, help="sample from the likeliest tokens with this mass")
+    parser.add_argument("--max-tokens", type=positive, default=150, help="tokens of one candidate")
+    parser.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-rows", type=positive, default=0,
+        help="candidates sampled side by side (default: as many as the memory holds)",
+    )  # fmt: skip
+    parser.add_argument("--device", default="auto", help=f"auto, cpu, cuda, cuda:1 or mps; {SETTINGS_HINT}")
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="of the weights"
+    )
+    parser.add_argument("--threads", type=natural, default=0, help="torch's threads; 0: one per core")
+    parser.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--url", action="append",
+        help="ask a server of OpenAI's protocol; MODEL is its name there, or the folder of the weights it should have",
+    )  # fmt: skip
+    parser.add_argument("--concurrent-requests", type=positive, default=16, help="with --url")
+    parser.add_argument("--candidates-per-request", type=positive, default=1, help="with --url, if the server can")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's model"
+    )
+    parser.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
+    parser.add_argument(
+        "--private", action="store_true", help="write only ids and a hash of the puzzles into the results"
+    )
+    parser.add_argument("--out", help="folder for results.json, samples.jsonl.gz and tables")
+    parser.add_argument(
+        "--rescore", nargs="*", metavar="FOLDER",
+        help="score stored candidates again, without a model; no FOLDER: everything below runs/",
+    )  # fmt: skip
+    parser.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if options.rescore is not None:
+        return _rescore(options)
+    if options.judge_again:
+        raise InputError("--judge-again judges stored candidates: give --rescore with it")
+    from selfplay.benchmark.bench import BenchConfig, bench
+    from selfplay.config import EvaluateConfig, ModelConfig, SandboxConfig
+    from selfplay.run.pools import proven_pool
+    from selfplay.scoring.compare import compare, conclusion
+    from selfplay.scoring.tables import result_tables, score_table
+
+    if not options.models:
+        raise InputError("bench: expected a MODEL, such as `embedded`, or --rescore")
+    seeds, ks = integers(options.seed, "--seed", least=0), _tries(options)
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"--seed: expected different seeds, got {options.seed!r}")
+    if options.temperature == 0 and (options.samples > 1 or len(seeds) > 1):
+        raise InputError("--temperature 0 draws the same candidate each time: give --samples 1 --k 1 and one --seed")
+    evaluate = EvaluateConfig(
+        temperature=options.temperature, top_p=options.top_p, max_tokens=options.max_tokens,
+        samples_per_puzzle=options.samples, k=ks,
+    )  # fmt: skip
+    config = BenchConfig(
+        options.puzzles, options.protocol, options.shots, seeds, options.batch_rows, options.trained_on,
+        options.errata, options.private, evaluate,
+    )  # fmt: skip
+    names = _distinct(options.models)
+    if len(set(names)) < len(names):
+        raise InputError(f"bench: expected models that differ in the names of their folders, got {', '.join(names)}")
+    results, folders = [], []
+    with proven_pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
+        for model, name in zip(options.models, names, strict=True):
+            out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
+            folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
+            model_config = ModelConfig(model, options.device, options.dtype, options.threads)
+            load = _served(options, model_config) if options.url else None
+            own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
+            results.append(own)
+            folders.append(folder)
+            print(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", file=sys.stderr)
+    if len(results) == 1:
+        print(result_tables(results[0]), end="")
+        return 0
+    print(score_table(results) + "\n")
+    for folder, own in zip(folders[1:], results[1:], strict=True):
+        print(f"{own['model']['path']} beside {results[0]['model']['path']}: ", end="")
+        print(conclusion(compare(folders[0], folder, anyway=True)))
+    return 0
+
+
+def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
+    """A model behind `--url`: weights that are here are compared with the server's, any other name is the server's."""
+    from selfplay.config import EndpointConfig, check_urls
+    from selfplay.experiments.engines import ELSEWHERE, ServedBackend
+
+    check_urls("--url", options.url)
+    is_here = model.path == "embedded" or Path(model.path).is_dir()
+    endpoint = EndpointConfig(
+        tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,
+        candidates_per_request=options.candidates_per_request,
+    )  # fmt: skip
+    backend = ServedBackend(endpoint, options.protocol, Path())
+    return lambda: backend.load(model.path if is_here else ELSEWHERE, model)
+
+
+def _tries(options: argparse.Namespace) -> tuple[int, ...]:
+    if options.k is None:
+        return tuple(k for k in USUAL_K if k <= options.samples)
+    ks = tuple(dict.fromkeys(integers(options.k, "--k")))
+    if max(ks) > options.samples:
+        raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
+    return ks
+
+
+def _short(path: str) -> str:
+    """A model's or a set's name in a folder's: a checkpoint has its run's before its own."""
+    place = Path(path)
+    if place.parent.name == "checkpoints":
+        return f"{place.absolute().parent.parent.name}-{place.name}"
+    return (place.stem if place.is_file() else place.name) or "model"
+
+
+def _distinct(models: Sequence[str]) -> list[str]:
+    """Short names; models that would share one have their folder's before it."""
+    names = [_short(model) for model in models]
+    return [
+        name if names.count(name) == 1 else f"{Path(model).absolute().parent.name}-{name}"
+        for model, name in zip(models, names, strict=True)
+    ]
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    """Score stored candidates again: a benchmark's files are written anew, a run's scores are shown."""
+    from puzzles.archive.formats import read_errata
+    from selfplay.benchmark.rescore import is_run, rescore, rescored_run, rescored_run_table, rescored_table, stored
+    from selfplay.config import SandboxConfig
+    from selfplay.run.pools import proven_pool
+
+    if options.models:
+        raise InputError(f"--rescore scores stored candidates and needs no model, got {options.models[0]}")
+    errata = read_errata(options.errata) if options.errata else None
+    ks = integers(options.k, "--k") if options.k else None
+    below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
+    folders = [Path(place) for place in options.rescore]
+    if options.judge_again and (runs := [folder for folder in folders if is_run(folder)]):
+        raise InputError(f"{runs[0]}: --judge-again is for benchmarks; a run keeps the verdicts it went on with")
+    folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
+    if not folders:
+        raise InputError(f"--rescore: there are no results below {RUNS.resolve()}: name their folders")
+    pool = proven_pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
+    with pool as sandbox:
+        for folder in folders:
+            if is_run(folder):
+                print(f"{folder}\n{rescored_run_table(rescored_run(folder, errata or read_errata(), ks))}\n")
+            else:
+                before, after = rescore(folder, errata, ks, sandbox)
+                print(f"{folder}\n{rescored_table(before['selfplay'], after['selfplay'])}\n")
+    return 0
+
+
+def add_compare(commands: Any) -> None:
+    """Declare `compare`."""
+    parser = command(
+        commands, "compare", _compare, "say whether B is better than A, on the same puzzles, paired",
+        "compare runs/bench-embedded-dev runs/bench-embedded-iteration-003-dev",
+    )  # fmt: skip
+    parser.add_argument("first", metavar="A", help="the baseline: a folder that bench wrote, or its results.json")
+    parser.add_argument("second", metavar="B", help="the one to compare with it")
+    parser.add_argument("--anyway", action="store_true", help="though puzzles, protocol or settings differ")
+    parser.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when B is worse at the first k")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from selfplay.scoring.compare import compare, report, to_json
+
+    comparison = compare(options.first, options.second, options.anyway)
+    print(json.dumps(to_json(comparison)) if options.json else printable(report(comparison)))
+    return int(options.fail_if_worse and comparison.verdict == "worse")

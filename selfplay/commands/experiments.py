@@ -1,0 +1,78 @@
+"""`selfplay ablate` and `selfplay reproduce`: many runs beside each other, and one run again."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from selfplay.commands.grammar import SETTINGS_HINT, command, natural
+from selfplay.commands.log import log_to
+from selfplay.commands.run import require_packages, with_rows
+from selfplay.commands.terminal import RUNS, bars, below_runs, run_dir
+from selfplay.text import printable
+
+
+def add_ablate(commands: Any) -> None:
+    """Declare `ablate`."""
+    parser = command(
+        commands, "ablate", _ablate, "run arms of equal budget and compare them", "ablate runs/ablation.toml",
+        resumes=True, trains=True,
+    )  # fmt: skip
+    parser.add_argument("config", help=f"TOML file: run, seeds, control, settings and arms; {SETTINGS_HINT}")
+    parser.add_argument("--name", help="folder below runs/; by default the config's name")
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from selfplay.experiments import ablate, chart
+    from selfplay.experiments.ablation_table import ablation_table
+    from selfplay.experiments.engines import engine, judges
+    from selfplay.run.rundir import RunDir, told_if_closed, write_atomically
+
+    ablation = ablate.load_ablation(Path(options.config))
+    folder = below_runs(options.name or Path(options.config).stem)
+    require_packages(*ablation.arms.values())
+    with told_if_closed(folder, "give another --name"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    with log_to(folder / "log.txt"), engine(ablation.arms[ablation.control], RunDir(folder)) as backend:
+        done = ablate.ablate(
+            ablation, folder, backend, lambda config: judges(config, bars().say), lambda arm: with_rows(f"{arm}\n")
+        )
+    table = ablation_table(ablation, done, ablate.contrasts(ablation, done))
+    write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
+    write_atomically(folder / "ablation.md", f"{table}\n")
+    write_atomically(folder / "ablation.svg", chart.ablation_chart(ablation, done))
+    print(f"\n{table}\n\n{folder}: ablation.md (this table), ablation.svg, ablation.json, and a folder for each run")
+    return 0
+
+
+def add_reproduce(commands: Any) -> None:
+    """Declare `reproduce`."""
+    parser = command(
+        commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",
+        "reproduce smoke", resumes=True, trains=True,
+    )  # fmt: skip
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder; it is only read")
+    parser.add_argument("--iterations", type=natural, metavar="N", help="stop after this iteration")
+    parser.add_argument("--out", metavar="FOLDER", help="by default RUN's name with -again, below runs/")
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from selfplay.experiments.engines import engine, judges
+    from selfplay.experiments.reproduce import begin, reproduce, told
+    from selfplay.run.rundir import RunDir
+    from selfplay.settings import load
+
+    there = run_dir(options.run)
+    here = RunDir(Path(options.out) if options.out else RUNS / f"{there.path.absolute().name}-again")
+    last = begin(there, here, options.iterations)
+    config = load(there.config)
+    require_packages(config)
+    with log_to(here.log), judges(config, bars().say) as (pool, protections), engine(config, here) as backend:
+        done = reproduce(there, here, last, backend, pool, protections, with_rows())
+    print()
+    for line in told(there, here, done):
+        print(printable(line))
+    return 0 if done.is_identical else 1

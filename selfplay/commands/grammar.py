@@ -1,0 +1,122 @@
+"""What the commands' options share: how a command is declared, and the numbers that options take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import Any
+
+from puzzles.puzzle import InputError
+
+MOST = 10**12
+"""Largest number that an option takes; a database holds a little more."""
+ARCHIVE = "a run's name or folder, or an archive file"
+SETTINGS_HINT = "`selfplay settings` lists every setting"
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows an option's default where it says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False) or isinstance(action.default, list):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def command(
+    commands: Any,
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    summary: str,
+    example: str,
+    *,
+    resumes: bool = False,
+    trains: bool = False,
+) -> argparse.ArgumentParser:
+    """Declare a subcommand; returns its parser.
+
+    Args:
+        commands: The action that `add_subparsers` returned.
+        name: Of the command.
+        function: Given the options; it returns the exit status.
+        summary: One line.
+        example: The command line after `selfplay`.
+        resumes: Whether the same command goes on after an interruption.
+        trains: Whether the command may be run by torchrun.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example: selfplay {example}", formatter_class=_Formatter
+    )
+    parser.set_defaults(command=function, resumes=resumes, trains=trains)
+    return parser
+
+
+def positive(text: str) -> int:
+    """An option's whole number, 1 or more."""
+    value = int(text)
+    if not 0 < value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {MOST:,}, got {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    """An option's whole number, 0 or more."""
+    value = int(text)
+    if not 0 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"expected 0 or more and at most {MOST:,}, got {text}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """An option's number of seconds, above 0."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def temperature(text: str) -> float:
+    """An option's sampling temperature, 0 or more."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    """An option's share, above 0 and at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, got {text}")
+    return value
+
+
+def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
+    """An option's whole numbers, with commas between them.
+
+    Raises:
+        InputError: The text is something else, or a number is below `least`.
+    """
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option}: expected integers with commas between them, got {text!r}") from None
+    if min(values) < least:
+        raise InputError(f"{option}: expected integers of at least {least}, got {text!r}")
+    return values
+
+
+def add_model_options(parser: argparse.ArgumentParser, count: str, candidates: int, temperature_default: float) -> None:
+    """The options of the commands that show a few samples of one model.
+
+    Args:
+        parser: Of the command.
+        count: Name of the option that says how many samples.
+        candidates: Its default.
+        temperature_default: The default temperature.
+    """
+    parser.add_argument("--model", default="embedded", help="`embedded`, a model folder or a hub name")
+    parser.add_argument(count, type=positive, default=candidates, help="how many to sample")
+    parser.add_argument("--temperature", type=temperature, default=temperature_default, help="0 is greedy")
+    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same samples")

@@ -1,0 +1,227 @@
+"""`selfplay run`: begin a run, go on with it, do a part of it, or say what it would cost."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puzzles.puzzle import InputError
+from selfplay.commands.grammar import SETTINGS_HINT, command, integers, positive
+from selfplay.commands.log import log_to
+from selfplay.commands.terminal import bars, below_runs, run_dir
+
+if TYPE_CHECKING:
+    from selfplay.config import RunConfig
+    from selfplay.run.progress import Progress
+    from selfplay.run.rundir import RunDir
+
+MORE = "; with more of it the same command goes on"
+
+
+def add_run(commands: Any) -> None:
+    """Declare `run`."""
+    parser = command(
+        commands, "run", run_command, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1",
+        resumes=True, trains=True,
+    )  # fmt: skip
+    parser.add_argument("config", nargs="?", help="TOML file; without one, the embedded default: offline, on a CPU")
+    parser.add_argument(
+        "--set", action="append", metavar="KEY=VALUE",
+        help=f"change a setting, such as solve.temperature=0.7; may be repeated; {SETTINGS_HINT}",
+    )  # fmt: skip
+    parser.add_argument("--name", help="the run's folder below runs/; by default the config's name")
+    parser.add_argument(
+        "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="sample and judge the I-th of N parts of the next stage, for `archive merge`"
+    )
+    parser.add_argument(
+        "--forecast", action="store_true", help="measure for a minute, then print what the run would cost"
+    )
+    parser.add_argument(
+        "--nodes", metavar="N,…", help="with --forecast: also plan an iteration on this many machines like this one"
+    )
+    parser.add_argument(
+        "--gpus", type=positive, metavar="M", help="with --nodes: devices that train together (default: 1)"
+    )
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Do what the options of `run` ask for."""
+    from selfplay.run.rundir import RunDir
+    from selfplay.settings import load
+
+    _check_options(options)
+    parent = _parent(options.from_run)
+    config = load(options.config or (parent[0].config if parent else None), options.set or ())
+    name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
+    rundir = RunDir(below_runs(name))
+    if options.shard is not None:
+        return _run_part(options.shard, rundir, config)
+    if options.forecast:
+        nodes = () if options.nodes is None else integers(options.nodes, "--nodes")
+        return _forecast(config, nodes, options.gpus or 1)
+    _begin(rundir, config, parent)
+    spent = _recorded(rundir, config)
+    is_default = not (options.config or options.set or options.name or parent)
+    return _told(rundir, config, spent, "" if is_default else f"{rundir.config} --name {name} ")
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    if options.shard is not None and (options.forecast or options.from_run):
+        raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
+    if options.nodes is not None and not options.forecast:
+        raise InputError("--nodes: expected --forecast with it, which plans for so many")
+    if options.gpus and options.nodes is None:
+        raise InputError("--gpus: expected --forecast and --nodes with it, which plan for so many")
+    if options.forecast and options.from_run:
+        raise InputError("--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out")
+
+
+def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
+    """The run that `--from` names, and the iteration; None for its last."""
+    if text is None:
+        return None
+    name, at, number = (text, "", "") if run_dir(text).path.is_dir() else text.rpartition("@")
+    if not name or (at and not (number.isascii() and number.isdigit())):
+        raise InputError(f"--from: expected RUN or RUN@ITERATION, such as embedded@2, got {text!r}")
+    return run_dir(name), int(number) if at else None
+
+
+def _run_name(config: Path) -> str:
+    """The run that a settings file names: a run's own config.toml goes on with that run."""
+    return config.absolute().parent.name if config.name == "config.toml" else config.stem
+
+
+def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] | None) -> None:
+    """Branch from the parent if there is one, and check the settings before the sandbox is made ready."""
+    from selfplay.iteration.beginning import branch, check_settings
+    from selfplay.run import sessions
+
+    require_packages(config)
+    if parent:
+        branch(*parent, rundir)
+    elif not rundir.config.exists() and "branched_from" in sessions.origin(rundir):
+        raise InputError(f"{rundir.path}: it was begun with --from and has no settings yet: give that command again")
+    check_settings(rundir, config)
+
+
+def _recorded(rundir: RunDir, config: RunConfig) -> str:
+    """Run, and print a row for each iteration; returns why it ended before its last one, if it did."""
+    from selfplay.experiments.engines import run_iterations
+    from selfplay.inspecting import track
+    from selfplay.iteration.alarms import Collapsed
+    from selfplay.iteration.budget import BudgetSpent
+
+    seen = len(rundir.read_records())
+
+    def tracked(record: dict[str, Any]) -> None:
+        if config.tensorboard and record["iteration"] >= seen:
+            track.write(rundir.path / "tensorboard", record)
+
+    with log_to(rundir.log):
+        try:
+            run_iterations(config, rundir.path, with_rows(then=tracked))
+        except BudgetSpent as spent:
+            return f"{spent}{MORE}"
+        except Collapsed as collapsed:
+            return str(collapsed)
+    return ""
+
+
+def _told(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
+    """Print what the run has cost and what to do next."""
+    from selfplay.iteration.record_table import cost_table
+
+    records = rundir.read_records()
+    if len(records) > 1:
+        print(f"\n{cost_table(records)}")
+    if spent:
+        print(f"\n{rundir.path}: {spent}")
+        return 0
+    last = records[-1]["iteration"]
+    if last > config.iterations:
+        print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
+    print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
+    print(f"  selfplay report {rundir.path}")
+    if rundir.checkpoint(last).is_dir():
+        print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
+    print(f"  selfplay run {again}--set iterations={last + 3}")
+    return 0
+
+
+def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
+    """Do one part of the stage that the run is at, in a folder of its own."""
+    from selfplay.experiments.engines import engine, judges
+    from selfplay.iteration.budget import BudgetSpent
+    from selfplay.iteration.loop import run_part
+    from selfplay.run.rundir import RunDir
+    from selfplay.run.shard import parse_part
+
+    part = parse_part(text)
+    own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
+    with log_to(own.log), judges(config, bars().say) as (pool, protections), engine(config, own) as backend:
+        try:
+            print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+        except BudgetSpent as spent:
+            print(f"{own.path}: {spent}{MORE}")
+    print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
+    return 0
+
+
+def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
+    """Print what a run would cost, and what an iteration would take on each number of machines. Nothing is kept."""
+    from selfplay.experiments.engines import engine, judges
+    from selfplay.experiments.forecast import forecast, forecast_table
+    from selfplay.experiments.scaling import plan, plan_table
+    from selfplay.run.rundir import RunDir
+
+    with tempfile.TemporaryDirectory() as name, judges(config, bars().say) as (pool, protections):
+        folder = Path(name)
+        with engine(config, RunDir(folder)) as backend:
+            expected = forecast(config, backend, pool, protections, folder, bars())
+    print(forecast_table(expected))
+    if nodes:
+        print(f"\n{plan_table([plan(expected, config, workers, gpus) for workers in nodes])}")
+    return 0
+
+
+def require_packages(*configs: RunConfig) -> None:
+    """See, before anything is written, that the packages which the settings need are installed.
+
+    Raises:
+        InputError: One is missing.
+    """
+    from selfplay.inspecting import track
+    from selfplay.sampling import cluster
+    from selfplay.training.finetune import require_peft
+
+    if any(config.tensorboard for config in configs):
+        track.require()
+    if any(config.finetune.lora_rank for config in configs):
+        require_peft()
+    if any(config.executor == "ray" for config in configs):
+        cluster.require()
+
+
+def with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None) -> Progress:
+    """Progress as bars, and a table with a row for each record; `then` is called with the record."""
+    from selfplay.iteration.record_table import record_heading, record_row
+
+    headed = False
+
+    def row(record: dict[str, Any]) -> None:
+        nonlocal headed
+        if not headed:
+            print(title + record_heading(record), flush=True)
+            headed = True
+        print(record_row(record), flush=True)
+        then(record)
+
+    return replace(bars(), row=row)

@@ -1,0 +1,94 @@
+"""`selfplay runs`, `league` and `report`: the runs here, and one of them in numbers and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from puzzles.puzzle import InputError
+from selfplay.commands.grammar import command
+from selfplay.commands.terminal import RUNS, run_dir
+from selfplay.text import interval, one_line, printable, render
+
+if TYPE_CHECKING:
+    from selfplay.run.rundir import RunDir
+
+
+def add_runs(commands: Any) -> None:
+    """Declare `runs`."""
+    command(commands, "runs", _runs, "list the runs here", "runs")
+
+
+def _runs(options: argparse.Namespace) -> int:
+    from selfplay.run.rundir import RunDir
+
+    runs = [RunDir(path) for path in sorted(RUNS.iterdir())] if RUNS.is_dir() else []
+    rows = [_run_row(run) for run in runs if run.config.is_file() or run.status.is_file()]
+    heading = ["run", "state", "iteration", "best on dev", "MB"]
+    print(render([heading, *rows], right=[4]) if rows else f"no runs below {RUNS.resolve()}")
+    return 0
+
+
+def _run_row(rundir: RunDir) -> list[str]:
+    from selfplay.settings import load
+
+    name = printable(rundir.path.name)
+    try:
+        records = rundir.read_records()
+        iterations = load(rundir.config).iterations if rundir.config.is_file() else None
+        state = rundir.state(len(records) if iterations is None else iterations)
+    except InputError:
+        return [name, "unreadable", "-", "-", "-"]
+    best = "-"
+    if records:
+        key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
+        # A branch may score other k than the run it came from.
+        record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
+        best = f"{key} {interval(record['dev'][key])} at {record['iteration']}"
+    done = "-" if iterations is None else f"{max(0, len(records) - 1)} of {iterations}"
+    size = sum(_size(file) for file in rundir.path.rglob("*"))
+    return [name, one_line(state), done, best, f"{size / 1e6:.1f}"]
+
+
+def _size(file: Path) -> int:
+    with contextlib.suppress(FileNotFoundError):  # the run goes on while we look
+        return file.stat().st_size if file.is_file() else 0
+    return 0
+
+
+def add_league(commands: Any) -> None:
+    """Declare `league`."""
+    parser = command(
+        commands, "league", _league, "compare a run's checkpoints on dev, and say which was champion", "league embedded"
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+
+
+def _league(options: argparse.Namespace) -> int:
+    from selfplay.iteration.champion import league, league_table
+
+    print(league_table(league(run_dir(options.run))))
+    return 0
+
+
+def add_report(commands: Any) -> None:
+    """Declare `report`."""
+    parser = command(commands, "report", _report, "write a run as one HTML file, to look at", "report embedded")
+    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("--out", metavar="FILE", help="by default report.html in the run's folder")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from selfplay.inspecting.report import report
+    from selfplay.run.rundir import spare, told_if_closed, write_atomically
+
+    rundir = run_dir(options.run)
+    out = Path(options.out) if options.out else rundir.report
+    spare(out.absolute())
+    page = report(rundir)
+    with told_if_closed(out, "name another place with --out"):
+        write_atomically(out, page)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    return 0

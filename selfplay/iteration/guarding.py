@@ -1,0 +1,68 @@
+"""The guard around dev and held-out, as a run sets it up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from puzzles.archive.store import Archive
+from puzzles.guard import Guard, Hit
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.run.progress import Progress
+from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
+
+logger = logging.getLogger(__name__)
+
+GUARD_SOLUTIONS = 4
+"""Reference solutions of a guarded puzzle whose answers are asked for."""
+
+GUARD_BATCH = 1000
+"""Puzzles of an archive that are examined together."""
+
+
+def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
+    """The dev and held-out puzzles by set.
+
+    Raises:
+        InputError: A file holds a text that is no puzzle; such a set cannot be scored.
+    """
+    sets = {}
+    for name, path in (("dev", config.data.dev), ("heldout", config.data.heldout)):
+        sets[name] = scored_puzzles(pool, path)
+    return sets
+
+
+def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
+    """A guard around sets, its puzzles named as refusals say it; the level of behaviour needs their solutions."""
+    named = [(f"{name}/{item.name}", item) for name, items in sets.items() for item in items]
+    guard = Guard.of((name, item.puzzle) for name, item in named)
+    guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
+    logger.info("guarded: %d puzzles, %d of them by behaviour too", len(guard.puzzles), guard.behaviours)
+    return guard
+
+
+def examine_archive(
+    archive: Archive, pool: Pool, guard: Guard, progress: Callable[[int], object] = lambda done: None
+) -> dict[str, Hit]:
+    """What a guard finds among all puzzles of an archive, by id; they are read again and compared at every level."""
+    hits: dict[str, Hit] = {}
+    identifiers = archive.puzzle_ids()
+    for start in range(0, len(identifiers), GUARD_BATCH):
+        batch = identifiers[start : start + GUARD_BATCH]
+        hits |= guard.examine(pool, [archive.puzzle(identifier) for identifier in batch])
+        progress(len(batch))
+    return hits
+
+
+def set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> None:
+    """Examine an archive that was not kept by its present guard, once; and know what was found then."""
+    if not archive.is_guarded:
+        count = progress.counter(len(archive.puzzle_ids()), "contamination", "puzzle")
+        hits = examine_archive(archive, pool, archive.guard, count)
+        with archive.transaction():
+            archive.add_contamination(hits)
+        for identifier, hit in hits.items():
+            logger.warning("puzzle %s is contaminated and set aside: %s", identifier, hit)
+    # The guard of a run that goes on knows what it knew before.
+    archive.guard.remember(archive.contamination())

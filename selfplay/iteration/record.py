@@ -1,0 +1,81 @@
+"""The scores of an iteration, and its record: one line of `records.jsonl`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfplay.iteration import champion
+from selfplay.iteration.alarms import alarms, measures
+from selfplay.iteration.budget import check_budget, iteration_costs
+from selfplay.iteration.state import Run
+from selfplay.run.rundir import SCORED_SETS, write_atomically
+from selfplay.sampling.cost import counts, times, total, without_times
+from selfplay.scoring.evaluate import Questions, SetScores, evaluate
+
+
+def score_stage(run: Run, iteration: int) -> dict[str, SetScores]:
+    """Score the iteration's checkpoint on dev, and on held-out where `heldout_every` asks for it."""
+    asked = iteration % run.config.heldout_every == 0 or iteration == run.config.iterations
+    return {name: _scores(run, iteration, name) for name in SCORED_SETS if asked or name != "heldout"}
+
+
+def _scores(run: Run, iteration: int, name: str) -> SetScores:
+    check_budget(run, iteration)
+    config, puzzles = run.config, run.sets[name]
+    count = run.progress.counter(
+        len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
+    )
+    seed = [config.seed, 0, 5, SCORED_SETS.index(name)]  # the same for all iterations; no other stage has a 0 there
+    file, scored = run.rundir.samples(iteration, name), run.ends_with(iteration)
+    if scored != iteration and not file.exists():  # the same weights are not sampled again
+        write_atomically(file, run.rundir.samples(scored, name).read_text("utf-8"))
+    asked = Questions(puzzles, run.protocol, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts)
+    return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
+
+
+def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:
+    """The record of an iteration.
+
+    Args:
+        run: The run.
+        iteration: Its number.
+        scores: Of its checkpoint, by set.
+        seconds: What this session spent on it.
+    """
+    sampler = run.models.sampler(run.ends_with(iteration))
+    notes = sampler.notes if iteration and run.trains else {}
+    training = notes.get("training", {})
+    back = {"rolled_back_to": notes["rolled_back_to"]} if "rolled_back_to" in notes else {}
+    costs, arithmetic = iteration_costs(run, iteration), sampler.arithmetic
+    peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
+    if peaks.pop("train", None) and "peak_flops_per_second" in training:  # training has a dtype of its own
+        peaks["train"] = training["peak_flops_per_second"]
+    sampled = [cost for stage, cost in costs.items() if stage not in ("train", "score")]
+    return {
+        "iteration": iteration,
+        "checkpoint": sampler.checkpoint,
+        "reigns": _reigning(run, iteration),
+        "collapse": {"alarms": alarms(run, iteration), **back, **measures(run, iteration)},
+        "protocol": run.protocol,
+        **run.archive.iteration_counts(iteration),
+        "training": without_times(training),
+        **{name: score.to_json() for name, score in scores.items()},
+        "sampler": sampler.description,
+        "cost": counts(costs, arithmetic),
+        "times": {
+            "sampling": round(total(sampled).model_seconds, 2),
+            "judging": round(total(sampled).judging_seconds, 2),
+            "training": round(training.get("seconds", 0.0), 2),
+            "scoring": round(costs["score"].model_seconds + costs["score"].judging_seconds, 2),
+            "this_session": round(seconds, 2),
+            "stages": times(costs, peaks),
+        },
+    }
+
+
+def _reigning(run: Run, iteration: int) -> int:
+    """Number of the checkpoint that is sampled from after an iteration that has been scored."""
+    if not run.trains or not run.config.gate or not iteration:
+        return run.ends_with(iteration)
+    counted = champion.dev_counts(run.rundir, [run.reigning, iteration])
+    return iteration if champion.match(counted, 0, 1).is_won() else run.reigning

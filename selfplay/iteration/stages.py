@@ -1,0 +1,137 @@
+"""The stages of an iteration before its training: propose, vary, solve.
+
+Each stage plans its chunks first. Then it samples and judges the chunks that are not finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from puzzles.archive.store import Chunk
+from selfplay.iteration import propose, ranker, solve, vary
+from selfplay.iteration.budget import check_budget
+from selfplay.iteration.state import Run
+from selfplay.run.shard import PartDone
+from selfplay.sampling import ahead
+from selfplay.sampling.chunks import ChunkSamples, Sampling
+from selfplay.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """How the chunks of a stage are planned, sampled and judged."""
+
+    name: str
+    asked: str
+    """Key of a chunk's plan that lists its prompts."""
+    unit: str
+    """What the progress bar counts."""
+    plan: Callable[[Sampler], object]
+    sampling: Callable[[Chunk, Sampler], Sampling]
+    judge: Callable[[Chunk], object]
+
+
+def propose_stage(run: Run, iteration: int) -> None:
+    """Sample new puzzles; admit or refuse each."""
+    archive, config, protocol, pool = run.archive, run.config, run.protocol, run.pool
+    stage = _Stage(
+        propose.STAGE, "shots", "proposal",
+        plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler, pool),
+        sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, protocol),
+        judge=lambda chunk: propose.judge(archive, chunk, pool, protocol),
+    )  # fmt: skip
+    _work_through(run, iteration, stage)
+
+
+def vary_stage(run: Run, iteration: int) -> None:
+    """Make new puzzles from the archive's own. Nothing is sampled, so every part of a sharded run does all of it."""
+    archive = run.archive
+    if run.config.vary.variations and not archive.planned(iteration, vary.STAGE):
+        vary.plan(archive, iteration, run.config, run.models.sampler(run.reigning).checkpoint)
+    chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
+    texts = sum(len(chunk.plan["variations"]) for chunk in chunks)
+    count = run.progress.counter(texts, f"iteration {iteration}: vary", "puzzle")
+    for chunk in chunks:
+        check_budget(run, iteration)
+        if chunk.completions is None:
+            samples = vary.make(archive, chunk, run.pool)
+            with archive.transaction():
+                archive.set_completions(chunk.id, **vars(samples))
+        vary.judge(archive, archive.chunk(chunk.id), run.pool, run.protections)
+        count(len(chunk.plan["variations"]))
+
+
+def solve_stage(run: Run, iteration: int) -> None:
+    """Sample candidates for each puzzle and judge them; then more for the puzzles where they are worth most."""
+    _try(run, iteration, solve.STAGE, lambda: _targets(run, iteration))
+    if further := run.config.solve.further_puzzles:
+        _try(run, iteration, solve.FURTHER, lambda: solve.promising(run.archive, iteration, further))
+
+
+def _targets(run: Run, iteration: int) -> list[str]:
+    """Ids of the puzzles to try. With `solve.most_proposed`, only the best-ranked proposals are among them."""
+    archive, config = run.archive, run.config.solve
+    targets = solve.targets(archive, iteration, config.training_puzzles)
+    if not config.most_proposed:
+        return targets
+    of_model = {*archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)}
+    proposed = [identifier for identifier in targets if identifier in of_model]
+    left = of_model - {*ranker.best(archive, run.pool, iteration, proposed, config.most_proposed)}
+    return [identifier for identifier in targets if identifier not in left]
+
+
+def _try(run: Run, iteration: int, name: str, choose: Callable[[], list[str]]) -> None:
+    archive, config, protocol, shots = run.archive, run.config, run.protocol, run.shots
+    stage = _Stage(
+        name, "puzzles", "candidate",
+        plan=lambda sampler: solve.plan(archive, iteration, choose(), config, protocol, sampler, name),
+        sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
+        judge=lambda chunk: solve.judge(archive, chunk, run.pool, protocol, shots, run.protections),
+    )  # fmt: skip
+    _work_through(run, iteration, stage)
+
+
+def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
+    """Plan a stage's chunks, then sample and judge those that are not finished.
+
+    Raises:
+        PartDone: This part of a sharded run is done, and others' chunks are missing.
+    """
+    archive = run.archive
+    if not archive.planned(iteration, stage.name):
+        stage.plan(run.models.sampler(run.reigning))
+    chunks = [archive.chunk(identifier) for identifier in _own(run, iteration, stage.name)]
+    texts = sum(len(chunk.plan[stage.asked]) * chunk.plan["copies"] for chunk in chunks)
+    count = run.progress.counter(texts, f"iteration {iteration}: {stage.name}", stage.unit)
+    unsampled = [chunk for chunk in chunks if chunk.completions is None]
+    sampler = run.models.sampler(run.reigning) if unsampled else None
+
+    def works() -> Iterator[ahead.Work[ChunkSamples]]:
+        for chunk in unsampled:
+            assert sampler is not None
+            yield ahead.counted(stage.sampling(chunk, sampler), count)
+
+    with closing(ahead.results(works(), sampler.overlap if sampler else 0)) as sampled:
+        for chunk in chunks:
+            check_budget(run, iteration)
+            if chunk.completions is None:
+                samples = next(sampled)
+                with archive.transaction():
+                    archive.set_completions(chunk.id, **vars(samples))
+            stage.judge(archive.chunk(chunk.id))
+    if run.part and (left := len(archive.unjudged(iteration, stage.name))):
+        raise PartDone(f"iteration {iteration}, {stage.name}: this part is done, {left} chunks are others'")
+
+
+def _own(run: Run, iteration: int, stage: str) -> Sequence[int]:
+    """Ids of a stage's chunks that are to be done here."""
+    unjudged = run.archive.unjudged(iteration, stage)
+    if run.part is None:
+        return unjudged
+    planned = run.archive.query(
+        "SELECT id FROM chunks WHERE iteration = ? AND stage = ? ORDER BY number", iteration, stage
+    )
+    own = {identifier for (identifier,) in run.part.share(planned)}
+    return [identifier for identifier in unjudged if identifier in own]

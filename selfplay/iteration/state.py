@@ -1,0 +1,125 @@
+"""What the stages of one run share: its folder and settings, archive, judges and models, and what it has recorded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.store import Archive
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.iteration import champion
+from selfplay.iteration.training_set import few_shots, protocol_of
+from selfplay.run.progress import Progress
+from selfplay.run.rundir import RunDir
+from selfplay.run.shard import Part
+from selfplay.sampling.cost import record_costs, record_seconds, record_tokens, sampling_price
+from selfplay.sampling.sampler import Sampler
+from selfplay.sampling.shots import Pair
+from selfplay.scoring.sets import NamedPuzzle
+from selfplay.training.backend import Backend
+
+
+class Models:
+    """The checkpoints of a run. One at a time is in memory.
+
+    Args:
+        rundir: Where trained checkpoints are.
+        config: The settings; `model.path` names the base model.
+        backend: Loads and trains checkpoints.
+        base: The base model's sampler, already in memory.
+    """
+
+    def __init__(self, rundir: RunDir, config: RunConfig, backend: Backend, base: Sampler) -> None:
+        self.backend = backend
+        self._rundir, self._config = rundir, config.model
+        self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
+
+    def place(self, iteration: int) -> str | Path:
+        """Where an iteration's weights are. Iteration 0 is the base model."""
+        return self._rundir.checkpoint(iteration) if iteration else self._config.path
+
+    def sampler(self, iteration: int) -> Sampler:
+        """The sampler of an iteration's checkpoint, loaded if another one is in memory."""
+        place = self.place(iteration)
+        if self._loaded is None or self._loaded[0] != str(place):
+            self.release()
+            self._loaded = (str(place), self.backend.load(place, self._config))
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Give up the model in memory: two at once need not fit."""
+        self._loaded = None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What later iterations need to know of a recorded one."""
+
+    dev: float
+    """pass@k on dev for the first k of the settings; -1 if this k was not scored."""
+    seconds: float
+    tokens: int
+    price: float
+
+
+@dataclass
+class Run:
+    """One run, as all its stages see it."""
+
+    rundir: RunDir
+    config: RunConfig
+    archive: Archive
+    pool: Pool
+    protections: dict[str, Any]
+    """What the sandbox proved of itself; stored with every verified pair."""
+    models: Models
+    sets: dict[str, list[NamedPuzzle]]
+    """The scored sets, `dev` and `heldout`."""
+    progress: Progress
+    part: Part | None = None
+    """The share of each stage's chunks to do here; None for all of them."""
+    done: list[Done] = field(default_factory=list)
+    """The recorded iterations, from 0."""
+    reigning: int = 0
+    """Number of the checkpoint that is sampled from."""
+    measured: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Measures of collapse by iteration, as far as they are still needed."""
+
+    def __post_init__(self) -> None:
+        self.protocol = protocol_of(self.config, self.models.sampler(0))
+        # The pairs that stand before every puzzle.
+        self.shots: list[Pair] = few_shots(self.archive, self.config, self.protocol)
+
+    @property
+    def trains(self) -> bool:
+        """Whether an iteration makes a checkpoint."""
+        return self.config.finetune.trains
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keep what later iterations need of a recorded one, and no more: a run of thousands must not grow."""
+        self.reigning = champion.reigning_after(record)
+        dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
+        spent = sampling_price(self.config.endpoint, record_costs(record))
+        self.done.append(Done(dev, record_seconds(record), record_tokens(record), spent))
+
+    def ends_with(self, iteration: int) -> int:
+        """Number of the checkpoint that an iteration leaves: its own, or without training the one it sampled from."""
+        return iteration if self.trains or not iteration else self.reigning
+
+    def best(self) -> int:
+        """The iteration with the best dev score among the recorded ones whose weights are here; the first of equals."""
+        here = {0} | self.rundir.checkpoints() & {*range(len(self.done))}
+        return max(here, key=lambda iteration: (self.done[iteration].dev, -iteration))
+
+    def retire_checkpoints(self) -> None:
+        """Delete the checkpoints that `keep_checkpoints` does not keep. The last and the reigning one are needed."""
+        if self.config.keep_checkpoints == "all" or not self.done:
+            return
+        iterations = range(len(self.done))
+        kept = {self.best(), iterations[-1], self.reigning}
+        for iteration in self.rundir.checkpoints() & {*iterations} - kept:
+            shutil.rmtree(self.rundir.checkpoint(iteration))

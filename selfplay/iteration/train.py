@@ -1,0 +1,80 @@
+"""The training of an iteration: what it teaches, where it starts, and the checkpoint it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from puzzles.puzzle import InputError
+from selfplay.iteration.alarms import answer
+from selfplay.iteration.budget import check_budget
+from selfplay.iteration.state import Run
+from selfplay.iteration.teach import teaching
+from selfplay.training.backend import Training
+
+LACKING = {
+    "filtered": "no right text was paid above the mean of its role",
+    "grpo": "no text was paid better or worse than its group",
+    "dpo": "no puzzle has a right candidate and one that failed",
+    "spin": "no verified pair has a text of the model's to be set against",
+}
+"""By objectives of texts: what there is not, where there is nothing to train on."""
+
+
+def nothing_to_train(protocol: str, objective: str = "sft") -> str:
+    """What is wrong then, and what may help."""
+    lacking = LACKING.get(objective, f"no verified pair follows the {protocol} prompt")
+    references = "" if objective in ("filtered", "grpo", "dpo") else ", or set data.references = true"
+    return (
+        f"there is nothing to train on: {lacking}; raise propose.proposals or solve.candidates_per_puzzle{references}"
+    )
+
+
+def teach_stage(run: Run, iteration: int) -> Training:
+    """Choose what the iteration learns, and record which pairs these are.
+
+    Raises:
+        Collapsed: The puzzles have collapsed, and `collapse.action` is `stop`.
+        InputError: There is nothing to train on.
+    """
+    check_budget(run, iteration)
+    action = answer(run, iteration)
+    config = replace(run.config.finetune, beta=(run.config.finetune.beta_of(iteration),))
+    balance = config.balance == "niches" or action == "rebalance"
+    begins_with = run.best() if action == "rollback" else run.reigning
+    rng = np.random.default_rng([run.config.seed, iteration, 3])
+
+    def tokens_of(text: str) -> int:  # only some objectives ask, so the model is loaded only for them
+        return run.models.sampler(run.reigning).tokens_of(text)
+
+    with run.archive.transaction():
+        if action == "rollback":
+            run.archive.roll_back(begins_with, iteration)
+        taught = teaching(
+            run.archive, run.pool, run.config, iteration, run.protocol, run.shots, tokens_of, rng, balance
+        )
+        if not taught.lessons and action != "rollback":
+            raise InputError(f"iteration {iteration}: {nothing_to_train(run.protocol, config.objective)}")
+        run.archive.add_trained(iteration, taught.pairs)
+    run.archive.sync()  # in a power cut, a checkpoint must not outlive the record of what it was trained on
+    # Where nothing is left to learn, the best weights stay as they are.
+    start = run.models.place(begins_with if config.start == "previous" or not taught.lessons else 0)
+    notes = {
+        "protocol": run.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
+        "shots": [[puzzle.source, solution.source] for puzzle, solution in run.shots],
+        **({"rolled_back_to": begins_with} if action == "rollback" else {}),
+    }  # fmt: skip
+    return Training(start, taught.lessons, config, run.config.model, [run.config.seed, iteration, 4], notes)
+
+
+def train_stage(run: Run, iteration: int, training: Training) -> None:
+    """Train, and leave the iteration's checkpoint."""
+    run.models.release()
+    bar: list[Callable[..., object]] = []
+
+    def plan(steps: int) -> None:
+        bar.append(run.progress.counter(steps, f"iteration {iteration}: fine-tune", "step"))
+
+    run.models.backend.finetune(training, run.rundir.checkpoint(iteration), lambda tokens, loss: bar[0](1), plan)

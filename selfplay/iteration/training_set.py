@@ -1,0 +1,109 @@
+"""What a run begins with: its training puzzles, pairs by rule, and the shots of its prompts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puzzles.archive.formats import EMBEDDED_SETS, import_puzzles
+from puzzles.archive.store import Archive
+from puzzles.puzzle import InputError, RawPuzzle
+from puzzles.rules import families
+from sandbox.pool import Pool
+from selfplay.config import RunConfig
+from selfplay.run.progress import Progress
+from selfplay.run.rundir import RunDir
+from selfplay.sampling.sampler import Sampler
+from selfplay.sampling.shots import Pair, solver_shots
+from selfplay.scoring.sets import read_any
+from selfplay.settings import load
+
+logger = logging.getLogger(__name__)
+
+NO_PUZZLES = "none"
+"""As `data.train`: a run begins with rules alone."""
+
+
+def training_texts(config: RunConfig) -> list[Any]:
+    """The raw puzzles of `data.train`.
+
+    Raises:
+        InputError: There are none, and no pairs by rule either.
+    """
+    if config.data.train == NO_PUZZLES:
+        if not config.data.rules:
+            raise InputError(f"data.train: {NO_PUZZLES!r} leaves nothing to begin with: set data.rules above 0")
+        return []
+    raws = read_any(config.data.train)
+    if not raws:
+        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
+    return raws
+
+
+def import_training(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
+) -> None:
+    """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
+    wanted = f"{config.data.train}, {config.data.rules} by rule"
+    if archive.mark("training_imported") == wanted:
+        return
+    raws = training_texts(config)
+    own = config.data.train in EMBEDDED_SETS
+    count = progress.counter(len(raws), "training puzzles", "puzzle")
+    report = import_puzzles(archive, pool, protections, raws, "human" if own else "import", own, count)
+    logger.info(
+        "training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions)
+    )
+    if raws and not archive.puzzle_ids():
+        raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
+    _import_rules(archive, pool, protections, config, progress)
+    archive.set_mark("training_imported", wanted)
+
+
+def _import_rules(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
+) -> None:
+    """Pairs by rule, verified and guarded as all others."""
+    drawn = enumerate(
+        families.generate(int(np.random.default_rng([config.seed, 0, 7]).integers(2**62)), config.data.rules)
+    )
+    raws = [RawPuzzle(f"{pair.family}_{number}", pair.puzzle, (pair.solution,)) for number, pair in drawn]
+    if raws:
+        report = import_puzzles(
+            archive, pool, protections, raws, "rule", True, progress.counter(len(raws), "rules", "puzzle")
+        )
+        logger.info("by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
+
+
+def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
+    """The pairs that stand before every puzzle of a run; none unless the protocol is few-shot.
+
+    Of rules only where there is nothing else: arms with and without them are then asked alike.
+    """
+    if protocol != "few-shot":
+        return []
+    pairs, by_rule = archive.choose(1, before_first_iteration=True), set(archive.puzzle_ids("p.origin = 'rule'"))
+    return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
+
+
+def config_beside(path: Path) -> RunConfig | None:
+    """The settings of the run that an archive belongs to; None for one on its own."""
+    rundir = RunDir(path.parent)
+    return load(rundir.config) if rundir.config.is_file() and path.name == rundir.archive.name else None
+
+
+def known_shots(archive: Archive) -> list[Pair] | None:
+    """The few-shot pairs of an archive's run; None if it had none, or the archive stands on its own."""
+    config = config_beside(archive.path)
+    protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
+    return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
+
+
+def protocol_of(config: RunConfig, sampler: Sampler) -> str:
+    """The configured protocol, or what the checkpoint was trained with, or few-shot."""
+    if config.prompt.protocol != "auto":
+        return config.prompt.protocol
+    return str(sampler.notes.get("protocol", "few-shot"))

@@ -1,0 +1,76 @@
+"""Puzzle sets as files name them: an embedded set, a puzzle file, an archive or a run's archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from puzzles.archive.formats import EMBEDDED_SETS, read_puzzles
+from puzzles.archive.store import Archive
+from puzzles.parse import ParseFailure, Text, parse_puzzles
+from puzzles.puzzle import InputError, Puzzle, content_hash
+from sandbox.pool import Pool
+from selfplay.run.rundir import is_archive
+from selfplay.run.sessions import file_hash
+
+
+@dataclass(frozen=True)
+class NamedPuzzle:
+    """A puzzle of a scored set."""
+
+    name: str
+    puzzle: Puzzle
+    solutions: tuple[str, ...] = ()
+    """Reference solutions as they came."""
+    skills: tuple[str, ...] = ()
+    difficulty: int | None = None
+
+
+def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
+    """A puzzle file (or an archive's puzzles) as a set to be scored.
+
+    Raises:
+        InputError: A text in it is no puzzle.
+    """
+    raws = read_any(path)
+    parsed = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
+    named = []
+    for raw, puzzle in zip(raws, parsed, strict=True):
+        if isinstance(puzzle, ParseFailure):
+            raise InputError(f"{path}: {raw.name}: this is no puzzle: {puzzle}")
+        named.append(NamedPuzzle(raw.name, puzzle, raw.solutions, raw.skills, raw.difficulty))
+    if not named:
+        raise InputError(f"{path}: expected puzzles, there are none")
+    return named
+
+
+def read_any(path: str) -> list[Any]:
+    """The raw puzzles of an embedded set, a puzzle file, an archive file or a run's archive."""
+    if file := _archive_file(path):
+        with Archive(file) as archive:
+            return archive.raw_puzzles()
+    return list(read_puzzles(path))
+
+
+def content_hash_of(path: str) -> str | None:
+    """Sixteen digits over the file that `read_any` reads; of an archive, whose file changes, over its puzzles' ids.
+
+    None of a file that is not there: once a training set is imported, it is not needed any more.
+    """
+    if file := _archive_file(path):
+        with Archive(file) as archive:
+            return content_hash("\n".join(archive.puzzle_ids()))
+    embedded = Path(str(files("puzzles") / f"{path}.jsonl"))
+    file = embedded if path in EMBEDDED_SETS else Path(path)
+    return file_hash(file) if file.is_file() else None
+
+
+def _archive_file(path: str) -> Path | None:
+    place = Path(path)
+    if path in EMBEDDED_SETS:
+        return None
+    if (place / "archive.sqlite").is_file():
+        return place / "archive.sqlite"
+    return place if is_archive(place) else None

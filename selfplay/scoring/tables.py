@@ -1,0 +1,122 @@
+"""A benchmark's results as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfplay.text import interval, markdown
+
+
+def result_tables(own: dict[str, Any]) -> str:
+    """A benchmark's results as Markdown: scores, what they depend on, groups, verdicts."""
+    chosen, settings = own["set"], own["settings"]
+    seeds = len(settings["seeds"])
+    candidates = settings["samples_per_puzzle"] * seeds
+    parts = [
+        f"# {own['model']['path']} on {chosen['name']}",
+        score_table([own]),
+        f"Brackets are 95 % intervals over puzzles like these. {_detectable(own)}",
+        "\n".join(f"- {line}" for line in _conditions(own, candidates)),
+        _verdict_table(own),
+    ]
+    for kind, groups in own["by"].items():
+        if len(groups) > 1:
+            parts.append(_group_table(kind.replace("_", " "), groups))
+    return "\n\n".join(parts) + "\n"
+
+
+def score_table(results: Sequence[dict[str, Any]]) -> str:
+    """pass@k of models on one set, with 95 % intervals, as a Markdown table."""
+    ks = list(results[0]["scores"])
+    rows = [
+        [
+            own["model"]["path"],
+            *(score_cell(own["scores"][k]) for k in ks),
+            f"{own['solved']} of {len(own['per_puzzle']) - len(own['errata'])}",
+            _number(own["cost"]["tokens_per_solved_puzzle"]),
+            _number(own["cost"]["seconds_per_solved_puzzle"]),
+        ]
+        for own in results
+    ]
+    return markdown(["model", *ks, "solved", "tokens / solved", "seconds / solved"], rows)
+
+
+def score_cell(score: dict[str, Any]) -> str:
+    """A stored score as `.123 [.045, .201]`."""
+    return interval([score["value"], score["low"], score["high"]])
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _detectable(own: dict[str, Any]) -> str:
+    least = {name: score["detectable_difference"] for name, score in own["scores"].items()}
+    if None in least.values():
+        return "A comparison on a set this small finds no difference at all."
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in least.items())
+    return f"A comparison on this set with so many candidates finds differences of {shown}, at best."
+
+
+def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
+    """What the scores depend on, a line each."""
+    chosen, settings, model, references = own["set"], own["settings"], own["model"], own["set"]["references"]
+    seeds = ", ".join(map(str, settings["seeds"]))
+    rest = chosen["in_file"] - chosen["puzzles"]
+    first = f", the first of each problem ({rest} more in the file)" if rest else ""
+    refused = ", ".join(f"{puzzle} {verdict}" for puzzle, verdict in references["refused"].items())
+    lines = [
+        f"{chosen['puzzles']} puzzles of {chosen['path']} (hash {chosen['hash']}){first}, "
+        f"{candidates} candidates each, seed {seeds}",
+        f"protocol {own['protocol']} ({own['protocol_from']}), {len(own['shots'])} shots, "
+        f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}, "
+        f"at most {settings['max_tokens']} tokens",
+        f"model hash {model['checkpoint']}, {model['dtype']} on {model['device']}, {settings['batch_rows']} rows; "
+        + ", ".join(f"{name} {version}" for name, version in own["versions"].items()),
+        f"sandbox tier {own['sandbox']['tier']}, {own['limits']['cpu_seconds']:g} s of CPU time",
+        f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
+        + (f", refused: {refused}" if refused else ""),
+    ]  # fmt: skip
+    lines += _contamination(own)
+    machine = own["machine"]
+    if machine["retried"] or machine["judged_again"]:
+        lines.append(
+            f"the machine: {machine['retried']} judgings tried again, {machine['judged_again']} limits judged again "
+            f"alone, {machine['changed']} of them came out otherwise"
+        )
+    if len(settings["seeds"]) > 1:
+        spread = [f"{name} {', '.join(f'{v:.3f}' for v in score['by_seed'])}" for name, score in own["scores"].items()]
+        lines.append(f"by seed: {'; '.join(spread)}")
+    lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
+    lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
+    return lines
+
+
+def _contamination(own: dict[str, Any]) -> list[str]:
+    found = own["contamination"]
+    if found is None:
+        return ["what the model was trained on is not known; --trained-on looks for puzzles near these"]
+    looked = f"{found['puzzles']} puzzles it was trained on ({found['trained_on']})"
+    if not found["near"]:
+        return [f"none is near one of the {looked}"]
+    unseen = own["scores_unseen"] or {}
+    scores = ", ".join(f"{name} {interval(score)}" for name, score in unseen.items())
+    lines = [f"{len(found['near'])} are near one of the {looked}" + (f"; without them {scores}" if scores else "")]
+    return lines + [f"puzzle {puzzle} is near one it was trained on: {hit}" for puzzle, hit in found["near"].items()]
+
+
+def _verdict_table(own: dict[str, Any]) -> str:
+    total = sum(own["verdicts"].values())
+    rows = [[verdict, str(count), f"{count / total:.1%}"] for verdict, count in own["verdicts"].items()]
+    rows.append(["(met the token limit)", str(own["truncated"]), f"{own['truncated'] / total:.1%}"])
+    return markdown(["verdict", "candidates", "share"], rows)
+
+
+def _group_table(kind: str, groups: dict[str, Any]) -> str:
+    ks = [name for name in next(iter(groups.values())) if name.startswith("pass@")]
+    rows = [
+        [name, str(group["puzzles"]), str(group["solved"]), *(interval(group[k]) for k in ks)]
+        for name, group in groups.items()
+    ]
+    return markdown([kind, "puzzles", "solved", *ks], rows)
