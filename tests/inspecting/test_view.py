@@ -376,7 +376,7 @@ def test_an_archive_that_goes_away_is_said(path):
 
 def test_no_page_needs_torch(path):
     code = (
-        f"import asyncio, sys\nsys.path[:0] = {[os.path.dirname(__file__), str(ROOT / 'tests' / 'shared')]!r}\nfrom test_view import *\n"
+        f"import asyncio, sys\nsys.path[:0] = {FOLDERS!r}\nfrom test_view import *\n"
         f"for address in OURS: page({str(path)!r}, address)\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )

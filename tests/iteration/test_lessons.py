@@ -105,7 +105,7 @@ def played(pool, tokenizer, tmp_path_factory):
         puzzle_files(folder),
         prompt=PromptConfig(protocol="few-shot", shots=2),
         propose=ProposeConfig(proposals=64, proposals_per_prompt=16, max_tokens=MAX_TOKENS),
-        solve=SolveConfig(N, further_puzzles=3, further_candidates=5, max_tokens=MAX_TOKENS),
+        solve=SolveConfig(candidates_per_puzzle=N, further_puzzles=3, further_candidates=5, max_tokens=MAX_TOKENS),
     )
     go(folder / "run", config, pool, backend)
     return {"path": RunDir(folder / "run").archive, "drawn": backend.drawn, "config": config}

@@ -1,0 +1,47 @@
+"""A run that an earlier layout of the code made, before its folders had rooms, opens as before."""
+
+import shutil
+
+import pytest
+from places import ROOT
+from scripted_run import Backend, config_of, content, go, puzzle_files, same
+
+from puzzles.archive.catalogue import stats
+from puzzles.archive.store import Archive
+from selfplay.experiments.reproduce import begin, reproduce
+from selfplay.inspecting.report import report
+from selfplay.run.rundir import RunDir
+
+OLD = ROOT / "tests" / "shared" / "run-before-the-rooms"
+"""One iteration, trained and scored, by the scripted model; `FOLDER` stands for where its sets are."""
+
+
+@pytest.fixture
+def rundir(tmp_path):
+    folder = shutil.copytree(OLD, tmp_path / "old")
+    config = folder / "run" / "config.toml"
+    config.write_text(config.read_text().replace("FOLDER", str(folder)))
+    return RunDir(folder / "run")
+
+
+def test_its_archive_opens(rundir):
+    with Archive(rundir.archive) as archive:
+        assert archive.query("PRAGMA integrity_check")[0][0] == "ok"
+        assert stats(archive)["pairs"] == 14
+
+
+def test_it_goes_on_to_the_same_end_as_a_run_made_today(rundir, pool, tmp_path):
+    files = puzzle_files(rundir.path.parent)
+    go(rundir.path, config_of(files), pool)
+    go(tmp_path / "new", config_of(files), pool)
+    assert same(content(rundir.path), content(tmp_path / "new"))
+
+
+def test_it_is_reported(rundir):
+    assert "iteration 1" in report(rundir)
+
+
+def test_it_is_reproduced_without_a_difference(rundir, pool, tmp_path):
+    again = RunDir(tmp_path / "again")
+    last = begin(rundir, again, None)
+    assert reproduce(rundir, again, last, Backend(), pool, {"tier": "A"}).is_identical
