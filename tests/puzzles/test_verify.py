@@ -822,7 +822,7 @@ def test_a_pair_needs_an_accepted_judgement(pool):
 
 def test_a_sandbox_that_fails_gives_no_verdict(monkeypatch):
     monkeypatch.setattr("sys.executable", shutil.which("false"))
-    with truth_pool(LIMITS, lanes=1) as broken, pytest.raises(SandboxError, match="it ended without a word"):
+    with truth_pool(LIMITS, lanes=1) as broken, pytest.raises(SandboxError, match="it ended without a message"):
         verify_texts(broken, [(SQUARE, "def g(): return 42")])
 
 
