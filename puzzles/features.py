@@ -40,9 +40,9 @@ class Niche(NamedTuple):
 
     skills: frozenset[str]
     shape: str
-    """One of SHAPES."""
+    """Shape of the answer's type, one of SHAPES."""
     form: str
-    """One of FORMS."""
+    """Form of the program, one of FORMS."""
 
     def __str__(self) -> str:
         return f"{self.shape} / {self.form} / {'+'.join(sorted(self.skills)) or 'no skill'}"

@@ -73,7 +73,7 @@ class Hit:
     """The guarded puzzle that another puzzle is too near to, and how this was found."""
 
     level: str
-    """One of LEVELS."""
+    """Level at which it was found, one of LEVELS."""
     name: str
     detail: str = ""
 

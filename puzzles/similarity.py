@@ -187,7 +187,7 @@ def _fields(node: ast.AST) -> Iterator[object]:
         if value is None or value == []:
             complete = False
             continue
-        if isinstance(value, list) or not complete:  # as in `normal_form`
+        if isinstance(value, list) or not complete:  # for the reason given in `normal_form`
             yield f"{field_name}:"
         if isinstance(node, ast.FunctionDef) and field_name == "body":
             yield _Bag(_folded(value))

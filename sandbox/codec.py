@@ -32,7 +32,7 @@ refuses it (sys.int_info.default_max_str_digits)."""
 
 
 class CodecError(ValueError):
-    """A value that is not plain data, or bytes that do not encode one."""
+    """The value is not plain data, or the bytes do not encode a value."""
 
 
 def encode(value: object, max_bytes: int) -> bytes:
@@ -41,7 +41,7 @@ def encode(value: object, max_bytes: int) -> bytes:
     Raises:
         CodecError: The value is not of an exact builtin type, not finite, nested deeper than 64, or over `max_bytes`.
     """
-    if type(value) is bool:  # what most judges return
+    if type(value) is bool:  # a short cut, because most judges return a bool
         return b"true" if value else b"false"
     # Every node takes at least two bytes; a text or a long integer takes its length. A small value can hold itself many
     # times over (a = [a, a], sixty times). This count refuses such a value before it is written out.

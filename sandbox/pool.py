@@ -83,7 +83,7 @@ START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Job:
-    """A trusted function's name, its payload, and the world to run in."""
+    """A piece of work: the name of a trusted function, a payload for it, and the world to run it in."""
 
     function: str
     payload: bytes
@@ -308,7 +308,7 @@ class _Lane:
 
 
 class _Zygote:
-    """The supervisor's end of one zygote."""
+    """One zygote as the supervisor holds it: the process, its socket and its slot."""
 
     def __init__(self, pool: Pool, function: str, world: int) -> None:
         self._limits = pool.limits

@@ -44,7 +44,7 @@ class Filter:
     skill: str | None = None
     difficulty: int | None = None
     state: str | None = None
-    """One of STATES."""
+    """State of the puzzle, one of STATES."""
     words: str | None = None
     """Words that must all stand in the puzzle's name, text and description, or all in one of its solutions."""
 

@@ -350,7 +350,7 @@ class _Constants(dict[str, str]):
 
     def _w(self) -> str:
         word = a_word(self.rng, 3, 6)
-        if type(self.of) is str and self.of and self.rng.random() < 0.6:  # something in common
+        if type(self.of) is str and self.of and self.rng.random() < 0.6:  # the word gets some letters of the value
             place = self.rng.randrange(len(word))
             word = word[:place] + self.of[: self.rng.randint(1, 3)] + word[place:]
         return word
@@ -379,7 +379,7 @@ class _Constants(dict[str, str]):
 
     def _ws(self) -> list[str]:
         words = some_words(self.rng, self.rng.choice((2, 3)), 1, 4)
-        if type(self.of) is list and self.of and self.rng.random() < 0.5:  # something in common
+        if type(self.of) is list and self.of and self.rng.random() < 0.5:  # the words include the value's own
             words += [member for member in self.of if type(member) is str and member not in words]
             self.rng.shuffle(words)
         return words
