@@ -1,6 +1,6 @@
-"""The types an answer may have: read from an annotation or off a value, checked on one, and their trivial answers.
+"""The types that an answer may have: reads them from annotations, infers and checks them, lists their trivial answers.
 
-A type is kept as canonical text in `typing`'s spelling, such as `Dict[str, List[int]]`.
+A type is a canonical text in the spelling of `typing`, such as `Dict[str, List[int]]`.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
     "str": (str, ("", "a", "0", "1", " ", "abc")),
     "bool": (bool, (True, False)),
 }
-"""Per scalar type: its exact class, and the answers an admitted puzzle must reject."""
+"""Exact class of each scalar type, and the trivial answers that an admitted puzzle must reject."""
 CONTAINERS = {"list": "List", "set": "Set", "dict": "Dict", "tuple": "Tuple"}
 MAX_TRIVIAL_ANSWERS = 64
 MAX_NESTING = 16
-"""Deeper types are refused: an answer must fit the codec's depth, and the recursions here the stack."""
+"""Deepest nesting of a type. An answer must fit the codec's depth, and the recursions in this module the stack."""
 
 MAX_CHARACTERS = 1000
-"""Longer types are refused: values are checked against them outside of a child."""
+"""Longest text of a type. The limit exists because values are checked against types outside the sandbox."""
 
 
 class UnsupportedType(ValueError):
-    """An annotation that is not one of the contract's answer types."""
+    """The annotation or value has none of the supported answer types."""
 
 
 def read(annotation: ast.expr) -> str:
-    """Canonical text of an annotation, in either spelling, possibly quoted.
+    """The canonical text of an annotation, which may be quoted and use the spelling of `typing` or of the builtins.
 
     Raises:
-        UnsupportedType: Not among int, float, bool, str, List, Set, Dict, Tuple, Optional, nested up to 16 deep;
-            or too long.
+        UnsupportedType: The type is not made of int, float, bool, str, List, Set, Dict, Tuple and Optional, is nested
+            deeper than 16, or is too long.
     """
     text = _read(annotation, 0)
     if len(text) > MAX_CHARACTERS:
@@ -82,11 +82,11 @@ def _is_ellipsis(node: ast.expr) -> bool:
 
 
 def of(value: Any) -> str:
-    """The type that a value of exact builtin types has, such as `List[Optional[int]]` of `[None, 3]`.
+    """The type of a value of exact builtin types; for example, `[None, 3]` has the type `List[Optional[int]]`.
 
     Raises:
-        UnsupportedType: There is none, or the value does not tell: it is None, is or holds an empty container
-            only, or its members differ in type.
+        UnsupportedType: No supported type fits, or the value does not determine one: it is None, it is empty or holds
+            only empty containers, or its members differ in type.
     """
     kind = type(value)
     for name, (exact, _) in SCALARS.items():
@@ -114,7 +114,7 @@ def _of_all(members: Collection[Any]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def split(answer_type: str) -> tuple[str, tuple[str, ...]]:
-    """The outer name and the argument texts: `Dict[str, List[int]]` -> `Dict`, (`str`, `List[int]`)."""
+    """The outer name of a type and its arguments: `Dict[str, List[int]]` gives `Dict`, (`str`, `List[int]`)."""
     name, bracket, inside = answer_type.partition("[")
     arguments, depth, current = [], 0, ""
     for character in inside[:-1] if bracket else "":
@@ -130,7 +130,7 @@ def split(answer_type: str) -> tuple[str, tuple[str, ...]]:
 
 
 def matches(value: Any, answer_type: str) -> bool:
-    """Whether a value of exact builtin types has the declared type; bool is no int, int no float."""
+    """Whether a value of exact builtin types has the declared type. A bool is not an int, an int is not a float."""
     name, arguments = split(answer_type)
     if name in SCALARS:
         return type(value) is SCALARS[name][0]
@@ -151,10 +151,10 @@ def matches(value: Any, answer_type: str) -> bool:
 
 
 def trivial_answers(answer_type: str) -> list[Any]:
-    """A fixed list of answers that a puzzle worth admitting rejects, at most 64.
+    """A fixed list of at most 64 answers. A puzzle that accepts one of them is trivial and is not admitted.
 
-    The idea is the ancestor's (arXiv:2207.14502, ICLR2023/src/gen.py `good_puzzles`); the lists
-    are shorter, so that a puzzle may still have a small number as its answer.
+    The idea comes from arXiv:2207.14502 (ICLR2023/src/gen.py `good_puzzles`). The lists here are shorter, so that a
+    puzzle may still have a small number as its answer.
     """
     return list(itertools.islice(_trivial(answer_type), MAX_TRIVIAL_ANSWERS))
 

@@ -1,10 +1,11 @@
-"""What a puzzle is like, told by rule from its syntax tree: skills, form, niche, and numbers for statistics.
+"""Describes a puzzle by rules over its syntax tree: its skills, form and niche, and numbers for statistics.
 
-A niche is a cell of an archive's map: which skills, which type of answer, which form of program. Quality-diversity
-search fills such cells (ACES, arXiv:2310.10692, has a language model label them; here rules do). The numbers are for
-what learns from puzzles: a ranker, or a classifier that tells two sets apart.
+A niche is a cell of an archive's map: a set of skills, a type of answer and a form of program. Quality-diversity search
+fills such cells. In ACES (arXiv:2310.10692) a language model labels puzzles; here rules do. The numbers are features
+for what learns from puzzles: a ranker, or a classifier that tells two sets apart.
 
-A syntax tree of model text can be a bomb, so `described` reads puzzles in sandbox children, archived ones too.
+The syntax tree of a model's text can exhaust memory or the stack. So `described` reads all puzzles in sandbox children,
+archived ones too.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from sandbox import child
 from sandbox.pool import Pool
 
 DESCRIBE_BATCH = "puzzles.features:describe_batch"
-"""The sandbox job; a pool that describes must preload it."""
+"""Name of the sandbox job; a pool that describes must preload it."""
 
 SHAPES = ("int", "float", "str", "flag", "numbers", "texts", "rows", "set", "map", "tuple")
-"""Of an answer's type: `rows` is a list of lists, sets, maps or tuples; an Optional counts as what it may be."""
+"""Shapes of answer types. `rows` is a list of lists, sets, maps or tuples. An Optional has its inner type's shape."""
 FORMS = ("operators", "calls", "comprehension", "statements", "loop", "helper", "recursion", "unreadable")
-"""Of a program, the simplest first: one `return` of operators alone, with calls, with an inner loop; several
-statements, with a `for` or `while`; functions beside the puzzle's own, one that calls itself."""
+"""Forms of programs, the simplest first: one `return` with operators only, with calls, with a comprehension, `map` or
+`filter`; several statements; a `for` or `while` loop; further functions or classes; a function that calls itself.
+`unreadable` is a program that the rules cannot describe."""
 
 
 class Niche(NamedTuple):
@@ -38,23 +40,23 @@ class Niche(NamedTuple):
 
     skills: frozenset[str]
     shape: str
-    """One of SHAPES."""
+    """Shape of the answer's type, one of SHAPES."""
     form: str
-    """One of FORMS."""
+    """Form of the program, one of FORMS."""
 
     def __str__(self) -> str:
         return f"{self.shape} / {self.form} / {'+'.join(sorted(self.skills)) or 'no skill'}"
 
     def distance(self, other: Niche) -> int:
-        """Skills that one has and the other has not, and one each for another shape and another form."""
+        """Number of differences: skills that only one of them has, plus 1 for another shape and 1 for another form."""
         return len(self.skills ^ other.skills) + (self.shape != other.shape) + (self.form != other.form)
 
     @classmethod
     def read(cls, text: str) -> Niche:
-        """The niche that is written so.
+        """The niche that `str` wrote as this text.
 
         Raises:
-            ValueError: None is.
+            ValueError: The text is no niche.
         """
         shape, form, skills = text.split(" / ")
         return cls(frozenset() if skills == "no skill" else frozenset(skills.split("+")), shape, form)
@@ -62,19 +64,19 @@ class Niche(NamedTuple):
 
 @dataclass(frozen=True)
 class Traits:
-    """What rules tell of one puzzle."""
+    """The description of one puzzle by the rules."""
 
     niche: Niche
     features: dict[str, float]
-    """By FEATURES."""
+    """Numbers by the names in FEATURES."""
     shingles: frozenset[int]
-    """As `Puzzle.shingles`, which an archive does not keep."""
+    """The same as `Puzzle.shingles`, which an archive does not keep."""
     skeleton: frozenset[int]
     """Shingles of the same text with constants abstracted."""
 
 
 def described(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Traits]:
-    """The traits of each puzzle, in order; of one that ends its child nothing is known but the answer's type."""
+    """The traits of each puzzle, in order. For a puzzle that ends its child, only the answer's type is known."""
     requests = [json.dumps([puzzle.source, puzzle.answer_type]).encode() for puzzle in puzzles]
     records = in_batches(pool, DESCRIBE_BATCH, requests)
     return [_traits(puzzle, records[request]) for puzzle, request in zip(puzzles, requests, strict=True)]
@@ -91,7 +93,7 @@ def _traits(puzzle: Puzzle, record: bytes | str) -> Traits:
 
 
 def shape_of(answer_type: str) -> str:
-    """One of SHAPES, of a canonical answer type."""
+    """The shape of a canonical answer type, one of SHAPES."""
     while answer_type.startswith("Optional["):
         answer_type = answer_type.removeprefix("Optional[")[:-1]
     outer, _, inner = answer_type.partition("[")
@@ -106,7 +108,7 @@ def shape_of(answer_type: str) -> str:
 
 
 def describe_batch(payload: bytes) -> Iterator[bytes]:
-    """In a child: one JSON record per request, null for a text with which the rules cannot end."""
+    """Job for a child: yields one JSON record per request, or null for a text that the rules cannot describe."""
     for blob in child.unpack(payload):
         source, answer_type = json.loads(blob)
         record = None
@@ -118,12 +120,12 @@ def describe_batch(payload: bytes) -> Iterator[bytes]:
                 "skeleton": sorted(similarity.shingles(similarity.order_free_form(view.tree, constants=False))),
             }  # fmt: skip
         except (SyntaxError, ValueError, LookupError, RecursionError, MemoryError):
-            pass  # it was read once, by another Python perhaps
+            pass  # it was parsed once, but perhaps by another Python version
         yield json.dumps(record).encode()
 
 
 class View:
-    """A puzzle's syntax tree, gone through once."""
+    """A puzzle's syntax tree, and what the rules need to know about it."""
 
     def __init__(self, source: str, answer_type: str) -> None:
         self.source, self.answer_type, self.shape = source, answer_type, shape_of(answer_type)
@@ -132,7 +134,8 @@ class View:
         self.kinds = Counter(type(node).__name__ for node in self.nodes)
         functions = {node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)}
         others = (ast.unparse(node.value) for node in self.tree.body if isinstance(node, ast.Assign))
-        self.puzzle = functions["f"] if "f" in functions else functions[[*others][-1]]  # which ends in `f = sat`
+        # A program without `def f` ends in an alias such as `f = sat`.
+        self.puzzle = functions["f"] if "f" in functions else functions[[*others][-1]]
         self.answer = [*self.puzzle.args.posonlyargs, *self.puzzle.args.args][0].arg
         self.read = [node.id for node in self.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
         calls = [node for node in self.nodes if isinstance(node, ast.Call)]
@@ -143,7 +146,7 @@ class View:
 
     @property
     def bound(self) -> set[str]:
-        """Names that the program gives."""
+        """Names that the program binds."""
         stored = {node.id for node in self.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
         return stored | {node.arg for node in self.nodes if isinstance(node, ast.arg)}
 
@@ -154,13 +157,13 @@ class View:
 
     @property
     def looks_at_brackets(self) -> bool:
-        """Whether a text's brackets count."""
+        """Whether a constant text contains brackets."""
         texts = [value for value in self.constants if isinstance(value, str)]
         return any(character in text for text in texts for character in "()[]")
 
     @property
     def remainders(self) -> int:
-        """How often a remainder is asked for: by `%` of no text, or by `pow` with a modulus."""
+        """Number of remainders: uses of `%` on anything except a text, and of `pow` with a modulus."""
         return sum(
             _is_call(node, "pow") and len(node.args) == 3
             if isinstance(node, ast.Call)
@@ -170,13 +173,13 @@ class View:
 
     @property
     def indexes_text(self) -> bool:
-        """Whether the answer is the place of something."""
+        """Whether the answer is used as an index."""
         slices = [node.slice for node in self.nodes if isinstance(node, ast.Subscript)]
         return any(isinstance(n, ast.Name) and n.id == self.answer for part in slices for n in ast.walk(part))
 
     @property
     def indexes_twice(self) -> bool:
-        """Whether a member of a member is asked for, as of a grid."""
+        """Whether a member of a member is indexed, as in a grid."""
         return any(
             isinstance(node, ast.Subscript) and isinstance(node.value, ast.Subscript)
             and not isinstance(node.slice, ast.Slice) and not isinstance(node.value.slice, ast.Slice)
@@ -185,7 +188,7 @@ class View:
 
     @property
     def sorted_in_order(self) -> bool:
-        """Whether an order is asked for: `sorted` with a key or direction, or compared with the answer itself."""
+        """Whether the puzzle asks for an order: `sorted` has a key or direction, or is compared with the answer."""
         for node in self.nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sorted":
                 if node.keywords:
@@ -209,7 +212,7 @@ class View:
 
     @property
     def cross_products(self) -> int:
-        """Products of two differences, or differences of two products of names."""
+        """Number of products of two differences, and of sums or differences of two products."""
         count = 0
         for node in self.nodes:
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.Sub | ast.Add):
@@ -220,7 +223,7 @@ class View:
 
     @property
     def squares(self) -> int:
-        """How often a difference or name is squared."""
+        """Number of squares, written as `** 2`."""
         return sum(
             isinstance(node, ast.BinOp)
             and isinstance(node.op, ast.Pow)
@@ -230,12 +233,12 @@ class View:
         )
 
     def uses(self, *names: str) -> bool:
-        """Whether one of these is named, as a function or as an attribute."""
+        """Whether the program reads one of these names, or has an attribute of that name."""
         return not self.used.isdisjoint(names)
 
 
 def form(view: View) -> str:
-    """One of FORMS."""
+    """The form of the program, one of FORMS."""
     kinds, body = view.kinds, view.puzzle.body
     inner = [node for node in view.nodes if isinstance(node, ast.FunctionDef) and node is not view.puzzle]
     for function in [view.puzzle, *inner]:
@@ -265,7 +268,7 @@ COMPREHENSIONS = ("ListComp", "SetComp", "DictComp", "GeneratorExp")
 
 
 def skills(view: View) -> frozenset[str]:
-    """Those of SKILLS that the text shows; a puzzle may show none."""
+    """The skills that the puzzle shows, by the rules in SKILLS; there may be none."""
     return frozenset(name for name, rule in SKILLS.items() if rule(view))
 
 
@@ -359,16 +362,17 @@ SKILLS = {
     "sets and maps": _is_about_sets, "parsing": _is_reading, "grids and graphs": _is_about_grids,
     "combinatorics": _is_choosing, "bits": _is_about_bits, "sorting and search": _is_ordering, "geometry": _is_geometry,
 }  # fmt: skip
-"""By the names that people gave the hand-written puzzles' skills, the rule for each. Against their tags of the training
-set a tag by rule is right in 65 % of cases and 72 % of theirs are found (bits 96 and 96, combinatorics 64 and 35); of
-dev, which no rule was made by, 51 and 55. `games` cannot be told from a text, and `lists` (41 and 63) is a shape."""
+"""The rule for each skill, by the names that people gave to the skills of the hand-written puzzles. Compared with
+people's tags of the training set, the rules have a precision of 65 % and a recall of 72 % (bits 96 and 96,
+combinatorics 64 and 35). On dev, which no rule was made for, these are 51 and 55. Two of people's tags have no rule:
+`games` cannot be told from a text, and `lists` (41 and 63) is a shape."""
 
 _DIVISIONS = ("Div", "FloorDiv")
 _ORDERS = ("Lt", "LtE", "Gt", "GtE")
 
 
 def features(view: View) -> dict[str, float]:
-    """Numbers of a puzzle: counts, but for `largest_number`, a decimal logarithm, and a 1 for the answer's shape."""
+    """The numbers of a puzzle: counts, except `largest_number` (a decimal logarithm), and 1 for the answer's shape."""
     kinds, constants = view.kinds, view.constants
     numbers = [abs(value) for value in constants if isinstance(value, int | float)]
     texts = [len(value) for value in constants if isinstance(value, str)]
@@ -418,7 +422,7 @@ def features(view: View) -> dict[str, float]:
 
 
 def _digits(number: float) -> float:
-    """The decimal logarithm of 1 more, of any number: an integer may be too large for a float."""
+    """log10(1 + number), at most 300: an integer may be too large for a float."""
     return math.log10(1 + number) if number < 1e300 else 300.0
 
 
@@ -430,4 +434,4 @@ def _depth(tree: ast.AST) -> int:
 
 
 FEATURES = tuple(features(View("def f(x: int):\n    return x == 1", "int")))
-"""Names of a puzzle's numbers, in order."""
+"""Names of a puzzle's numbers, in the order of `features`."""

@@ -1,7 +1,7 @@
-"""What comes from outside: values as messages show them, TOML, and JSON of the shape that it should have.
+"""Reads data from outside: TOML, JSON, checks of JSON against a shape, and values as messages show them.
 
-A file that somebody else wrote, or a crash cut short, is held against its shape where it is read; what reads on from
-there need not doubt it.
+Somebody else may have written a file, or a crash may have cut it short. So its content is checked against a shape where
+it is read, and the code that uses the content can rely on it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 from puzzles.puzzle import InputError
 
 SHOWN_CHARACTERS = 60
+"""Longest part of a value that a message shows."""
 MOST_INTEGER = 2**63 - 1
-"""That a database holds."""
+"""Largest integer that SQLite can store."""
 Shape = dict[str, Any]
-"""JSON Schema, of which `_fault` knows what our files need."""
+"""A JSON Schema. `_fault` supports the part of the standard that this project's files need."""
 
 NATURAL: Shape = {"type": "integer", "minimum": 0}
 NUMBER: Shape = {"type": "number"}
@@ -30,22 +31,22 @@ ANY: Shape = {}
 
 
 def an_object(optional: Iterable[str] = (), **properties: Shape) -> Shape:
-    """The shape of an object with these keys, some of which may be missing."""
+    """The shape of an object with these keys; the optional ones may be missing."""
     return {"type": "object", "properties": properties, "required": [key for key in properties if key not in optional]}
 
 
 def a_list(items: Shape, least: int = 0) -> Shape:
-    """The shape of a list of so many at least."""
+    """The shape of a list with at least `least` members."""
     return {"type": "array", "items": items, "minItems": least}
 
 
 def each(items: Shape) -> Shape:
-    """The shape of an object whose keys are any."""
+    """The shape of an object with any keys, whose values all have one shape."""
     return {"type": "object", "additionalProperties": items}
 
 
 def shown(value: Any) -> str:
-    """The beginning of a value, as a message shows what was found."""
+    """The beginning of a value, for a message that shows what was found."""
     if isinstance(value, int) and abs(value) > MOST_INTEGER:
         return "an integer of many digits"
     try:
@@ -56,15 +57,15 @@ def shown(value: Any) -> str:
 
 
 def expect(value: Any, shape: Shape, where: str) -> None:
-    """See that a value of JSON has a shape; integers must fit a database, and numbers be finite.
+    """Check that a JSON value has a shape. Integers must also fit into SQLite, and numbers must be finite.
 
     Args:
-        value: From `json.loads`.
-        shape: JSON Schema.
+        value: A value from `json.loads`.
+        shape: The JSON Schema.
         where: File and place, for the message.
 
     Raises:
-        InputError: It has another one; the first difference is named.
+        InputError: The value has another shape; the message names the first difference.
     """
     if fault := _fault(value, shape, ""):
         raise InputError(f"{where}: {fault}")
@@ -81,7 +82,7 @@ _NAMES = {
 
 
 def _fault(value: Any, shape: Shape, key: str) -> str:
-    """What of a value is not as expected; nothing if all is."""
+    """The first difference between a value and its shape, as a message; an empty text if there is none."""
     under = f" under {shown(key)}" if key else ""
     types = shape.get("type", [])
     types = [types] if isinstance(types, str) else types
@@ -141,11 +142,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        InputError: It is none, or holds a number of thousands of digits.
+        InputError: The text is not TOML, or holds a number with thousands of digits.
     """
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError, and so is what int() says
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and the errors of int() are ValueErrors
         raise InputError(f"{where}: expected TOML, {shortened(error)}") from None
 
 
@@ -153,7 +154,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        InputError: It cannot be read, or is none.
+        InputError: The file cannot be read, or is not TOML.
     """
     try:
         text = Path(path).read_text("utf-8-sig")
@@ -164,10 +165,15 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
-    """A value of a JSON text.
+    """The value of a JSON text.
+
+    Args:
+        text: The JSON.
+        where: File and place, for the message.
+        expected: What the message says was expected.
 
     Raises:
-        InputError: It is none, is nested too deep, or holds a number of thousands of digits.
+        InputError: The text is not JSON, is nested too deeply, or holds a number with thousands of digits.
     """
     try:
         return json.loads(text)
@@ -176,6 +182,6 @@ def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
 
 
 def shortened(said: object) -> str:
-    """The beginning of what a library says, or of a path."""
+    """The beginning of a library's message, or of a path."""
     text = str(said)
     return text if len(text) <= 300 else f"{text[:300]}…"

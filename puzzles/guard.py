@@ -1,14 +1,14 @@
-"""The guard around held-out puzzles: what is one of them, or too near to one, is refused and said so.
+"""The guard of the dev and held-out puzzles: it refuses a puzzle that is one of them or too near to one, and says why.
 
 A puzzle is compared at four levels, the cheapest first:
 
-* `exact`: the same canonical text; layout, comments and docstrings do not count.
-* `normal_form`: the same but for names, constants, or the order of what can be moved.
-* `near_duplicate`: most of the text is shared, or a guarded puzzle stands inside a larger one.
-* `behaviour`: the same answers are accepted, among a guarded puzzle's reference answers and many
-  near-misses of them. It needs a solution of the guarded puzzle, and the sandbox.
+* `exact`: the canonical texts are equal. Layout, comments and docstrings do not count.
+* `normal_form`: the puzzles differ only in names, in constants, or in the order of parts that can be moved.
+* `near_duplicate`: the puzzles share most of their text, or a guarded puzzle stands inside a larger one.
+* `behaviour`: both accept the same answers, among reference answers of guarded puzzles and many near-misses of them.
+  This needs a solution of the guarded puzzle, and the sandbox.
 
-The first three are known from the texts alone. The fourth is computed by `examine` and remembered.
+The texts alone decide the first three levels. `examine` computes the fourth and remembers the result.
 """
 
 from __future__ import annotations
@@ -30,44 +30,50 @@ from sandbox.pool import Pool
 
 LEVELS = ("exact", "normal_form", "near_duplicate", "behaviour")
 GUARD_VERSION = 3
-"""Raised when a level finds more than before, so that archives are examined anew."""
+"""Version of the guard. It is increased when a level finds more than before, so that archives are examined again."""
 
 NEAR_DUPLICATE = 0.75
-"""Jaccard similarity of shingles from which two puzzles count as near-duplicates; 0.7 to 0.85 is
-usual for code (SelfCodeAlign uses 0.7 on 5-grams of text). Two puzzles of the hand-written sets
-share 0.63 at most, one of them and one of P3 0.49, a guarded one and one of a single rule 0.69."""
+"""Least Jaccard similarity of the shingles of near-duplicates. 0.7 to 0.85 is usual for code (SelfCodeAlign uses 0.7 on
+5-grams of text). The largest similarity seen between two puzzles of the hand-written sets is 0.63, between one of them
+and one of P3 0.49, between a guarded one and one of a single rule 0.69."""
 CONTAINED = 0.85
-"""Share of a guarded puzzle's shingles from which it stands inside another; 0.83 at most among the same."""
+"""Least share of a guarded puzzle's shingles in another puzzle that counts as containing it. The largest share seen
+among the same puzzles is 0.83."""
 MIN_SHINGLES = 8
-"""Shorter puzzles are compared by the other levels only: they share most shingles by chance."""
+"""Least number of shingles of a puzzle that is compared by them. Shorter puzzles share most shingles by chance, so only
+the other levels compare them."""
 MIN_CONTAINED_SHINGLES = 32
-"""Shorter guarded puzzles may well stand inside others by chance."""
+"""Least number of shingles of a guarded puzzle that can count as contained. Shorter ones may stand inside others by
+chance."""
 MIN_EVIDENCE = 4
-"""Letters and digits in the distinct reference answers that a puzzle accepts from which agreement tells
-something: that two puzzles have the answer 10 says nothing. With 4, 245 of the 402 puzzles of the dev and
-held-out sets have enough, for the others' answers are short; none of P3's and the training set's agrees
-with one, and of 32,000 by rule five do: three are the guarded puzzle in other words, two have its answer
-of four digits by chance. With 3 it is 304 puzzles, and 23 by rule."""
+"""Least evidence for a match by behaviour: the number of letters and digits in the distinct reference answers that a
+puzzle accepts. Two puzzles with the answer 10 need not be alike. With 4, 245 of the 402 dev and held-out puzzles have
+enough evidence; the answers of the others are too short. No puzzle of P3 or the training set then matches one of them.
+Of 32,000 puzzles by rule five match: three are the guarded puzzle in other words, two share its answer of four digits
+by chance. With 3, 304 puzzles have enough evidence, and 23 puzzles by rule match."""
 FLAG_EVIDENCE = 1 / 3
-"""Of a truth value, or of none at all: three tell as little as a digit."""
+"""Evidence of a truth value or None: three of them count as one digit."""
 QUARTERS = 4
-"""A float of so many parts counts as the number of parts: 12.25 is one of few that people write."""
+"""Parts of a unit. A float that is a whole number of quarters counts only as many digits as that number has, because
+people write few other floats: 12.25 counts as 49."""
 MOST_CHANGES = 24
-"""Near-misses of one member of a reference answer; with 6, those of a pair were all of the wrong length."""
+"""Most near-misses of one member of a reference answer. With 6, all near-misses of a pair had the wrong length."""
 KINDS_OF_CHARACTERS = "aeo1 "
-"""What a text's characters are changed to as well: a count of vowels is told from one of a single letter."""
+"""Characters that also replace a text's characters in near-misses. They tell a count of vowels from a count of one
+letter."""
 MOST_STEPS = 128
-"""How far from an integer its near-misses go: a puzzle about a remainder accepts one in so many."""
+"""Near-misses of an integer stay within this distance. It is large, because a puzzle about a remainder accepts only
+every n-th integer, with n the modulus."""
 MOST_PROBES = 320
-"""Answers that a guarded puzzle and one that accepts its reference answers must agree on, at most."""
+"""Most answers beside the reference answers on which a guarded puzzle and a similar one must agree."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """Which guarded puzzle another one is too near to, and how it was found."""
+    """The guarded puzzle that another puzzle is too near to, and how this was found."""
 
     level: str
-    """One of LEVELS."""
+    """Level at which it was found, one of LEVELS."""
     name: str
     detail: str = ""
 
@@ -77,34 +83,36 @@ class Hit:
 
 @dataclass(frozen=True)
 class _Behaviour:
-    """What a guarded puzzle says of answers; a proposal that says the same of all is the same puzzle."""
+    """Which answers a guarded puzzle accepts. A proposal that accepts exactly these counts as the same puzzle."""
 
     name: str
     of_references: list[bool]
-    """Of the reference answers of all guarded puzzles of its answer type."""
+    """Whether it accepts each reference answer of all guarded puzzles with its answer type."""
     probes: list[bytes]
+    """Further answers, encoded."""
     of_probes: list[bool]
+    """Whether it accepts each of the further answers."""
 
 
 @dataclass
 class Guard:
-    """The held-out and dev puzzles that must never be trained on, nor shown to a model that is scored on them."""
+    """The dev and held-out puzzles. They must never be trained on, nor shown to a model that is scored on them."""
 
     puzzles: dict[str, Puzzle] = field(default_factory=dict, repr=False)
-    """By id."""
+    """Guarded puzzles by id."""
     names: dict[str, str] = field(default_factory=dict, repr=False)
-    """What a refusal calls a guarded puzzle, by its id."""
+    """Names of guarded puzzles in refusals, by id."""
     _forms: dict[str, Hit] = field(default_factory=dict, repr=False)
     _rare: dict[int, list[str]] = field(default_factory=dict, repr=False)
     _references: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
     _behaviours: dict[str, list[_Behaviour]] = field(default_factory=dict, repr=False)
     _remembered: dict[str, Hit] = field(default_factory=dict, repr=False)
     _conditions: dict[str, list[tuple[frozenset[str], str]]] = field(default_factory=dict, repr=False)
-    """What the guarded puzzles ask, by one of their clauses; made when a rule's text is first compared."""
+    """Clauses and names of the guarded puzzles, by one clause of each. Made when a rule's text is first compared."""
 
     @classmethod
     def of(cls, named_puzzles: Iterable[tuple[str, Puzzle]]) -> Guard:
-        """Guard these puzzles at the levels that need no sandbox."""
+        """A guard of these puzzles, at the levels that need no sandbox."""
         guard = cls()
         for name, puzzle in named_puzzles:
             guard.names.setdefault(puzzle.id, name)
@@ -117,12 +125,12 @@ class Guard:
             }
             for form, hit in forms.items():
                 guard._forms.setdefault(form, hit)
-        guard._forms.pop("", None)  # the form of a puzzle that comes without it
+        guard._forms.pop("", None)  # the unordered form of a puzzle that was made without it
         guard._index_rare_shingles()
         return guard
 
     def _index_rare_shingles(self) -> None:
-        """What a near-duplicate cannot lack altogether: so many of a guarded puzzle's shingles, the rarest."""
+        """Index the rarest shingles of each guarded puzzle: so many that a near-duplicate must share one of them."""
         frequency = Counter(shingle for puzzle in self.puzzles.values() for shingle in puzzle.shingles)
         for identifier, puzzle in self.puzzles.items():
             rarest = sorted(puzzle.shingles, key=lambda shingle: (frequency[shingle], shingle))
@@ -131,17 +139,17 @@ class Guard:
 
     @property
     def identity(self) -> str:
-        """Content hash of what is guarded and how; an archive says by it which guard it was kept by."""
+        """Content hash of the guarded puzzles and the guard's version. An archive stores it to name its guard."""
         answers = sorted(answer.hex() for answers in self._references.values() for answer in answers)
         return content_hash(repr((GUARD_VERSION, sorted(self.puzzles), answers)))
 
     @property
     def behaviours(self) -> int:
-        """How many guarded puzzles are compared by behaviour too."""
+        """Number of guarded puzzles that are also compared by behaviour."""
         return sum(map(len, self._behaviours.values()))
 
     def hit(self, puzzle: Puzzle) -> Hit | None:
-        """Which guarded puzzle this one is too near to: by its text, or as an earlier `examine` found."""
+        """The guarded puzzle that this one is too near to, by its text or an earlier `examine`, if there is one."""
         return (
             self._forms.get(puzzle.source)
             or self._forms.get(puzzle.id)
@@ -152,9 +160,10 @@ class Guard:
         )
 
     def hit_of_rule(self, text: str) -> Hit | None:
-        """As `hit`, of a text that a rule of ours wrote, and stricter: what asks all that a guarded puzzle does is one.
+        """Like `hit`, but stricter, for a text that a rule of this project wrote.
 
-        Its forms are made in this process, a model's never are.
+        A puzzle that asks everything that a guarded one asks is a hit too. The forms of the text are made in this
+        process, which never happens with a model's text.
         """
         tree = ast.parse(text)
         unordered = content_hash(similarity.order_free_form(tree, constants=False))
@@ -188,12 +197,12 @@ class Guard:
         return None
 
     def examine(self, pool: Pool, puzzles: Sequence[Puzzle]) -> dict[str, Hit]:
-        """Compare puzzles at all levels, and remember what is found, so that `hit` knows it.
+        """Compare puzzles at all levels, and remember every hit, so that `hit` reports it later.
 
-        Puzzles out of an archive may be given: what the archive did not keep of them is made again.
+        Puzzles from an archive are allowed: the forms that an archive does not keep are made again.
 
         Returns:
-            What each puzzle that is too near to a guarded one was found by, by its id.
+            The hit of each puzzle that is too near to a guarded one, by the puzzle's id.
         """
         whole = _whole(pool, puzzles)
         by_text = {puzzle.id: hit for puzzle in whole if (hit := self.hit(puzzle))}
@@ -205,24 +214,24 @@ class Guard:
         return found
 
     def remember(self, hits: Mapping[str, Hit]) -> None:
-        """Have `hit` say so of puzzles with these ids."""
+        """Make `hit` report these hits for the puzzles with these ids."""
         self._remembered.update(hits)
 
     # ---- behaviour ----
 
     def learn_behaviour(self, pool: Pool, solutions: Mapping[str, Sequence[str]]) -> None:
-        """Verify solutions of guarded puzzles, and ask each solved puzzle what it says of many answers.
+        """Verify solutions of guarded puzzles, and record which of many answers each solved puzzle accepts.
 
         Args:
             pool: The sandbox.
-            solutions: Texts by the puzzle's id; those that are not accepted teach nothing.
+            solutions: Solution texts by the puzzle's id. Solutions that are not accepted are ignored.
         """
         answers = _accepted_answers(pool, [(self.puzzles[key], texts) for key, texts in solutions.items()])
         learned = [(self.puzzles[key], own) for key, own in zip(solutions, answers, strict=True) if own]
         for puzzle, own in learned:
             self._references[puzzle.answer_type] = [*{*self._references.get(puzzle.answer_type, ()), *own}]
         for references in self._references.values():
-            references.sort(key=lambda answer: (len(answer), answer))  # what takes long to judge comes last
+            references.sort(key=lambda answer: (len(answer), answer))  # answers that take long to judge come last
         probes = [_probes(pool, puzzle.answer_type, own) for puzzle, own in learned]
         of_references = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle, _ in learned])
         of_probes = accepts(pool, [(puzzle, asked) for (puzzle, _), asked in zip(learned, probes, strict=True)])
@@ -236,7 +245,7 @@ class Guard:
                 self._behaviours.setdefault(puzzle.answer_type, []).append(behaviour)
 
     def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
-        """Every guarded puzzle that one of these behaves like, with its id."""
+        """A hit for every guarded puzzle that one of these puzzles behaves like, with that puzzle's id."""
         asked = [puzzle for puzzle in puzzles if puzzle.answer_type in self._behaviours]
         said = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle in asked])
         suspects = [
@@ -255,7 +264,7 @@ class Guard:
 
 
 def _whole(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Puzzle]:
-    """The puzzles with all their forms; an archive keeps no shingles."""
+    """The puzzles with all their forms. Those from an archive have no shingles, so they are parsed again."""
     wanting = [puzzle for puzzle in puzzles if not puzzle.shingles]
     parsed = parse_puzzles(pool, [Text(puzzle.source) for puzzle in wanting])
     made = {old.id: new for old, new in zip(wanting, parsed, strict=True) if isinstance(new, Puzzle)}
@@ -263,7 +272,7 @@ def _whole(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Puzzle]:
 
 
 def _accepted_answers(pool: Pool, solved: Sequence[tuple[Puzzle, Sequence[str]]]) -> list[list[bytes]]:
-    """For each puzzle the distinct answers, encoded, of those of its solutions that hold."""
+    """The distinct encoded answers of each puzzle's accepted solutions, in the order of the puzzles."""
     texts = [(puzzle, Text(text, rename={puzzle.original_name: "f"})) for puzzle, texts in solved for text in texts]
     candidates = parse_candidates(pool, [text for _, text in texts])
     pairs = [(puzzle, c) for (puzzle, _), c in zip(texts, candidates, strict=True) if isinstance(c, Candidate)]
@@ -277,7 +286,9 @@ def _accepted_answers(pool: Pool, solved: Sequence[tuple[Puzzle, Sequence[str]]]
 
 
 def _evidence(value: Any) -> float:
-    """How much it tells that two puzzles accept this: its letters and digits, and all characters of a text."""
+    """Evidence that two puzzles are alike if both accept this value: its letters and digits, and every character of a
+    text.
+    """
     if type(value) is bool or value is None:
         return FLAG_EVIDENCE
     if type(value) is str:
@@ -293,7 +304,9 @@ def _evidence(value: Any) -> float:
 
 
 def _probes(pool: Pool, declared: str, references: Sequence[bytes]) -> list[bytes]:
-    """Near-misses of the reference answers in turn, and trivial answers; distinct, of the type, and not too many."""
+    """At most MOST_PROBES distinct answers of the declared type: trivial ones, then near-misses of each reference in
+    turn.
+    """
     missed = _in_turn(*map(near_misses, map(codec.decode, references)))
     probes: dict[bytes, None] = {}
     for value in itertools.chain(answer_type.trivial_answers(declared)[:8], missed):
@@ -304,7 +317,7 @@ def _probes(pool: Pool, declared: str, references: Sequence[bytes]) -> list[byte
 
 
 def near_misses(value: Any) -> Iterator[Any]:
-    """Values a little different from a plain one; not all need be of its type."""
+    """Values that differ a little from a plain value; not all have its type."""
     if type(value) is bool:
         yield not value
     elif type(value) is float:
@@ -339,7 +352,7 @@ def _near_items(item: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def _same_sum(members: list[Any]) -> Iterator[list[Any]]:
-    """One member more by what another is less: a total is what many puzzles ask for."""
+    """Lists with the same sum, where one number is larger by 1 and another smaller: many puzzles ask for a total."""
     numbers = [place for place, member in enumerate(members) if type(member) in (int, float)]
     for first, second in itertools.islice(itertools.permutations(numbers, 2), MOST_CHANGES):
         changed = list(members)
@@ -349,7 +362,10 @@ def _same_sum(members: list[Any]) -> Iterator[list[Any]]:
 
 
 def _edited(members: list[Any], near: Callable[[Any], Iterable[Any]]) -> Iterator[list[Any]]:
-    """Members left out, repeated, moved, and changed at four places; in turn, for of a member few are asked."""
+    """Lists with members left out, repeated or moved, or with one of four members changed.
+
+    The kinds of change take turns, because only the first few lists are used where this one is itself a member.
+    """
     moved = [members[:-1], members[1:], members[::-1], members + members[:1], members[1:] + members[:1]]
     moved += [members[1:2] + members[:1] + members[2:], members[-1:] + members[1:-1] + members[:1]]
     places = sorted({0, 1, len(members) // 2, len(members) - 1} & set(range(len(members))))
@@ -362,6 +378,6 @@ def _changed(members: list[Any], place: int, near: Callable[[Any], Iterable[Any]
 
 
 def _in_turn(*sources: Iterable[Any]) -> Iterator[Any]:
-    """The first of each, the second of each, and so on, until all have ended."""
+    """The first value of each source, then the second of each, and so on, until all sources have ended."""
     ended = object()
     return (value for row in itertools.zip_longest(*sources, fillvalue=ended) for value in row if value is not ended)

@@ -1,8 +1,8 @@
-"""Model text to puzzles and candidates, or the rule it broke.
+"""Parses a model's texts into puzzles and candidates, or names the rule that a text broke.
 
-Text is hostile until shown otherwise: a syntax tree can exhaust memory or the C stack. So the
-rules (`parse_batch`) run as sandbox jobs, many texts to a child, and what comes back is plain
-data. A text that ends its child is refused, and the rest of the batch goes on in another.
+Any text may be hostile: its syntax tree can exhaust memory or the C stack. So the rules (`parse_batch`) run as sandbox
+jobs, with many texts in one child, and only plain data comes back. A text that ends its child is refused; another
+child parses the rest of the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sandbox import child
 from sandbox.pool import Job, Pool
 
 PARSE_BATCH = "puzzles.parse:parse_batch"
-"""The sandbox job; a pool that parses must preload it."""
+"""Name of the sandbox job; a pool that parses must preload it."""
 
 MAX_TEXT_BYTES = 64 * 1024
 BATCH_TEXTS = 64
@@ -46,12 +46,12 @@ RULES = {
     "asynchronous": "the function is an ordinary one",
     "unprintable": "the program can be written back from its syntax tree",
 }
-"""Every reason for a `ParseFailure`, and what was expected."""
+"""The rules that a text can break, and what each one expects."""
 
 
 @dataclass(frozen=True)
 class ParseFailure:
-    """A text that is no puzzle or no candidate: data, not an error of ours."""
+    """The rule that a text broke, so that it is no puzzle or no candidate. This is data, not a failure of our own."""
 
     rule: str
     detail: str = ""
@@ -66,23 +66,28 @@ class Text:
 
     text: str
     form: str = "program"
-    """`program`: the text itself. `continuation`: a function, after which a model may have gone on
-    with something else; it ends before the first line that is not indented. `chat`: a reply with a
-    fenced code block. `abduction`: a JSON object with a program `snippet` that defines `f`, its
-    `imports`, and as texts an `input` (arguments of `f`) and the `output`; the puzzle asks for an
-    input with that output, or for a tuple of arguments where there are several."""
+    """Where the program is in the text, one of four forms.
+
+    * `program`: the text is the program.
+    * `continuation`: the text starts with a function, after which the model may have written something else. The
+      function ends before the first line that is not indented.
+    * `chat`: the text is a reply with a fenced code block.
+    * `abduction`: the text is a JSON object. It holds a program `snippet` that defines `f`, its `imports`, and as texts
+      an `input` (the arguments of `f`) and the `output`. The puzzle asks for an input with that output, or for a tuple
+      of arguments if there are several.
+    """
     rename: Mapping[str, str] = field(default_factory=dict)
-    """For a solution: what the puzzle was called in its original text, and is called now."""
+    """For a solution: new names of the puzzle's functions by the names in the puzzle's original text."""
 
 
 def parse_puzzles(pool: Pool, texts: Sequence[Text]) -> list[Puzzle | ParseFailure]:
-    """Each text as a puzzle, or the rule it broke; in order."""
+    """Each text as a puzzle, or the rule it broke, in order."""
     parsed = _parse(pool, "puzzle", texts)
     return [item if isinstance(item, ParseFailure) else _puzzle(item) for item in parsed]
 
 
 def parse_candidates(pool: Pool, texts: Sequence[Text]) -> list[Candidate | ParseFailure]:
-    """Each text as a candidate solution, or the rule it broke; in order."""
+    """Each text as a candidate solution, or the rule it broke, in order."""
     parsed = _parse(pool, "solution", texts)
     return [
         item if isinstance(item, ParseFailure) else Candidate(source=item["source"], id=item["id"]) for item in parsed
@@ -94,7 +99,9 @@ def _puzzle(fields: dict[str, Any]) -> Puzzle:
 
 
 def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] | ParseFailure]:
-    """Only a text that ends a child of its own is refused."""
+    """The fields of each text, or the rule it broke. A text is refused as `too_complex` only if it ends a child that it
+    had for itself.
+    """
     requests = [
         json.dumps({"kind": kind, "text": text.text, "form": text.form, "rename": dict(text.rename)}).encode()
         for text in texts
@@ -108,9 +115,15 @@ def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] 
 
 
 def in_batches(pool: Pool, function: str, requests: Sequence[bytes]) -> dict[bytes, bytes | str]:
-    """What a sandbox job that takes packed requests says of each, or what ended the child that got it alone.
+    """The answer of a sandbox job to each request, or what ended the child that had this request alone.
 
-    Equal requests are asked once; each child gets a batch, and a new one goes on behind a request that ended it.
+    Equal requests are asked once. Each child gets a batch of requests. If a request ends its child, a new child
+    continues with the requests after it.
+
+    Args:
+        pool: Runs the jobs.
+        function: A job that takes packed requests and yields one record for each.
+        requests: The requests, in any order.
     """
     answers: dict[bytes, bytes | str] = {}
     batches = list(_batches(list(dict.fromkeys(requests))))
@@ -122,7 +135,7 @@ def in_batches(pool: Pool, function: str, requests: Sequence[bytes]) -> dict[byt
             done = len(result.records)
             if done < len(batch):
                 waiting += batch[done + 1 :]
-                if done:  # what came before it may have used up the child's limits
+                if done:  # the requests before it may have used up the child's limits, so it is tried alone
                     suspects.append([batch[done]])
                 else:
                     answers[batch[0]] = result.detail
@@ -158,7 +171,7 @@ class _Broken(Exception):
 
 
 def parse_batch(payload: bytes) -> Iterator[bytes]:
-    """In a child: one JSON record per request, a puzzle's or candidate's fields or the broken rule."""
+    """Job for a child: yields one JSON record per request, with a puzzle's or candidate's fields or the broken rule."""
     for blob in child.unpack(payload):
         request = json.loads(blob)
         parse = _parse_puzzle if request["kind"] == "puzzle" else _parse_solution
@@ -277,7 +290,7 @@ _TOP_LEVEL = (
 
 
 def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
-    """What `from __future__ import annotations` does: an annotation is its text, and nothing is evaluated."""
+    """Do what `from __future__ import annotations` does: turn annotations into texts, so that none is evaluated."""
     if all(alias.name != "annotations" for alias in future.names):
         return
     for node in ast.walk(tree):
@@ -288,7 +301,7 @@ def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
 
 
 def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
-    """The function that the text is about: by its usual name, else the last suitable one, else the last."""
+    """The function that the text is about: the last with a usual name, else the last suitable one, else the last."""
     functions = [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
     if not functions:
         asynchronous = any(isinstance(statement, ast.AsyncFunctionDef) for statement in tree.body)
@@ -311,7 +324,11 @@ def _first_parameter(function: ast.FunctionDef) -> ast.arg:
 
 
 def _check_puzzle(function: ast.FunctionDef) -> ast.expr:
-    """The annotation of the answer's parameter."""
+    """The annotation of the answer's parameter.
+
+    Raises:
+        _Broken: The function is no puzzle.
+    """
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     if not positional:
@@ -337,7 +354,7 @@ def _callable_without_arguments(function: ast.FunctionDef) -> bool:
 
 
 def _defaults(function: ast.FunctionDef) -> list[str]:
-    """`name=value` of the puzzle's further parameters, without annotations."""
+    """The puzzle's further parameters as `name=value`, without annotations."""
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     with_default = positional[len(positional) - len(arguments.defaults) :]
@@ -359,9 +376,14 @@ def _imports(tree: ast.Module) -> set[str]:
 
 
 def _give_names(tree: ast.Module, names: Mapping[str, str], known: Sequence[str] = ()) -> None:
-    """Rename, or where a name is also a class's member, an import or a keyword, add the new name beside the old.
+    """Rename functions, or add an alias where an old or new name has a second meaning.
 
-    `known` are renamed functions of another program, which this one may call by their old names.
+    A name has a second meaning if it is also a member of a class, an import or a keyword.
+
+    Args:
+        tree: The program; it is changed in place.
+        names: New names by the old ones.
+        known: Old names of functions of another program, which this program may call by them.
     """
     names = {old: new for old, new in names.items() if old != new}
     defined = {statement.name for statement in tree.body if isinstance(statement, ast.FunctionDef)}
@@ -394,10 +416,10 @@ def _has_second_meaning(tree: ast.Module, names: set[str]) -> bool:
 
 
 def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
-    """Rename identifiers in place; whoever already had one of the new names gets underscores until it is alone.
+    """Rename identifiers in place. An identifier that already has one of the new names gets underscores to differ.
 
-    Methods keep their names, as the attributes do by which they are called; so do keywords that
-    name no parameter of this program.
+    Methods keep their names, because the attributes that call them do. Keywords that name no parameter of this program
+    keep theirs too.
     """
     mapping = {old: new for old, new in names.items() if old != new}
     if not mapping:
@@ -426,12 +448,12 @@ _IDENTIFIERS = ("id", "arg", "name", "asname")
 
 
 def _canonical(tree: ast.Module) -> dict[str, Any]:
-    """The program in one layout, without docstrings, comments and return annotations; and its hash."""
+    """The program in one layout, without docstrings, comments and return annotations, and its normal form's hash."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            while ast.get_docstring(node, clean=False) is not None:  # a second text would become one
+            while ast.get_docstring(node, clean=False) is not None:  # a text behind it would become the docstring
                 node.body = node.body[1:] or [ast.Pass()]
     try:
         source = ast.unparse(tree)

@@ -1,4 +1,4 @@
-"""The nouns of this floor: puzzles, candidates, verdicts and verified pairs."""
+"""The data types of this package: puzzles, candidates, verdicts and verified pairs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from enum import StrEnum
 
 
 class InputError(ValueError):
-    """The user's input is wrong: which file and place, what was expected, what came. Exit status 2."""
+    """The user's input is wrong. The message says in which file and place, what was expected and what came.
+
+    Commands end with exit status 2.
+    """
 
 
 def content_hash(text: str) -> str:
-    """Sixteen hexadecimal digits that name a text (SHA-256, 64 bits: a collision among 10**6 is one in 10**7)."""
+    """Hash of a text: the first sixteen hexadecimal digits of its SHA-256.
+
+    These are 64 bits, so the chance of a collision among 10**6 texts is one in 10**7.
+    """
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class RawPuzzle:
-    """A puzzle's texts as they stand in a file."""
+    """The texts of a puzzle as they stand in a file."""
 
     name: str
     puzzle: str
@@ -26,38 +32,38 @@ class RawPuzzle:
     skills: tuple[str, ...] = ()
     difficulty: int | None = None
     form: str = "program"
-    """What the puzzle's text is: `program`, or another form of `parse.Text`."""
+    """Form of the puzzle's text: `program`, or another form of `parse.Text`."""
 
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A boolean function `f` of one answer, as canonical source text; made by `parse` only."""
+    """A boolean function `f` of one answer, as canonical source text. Only `parse` makes puzzles."""
 
     source: str
-    """Defines `f`; its first parameter is the answer, the others have defaults."""
+    """Source text that defines `f`. The first parameter is the answer; the others have defaults."""
     answer_type: str
-    """Canonical, in `typing`'s spelling: `List[int]`."""
+    """Type of the answer, in the canonical spelling of `typing`, such as `List[int]`."""
     header: str
-    """First line of a solution: `def g(n=10):`, with the puzzle's further parameters."""
+    """First line of a solution, with the puzzle's further parameters, such as `def g(n=10):`."""
     id: str
-    """Hash of the normal form: names, layout and docstrings do not count, constants do."""
+    """Hash of the normal form: constants count; names, layout and docstrings do not."""
     skeleton: str
     """Hash of the normal form with constants abstracted."""
     shingles: frozenset[int] = field(repr=False)
-    """Hashed 5-grams of the order-free form, for near-duplicates."""
+    """Hashed 5-grams of the order-free form, to find near-duplicates."""
     imports: tuple[str, ...] = ()
-    """Modules it imports, by their first name."""
+    """Top-level names of the modules that the puzzle imports."""
     original_name: str = "f"
-    """What the function was called in the text it was read from."""
+    """Name of the function in the text it was read from."""
     description: str = ""
-    """Its docstring, which the canonical text leaves out."""
+    """The puzzle's docstring, which the canonical text leaves out."""
     unordered: str = ""
-    """Hash of the order-free form with constants abstracted; an archive keeps neither this nor the shingles."""
+    """Hash of the order-free form with constants abstracted. An archive keeps neither this nor the shingles."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A solution not yet judged, as canonical source text that defines `g`; made by `parse` only."""
+    """A solution that is not judged yet, as canonical source text that defines `g`. Only `parse` makes candidates."""
 
     source: str
     id: str
@@ -65,20 +71,20 @@ class Candidate:
 
 
 class Verdict(StrEnum):
-    """What the judge says of a candidate."""
+    """The judge's decision about a candidate."""
 
     ACCEPTED = "accepted"
     WRONG_ANSWER = "wrong_answer"
     WRONG_TYPE = "wrong_type"
     UNANSWERABLE_VALUE = "unanswerable_value"
-    """The answer is not plain data, or over the answer limit."""
+    """The answer is not plain data, or is over the answer limit."""
     RUNTIME_ERROR = "runtime_error"
     TIME_LIMIT = "time_limit"
     MEMORY_LIMIT = "memory_limit"
     INVALID_SOLUTION = "invalid_solution"
     INVALID_PUZZLE = "invalid_puzzle"
     UNSTABLE = "unstable"
-    """Worlds disagree, or a provisional accept that the solo run does not repeat."""
+    """Worlds disagree, or the candidate's run on its own did not repeat a provisional accept."""
 
 
 FAILED = (
@@ -89,7 +95,7 @@ FAILED = (
 
 
 WORLDS_DISAGREE = "confirm: worlds disagree"
-"""How the detail begins of an `unstable` verdict that speaks against the puzzle, not the candidate."""
+"""Beginning of the detail of an `unstable` verdict that counts against the puzzle, not against the candidate."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +104,16 @@ class Judgement:
 
     verdict: Verdict
     detail: str = ""
-    """The stage (`solve`, `judge`, `confirm`) and what happened there; for people."""
+    """Explanation for people: the stage (`solve`, `judge`, `confirm`) and what happened there."""
     answer: str | None = None
     """The answer as a Python literal; None if there was none or it is over the limit."""
     cpu_seconds: float = 0.0
-    """Of the candidate's own child."""
+    """CPU time of the candidate's own run; in a shared child, an equal share of the child's time."""
     judge_cpu_seconds: float = 0.0
-    """Of the solo confirmation, for accepted candidates."""
+    """CPU time of the confirmation in the second world, for accepted candidates."""
     waited_seconds: float = 0.0
-    """How long the child that met a limit waited for a core: above zero, a loaded machine may have had a part in it."""
+    """Time that the child which met a limit waited for a core. If it is above zero, a loaded machine may be part of the
+    cause."""
 
 
 @dataclass(frozen=True)
@@ -119,4 +126,4 @@ class VerifiedPair:
 
     def __post_init__(self) -> None:
         if self.judgement.verdict != Verdict.ACCEPTED:
-            raise ValueError(f"a pair needs an accepted candidate, this one is {self.judgement.verdict}")
+            raise ValueError(f"a verified pair needs an accepted candidate, this one is {self.judgement.verdict}")

@@ -1,7 +1,7 @@
-"""When are two puzzles the same? Normal forms of syntax trees, and what near-duplicates share.
+"""Decides when two puzzles are the same: normal forms of syntax trees, and shingles for near-duplicates.
 
-The forms are made in a sandbox child (a syntax tree of model text can be a bomb); their texts are
-plain data.
+The forms of a model's text are made in a sandbox child, because its syntax tree can exhaust memory or the stack. The
+forms themselves are plain data.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 SHINGLE_TOKENS = 5
+"""Number of tokens in a shingle."""
 
-# Fields that carry no meaning, or differ between Python versions.
+# Fields of syntax trees that carry no meaning, or that differ between Python versions.
 _SKIPPED = {"ctx", "type_comment", "kind", "type_params", "returns", "type_ignores"}
 
 
@@ -22,8 +23,8 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
     """A text that is equal for programs which differ only in local names, layout, docstrings and annotations' spelling.
 
     Args:
-        tree: The program; docstrings should have been removed.
-        constants: Whether constants count; without, the text is the program's skeleton.
+        tree: The program, without docstrings.
+        constants: Whether constants count. If not, the text is the program's skeleton.
     """
     bound = _bound_names(tree)
     numbers: dict[str, int] = {}
@@ -47,7 +48,8 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
                 if value is None or value == []:
                     complete = False
                     continue
-                # Where a field may be missing or long, its name tells x[:5] from x[5:] and a body from an else.
+                # If a field may be missing or holds a list, its name is written, to tell x[:5] from x[5:] and a body
+                # from an else.
                 if isinstance(value, list) or not complete:
                     tokens.append(f"{field_name}:")
                 add(name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value)
@@ -66,28 +68,32 @@ _NAME_FIELDS = {"name", "arg"}
 
 
 class _Bag(list[object]):
-    """Parts of a program that may stand in any order."""
+    """Parts of a program whose order does not matter."""
 
 
 def order_free_form(tree: ast.AST, constants: bool = True) -> str:
-    """A text that is equal for programs which differ as `normal_form` allows, and in the order of what can be moved.
+    """A text that is equal for programs which differ as `normal_form` allows, or in the order of movable parts.
 
-    That is operands of `and`, `or` and commutative operators, both sides of comparisons, members of
-    sets and dicts, keyword arguments, parameters behind the first, and statements. An early `return
-    False` is a clause of the last `return`, in a `try` or not. Names that the program gives are all
-    written alike, for a number would depend on the order, and annotations are left out. So a few
-    programs that differ are equal here too: `x - a` and `a - x`.
+    These parts are: operands of `and`, `or` and commutative operators, both sides of comparisons, members of sets and
+    dicts, keyword arguments, parameters after the first, and statements. An early `return False`, in a `try` or not,
+    becomes a clause of the last `return`. All names that the program binds are written alike, because a number for each
+    would depend on the order. Annotations are left out. So a few programs that differ have the same text, such as
+    `x - a` and `a - x`.
 
     Args:
-        tree: The program; docstrings should have been removed.
-        constants: Whether constants count; without, neither does how long a list of them is, nor whether one is a
-            parameter's default.
+        tree: The program, without docstrings.
+        constants: Whether constants count. If not, the length of a list of constants does not count either, nor
+            whether a constant is a parameter's default.
     """
     return _writer(tree, constants)(tree)
 
 
 def clause_forms(tree: ast.Module) -> frozenset[str]:
-    """Each clause of a puzzle that is one condition as `order_free_form` writes it without constants; else none."""
+    """The clauses of a puzzle, each as `order_free_form` writes it without constants.
+
+    Returns:
+        An empty set if the program is anything else than one function with a single condition.
+    """
     body = _folded(tree.body[0].body) if len(tree.body) == 1 and isinstance(tree.body[0], ast.FunctionDef) else []
     if len(body) != 1 or not isinstance(body[0], ast.Return) or body[0].value is None:
         return frozenset()
@@ -120,7 +126,7 @@ def _writer(tree: ast.AST, constants: bool) -> Callable[[object], str]:
 
 
 def _named_constants(tree: ast.AST) -> dict[str, ast.expr]:
-    """Parameters with a constant as their default that are never anything else, by name."""
+    """The constants of parameters that have a constant as their default and are bound nowhere else, by name."""
     given: dict[str, ast.expr] = {}
     names: Counter[str] = Counter()
     for node in ast.walk(tree):
@@ -136,7 +142,7 @@ def _named_constants(tree: ast.AST) -> dict[str, ast.expr]:
 
 
 def _is_constant(part: object) -> bool:
-    """A literal: a number with its sign, a text, or a list and the like of literals."""
+    """Whether this is a literal: a number with its sign, a text, or a list, tuple, set or dict of literals."""
     if isinstance(part, ast.UnaryOp):
         return isinstance(part.op, ast.USub) and isinstance(part.operand, ast.Constant)
     if isinstance(part, ast.List | ast.Tuple | ast.Set):
@@ -158,7 +164,7 @@ _MOVABLE_FIELDS = {"body", "orelse", "finalbody", "keywords", "ifs", "names"}
 
 
 def _movable_parts(node: ast.AST) -> Iterator[object]:
-    """What a node is made of, with bags of what may stand in any order."""
+    """The parts of a node. Parts whose order does not matter are in a `_Bag`."""
     if isinstance(node, ast.BoolOp):
         yield from (node.op, _Bag(_clauses(node, type(node.op))))
     elif isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
@@ -181,7 +187,7 @@ def _fields(node: ast.AST) -> Iterator[object]:
         if value is None or value == []:
             complete = False
             continue
-        if isinstance(value, list) or not complete:  # as in `normal_form`
+        if isinstance(value, list) or not complete:  # for the reason given in `normal_form`
             yield f"{field_name}:"
         if isinstance(node, ast.FunctionDef) and field_name == "body":
             yield _Bag(_folded(value))
@@ -192,7 +198,7 @@ def _fields(node: ast.AST) -> Iterator[object]:
 
 
 def _operands(node: ast.expr, operator: type[ast.operator]) -> Iterator[ast.expr]:
-    """`a + (b + c)` and `(c + b) + a` have the same three."""
+    """The operands of nested uses of one operator: `a + (b + c)` and `(c + b) + a` have the same three."""
     waiting = [node]
     while waiting:
         part = waiting.pop()
@@ -203,7 +209,7 @@ def _operands(node: ast.expr, operator: type[ast.operator]) -> Iterator[ast.expr
 
 
 def _clauses(node: ast.expr, operator: type[ast.boolop]) -> Iterator[ast.expr]:
-    """`a and (b and c)` has three."""
+    """The clauses of nested uses of `and`, or of `or`: `a and (b and c)` has three."""
     waiting = [node]
     while waiting:
         part = _without_not(waiting.pop())
@@ -214,7 +220,7 @@ def _clauses(node: ast.expr, operator: type[ast.boolop]) -> Iterator[ast.expr]:
 
 
 def _folded(body: list[ast.stmt]) -> list[ast.stmt]:
-    """A function's body with its early refusals as clauses of what it returns in the end."""
+    """A function's body, with every early `return False` turned into a clause of its last `return`."""
     if len(body) == 1 and isinstance(body[0], ast.Try) and all(_is_false(each.body) for each in body[0].handlers):
         body = [*body[0].body, *body[0].orelse, *body[0].finalbody]
     if not body or not isinstance(body[-1], ast.Return) or body[-1].value is None:
@@ -239,7 +245,7 @@ _OPPOSITES: dict[type[ast.cmpop], ast.cmpop] = {
 
 
 def _without_not(part: Any) -> Any:
-    """A part of a program with no `not` before what can be turned round."""
+    """A part of a program without its `not`, if the negated part can be written without one."""
     if not (isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not)):
         return part
     turned = _negated(part.operand)
@@ -247,7 +253,7 @@ def _without_not(part: Any) -> Any:
 
 
 def _negated(test: ast.expr) -> ast.expr:
-    """What holds where a test does not."""
+    """The negation of a test."""
     if isinstance(test, ast.Compare) and len(test.ops) == 1:
         return ast.Compare(test.left, [_OPPOSITES[type(test.ops[0])]], test.comparators)
     if isinstance(test, ast.BoolOp):
@@ -258,7 +264,7 @@ def _negated(test: ast.expr) -> ast.expr:
 
 
 def _sides(node: ast.Compare) -> Iterator[object]:
-    """Equalities have no order; `a > b` is `b < a`."""
+    """The parts of a comparison: the sides of `==` have no order, and `a > b` is written as `b < a`."""
     sides, kinds = [node.left, *node.comparators], {type(operator) for operator in node.ops}
     if len(kinds) == 1 and kinds <= {ast.Eq, ast.NotEq}:
         yield from (node.ops[0], _Bag(sides))
@@ -280,7 +286,7 @@ def _parameters(node: ast.arguments, left_out: Collection[str]) -> Iterator[obje
 
 
 def _bound_names(tree: ast.AST) -> set[str]:
-    """Names that the program gives; not those of a class's own members, which are reached as attributes."""
+    """Names that the program binds, except those of a class's own members, which are reached as attributes."""
     nodes = list(ast.walk(tree))
     members = {
         id(part)
@@ -305,12 +311,12 @@ def _bound_names(tree: ast.AST) -> set[str]:
 
 
 def shingles(text: str) -> frozenset[int]:
-    """Hashed runs of five tokens of a normal form."""
+    """The hashes of all runs of five tokens in a normal form."""
     tokens = text.split()
     runs = range(max(1, len(tokens) - SHINGLE_TOKENS + 1))
     return frozenset(zlib.crc32(" ".join(tokens[i : i + SHINGLE_TOKENS]).encode("utf-8", "replace")) for i in runs)
 
 
 def jaccard(first: frozenset[int], second: frozenset[int]) -> float:
-    """Shared shingles over all shingles, in [0, 1]."""
+    """Jaccard similarity in [0, 1]: the number of shared shingles divided by the number of all shingles."""
     return len(first & second) / len(first | second) if first or second else 1.0

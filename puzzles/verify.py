@@ -1,18 +1,17 @@
-"""The policy of truth: solve, take the answer as data, judge it elsewhere, and repeat what holds.
+"""Decides verdicts: solve, take the answer as data, judge it in another child, and repeat every accept.
 
-A candidate runs in a child and yields an answer. The answer's type is checked here, on plain
-data. Another child, which holds only the puzzle, evaluates `f(answer)`. Whatever shares a process
-for speed is provisional:
+A candidate runs in a child and yields an answer. This module checks the answer's type on plain data. Another child,
+which holds only the puzzle, evaluates `f(answer)`. Results of processes that are shared for speed are provisional:
 
-* Candidates of one puzzle first run together. That settles rejections only: what holds runs again
-  in a child of its own, and so does all that the shared child did not finish, and a sample of what
-  it rejected.
-* Answers of one puzzle are judged together, for what is only data cannot disturb its neighbours;
-  what is accepted, once more in another world, in the opposite order.
+* Candidates of one puzzle first run together. Such a run settles only rejections. A candidate runs again in a child of
+  its own if it was accepted, if the shared child did not finish it, or if it is in the sample of rejections that is
+  checked again.
+* Answers to one puzzle are judged together, because plain data cannot disturb its neighbours. Accepted answers are
+  judged once more in another world, in the opposite order.
 
 Only programs that are statically harmless (`sandbox.harmless`) ever share a process.
 
-Only an exact `True` counts. Exit codes, output and exceptions never do.
+Only an exact `True` counts as accepted. Exit codes, output and exceptions never do.
 """
 
 from __future__ import annotations
@@ -34,19 +33,21 @@ from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
 SOLVE_WORLD, JUDGE_WORLD, CONFIRM_WORLD = 0, 1, 2
 WORLDS = (0, 1, 2)
 MOST_SHARING = 128
-"""Candidates, or answers, that share a child; a child costs a millisecond, each of them less than a tenth of it."""
+"""Most candidates, or answers, that share a child. A child costs 1 ms, each of these less than a tenth of that."""
 SHARED_CPU_SECONDS = 0.03
-"""For all that share a child; a slow one is better run alone."""
+"""CPU limit of a shared child, for all its candidates together. A slow candidate is better run alone."""
 MOST_CHILDREN = 4
+"""Most children that `accepts` spends on one puzzle."""
 ASKED_CPU_SECONDS = 0.1
-"""`accepts` spends so many children on one puzzle, and so much on each."""
+"""CPU limit of each child of `accepts`."""
 WORTH_SHARING = 8
-"""A shared child that ends early having done fewer is not tried again with the rest."""
+"""Least number of outcomes after which a shared child that ended early is followed by another one for the rest."""
 AUDITED_BELOW = "03"
-"""Candidates whose id, a hash, is below this (3 in 256) run alone as well, and that counts; a difference is noted."""
+"""Candidates whose id, a hash, is below this (3 in 256) always run alone too. The run alone counts; if it differs from
+the shared one, the judgement notes it."""
 
 Question = tuple[Puzzle, bytes]
-"""Does `f` hold for this encoded answer?"""
+"""A puzzle and an encoded answer: does `f` accept this answer?"""
 
 VERDICT_OF_STATUS = {
     Status.CPU_LIMIT: Verdict.TIME_LIMIT,
@@ -63,10 +64,10 @@ def truth_pool(
     """A sandbox pool that can parse, describe and verify.
 
     Args:
-        limits: Per child.
-        lanes: Children at the same time; by default the cores available.
-        seed: Of the worlds' hash and random seeds.
-        modules: Importable beside the pure ones; `random`, seeded per world, always is.
+        limits: Limits of each child.
+        lanes: Number of children at the same time; by default the number of available cores.
+        seed: Seed from which the worlds' hash and random seeds are derived.
+        modules: Modules that programs may import besides the pure ones and `random`, which is seeded per world.
         jobs: Further trusted functions that its children run, such as `puzzles.rules.variation.VARY`.
     """
     importable = tuple(dict.fromkeys([*PURE_MODULES, "random", *modules]))
@@ -75,27 +76,27 @@ def truth_pool(
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one call came to: a record and its cost, or a limit."""
+    """The outcome of one call: a record with its cost, or the limit that ended the child."""
 
     tag: bytes
     content: bytes
     cpu_seconds: float
     verdict: Verdict | None = None
-    """Set when no record tells: the limit that ended the child."""
+    """The limit that ended the child, as a verdict; None if there is a record."""
     detail: str = ""
     waited_seconds: float = 0.0
-    """Of the child that met the limit."""
+    """Time that the child which met the limit waited for a core."""
 
     def same_as(self, other: _Outcome) -> bool:
-        """Whether the program did the same; what it says when it raises may hold addresses."""
+        """Whether the program did the same. Messages of exceptions may hold addresses, so they are not compared."""
         return self.tag == other.tag and (self.content == other.content or self.tag == child.RAISED)
 
 
 def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
-    """Judge candidates, in order. Equal work is done once; equal candidates get equal judgements.
+    """Judge candidates, in order. Equal work is done once, so equal candidates get equal judgements.
 
     Raises:
-        SandboxError: The sandbox or the machine failed; no verdict is made up.
+        SandboxError: The sandbox or the machine failed. A failure never becomes a verdict.
     """
     unique = list({(puzzle.source, candidate.source): (puzzle, candidate) for puzzle, candidate in pairs}.values())
     judgements = dict(zip(((p.source, c.source) for p, c in unique), _verify_unique(pool, unique), strict=True))
@@ -103,7 +104,7 @@ def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgem
 
 
 def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement]:
-    """Judge (puzzle text, solution text) pairs as `selfplay verify` takes them, in order."""
+    """Judge pairs of a puzzle's text and a solution's text, as `selfplay verify` takes them, in order."""
     puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
     wanted = [
         Text(solution, rename={puzzle.original_name: "f"})
@@ -128,16 +129,16 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
 
 
 def encoded_answers(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[bytes | None]:
-    """What each candidate answers, if anything of the declared type.
+    """Each candidate's answer, encoded; None if it gives none of the declared type.
 
-    Dicts are in their own order, which a puzzle may see; the literal in a judgement has them sorted.
+    Dicts keep their own order here, because a puzzle may see it. The literal in a judgement has them sorted.
     """
     outcomes = zip(pairs, _solve_alone(pool, pairs), strict=True)
     return [_read_answer(puzzle, outcome, pool.limits.answer_bytes)[1] for (puzzle, _), outcome in outcomes]
 
 
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
-    """Judged by what each candidate yields alone, but for rejections by what it yielded beside others."""
+    """Judge distinct pairs: accepts always by the candidate's run alone, rejections also by its run beside others."""
     outcomes = _solve_together(pool, pairs)
     alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
     audited = {index: outcomes[index] for index in alone if index in outcomes}
@@ -159,7 +160,7 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
 
 
 def _noted(judgement: Judgement, beside: _Outcome, alone: _Outcome) -> Judgement:
-    """The judgement of a candidate's own child, with a note if the shared one saw something else."""
+    """The judgement by the candidate's own child, with a note if the shared child saw something else."""
     if alone.same_as(beside):
         return judgement
     shown = [_shown_outcome(outcome) for outcome in (beside, alone)]
@@ -167,7 +168,7 @@ def _noted(judgement: Judgement, beside: _Outcome, alone: _Outcome) -> Judgement
 
 
 def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequence[_Outcome]) -> list[Judgement]:
-    """What candidates are worth by what they yielded; equal answers to a puzzle are judged once."""
+    """Judge candidates by their outcomes; equal answers to one puzzle are judged once."""
     read = [
         _read_answer(puzzle, outcome, pool.limits.answer_bytes)
         for (puzzle, _), outcome in zip(pairs, outcomes, strict=True)
@@ -188,7 +189,7 @@ def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequ
 
 
 def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
-    """Each candidate in a child of its own, with the puzzle at hand: it may call `f`."""
+    """The outcome of each candidate in a child of its own. The puzzle is loaded too, so a candidate may call `f`."""
     jobs = (
         Job(
             RUN_PROGRAM,
@@ -202,7 +203,7 @@ def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Itera
 
 
 def _solve_together(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> dict[int, _Outcome]:
-    """Provisional outcomes by index; missing are those that must run alone."""
+    """Provisional outcomes by index. A candidate without one must run alone."""
 
     def payload(batch: Sequence[int]) -> bytes:
         texts = [pairs[index][1].source for index in batch]
@@ -216,7 +217,7 @@ def _solve_together(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> di
 def _share(
     pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int], payload: Callable[[Sequence[int]], bytes], world: int
 ) -> dict[int, _Outcome]:
-    """Outcomes by index of what may share a child with its puzzle's others, and was not touched by a limit there."""
+    """Outcomes by index, for all that may share a child with others of the same puzzle and met no limit there."""
     outcomes: dict[int, _Outcome] = {}
     batches = list(_batches(pool, puzzles, sizes))
     cpu_seconds = min(SHARED_CPU_SECONDS, pool.limits.cpu_seconds)
@@ -230,13 +231,13 @@ def _share(
             done = _outcomes(result, len(result.records))
             outcomes.update((index, outcome) for index, outcome in zip(batch, done, strict=False) if _settles(outcome))
             if len(done) >= WORTH_SHARING:
-                rest.append(batch[len(done) + 1 :])  # the one that ended the child runs alone
+                rest.append(batch[len(done) + 1 :])  # without the one that ended the child: it runs alone
         batches = rest
     return outcomes
 
 
 def _batches(pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indices that may share a child: of one puzzle, and together no larger than an answer may be."""
+    """Indices that may share a child: all of one puzzle, and together no larger than the answer limit."""
     by_puzzle: dict[str, list[int]] = {}
     for index, puzzle in enumerate(puzzles):
         by_puzzle.setdefault(puzzle.source, []).append(index)
@@ -253,7 +254,7 @@ def _batches(pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int]) -> Ite
 
 
 def _settles(outcome: _Outcome) -> bool:
-    """Whether a shared child's outcome can be believed of a wrong candidate: no limit had a part in it."""
+    """Whether a shared child's outcome can settle a rejection: only if no limit can have caused it."""
     if outcome.verdict is not None or outcome.tag in (child.REFUSED, child.MEMORY):
         return False
     return not (outcome.tag == child.RAISED and outcome.content.startswith((b"RecursionError", b"MemoryError")))
@@ -268,7 +269,7 @@ def _shown_outcome(outcome: _Outcome) -> str:
 
 
 def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[Judgement, bytes | None]:
-    """The judgement so far, and the answer to be judged if there is one."""
+    """The judgement so far, and the encoded answer that is still to be judged, or None."""
     cpu_seconds = outcome.cpu_seconds
     if outcome.verdict is not None:
         detail = f"solve: {outcome.detail}"
@@ -279,7 +280,7 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[
         return Judgement(Verdict.MEMORY_LIMIT, "solve: out of memory", None, cpu_seconds), None
     if outcome.tag != child.VALUE:
         return Judgement(Verdict.RUNTIME_ERROR, f"solve: {printable(outcome.content)}", None, cpu_seconds), None
-    # A program that writes into its own report can only spoil its own answer.
+    # A program can write into its own report, so the report is checked again. It can only spoil its own answer.
     if len(outcome.content) > answer_bytes:
         return Judgement(Verdict.UNANSWERABLE_VALUE, "solve: over the answer limit", None, cpu_seconds), None
     try:
@@ -296,7 +297,10 @@ def _read_answer(puzzle: Puzzle, outcome: _Outcome, answer_bytes: int) -> tuple[
 def _blame_puzzles(
     pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judgements: Sequence[Judgement]
 ) -> dict[int, Judgement]:
-    """A candidate's child may say that the puzzle did not load; only a child with the puzzle alone is believed."""
+    """Judgements by index for candidates whose puzzle is at fault, because it does not load.
+
+    A candidate's child may have forged such a report, so a child with only the puzzle decides.
+    """
     suspects = [index for index, judgement in enumerate(judgements) if _no_puzzle(judgement)]
     puzzles = {pairs[index][0].source: pairs[index][0] for index in suspects}
     jobs = [_judge_job(pool, puzzle, [], JUDGE_WORLD) for puzzle in puzzles.values()]
@@ -315,17 +319,17 @@ def _no_puzzle(judgement: Judgement) -> bool:
 
 
 def judge_answers(pool: Pool, questions: Sequence[Question]) -> list[Judgement]:
-    """Judge encoded answers of the declared type, in order; accepts are confirmed in a second world."""
+    """Judge encoded answers of the declared type, in order. Accepts are confirmed in a second world."""
     provisional = judge_once(pool, questions, JUDGE_WORLD)
     accepted = [index for index, outcome in enumerate(provisional) if _is_true(outcome)]
-    # In the opposite order, so that what came before an answer is not the same twice.
+    # The order is reversed, so that different answers come before each answer the second time.
     again = judge_once(pool, [questions[index] for index in reversed(accepted)], CONFIRM_WORLD)
     confirmed = dict(zip(reversed(accepted), again, strict=True))
     return [_verdict(outcome, confirmed.get(index)) for index, outcome in enumerate(provisional)]
 
 
 def judge_once(pool: Pool, questions: Sequence[Question], world: int) -> list[_Outcome]:
-    """Outcomes of `f(answer)` in one world; the answers of a harmless puzzle share a child."""
+    """Outcomes of `f(answer)` in one world. The answers to a harmless puzzle share a child."""
 
     def payload(batch: Sequence[int]) -> bytes:
         return _judge_payload(pool, questions[batch[0]][0], [questions[index][1] for index in batch])
@@ -340,10 +344,15 @@ def judge_once(pool: Pool, questions: Sequence[Question], world: int) -> list[_O
 
 
 def accepts(pool: Pool, asked: Sequence[tuple[Puzzle, Sequence[bytes]]]) -> list[list[bool | None]]:
-    """Which of many encoded answers each puzzle accepts, in one world and unconfirmed; None where a limit came.
+    """Which of many encoded answers each puzzle accepts, without confirmation; None where a limit was met.
 
-    The answers of a puzzle share a child. Behind one that ended it another goes on, until
-    MOST_CHILDREN were spent on the puzzle: for a question of likeness, not for a verdict.
+    This answers whether two puzzles are alike. It is not good enough for a verdict: all runs are in one world, and the
+    answers to a puzzle share a child. If an answer ends the child, another child continues with the next answer, until
+    MOST_CHILDREN were spent on the puzzle.
+
+    Args:
+        pool: Runs the children.
+        asked: Puzzles, each with the encoded answers it is asked about.
     """
     cpu_seconds = min(ASKED_CPU_SECONDS, pool.limits.cpu_seconds)
     outcomes: list[list[bool | None]] = [[] for _ in asked]
@@ -362,7 +371,7 @@ def accepts(pool: Pool, asked: Sequence[tuple[Puzzle, Sequence[bytes]]]) -> list
 
 
 def _fitting(pool: Pool, answers: Sequence[bytes]) -> Sequence[bytes]:
-    """As many of the first answers as one job's payload holds."""
+    """The first answers, as many as fit into one job's payload."""
     totals = itertools.accumulate(len(answer) + 8 for answer in answers)
     return answers[: max(1, sum(total <= 2 * pool.limits.answer_bytes for total in totals))]
 
@@ -377,7 +386,7 @@ def _judge_job(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes], world: int)
 
 
 def _outcomes(result: Result, calls: int) -> list[_Outcome]:
-    """One outcome per call of a job; a limit stands for all calls that have none."""
+    """One outcome per call of a job. A call without a record gets the limit that ended the child."""
     share = result.cpu_seconds / max(calls, 1)
     outcomes = [_outcome(record, share) for record in result.records[:calls]]
     verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
@@ -408,7 +417,7 @@ def _verdict(judged: _Outcome, confirmed: _Outcome | None) -> Judgement:
 
 def _rejection(outcome: _Outcome) -> tuple[Verdict, str]:
     if outcome.verdict is not None:
-        # A crash of f on an answer is f's way of saying no; a limit is not.
+        # If f crashes on an answer, it rejects the answer. If f meets a limit, it does not decide.
         died = outcome.verdict == Verdict.RUNTIME_ERROR
         return (Verdict.WRONG_ANSWER if died else outcome.verdict), outcome.detail
     if outcome.tag == child.NOT_LOADED:
@@ -435,7 +444,7 @@ def _shorten(text: str) -> str:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a puzzle was not admitted: data, not an error of ours."""
+    """Why a puzzle was not admitted. This is data, not a failure of our own."""
 
     reason: str
     detail: str = ""
@@ -452,11 +461,15 @@ REASONS = {
     "unstable": "three worlds agree",
     "too_slow": "judging takes less than half the limits",
 }
-"""Every reason for a `Refusal` by `admit`, and what was expected."""
+"""Every reason for which `admit` refuses a puzzle, and what is expected instead."""
 
 
 def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
-    """Whether each puzzle may be trained on: typed, pure, deterministic, quick and not trivial; None admits."""
+    """Whether each puzzle may be trained on: it must be typed, pure, deterministic, quick and not trivial.
+
+    Returns:
+        The refusal of each puzzle, in order; None for an admitted one.
+    """
     refusals: list[Refusal | None] = [_static_refusal(puzzle) for puzzle in puzzles]
     asked = [index for index, refusal in enumerate(refusals) if refusal is None]
     jobs: list[Job] = []
@@ -470,7 +483,7 @@ def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
 
 
 def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
-    """Those that may be given at all: within the answer limit."""
+    """Trivial answers to a puzzle that are within the answer limit, each with its encoding."""
     answers = []
     for answer in answer_type.trivial_answers(puzzle.answer_type):
         with contextlib.suppress(codec.CodecError):
@@ -503,5 +516,5 @@ def _trivial_refusal(pool: Pool, puzzle: Puzzle, results: Sequence[Result]) -> R
 
 
 def too_slow_to_judge(pool: Pool, judgement: Judgement) -> bool:
-    """Whether judging the reference answer took half the limits or more: a verdict in the grey zone."""
+    """Whether judging the answer took half the CPU limit or more, so that the verdict may depend on the machine."""
     return judgement.judge_cpu_seconds >= pool.limits.cpu_seconds / 2

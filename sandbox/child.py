@@ -1,7 +1,7 @@
-"""What runs inside a child: the harness around one program. The repository's only `exec` and `eval`.
+"""The harness that runs inside a child, around one program. It holds the repository's only `exec` and `eval`.
 
-The child shares memory with the program, so nothing it reports is a verdict: a program that
-overwrites its own report has only changed its own answer (see `pool`, theory of operation).
+The harness shares its memory with the program, so nothing it reports is a verdict. A program that overwrites its own
+report only changes its own answer (see the theory of operation in `pool`).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from typing import Any
 from sandbox import codec, confine
 from sandbox.result import Limits
 
-# How one call of a program ended: the first byte of its record.
+# The first byte of a record says how one call of a program ended.
 VALUE = b"V"
-"""It returned; an encoded value follows."""
+"""The call returned; the encoded value follows."""
 UNANSWERABLE = b"U"
-"""It returned something that is not plain data, or too much of it; the reason follows."""
+"""The call returned a value that is not plain data, or is too large; the reason follows."""
 RAISED = b"E"
-"""It raised; 'Type: message' follows."""
+"""The call raised; 'Type: message' follows."""
 MEMORY = b"M"
-"""It ran out of memory."""
+"""The call ran out of memory."""
 REFUSED = b"R"
-"""It was not run: it may not share a process (`harmless`)."""
+"""The program was not run, because it may not share a process (`harmless`)."""
 NOT_LOADED = b"L"
-"""A source text did not load: its index as one digit, then 'Type: message'."""
+"""A source text did not load; its index as one digit follows, then 'Type: message'."""
 
 REQUEST_HEADER = struct.Struct("<dI")
-"""CPU seconds, payload length."""
+"""CPU limit in seconds, payload length in bytes."""
 RESPONSE_HEADER = struct.Struct("<8sII")
 """Magic, state, number of records; each record is its length (4 bytes) and its bytes."""
 MAGIC = b"records\0"
@@ -46,53 +46,54 @@ MESSAGE_CHARACTERS = 200
 
 NO_ARGUMENTS = b"[]"
 PROGRAM_HEADER = struct.Struct("<II?")
-"""Largest encoded return value, number of shared sources, whether each call brings a source of its own."""
+"""Largest encoded return value in bytes, number of shared sources, whether each call has a source of its own."""
 
 Job = Callable[[bytes], Iterator[bytes]]
 
 
 class Refused(Exception):
-    """A source that may not run here."""
+    """A source text may not run here."""
 
 
 def value_of(expression: str | CodeType, names: dict[str, Any]) -> Any:
-    """What an expression comes to, with only these names beside the builtins.
+    """The value of an expression, with only these names beside the builtins.
 
-    For expressions of a model in a child only; in our own process for those that we wrote.
+    An expression that a model wrote may be evaluated in a child only. The supervisor may evaluate those that this
+    project wrote.
     """
     return eval(expression, dict(names))
 
 
 def request_bytes(limits: Limits) -> int:
-    """Capacity of a job's payload: two answers of full size and a MiB of source text."""
+    """Capacity of the slot for a job's payload, in bytes: two answers of full size and 1 MiB of source text."""
     return 2 * limits.answer_bytes + 1024 * 1024
 
 
 def response_bytes(limits: Limits) -> int:
-    """Capacity of a job's records: one answer of full size, and room for the small rest."""
+    """Capacity of the slot for a job's records, in bytes: one answer of full size and 128 KiB for everything else."""
     return limits.answer_bytes + 128 * 1024
 
 
 def slot_bytes(limits: Limits) -> int:
-    """Size of the shared memory: a request and a response."""
+    """Size of the shared memory, in bytes: a request and a response."""
     return REQUEST_HEADER.size + request_bytes(limits) + RESPONSE_HEADER.size + response_bytes(limits)
 
 
 class Sink:
-    """Standard output of a program: swallowed."""
+    """A program's standard output, which is thrown away."""
 
     encoding = "utf-8"
 
     def write(self, text: str) -> int:
-        """As if written."""
+        """Pretend to write the text."""
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Do nothing, because nothing is buffered."""
 
 
 def main(slot: Any, limits: Limits, function: Job) -> None:
-    """Run the job in the slot and leave; never returns."""
+    """Run the job in the slot and exit; never returns."""
     try:
         os.closerange(0, 32)
         cpu_seconds, length = REQUEST_HEADER.unpack_from(slot, 0)
@@ -103,10 +104,10 @@ def main(slot: Any, limits: Limits, function: Job) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         confine.seal()
     except BaseException:
-        # Our failure, and told in the one way that no sealed program can imitate.
+        # The sandbox failed. SIGKILL reports it, because no sealed program can send that signal.
         os.kill(os.getpid(), signal.SIGKILL)
     sys.stdout = sys.stderr = Sink()
-    sys.stdin = None  # input() then raises
+    sys.stdin = None  # makes input() raise
     _report(slot, limits, function, length)
     os._exit(0)
 
@@ -139,7 +140,7 @@ def _report(slot: Any, limits: Limits, function: Job, length: int) -> None:
 
 
 def describe(error: BaseException) -> bytes:
-    """'Type: message' of an exception whose methods may themselves be hostile."""
+    """'Type: message' of an exception. The exception's own methods may be hostile."""
     try:
         text = f"{type(error).__name__}: {error}"
         return text[:MESSAGE_CHARACTERS].encode("utf-8", "replace")
@@ -148,7 +149,7 @@ def describe(error: BaseException) -> bytes:
 
 
 def pack(blobs: Sequence[bytes]) -> bytes:
-    """Length-prefixed concatenation, the form of payloads."""
+    """The blobs joined, each after its length. Payloads have this form."""
     return b"".join(RECORD_LENGTH.pack(len(blob)) + blob for blob in blobs)
 
 
@@ -166,14 +167,14 @@ def unpack(data: bytes) -> list[bytes]:
 def program(
     sources: Sequence[str], entry: str, calls: Sequence[bytes], answer_bytes: int, own_sources: Sequence[str] = ()
 ) -> bytes:
-    """Payload of `run_program`: for each call load `sources` into a fresh namespace and call `entry`.
+    """Payload of `run_program`, which loads `sources` into a fresh namespace for each call and calls `entry`.
 
     Args:
         sources: Python source texts, loaded in order.
         entry: Name of the function to call.
-        calls: For each call, its positional arguments as an encoded list.
+        calls: Positional arguments of each call, as an encoded list.
         answer_bytes: Largest encoded return value.
-        own_sources: For each call, one more source text, loaded for it alone after the others; or nothing.
+        own_sources: One more source text for each call, loaded for that call alone after the others; or empty.
     """
     header = PROGRAM_HEADER.pack(answer_bytes, len(sources), bool(own_sources))
     texts = [text.encode("utf-8", "surrogatepass") for text in (entry, *sources, *own_sources)]
@@ -181,16 +182,19 @@ def program(
 
 
 def run_program(payload: bytes) -> Iterator[bytes]:
-    """A job: one record per call, in order; without calls one only if the sources do not load."""
+    """Job: yields one record per call, in order. Without calls it yields one record if the sources do not load."""
     return run_calls(payload, compiled)
 
 
 def run_calls(
     payload: bytes, to_code: Callable[[bytes, int], CodeType], tidy: Callable[[], object] = lambda: None
 ) -> Iterator[bytes]:
-    """The job behind `run_program`, with another way to code and something to do between calls.
+    """The job behind `run_program`, with a choice of how sources are compiled and what happens between calls.
 
-    `to_code` may refuse a source by raising `Refused`.
+    Args:
+        payload: From `program`.
+        to_code: Compiles a source text with its index. It may refuse the source by raising `Refused`.
+        tidy: Called between two calls.
     """
     header, entry, *blobs = unpack(payload)
     answer_bytes, shared, has_own = PROGRAM_HEADER.unpack(header)
@@ -199,12 +203,12 @@ def run_calls(
         yield failure
     count = len(rest) // 2 if has_own else len(rest)
     for number, call in enumerate(rest[len(rest) - count :]):
-        # Anew for each call, so that no default, global or cache of a program carries from one to the next.
+        # Each call gets fresh globals, so that no default, global or cache of a program reaches the next one.
         namespace = _namespace(last=number == count - 1)
         failure = _load(namespace, [*sources, rest[number]] if has_own else sources, to_code)
         yield failure or _call(namespace, entry.decode(), call, answer_bytes)
         if number < count - 1:
-            namespace.clear()  # the next program must find the memory that this one kept
+            namespace.clear()  # gives back the memory that this program kept, for the next one
             tidy()
 
 
@@ -225,7 +229,7 @@ def _load(
 
 @functools.cache
 def compiled(source: bytes, index: int) -> CodeType:
-    """Code of a source text; `index` names it in tracebacks."""
+    """The code of a source text; `index` names it in tracebacks."""
     return compile(source, f"<source {index}>", "exec", dont_inherit=True)
 
 
@@ -247,17 +251,17 @@ def _call(namespace: dict[str, Any], entry: str, call: bytes, answer_bytes: int)
 
 
 def _namespace(last: bool) -> dict[str, Any]:
-    """Fresh globals.
+    """Fresh globals for a program.
 
-    The last program of a child gets the zygote's own scope: copying it would touch, and so make the
-    kernel copy, the pages of all its 270 members (0.25 ms).
+    The last program of a child gets the zygote's own scope. A copy of it would touch the pages of all its 270 members,
+    and the kernel would have to copy those (0.25 ms).
     """
     return {"__name__": "program", "__builtins__": SCOPE if last else SCOPE.copy()}
 
 
 MODULES: frozenset[str] = frozenset()
-"""Importable modules, set by the zygote. A child cannot open files, so what is loaded is what can
-be imported; the list only turns a strange failure into a clear message."""
+"""Modules that programs may import; the zygote sets it. A child cannot open files, so it can only import modules that
+are already loaded. This list only gives a clear message in place of a strange failure."""
 
 
 def _import(name: str, *arguments: Any, **keywords: Any) -> Any:
@@ -271,4 +275,4 @@ SCOPE = {
     "__import__": _import,
     **{name: getattr(typing, name) for name in typing.__all__},
 }
-"""What is in scope everywhere: builtins with a friendlier import, and the names of `typing`."""
+"""Names in scope of every program: the builtins, with an import that gives clearer messages, and those of `typing`."""

@@ -1,12 +1,18 @@
-"""Values as data: exact builtin types to bytes and back; nothing else crosses a process border.
+"""Converts values of exact builtin types to bytes and back; no other value crosses a process border.
 
-Tagged JSON. `None`, `bool`, `str`, `list` and small `int` are themselves; the rest is a one-key
-object: `{"u": hex}` a text with surrogates in pairs, which JSON would read as one character (its
-UTF-8), `{"i": hex}` an int beyond 2**53, `{"f": hex}` a float, `{"t": [...]}` a tuple,
-`{"s": [...]}` a set, `{"z": [...]}` a frozenset, `{"d": [[key, value], ...]}` a dict in its own
-order (a judge may see the order). Set members are sorted by their encoding, so that equal values
-have equal bytes whatever the hash seed. Types are compared with `is`, so no method of a subclass
-ever runs.
+The bytes are tagged JSON. `None`, `bool`, `str`, `list` and small `int` stand for themselves. Every other value is an
+object with one key:
+
+    {"u": hex}                   a text with surrogate pairs, as its UTF-8; JSON would join each pair to one character
+    {"i": hex}                   an int beyond 2**53
+    {"f": hex}                   a float
+    {"t": [...]}                 a tuple
+    {"s": [...]}                 a set
+    {"z": [...]}                 a frozenset
+    {"d": [[key, value], ...]}   a dict in its own order, because a judge may see the order
+
+Set members are sorted by their encoding, so equal values have equal bytes whatever the hash seed. Types are compared
+with `is`, so no method of a subclass ever runs.
 """
 
 from __future__ import annotations
@@ -21,25 +27,24 @@ MAX_DEPTH = 64
 EXACT_INT = 2**53
 SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 LONG_INT = 10**4300
-"""Integers from here on are written in hexadecimal: decimal conversion is quadratic, and CPython
+"""Integers of this size and more are written in hexadecimal: conversion to decimal takes quadratic time, and CPython
 refuses it (sys.int_info.default_max_str_digits)."""
 
 
 class CodecError(ValueError):
-    """A value that is not plain data, or bytes that do not encode one."""
+    """The value is not plain data, or the bytes do not encode a value."""
 
 
 def encode(value: object, max_bytes: int) -> bytes:
     """Bytes of a plain value.
 
     Raises:
-        CodecError: Not an exact builtin type, not finite, deeper than 64, or over `max_bytes`.
+        CodecError: The value is not of an exact builtin type, not finite, nested deeper than 64, or over `max_bytes`.
     """
-    if type(value) is bool:  # what most judges return
+    if type(value) is bool:  # a short cut, because most judges return a bool
         return b"true" if value else b"false"
-    # Every node takes at least two bytes, and texts and long integers their length, so a small
-    # value that aliases itself exponentially (a = [a, a] sixty times) is refused by count before
-    # it is ever written out.
+    # Every node takes at least two bytes; a text or a long integer takes its length. A small value can hold itself many
+    # times over (a = [a, a], sixty times). This count refuses such a value before it is written out.
     budget = [max_bytes // 2 + 1]
     encoded = _dump(_lower(value, 0, budget)).encode("ascii")
     if len(encoded) > max_bytes:
@@ -51,10 +56,10 @@ def decode(data: bytes) -> Any:
     """The value that `encode` wrote.
 
     Raises:
-        CodecError: The bytes are not of this form (they may come from a hostile process).
+        CodecError: `encode` cannot have written these bytes (they may come from a hostile process).
     """
     try:
-        # From text: given bytes, json would guess at an encoding, and what is judged guess differently.
+        # Given bytes, json would guess their encoding, and the judge's process might guess another one.
         return _raise(_DECODER.decode(data.decode("ascii")), 0)
     except CodecError:
         raise
@@ -63,7 +68,7 @@ def decode(data: bytes) -> Any:
 
 
 def literal(value: object) -> str:
-    """A Python literal of a decoded value: `repr`, with sets and dicts in sorted order."""
+    """A decoded value as a Python literal: its `repr`, with sets and dicts in sorted order."""
     kind = type(value)
     if kind is int and abs(value) >= LONG_INT:  # type: ignore[arg-type]  # kind is int
         return hex(value)  # type: ignore[arg-type]  # kind is int
@@ -83,7 +88,10 @@ def literal(value: object) -> str:
 
 
 def _sorted(members: Any) -> list[tuple[str, Any]]:
-    """Members with their literals (made once: members nest), by value; by literal where values have no total order."""
+    """Members with their literals, sorted by value, or by literal where the values have no total order.
+
+    Each literal is made only once, because members may be nested.
+    """
     try:
         ordered = sorted(members)
         if all(first < second for first, second in itertools.pairwise(ordered)):
@@ -94,7 +102,7 @@ def _sorted(members: Any) -> list[tuple[str, Any]]:
 
 
 def _dump(lowered: object) -> str:
-    # The scalars as the encoder would write them: it costs a fresh child 0.1 ms to make it write anything.
+    # The encoder would write an int the same way, but its first use costs a fresh child 0.1 ms.
     if type(lowered) is int:
         return str(lowered)
     return _ENCODER.encode(lowered)
@@ -134,13 +142,13 @@ def _refuse(text: str) -> Any:
     raise CodecError(f"untagged number {text[:40]!r}")
 
 
-# Made once: making them costs a fresh child more than using them.
+# Both are made once, at import: making them would cost a fresh child more than using them.
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
 def _raise(lowered: Any, depth: int) -> Any:
-    if depth > MAX_DEPTH + 1:  # a call's arguments are one list around a value
+    if depth > MAX_DEPTH + 1:  # the list of a call's arguments adds one level around each value
         raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
     if type(lowered) is list:
         return [_raise(member, depth + 1) for member in lowered]

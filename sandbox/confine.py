@@ -1,25 +1,25 @@
-"""The layers around untrusted code: every privilege the zygote and its children give up.
+"""The layers of protection around untrusted code: how the zygote and its children give up every privilege.
 
-`enclose` is applied once, by the zygote; `seal` by every child. Each layer is applied and then
-looked at: what the system refuses, or what does not show, is reported with the reason.
-`sandbox.selfcheck` probes the sealed child, and only what was verified counts towards the tier.
+The zygote calls `enclose` once; every child calls `seal`. Each layer is applied and then checked. A layer that the
+system refuses, or whose effect cannot be seen, is reported with the reason. `sandbox.selfcheck` attacks a sealed
+child; only verified protection counts towards the tier.
 
     seal             seccomp allow-list: no file, socket, process, signal, clock, randomness
-    no_clock         the kernel's clock page is zeros: reading a clock needs a system call
-    identity         nobody, where the supervisor is root
+    no_clock         the kernel's clock page is zeros, so reading a clock needs a system call
+    identity         the process runs as `nobody` where the supervisor is root
     namespaces       own users, processes, network, mounts, IPC, host name, cgroup
-    empty_root       a root folder with nothing in it, read-only
-    no_new_privs     no program started could gain privileges
-    landlock         no file opened, no TCP port, no signal to anybody outside
-    capabilities     none, for ever
-    rlimits          memory, files, core dumps
-    not_dumpable     nobody of the same user may trace it or read its memory
-    parent_death     it dies with its parent
+    empty_root       the root folder is empty and read-only
+    no_new_privs     no program that is started can gain privileges
+    landlock         no file can be opened, no TCP port used, nobody outside signalled
+    capabilities     all are dropped for good
+    rlimits          memory, files and core dumps are limited
+    not_dumpable     no process of the same user may trace it or read its memory
+    parent_death     the process dies with its parent
 
-The seal alone stops every attack but two kinds: memory (rlimits) and reading the clock without a
-system call (no_clock). All others stand behind it, in case it has a hole.
+The seal alone stops every attack except two kinds: using too much memory (rlimits stop it) and reading the clock
+without a system call (no_clock stops it). The other layers stand behind the seal, in case it has a hole.
 
-x86-64 and aarch64 Linux. Constants are from the kernel's uapi headers.
+Works on x86-64 and aarch64 Linux. Constants are from the kernel's uapi headers.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ MNT_DETACH = 2
 MAP_FIXED, MAP_PRIVATE, MAP_ANONYMOUS = 0x10, 0x2, 0x20
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
-# All that a Python program needs which neither reads nor writes anything: memory without the
-# right to execute, and leaving. The only door is the shared slot, mapped beforehand. Without
-# futex nothing can sleep: a lock that would wait for ever ends the child at once. Without
-# rt_sigreturn, which restores any signal mask that stands on the stack, nothing can block the
-# timer's signal; no handler runs in a child, so none returns.
+# These calls are enough for a Python program that reads and writes nothing outside itself: they manage memory without
+# execute permission, and exit. The only way out for data is the shared slot, which is mapped beforehand. futex is
+# missing so that nothing can sleep: a lock that would wait for ever ends the child at once. rt_sigreturn is missing
+# because it restores any signal mask found on the stack, which could block the timer's signal. No signal handler runs
+# in a child, so no handler needs it to return.
 ALLOWED = {
     "x86_64": {
         "mmap": 9, "mprotect": 10, "munmap": 11, "brk": 12, "sched_yield": 24, "mremap": 25,
@@ -74,9 +74,9 @@ CAPGET, CAPSET = {"x86_64": 125, "aarch64": 90}, {"x86_64": 126, "aarch64": 91}
 TIMER_CREATE_SETTIME = {"x86_64": (222, 223), "aarch64": (107, 110)}
 CLOCK_PROCESS_CPUTIME_ID, SIGEV_SIGNAL = 2, 0
 SIGNAL_EVENT = struct.Struct("=Qii48x")
-"""Value, signal, how it is told (struct sigevent)."""
+"""Value, signal number, way of notification (struct sigevent)."""
 TIMER_TIMES = struct.Struct("=qqqq")
-"""Interval and time until the first end, each in seconds and nanoseconds (struct itimerspec)."""
+"""Interval, and time until the timer first expires, each in seconds and nanoseconds (struct itimerspec)."""
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same on every architecture
@@ -90,24 +90,24 @@ libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_i
 
 @dataclass
 class Layers:
-    """What became of each layer."""
+    """The state of each layer."""
 
     states: dict[str, str] = field(default_factory=dict)
-    """By name: "on", or why not."""
+    """State by the layer's name: "on", or the reason why it is not."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """By name: what was seen once it was on."""
+    """What the check saw once the layer was on, by the layer's name."""
 
 
 def enclose(limits: Limits) -> Layers:
     """Give up everything the zygote does not need, for good.
 
-    Forks once when a process-id namespace is to be had: the caller goes on as its first process,
-    and the original waits for it. What is refused is reported, not raised: whether the rest
-    suffices is decided by the tier.
+    Forks once if the system grants a process-id namespace: the caller continues as the namespace's first process, and
+    the original process waits for it. A refused layer is reported, not raised: the tier decides whether the other
+    layers are enough.
     """
     layers = Layers()
-    _die_with_parent()  # every later step that clears it sets it again
-    _layer(layers, "no_clock", _hide_clock)  # before /proc is gone
+    _die_with_parent()  # later steps that clear this setting set it again
+    _layer(layers, "no_clock", _hide_clock)  # it needs /proc, which `empty_root` removes
     _layer(layers, "identity", _become_nobody)
     _layer(layers, "namespaces", _new_namespaces)
     if layers.states["namespaces"] == "on":
@@ -123,9 +123,10 @@ def enclose(limits: Limits) -> Layers:
 
 
 def seal() -> None:
-    """Install the child's system-call allow-list; everything else fails with EPERM from here on."""
-    _prctl(PR_SET_NO_NEW_PRIVS, 1)  # without it the kernel takes no filter from an ordinary user
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a fork clears it, and not every child has a first process above it
+    """Install the child's system-call allow-list: from now on every other call fails with EPERM."""
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)  # without it the kernel accepts no filter from an ordinary user
+    # A fork clears this setting, and a child outside a process-id namespace has no first process to die with.
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(_FILTER))
 
 
@@ -138,7 +139,11 @@ def _layer(layers: Layers, name: str, apply: Callable[[], str]) -> None:
 
 
 def _see(seen: bool, what: str) -> str:
-    """Evidence, if it is there."""
+    """The evidence, where the effect was seen.
+
+    Raises:
+        OSError: The effect was not seen.
+    """
     if not seen:
         raise OSError(errno.EINVAL, f"no error, but no effect: not {what}")
     return what
@@ -177,13 +182,13 @@ def _become_nobody() -> str:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        _die_with_parent()  # changing identity cleared it
+        _die_with_parent()  # the change of identity cleared this setting
     return _see(0 not in os.getresuid() + os.getresgid(), f"user {os.getuid()}, group {os.getgid()}")
 
 
 def _new_namespaces() -> str:
     uid, gid = os.getuid(), os.getgid()
-    # Changing identity made the process non-dumpable, which closes its own /proc/self/uid_map.
+    # The change of identity made the process non-dumpable, so it could not open its own /proc/self/uid_map.
     _prctl(PR_SET_DUMPABLE, 1)
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
     _check(libc.unshare(flags), "unshare")
@@ -213,11 +218,11 @@ def _mount(source: str, target: str, kind: str | None, flags: int, options: str 
 
 
 def _become_first_process() -> None:
-    """A process-id namespace begins with the next child; its death kills all in it."""
+    """Fork the first process of the new process-id namespace: when it dies, every process in the namespace dies."""
     original = os.getpid()
     child = os.fork()
     if child:
-        os.closerange(0, 32)  # the first process alone holds the line to the supervisor
+        os.closerange(0, 32)  # only the first process may hold the line to the supervisor
         os.waitpid(child, 0)
         os._exit(0)
     _die_with_parent()
@@ -226,7 +231,7 @@ def _become_first_process() -> None:
 
 
 def _landlock_everything() -> str:
-    """Handle every right and allow none: no file can be opened, no TCP port used, nobody signalled."""
+    """Restrict every right of Landlock and allow none: no file can be opened, no TCP port used, nobody signalled."""
     abi = _check(libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1), "landlock")
     file_rights = {1: 13, 2: 14, 3: 15, 4: 15}.get(abi, 16)
     rights = [(1 << file_rights) - 1, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0]
@@ -244,7 +249,8 @@ def _landlock_everything() -> str:
 
 def _drop_capabilities() -> str:
     for capability in range(64):
-        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused without privilege: then there is none to drop
+        # The kernel refuses this call to a process without privilege, which has no capability to drop either.
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
     header, held = struct.pack("=Ii", LINUX_CAPABILITY_VERSION_3, 0), ctypes.create_string_buffer(24)
     _check(libc.syscall(CAPSET[machine], header, bytes(24)), "capset")
     _check(libc.syscall(CAPGET[machine], header, held), "capget")
@@ -252,10 +258,10 @@ def _drop_capabilities() -> str:
 
 
 def limit_cpu(seconds: float) -> None:
-    """End this process by SIGPROF once it has used so much CPU time; after `seal` nothing can disarm that.
+    """End this process by SIGPROF once it has used this much CPU time; after `seal` nothing can disarm the timer.
 
-    A timer on the process's own CPU clock: of 0.25 s it lets 0.2509 to 0.2561 be used beside three busy neighbours.
-    setitimer's ITIMER_PROF counts the kernel's ticks instead, and let 0.2456 to 0.2675.
+    The timer runs on the process's own CPU clock. With a limit of 0.25 s and three busy neighbours, processes used
+    0.2509 to 0.2561 s. setitimer's ITIMER_PROF counts the kernel's ticks instead, and allowed 0.2456 to 0.2675 s.
     """
     timer, (create, set_time) = ctypes.c_int(), TIMER_CREATE_SETTIME[machine]
     event = SIGNAL_EVENT.pack(0, signal.SIGPROF, SIGEV_SIGNAL)
@@ -277,7 +283,7 @@ def _set_rlimits(limits: Limits) -> str:
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
-    # The soft limit alone: deep recursion in C needs more than the usual 8 MiB, where allowed.
+    # Deep recursion in C needs more stack than the usual 8 MiB, so the soft limit is raised as far as allowed.
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = 64 * 1024**2
     resource.setrlimit(resource.RLIMIT_STACK, (stack if hard == resource.RLIM_INFINITY else min(stack, hard), hard))
@@ -286,10 +292,10 @@ def _set_rlimits(limits: Limits) -> str:
 
 
 def _hide_clock() -> str:
-    """Put zeros over the kernel's clock page, so that reading a clock needs a system call, which a child lacks.
+    """Map zeros over the kernel's clock page, so that reading a clock needs a system call, which a child may not make.
 
-    A zero page says "no fast clock", and the vDSO falls back to the system call. (Unmapping it
-    would crash CPython, which reads the monotonic clock inside lock functions.)
+    The vDSO reads a zero page as "no fast clock" and falls back to the system call. Unmapping the page would crash
+    CPython, which reads the monotonic clock inside its lock functions.
     """
     with open("/proc/self/maps") as maps:
         regions = [line.split()[0] for line in maps if "[vvar" in line]
@@ -304,14 +310,17 @@ def _hide_clock() -> str:
     return f"{len(regions)} clock pages are zeros"
 
 
-# Classic BPF: code, jump if true, jump if false, constant (linux/filter.h).
+# Classic BPF instructions: code, jump if true, jump if false, constant (linux/filter.h).
 _LOAD, _EQUAL, _BIT_SET, _RETURN = 0x20, 0x15, 0x45, 0x06
-# Offsets into struct seccomp_data; the low words of arguments on a little-endian machine.
+# Offsets into struct seccomp_data. Those of arguments point to the low word on a little-endian machine.
 _NUMBER, _ARCHITECTURE, _PROTECTION, _MAP_FLAGS = 0, 4, 16 + 2 * 8, 16 + 3 * 8
 
 
 def _filter_program(machine: str) -> bytes:
-    """The allow-list of a `platform.machine()` as BPF: what is unlisted returns EPERM, a foreign architecture kills."""
+    """The allow-list of one `platform.machine()` as a BPF program.
+
+    A call that is not listed returns EPERM. A call made for another architecture kills the process.
+    """
     numbers = dict(ALLOWED[machine])
     allow = (_RETURN, 0, 0, SECCOMP_RET_ALLOW)
     deny = (_RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
@@ -320,7 +329,7 @@ def _filter_program(machine: str) -> bytes:
         (_EQUAL, 1, 0, AUDIT_ARCH[machine]),
         (_RETURN, 0, 0, SECCOMP_RET_KILL_PROCESS),
         (_LOAD, 0, 0, _NUMBER),
-        # mmap: anonymous and never executable
+        # mmap is allowed for anonymous memory that is not executable.
         (_EQUAL, 0, 7, numbers.pop("mmap")),
         (_LOAD, 0, 0, _PROTECTION),
         (_BIT_SET, 0, 1, mmap.PROT_EXEC),
@@ -329,7 +338,7 @@ def _filter_program(machine: str) -> bytes:
         (_BIT_SET, 0, 1, MAP_ANONYMOUS),
         allow,
         deny,
-        # mprotect: never executable
+        # mprotect may not make memory executable.
         (_EQUAL, 0, 4, numbers.pop("mprotect")),
         (_LOAD, 0, 0, _PROTECTION),
         (_BIT_SET, 0, 1, mmap.PROT_EXEC),

@@ -1,14 +1,16 @@
-"""Which programs may share a process: those that can reach nothing but what they make themselves.
+"""Decides which programs may share a process: those that can reach nothing except what they make themselves.
 
-An allow-list over the syntax tree. It is no wall, for the kernel is that, and no program is called
-hostile by it: whatever is not listed runs alone. It keeps one candidate from spoiling the next
-one's rejection; accepts need no such care, for each is repeated alone.
+An allow-list over the syntax tree decides. A program with anything that is not listed runs alone; it is not called
+hostile. The allow-list is no security barrier: the kernel is. It only keeps one candidate from causing the wrong
+rejection of the next one. Accepts do not depend on it, because each accept is repeated alone.
 
-What could be shared between two namespaces of one process is closed: modules and classes (no
-attribute is ever assigned, no name or attribute with a leading underscore is used), the
-interpreter (no `type`, `getattr`, `vars`, `id`, ... by any name), what reaches attributes by text
-(`str.format`, `operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`, `functools.wraps`),
-and `typing`'s caches, which remember whether `List[1]` or `List[1.0]` came first.
+The allow-list closes everything that two namespaces of one process could share:
+
+* modules and classes: no attribute is assigned, and no name or attribute with a leading underscore is used;
+* the interpreter: `type`, `getattr`, `vars`, `id` and the like cannot be used by any name;
+* access to attributes by text: `str.format`, `operator.attrgetter`, `string.Formatter`, `typing.get_type_hints`,
+  `functools.wraps`;
+* the caches of `typing`, which remember whether `List[1]` or `List[1.0]` came first.
 """
 
 from __future__ import annotations
@@ -64,8 +66,8 @@ MEMBERS = {
         variance
     """,
 }  # fmt: skip
-"""Per module what may be used of it. Missing are modules with state (`random`; `re`, whose cache takes 2 and 2.0 for
-one), and what sets or gets attributes."""
+"""Names that may be used of each module. Modules with state are missing (`random`; `re`, whose cache treats 2 and 2.0
+as one), and so are names that set or get attributes."""
 DATA = (
     str, int, float, complex, bytes, bytearray, list, tuple, dict, set, frozenset, range, slice, collections.Counter,
     collections.OrderedDict, collections.deque, collections.defaultdict, fractions.Fraction,
@@ -75,10 +77,10 @@ ATTRIBUTES = frozenset(
     {name for kind in DATA for name in dir(kind) if not name.startswith("_")}
     | {name for members in MEMBERS.values() for name in members.split()}
 ) - {"format", "format_map"}
-"""Without `str.format`, which reads attributes."""
+"""Attributes that may be read. `str.format` is missing, because it reads attributes by text."""
 IN_SCOPE = frozenset(vars(builtins)) | frozenset(typing.__all__)
 FORBIDDEN_NAMES = IN_SCOPE.difference(BUILTINS.split())
-"""Not by any binding either: a name that a program binds somewhere may still mean the builtin elsewhere."""
+"""Names that may not be used, even where the program binds them: elsewhere they may still mean the builtin."""
 TYPES = frozenset((GENERICS + "bool bytes complex dict float frozenset int list object set str tuple").split())
 """Names that annotations may be made of."""
 
@@ -94,10 +96,10 @@ NODES = (
 
 
 def run_together(payload: bytes) -> Iterator[bytes]:
-    """A job like `child.run_program`, for programs of several authors: what is not harmless yields `child.REFUSED`.
+    """Job like `child.run_program`, for unrelated programs; a program that is not harmless yields `child.REFUSED`.
 
-    What one left behind does not run while the next does, and its memory is given back, but for
-    what a fragmented heap holds (a MiB was seen).
+    Nothing that one program left behind runs while the next one does. Its memory is given back, except for what a
+    fragmented heap keeps (1 MiB was seen).
     """
     return child.run_calls(payload, _compiled, tidy=gc.collect)
 
@@ -111,7 +113,7 @@ def _compiled(source: bytes, index: int) -> CodeType:
 
 
 def is_harmless(tree: ast.Module) -> bool:
-    """Whether a program can disturb no other one that runs in the same process after it."""
+    """Whether a program cannot disturb a program that runs after it in the same process."""
     nodes = list(ast.walk(tree))
     types = {id(part) for annotation in _annotations(nodes) if _is_type(annotation) for part in ast.walk(annotation)}
     forbidden = FORBIDDEN_NAMES - _collections(tree)
@@ -127,7 +129,7 @@ def _annotations(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
 
 
 def _is_type(annotation: ast.expr) -> bool:
-    """Whether an annotation is made of types only: evaluating it means the same whoever did so before."""
+    """Whether an annotation is made of types only. Its value then does not depend on what was evaluated before it."""
     return all(
         (isinstance(part, ast.Name) and part.id in TYPES)
         or (isinstance(part, ast.Constant) and part.value in (None, ...))
@@ -137,7 +139,7 @@ def _is_type(annotation: ast.expr) -> bool:
 
 
 def _collections(tree: ast.Module) -> set[str]:
-    """Classes that are imported for the whole program, and have a namesake in `typing`."""
+    """Names of `collections` that are imported for the whole program and also exist in `typing`."""
     imports = [statement for statement in tree.body if isinstance(statement, ast.ImportFrom)]
     names = {alias.name for each in imports if each.module == "collections" for alias in each.names if not alias.asname}
     return names & {"Counter", "OrderedDict"}
@@ -146,7 +148,8 @@ def _collections(tree: ast.Module) -> set[str]:
 def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
     if isinstance(node, ast.Name):
         return _is_plain(node.id, forbidden) and (isinstance(node.ctx, ast.Load) or node.id not in TYPES)
-    if isinstance(node, ast.Try):  # a generator's `finally` runs when the collector comes, which is not the same alone
+    # A generator's `finally` runs when the garbage collector does: at another moment than in a process of its own.
+    if isinstance(node, ast.Try):
         return not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in ast.walk(node))
     if isinstance(node, ast.Attribute):
         return node.attr in ATTRIBUTES and isinstance(node.ctx, ast.Load)
@@ -166,12 +169,12 @@ def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
 
 
 def _may_bind(name: str, forbidden: frozenset[str]) -> bool:
-    """Whether a program may give this name a meaning: an annotation must not come to mean something else."""
+    """Whether a program may bind this name; the names of types may not get another meaning, as annotations use them."""
     return _is_plain(name, forbidden) and name not in TYPES
 
 
 def _is_member(module: str, alias: ast.alias) -> bool:
-    if module == "typing":  # by another name it could be used outside an annotation
+    if module == "typing":  # under another name a type could be used outside an annotation
         return alias.name in TYPES and alias.asname is None
     return alias.name in MEMBERS.get(module, "").split()
 

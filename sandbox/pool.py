@@ -1,44 +1,42 @@
-"""Runs a stream of untrusted jobs: jobs in, results out, in the same order.
+"""Runs a stream of untrusted jobs and returns their results in the same order.
 
 Theory of operation
 -------------------
-    supervisor (this process: the trainer, any size)
-        |  a socket pair: one byte "go" one way, how the child ended the other way
+    supervisor (this process: the trainer, of any size)
+        |  a socket pair: one byte "go" to the zygote, how the child ended back
         |  a slot of shared memory: the job's bytes in, its records out
         v
-    zygote (one per lane, function and world; warm, tiny, confined, never sees a job's bytes)
+    zygote (one per lane, function and world; warm, small, confined, never sees a job's bytes)
         |  fork, one per job
         v
     child (sealed by a seccomp allow-list: no file, socket, process, signal, clock, randomness)
 
-*Who holds what.* The supervisor holds everything and parses nothing that a child wrote, except
-the slot's fixed header and records of bounded length. The zygote is nobody, sees no file, network
-or process but its own, and may fork, wait for and kill its children. A child may compute, allocate
-up to its limit, and write into the slot. `confine` has every layer, `child.main` the order in
-which a child gives up what is left.
+*Who may do what.* The supervisor has all rights. Of what a child wrote it parses only the slot's fixed header and
+records of bounded length. The zygote runs as nobody. It sees no file, network or process except its own, and may fork,
+wait for and kill its children. A child may compute, allocate memory up to its limit, and write into the slot. `confine`
+defines every layer of protection; `child.main` shows the order in which a child gives up the rest.
 
-*What crosses.* Bytes. A job is the name of a trusted function that its zygote has preloaded and a
-payload for it; the function runs in the child beside the untrusted program and yields records. A
-program can forge the records of its own child. So a record is never a verdict about the program
-that ran there: a candidate's child only yields an answer, and another child, which never saw the
-candidate, judges it (`puzzles.verify`). Programs that share a child could forge each other's
-records; only those that can reach nothing beyond themselves do (`harmless`), and what comes of
-it is provisional.
+*What passes between processes.* Only bytes. A job is the name of a trusted function, which its zygote has preloaded,
+and a payload for it. The function runs in the child beside the untrusted program and yields records. A program can
+forge the records of its own child, so a record is never a verdict about the program that ran there. The candidate's
+child only yields an answer; another child, which never saw the candidate, judges it (`puzzles.verify`). Programs that
+share a child could forge each other's records. So only programs that can reach nothing outside themselves share one
+(`harmless`), and their results are provisional.
 
-*What a result needs.* The child exited with status 0 and the slot carries the magic. Exit codes,
-output and exceptions mean nothing. Between two jobs the slot's pages are given back, so no byte
-of one job reaches the next.
+*What makes a result valid.* The child exited with status 0 and the slot starts with the magic number. Exit codes,
+output and exceptions mean nothing. The slot's pages are given back between two jobs, so no byte of one job reaches the
+next.
 
-*Limits.* CPU time by a timer that the child cannot disarm or block, with RLIMIT_CPU behind it;
-memory by RLIMIT_AS; a child that makes no progress, which a sealed one can hardly manage, by the
-zygote's clock; a zygote that does not answer, by the supervisor's.
+*Limits.* A timer that the child can neither disarm nor block limits CPU time, with RLIMIT_CPU behind it. RLIMIT_AS
+limits memory. The zygote's clock ends a child that makes no progress, which a sealed child can hardly manage to do.
+The supervisor's clock ends a zygote that does not answer.
 
-*Worlds.* Each zygote belongs to a world: its own hash seed, random seed and address layout. A
-verdict that depends on one of them differs between worlds.
+*Worlds.* Each zygote belongs to a world, which has its own hash seed, random seed and address layout. A verdict that
+depends on one of these differs between worlds.
 
-*Failures.* A zygote that dies, a fork that is refused, a child killed from outside: the job is
-tried again in a fresh zygote, and after three tries `SandboxError` names it. So it does when a
-zygote comes up behind fewer layers than the first.
+*Failures.* If a zygote dies, a fork is refused, or a child is killed from outside, the job is tried again in a fresh
+zygote. After three tries `SandboxError` names the job. `SandboxError` is also raised if a zygote starts with other
+layers than the first one.
 
 A pool belongs to one thread. Its zygotes die with that thread, and with the process.
 """
@@ -72,31 +70,32 @@ PURE_MODULES = (
     "math", "itertools", "functools", "collections", "heapq", "bisect", "string", "re", "operator", "typing", "copy",
     "fractions", "statistics",
 )  # fmt: skip
-"""Modules without clock, randomness or the outside world: all that a proposed puzzle may import."""
+"""Modules without clock, randomness or access to the outside: a proposed puzzle may import only these."""
 
 RUN_PROGRAM = "sandbox.child:run_program"
 RUN_TOGETHER = "sandbox.harmless:run_together"
 TRIES = 3
 WINDOW_PER_LANE = 32
-"""Jobs that may wait for an earlier one's result, so that one slow job does not idle the lanes."""
+"""Jobs per lane that may be started before the oldest result is ready, so that one slow job does not idle the lanes."""
 START_SECONDS = 60
+"""Time that a zygote may take to start."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trusted function's name, its payload, and the world to run in."""
+    """A piece of work: the name of a trusted function, a payload for it, and the world to run it in."""
 
     function: str
     payload: bytes
     world: int = 0
     label: str = "job"
-    """Named in a `SandboxError`."""
+    """Name of the job in a `SandboxError`."""
     cpu_seconds: float | None = None
-    """Less than the pool's limit, for work whose end is not waited for."""
+    """CPU limit below the pool's, for work that may be cut off early; None for the pool's limit."""
 
 
 def available_cores() -> int:
-    """Cores this process may really use: its affinity, and the cgroup's quota if there is one."""
+    """Number of cores this process may use, by its affinity and the cgroup's quota if there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -105,12 +104,12 @@ def available_cores() -> int:
 
 
 def available_bytes() -> int:
-    """Memory this process may still take: what the kernel can free, within the cgroup's limit and its own (ulimit)."""
+    """Bytes this process may still allocate: what the kernel can free, within the cgroup's limit and the ulimit."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with contextlib.suppress(OSError, KeyError, ValueError):
         free = _numbers("/proc/meminfo")["MemAvailable:"] * 1024
     with contextlib.suppress(OSError, KeyError, ValueError):
-        # Not `memory.current`, which counts file pages that are given back when they are needed.
+        # `memory.current` would also count file pages, which the kernel gives back when memory is needed.
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
         free = min(free, limit - _numbers("/sys/fs/cgroup/memory.stat")["anon"])
     address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -121,7 +120,7 @@ def available_bytes() -> int:
 
 
 def _numbers(file: str) -> dict[str, int]:
-    """The first number of each of a file's lines, by its name."""
+    """The first number on each line of a file, by the name at the line's start."""
     return {name: int(number) for name, number, *_ in map(str.split, Path(file).read_text().splitlines())}
 
 
@@ -129,15 +128,15 @@ class Pool:
     """Lanes of zygotes that run jobs in parallel.
 
     Args:
-        functions: Trusted jobs, as 'module:function', beside `run_program` and `run_together`.
+        functions: Trusted job functions as 'module:function', in addition to `run_program` and `run_together`.
         limits: What each child may consume.
-        lanes: Jobs that run at the same time; by default the cores available.
-        seed: From which the worlds' hash and random seeds are derived.
-        modules: What programs may import; every zygote loads them.
+        lanes: Number of jobs that run at the same time; by default the number of available cores.
+        seed: Seed from which the worlds' hash and random seeds are derived.
+        modules: Modules that programs may import; every zygote loads them.
 
     Raises:
-        ValueError: There is no such module.
-        SandboxError: This is not Linux.
+        ValueError: A module does not exist.
+        SandboxError: The machine does not run Linux.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Pool:
     ) -> None:
         if not sys.platform.startswith("linux"):
             raise SandboxError(
-                f"the sandbox needs Linux (seccomp, fork), this is {sys.platform}: use a Linux machine or container"
+                f"the sandbox needs Linux (seccomp, fork), but this is {sys.platform}: use a Linux machine or container"
             )
         self.limits = limits or Limits()
         self.functions = tuple(dict.fromkeys([RUN_PROGRAM, RUN_TOGETHER, "sandbox.selfcheck:probe", *functions]))
@@ -175,35 +174,35 @@ class Pool:
             lane.close()
 
     def cpu_seconds(self) -> float:
-        """Of all zygotes and the children that have ended, since the pool was made."""
+        """CPU seconds that all zygotes and all ended children have used since the pool was made."""
         return sum(lane.cpu_seconds() for lane in self._lanes)
 
     @property
     def layers(self) -> Layers:
-        """What every zygote reports of its layers. `selfcheck` probes what they come to."""
+        """The states of the layers, as every zygote reports them. `selfcheck` tests what they achieve together."""
         if self._layers is None:
             self._lanes[0].zygote(RUN_PROGRAM, 0)
         assert self._layers is not None  # set by the first zygote
         return self._layers
 
     def agree_on_layers(self, layers: Layers) -> None:
-        """Called by each zygote at its birth: all stand behind the same protections.
+        """Check that a new zygote has the same layers as the first one.
 
         Raises:
-            SandboxError: It has others than the first, say because the machine ran out of namespaces.
+            SandboxError: It has other layers, for example because the machine ran out of namespaces.
         """
         if self._layers is None:
             self._layers = layers
         elif layers.states != self._layers.states:
             changed = [f"{name}: {now}" for name, now in layers.states.items() if now != self._layers.states.get(name)]
-            raise SandboxError(f"a later zygote has other protections than the first: {', '.join(changed)}")
+            raise SandboxError(f"a later zygote has other layers than the first: {', '.join(changed)}")
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """The jobs' results, in the jobs' order; jobs are drawn as results are consumed.
+        """The jobs' results, in the order of the jobs; jobs are taken from the iterable as results are consumed.
 
         Raises:
-            SandboxError: A job's child could not be run, three times.
-            ValueError: A payload is larger than the slot, or the pool was not given the function.
+            SandboxError: A job's child could not be run, three times in a row.
+            ValueError: A payload is larger than the slot, or the pool does not know the job's function.
         """
         source = iter(jobs)
         waiting: deque[_Ticket] = deque()
@@ -265,7 +264,7 @@ class _Ticket:
 
 
 class _Lane:
-    """One job at a time, in the zygote of the function and world it asks for."""
+    """Runs one job at a time, in the zygote of the job's function and world."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -275,7 +274,7 @@ class _Lane:
         self.deadline = 0.0
 
     def cpu_seconds(self) -> float:
-        """Of the zygotes that are and that were, with their children."""
+        """CPU seconds of all present and past zygotes of this lane, with their children."""
         return self._spent + sum(zygote.cpu_seconds() for zygote in self._zygotes.values())
 
     @property
@@ -290,14 +289,14 @@ class _Lane:
 
     def start(self, job: Job) -> None:
         if job.function not in self._pool.functions:
-            raise ValueError(f"{job.function!r} is not among the functions of this pool")
+            raise ValueError(f"{job.function!r} is not among the functions of this pool: name it when the pool is made")
         self._current = self.zygote(job.function, job.world)
-        # Beyond what the zygote itself would wait for: then it is the zygote that hangs.
+        # Later than the zygote's own limit for a child: past this deadline the zygote itself hangs.
         self.deadline = time.monotonic() + (STARVED_WALLS + 2) * self._pool.limits.wall_seconds
         self._current.start(job)
 
     def finish(self) -> Result | str:
-        """The result, or what failed of ours; called when there is an answer, or it is late."""
+        """The job's result, or what failed in the sandbox; called when a reply has come or is late."""
         assert self._current is not None
         return self._current.finish()
 
@@ -309,7 +308,7 @@ class _Lane:
 
 
 class _Zygote:
-    """The supervisor's end of one zygote."""
+    """One zygote as the supervisor holds it: the process, its socket and its slot."""
 
     def __init__(self, pool: Pool, function: str, world: int) -> None:
         self._limits = pool.limits
@@ -361,7 +360,7 @@ class _Zygote:
                     break
                 received += part
         self.line.settimeout(None)
-        greeting = json.loads(received) if received.endswith(b"\n") else {"error": "it ended without a word"}
+        greeting = json.loads(received) if received.endswith(b"\n") else {"error": "it ended without a message"}
         if "error" in greeting:
             raise SandboxError(f"a zygote did not start: {greeting['error'].strip()}")
         return Layers(**greeting)
@@ -370,10 +369,10 @@ class _Zygote:
         payload = job.payload
         if len(payload) > child.request_bytes(self._limits):
             raise ValueError(
-                f"a job of {len(payload)} bytes exceeds the slot's {child.request_bytes(self._limits)}: "
-                "send it in parts, or raise answer_bytes"
+                f"a job of {len(payload)} bytes exceeds the slot's {child.request_bytes(self._limits)} bytes: "
+                "split the job, or raise answer_bytes"
             )
-        # Gives every page back to the kernel: nothing of an earlier job is left in the slot.
+        # This gives every page back to the kernel, so the slot holds nothing of an earlier job.
         self._slot.madvise(mmap.MADV_REMOVE)
         self._cpu_seconds = self._limits.cpu_seconds if job.cpu_seconds is None else job.cpu_seconds
         child.REQUEST_HEADER.pack_into(self._slot, 0, self._cpu_seconds, len(payload))
@@ -383,7 +382,7 @@ class _Zygote:
 
     def finish(self) -> Result | str:
         try:
-            # An answer counts however late it is read: the consumer of results may take its time.
+            # A reply counts however late it is read, because the consumer of results may be slow.
             reply = self.line.recv(REPLY.size, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return "the zygote does not answer"
@@ -413,18 +412,19 @@ class _Zygote:
         return Result(Status.DIED, records, f"it left with exit status {code}", cpu_seconds, wall_seconds)
 
     def _killed(self, number: int, records: tuple[bytes, ...], cpu_seconds: float, wall_seconds: float) -> Result | str:
-        # The last of the three is RLIMIT_CPU's: whoever escaped the others did not escape the limit.
+        # SIGPROF comes from the timer, SIGXCPU from RLIMIT_CPU's soft limit. A SIGKILL after the limit comes from
+        # RLIMIT_CPU's hard limit, which a child that survived the other two still meets.
         if number in (signal.SIGPROF, signal.SIGXCPU) or (number == signal.SIGKILL and cpu_seconds > self._cpu_seconds):
             detail = f"over {self._cpu_seconds:g} s of CPU time"
             return Result(Status.CPU_LIMIT, records, detail, cpu_seconds, wall_seconds)
         if number == signal.SIGKILL:
-            # Nobody sealed can send it: the seal failed, the machine ran out of memory, or somebody interfered.
+            # No sealed process can send it: the seal failed, the machine ran out of memory, or somebody interfered.
             return "the child was killed from outside, or could not be sealed"
         detail = f"it died on signal {number}: {signal.strsignal(number)}"
         return Result(Status.DIED, records, detail, cpu_seconds, wall_seconds)
 
     def _records(self) -> tuple[int, tuple[bytes, ...]]:
-        """The state and records in the slot; a hostile child may have written anything there."""
+        """The state and the records in the slot, checked in every step: a hostile child may have written anything."""
         magic, state, count = child.RESPONSE_HEADER.unpack_from(self._slot, self._response)
         if magic != child.MAGIC:
             return child.RUNNING, ()
@@ -441,7 +441,7 @@ class _Zygote:
         return state, tuple(records)
 
     def cpu_seconds(self) -> float:
-        """Its own and that of its descendants, those that have ended included."""
+        """CPU seconds of the zygote and all its descendants, including those that have ended."""
         return _ticks(self._process.pid) / os.sysconf("SC_CLK_TCK")
 
     def close(self) -> None:
@@ -452,7 +452,7 @@ class _Zygote:
 
 
 def _ticks(process: int) -> int:
-    """utime, stime, cutime and cstime (proc(5)) of a process and of those below it; 0 if it has ended."""
+    """Clock ticks used by a process and those below it (utime, stime, cutime, cstime of proc(5)); 0 if it has ended."""
     folder = Path(f"/proc/{process}")
     try:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
@@ -463,13 +463,13 @@ def _ticks(process: int) -> int:
 
 
 def _folder(name: str) -> list[str]:
-    """What must be on a zygote's path to load a module, or a job's: nothing for the standard library."""
+    """Folders that a zygote's path needs to load a module or a 'module:function'; none for the standard library."""
     root = name.partition(":")[0].partition(".")[0]
     if root in sys.stdlib_module_names:
         return []
     spec = importlib.util.find_spec(root)
     if spec is None or spec.origin is None:
-        raise ValueError(f"there is no module named {root!r}, or it has no file of its own")
+        raise ValueError(f"there is no module named {root!r} with a file of its own: install it, or correct the name")
     return [str(Path(spec.origin).parents[1 if spec.submodule_search_locations else 0])]
 
 
@@ -479,4 +479,4 @@ def _check_module(name: str) -> None:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise ValueError(f"there is no module named {name!r}")
+        raise ValueError(f"there is no module named {name!r}: install it, or correct the name")

@@ -1,8 +1,8 @@
-"""What one sandboxed job may consume, and what became of it.
+"""The limits of one sandboxed job, and its result.
 
-A `Result` speaks of a process, never of a puzzle: whether an answer is right is decided one floor
-up, in `puzzles.verify`. Our own failures are not statuses but `SandboxError`, so that they can
-never be counted as a candidate's (the `XX` of ioi/isolate).
+A `Result` describes a process, never a puzzle: `puzzles.verify` decides whether an answer is right. A failure of the
+sandbox itself is not a status but a `SandboxError`, so that it can never count as a candidate's failure (like the
+status `XX` of ioi/isolate).
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from enum import StrEnum
 
 
 class SandboxError(Exception):
-    """The sandbox or the machine failed; nothing is known about the job's program."""
+    """The sandbox or the machine failed. This says nothing about the job's program."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one child may consume."""
+    """Resources that one child may consume."""
 
     cpu_seconds: float = 1.0
-    """User plus system time. The limit that decides: it does not depend on the machine's load."""
+    """User plus system time. This limit decides verdicts, because it does not depend on the machine's load."""
     wall_seconds: float = 5.0
-    """A child that has used no CPU time for this long is asleep for ever and is killed."""
+    """Time without progress, by the clock on the wall. A child that uses no CPU time for this long is asleep for ever
+    and is killed."""
     memory_bytes: int = 512 * 1024**2
-    """Address space (RLIMIT_AS), of which the interpreter with its modules takes about 30 MiB."""
+    """Address space (RLIMIT_AS). The interpreter with its modules takes about 30 MiB of it."""
     answer_bytes: int = 256 * 1024
-    """Encoded size of one value that leaves a child."""
+    """Largest encoded size of one value that leaves a child."""
     recursion_limit: int = 10_000
 
     def __post_init__(self) -> None:
@@ -35,8 +36,8 @@ class Limits:
                 raise ValueError(f"{name} must be from {least:,} to {most:,}, got {getattr(self, name):,}")
         if self.wall_seconds < self.cpu_seconds:
             raise ValueError(
-                f"wall_seconds ({self.wall_seconds}) is below cpu_seconds ({self.cpu_seconds}): "
-                "slow programs would be reported as sleeping"
+                f"wall_seconds ({self.wall_seconds}) is below cpu_seconds ({self.cpu_seconds}): raise it, "
+                "or slow programs would be reported as sleeping"
             )
 
 
@@ -47,26 +48,27 @@ RANGES = {
     "answer_bytes": (64, 64 * 1024**2),
     "recursion_limit": (50, 1_000_000),
 }
-"""What can be enforced: below, the harness itself would not fit."""
+"""Smallest and largest value of each limit. With less, the harness itself would not fit."""
 
 
 class Status(StrEnum):
-    """What happened to a child process."""
+    """How a child process ended."""
 
     FINISHED = "finished"
-    """The harness reported that the job ran to its end; the only status whose records are whole."""
+    """The harness reported that the job ran to its end. Only this status has complete records."""
     CPU_LIMIT = "cpu_limit"
     WALL_LIMIT = "wall_limit"
     MEMORY_LIMIT = "memory_limit"
     DIED = "died"
-    """It ended without a report: a crash, an early exit, or records over the size limit."""
+    """The child ended without a report: it crashed, exited early, or its records were over the size limit."""
 
 
 SHOWN_CHARACTERS = 200
+"""Longest part of a child's message that is shown."""
 
 
 def printable(message: bytes) -> str:
-    """A child's message, short and without control characters."""
+    """A child's message as text: cut short, with control characters escaped."""
     text = message[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS]
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
@@ -77,9 +79,9 @@ class Result:
 
     status: Status
     records: tuple[bytes, ...]
-    """What the job had reported when it ended, in order; a prefix unless `status` is FINISHED."""
+    """Records the job had reported when it ended, in order. Only with the status FINISHED are these all records."""
     detail: str
-    """For people, not for machines."""
+    """Explanation for people. No code may parse it."""
     cpu_seconds: float
     wall_seconds: float = 0.0
-    """From fork to end. A child that had a core to itself took hardly more than its CPU time."""
+    """Time from fork to end. For a child with a core of its own it is hardly more than its CPU time."""

@@ -1,8 +1,8 @@
-"""Does the sandbox on this machine hold? Attacks on the live sandbox, and what was verified.
+"""Checks whether the sandbox holds on this machine, by attacking the live sandbox.
 
-`probe` runs inside a sealed child and tries what no program may do; `check` asks a pool for it,
-adds the limits and a known accept and reject, and gives the tier. Configured is not verified:
-only what was tried here counts.
+`probe` runs inside a sealed child and tries everything that no program may do. `check` runs `probe` in a pool, runs
+programs with a known outcome, and computes the tier. A layer that is only configured proves nothing: the attacks
+tried here decide.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from sandbox.pool import RUN_PROGRAM, Job, Pool
 from sandbox.result import Result, SandboxError, Status
 
 TIERS = "ABD"
-"""A: everything. B: a layer behind the seal is missing (a container that refuses namespaces), and every
-attack is stopped all the same. D: an attack is not stopped; refused unless allowed by name."""
+"""The tiers, best first. A: every layer is on and every attack is stopped. B: a layer behind the seal is missing (as in
+a container that refuses namespaces), but every attack is stopped. D: an attack is not stopped; nothing runs unless the
+user allows this tier by name."""
 
 
 CPU_SECONDS = 0.1
-"""For a program with a known outcome: the endless one should not delay every command by a whole limit."""
+"""CPU limit for a program with a known outcome: the endless one should not delay every command by a whole limit."""
 
 
 def _raw(number: int, *arguments: object) -> Callable[[], object]:
@@ -53,8 +54,8 @@ UNSHARE = {"x86_64": 272, "aarch64": 97}.get(platform.machine(), 272)
 CLONE_NEWUSER = 0x10000000
 
 FORBIDDEN: dict[str, Callable[[], object]] = {
-    "read_file": lambda: open("/etc/passwd"),  # noqa: SIM115  # it must not open
-    "write_file": lambda: open("/tmp/selfcheck", "w"),  # noqa: SIM115  # nor this
+    "read_file": lambda: open("/etc/passwd"),  # noqa: SIM115  # nothing to close: opening must fail
+    "write_file": lambda: open("/tmp/selfcheck", "w"),  # noqa: SIM115  # the same
     "stat_file": lambda: os.stat("/"),
     "list_folder": lambda: os.listdir("/"),
     "internet_socket": lambda: socket.socket(socket.AF_INET),
@@ -77,11 +78,11 @@ FORBIDDEN: dict[str, Callable[[], object]] = {
     "trace": _raw(PTRACE, 0, 0, 0, 0),
     "new_namespace": _raw(UNSHARE, CLONE_NEWUSER),
 }
-"""What a sealed child must be refused, each by EPERM from the kernel."""
+"""Actions that the kernel must refuse to a sealed child, each with EPERM."""
 
 
 def probe(payload: bytes) -> Iterator[bytes]:
-    """In a child: try every forbidden thing; one JSON object {name: "refused" or what happened}."""
+    """Job for a child: try every forbidden action; yields one JSON object {name: "refused" or what happened}."""
     yield json.dumps({name: _attempt(action) for name, action in FORBIDDEN.items()}).encode()
 
 
@@ -103,34 +104,34 @@ REMEDIES = {
     "landlock": "run a kernel from 5.13 on with landlock among its lsm=",
     "no_clock": "mount /proc, and run on a kernel that lets [vvar] be replaced",
 }
-"""What to do about a layer that the system refuses."""
+"""How to get a layer that the system refuses, by the layer's name."""
 
 
 @dataclass(frozen=True)
 class Protections:
-    """What was verified on the live sandbox."""
+    """The result of a self-check of the live sandbox."""
 
     tier: str
     layers: dict[str, str]
-    """Per layer of the zygote: "on", or why the system refused it."""
+    """State of each layer of the zygote: "on", or why the system refused it."""
     evidence: dict[str, str]
-    """Per layer that is on: what was seen of it."""
+    """What the check of each layer saw, for layers that are on."""
     probes: dict[str, str]
-    """Per attack: "refused"/"held", or what happened instead."""
+    """Outcome of each attack: "refused" or "held", or what happened instead."""
 
     def failures(self) -> list[str]:
         """One line per attack that was not stopped."""
         return [f"{name}: {outcome}" for name, outcome in self.probes.items() if outcome not in ("refused", "held")]
 
     def missing(self) -> list[str]:
-        """One line per layer that is not on: why, and what to do."""
+        """One line per layer that is not on: the reason, and what to do."""
         refused = [(name, state) for name, state in self.layers.items() if state != "on"]
         return [
-            f"{name} {state}; {REMEDIES.get(name, 'ask for it where the machine is run')}" for name, state in refused
+            f"{name} {state}; {REMEDIES.get(name, 'ask whoever runs the machine for it')}" for name, state in refused
         ]
 
     def to_json(self) -> dict[str, object]:
-        """For the archive: what stood between the candidates and this machine."""
+        """The protections as stored in an archive with every verified pair."""
         return {
             "tier": self.tier,
             "layers": self.layers,
@@ -143,10 +144,10 @@ class Protections:
 
 
 def check(pool: Pool) -> Protections:
-    """Attack the pool's own sandbox and say what held.
+    """Attack the pool's own sandbox and report which attacks were stopped.
 
     Raises:
-        SandboxError: It cannot run at all.
+        SandboxError: The sandbox cannot run at all.
     """
     result = next(pool.run([Job("sandbox.selfcheck:probe", b"", label="self-check")]))
     if result.status != Status.FINISHED:
@@ -161,17 +162,17 @@ def check(pool: Pool) -> Protections:
 
 
 def require(protections: Protections, minimum_tier: str) -> None:
-    """Refuse to go on below a tier.
+    """Refuse to continue below a tier.
 
     Raises:
-        SandboxError: With what is missing and what to do.
+        SandboxError: The tier is lower; the message says what is missing and what to do.
     """
     if TIERS.index(protections.tier) <= TIERS.index(minimum_tier):
         return
     raise SandboxError(
         f"the sandbox reaches tier {protections.tier}, below sandbox.minimum_tier = {minimum_tier!r}; "
         f"missing: {'; '.join(protections.missing() + protections.failures())}. "
-        "See `selfplay doctor`, run where these are allowed, or set sandbox.minimum_tier lower at your own risk"
+        "See `selfplay doctor`, use a machine that allows these, or set sandbox.minimum_tier lower at your own risk"
     )
 
 
@@ -204,4 +205,4 @@ LIVE: dict[str, tuple[str, Callable[[Result], bool]]] = {
     "silent_output": ("def g():\n    print('accepted')\n    return 1", _says(b"V1")),
     "closed_import": ("def g():\n    import os\n    return 1", _begins(b"EImportError")),
 }
-"""Programs with a known outcome."""
+"""Programs with a known outcome, by name: the source text, and whether a result is the expected one."""

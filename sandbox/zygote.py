@@ -1,8 +1,8 @@
-"""The warm parent of all children of one world: forks one per job, and never sees a job's bytes.
+"""The zygote: the warm parent process of all children of one world and function. It never sees a job's bytes.
 
-It loads what children may need, gives up its own privileges, and then only waits for a byte,
-forks, waits for the child and tells the supervisor how it ended. A child inherits nothing worth
-stealing, because no untrusted byte ever enters this process.
+The zygote loads what children may need and gives up its own privileges. Then it repeats one cycle: wait for a byte,
+fork a child for the job, wait for the child, tell the supervisor how it ended. A child inherits nothing worth stealing,
+because no untrusted byte ever enters this process.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from sandbox import child, confine
 from sandbox.result import Limits
 
 REPLY = struct.Struct("<BiQQ")
-"""Reason, wait status, CPU microseconds."""
+"""Reason, wait status, CPU time and wall time in microseconds."""
 ENDED, ASLEEP, NOT_FORKED = range(3)
 STARVED_WALLS = 12
-"""A child that makes progress on a loaded machine may take this many wall limits."""
+"""Longest run of a child that makes progress on a loaded machine, in wall limits."""
 DOZING_SHARE = 0.002
-"""A child that used less than this share of a core since the last look is asleep, whatever it pretends."""
+"""A child that used less than this share of a core since the last check counts as asleep."""
 LATE_MODULES = ("unicodedata", "weakref", "types", "codecs")
-"""What programs and the modules they import load only when needed. Every further module makes every fork slower."""
+"""Modules that programs and their imports load only when needed. Each further module makes every fork slower."""
 PADDING: list[object] = []
+"""Keeps the objects of `_padding` alive."""
 CODECS = "ascii latin-1 utf-8 utf-16 utf-32 cp1252 unicode-escape raw-unicode-escape rot13"
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a zygote is told at its birth (as JSON on its command line)."""
+    """The orders a zygote gets when it starts, as JSON on its command line."""
 
     limits: Limits
     slot: int
@@ -49,18 +50,18 @@ class Orders:
     line: int
     """File descriptor of the socket to the supervisor."""
     function: str
-    """What every child runs, as 'module:function'; loaded before privileges are dropped."""
+    """Function that every child runs, as 'module:function'; it is loaded before privileges are dropped."""
     modules: tuple[str, ...]
-    """What programs may import."""
+    """Modules that programs may import."""
     random_seed: int
 
     def to_json(self) -> str:
-        """For the command line."""
+        """The orders as text for the command line."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Orders:
-        """What `to_json` wrote."""
+        """The orders that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "limits": Limits(**fields["limits"])})
 
@@ -68,10 +69,11 @@ class Orders:
 def main() -> None:
     """Entry point of the process that `pool` starts."""
     orders = Orders.from_json(sys.argv[1])
-    # Children inherit what is in memory here.
+    # Children inherit this process's memory, so the environment and the command line must not stay in it.
     os.environ.clear()
     del sys.argv[1:], sys.orig_argv[1:]
-    # To a low number: children close the low ones, and the supervisor may have thousands open.
+    # The socket gets a low number, because children close only the low ones, and the supervisor may have opened
+    # thousands of files.
     line = socket.socket(fileno=os.dup(orders.line))
     os.close(orders.line)
     try:
@@ -91,7 +93,7 @@ def main() -> None:
 def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     slot = mmap.mmap(orders.slot, child.slot_bytes(orders.limits))
     os.close(orders.slot)
-    # `random` would seed itself from the system in every child: another draw each time, and 0.1 ms.
+    # `random` would seed itself from the system in every child: draws would differ, and it would cost 0.1 ms.
     os.register_at_fork = _no_hook
     for module in (*LATE_MODULES, *orders.modules):
         importlib.import_module(module)
@@ -102,7 +104,7 @@ def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     function = getattr(importlib.import_module(module), name)
     if "random" in sys.modules:
         sys.modules["random"].seed(orders.random_seed)
-    warnings.simplefilter("ignore")  # nobody reads them, and each costs a child a hundred microseconds
+    warnings.simplefilter("ignore")  # nobody reads warnings, and each costs a child 0.1 ms
     _warm(orders.limits)
     sys.setrecursionlimit(orders.limits.recursion_limit)
     sys.set_int_max_str_digits(100_000)
@@ -111,9 +113,9 @@ def _prepare(orders: Orders) -> tuple[Any, child.Job]:
 
 
 def _padding(seed: int) -> list[object]:
-    """Up to 63 objects of each small size: so the low bits of addresses differ between worlds too.
+    """Up to 63 objects of each small size, so that the low bits of addresses differ between worlds too.
 
-    The system moves whole pages only. Drawn by Knuth's MMIX generator.
+    The system's own randomisation moves only whole pages. Knuth's MMIX generator draws the numbers.
     """
     kept: list[object] = []
     for size in range(512):
@@ -127,7 +129,7 @@ def _no_hook(**_: object) -> None:
 
 
 def _warm(limits: Limits) -> None:
-    """One whole check here, so that children find every page of the interpreter already touched (2.3 -> 1.1 ms)."""
+    """Run one whole check here, so that children find every page of the interpreter already touched (2.3 -> 1.1 ms)."""
     puzzle = "def f(x: List[int], n=3):\n    return sorted(set(x)) == list(range(n)) and all(y < n for y in x)"
     payload = child.program([puzzle], "f", [b"[[2,0,1]]"], limits.answer_bytes)
     if list(child.run_program(payload)) != [child.VALUE + b"true"]:
@@ -151,10 +153,13 @@ def _serve(line: socket.socket, slot: Any, function: child.Job, orders: Orders) 
 
 
 def _wait(pid: int, limits: Limits) -> bool:
-    """Wait until the child has ended (it is left to be reaped), or kill it when it is asleep.
+    """Wait until the child has ended, or kill it when it is asleep; the caller reaps it.
 
-    CPU time is the limit and ends a busy child by itself. A child that was merely given no CPU
-    by a loaded machine still makes some progress and is left alone; one that makes none sleeps.
+    The CPU limit ends a busy child without help. A child on a loaded machine gets little CPU time but still makes some
+    progress, so it may continue. A child without progress is asleep.
+
+    Returns:
+        Whether the child ended by itself.
     """
     clock = (~pid << 3) | 2  # CPUCLOCK_SCHED of another process (linux/posix-timers.h)
     used = -math.inf

@@ -1,4 +1,4 @@
-"""An archive for people: what is in it, a page of its puzzles, one puzzle's history."""
+"""Queries of an archive for people: counts, a page of puzzles, one puzzle's history."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ ORDERS = {
     "shortest": "length(p.source), p.number DESC",
     "longest": "length(p.source) DESC, p.number DESC",
 }
-"""Of a page; hardest are those solved by the fewest of their candidates, before those that no candidate solved; varied
-those with the most distinct solutions."""
+"""Orders of a page, as SQL. `hardest` starts with the lowest solve rate above zero; puzzles that no candidate solved
+come last. `varied` starts with the most distinct solutions."""
 STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
 FEW_PLACES = 10_000
-"""Where words may stand and be looked for from there; common ones stand in most solutions."""
+"""Number of matches below which a search starts from the matches; common words stand in most solutions."""
 SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
-"""Bounds of the classes that puzzles are counted in."""
+"""Upper bounds of the classes of solve rates that `stats` counts puzzles in."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which puzzles are asked for; None for any."""
+    """The puzzles that are asked for. A field of None allows any value."""
 
     origin: str | None = None
     iteration: int | None = None
@@ -44,15 +44,15 @@ class Filter:
     skill: str | None = None
     difficulty: int | None = None
     state: str | None = None
-    """One of STATES."""
+    """State of the puzzle, one of STATES."""
     words: str | None = None
-    """All of them stand in its name, text or description, or in one of its solutions."""
+    """Words that must all stand in the puzzle's name, text and description, or all in one of its solutions."""
 
     def condition(self, archive: Archive) -> tuple[str, list[Any]]:
-        """SQL over an archive's `puzzles p`, and its parameters.
+        """The SQL condition over an archive's `puzzles p`, and its parameters.
 
         Raises:
-            InputError: There is no word among the words.
+            InputError: `words` contains no word.
         """
         clauses, parameters = ["1"], list[Any]()
         for column in ("origin", "iteration", "answer_type", "difficulty"):
@@ -72,7 +72,10 @@ class Filter:
 
 
 def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
-    """Where the words stand: by the full-text index, and in what is not in it yet as it is."""
+    """The SQL condition for puzzles in which the words stand, and its parameters.
+
+    It uses the full-text index, and reads the rows that are not in the index yet.
+    """
     words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
     if not words:
         raise InputError(f"expected a word to search for, got {text!r}")
@@ -85,7 +88,8 @@ def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
         matched = f"SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?"
         here = f"t.number IN ({matched}) OR ({later} AND {contains})"
         puzzle = "id" if table == "puzzles" else "puzzle"
-        # From few places to their puzzles; else from puzzle to puzzle, until a page is full.
+        # With few matches the search goes from these to their puzzles. With many it goes from puzzle to puzzle, and
+        # stops when a page is full.
         if archive.query(f"SELECT count(*) FROM ({matched} LIMIT {FEW_PLACES})", asked)[0][0] < FEW_PLACES:
             clauses.append(f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE {here})")
         else:
@@ -97,17 +101,17 @@ def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
 def page_of(
     archive: Archive, chosen: Filter, order: str = "newest", limit: int = 50, offset: int = 0
 ) -> list[sqlite3.Row]:
-    """Some of the puzzles that are asked for: who made them, how many candidates they got and how many held.
+    """A page of the chosen puzzles: their origin, texts, and numbers of candidates and accepted candidates.
 
     Args:
-        archive: Where they are.
-        chosen: Which.
+        archive: The archive.
+        chosen: The puzzles that are asked for.
         order: One of ORDERS.
-        limit: How many.
-        offset: How many are left out before the first.
+        limit: Most puzzles on the page.
+        offset: Number of puzzles before the page.
     """
     condition, parameters = chosen.condition(archive)
-    # Which they are comes first: what is said of a puzzle is then counted for a page of them, and not for all.
+    # The subquery chooses the page first, so that candidates are counted only for the puzzles on it.
     page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
@@ -122,13 +126,13 @@ def page_of(
 
 
 def number_of(archive: Archive, chosen: Filter) -> int:
-    """How many puzzles are asked for."""
+    """The number of chosen puzzles."""
     condition, parameters = chosen.condition(archive)
     return int(archive.query(f"SELECT count(*) FROM puzzles p WHERE {condition}", *parameters)[0][0])
 
 
 def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
-    """Some of the verified pairs, newest first: both texts, the answer, and where the solution came from."""
+    """A page of the verified pairs, newest first: both texts, the answer, and the solution's origin."""
     return archive.query(
         "SELECT s.number, s.puzzle, s.id AS solution, p.name, p.source, s.source AS solution_source, s.answer,"
         " s.origin, s.iteration FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE s.number IN"
@@ -141,13 +145,13 @@ def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3
 def refused_proposals(
     archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0
 ) -> list[sqlite3.Row]:
-    """Some of the proposals that were not admitted, newest first: where their texts are, what became of them, and why.
+    """A page of the proposals that were not admitted, newest first: where the text is, the outcome, and the reason.
 
     Args:
-        archive: Where they are.
-        outcome: Only those with this one.
-        limit: How many.
-        offset: How many are left out before the first.
+        archive: The archive.
+        outcome: The only outcome to include; None for all.
+        limit: Most proposals on the page.
+        offset: Number of proposals before the page.
     """
     return archive.query(
         "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
@@ -160,7 +164,7 @@ def refused_proposals(
 
 
 def refused_imports(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
-    """Some of the imported texts that did not become part of an archive, in the order they came."""
+    """A page of the imported texts that were refused, in the order they came."""
     sql = "SELECT name, what, reason, detail, original FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
     return archive.query(sql, limit, offset)
 
@@ -207,7 +211,7 @@ def stats(archive: Archive) -> dict[str, Any]:
 
 
 def _by_solve_rate(archive: Archive) -> dict[str, int]:
-    """Puzzles with candidates, by the share of these that was accepted: none, up to a tenth, and so on."""
+    """Number of puzzles with candidates, by the share of accepted ones: 0, at most 0.1, at most 0.25, and so on."""
     classes = " ".join(f"WHEN rate <= {bound} THEN {place}" for place, bound in enumerate(SOLVE_RATES))
     rows = archive.counts(
         f"SELECT CASE {classes} END, count(*) FROM (SELECT avg(verdict = 'accepted') AS rate FROM candidates"
@@ -223,15 +227,15 @@ def _refused_in_all(archive: Archive) -> dict[str, int]:
 
 
 def row_of(archive: Archive, beginning: str) -> dict[str, Any]:
-    """The row of the one puzzle whose id begins so.
+    """The row of the one puzzle whose id begins with this text.
 
     Raises:
-        InputError: There is none, or several begin with it.
+        InputError: No puzzle's id begins with it, or several do.
     """
-    # The ids are hexadecimal, so all that begin so lie below "g"; the range uses the index.
+    # Ids are hexadecimal, so those with this beginning lie before the beginning plus "g". A range uses the index.
     rows = archive.query("SELECT * FROM puzzles WHERE id >= ? AND id < ? || 'g'", beginning, beginning)
     if len(rows) != 1:
-        found = "there is none" if not rows else f"{len(rows)} begin so"
+        found = "there is none" if not rows else f"{len(rows)} ids begin with it"
         raise InputError(f"{archive.path}: expected the id of one puzzle, got {beginning!r}: {found}")
     return dict(rows[0]) | {name: json.loads(rows[0][name]) for name in ("skills", "parents")}
 
@@ -240,7 +244,7 @@ def history(archive: Archive, beginning: str) -> dict[str, Any]:
     """A puzzle with its solutions, counts and origin, as stored.
 
     Raises:
-        InputError: There is none with this id, or several begin with it.
+        InputError: No puzzle's id begins with it, or several do.
     """
     puzzle = row_of(archive, beginning)
     solutions = archive.query("SELECT * FROM solutions WHERE puzzle = ? ORDER BY length(source), id", puzzle["id"])

@@ -1,7 +1,7 @@
-"""Puzzle files in: our JSONL, Microsoft's P3 and the programs that Codex wrote for it, ACES and Absolute Zero.
+"""Reads puzzle files: our own JSONL, Microsoft's P3, Codex's programs for P3, ACES, and Absolute Zero.
 
-Reading a file only splits it into texts; whether a text is a puzzle is decided by `parse`, and
-whether a solution holds by `verify`. `import_puzzles` does both and fills an archive.
+Reading a file only splits it into texts. `parse` decides whether a text is a puzzle, `verify` whether a solution is
+accepted. `import_puzzles` calls both and adds the results to an archive.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from puzzles.verify import admit, too_slow_to_judge, verify
 from sandbox.pool import Pool
 
 EMBEDDED_SETS = ("train", "dev", "heldout")
-"""The hand-written sets inside the package, usable wherever a puzzle file is."""
+"""Names of the hand-written sets inside the package. They can be used wherever a puzzle file can."""
 PUZZLE_ID = re.compile("[0-9a-f]{16}")
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
-"""How a pickle begins, from its second protocol on; no UTF-8 text does."""
+"""Beginning of a pickle of protocol 2 or later. No UTF-8 text begins like this."""
 
 
 @dataclass(frozen=True)
 class RawPair:
-    """One line of `selfplay verify`."""
+    """One line of the input of `selfplay verify`."""
 
     id: Any
     puzzle: str
     solution: str
     body_of: str | None = None
-    """For a solution without its header: `expression` or `body`; the puzzle's header goes before it."""
+    """For a solution without a header: what it is, `expression` or `body`. The puzzle's header is put before it."""
 
 
 def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]:
-    """All puzzles of a file, or of an embedded set by its name.
+    """All puzzles of a file, or of an embedded set.
 
     Args:
-        path: `train`, `dev`, `heldout`, or a file: one JSON array of objects, or a JSON object on each line.
-        file_format: Whose objects these are, one of `FORMATS`; or `auto`, by the first object's keys.
+        path: `train`, `dev`, `heldout`, or a file with one JSON array of objects, or with one JSON object on each line.
+        file_format: Format of the objects, one of `FORMATS`; `auto` chooses it by the keys of the first object.
 
     Raises:
-        InputError: The file is missing, a place in it is not of the format, or the first does not tell which.
+        InputError: The file is missing, an object in it is not of the format, or the first object fits no format.
     """
     name = str(path)
     if name in EMBEDDED_SETS:
@@ -67,7 +67,7 @@ def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]
 
 
 def _format_of(record: dict[str, Any], where: str) -> str:
-    """The first whose key is there: objects of ours may hold what else their author likes."""
+    """The first format whose key the object has. Objects of our own format may have any further keys."""
     for name, known in FORMATS.items():
         if known.key in record:
             return name
@@ -76,10 +76,10 @@ def _format_of(record: dict[str, Any], where: str) -> str:
 
 
 def read_errata(path: str | Path | None = None) -> dict[str, str]:
-    """Puzzles known to be wrong, as reasons by id: those of the embedded sets, and a file's own.
+    """The reasons why puzzles are wrong, by puzzle id: for those of the embedded sets, and those named in a file.
 
     Args:
-        path: TOML of `[[erratum]]` tables with `puzzle` (its id) and `reason`.
+        path: TOML file of `[[erratum]]` tables with `puzzle` (an id) and `reason`; None for the embedded sets only.
 
     Raises:
         InputError: The file is missing or not of the format.
@@ -109,16 +109,16 @@ def _read_errata(text: str, name: str) -> dict[str, str]:
 
 
 def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair]:
-    """The lines of `selfplay verify`, as they come.
+    """The pairs of `selfplay verify`, one for each line, as soon as the line is read.
 
     Args:
-        file: Open text.
-        name: For messages.
-        file_format: `jsonl` is {"id"?, "puzzle", "solution"}; `codex` has "prompt" too, and solutions
-            without header: an expression if the prompt is `short`, else the body of the function.
+        file: The open text file.
+        name: The file's name, for messages.
+        file_format: `jsonl` for lines of {"id"?, "puzzle", "solution"}. `codex` for lines that also have "prompt", and
+            solutions without a header: an expression if the prompt is `short`, else the body of the function.
 
     Raises:
-        InputError: A line is not of the format; the lines before it have been yielded.
+        InputError: A line is not of the format; all lines before it have been yielded.
     """
     for number, (where, record) in enumerate(_json_lines(file, name), 1):
         puzzle, solution = (_string(record, key, where) for key in ("puzzle", "solution"))
@@ -129,21 +129,21 @@ def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[
 
 
 def with_header(raw: RawPair, header: str) -> str:
-    """The text of a solution, given the header its puzzle asks for."""
+    """The text of a solution, with the header that its puzzle asks for where it has none."""
     if raw.body_of == "expression":
         return f"{header}\n    return {raw.solution.strip()}\n"
     return raw.solution if raw.body_of is None else header + raw.solution
 
 
 def open_text(path: Path, errors: str = "strict") -> TextIO:
-    """Open a text file, unpacking .gz.
+    """Open a text file; a file that ends in .gz is decompressed.
 
     Args:
         path: The file.
-        errors: What becomes of bytes that are not UTF-8; with `surrogateescape` `read_pairs` names their line.
+        errors: How bytes that are not UTF-8 are handled. With `surrogateescape`, `read_pairs` can name their line.
 
     Raises:
-        InputError: It cannot be opened.
+        InputError: The file cannot be opened.
     """
     try:
         if path.suffix == ".gz":
@@ -183,7 +183,7 @@ def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]
             where = f"{name}, line {number}"
             try:
                 line.encode()
-            except UnicodeEncodeError:  # escaped when it was read, so that the lines before it were not held up
+            except UnicodeEncodeError:  # `surrogateescape` kept the bytes, so that the lines before could be yielded
                 raise InputError(f"{where}: expected UTF-8 text, got {shown(line.strip())}") from None
             record = parse_json(line, where, "one JSON object")
             if not isinstance(record, dict):
@@ -202,7 +202,7 @@ def _string(record: dict[str, Any], key: str, where: str) -> str:
 
 
 def _strings(record: dict[str, Any], key: str, where: str) -> list[str]:
-    """The texts under a key; none if it is missing or null."""
+    """The list of texts under a key; empty if the key is missing or null."""
     value = record.get(key)
     if value is None:
         return []
@@ -246,13 +246,17 @@ ACES_SKILLS = (
     "geometry and coordinate manipulation", "algorithm optimization", "number theory", "graph theory",
     "array indexing", "hashing",
 )  # fmt: skip
-"""What each place of ACES's `emb` stands for (arXiv:2310.10692, aces/environement/p3/skill_list.py)."""
+"""The skill of each position in ACES's `emb` (arXiv:2310.10692, aces/environement/p3/skill_list.py)."""
 _AFTER_ACES_PUZZLE = re.compile(r"^(?:def g\b|assert\b)", re.MULTILINE)
 _AFTER_ACES_SOLUTION = re.compile(r"^assert\b", re.MULTILINE)
 
 
 def _aces_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
-    """A program is the puzzle `f`, a solution `g`, and `assert f(g()) == True`; so is each attempt, right or wrong."""
+    """A puzzle of ACES.
+
+    Its program consists of the puzzle `f`, a solution `g` and `assert f(g()) == True`. Every attempt in `all_solution`,
+    right or wrong, has the same parts.
+    """
     program = _string(record, "program_str", where).lstrip()
     puzzle = _AFTER_ACES_PUZZLE.split(program, maxsplit=1)[0].rstrip()
     programs = [
@@ -268,7 +272,10 @@ def _aces_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
 
 
 def _azr_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
-    """A program with an input and its output asks for such an input; `parse` writes the puzzle, or says why not."""
+    """A task of Absolute Zero: a program with an input and its output. The puzzle asks for an input with that output.
+
+    `parse` writes the puzzle, or says why it cannot.
+    """
     task = {"imports": _strings(record, "imports", where), "snippet": _string(record, "snippet", where)}
     task |= {key: _string(record, key, where) for key in ("input", "output") if key in record}
     solutions = (f"def g():\n    return (\n{record['input']}\n)",) if "input" in record else ()
@@ -278,12 +285,12 @@ def _azr_puzzle(record: dict[str, Any], where: str) -> RawPuzzle:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of puzzle file."""
+    """A format of puzzle files."""
 
     key: str
-    """What its objects have, and those of the formats before it have not."""
+    """Key that marks the format's objects. Objects of the formats listed before it do not have this key."""
     read: Callable[[dict[str, Any], str], RawPuzzle]
-    """From an object and its place in the file; raises InputError."""
+    """Function that reads an object, given its place in the file; raises InputError."""
 
 
 FORMATS = {
@@ -292,22 +299,25 @@ FORMATS = {
     "aces": Format("program_str", _aces_puzzle),
     "azr": Format("snippet", _azr_puzzle),
 }
-"""By the names that `archive import --format` takes: ours, Microsoft's P3, ACES, and Absolute Zero Reasoner's tasks."""
+"""Formats by the names that `archive import --format` takes: our own, Microsoft's P3, ACES, and the tasks of Absolute
+Zero Reasoner."""
 
 
 IMPORT_BATCH = 200
+"""Number of puzzles that are parsed and verified together, and added in one transaction."""
 
 
 @dataclass
 class ImportReport:
-    """What became of the texts of an import, by name."""
+    """The outcomes of an import."""
 
     puzzles: Counter[str] = field(default_factory=Counter)
-    """`new`, `duplicate`, `held_out`, or the rule or reason that refused it."""
+    """Number of puzzles by outcome: `new`, `duplicate`, `held_out`, or the rule or reason that refused them."""
     solutions: Counter[str] = field(default_factory=Counter)
-    """`new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict that refused it."""
+    """Number of solutions by outcome: `new`, `duplicate`, `held_out`, `of a refused puzzle`, or the verdict, rule or
+    reason that refused them."""
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Of each `puzzle` or `solution` and reason that refused it: the first one's name, and what was wrong there."""
+    """First refused text of each kind (`puzzle` or `solution`) and reason: its name and what was wrong."""
 
 
 def import_puzzles(
@@ -319,16 +329,16 @@ def import_puzzles(
     admission: bool = False,
     progress: Callable[[int], object] = lambda done: None,
 ) -> ImportReport:
-    """Parse, verify and add puzzles with their solutions; a repeated import adds nothing twice.
+    """Parse, verify and add puzzles with their solutions. A repeated import adds nothing twice.
 
     Args:
-        archive: Where they go.
-        pool: Judges them.
-        protections: Stored with every pair.
-        raws: From `read_puzzles`.
-        origin: Stored with every puzzle.
-        admission: Whether they must also be fit for training (`verify.admit`).
-        progress: Called with the number of puzzles done since the last call.
+        archive: The archive that they are added to.
+        pool: The sandbox that parses and judges them.
+        protections: The sandbox's verified protections, stored with every pair.
+        raws: Puzzles from `read_puzzles`.
+        origin: The origin that is stored with every puzzle.
+        admission: Whether puzzles must also be fit for training (`verify.admit`).
+        progress: Called with the number of puzzles done since its last call.
     """
     report = ImportReport()
     for start in range(0, len(raws), IMPORT_BATCH):

@@ -1,4 +1,4 @@
-"""Two archives beside each other: what differs, and one taken into the other."""
+"""Compares two archives, and merges one into the other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from puzzles.archive.store import Archive
 
 @dataclass
 class Differences:
-    """Ids that only one of two archives has; of pairs `PUZZLE/SOLUTION`."""
+    """The differences between two archives. The id of a pair is `PUZZLE/SOLUTION`."""
 
     only: dict[str, tuple[list[str], list[str]]] = field(default_factory=dict)
-    """By `puzzles` and `pairs`: in the first alone, in the second alone."""
+    """For `puzzles` and for `pairs`: ids that only the first archive has, and ids that only the second has."""
     answers: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-    """Pairs of both whose stored answers differ, with both."""
+    """Ids of pairs in both archives whose stored answers differ, with the two answers."""
     common: dict[str, int] = field(default_factory=dict)
-    """How many puzzles and pairs both have."""
+    """Number of `puzzles` and of `pairs` that both archives have."""
 
     def __bool__(self) -> bool:
         return bool(self.answers) or any(first or second for first, second in self.only.values())
@@ -27,7 +27,7 @@ class Differences:
 
 @contextmanager
 def _beside(first: Archive, second: Archive) -> Iterator[sqlite3.Connection]:
-    """The first's connection with the second's tables under `other`."""
+    """The connection of the first archive, with the second archive attached as `other`."""
     first.connection.execute("ATTACH ? AS other", (second.path.absolute().as_uri(),))
     try:
         yield first.connection
@@ -39,7 +39,7 @@ _IDS = {"puzzles": "SELECT id FROM {}.puzzles", "pairs": "SELECT puzzle || '/' |
 
 
 def compare(first: Archive, second: Archive) -> Differences:
-    """Which puzzles and pairs only one has, and whose answers differ."""
+    """The puzzles and pairs that only one of two archives has, and the pairs whose answers differ."""
     found = Differences()
     with _beside(first, second) as connection:
         for what, ids in _IDS.items():
@@ -60,7 +60,7 @@ def _without(connection: sqlite3.Connection, ids: str, others: str) -> list[str]
 
 @dataclass(frozen=True)
 class Merged:
-    """How many rows the archive grew by."""
+    """The number of rows that a merge added to the archive, by table."""
 
     puzzles: int
     solutions: int
@@ -81,19 +81,23 @@ _COLUMNS = {
     "proposals": "{chunk}, position, outcome, detail, puzzle",
     "candidates": "{chunk}, position, puzzle, candidate, verdict, detail, answer, cpu_seconds",
 }
-"""Of tables whose rows are of chunks, which get other ids."""
+"""Columns of tables whose rows belong to a chunk. Chunks get other ids here, so `{chunk}` is translated."""
 
 
 def merge(into: Archive, other: Archive) -> Merged:
-    """Take all of another archive in: its puzzles, pairs, chunks and candidates, with their history.
+    """Copy everything from another archive: its puzzles, pairs, chunks and candidates, with their history.
 
-    A puzzle or pair that is there keeps the history it has. A chunk is the same if it was planned from the same weights
-    with the same seed and plan; others that have its place are numbered after those that are there. Doing it again
-    adds nothing. It takes as long as the other is large, whatever is there already.
+    A puzzle or pair that `into` already has keeps its history. Two chunks of one iteration and stage are the same if
+    they have the same weights, seed and plan. If another chunk already has a new chunk's number, the new one is
+    numbered after all others of its stage. A second merge of the same archive adds nothing. The time it takes grows
+    with the size of `other`, not with the size of `into`.
 
     Args:
-        into: An archive that was found whole (`Archive.check`).
-        other: It is read first, to see that it is.
+        into: An archive that has passed `Archive.check`.
+        other: The archive to copy from; it is checked first.
+
+    Raises:
+        InputError: `other` is damaged.
     """
     other.check()
     with _beside(into, other) as connection, into.transaction():
@@ -105,7 +109,7 @@ def merge(into: Archive, other: Archive) -> Merged:
 
 
 def _take_in(connection: sqlite3.Connection) -> dict[str, int]:
-    """By table, how many rows came."""
+    """Copy all rows from `other`, and count the new ones by table."""
     connection.execute(
         "CREATE TEMP TABLE places (old INTEGER PRIMARY KEY, new INTEGER NOT NULL, known INTEGER NOT NULL)"
     )
@@ -120,7 +124,7 @@ def _take_in(connection: sqlite3.Connection) -> dict[str, int]:
             f"INSERT OR IGNORE INTO main.{table} ({columns.format(chunk='chunk')})"
             f" SELECT {columns.format(chunk=new)} FROM other.{table} o WHERE {fresh} ORDER BY o.rowid"
         ).rowcount
-    # Of two chunks that know nothing of each other both may have admitted the same puzzle.
+    # Two chunks that were judged in different archives may both have admitted the same puzzle.
     connection.execute(
         "UPDATE main.proposals AS r SET outcome = 'duplicate' WHERE outcome = 'admitted'"
         " AND chunk IN (SELECT new FROM temp.places WHERE NOT known) AND NOT EXISTS"
@@ -131,24 +135,24 @@ def _take_in(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _place_chunks(connection: sqlite3.Connection) -> int:
-    """Give each of the other's chunks its id here: that of the same chunk, or a new one; returns how many are new."""
+    """Give each chunk of `other` its id here, that of the same chunk or a new one; returns the number of new chunks."""
     names = [row[1] for row in connection.execute("PRAGMA main.table_info(chunks)") if row[1] not in ("id", "number")]
     columns = ", ".join(names)
     same = f"SELECT m.id FROM main.chunks m JOIN other.chunks o ON {_SAME_CHUNK} WHERE o.id = ?"
-    # Its own number, or the first after all others of its stage where that is taken.
+    # A chunk keeps its number, or gets the first one after all others of its stage if its own is taken.
     number = (
         "CASE WHEN EXISTS (SELECT 1 FROM main.chunks m WHERE (m.iteration, m.stage, m.number) ="
         " (o.iteration, o.stage, o.number)) THEN (SELECT max(m.number) + 1 FROM main.chunks m"
         " WHERE (m.iteration, m.stage) = (o.iteration, o.stage)) ELSE o.number END"
     )
-    in_its_place = f"{same} AND m.number = o.number"  # found at once, and where most are
+    in_its_place = f"{same} AND m.number = o.number"  # tried first: most chunks are there, and an index finds them
     fresh = 0
     for (old,) in connection.execute("SELECT id FROM other.chunks ORDER BY id").fetchall():
         known = connection.execute(in_its_place, (old,)).fetchone() or connection.execute(same, (old,)).fetchone()
         if known:
             new = known[0]
             values = f"SELECT {columns} FROM other.chunks WHERE id = ?"
-            # It was only planned here, and there it has been sampled and judged.
+            # A chunk that is only planned here, but sampled and judged there, is taken from there.
             done = f"UPDATE main.chunks SET ({columns}) = ({values} AND judged) WHERE id = ? AND NOT judged"
             further = f" AND EXISTS ({values} AND judged)"
             if connection.execute(done + further, (old, new, old)).rowcount:

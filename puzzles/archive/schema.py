@@ -1,7 +1,7 @@
-"""The archive's tables: made new, or brought up to date beside a backup.
+"""The archive's tables: creates them, checks them, and upgrades those of older versions after a backup.
 
-Their names, columns and comments are meant for any SQLite tool; the views `pairs` and `iterations` and the table
-`candidates` answer most questions.
+The names, columns and comments of the tables are meant for any SQLite tool. The views `pairs` and `iterations` and the
+table `candidates` answer most questions.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x5E1F914A
-"""Tells SQLite's own tools, and us, whose file this is."""
+"""SQLite's application id, which marks a file as an archive of this project."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
-"""Tables with a full-text index beside them, `search_…`, and its columns."""
+"""Tables with a full-text index, which is named `search_` and the table, and the columns of that index."""
 
 _TABLES = """
 CREATE TABLE contamination (         -- puzzles of this archive that a guard found too near to a guarded one
@@ -171,16 +171,16 @@ CREATE VIEW iterations AS
 
 
 def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str) -> None:
-    """See that a database is an archive of this version: an empty one becomes one, an older one is brought up to date.
+    """Make sure that a database is an archive of this version: fill an empty one, upgrade an older one.
 
     Args:
-        connection: To it, in autocommit.
-        path: For messages, and where a backup of an older one is put beside.
+        connection: Connection to the database, in autocommit.
+        path: The database's path, for messages. The backup of an older archive is put beside it.
         create: Whether an empty database becomes an archive.
-        guard: Identity of the guard that an archive made now is kept by: it is empty, so nothing past it is in it.
+        guard: Identity of the guard of a new archive. It is empty, so all its puzzles will have passed this guard.
 
     Raises:
-        InputError: It is none of ours, or of a newer version.
+        InputError: The database is not an archive of this project, is damaged, or is of a newer version.
     """
     (application,), (version,), (tables,) = (
         connection.execute(sql).fetchone()
@@ -192,16 +192,16 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), kept, *_IDENTITY])
         return
     if application != APPLICATION_ID:
-        raise InputError(f"{path}: this is an SQLite file, but not an archive of ours")
+        raise InputError(f"{path}: expected an archive, got another SQLite file")
     if version > SCHEMA_VERSION:
         raise InputError(
-            f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade it"
+            f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this program"
         )
     if fault := _missing(connection, version):
         raise InputError(f"{path}: the archive is damaged: {fault}")
     if version < SCHEMA_VERSION:
         with _alone(path.absolute().parent):
-            (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have done it
+            (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
             if version < SCHEMA_VERSION:
                 _bring_up_to_date(connection, path, version)
 
@@ -210,7 +210,7 @@ _COLUMNS_SINCE = {
     "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
     "puzzles.number": 3, "solutions.number": 3,
 }  # fmt: skip
-"""Tables and columns that older schemas have not."""
+"""First schema version of tables and columns that older schemas lack."""
 _COLUMNS = (
     'SELECT m.name, c.name, c.type, c."notnull" OR c.pk FROM sqlite_master m, pragma_table_info(m.name) c'
     " WHERE m.type IN ('table', 'view') ORDER BY m.rowid, c.cid"
@@ -219,7 +219,7 @@ _COLUMNS = (
 
 @functools.cache
 def _columns() -> Mapping[str, list[tuple[str, str, bool]]]:
-    """By table or view: its columns, with the type of each and whether it has a value in every row."""
+    """Columns of each table and view: name, type, and whether the column has a value in every row."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(_TABLES + _NUMBERED + _DERIVED)
         return _by_table(connection)
@@ -233,25 +233,27 @@ def _by_table(connection: sqlite3.Connection) -> dict[str, list[tuple[str, str, 
 
 
 def _is_made_of_others(table: str) -> bool:
-    """A view, or the index of a search with the tables that it keeps itself in."""
+    """Whether this is a view, or a table of a full-text index: these can be made again from the other tables."""
     return table.startswith("search_") or table in ("pairs", "iterations")
 
 
 def _missing(connection: sqlite3.Connection, version: int) -> str:
-    """Which table, view or column of a schema is not there; nothing if all are."""
+    """The first table, view or column that differs from a schema, as a message; an empty text if none does."""
     there = {table: [column for column, _, _ in columns] for table, columns in _by_table(connection).items()}
     for table, columns in _columns().items():
         if version < SCHEMA_VERSION and _is_made_of_others(table):
-            continue  # made anew with the rest
+            continue  # the upgrade makes it again
         if table in there and _COLUMNS_SINCE.get(table, 1) > version:
-            return f"it has a table {table}, which schema {version} has not"
+            return f"it has a table {table}, which schema {version} does not have"
         expected = [name for name, _, _ in columns if _COLUMNS_SINCE.get(f"{table}.{name}", 1) <= version]
         if _COLUMNS_SINCE.get(table, 1) > version or there.get(table) == expected:
             continue
         if table not in there:
             return f"it has no table {table}"
         if {*there[table]} == {*expected} and (table == "chunks" or version < SCHEMA_VERSION):
-            continue  # what was added to an older archive stands last, and its chunks are written by name
+            # An upgrade adds columns at the end of a table, so their order may differ in an older archive, and later in
+            # `chunks`, whose rows are written by column name.
+            continue
         return f"expected in table {table} the columns {', '.join(expected)}, got {', '.join(map(str, there[table]))}"[
             :400
         ]
@@ -262,11 +264,11 @@ _JSON = {
     ("puzzles", "skills"): "array", ("puzzles", "parents"): "array", ("chunks", "settings"): "object",
     ("protections", "content"): "object",
 }  # fmt: skip
-"""Columns that hold JSON, and of what type; lists are of texts."""
+"""JSON type of each column that holds JSON. An array holds texts only."""
 
 
 def damage(connection: sqlite3.Connection) -> str:
-    """What in an archive of this version is not as it was written: the first page, row or value; nothing if all is.
+    """The first damaged page, row or value of an archive of this version, as a message; an empty text if none is.
 
     Reads every row.
     """
@@ -278,7 +280,7 @@ def damage(connection: sqlite3.Connection) -> str:
             if not _is_made_of_others(table) and (fault := _fault_of_rows(connection, table, columns)):
                 return fault
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-            return f"row {row} of table {table} speaks of a row of {parent} that is not there"
+            return f"row {row} of table {table} refers to a missing row of table {parent}"
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         return str(error)
     return ""
@@ -301,9 +303,9 @@ def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tup
             return f"{asked} of table {table}, row {found[0]}, got {shown(found[1])}"
     last = 0
     try:
-        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # where it was, if it fails
+        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # named if reading fails
             pass
-    except sqlite3.OperationalError as error:  # its text is no UTF-8
+    except sqlite3.OperationalError as error:  # a text is not UTF-8
         return f"table {table}, after row {last}: {error}"
     return ""
 
@@ -317,7 +319,7 @@ def _statements(text: str) -> list[str]:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing of what is written inside."""
+    """Write all changes made inside, or none if an error ends the block."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -336,7 +338,7 @@ def _in_one(connection: sqlite3.Connection, statements: list[str]) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process that changes schemas in a folder; the lock is of the folder, to leave SQLite its own."""
+    """Be the only process that upgrades archives in a folder. The folder is locked, because SQLite locks the files."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -361,7 +363,8 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
             for column in ("prompt_tokens INTEGER", "sampling_cpu_seconds REAL", "judging_cpu_seconds REAL")
         ]
     statements += ["DROP VIEW pairs", "DROP INDEX candidates_by_puzzle"]
-    # Tables with a number of their own, and those whose references did not name the column, which tools need.
+    # These tables are made again: those that get a column `number`, and those whose REFERENCES did not name a column,
+    # which some tools need.
     for statement in [each for each in _statements(_TABLES + _NUMBERED) if "REFERENCES" in each or each in _NUMBERED]:
         table, number = statement.split()[2], "rowid, " if statement in _NUMBERED else ""
         statements += [
@@ -372,4 +375,4 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
         ]
     indexed = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
     _in_one(connection, [*statements, *_statements(_DERIVED), *indexed, *_IDENTITY])
-    logger.warning("%s: brought from schema %d to %d; as it was: %s", path, version, SCHEMA_VERSION, backup)
+    logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)

@@ -1,13 +1,13 @@
 """The archive: every puzzle, candidate and verified pair of a run, with its history, in one SQLite file.
 
-Identity is the hash of the normal form. Every pair says where it came from (iteration, chunk,
-parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got
-(n) and how many held (c), and under which protections it was confirmed. Nothing is ever replaced
-or deleted. Held-out and dev puzzles are refused at this door, whoever brings them; what came in by
-another door is found by `guard.examine`, kept in `contamination` and set aside.
+A puzzle or solution is identified by the hash of its normal form. The rows of every pair tell where it came from
+(iteration, chunk, parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got (n),
+how many of these were accepted (c), and under which protections it was confirmed. No puzzle, pair or candidate is ever
+replaced or deleted. An addition that is a dev or held-out puzzle is refused, whoever makes it. `guard.examine` finds
+those that entered under another guard; they are listed in `contamination` and quarantined.
 
-Writes go in transactions: what a reader sees, also after a crash, is whole. Times have columns
-of their own, so that everything else can be compared between runs.
+Writes are transactions, so a reader never sees half of one, not even after a crash. Times have columns of their own, so
+that all other columns can be compared between runs.
 """
 
 from __future__ import annotations
@@ -41,55 +41,55 @@ from puzzles.puzzle import (
 )
 
 MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
-"""Failures that say nothing about the file."""
+"""SQLite's error codes for failures of the machine, which say nothing about the file."""
 
 FAILURES = (sqlite3.DatabaseError, TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
-"""What a row of the wrong type comes to, somewhere: whoever meets it looks whether the archive is sound."""
+"""Exceptions that a damaged row can cause anywhere in the code. After one of them the archive is checked for damage."""
 
 CONTAMINATED = (
     "EXISTS (SELECT 1 FROM contamination t WHERE t.puzzle = p.id"
     " AND t.guard = (SELECT value FROM marks WHERE name = 'guard'))"
 )
-"""Puzzles that the guard which keeps this archive found too near to guarded ones after they had come in."""
+"""SQL condition: the archive's guard found the puzzle `p` too near to a guarded one after it had been added."""
 SET_ASIDE = (
     "p.iteration IN (SELECT CAST(key AS INTEGER) FROM"
     " json_each(coalesce((SELECT value FROM marks WHERE name = 'set_aside'), '{}')))"
 )
-"""Puzzles of iterations that were rolled back."""
+"""SQL condition: the puzzle `p` is of an iteration that was rolled back."""
 QUARANTINED = (
     "(EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'unstable'"
     f" AND c.detail LIKE '{WORLDS_DISAGREE}%') OR {CONTAMINATED} OR {SET_ASIDE})"
 )
-"""Puzzles that two worlds judged differently, that are contaminated, or of iterations that were rolled back: they stay
-visible, and are neither trained on nor shown to a model."""
+"""SQL condition: the puzzle `p` is in quarantine, because two worlds judged it differently, because it is contaminated,
+or because its iteration was rolled back. Such puzzles stay visible, but are neither trained on nor shown to a model."""
 
 
 OWN = "{} IN ('model', 'variant')"
-"""Origins of what a run has made itself."""
+"""SQL condition on a column: the origin is the run itself."""
 
 TOO_EASY = (
     f"({OWN.format('p.origin')} AND"
     " coalesce((SELECT avg(c.verdict = 'accepted') FROM candidates c WHERE c.puzzle = p.id), 0) > ?)"
 )
-"""A run's own puzzles of which more candidates than that share were accepted."""
+"""SQL condition: `p` is one of the run's own puzzles, and more than this share of its candidates was accepted."""
 
 FOUND = (
     "EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = solutions.puzzle AND c.candidate = solutions.id"
     " AND c.verdict = 'accepted')"
 )
-"""Solutions that the model wrote, whoever brought them first."""
+"""SQL condition: the model wrote this solution, even if it first came from somewhere else."""
 
 FOUND_IN = (
     "EXISTS (SELECT 1 FROM candidates c JOIN chunks k ON k.id = c.chunk WHERE c.puzzle = solutions.puzzle AND"
     " c.candidate = solutions.id AND c.verdict = 'accepted' AND k.iteration IN (SELECT value FROM json_each(?)))"
 )
-"""Those that it wrote in some iterations."""
+"""SQL condition: the model wrote this solution in one of some iterations, given as a JSON list."""
 
 CANDIDATES_N_C = (
     "(SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
     " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c"
 )
-"""Columns: how many candidates a puzzle got, and how many of them were accepted."""
+"""SQL columns: the number of the puzzle's candidates, and of those that were accepted."""
 
 CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
@@ -108,16 +108,16 @@ PLANS: Mapping[str, Shape] = {
     "solve": _SOLVE,
     "further": _SOLVE,
 }
-"""By stage: what a chunk asks for."""
+"""Shape of a chunk's plan, by stage. The plan lists what the chunk asks for."""
 _SAMPLED = an_object(protocol=TEXT)
 _TO_SAMPLE = an_object(temperature=NUMBER, top_p=NUMBER, max_tokens=NATURAL, batch_rows=NATURAL, protocol=TEXT)
 
 
 class AddStatus(IntEnum):
-    """What became of an addition; true when the archive grew."""
+    """The outcome of an addition. Only NEW is true: the archive grew."""
 
     HELD_OUT = -1
-    """Refused: it is, or is too near to, a guarded puzzle."""
+    """Refused, because the puzzle is a guarded one or too near to one."""
     DUPLICATE = 0
     NEW = 1
 
@@ -130,7 +130,7 @@ class Provenance:
     """Where a puzzle or solution came from."""
 
     origin: str
-    """`human`, `rule`, `import`, `model`, or `variant` of other puzzles."""
+    """One of `human`, `rule`, `import`, `model`, and `variant` (made of other puzzles)."""
     iteration: int = 0
     chunk: int | None = None
     position: int | None = None
@@ -143,7 +143,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A planned piece of sampling work."""
+    """A planned piece of sampling work: the unit of sampling, resuming and replaying."""
 
     id: int
     iteration: int
@@ -161,10 +161,10 @@ class Archive:
     """An open archive file.
 
     Args:
-        path: The file; made if `create`.
-        guard: Puzzles that are refused.
-        create: Whether a missing file is made; otherwise it is an error.
-        read_only: Whether nothing can be written; what another process writes meanwhile is seen.
+        path: The file.
+        guard: The guard, which decides the puzzles that are refused.
+        create: Whether a missing file is created. If not, it is an error.
+        read_only: Whether writing is impossible. Changes that another process makes meanwhile are visible.
 
     Raises:
         InputError: The file is missing, not an archive, or of a newer schema.
@@ -193,20 +193,24 @@ class Archive:
                 self.close()
                 raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte; the others say more of it
+            kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
             if kind in MACHINE_ERRORS:
                 raise
             closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
-            expected = "this needs a folder that can be written: copy it to one" if closed else "expected an archive"
+            expected = "expected a folder that can be written: copy it to one" if closed else "expected an archive"
             raise InputError(f"{self.path}: {expected}, {error}") from None
 
     def _address(self, create: bool, read_only: bool) -> str:
-        """Of a file that cannot be written SQLite reads what is in it, and makes no files beside it."""
+        """The URI to open. It opens a read-only file as immutable, so that SQLite makes no files beside it.
+
+        Raises:
+            InputError: The file cannot be written, and changes in the log beside it are not in the file yet.
+        """
         closed = not create and not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK))
         log = self.path.with_name(f"{self.path.name}-wal")
         if closed and log.exists() and log.stat().st_size:
             raise InputError(
-                f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both"
+                f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both files"
             )
         return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else '?mode=ro' if read_only else ''}"
 
@@ -214,10 +218,10 @@ class Archive:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Close the file; what failed because of its content is the file's fault, and says which row.
+        """Close the file. If an error may come from a damaged file, check the file first.
 
         Raises:
-            InputError: It is damaged.
+            InputError: The file is damaged; the message names the row.
         """
         try:
             if isinstance(error, FAILURES) and not isinstance(error, InputError):
@@ -240,10 +244,10 @@ class Archive:
             raise InputError(f"{self.path}: the archive is damaged: {found}") from error
 
     def check(self) -> None:
-        """Read every row, before what is written of them is to be trusted.
+        """Read every row and check it.
 
         Raises:
-            InputError: The archive is damaged; where is said.
+            InputError: The archive is damaged; the message says where.
         """
         if found := schema.damage(self._connection):
             raise InputError(f"{self.path}: the archive is damaged: {found}")
@@ -254,21 +258,21 @@ class Archive:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """To the file, in autocommit; for what concerns two archives at once."""
+        """The connection to the file, in autocommit, for work on two archives at once."""
         return self._connection
 
     def transaction(self) -> AbstractContextManager[None]:
-        """All or nothing of what is written inside."""
+        """Write all changes made inside the block, or none if an error ends it."""
         return schema.transaction(self._connection)
 
     def sync(self) -> None:
-        """See that a power cut loses nothing of what is committed."""
+        """Make sure that a power cut loses no committed change."""
         log = self.path.with_name(f"{self.path.name}-wal")
         with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
             os.fsync(file.fileno())
 
     def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
-        """Rows of a read-only query."""
+        """The rows of a read-only query."""
         return self._connection.execute(sql, parameters).fetchall()
 
     def _scalar(self, sql: str, *parameters: Any) -> Any:
@@ -278,7 +282,7 @@ class Archive:
     # ---- adding ----
 
     def add_puzzle(self, puzzle: Puzzle, provenance: Provenance) -> AddStatus:
-        """Add a puzzle, solved or not; `guard_reason` then says what a HELD_OUT one is too near to."""
+        """Add a puzzle, solved or not. After HELD_OUT, `guard_reason` says which guarded puzzle it is too near to."""
         hit = self.guard.hit(puzzle)
         self.guard_reason = str(hit) if hit else None
         if hit:
@@ -295,14 +299,14 @@ class Archive:
         )  # fmt: skip
         if cursor.rowcount and not self._kept_by_guard:
             self.set_mark("added_past_guard", "yes")
-            self._kept_by_guard = True  # it is marked, once
+            self._kept_by_guard = True  # the mark need not be set again
         return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
 
     def add(self, pair: VerifiedPair, provenance: Provenance, protections: Mapping[str, object]) -> AddStatus:
         """Add a verified pair, and its puzzle if that is new.
 
         Returns:
-            NEW if the solution is new for its puzzle.
+            NEW if the solution is new for its puzzle, else DUPLICATE, or HELD_OUT if the guard refuses the puzzle.
         """
         if self.add_puzzle(pair.puzzle, provenance) is AddStatus.HELD_OUT:
             return AddStatus.HELD_OUT
@@ -323,14 +327,14 @@ class Archive:
         return identifier
 
     def add_proposal(self, chunk: int, position: int, outcome: str, detail: str, puzzle: str | None) -> None:
-        """What became of one proposed text."""
+        """Add the outcome of one proposed text."""
         row = (chunk, position, outcome, _storable(detail), puzzle)
         self._connection.execute("INSERT INTO proposals VALUES (?,?,?,?,?)", row)
 
     def add_candidate(
         self, chunk: int, position: int, puzzle: str, candidate: Candidate | None, judgement: Judgement
     ) -> None:
-        """One sampled candidate and its judgement; its text is in the chunk's completions."""
+        """Add one sampled candidate with its judgement. Its text is in the chunk's completions."""
         self._connection.execute(
             "INSERT INTO candidates VALUES (?,?,?,?,?,?,?,?)",
             (
@@ -340,15 +344,14 @@ class Archive:
         )  # fmt: skip
 
     def add_refusal(self, name: str, what: str, reason: str, detail: str, original: str) -> None:
-        """An imported text that did not become part of the archive, and why."""
+        """Add an imported text that did not become part of the archive, with the reason."""
         row = (_storable(name), what, reason, _storable(detail), _storable(original))
         self._connection.execute("INSERT OR IGNORE INTO refusals VALUES (?,?,?,?,?)", row)
 
     def add_trained(self, iteration: int, pairs: Sequence[tuple[str, str]]) -> None:
-        """Which (puzzle, solution) ids an iteration's checkpoint learns from.
+        """Add the ids (puzzle, solution) of all pairs that an iteration's checkpoint learns from.
 
-        All of them, also a candidate that was not accepted: it then has its row in `candidates`, and none in
-        `solutions`.
+        A candidate that was not accepted may be among them. It has a row in `candidates`, but none in `solutions`.
         """
         rows = [(iteration, puzzle, solution) for puzzle, solution in pairs]
         self._connection.executemany("INSERT OR IGNORE INTO trained VALUES (?,?,?)", rows)
@@ -357,13 +360,13 @@ class Archive:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether every puzzle here has passed this very guard: at the door, or when it was examined later."""
+        """Whether this archive's guard has compared every puzzle here, when it was added or in a later examination."""
         return self.mark("guard") == self.guard.identity and self.mark("added_past_guard") is None
 
     def add_contamination(self, hits: Mapping[str, Hit]) -> None:
-        """Remember what this archive's guard found among its puzzles, by id; from now on it is kept by this guard.
+        """Store the hits that the guard found among all puzzles here, by id. The archive now counts as guarded by it.
 
-        Prompts that are planned but not sampled yet lose the puzzles that were found.
+        The puzzles that were found are removed from prompts that are planned but not sampled yet.
         """
         identity = self.guard.identity
         rows = [
@@ -382,14 +385,14 @@ class Archive:
             self._connection.execute("UPDATE chunks SET plan = ? WHERE id = ?", (_compress(plan), identifier))
 
     def contamination(self) -> dict[str, Hit]:
-        """What the guard that keeps this archive found among its puzzles, by id."""
+        """The hits that the archive's guard found among its puzzles, by the puzzle's id."""
         sql = (
             f"SELECT t.* FROM contamination t JOIN puzzles p ON p.id = t.puzzle WHERE {CONTAMINATED} ORDER BY p.number"
         )
         return {row["puzzle"]: Hit(row["level"], row["guarded"], row["detail"]) for row in self.query(sql)}
 
     def refused_levels(self) -> dict[str, dict[str, int]]:
-        """How many texts were refused as held-out, by level: for `imports`, and for each `iteration N` with any."""
+        """The number of texts refused as held-out, by level, for `imports` and for each `iteration N` that has any."""
         rows = self.query("SELECT 'imports', detail FROM refusals WHERE reason = 'held_out'") + self.query(
             "SELECT 'iteration ' || c.iteration, p.detail FROM proposals p JOIN chunks c ON c.id = p.chunk"
             " WHERE p.outcome = 'held_out' ORDER BY c.iteration"
@@ -404,7 +407,7 @@ class Archive:
         }
 
     def exposure(self, puzzles: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """By id: a puzzle's origin, iteration, and the iterations whose checkpoints were trained on it."""
+        """Each puzzle's origin, iteration, and the iterations whose checkpoints were trained on it, by puzzle id."""
         sql = (
             "SELECT origin, iteration, (SELECT group_concat(i, ', ') FROM"
             " (SELECT DISTINCT t.iteration AS i FROM trained t WHERE t.puzzle = p.id ORDER BY 1)) AS trained"
@@ -417,23 +420,27 @@ class Archive:
     def plan_chunk(
         self, iteration: int, stage: str, number: int, checkpoint: str, seed: str, settings: Any, plan: Any
     ) -> None:
-        """Fix a piece of sampling work before it begins; a chunk planned before stays as it is."""
+        """Store a piece of sampling work before it begins. A chunk that is already planned stays as it is."""
         row = (iteration, stage, number, checkpoint, seed, json.dumps(settings), _compress(plan))
         sql = "INSERT OR IGNORE INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan)"
         self._connection.execute(f"{sql} VALUES (?,?,?,?,?,?,?)", row)
 
     def planned(self, iteration: int, stage: str) -> bool:
-        """Whether the stage's chunks are fixed (all are planned in one transaction)."""
+        """Whether the stage's chunks are planned (one transaction plans them all)."""
         sql = "SELECT EXISTS (SELECT 1 FROM chunks WHERE iteration = ? AND stage = ?)"
         return bool(self._scalar(sql, iteration, stage))
 
     def unjudged(self, iteration: int, stage: str) -> list[int]:
-        """Ids of the stage's chunks that are not finished, in order."""
+        """Ids of the stage's chunks that are not judged yet, in order."""
         sql = "SELECT id FROM chunks WHERE iteration = ? AND stage = ? AND NOT judged ORDER BY number"
         return [identifier for (identifier,) in self.query(sql, iteration, stage)]
 
     def chunk(self, identifier: int) -> Chunk:
-        """One chunk, unpacked."""
+        """One chunk with its plan and completions unpacked.
+
+        Raises:
+            InputError: The chunk's row is damaged.
+        """
         (row,) = self.query("SELECT * FROM chunks WHERE id = ?", identifier)
         where = f"{self.path}, chunk {identifier}"
         plan, completions = self._plan(identifier, row["stage"], row["plan"]), None
@@ -448,9 +455,9 @@ class Archive:
             if len(completions) != asked:
                 raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
         elif row["judged"]:
-            raise InputError(f"{where}: it is judged, and has no completions")
+            raise InputError(f"{where}: expected completions of a judged chunk, there are none")
         settings = parse_json(row["settings"], f"{where}, settings")
-        if row["stage"] != "vary":  # nothing is sampled there
+        if row["stage"] != "vary":  # nothing is sampled in this stage
             expect(settings, _SAMPLED if completions is not None else _TO_SAMPLE, f"{where}, settings")
         return Chunk(
             row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
@@ -466,7 +473,7 @@ class Archive:
         return plan
 
     def plans(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Any]]:
-        """Ids and plans of the chunks for which an SQL condition holds."""
+        """The ids and plans of all chunks for which an SQL condition holds."""
         sql = f"SELECT id, stage, plan FROM chunks WHERE {condition}"
         for identifier, stage, blob in self._connection.execute(sql, parameters):
             yield identifier, self._plan(identifier, stage, blob)
@@ -481,7 +488,7 @@ class Archive:
         seconds: float,
         cpu_seconds: float,
     ) -> None:
-        """Every text that was sampled for the chunk, the sequences side by side in the end, and what it cost."""
+        """Store every text that was sampled for the chunk, the final number of sequences per batch, and the cost."""
         sql = (
             "UPDATE chunks SET completions = ?, settings = json_set(settings, '$.batch_rows', ?), tokens = ?,"
             " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ? WHERE id = ?"
@@ -490,7 +497,7 @@ class Archive:
         self._connection.execute(sql, row)
 
     def set_judged(self, chunk: int, seconds: float, cpu_seconds: float) -> None:
-        """The chunk's verdicts are all written (in the same transaction)."""
+        """Mark the chunk as judged, in the transaction that writes its verdicts."""
         sql = "UPDATE chunks SET judged = 1, judging_seconds = ?, judging_cpu_seconds = ? WHERE id = ?"
         self._connection.execute(sql, (seconds, cpu_seconds, chunk))
 
@@ -500,7 +507,7 @@ class Archive:
         """One puzzle by its id.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no puzzle with this id.
         """
         rows = self.query("SELECT * FROM puzzles WHERE id = ?", identifier)
         if not rows:
@@ -508,12 +515,12 @@ class Archive:
         return _puzzle(rows[0])
 
     def puzzle_ids(self, condition: str = "1", *parameters: Any) -> list[str]:
-        """Ids of the puzzles for which an SQL condition over `puzzles p` holds, in the order they came."""
+        """Ids of the puzzles for which an SQL condition over `puzzles p` holds, in the order they were added."""
         rows = self.query(f"SELECT id FROM puzzles p WHERE {condition} ORDER BY number", *parameters)
         return [identifier for (identifier,) in rows]
 
     def solved_ids(self, before_iteration: int | None = None) -> list[str]:
-        """Ids of puzzles with a verified solution and not in quarantine, in the order they came."""
+        """Ids of puzzles that have a verified solution and are not in quarantine, in the order they were added."""
         until = 2**62 if before_iteration is None else before_iteration
         return self.puzzle_ids(
             "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?) AND p.iteration < ?"
@@ -531,20 +538,23 @@ class Archive:
         shortest: bool = True,
         found_in: Collection[int] | None = None,
     ) -> list[tuple[Puzzle, Candidate]]:
-        """The verified pairs to train on: for each puzzle that is not in quarantine some distinct solutions.
+        """The verified pairs to train on: some distinct solutions of each puzzle that is not in quarantine.
 
-        The answer that a variant was made for is none of them, unless the model found it too: it says nothing of how.
+        The known answer that a variant was made with does not count as a solution unless the model found it too,
+        because it does not show how to find it.
 
-        The ancestor keeps the 8 shortest (arXiv:2207.14502, ICLR2023/src/preprocess.py).
+        arXiv:2207.14502 keeps the 8 shortest solutions (ICLR2023/src/preprocess.py).
 
         Args:
-            solutions_per_puzzle: At most so many.
-            with_references: Whether solutions that came with a puzzle count.
-            before_first_iteration: Whether only what stood there then counts, whatever iterations found out about it.
-            most_solved: A run's own puzzles are left out of which more of the candidates were accepted.
-            shortest: Whether the shortest come first; else it is by their hash, which is as good as by chance.
-            found_in: Beside what came with puzzles, only what the model wrote in these iterations, also if not for the
-                first time; None: in any.
+            solutions_per_puzzle: Most solutions of one puzzle.
+            with_references: Whether solutions count that came with a puzzle and that the model did not find itself.
+            before_first_iteration: Whether only pairs from before the first iteration count, without regard to what
+                iterations found out about them.
+            most_solved: Largest share of accepted candidates; a run's own puzzles with a larger one are left out.
+            shortest: Whether the shortest solutions come first. If not, they are in the order of their hashes, which is
+                as good as random.
+            found_in: Iterations; None for all. Of the model's solutions only those count that it wrote in one of these,
+                not necessarily for the first time. Solutions that came with puzzles count in any case.
         """
         order = "length(source), id" if shortest else "id"
         found = "FALSE" if before_first_iteration else FOUND
@@ -570,25 +580,28 @@ class Archive:
     # ---- reading ----
 
     def mark(self, name: str) -> str | None:
-        """A step that is done once, with what it was done on; None if it was not."""
+        """The value of a mark, which records a step that is done once; None if the step was not done."""
         value = self._scalar("SELECT value FROM marks WHERE name = ?", name)
         return None if value is None else str(value)
 
     def set_mark(self, name: str, value: str) -> None:
-        """Remember a step that is done once."""
+        """Set a mark, which records a step that is done once."""
         self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
 
     def set_aside(self) -> dict[int, int]:
-        """Iterations whose own puzzles are neither trained on nor shown to a model any more; and since which one."""
+        """Iterations that were rolled back, each with the iteration from which on it is.
+
+        Their puzzles are neither trained on nor shown to a model any more.
+        """
         return {int(number): since for number, since in json.loads(self.mark("set_aside") or "{}").items()}
 
     def roll_back(self, until: int, iteration: int) -> None:
-        """From this iteration on, set those aside that came after `until`."""
+        """Roll back: from `iteration` on, set aside the iterations after `until`, up to and including `iteration`."""
         gone = dict.fromkeys(range(until + 1, iteration + 1), iteration)
         self.set_mark("set_aside", json.dumps(gone | self.set_aside()))
 
     def index(self) -> None:
-        """Let what came since the last time be found by its words; until then it is looked through."""
+        """Add the rows that are new since the last call to the full-text index. Until then a search reads them all."""
         with self.transaction():
             for table, columns in schema.SEARCHED.items():
                 names = ", ".join(columns)
@@ -598,7 +611,7 @@ class Archive:
                 )
 
     def copy_until(self, path: Path, iteration: int) -> None:
-        """A new archive file with what was there when an iteration ended."""
+        """Write a new archive file with the rows that existed when an iteration ended."""
         with closing(sqlite3.connect(path)) as copy:
             self._connection.backup(copy)
             for table in ("candidates", "proposals"):
@@ -633,7 +646,7 @@ class Archive:
         ]  # fmt: skip
 
     def iteration_counts(self, iteration: int) -> dict[str, Any]:
-        """The iteration's funnel, from its rows: proposed to new pairs, and the archive's size after it."""
+        """The iteration's counts, from proposed puzzles to new pairs, and the number of pairs after it."""
         chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage != 'vary')"
         proposals = self.counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
         candidates = self.counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
@@ -669,11 +682,11 @@ class Archive:
         }
 
     def counts(self, sql: str, *parameters: Any) -> dict[str, int]:
-        """The rows of a query as a mapping from their first column to their second."""
+        """The rows of a query, as a mapping from the first column to the second."""
         return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
 
     def chunk_costs(self, iteration: int) -> dict[str, dict[str, float]]:
-        """By stage: texts judged, tokens, and seconds of clock and processor, of the iteration's chunks so far."""
+        """Costs of the iteration's chunks so far, by stage: judged texts, tokens, and seconds of wall and CPU time."""
         sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in CHUNK_COSTS)
         texts = " + ".join(f"(SELECT count(*) FROM {of} t WHERE t.chunk = c.id)" for of in ("proposals", "candidates"))
         rows = self.query(
@@ -683,7 +696,7 @@ class Archive:
 
 
 def _puzzle(row: sqlite3.Row) -> Puzzle:
-    """A stored puzzle; its shingles are not kept, they were only needed at the door."""
+    """A stored puzzle. It has no shingles: the archive does not keep them, as only the guard needs them."""
     return Puzzle(
         source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
         skeleton=row["skeleton"], shingles=frozenset(), description=row["description"],
@@ -691,7 +704,7 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
 
 
 def _storable(text: str) -> str:
-    """SQLite's texts are UTF-8; a lone surrogate, which is not, is kept as its escape."""
+    """A text as SQLite can store it. SQLite's texts are UTF-8, so a lone surrogate becomes an escape sequence."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

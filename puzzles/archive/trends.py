@@ -1,4 +1,4 @@
-"""How an archive changes from iteration to iteration, told from its rows as they are now."""
+"""Statistics of how an archive changes from iteration to iteration, computed from its present rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ BY_MODEL = "p.origin = 'model'"
 
 
 def solve_rates(archive: Archive, iteration: int | None = None) -> dict[int, list[float]]:
-    """By iteration, or of one alone: of each puzzle proposed in it that was tried, the share of its candidates that was
-    accepted.
+    """The share of accepted candidates of each proposed puzzle that has candidates, by the puzzle's iteration.
+
+    Args:
+        archive: The archive.
+        iteration: The only iteration to include; None for all.
     """
     chosen, of_it = _chosen(iteration)
     return _lists(
@@ -27,21 +30,21 @@ def solve_rates(archive: Archive, iteration: int | None = None) -> dict[int, lis
 
 
 def lengths(archive: Archive) -> dict[str, dict[int, list[int]]]:
-    """By iteration: characters of the admitted `puzzles`, and of the `solutions` that the model found in it."""
+    """Lengths in characters of the model's admitted `puzzles` and of its `solutions`, each by iteration."""
     puzzles = f"SELECT p.iteration, length(p.source) FROM puzzles p WHERE {BY_MODEL}"
     solutions = "SELECT iteration, length(source) FROM solutions WHERE origin = 'model'"
     return {"puzzles": _lists(archive.query(puzzles)), "solutions": _lists(archive.query(solutions))}
 
 
 def answer_types(archive: Archive) -> dict[int, Counter[str]]:
-    """By iteration: how many admitted puzzles ask for an answer of each type."""
+    """The number of the model's admitted puzzles of each answer type, by iteration."""
     return _counters(
         archive.query(f"SELECT p.iteration, p.answer_type, count(*) FROM puzzles p WHERE {BY_MODEL} GROUP BY 1, 2")
     )
 
 
 def verdicts(archive: Archive) -> dict[int, Counter[str]]:
-    """By iteration: how many candidates met each verdict; what was sampled to score is not among them."""
+    """The number of candidates with each verdict, by iteration. Candidates sampled for scores do not count."""
     return _counters(
         archive.query(
             "SELECT k.iteration, c.verdict, count(*) FROM candidates c JOIN chunks k ON k.id = c.chunk GROUP BY 1, 2"
@@ -50,7 +53,7 @@ def verdicts(archive: Archive) -> dict[int, Counter[str]]:
 
 
 def outcomes(archive: Archive) -> dict[int, Counter[str]]:
-    """By iteration: how many proposals had each outcome."""
+    """The number of proposals with each outcome, by iteration."""
     return _counters(
         archive.query(
             "SELECT k.iteration, r.outcome, count(*) FROM proposals r JOIN chunks k ON k.id = r.chunk"
@@ -60,8 +63,13 @@ def outcomes(archive: Archive) -> dict[int, Counter[str]]:
 
 
 def new_structures(archive: Archive, iteration: int | None = None) -> dict[int, tuple[int, int]]:
-    """By iteration, or of one alone: its admitted puzzles, and those that differ from all before in more than names and
-    constants.
+    """The number of the model's admitted puzzles, and of those with a new structure, by iteration.
+
+    A structure is new if no earlier puzzle is the same except for names and constants.
+
+    Args:
+        archive: The archive.
+        iteration: The only iteration to include; None for all.
     """
     chosen, of_it = _chosen(iteration)
     first = "SELECT min(f.number) FROM puzzles f WHERE f.skeleton = p.skeleton"
@@ -72,9 +80,9 @@ def new_structures(archive: Archive, iteration: int | None = None) -> dict[int, 
 
 
 def skills_solved(archive: Archive) -> tuple[dict[str, int], dict[int, Counter[str]]]:
-    """How many puzzles have each skill, and by iteration: how many of these the model had solved by its end.
+    """The number of puzzles with each skill, and by iteration the number of these that the model had solved by its end.
 
-    Tags come with the puzzles of people; a run's own have none.
+    Only puzzles that came from outside the run count, because only people's puzzles have skill tags.
     """
     tagged = f"FROM puzzles p, json_each(p.skills) j WHERE p.skills != '[]' AND NOT {OWN.format('p.origin')}"
     numbers = archive.counts(f"SELECT j.value, count(*) AS n {tagged} GROUP BY 1 ORDER BY n DESC, 1")
@@ -94,7 +102,9 @@ def skills_solved(archive: Archive) -> tuple[dict[str, int], dict[int, Counter[s
 
 
 def most_used(archive: Archive, limit: int) -> list[str]:
-    """Ids of the puzzles that stood before most others when these were made, most first."""
+    """Ids of the puzzles that most other puzzles were made from: as an example in the prompt, or as the source of a
+    variant. The most used come first.
+    """
     rows = archive.query(
         "SELECT p.id FROM (SELECT j.value AS id, count(*) AS n FROM puzzles u, json_each(u.parents) j"
         " WHERE u.parents != '[]' GROUP BY 1) c JOIN puzzles p ON p.id = c.id ORDER BY c.n DESC, p.number LIMIT ?",
@@ -104,7 +114,7 @@ def most_used(archive: Archive, limit: int) -> list[str]:
 
 
 def children(archive: Archive, parents: Collection[str]) -> dict[str, list[str]]:
-    """By parent: ids of the puzzles that it stood before when they were made, or that were made of it."""
+    """Ids of the puzzles that each parent was an example in the prompt for, or was varied to, by parent."""
     sql = "SELECT j.value, u.id FROM puzzles u, json_each(u.parents) j WHERE u.parents != '[]' ORDER BY u.number"
     found: dict[str, list[str]] = defaultdict(list)
     for parent, child in archive.query(sql):
@@ -114,7 +124,7 @@ def children(archive: Archive, parents: Collection[str]) -> dict[str, list[str]]
 
 
 def _chosen(iteration: int | None) -> tuple[str, list[int]]:
-    """A run's own puzzles, of one iteration if it is given: a condition, and its parameters."""
+    """The SQL condition for a model's puzzles, of one iteration if it is given, and the condition's parameters."""
     return (BY_MODEL, []) if iteration is None else (f"{BY_MODEL} AND p.iteration = ?", [iteration])
 
 

@@ -1,11 +1,11 @@
-"""Puzzles by a grammar: operations applied to an answer, one to another's value, and conditions on what results.
+"""Makes puzzles by a grammar: operations are applied to an answer one after another, and a condition tests the result.
 
-An answer is drawn first. Operations are applied to its name (`s[::-1].count('a')`), and a condition that holds of
-their value ends a clause; one to three clauses make a puzzle. So a puzzle is an inverse problem whose answer is known,
-and its answers are as varied as the values that are drawn.
+An answer is drawn first. Operations are applied to its name (`s[::-1].count('a')`). A condition that is true of the
+resulting value completes a clause. Most puzzles have one to three clauses, some up to six. So a puzzle is an inverse
+problem whose answer is known, and the answers are as varied as the values drawn.
 
-The texts are of `operations.toml` alone, none is a model's; they are evaluated in this process, to know what an
-expression comes to.
+All texts come from `operations.toml`; none is a model's. So this process may evaluate them to learn an expression's
+value.
 """
 
 from __future__ import annotations
@@ -34,33 +34,36 @@ from puzzles.rules.vocabulary import (
 from sandbox import child, codec
 
 MOST_CHARACTERS = 100
-"""Of a puzzle's condition."""
+"""Longest condition of a puzzle."""
 LONG_SHARE, MOST_CHARACTERS_LONG = 0.1, 260
-"""How many have more clauses, and how long these may be: people's puzzles are longer than most by rule."""
+"""Share of puzzles with more clauses, and the longest condition of these. People's puzzles are longer than most by
+rule."""
 MOST_VALUE_CHARACTERS = 28
-"""Of a value's literal, as an answer or as a constant."""
+"""Longest literal of an answer or constant."""
 MOST_OPERATED = 2000
-"""Of a number that is operated on further, for time and memory."""
+"""Largest absolute value of an integer that a further operation is applied to, which limits time and memory."""
 AMPLIFYING = re.compile(r"range\(|\*\* \{[xv]\}|\* \{x\}$|^\{x\}\[0\] \*\* ")
-"""Operations that are applied to the answer only: of what others compute they might take for ever on some answer."""
+"""Operations that may be applied to the answer only. Applied to a computed value, they might take for ever on some
+answer."""
 LIFT_SHARE = 0.25
-"""How many puzzles have a constant among their parameters."""
+"""Share of puzzles in which a constant becomes a parameter."""
 FLIP_SHARE = 0.12
-"""How many equations have the constant on the left."""
+"""Share of equations with the constant on the left."""
 CONDITION_SHARE = 0.2
-"""How many operations end in a condition other than an equation."""
+"""Share of clauses with an operation that end in another condition than an equation."""
 CLAUSES, CLAUSES_LONG = (1, 1, 1, 2, 2, 2, 2, 3), (3, 4, 5, 6)
+"""Numbers of clauses to draw from, for most puzzles and for long ones."""
 FIRST_DEPTHS, FURTHER_DEPTHS = (1, 1, 1, 1, 2, 2, 2, 3), (0, 0, 0, 1, 1, 1, 2)
-"""Operations of the first clause and of the others."""
+"""Numbers of operations to draw from, for the first clause and for the others."""
 
 _TABLES = tomllib.loads((Path(__file__).parent / "operations.toml").read_text("utf-8"))
 OPERATIONS: dict[str, list[tuple[str, str]]] = {
     taken: [(text, given) for given, texts in row.items() for text in texts.splitlines()]
     for taken, row in _TABLES["operations"].items()
 }
-"""Of each type: the text, and the type of what comes out."""
+"""Operations on a value of each type: the text, and the type of the result."""
 CONDITIONS: dict[str, list[str]] = {kind: texts.splitlines() for kind, texts in _TABLES["conditions"].items()}
-"""What may hold of a value, by its kind."""
+"""Texts of conditions on a value, by the value's kind."""
 
 _KINDS = {
     "int": ("int",), "float": ("float",), "str": ("str",), "List[int]": ("list", "ints"), "List[bool]": ("bools",),
@@ -93,15 +96,15 @@ ANSWERS: dict[str, tuple[float, Callable[[random.Random], Any]]] = {
     "Dict[str, str]": (1, lambda rng: _a_map(some_words(rng, 2, 1, 2), some_words(rng, 2, 1, 3), rng)),
     "Set[Tuple[int, int]]": (0.7, lambda rng: {tuple(_numbers_of(rng, 2)) for _ in range(2)}),
 }
-"""Of each answer type: how often it is drawn beside the others, and what draws an answer."""
+"""Weight of each answer type in drawing, and the function that draws an answer of it."""
 
 
 class _Unsuitable(Exception):
-    """What was drawn does not make a clause; another is drawn."""
+    """The draw does not make a good puzzle; another one is drawn."""
 
 
 def compose(rng: random.Random, declared: str) -> tuple[str, str]:
-    """A puzzle of that answer type and a solution."""
+    """A puzzle with this answer type, and a solution of it."""
     while True:
         try:
             return _Draft(rng, declared).written()
@@ -110,7 +113,7 @@ def compose(rng: random.Random, declared: str) -> tuple[str, str]:
 
 
 class _Draft:
-    """A puzzle being composed."""
+    """Composes one puzzle."""
 
     def __init__(self, rng: random.Random, declared: str) -> None:
         self.rng, self.declared = rng, declared
@@ -122,7 +125,11 @@ class _Draft:
             raise _Unsuitable
 
     def written(self) -> tuple[str, str]:
-        """The two texts."""
+        """The texts of the puzzle and the solution.
+
+        Raises:
+            _Unsuitable: The draw does not make a good puzzle.
+        """
         clauses: list[str] = []
         long = self.rng.random() < LONG_SHARE
         for place in range(self.rng.choice(CLAUSES_LONG if long else CLAUSES)):
@@ -169,14 +176,14 @@ class _Draft:
         return applied
 
     def _applied(self, text: str, expression: str, value: Any) -> tuple[str, Any]:
-        """A table's text with constants and the expression in it, and what it comes to."""
+        """A table's text with constants and the expression filled in, and its value."""
         constants = _Constants(self, value)
         result = _value(text.format_map(constants.with_x("x_")), {"x_": value})
         wrapped = expression if expression.isidentifier() else f"({expression})"
         return text.format_map(constants.with_x(wrapped)), result
 
     def fresh(self) -> str:
-        """A name for a variable of a comprehension."""
+        """An unused name for the variable of a comprehension."""
         free = [name for name in INNER_NAMES if name not in self.taken]
         if not free:
             raise _Unsuitable
@@ -189,7 +196,7 @@ class _Draft:
         return any(_holds(code, {self.name: answer}) for answer in answer_type.trivial_answers(self.declared))
 
     def _lift(self, test: ast.expr) -> list[str]:
-        """Give a constant of the test a name, and say its default."""
+        """Replace a constant of the test by a new parameter, and return the parameter with its default, as a text."""
         places = [
             (node, field, index, part)
             for node in ast.walk(test)
@@ -217,7 +224,7 @@ class _Draft:
 
 
 def kinds_of(declared: str) -> tuple[str, ...]:
-    """Which conditions may be asked of a value of that type."""
+    """The kinds of a type, which decide the conditions that may be asked of its values."""
     return _KINDS.get(declared) or _SHAPES[declared[0]]
 
 
@@ -235,7 +242,7 @@ def _constant(value: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is worth showing: printable texts, floats that are exact, numbers that are not long."""
+    """Whether a value is good to show: texts are printable, floats exact in eighths, numbers and collections short."""
     if type(value) is float:
         return value * 8 % 1 == 0 and abs(value) < 1000
     if type(value) is int:
@@ -286,26 +293,26 @@ def _some_texts(rng: random.Random, count: int) -> list[str]:
 
 
 def _a_map(keys: list[Any], values: list[Any], rng: random.Random) -> dict[Any, Any]:
-    """Of one or two keys."""
+    """A dict of one or two of these keys with their values."""
     return dict(list(zip(keys, values, strict=True))[: rng.choice((1, 2, 2))])
 
 
 def _numbers_of(rng: random.Random, count: int) -> list[int]:
-    """Small ones, which may repeat."""
+    """Small integers, which may repeat."""
     most = rng.choice((9, 9, 20, 60))
     low = -5 if rng.random() < 0.1 else 0 if rng.random() < 0.4 else 2
     return [rng.randint(low, most) for _ in range(count)]
 
 
 class _Constants(dict[str, str]):
-    """Literals for a text's fields, each drawn when it is first asked for, with the value in view."""
+    """Literals for the fields of a text. Each is drawn when it is first needed, often to suit the value at hand."""
 
     def __init__(self, draft: _Draft, value: Any) -> None:
         super().__init__()
         self.draft, self.rng, self.of = draft, draft.rng, value
 
     def with_x(self, expression: str) -> _Constants:
-        """The same with this for the expression so far."""
+        """The same constants, with this expression for the field `x`."""
         self["x"] = expression
         return self
 
@@ -343,7 +350,7 @@ class _Constants(dict[str, str]):
 
     def _w(self) -> str:
         word = a_word(self.rng, 3, 6)
-        if type(self.of) is str and self.of and self.rng.random() < 0.6:  # something in common
+        if type(self.of) is str and self.of and self.rng.random() < 0.6:  # the word gets some letters of the value
             place = self.rng.randrange(len(word))
             word = word[:place] + self.of[: self.rng.randint(1, 3)] + word[place:]
         return word
@@ -372,7 +379,7 @@ class _Constants(dict[str, str]):
 
     def _ws(self) -> list[str]:
         words = some_words(self.rng, self.rng.choice((2, 3)), 1, 4)
-        if type(self.of) is list and self.of and self.rng.random() < 0.5:  # something in common
+        if type(self.of) is list and self.of and self.rng.random() < 0.5:  # the words include the value's own
             words += [member for member in self.of if type(member) is str and member not in words]
             self.rng.shuffle(words)
         return words
@@ -382,7 +389,7 @@ class _Constants(dict[str, str]):
         common = set(self.rng.sample(members, 1)) if members and self.rng.random() < 0.7 else set()
         return common | set(some_numbers(self.rng, self.rng.randint(1, 2)))
 
-    # of the value, for conditions
+    # The fields below are for conditions and depend on the value.
 
     def _low(self) -> Any:
         return self.of - self._step()

@@ -1,12 +1,11 @@
-"""Puzzles by rule: a rule set and a seed in, pairs of a puzzle and one of its solutions out.
+"""Makes puzzles by rule: from a set of rules and a seed come pairs of a puzzle and one of its solutions.
 
-They are what a small model learns the form of puzzles and solutions from, so they are short, wide
-in constants and names, and drawn with more than one right answer and more than one way to write
-it. A rule knows its answer before its puzzle. What runs in this process are texts of these rules alone; the sandbox
-judges these pairs like all others.
+A small model learns the form of puzzles and solutions from these pairs. So they are short, use many different constants
+and names, have more than one right answer, and can be written in more than one way. A rule draws the answer before it
+writes the puzzle. Only texts of these rules run in this process; the sandbox judges the pairs like all others.
 
-Texts are canonical as written: from the third operand of an `and` on, `ast.unparse` puts
-comparisons in parentheses, and so do the rules.
+Texts are canonical as written: `ast.unparse` puts parentheses around comparisons from the third operand of an `and` on,
+and so do the rules.
 """
 
 from __future__ import annotations
@@ -42,43 +41,43 @@ from puzzles.rules.vocabulary import (
 )
 
 Family = Callable[[random.Random], tuple[str, str]]
-"""Draws a puzzle's text and the text of a solution."""
+"""A function that draws the texts of a puzzle and of a solution."""
 
 FAMILIES: dict[str, Family] = {}
-"""Every family by its name, in the order of this file."""
+"""All families by name, in the order of this file."""
 
 COMPOSED: set[str] = set()
-"""Those of `composition`, one for each answer type; all others are single rules."""
+"""Names of the families of `composition`, one for each answer type. All other families are single rules."""
 WEIGHTS: dict[str, float] = {}
-"""How often a family is drawn; 1 if it is not named here."""
+"""Weights of families in drawing; a family that is not named here has weight 1."""
 
 COMPOSED_TO_SINGLE = 2.0
-"""How many composed puzzles are drawn for one of a single rule."""
+"""Number of composed puzzles drawn for each puzzle of a single rule."""
 LIFT_SHARE = 0.25
-"""How many puzzles have constants among their parameters."""
+"""Share of puzzles in which constants become parameters, where they can."""
 LITERAL_SHARE = 0.65
-"""How many solutions are the bare answer where an expression would do as well."""
+"""Share of solutions that are the bare answer although the rule also has an expression for it."""
 SEARCH_SHARE = 0.4
-"""How many solutions are to be programs that search, where one is found."""
+"""Share of solutions that are replaced by a program that searches, where one is found."""
 UNFOLD_SHARE = 0.25
-"""How many puzzles are written in several statements, where they can be."""
+"""Share of puzzles that are written in several statements, where they can be."""
 FRUITLESS_DRAWS = 10_000
-"""Repetitions in a row after which the families asked for count as exhausted."""
+"""Number of repeated puzzles in a row after which the families count as exhausted."""
 
 
 @dataclass(frozen=True)
 class RulePair:
-    """A puzzle and a solution by rule, and which rule."""
+    """A puzzle and a solution by rule, with the name of the rule's family."""
 
     family: str
     puzzle: str
     solution: str
     condition: str
-    """The puzzle as one `return`, as which it was drawn; the same text unless it was written in several statements."""
+    """The puzzle with one `return`, as it was drawn. It differs from `puzzle` only if that has several statements."""
 
 
 def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
-    """One pair of a family among `names`, or among all; composed ones are more often drawn the more they can say."""
+    """One pair of a family drawn by its weight, among `names` or among all."""
     names = names or list(FAMILIES)
     (family,) = rng.choices(names, [WEIGHTS.get(name, 1) for name in names])
     puzzle, solution = FAMILIES[family](rng)
@@ -90,10 +89,15 @@ def draw(rng: random.Random, names: Sequence[str] = ()) -> RulePair:
 
 
 def generate(seed: int, count: int, names: Sequence[str] = ()) -> Iterator[RulePair]:
-    """That many pairs with distinct puzzles; the same for the same seed, everywhere.
+    """Pairs with distinct puzzles; the same for the same seed on every machine.
+
+    Args:
+        seed: Seed of the draws.
+        count: Number of pairs.
+        names: Names of the families to draw from; empty for all.
 
     Raises:
-        ValueError: The families have no such number of puzzles.
+        ValueError: The families do not have that many puzzles.
     """
     rng = random.Random(seed)
     seen: set[str] = set()
@@ -103,23 +107,23 @@ def generate(seed: int, count: int, names: Sequence[str] = ()) -> Iterator[RuleP
         if pair.puzzle in seen:
             fruitless += 1
             if fruitless == FRUITLESS_DRAWS:
-                raise ValueError(f"{', '.join(names) or 'all families'}: only {len(seen)} puzzles of {count}")
+                raise ValueError(f"{', '.join(names) or 'all families'}: expected {count} puzzles, got {len(seen)}")
             continue
         fruitless = 0
         seen.add(pair.puzzle)
         yield pair
 
 
-# ---- what rules are written with ----
+# ---- tools to write rules with ----
 
-_FIRST_MARK = 0xE000  # characters for private use: no rule writes them otherwise
+_FIRST_MARK = 0xE000  # the first of Unicode's private-use characters, which no rule uses for anything else
 
 
 class _Sheet:
-    """A puzzle being written: the answer's name, and constants that may become parameters.
+    """Writes one puzzle: holds the answer's name, and constants that may become parameters.
 
-    Which constants do is decided when the test is known, for only those it names can be
-    parameters; until then each is a mark in the text.
+    Only constants that stand in the test can become parameters, so they are chosen when the test is known. Until then
+    each constant is a mark in the text.
     """
 
     def __init__(self, rng: random.Random, declared: str) -> None:
@@ -130,26 +134,26 @@ class _Sheet:
         self.constants: list[object] = []
 
     def const(self, value: object) -> str:
-        """A mark for a constant, for the test and for expressions that answer it."""
+        """A mark that stands for a constant, in the test and in expressions for the answer."""
         self.constants.append(value)
         return chr(_FIRST_MARK + len(self.constants) - 1)
 
     def fresh(self, names: Sequence[str] = INNER_NAMES) -> str:
-        """A name not yet in use, by default for a comprehension's variable."""
+        """An unused name, by default for a comprehension's variable."""
         name = self.rng.choice([name for name in names if name not in self.taken])
         self.taken.add(name)
         return name
 
     def both(self, first: str, second: str) -> str:
-        """Two constraints in either order."""
+        """Both conditions joined by `and`, in random order."""
         return f"{first} and {second}" if self.rng.random() < 0.5 else f"{second} and {first}"
 
     def pair(self, test: str, answer: object, *expressions: str) -> tuple[str, str]:
-        """The two texts; the solution says the answer or one of the expressions."""
+        """The texts of the puzzle and of a solution, which returns the answer or one of the expressions."""
         return self.written(test, repr(answer), *expressions)
 
     def written(self, test: str, literal: str, *expressions: str) -> tuple[str, str]:
-        """As `pair`, for an answer whose text is not its `repr`, as a set's."""
+        """Like `pair`, for an answer whose text is not its `repr`, such as a set."""
         plain = not expressions or self.rng.random() < LITERAL_SHARE
         answer = literal if plain else self.rng.choice(expressions)
         marks = [chr(_FIRST_MARK + number) for number in range(len(self.constants))]
@@ -254,7 +258,7 @@ def digit_sum(rng: random.Random) -> tuple[str, str]:
     sheet = _Sheet(rng, "int")
     x, length = sheet.name, rng.randint(2, 5)
     digits = [rng.randint(1, 9), *(rng.randint(0, 9) for _ in range(length - 1))]
-    if sum(digits) < 3:  # 1, 2, 10 and 100 have such sums
+    if sum(digits) < 3:  # the trivial answers 1, 2, 10 and 100 have such sums
         digits[-1] = rng.randint(3, 9)
     answer, total = int("".join(map(str, digits))), sheet.const(sum(digits))
     c = sheet.fresh()
@@ -333,7 +337,7 @@ def shape_of_digits(rng: random.Random) -> tuple[str, str]:
         answer = rng.choice(("", "1", "2")) + digit * times + rng.choice(("", "0"))
         size = f"len(str({x})) == {len(answer)}"
         return sheet.pair(sheet.both(f"str({x}).count('{digit}') == {sheet.const(times)}", size), int(answer))
-    # No zero at either place, for 10 and 100 begin and end so.
+    # No digit is zero, because the trivial answers 10 and 100 end in zeros.
     answer = "".join(rng.choice("123456789") for _ in range(rng.randint(3, 5)))
     lower = sheet.const(rng.randint(10 ** (len(answer) - 1), int(answer) - 1))
     head, tail = sheet.const(answer[: rng.randint(1, 2)]), sheet.const(answer[-rng.randint(1, 2) :])
@@ -425,7 +429,7 @@ def distance(rng: random.Random) -> tuple[str, str]:
 
 @_family
 def choices_of_two(rng: random.Random) -> tuple[str, str]:
-    """`x * (x - 1) // 2 == 45`: pairs, and sums of a range."""
+    """`x * (x - 1) // 2 == 45`: numbers of pairs, and sums of a range."""
     sheet = _Sheet(rng, "int")
     x, size, start = sheet.name, an_integer(rng, 5, 40), rng.randint(1, 4)
     test, total = rng.choice((
@@ -472,7 +476,7 @@ def number_or_none(rng: random.Random) -> tuple[str, str]:
     return sheet.pair(f"{x} is not None and {test}", answer, expression)
 
 
-# ---- fractions: halves and quarters, which floats hold exactly ----
+# ---- fractions: mostly halves and quarters, which floats hold exactly ----
 
 
 @_family
@@ -501,7 +505,7 @@ def fraction_between(rng: random.Random) -> tuple[str, str]:
         low = -low - width
     a, b = sheet.const(low), sheet.const(low + width)
     test = rng.choice((f"{a} < {x} < {b}", sheet.both(f"{x} > {a}", f"{x} < {b}")))
-    # Tenths can fall on an end of the interval; the middle cannot.
+    # A tenth may be an end of the interval, and is then left out; the middle never is one.
     inner = [i / 10 for i in range(int(low * 10) - 1, int((low + width) * 10) + 2) if low < i / 10 < low + width]
     return sheet.pair(test, rng.choice([*inner, low + width / 2]), f"({a} + {b}) / 2")
 
@@ -524,7 +528,7 @@ def rounded_fraction(rng: random.Random) -> tuple[str, str]:
 
 @_family
 def side_or_midpoint(rng: random.Random) -> tuple[str, str]:
-    """`2 * (x + 7.5) == 31.0`: rectangles and midpoints."""
+    """`2 * (x + 7.5) == 31.0`: sides of rectangles, and midpoints."""
     sheet = _Sheet(rng, "float")
     x, side, other = sheet.name, rng.randint(3, 60) / 2, rng.randint(3, 60) / 2
     if side == 1.0:
@@ -653,7 +657,7 @@ def swapped_letter(rng: random.Random) -> tuple[str, str]:
     sheet = _Sheet(rng, "str")
     s, word = sheet.name, a_word(rng, 3, 6)
     new = rng.choice(word)
-    old = letters_without(rng, f"{word}abc", 1)  # a trivial answer, 'abc', is none then
+    old = letters_without(rng, f"{word}abc", 1)  # without a, b and c, the trivial answer 'abc' is wrong
     a, b = sheet.const(old), sheet.const(new)
     places = [i for i, letter in enumerate(word) if letter == new]
     chosen = rng.sample(places, rng.randint(1, len(places)))
@@ -812,7 +816,7 @@ def slice_of_list(rng: random.Random) -> tuple[str, str]:
     """`xs[:2] == [4, 9] and len(xs) == 5`."""
     sheet = _Sheet(rng, "List[int]")
     xs, part, more = sheet.name, some_numbers(rng, rng.randint(1, 3)), rng.randint(1, 3)
-    if part == [3]:  # [1, 2, 3] ends so
+    if part == [3]:  # the trivial answer [1, 2, 3] ends in 3
         return slice_of_list(rng)
     a, size, filler = sheet.const(part), len(part), rng.randint(0, 9)
     length, rest = size + more, some_numbers(rng, more) if rng.random() < 0.6 else [filler] * more
@@ -921,7 +925,7 @@ def word_in_list(rng: random.Random) -> tuple[str, str]:
 def count_of_flags(rng: random.Random) -> tuple[str, str]:
     """`sum(b) == 3 and len(b) == 5 and (b[0] == True)`."""
     sheet = _Sheet(rng, "List[bool]")
-    # A long list of words in place of digits is a long text, so those are written as two runs.
+    # A long list of True and False makes a long text, so long answers are written as two runs.
     b, length = sheet.name, rng.choice((3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 12))
     ones = rng.randint(1, length - 1)
     k, n, others = sheet.const(ones), sheet.const(length), sheet.const(length - ones)
@@ -1223,7 +1227,7 @@ def cell_of_grid(rng: random.Random) -> tuple[str, str]:
 
 @_family
 def flipped_grid(rng: random.Random) -> tuple[str, str]:
-    """`[list(c) for c in zip(*m)] == [[3, 5], [4, 6]]`, or rows turned around."""
+    """`[list(c) for c in zip(*m)] == [[3, 5], [4, 6]]`, or with rows reversed."""
     sheet = _Sheet(rng, "List[List[int]]")
     m, r, (a, b, c, d) = sheet.name, sheet.fresh(), some_numbers(rng, 4)
     t = sheet.const([[a, b], [c, d]])
@@ -1245,12 +1249,12 @@ def sums_of_pairs(rng: random.Random) -> tuple[str, str]:
     sign, values = rng.choice((
         ("+", [a + b for a, b in answer]), ("-", [a - b for a, b in answer]), ("*", [a * b for a, b in answer]),
     ))  # fmt: skip
-    if values[0] == values[1]:  # a trivial answer repeats one pair
+    if values[0] == values[1]:  # a trivial answer has two equal pairs
         return sums_of_pairs(rng)
     t, neutral = sheet.const(values), 1 if sign == "*" else 0
     test = f"[{one} {sign} {two} for {one}, {two} in {ps}] == {t}"
     if sign == "*" and rng.random() < 0.7:
-        # Without a given factor, a factor 1 is the short answer.
+        # Without a given factor, every pair could have the factor 1, which is the shortest answer.
         return sheet.pair(f"{test} and {ps}[0][0] == {answer[0][0]}", [answer[0], (1, values[1])])
     return sheet.pair(test, answer, f"[({one}, {neutral}) for {one} in {t}]")
 

@@ -1,8 +1,8 @@
-"""Solutions that search: programs that go through answers of a form until the puzzle accepts one.
+"""Makes solutions that search: programs that try answers of one form until the puzzle accepts one.
 
-What they go through is drawn around a known answer: a range that it lies in, texts of its letters, tuples of its
-size. A drawn search is kept if it finds an answer soon, be it another one than the known; the texts it is evaluated
-from are rules' own, in this process.
+The answers to try are drawn around a known answer: a range that contains it, texts of its letters, tuples of its size.
+A drawn search is kept if it soon finds an answer, which may differ from the known one. This process evaluates the
+search, because rules of this project wrote all of its text.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from puzzles import answer_type
 from sandbox import child
 
 MOST_CALLS = 3000
-"""Of the puzzle, until an answer is found."""
+"""Most calls of the puzzle until an answer is found."""
 ATTEMPTS = 3
-"""Searches drawn for a pair before it keeps the solution it has."""
+"""Number of searches drawn for a pair before it keeps the solution it has."""
 NEXT_SHARE = 0.6
-"""How many are one expression; the others are loops."""
+"""Share of searches without `try` that are one expression; the others are loops."""
 CAREFUL_SHARE = 0.05
-"""How many go on after an answer that the puzzle cannot be asked about, without need."""
+"""Share of searches with a `try` around the puzzle's call although it raises for none of the answers tried."""
 VARIABLES = ("x", "y", "z", "n", "i", "j", "k", "a", "b", "c", "t", "w", "p")
 BOUNDS = (5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 SCOPE = {
@@ -41,24 +41,29 @@ MODULES = {
 
 
 class _Unsuitable(Exception):
-    """No such search for this answer; another is drawn."""
+    """This kind of search does not fit the answer; another one is drawn."""
 
 
 @dataclass(frozen=True)
 class _Space:
-    """What is gone through: loops from the outermost on, each a variable and its values, and an answer made of them."""
+    """The answers that a search tries."""
 
     answer: str
+    """Expression for an answer, made of the loops' variables."""
     loops: tuple[tuple[str, str], ...]
+    """Variable and values of each loop, the outermost first."""
 
 
 def searched(rng: random.Random, puzzle: str, solution: str) -> str:
-    """A solution that searches, or the one given where none was found.
+    """A solution that searches, or the given solution if no search was found.
 
     Args:
-        rng: Draws.
-        puzzle: A function of one `return`.
-        solution: Another, with the puzzle's parameters behind the answer.
+        rng: The source of randomness.
+        puzzle: Text of a function with one `return`.
+        solution: Text of a solution: a function with one `return` and the puzzle's parameters except the answer.
+
+    Raises:
+        ValueError: One of the texts is not a function with one `return`.
     """
     tree = ast.parse(puzzle)
     constants = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
@@ -77,12 +82,12 @@ def searched(rng: random.Random, puzzle: str, solution: str) -> str:
 
 
 def _function(tree: ast.Module) -> tuple[str, list[str], Callable[..., Any]]:
-    """The first parameter's annotation, the names of the others, and what the text defines; the tree is used up."""
+    """The first parameter's annotation, the names of the other parameters, and the function; the tree is changed."""
     match tree.body:
         case [ast.FunctionDef(args=ast.arguments() as arguments, body=[ast.Return(value=ast.expr() as returned)])]:
             pass
         case _:
-            raise ValueError(f"expected a function of one return, got {ast.unparse(tree)!r}")
+            raise ValueError(f"expected a function with one return, got {ast.unparse(tree)!r}")
     annotations = [ast.unparse(argument.annotation) for argument in arguments.args if argument.annotation]
     for argument in arguments.args:
         argument.annotation = None
@@ -92,10 +97,10 @@ def _function(tree: ast.Module) -> tuple[str, list[str], Callable[..., Any]]:
 
 
 def _needs_care(f: Callable[[Any], Any], space: _Space, declared: str) -> bool:
-    """Whether it meets an answer that the puzzle cannot be asked about before it finds one.
+    """Whether the puzzle raises for an answer that the search tries before it finds one.
 
     Raises:
-        _Unsuitable: It finds none, or not soon.
+        _Unsuitable: The search finds no answer, or not soon.
     """
     calls, raised = 0, False
 
@@ -125,7 +130,7 @@ def _next(space: _Space) -> str:
 
 
 def _written(rng: random.Random, space: _Space, careful: bool) -> str:
-    """The body: a `next` of what is accepted, or loops with a `return` inside; with `try` if it is to be careful."""
+    """The solution's body: a `next` over accepted answers, or loops around a `return`, with a `try` if `careful`."""
     used = {node.id for node in ast.walk(ast.parse(_next(space))) if isinstance(node, ast.Name)}
     lines = [f"from {MODULES[name]} import {name}" for name in MODULES if name in used]
     if not careful and rng.random() < NEXT_SHARE:
@@ -142,14 +147,14 @@ def _written(rng: random.Random, space: _Space, careful: bool) -> str:
 
 
 class _Draw:
-    """A search being drawn."""
+    """Draws one search."""
 
     def __init__(self, rng: random.Random, answer: Any, constants: Sequence[Any], taken: Sequence[str]) -> None:
         self.rng, self.answer, self.constants = rng, answer, constants
         self.names = [name for name in VARIABLES if name not in taken]
 
     def space(self, declared: str) -> _Space:
-        """One of the forms for this type."""
+        """A space of answers, in one of the forms for this answer type."""
         answer = self.answer
         if declared in ("int", "Optional[int]"):
             return self._numbers(answer, "{}")
@@ -174,7 +179,7 @@ class _Draw:
         return self._members()
 
     def fresh(self, among: Sequence[str] = VARIABLES) -> str:
-        """A variable's name."""
+        """An unused name for a variable, if possible among these."""
         free = [name for name in among if name in self.names] or self.names
         if not free:
             raise _Unsuitable
@@ -183,7 +188,7 @@ class _Draw:
         return name
 
     def range_of(self, least: int, most: int) -> str:
-        """A range that holds these, mostly a round one."""
+        """Text of a range that contains these two numbers, mostly with a round end."""
         bounds = [bound for bound in BOUNDS if bound > max(most, -least)]
         if not bounds:
             raise _Unsuitable
@@ -210,7 +215,7 @@ class _Draw:
         return _Space(f"{name} / {part}", ((name, self.range_of(whole, whole)),))
 
     def letters_of(self, text: str) -> str:
-        """Letters that make this text: its own and a few more, or those of one of the puzzle's words."""
+        """Letters to make this text of: its own and up to two more, or the letters of a word in the puzzle."""
         words = [c for c in self.constants if type(c) is str and set(text) <= set(c) and len(set(c)) <= 8]
         if words and self.rng.random() < 0.7:
             return "".join(dict.fromkeys(self.rng.choice(words)))
@@ -221,7 +226,7 @@ class _Draw:
         return "".join(letters)
 
     def _product(self, form: str, values: str, answer: Sequence[Any]) -> _Space:
-        """Tuples of a fixed size, or of all up to one."""
+        """Tuples of the answer's size, or of every size up to a larger one."""
         name = self.fresh(("t", "p", "a", "c"))
         if self.rng.random() < 0.5:
             return _Space(form.format(name), ((name, f"product({values}, repeat={len(answer)})"),))
@@ -234,7 +239,7 @@ class _Draw:
         return self._product("''.join({})", repr(self.letters_of(self.answer)), self.answer)
 
     def _runs(self) -> _Space:
-        """One letter or two, each repeated."""
+        """One or two letters, each repeated."""
         runs = [(letter, len(list(same))) for letter, same in itertools.groupby(self.answer)]
         if not 1 <= len(runs) <= 2:
             raise _Unsuitable
@@ -244,7 +249,7 @@ class _Draw:
         return _Space(" + ".join(parts), tuple(loops))
 
     def _arranged(self) -> _Space:
-        """One of the puzzle's words or lists, or the answer's members in any order."""
+        """The answer's members in every order, where the puzzle names all of them."""
         members = sorted(self.answer)
         named = {*"".join(map(str, (c for c in self.constants if type(c) is type(self.answer)))), *self.constants}
         if not 2 <= len(members) <= 6 or not named.issuperset(members):
@@ -256,7 +261,7 @@ class _Draw:
         return _Space(form.format(name), ((name, f"permutations({shown})"),))
 
     def _around(self) -> _Space:
-        """A part that the puzzle names, and letters that it does not."""
+        """A word that the puzzle names, with letters before or after it that the puzzle does not name."""
         words = [c for c in self.constants if type(c) is str and c and c != self.answer and c in self.answer]
         if not words:
             raise _Unsuitable
@@ -278,7 +283,7 @@ class _Draw:
         return self._numbers(int(self.answer), "str({})")
 
     def _list(self) -> _Space:
-        """Numbers of one range, in a list or tuple."""
+        """Lists or tuples of numbers from one range."""
         if not self.answer or not all(type(member) is int for member in self.answer):
             raise _Unsuitable
         values = self.range_of(min(self.answer), max(self.answer))
@@ -290,7 +295,7 @@ class _Draw:
         return _Space(name, ((name, f"product({values}, repeat={len(self.answer)})"),))
 
     def _counted(self) -> _Space:
-        """One number repeated, or numbers that follow each other."""
+        """Lists of one number repeated, or of consecutive numbers."""
         answer = self.answer
         if len(answer) > 1 and len(set(answer)) == 1:
             value, count = self.fresh(("x", "y", "a")), self.fresh(("n", "k"))
@@ -309,7 +314,7 @@ class _Draw:
         return _Space(f"set({name})", ((name, f"combinations({values}, {len(self.answer)})"),))
 
     def _indexed(self) -> _Space:
-        """The answer's own shape with the members of one tuple in it."""
+        """The answer's own shape, filled with the members of one tuple."""
         numbers: list[int] = []
         name = self.fresh(("t", "p", "a", "v"))
 
@@ -332,8 +337,8 @@ class _Draw:
         return _Space(answer, ((name, f"product({values}, repeat={len(numbers)})"),))
 
     def _texts(self) -> _Space:
-        """Texts of one length and of few letters."""
-        # A set's own order differs between processes.
+        """Collections of texts that have one length and few letters."""
+        # A set is sorted, because its own order differs between processes.
         texts = (
             [] if type(self.answer) is dict else sorted(self.answer) if type(self.answer) is set else list(self.answer)
         )
@@ -358,7 +363,7 @@ class _Draw:
         return _Space(f"dict(zip({shown}, {name}))", ((name, f"product({among}, repeat={len(keys)})"),))
 
     def _values(self, values: Sequence[Any]) -> str:
-        """What values of one type are among, as a loop says it."""
+        """Text of an iterable that contains these values of one type."""
         if all(type(value) is int for value in values):
             return self.range_of(min(values), max(values))
         if all(type(value) is str and len(value) == 1 for value in values):
@@ -372,7 +377,7 @@ class _Draw:
         raise _Unsuitable
 
     def _members(self) -> _Space:
-        """The answer's own shape, with a loop for each of its members or of some of them."""
+        """The answer's own shape, with a loop for each of its members or for some of them."""
         loops: list[tuple[str, str]] = []
 
         def shape(value: Any) -> str:

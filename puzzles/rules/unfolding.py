@@ -1,7 +1,7 @@
-"""The same puzzle in several statements: a value gets a name, a comprehension becomes a loop, a clause an early return.
+"""Writes a puzzle in several statements: a name for a value, a loop for a comprehension, an early return for a clause.
 
-Puzzles by rule are one `return` of a condition; people also write so. What is computed and in which order stays the
-same, up to how a wrong answer fails.
+Puzzles by rule consist of one `return` of a condition, but people also write several statements. The rewritten puzzle
+computes the same values in the same order. Only the way in which a wrong answer fails may differ.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator, Sequence
 NAMES = ("total", "out", "parts", "r", "m", "value", "res", "d", "h", "size")
 HELPERS = ("h", "score", "run", "ok", "step", "count", "norm")
 HELPER_SHARE = 0.15
-"""How many have a part in a function of its own."""
+"""Share of puzzles in which one part gets a function of its own."""
 _MIRRORED = {ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot,
              ast.IsNot: ast.Is}  # fmt: skip
 _OWN_SCOPE = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.IfExp, ast.BoolOp)
 
 
 def unfolded(rng: random.Random, puzzle: str) -> str:
-    """The puzzle with one or two of these changes; as it is where none applies."""
+    """The puzzle after up to three such changes, or unchanged if none applies."""
     tree = ast.parse(puzzle)
     function = tree.body[0]
     assert isinstance(function, ast.FunctionDef)
@@ -32,7 +32,7 @@ def unfolded(rng: random.Random, puzzle: str) -> str:
 
 
 def _first_clause(function: ast.FunctionDef) -> tuple[ast.AST, str, int | None] | None:
-    """Where the condition's first clause stands; None behind an early return."""
+    """Node, field and index of the condition's first clause; None if there is an early return before it."""
     last = function.body[-1]
     assert isinstance(last, ast.Return)
     if any(isinstance(statement, ast.If) for statement in function.body):
@@ -41,7 +41,7 @@ def _first_clause(function: ast.FunctionDef) -> tuple[ast.AST, str, int | None] 
 
 
 def _places(function: ast.FunctionDef) -> list[tuple[ast.AST, str, int | None, ast.expr]]:
-    """Expressions of the first clause that are computed whatever the answer, and where they stand."""
+    """The expressions of the first clause that are computed for every answer, and where they stand."""
     place = _first_clause(function)
     if place is None:
         return []

@@ -1,11 +1,11 @@
-"""New puzzles from old ones: other constants that make an answer right, two conditions joined, one inside another.
+"""Makes new puzzles from old ones: with other constants, with two conditions joined, or with one inside another.
 
-An answer that fails a puzzle is right for another one: the same condition with the constants that the answer has
-(hindsight; Andrychowicz et al., 2017, arXiv:1707.01495). The same makes a puzzle of any condition put together from
-others, whatever they asked for before. What comes out is text like a model's: it is parsed, admitted, guarded and
-verified as such, so nothing is believed here.
+An answer that fails a puzzle is right for a variant of it: the same condition, with constants chosen to fit the answer
+(hindsight; Andrychowicz et al., 2017, arXiv:1707.01495). In the same way any combination of conditions can be made to
+fit an answer. The result is text like a model's. It is parsed, admitted, guarded and verified like a proposal, so this
+module need not guarantee anything.
 
-Only puzzles that are one `return` of a condition are varied. The work runs in sandbox children, for a
+Only puzzles that consist of one `return` of a condition are varied. The work runs in sandbox children, because a
 condition is a program.
 """
 
@@ -22,31 +22,34 @@ from sandbox import child, codec
 from sandbox.pool import Job, Pool
 
 VARY = "puzzles.rules.variation:vary"
-"""The sandbox job; a pool that varies must preload it."""
+"""Name of the sandbox job; a pool that varies must preload it."""
 
 MOST_CLAUSES = 3
-"""Of a varied puzzle, joined by `and`."""
+"""Most clauses of a varied puzzle, joined by `and`."""
 MOST_CHARACTERS = 160
-"""Of a varied puzzle's text: puzzles that grow without bound are not harder, only longer."""
+"""Longest text of a varied puzzle. Without a limit puzzles would grow longer, but not harder."""
 MOST_CONSTANT_CHARACTERS = 40
-"""Of a constant that is changed."""
+"""Longest literal that a constant may get."""
 CPU_SECONDS = 0.1
-"""For one variation."""
+"""CPU limit of one variation."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """One to be made: `sources` are puzzles' texts, `answer` the Python literal that is to be right."""
+    """A variation that is to be made."""
 
     how: str
-    """`hindsight` (one source), `join` or `nest` (the first's value is asked what the second asks of its answer)."""
+    """One of three ways. `hindsight` changes the constants of one source. `join` asks for the conditions of both
+    sources. `nest` asks what the second source asks of its answer about a value that the first source computes."""
     sources: tuple[str, ...]
+    """Texts of the one or two puzzles to vary."""
     answer: str
+    """Python literal of the answer that is to be right."""
     seed: int
 
 
 def varied(pool: Pool, variations: Sequence[Variation]) -> list[str | None]:
-    """Texts of the new puzzles, in order; None where the rules do not apply."""
+    """The texts of the new puzzles, in order; None where the variation is not possible."""
     jobs = (
         Job(VARY, json.dumps(asdict(item)).encode(), label=f"{item.how} of a puzzle", cpu_seconds=CPU_SECONDS)
         for item in variations
@@ -61,15 +64,15 @@ def varied(pool: Pool, variations: Sequence[Variation]) -> list[str | None]:
 
 
 class _Inapplicable(Exception):
-    """No such variation of these puzzles."""
+    """This variation of these puzzles is not possible."""
 
 
 def vary(payload: bytes) -> Iterator[bytes]:
-    """In a child: one record, the new text; empty if there is none."""
+    """Job for a child: yields one record with the new text, which is empty if the variation is not possible."""
     request = json.loads(payload)
     try:
         yield _vary(request).encode("utf-8", "surrogatepass")
-    except Exception:  # the puzzles' own, too: a condition may fail on an answer
+    except Exception:  # also one from a puzzle: its condition may raise on the answer
         yield b""
 
 
@@ -90,7 +93,7 @@ def _vary(request: dict[str, Any]) -> str:
 
 
 class _Condition:
-    """A puzzle that returns a condition: its clauses, joined by `and`, and its constants by parameter."""
+    """A puzzle that returns one condition: its clauses, which `and` joins, and its parameters with their constants."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.tree = tree
@@ -111,17 +114,17 @@ class _Condition:
 
     @property
     def parameters(self) -> dict[str, ast.expr]:
-        """Constants by their names."""
+        """The constants of the parameters, by name."""
         names = [argument.arg for argument in self.arguments.args[1:]]
         return dict(zip(names, self.arguments.defaults, strict=True))
 
     def join(self, other: _Condition) -> None:
-        """Ask for both."""
+        """Ask for the clauses of both conditions."""
         self.clauses += other.asked_of(ast.Name(self.name, ast.Load()), {self.name, *self.parameters})
         self._write()
 
     def nest(self, other: _Condition, rng: random.Random) -> None:
-        """Ask of a value that one of the clauses computes what the other asks of its answer."""
+        """Choose a value that a clause computes, and ask of it what the other condition asks of its answer."""
         computing = [index for index, clause in enumerate(self.clauses) if _computed(clause) is not None]
         if not computing:
             raise _Inapplicable
@@ -133,7 +136,7 @@ class _Condition:
         self._write()
 
     def asked_of(self, value: ast.expr, taken: set[str]) -> list[ast.expr]:
-        """The clauses, with another expression for the answer and constants for the parameters."""
+        """The clauses, with this expression in place of the answer and constants in place of the parameters."""
         constants: dict[str, ast.expr] = {self.name: value, **self.parameters}
         nodes = [node for clause in self.clauses for node in ast.walk(clause)]
         bound = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -143,7 +146,7 @@ class _Condition:
         return [_Replace(constants).visit(clause) for clause in self.clauses]
 
     def fit(self, answer: Any, rng: random.Random) -> None:
-        """Change constants such that the answer is right, no more of them than it takes."""
+        """Change as few constants as necessary to make the answer right."""
         scope = dict(child.SCOPE)
         values = {name: ast.literal_eval(default) for name, default in self.parameters.items()}
         self._drop_unused()
@@ -173,7 +176,11 @@ class _Condition:
         clause.left, *clause.comparators = sides
 
     def _set(self, sides: list[ast.expr], index: int, new: Any) -> bool:
-        """Put a constant where one of its type stands, also if that is a parameter's."""
+        """Replace a constant of the same type, in the clause itself or as a parameter's default.
+
+        Returns:
+            Whether there was such a constant.
+        """
         side = sides[index]
         named = isinstance(side, ast.Name) and side.id in self.parameters
         old = self.parameters[side.id] if named else side  # type: ignore[attr-defined]  # it has a name
@@ -206,19 +213,19 @@ class _Condition:
 
 
 class _Replace(ast.NodeTransformer):
-    """Names by expressions."""
+    """Replaces names by expressions."""
 
     def __init__(self, expressions: dict[str, ast.expr]) -> None:
         self.expressions = expressions
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        """A copy, for the same expression may stand in several places."""
+        """A copy of the expression for this name, because the same expression may stand in several places."""
         expression = self.expressions.get(node.id)
         return node if expression is None else ast.parse(ast.unparse(expression), mode="eval").body
 
 
 def _computed(clause: ast.expr) -> ast.expr | None:
-    """The side of an equation whose value is asked for; None if there is none, or it is the bare answer."""
+    """The side of an equation that computes a value, if the other side is a name, a constant or a list; else None."""
     match clause:
         case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
             for side, other in ((left, right), (right, left)):
@@ -240,7 +247,14 @@ def _holds(operator: ast.cmpop, left: Any, right: Any) -> bool:
 
 
 def _constant_for(operator: ast.cmpop, other: Any, sign: int, rng: random.Random) -> Any:
-    """What may stand on the right (`sign` 1) or on the left (-1) of the other value; None for no rule."""
+    """A constant that makes a comparison with the other value true; None if there is no rule for it.
+
+    Args:
+        operator: The comparison.
+        other: The value on the other side.
+        sign: 1 if the constant stands on the right of the other value, -1 if on its left.
+        rng: Draws the distance to the other value.
+    """
     if isinstance(operator, ast.Eq):
         return other
     if isinstance(other, bool) or not isinstance(other, int | float):

@@ -1,4 +1,4 @@
-"""What puzzles by rule are written with: names, numbers and words, drawn wide but short, and no trivial answers."""
+"""Draws the names, numbers and words that rules write puzzles with: varied, short, and never a trivial answer."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRIVIAL_INTS = answer_type.SCALARS["int"][1]
 
 
 def an_integer(rng: random.Random, low: int, high: int) -> int:
-    """An integer that is no trivial answer."""
+    """An integer from `low` to `high` that is no trivial answer."""
     while True:
         value = rng.randint(low, high)
         if value not in TRIVIAL_INTS:
@@ -50,7 +50,7 @@ def an_integer(rng: random.Random, low: int, high: int) -> int:
 
 
 def a_number(rng: random.Random) -> int:
-    """A constant: mostly of one or two digits, sometimes of three, sometimes negative; no trivial answer."""
+    """An integer constant that is no trivial answer: mostly of one or two digits, sometimes of three or negative."""
     value = an_integer(rng, 3, rng.choice((20, 60, 99, 99, 400)))
     return -value if rng.random() < 0.1 else value
 
@@ -62,13 +62,13 @@ def some_numbers(rng: random.Random, count: int) -> list[int]:
 
 
 def parts_of(rng: random.Random, total: int, count: int) -> list[int]:
-    """Positive numbers with that sum, in any order."""
+    """Positive integers with this sum, in random order."""
     cuts = [0, *sorted(rng.sample(range(1, total), count - 1)), total]
     return [high - low for low, high in itertools.pairwise(cuts)]
 
 
 def distinct_parts_of(rng: random.Random, total: int, count: int) -> list[int]:
-    """As `parts_of`, all of them different; the total must leave room for that."""
+    """Distinct positive integers with this sum, in random order. The sum must be large enough for distinct ones."""
     while True:
         parts = parts_of(rng, total, count)
         if len(set(parts)) == count:
@@ -76,7 +76,7 @@ def distinct_parts_of(rng: random.Random, total: int, count: int) -> list[int]:
 
 
 def a_word(rng: random.Random, low: int, high: int) -> str:
-    """A run of lower-case letters, mostly pronounceable, that is no trivial answer."""
+    """A text of `low` to `high` lower-case letters, mostly pronounceable, that is no trivial answer."""
     while True:
         length = rng.randint(low, high)
         kinds = ("bdfghklmnprstvw", "aeiou") if rng.random() < 0.7 else (string.ascii_lowercase,) * 2
@@ -87,7 +87,7 @@ def a_word(rng: random.Random, low: int, high: int) -> str:
 
 
 def some_words(rng: random.Random, count: int, low: int = 1, high: int = 4) -> list[str]:
-    """Distinct words."""
+    """Distinct words of `low` to `high` letters."""
     words: list[str] = []
     while len(words) < count:
         word = a_word(rng, low, high)
@@ -97,12 +97,12 @@ def some_words(rng: random.Random, count: int, low: int = 1, high: int = 4) -> l
 
 
 def some_letters(rng: random.Random, count: int) -> str:
-    """Distinct letters."""
+    """A text of distinct lower-case letters."""
     return "".join(rng.sample(string.ascii_lowercase, count))
 
 
 def letters_without(rng: random.Random, letters: str, count: int) -> str:
-    """A run of that many letters that uses none of those given: one repeated, or any."""
+    """A text of `count` letters without the given ones: one letter repeated, or random letters."""
     others = [letter for letter in string.ascii_lowercase if letter not in letters]
     if rng.random() < 0.5:
         fillers = [letter for letter in FILLERS if letter not in letters]
@@ -111,15 +111,15 @@ def letters_without(rng: random.Random, letters: str, count: int) -> str:
 
 
 def shuffled(rng: random.Random, members: Sequence[int]) -> list[int]:
-    """The same members in another order."""
+    """The same members in random order."""
     return rng.sample(list(members), len(members))
 
 
 def braces(members: Sequence[object]) -> str:
-    """A set's literal in the order given; the set's own order differs between machines."""
+    """The literal of a set, in the order of the members given, because a set's own order differs between machines."""
     return "{" + ", ".join(map(repr, members)) + "}"
 
 
 def a_quarter(rng: random.Random) -> float:
-    """A multiple of a quarter, mostly no whole number, that is no trivial answer."""
+    """A multiple of a quarter that is no trivial answer; mostly not a whole number."""
     return (rng.randint(5, 120) if rng.random() < 0.9 else -rng.randint(5, 40)) / rng.choice((2, 4, 4))

@@ -1435,7 +1435,7 @@ def test_an_archive_that_is_cut_off_is_one_line(run_here, selfplay):
 
 def test_an_unknown_or_shared_id_is_refused(run_here, refused):
     assert "there is none" in refused("archive", "show", "tiny", "zzz")
-    assert "begin so" in refused("archive", "show", "tiny", "")
+    assert "ids begin with it" in refused("archive", "show", "tiny", "")
 
 
 def test_a_run_folder_of_other_settings_is_refused_and_the_keys_named(run_here, files, refused):

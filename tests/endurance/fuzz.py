@@ -26,7 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "shared")]
+
+from reaching import MODULES, REPORT_FRAME  # noqa: E402
 
 from puzzles.parse import Text, parse_puzzles  # noqa: E402  # a script's path begins with its own folder
 from puzzles.puzzle import Judgement, Puzzle, Verdict  # noqa: E402
@@ -43,22 +45,16 @@ WARM_UP_ROUNDS = 40
 RSS_MAY_GROW = 48 * 1024**2
 
 NEVER = "def f(x: int):\n    return x != x"
-SLOT = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
-
-def report_frame():
-    frame = sys._getframe()
-    while frame.f_code.co_name != "_report":
-        frame = frame.f_back
-    return frame.f_locals
-
+SLOT = (
+    MODULES
+    + REPORT_FRAME
+    + """
 def write(at, text):
     slot, start = report_frame()["slot"], report_frame()["start"]
     data = bytes.fromhex(text)[: len(slot) - start - at]
     slot[start + at : start + at + len(data)] = data
 """
+)
 LEAVE = ("modules['posix']._exit(0)", "return 1", "raise SystemExit(0)", "return True", "while True: pass")
 
 Item = tuple[str, str]

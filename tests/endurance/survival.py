@@ -30,25 +30,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fuzz
-import fuzz_inputs
-import interrupted
-import learned
-import scripted_run
-from interrupted import ENTRY, MEMORY, SNAPSHOT, Cut, Ended
-from places import ROOT
-from tiny_models import make_model
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "shared")]  # a script's path begins with its own folder
 
-from puzzles.archive.store import Archive
-from puzzles.verify import truth_pool
-from sandbox import selfcheck
-from selfplay.commands.main import KEPT
-from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig
-from selfplay.run.ending import INTERRUPTED
-from selfplay.run.heartbeat import read_status
-from selfplay.run.progress import Progress
-from selfplay.run.rundir import append_line, read_lines
-from selfplay.text import render
+import fuzz  # noqa: E402
+import fuzz_inputs  # noqa: E402
+import interrupted  # noqa: E402
+import learned  # noqa: E402
+import scripted_run  # noqa: E402
+from interrupted import ENTRY, MEMORY, SNAPSHOT, Cut, Ended  # noqa: E402
+from tiny_models import make_model  # noqa: E402
+
+from puzzles.archive.store import Archive  # noqa: E402
+from puzzles.verify import truth_pool  # noqa: E402
+from sandbox import selfcheck  # noqa: E402
+from selfplay.commands.main import KEPT  # noqa: E402
+from selfplay.config import EvaluateConfig, ProposeConfig, SolveConfig  # noqa: E402
+from selfplay.run.ending import INTERRUPTED  # noqa: E402
+from selfplay.run.heartbeat import read_status  # noqa: E402
+from selfplay.run.progress import Progress  # noqa: E402
+from selfplay.run.rundir import append_line, read_lines  # noqa: E402
+from selfplay.text import render  # noqa: E402
 
 BRANCHING = "branching"
 STAGES = {

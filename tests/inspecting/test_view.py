@@ -17,7 +17,6 @@ from pathlib import Path
 import httpx
 import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
-from places import ROOT
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
@@ -374,6 +373,9 @@ def test_an_archive_that_goes_away_is_said(path):
     assert "there is no archive here" in page(path, "/", 404)
 
 
+FOLDERS = [os.path.dirname(__file__), str(ROOT / "tests" / "shared")]
+
+
 def test_no_page_needs_torch(path):
     code = (
         f"import asyncio, sys\nsys.path[:0] = {FOLDERS!r}\nfrom test_view import *\n"
@@ -443,7 +445,7 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
     with served(tmp_path / "archive.sqlite") as (process, address):
         assert httpx.get(f"{address}archive/candidates").status_code == httpx.get(address).status_code == 200
         process.send_signal(signal.SIGINT)
-        assert "brought from schema 2 to 3" in process.communicate(timeout=20)[1]
+        assert "upgraded from schema 2 to 3" in process.communicate(timeout=20)[1]
     assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
 
 

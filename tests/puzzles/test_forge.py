@@ -9,6 +9,7 @@ import random
 
 import pytest
 import weak
+from reaching import MODULES
 
 from puzzles.parse import PARSE_BATCH
 from puzzles.puzzle import Verdict
@@ -59,13 +60,6 @@ def verdicts(pool, puzzle, candidates):
     return [judgement.verdict for judgement in verify_texts(pool, [(puzzle, text) for text in candidates])]
 
 
-# Modules that programs reach although they cannot import them.
-REACH = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
-"""
-
 LIES = "\n".join(f"    def {name}(self, *_): return True" for name in ("__eq__", "__ne__", "__lt__", "__gt__"))
 YES = "lambda *_, **__: True"
 
@@ -90,7 +84,7 @@ NOT_INT = "def f(x: Optional[int]): return x is not None and not isinstance(x, i
 
 PATCH_GCD = "modules['math'].gcd = lambda *_: 100"
 FORGE = (
-    REACH
+    MODULES
     + """
 def report():
     frame = sys._getframe()
@@ -429,7 +423,7 @@ FORGERIES = {
         ),
         "builtins by a reached module": (
             NEVER_LIST,
-            REACH + "def g():\n    real = len\n"
+            MODULES + "def g():\n    real = len\n"
             "    vars(modules['builtins'])['len'] = lambda x: 3 if x == [] else real(x)\n    return []",
             WRONG,
         ),
@@ -471,26 +465,26 @@ FORGERIES = {
         ),
         "an entry of sys.modules": (
             NEVER_GCD,
-            REACH + "class Fake:\n    gcd = lambda *_: 100\ndef g():\n    modules['math'] = Fake\n    return 1",
+            MODULES + "class Fake:\n    gcd = lambda *_: 100\ndef g():\n    modules['math'] = Fake\n    return 1",
             WRONG,
         ),
         "the judge's codec": (
             NEVER,
-            REACH + f"class A(int):\n{LIES}\ndef g():\n    modules['sandbox.codec'].decode = lambda data: A(1)\n"
+            MODULES + f"class A(int):\n{LIES}\ndef g():\n    modules['sandbox.codec'].decode = lambda data: A(1)\n"
             "    if 'puzzles.answer_type' in modules: modules['puzzles.answer_type'].matches = lambda *_: True\n"
             "    return 1",
             WRONG,
         ),
         "the judge's functions by name": (
             NEVER,
-            REACH
+            MODULES
             + TAKE_OVER
             + "def g():\n    for module in [*modules.values()]: take_over(vars(module))\n    return 1",
             WRONG,
         ),
         "the judge's functions by a frame": (
             NEVER,
-            REACH + TAKE_OVER + "def g():\n    frame = sys._getframe()\n    while frame:\n"
+            MODULES + TAKE_OVER + "def g():\n    frame = sys._getframe()\n    while frame:\n"
             "        take_over(frame.f_globals)\n        frame = frame.f_back\n    return 1",
             WRONG,
         ),
@@ -517,14 +511,14 @@ FORGERIES = {
         ),
         "the judge's functions by the garbage collector": (
             NEVER,
-            REACH + f"def g():\n    gc = modules['gc']\n    gc.unfreeze()\n    for found in gc.get_objects():\n"
+            MODULES + f"def g():\n    gc = modules['gc']\n    gc.unfreeze()\n    for found in gc.get_objects():\n"
             f"        if type(found) is type(g) and found.__name__ in {VERDICT_NAMES}:\n"
             "            found.__code__, found.__defaults__ = (lambda *_: True).__code__, None\n    return 1",
             WRONG,
         ),
         "a referrer of the builtins": (
             NEVER_LIST,
-            REACH + "def g():\n    real = len\n    modules['gc'].unfreeze()\n"
+            MODULES + "def g():\n    real = len\n    modules['gc'].unfreeze()\n"
             "    for found in modules['gc'].get_referrers(real):\n"
             "        if type(found) is dict and 'len' in found:\n"
             "            found['len'] = lambda x: 3 if x == [] else real(x)\n    return []",
@@ -532,43 +526,43 @@ FORGERIES = {
         ),
         "a trace of f": (
             "def f(x: int):\n    y = x\n    return x != y",
-            REACH + "def trace(frame, event, _):\n    if frame.f_code.co_name == 'f' and event == 'line':\n"
+            MODULES + "def trace(frame, event, _):\n    if frame.f_code.co_name == 'f' and event == 'line':\n"
             "        frame.f_locals['x'] = frame.f_lineno\n    return trace\n"
             "def g():\n    sys.settrace(trace)\n    return 1",
             WRONG,
         ),
         "a profile of f": (
             "def f(x: int):\n    y = abs(x)\n    return abs(x) != y",
-            REACH + "def profile(frame, event, _):\n    if frame.f_code.co_name == 'f' and event == 'c_call':\n"
+            MODULES + "def profile(frame, event, _):\n    if frame.f_code.co_name == 'f' and event == 'c_call':\n"
             "        frame.f_locals['x'] = 50\ndef g():\n    sys.setprofile(profile)\n    return 1",
             WRONG,
         ),
         "an audit hook": (
             NEVER_GCD,
-            REACH + f"def hook(event, _):\n    {PATCH_GCD}\n"
+            MODULES + f"def hook(event, _):\n    {PATCH_GCD}\n"
             "def g():\n    import math\n    sys.addaudithook(hook)\n    return 1",
             WRONG,
         ),
         "an unraisable hook": (
             NEVER_GCD,
-            REACH + f"def hook(_):\n    {PATCH_GCD}\nclass A:\n    def __del__(self): raise ValueError\n"
+            MODULES + f"def hook(_):\n    {PATCH_GCD}\nclass A:\n    def __del__(self): raise ValueError\n"
             "def g():\n    sys.unraisablehook = hook\n    A()\n    return 1",
             WRONG,
         ),
         "a finalizer that runs after g": (
             LATE_GCD,
-            REACH + f"class A:\n    def __del__(self, modules=modules): {PATCH_GCD}\nKEPT = A()\ndef g(): return 1",
+            MODULES + f"class A:\n    def __del__(self, modules=modules): {PATCH_GCD}\nKEPT = A()\ndef g(): return 1",
             WRONG,
         ),
         "a weak reference's farewell": (
             NEVER_GCD,
-            REACH + f"class A: pass\ndef farewell(_): {PATCH_GCD}\n"
+            MODULES + f"class A: pass\ndef farewell(_): {PATCH_GCD}\n"
             "def g():\n    a = A()\n    modules['builtins'].kept = modules['_weakref'].ref(a, farewell)\n    return 1",
             WRONG,
         ),
         "a generator's farewell": (
             LATE_GCD,
-            REACH + f"def wait():\n    try:\n        yield\n    finally:\n        {PATCH_GCD}\n"
+            MODULES + f"def wait():\n    try:\n        yield\n    finally:\n        {PATCH_GCD}\n"
             "KEPT = wait()\ndef g():\n    next(KEPT)\n    return 1",
             WRONG,
         ),
@@ -698,7 +692,7 @@ FORGERIES = {
         ),
         "a registered reduction": (
             NEVER_GCD,
-            REACH + "class A: pass\ndef reduce(_):\n"
+            MODULES + "class A: pass\ndef reduce(_):\n"
             "    return eval, (\"(setattr(__import__('math'), 'gcd', lambda *_: 100), 1)[1]\",)\n"
             "def g():\n    modules['copyreg'].pickle(A, reduce)\n    return A()",
             NO_DATA,
@@ -765,20 +759,20 @@ FORGERIES = {
         "an exit status of 0": (NEVER, "def g(): raise SystemExit(0)", RAISED),
         "an exit without a status": (NEVER, "def g(): raise SystemExit", RAISED),
         "an exit at import": (NEVER, "class A:\n    raise SystemExit(0)\ndef g(): return 1", RAISED),
-        "a sneaky exit": (NEVER, REACH + "def g(): modules['posix']._exit(0)", RAISED),
-        "a sneaky exit with an error": (NEVER, REACH + "def g(): modules['posix']._exit(3)", RAISED),
-        "an abort": (NEVER, REACH + "def g(): modules['posix'].abort()", RAISED),
-        "a crash": (NEVER, REACH + "def g(): modules['ctypes'].string_at(0)", RAISED),
+        "a sneaky exit": (NEVER, MODULES + "def g(): modules['posix']._exit(0)", RAISED),
+        "a sneaky exit with an error": (NEVER, MODULES + "def g(): modules['posix']._exit(3)", RAISED),
+        "an abort": (NEVER, MODULES + "def g(): modules['posix'].abort()", RAISED),
+        "a crash": (NEVER, MODULES + "def g(): modules['ctypes'].string_at(0)", RAISED),
         "a loop": (NEVER, "def g():\n    while True: pass", TIME),
         "an exit hook": (
             NEVER,
-            REACH + "def g():\n"
+            MODULES + "def g():\n"
             "    if 'atexit' in modules: modules['atexit'].register(modules['posix']._exit, 0)\n    return 1",
             WRONG,
         ),
         "an exception hook": (
             NEVER,
-            REACH + "def g():\n    sys.excepthook = lambda *_: modules['posix']._exit(0)\n    raise ValueError",
+            MODULES + "def g():\n    sys.excepthook = lambda *_: modules['posix']._exit(0)\n    raise ValueError",
             RAISED,
         ),
     },
@@ -789,7 +783,7 @@ FORGERIES = {
         "a verdict behind a carriage return": (NEVER, "def g():\n    print('False\\raccepted')\n    return 1", WRONG),
         "a verdict on the error stream": (
             NEVER,
-            REACH + "def g():\n    print('accepted', file=sys.stderr)\n    return 1",
+            MODULES + "def g():\n    print('accepted', file=sys.stderr)\n    return 1",
             WRONG,
         ),
         "a verdict by a finalizer": (
@@ -802,13 +796,13 @@ FORGERIES = {
     "unsealed.descriptor": {
         "True on every descriptor": (
             NEVER,
-            REACH + "def g():\n    for number in range(64):\n"
+            MODULES + "def g():\n    for number in range(64):\n"
             "        try: modules['posix'].write(number, b'True\\n')\n        except OSError: pass\n    return 1",
             WRONG,
         ),
         "json on every descriptor": (
             NEVER,
-            REACH + "def g():\n    for number in range(64):\n        try:\n"
+            MODULES + "def g():\n    for number in range(64):\n        try:\n"
             "            modules['posix'].write(number, b'{\"verdict\": \"accepted\"}\\n')\n"
             "        except OSError: pass\n    return 1",
             WRONG,
@@ -817,7 +811,7 @@ FORGERIES = {
     "unsealed.same_process": {
         "a thread that goes on after g": (
             "import math\ndef f(x: int):\n    for _ in range(10**6):\n        if math.gcd(x, 7) == 100: return True",
-            REACH + f"def work(go):\n    go.acquire()\n    {PATCH_GCD}\n"
+            MODULES + f"def work(go):\n    go.acquire()\n    {PATCH_GCD}\n"
             "def g():\n    go = modules['_thread'].allocate_lock()\n    go.acquire()\n"
             "    try: modules['_thread'].start_new_thread(work, (go,))\n    except RuntimeError: pass\n"
             "    go.release()\n    return 1",
@@ -825,7 +819,7 @@ FORGERIES = {
         ),
         "a signal that comes after g": (
             "import math\ndef f(x: int):\n    for _ in range(10**6):\n        if math.gcd(x, 7) == 100: return True",
-            REACH + f"def handle(*_): {PATCH_GCD}\ndef g():\n    signal = modules['signal']\n    try:\n"
+            MODULES + f"def handle(*_): {PATCH_GCD}\ndef g():\n    signal = modules['signal']\n    try:\n"
             "        signal.signal(signal.SIGVTALRM, handle)\n"
             "        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)\n"
             "    except OSError: pass\n    return 1",
@@ -1151,7 +1145,7 @@ OPENLY_HOSTILE = {
     "a deleted builtin": (ABS, "def g():\n    del __builtins__['abs']\n    return 1", FIVE, WRONG, ACCEPTED),
     "an entry of sys.modules": (
         "def f(x: int):\n    import math\n    return x == 2 and math.gcd(x, 7) == 100",
-        REACH + "class Fake:\n    gcd = lambda *_: 100\ndef g():\n    modules['math'] = Fake\n    return 1",
+        MODULES + "class Fake:\n    gcd = lambda *_: 100\ndef g():\n    modules['math'] = Fake\n    return 1",
         TWO,
         WRONG,
         WRONG,
@@ -1160,14 +1154,14 @@ OPENLY_HOSTILE = {
         "def f(x: int): return x == 5 if x > 4 else False if x < -500 else f(x - 1)\n"
         "def depth(n): return n and depth(n - 1)\nf_ = f\n"
         "def f(x: int): return depth(500) == 0 and f_(x)",
-        REACH + "def g():\n    sys.setrecursionlimit(120)\n    return 1",
+        MODULES + "def g():\n    sys.setrecursionlimit(120)\n    return 1",
         FIVE,
         WRONG,
         ACCEPTED,
     ),
     "a lower limit of digits": (
         "def f(x: int): return len(str(x)) == 5000",
-        REACH + "def g():\n    sys.set_int_max_str_digits(640)\n    return 1",
+        MODULES + "def g():\n    sys.set_int_max_str_digits(640)\n    return 1",
         "def g(): return 10**4999",
         WRONG,
         ACCEPTED,
@@ -1181,7 +1175,7 @@ OPENLY_HOSTILE = {
     ),
     "garbage that is never collected": (
         "def f(x: int): return x == 5",
-        REACH + "def g():\n    modules['gc'].disable()\n    return 1",
+        MODULES + "def g():\n    modules['gc'].disable()\n    return 1",
         "def g():\n    for _ in range(16):\n        a = [[] for _ in range(200)]\n"
         "        a += [a, bytes(40 << 20)]\n    return 5",
         WRONG,
@@ -1189,7 +1183,7 @@ OPENLY_HOSTILE = {
     ),
     "a trace that goes on": (
         "def f(x: int):\n    y = x\n    return x == 99 and y == 2",
-        REACH + "def trace(frame, event, _):\n    if frame.f_code.co_name == 'f' and frame.f_locals.get('y') == 2:\n"
+        MODULES + "def trace(frame, event, _):\n    if frame.f_code.co_name == 'f' and frame.f_locals.get('y') == 2:\n"
         "        frame.f_locals['x'] = 99\n    return trace\n"
         "def g():\n    sys.settrace(trace)\n    return 1",
         TWO,
@@ -1204,8 +1198,8 @@ OPENLY_HOSTILE = {
         WRONG,
         WRONG,
     ),
-    "a silent exit": (HONEST, REACH + "def g(): modules['posix']._exit(0)", "def g(): return 42", RAISED, ACCEPTED),
-    "a crash": (HONEST, REACH + "def g(): modules['ctypes'].string_at(0)", "def g(): return 42", RAISED, ACCEPTED),
+    "a silent exit": (HONEST, MODULES + "def g(): modules['posix']._exit(0)", "def g(): return 42", RAISED, ACCEPTED),
+    "a crash": (HONEST, MODULES + "def g(): modules['ctypes'].string_at(0)", "def g(): return 42", RAISED, ACCEPTED),
     "a report that leaves the sibling out": (
         HONEST,
         FORGE + "def g(): forge(b'accepted')",
@@ -1315,7 +1309,7 @@ def test_alone_the_next_candidate_gets_its_due(pool, weak_pool, puzzle, first, s
 
 
 LEFT_IN_THE_SLOT = {
-    "a silent exit behind a sibling's report": REACH + "def g(): modules['posix']._exit(0)",
+    "a silent exit behind a sibling's report": MODULES + "def g(): modules['posix']._exit(0)",
     "an answer read from the slot": FORGE + "def g():\n    slot, start = report()\n"
     "    return int(bytes(slot[start + 21 : start + 23]))",
 }

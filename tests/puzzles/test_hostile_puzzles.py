@@ -13,6 +13,7 @@ import ast
 import sys
 
 import pytest
+from reaching import MODULES, REPORT_FRAME
 
 from puzzles import answer_type, verify
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
@@ -27,17 +28,10 @@ TIGHT = Limits(cpu_seconds=0.1, wall_seconds=0.4, memory_bytes=256 * 1024**2)
 LARGE = Limits(cpu_seconds=8, wall_seconds=8)
 
 # Modules that programs reach although they cannot import them.
-REACH = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
-
-def report_frame():
-    frame = sys._getframe()
-    while frame.f_code.co_name != "_report":
-        frame = frame.f_back
-    return frame.f_locals
-
+REACH = (
+    MODULES
+    + REPORT_FRAME
+    + """
 def forge(record, count=1):
     slot, start = report_frame()["slot"], report_frame()["start"]
     forged = len(record).to_bytes(4, "little") + record
@@ -45,6 +39,7 @@ def forge(record, count=1):
     slot[start : start + len(forged)] = forged
     modules["posix"]._exit(0)
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import shutil
 import time
 
 import pytest
+from reaching import MODULES, REPORT_FRAME
 
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
@@ -25,17 +26,10 @@ from sandbox.result import Limits, SandboxError
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=1.5)
 
-REACH = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
-
-def report_frame():
-    frame = sys._getframe()
-    while frame.f_code.co_name != "_report":
-        frame = frame.f_back
-    return frame.f_locals
-
+REACH = (
+    MODULES
+    + REPORT_FRAME
+    + """
 def forge(record, count=1):
     slot, start = report_frame()["slot"], report_frame()["start"]
     words = (1, count, len(record))
@@ -43,6 +37,7 @@ def forge(record, count=1):
     slot[start : start + len(forged)] = forged
     modules["posix"]._exit(0)
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -822,7 +817,7 @@ def test_a_pair_needs_an_accepted_judgement(pool):
 
 def test_a_sandbox_that_fails_gives_no_verdict(monkeypatch):
     monkeypatch.setattr("sys.executable", shutil.which("false"))
-    with truth_pool(LIMITS, lanes=1) as broken, pytest.raises(SandboxError, match="it ended without a word"):
+    with truth_pool(LIMITS, lanes=1) as broken, pytest.raises(SandboxError, match="it ended without a message"):
         verify_texts(broken, [(SQUARE, "def g(): return 42")])
 
 

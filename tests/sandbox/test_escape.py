@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from places import ROOT
+from reaching import MODULES
 
 from puzzles.verify import truth_pool, verify_texts
 from sandbox import child, codec, selfcheck
@@ -71,10 +72,9 @@ NUMBERS = {
 }  # fmt: skip
 
 # Modules that programs reach although they cannot import them, and the kernel without libc's manners.
-TOOLS = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
+TOOLS = (
+    MODULES
+    + """
 posix, ctypes, socket, signal, time = (modules[name] for name in ("posix", "ctypes", "socket", "signal", "time"))
 mmap, resource, struct = (modules[name] for name in ("mmap", "resource", "struct"))
 libc = ctypes.CDLL(None, use_errno=True)
@@ -143,6 +143,7 @@ def vdso(symbol):
             return base + word(entry + 8, 8)
     raise LookupError(symbol)
 """.replace("NUMBERS", repr(NUMBERS))
+)
 
 RUN = """
 libc.getauxval.restype = ctypes.c_ulong

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from reaching import MODULES, REPORT_FRAME
 
 from puzzles.verify import truth_pool
 from sandbox import child, codec, selfcheck
@@ -17,22 +18,10 @@ from sandbox.result import Limits, SandboxError, Status
 
 LIMITS = Limits(cpu_seconds=0.4, wall_seconds=0.8)
 
-# Modules that programs reach although they cannot import them.
-REACH = """
-import collections
-sys = collections.namedtuple.__globals__["_sys"]
-modules = sys.modules
-"""
-
 SLOT = (
-    REACH
+    MODULES
+    + REPORT_FRAME
     + """
-def report_frame():
-    frame = sys._getframe()
-    while frame.f_code.co_name != "_report":
-        frame = frame.f_back
-    return frame.f_locals
-
 def forge(record, state=1, count=1, length=None, leave=True):
     slot, start = report_frame()["slot"], report_frame()["start"]
     words = (state, count, len(record) if length is None else length)
@@ -154,7 +143,7 @@ def test_cpu_time_ends_a_busy_program(pool, body):
 
 def test_a_lock_that_would_wait_for_ever_ends_the_child_at_once(pool):
     lock = "lock = modules['_thread'].allocate_lock()\nlock.acquire()\nlock.acquire()"
-    result = one(pool, lock, before=REACH)
+    result = one(pool, lock, before=MODULES)
     assert (result.status, result.records) == (Status.DIED, ())
     assert result.cpu_seconds < 0.1
 
@@ -164,7 +153,7 @@ def test_a_lock_that_would_wait_for_ever_ends_the_child_at_once(pool):
 )
 def test_there_is_no_sleep(pool, module_and_call):
     result = one(
-        pool, f"return modules['{module_and_call.split('.')[0]}'].{module_and_call.split('.')[1]}", before=REACH
+        pool, f"return modules['{module_and_call.split('.')[0]}'].{module_and_call.split('.')[1]}", before=MODULES
     )
     assert result.status == Status.FINISHED
     assert result.records[0].startswith((b"EPermissionError", b"EKeyError"))
@@ -232,7 +221,7 @@ def test_recursion_reaches_the_limit_and_no_further(pool):
 
 
 def test_recursion_with_the_limit_lifted_ends_the_child_alone(pool):
-    before = REACH + "class A:\n    def __getattr__(self, name):\n        return getattr(self, name + 'x')"
+    before = MODULES + "class A:\n    def __getattr__(self, name):\n        return getattr(self, name + 'x')"
     bad = job("sys.setrecursionlimit(10 ** 9)\nreturn getattr(A(), 'y')", before=before)
     results = list(pool.run([bad, job("return 2")]))
     assert results[0].status in (Status.DIED, Status.CPU_LIMIT, Status.MEMORY_LIMIT, Status.FINISHED)
@@ -260,12 +249,12 @@ def test_an_exception_is_what_the_program_raised(pool, exception):
 
 @pytest.mark.parametrize("code", [0, 1, 97])
 def test_a_sneaky_exit_leaves_no_report_whatever_its_status(pool, code):
-    result = one(pool, f"modules['posix']._exit({code})", before=REACH)
+    result = one(pool, f"modules['posix']._exit({code})", before=MODULES)
     assert (result.status, result.records, result.detail) == (Status.DIED, (), f"it left with exit status {code}")
 
 
 def test_a_crash_ends_the_child_alone(pool):
-    crash = job("return modules['ctypes'].string_at(0)", before=REACH)
+    crash = job("return modules['ctypes'].string_at(0)", before=MODULES)
     results = list(pool.run([job("return 1"), crash, job("return 2")]))
     assert [(result.status, result.records) for result in results] == [
         (Status.FINISHED, (b"V1",)),
@@ -300,7 +289,7 @@ def test_a_child_knows_no_environment_and_no_orders(pool):
     try:
         with Pool(limits=LIMITS, lanes=1) as fresh:
             body = "return [dict(modules['os'].environ), len(sys.argv), len(sys.orig_argv)]"
-            assert answer(fresh, body, before=REACH) == [{}, 1, 1]
+            assert answer(fresh, body, before=MODULES) == [{}, 1, 1]
     finally:
         del os.environ["SANDBOX_TEST_SECRET"]
 
@@ -320,7 +309,7 @@ for number in range(64):
     except OSError as error:
         found += [] if error.errno == 1 else [error.errno]
 return found"""
-    assert answer(pool, body, before=REACH) == []
+    assert answer(pool, body, before=MODULES) == []
 
 
 REFUSALS = (b"EPermissionError", b"Eitimer_error: [Errno 1]", b"ERuntimeError: lost")
@@ -346,7 +335,7 @@ REFUSALS = (b"EPermissionError", b"Eitimer_error: [Errno 1]", b"ERuntimeError: l
     ],
 )
 def test_a_reached_module_opens_no_door(pool, call):
-    assert one(pool, f"return {call}", before=REACH).records[0].startswith(REFUSALS)
+    assert one(pool, f"return {call}", before=MODULES).records[0].startswith(REFUSALS)
 
 
 def test_the_date_is_the_same_for_ever():
@@ -356,7 +345,7 @@ def test_the_date_is_the_same_for_ever():
 
 
 def test_a_thread_cannot_be_started(pool):
-    result = one(pool, "return modules['_thread'].start_new_thread(print, ())", before=REACH)
+    result = one(pool, "return modules['_thread'].start_new_thread(print, ())", before=MODULES)
     assert result.records == (b"ERuntimeError: can't start new thread",)
 
 
@@ -417,7 +406,7 @@ def test_records_over_the_slot_are_not_written(pool):
 
 def test_a_program_that_moves_the_writers_position_spoils_its_own_report_only(pool):
     patch = "modules['sandbox.codec'].encode = lambda value, limit: b'true'\nreturn 7"
-    results = list(pool.run([job(patch, before=REACH), job("return 7")]))
+    results = list(pool.run([job(patch, before=MODULES), job("return 7")]))
     assert [result.records for result in results] == [(b"Vtrue",), (b"V7",)]
 
 
@@ -750,7 +739,7 @@ def test_a_child_that_sleeps_all_the_same_ends_at_the_wall_limit(weakened, doze)
             pytest.skip("nothing runs unsealed outside an empty root")
         assert answer(pool, "return 1") == 1
         started = time.monotonic()
-        result = one(pool, doze, before=REACH)
+        result = one(pool, doze, before=MODULES)
     assert (result.status, result.records) == (Status.WALL_LIMIT, ())
     assert result.cpu_seconds < 0.1
     assert time.monotonic() - started < 3 * LIMITS.wall_seconds

@@ -338,7 +338,7 @@ def test_the_beginning_of_an_id_does_as_long_as_it_is_unique(archive):
         archive.add_puzzle(made(identifier), HUMAN)
     assert history(archive, "abc")["id"] == "abc0"
     assert history(archive, "f")["id"] == "fff0"
-    with pytest.raises(InputError, match="expected the id of one puzzle, got 'ab': 2 begin so"):
+    with pytest.raises(InputError, match="expected the id of one puzzle, got 'ab': 2 ids begin with it"):
         history(archive, "ab")
 
 
@@ -616,7 +616,7 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path, versio
         assert archive.choose(8) == [(archive.puzzle("a1"), solution("42"))]
         assert stats(archive)["puzzles by solve rate"] == {"to 1": 1}
         assert [row["puzzle"] for row in page_of(archive, Filter(words="name a1"))] == ["a1"]
-    assert f"brought from schema {version} to 3; as it was: {backup}" in caplog.text
+    assert f"upgraded from schema {version} to 3; the old file is kept: {backup}" in caplog.text
     with contextlib.closing(sqlite3.connect(backup)) as connection:
         assert list(connection.iterdump()) == before
     caplog.clear()
@@ -716,7 +716,7 @@ def test_a_text_file_is_no_archive(tmp_path, create):
 def test_a_file_of_zero_bytes_is_no_archive_but_may_become_one(tmp_path):
     path = tmp_path / "archive.sqlite"
     path.touch()
-    with pytest.raises(InputError, match=r"archive.sqlite: this is an SQLite file, but not an archive of ours"):
+    with pytest.raises(InputError, match=r"archive.sqlite: expected an archive, got another SQLite file"):
         Archive(path)
     assert path.stat().st_size == 0
     with Archive(path, create=True) as archive:
@@ -730,7 +730,7 @@ def test_a_foreign_sqlite_file_is_no_archive_and_is_left_alone(tmp_path, create)
     connection.execute("CREATE TABLE photos (name TEXT)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(InputError, match=r"photos.sqlite: this is an SQLite file, but not an archive of ours"):
+    with pytest.raises(InputError, match=r"photos.sqlite: expected an archive, got another SQLite file"):
         Archive(path, create=create)
     assert path.read_bytes() == before
 
@@ -752,7 +752,7 @@ def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
     path = tmp_path / "archive.sqlite"
     with Archive(path, create=True) as archive:
         archive.query("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 3: upgrade it"):
+    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 3: upgrade this program"):
         Archive(path, create=create)
 
 
@@ -853,7 +853,7 @@ def whole(tmp_path):
         ("DROP VIEW pairs", "it has no table pairs"),
         ("ALTER TABLE trained RENAME COLUMN solution TO pair", "expected in table trained the columns iteration, "),
         ("ALTER TABLE puzzles ADD COLUMN more", "expected in table puzzles the columns number, "),
-        ("PRAGMA user_version = 1", "it has a table contamination, which schema 1 has not"),
+        ("PRAGMA user_version = 1", "it has a table contamination, which schema 1 does not have"),
     ],
 )
 def test_an_archive_without_a_table_or_column_is_refused_at_opening(whole, tmp_path, sql, words):
@@ -881,7 +881,7 @@ def test_an_archive_without_a_table_or_column_is_refused_at_opening(whole, tmp_p
         ),
         ("UPDATE solutions SET cpu_seconds = 'long'", "expected REAL in column cpu_seconds of table solutions, row 1"),
         ("UPDATE puzzles SET name = CAST(x'ff' AS TEXT)", "table puzzles, after row 0: Could not decode to UTF-8"),
-        ("DELETE FROM protections", "row 1 of table solutions speaks of a row of protections that is not there"),
+        ("DELETE FROM protections", "row 1 of table solutions refers to a missing row of table protections"),
     ],
 )
 def test_a_damaged_row_is_named_by_a_check(whole, sql, words):

@@ -122,5 +122,5 @@ def test_other_seeds_give_other_pairs() -> None:
 def test_asking_for_more_than_there_is_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = ("def f(x: int):\n    return x == 7", "def g():\n    return 7")
     monkeypatch.setitem(FAMILIES, "only_one", lambda rng: pair)
-    with pytest.raises(ValueError, match="only_one: only 1 puzzles of 2"):
+    with pytest.raises(ValueError, match="only_one: expected 2 puzzles, got 1"):
         list(generate(SEED, 2, ["only_one"]))

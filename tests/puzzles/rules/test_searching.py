@@ -126,5 +126,5 @@ def test_a_search_that_takes_too_long_is_not_written():
 
 
 def test_a_puzzle_of_several_statements_is_no_rules_own():
-    with pytest.raises(ValueError, match="expected a function of one return"):
+    with pytest.raises(ValueError, match="expected a function with one return"):
         searched(random.Random(0), "def f(x: int):\n    y = x\n    return y == 5", "def g():\n    return 5")
