@@ -5,7 +5,7 @@ Nothing here knows what a run, a model or an archive is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 LINE_CHARACTERS = 100
 
@@ -38,13 +38,13 @@ def fraction(number: float) -> str:
     return f"{number:.3f}".removeprefix("0")[:4]
 
 
-def interval(score: Sequence[float]) -> str:
+def interval(score: Iterable[float]) -> str:
     """`.123 [.045, .201]`"""
     value, low, high = map(fraction, score)
     return f"{value} [{low}, {high}]"
 
 
-def signed(score: Sequence[float]) -> str:
+def signed(score: Iterable[float]) -> str:
     """`+.012 [-.026, +.050]`"""
     value, low, high = (f"{number:+.3f}".replace("0.", ".", 1) for number in score)
     return f"{value} [{low}, {high}]"

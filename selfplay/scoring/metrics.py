@@ -7,8 +7,8 @@ tests here are those that still hold there: `tests/benchmarks/intervals.py` meas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,12 +58,16 @@ def pass_at_k(num_samples: NDArray[np.int64], num_correct: NDArray[np.int64], k:
     return 1.0 - wrong
 
 
-class Score(NamedTuple):
+@dataclass(frozen=True)
+class Score:
     """A mean over puzzles with its interval."""
 
     value: float
     low: float
     high: float
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.value, self.low, self.high))
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"

@@ -40,7 +40,7 @@ from selfplay.commands import main as cli
 from selfplay.commands.archive import add_archive
 from selfplay.commands.main import main
 from selfplay.inspecting.export import FORMATS
-from selfplay.iteration.beginning import branch
+from selfplay.iteration import beginning
 from selfplay.iteration.record_table import cost_table
 from selfplay.run.rundir import RunDir, write_atomically
 
@@ -338,7 +338,7 @@ def test_the_command_that_branched_goes_on_with_the_branch(run_here, done):
 
 
 def test_a_branch_without_settings_does_not_take_the_default_ones(run_here, refused, done):
-    branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
+    beginning.branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
     assert "give that command again" in refused("run", "--name", "branch")
     done("run", "--from", "tiny@0", "--name", "branch")
     assert_same_run("runs/branch", run_here)

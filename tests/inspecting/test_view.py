@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
+from places import ROOT
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit

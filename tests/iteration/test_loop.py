@@ -50,8 +50,7 @@ from selfplay.config import (
     SandboxConfig,
     SolveConfig,
 )
-from selfplay.iteration import champion
-from selfplay.iteration.beginning import branch
+from selfplay.iteration import beginning, champion
 from selfplay.iteration.budget import BudgetSpent
 from selfplay.iteration.champion import dev_counts, reigns
 from selfplay.iteration.solve import worth_further
@@ -723,7 +722,7 @@ def test_behind_the_gate_a_checkpoint_is_sampled_from_once_it_has_won(files, poo
 
 def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool, tmp_path):
     go(tmp_path / "run", config_of(files, iterations=1), pool)
-    branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
+    beginning.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
     config = config_of(files, gate=True, iterations=2, evaluate=EvaluateConfig(samples_per_puzzle=9, k=(1,)))
     with pytest.raises(InputError, match=r"evaluate.samples_per_puzzle: 9, and .*branch was scored with \d"):
         go(tmp_path / "branch", config, pool)

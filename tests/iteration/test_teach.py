@@ -13,7 +13,7 @@ from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from selfplay.config import DataConfig, EvaluateConfig, FinetuneConfig
 from selfplay.inspecting.story import story
-from selfplay.iteration import collapse, teach
+from selfplay.iteration import beginning, collapse, teach
 from selfplay.iteration.alarms import Collapsed
 from selfplay.iteration.collapse import told
 from selfplay.iteration.state import Run
@@ -69,7 +69,7 @@ def test_without_an_objective_nothing_is_trained_and_nothing_scored_again(files,
     assert records[2]["cost"]["score"]["texts"] == 0
     assert records[2]["new_pairs"] > 0
     branch = RunDir(tmp_path / "branch")
-    branch(RunDir(tmp_path / "run"), 2, branch)
+    beginning.branch(RunDir(tmp_path / "run"), 2, branch)
     go(branch.path, config_of(files, iterations=3, finetune=FinetuneConfig(objective="none")), pool)
 
 
@@ -162,7 +162,7 @@ def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_asi
 def test_a_branch_without_training_goes_on_with_the_model_it_was_branched_from(files, pool, tmp_path):
     go(tmp_path / "run", config_of(files), pool)
     branch = RunDir(tmp_path / "branch")
-    branch(RunDir(tmp_path / "run"), 2, branch)
+    beginning.branch(RunDir(tmp_path / "run"), 2, branch)
     records = go(branch.path, config_of(files, iterations=3, finetune=FinetuneConfig(objective="none")), pool)
     assert records[3]["checkpoint"] == records[2]["checkpoint"] != records[0]["checkpoint"]
     assert records[3]["dev"] == records[2]["dev"]
@@ -178,7 +178,7 @@ def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
     config = config_of(files, iterations=1, finetune=FinetuneConfig(start="previous"))
     go(tmp_path / "run", config, pool)
     branch = RunDir(tmp_path / "branch")
-    branch(RunDir(tmp_path / "run"), 1, branch)
+    beginning.branch(RunDir(tmp_path / "run"), 1, branch)
     shutil.rmtree(branch.checkpoint(1))  # as if another one were the best
     shutil.copytree(RunDir(tmp_path / "run").checkpoint(1), branch.checkpoint(1))
     rolled = replace(config, iterations=3, collapse=collapse_config("rollback"))
@@ -241,7 +241,7 @@ def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_pa
         assert archive.set_aside() == {1: 2, 2: 2}  # the base is as good as any
     for last, expected in ((1, {}), (2, {1: 2, 2: 2})):
         branch = RunDir(tmp_path / f"branch-{last}")
-        branch(RunDir(tmp_path / "run"), last, branch)
+        beginning.branch(RunDir(tmp_path / "run"), last, branch)
         with Archive(branch.archive) as archive:
             assert archive.set_aside() == expected
 

@@ -11,7 +11,7 @@ from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from puzzles.verify import verify_texts
 from selfplay.config import CollapseConfig, DataConfig, PromptConfig, ProposeConfig, SolveConfig, VaryConfig
-from selfplay.iteration import collapse, vary
+from selfplay.iteration import beginning, collapse, vary
 from selfplay.iteration.state import Run
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
@@ -250,7 +250,7 @@ def test_where_there_are_none_pairs_by_rule_stand_there(files, pool, tmp_path):
 def test_a_branch_may_add_pairs_by_rule(ruled, files, pool, tmp_path):
     parent, branch = RunDir(tmp_path / "parent"), RunDir(tmp_path / "branch")
     go(parent.path, config_of(files, iterations=1), pool)
-    branch(parent, None, branch)
+    beginning.branch(parent, None, branch)
     go(branch.path, config_of(files, iterations=2, data=DataConfig(**files, rules=40)), pool)
     with Archive(branch.archive) as archive:
         by_rule = archive.puzzle_ids("p.origin = 'rule'")

@@ -28,8 +28,7 @@ from selfplay.config import (
     RunConfig,
     SolveConfig,
 )
-from selfplay.iteration import guarding, loop, propose
-from selfplay.iteration.beginning import branch
+from selfplay.iteration import beginning, guarding, loop, propose
 from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, folder_atomically
@@ -493,7 +492,7 @@ def test_a_changed_held_out_file_has_the_archive_examined_anew_and_the_same_one_
     assert examined == []
     with Path(files["heldout"]).open("a") as file:
         file.write(json.dumps({"name": "new", "puzzle": INNOCENT[0], "solution": INNOCENT[1]}) + "\n")
-    branch(rundir, None, other)
+    beginning.branch(rundir, None, other)
     loop.run(other, config_of(files), Backend(), pool, {})
     assert [[*levels_and_names(hits).values()] for hits in examined] == [[("exact", "heldout/new")]]
     with Archive(other.archive) as archive:
