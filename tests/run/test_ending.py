@@ -10,7 +10,7 @@ from selfplay.run import ending
 
 BUSY = """
 import hashlib, os, signal, sys, threading, time
-from selfplay import ending
+from selfplay.run import ending
 
 def waits():
     time.sleep(60)

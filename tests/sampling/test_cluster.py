@@ -231,7 +231,7 @@ real = selfcheck.check
 selfcheck.check = lambda pool: dataclasses.replace(real(pool), tier="D")
 """
 OTHER = """
-from selfplay import sessions
+from selfplay.run import sessions
 sessions.source_hash = lambda: "0123456789abcdef"
 """
 
