@@ -265,7 +265,7 @@ def test_a_heldout_file_that_has_changed_since_a_run_began_is_refused_by_name(fi
     with (tmp_path / "files" / "heldout.jsonl").open("a") as file:
         file.write(json.dumps({"name": "more", "puzzle": "def f(x: int):\n    return x * 9 == 9 * 77"}) + "\n")
     line = refused("run", tmp_path / "files" / "tiny.toml", "--set", "iterations=2")
-    assert line.startswith(f"selfplay: data.heldout: {tmp_path}/files/heldout.jsonl is not what it was")
+    assert line.startswith(f"selfplay: data.heldout: {tmp_path}/files/heldout.jsonl has changed since runs/tiny began")
 
 
 def test_a_run_that_goes_on_with_other_versions_says_so_in_one_line(files, run_here, selfplay):
@@ -388,11 +388,11 @@ def test_runs_lists_runs_that_score_other_k(run_here, done):
 
 PLACES = [
     (["run", "--set", "iterations=0", "--name", "x" * 300], "this name is too long for the file system"),
-    (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: it cannot be written, Is a directory"),
-    (["reproduce", "tiny", "--out", "file/again"], "file/again: it cannot be written, Not a directory"),
-    (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: it cannot be written, No such file or directory"),
+    (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: cannot be written (Is a directory)"),
+    (["reproduce", "tiny", "--out", "file/again"], "file/again: cannot be written (Not a directory)"),
+    (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: cannot be written (No such file or directory)"),
     (["reproduce", "tiny", "--out", "runs/tiny/again"], "this is in the run itself"),
-    (["report", "tiny", "--out", "/proc/report.html"], "it cannot be written, No such file or directory"),
+    (["report", "tiny", "--out", "/proc/report.html"], "cannot be written (No such file or directory)"),
 ]
 
 
@@ -1787,7 +1787,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished,
     options, status, err = told.pop(0)
     assert status == 2, options
     assert re.search(
-        r"an iteration takes about 0.\d MB, 2 are left, and 0.0 MB are free where runs/tiny is", one_line(err)
+        r"an iteration needs about 0.\d MB, and 0.0 MB are free at runs/tiny \(iterations left: 2\)", one_line(err)
     )
     full = [entry for entry in told if entry[1] != 0]
     assert len(full) >= 2
