@@ -351,9 +351,9 @@ def test_families_far_from_the_guarded_puzzles_pass(pool):
 @pytest.mark.parametrize(
     ("puzzle", "solution", "expected"),
     [
-        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", "wrong_answer"),
-        ("def f(x: int):\n    return x == 500", "def g():\n    return (", "invalid_solution"),
-        ("def f(x):\n    return x == 500", "def g():\n    return 500", "invalid_puzzle no_annotation"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", "expected an accepted pair, got wrong_answer"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return (", "expected an accepted pair, got invalid_solution"),
+        ("def f(x):\n    return x == 500", "def g():\n    return 500", "expected an accepted pair, got invalid_puzzle no_annotation"),
         ("def f(x: int):\n    return x > 5", "def g():\n    return 7", r"not admitted \(trivial"),
     ],
 )
