@@ -348,12 +348,15 @@ def test_families_far_from_the_guarded_puzzles_pass(pool):
     check_families(SMALL, pool, Guard.of([("heldout/far", puzzle)]))
 
 
+NOT_ACCEPTED = "expected an accepted pair, got"
+
+
 @pytest.mark.parametrize(
     ("puzzle", "solution", "expected"),
     [
-        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", "expected an accepted pair, got wrong_answer"),
-        ("def f(x: int):\n    return x == 500", "def g():\n    return (", "expected an accepted pair, got invalid_solution"),
-        ("def f(x):\n    return x == 500", "def g():\n    return 500", "expected an accepted pair, got invalid_puzzle no_annotation"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", f"{NOT_ACCEPTED} wrong_answer"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return (", f"{NOT_ACCEPTED} invalid_solution"),
+        ("def f(x):\n    return x == 500", "def g():\n    return 500", f"{NOT_ACCEPTED} invalid_puzzle no_annotation"),
         ("def f(x: int):\n    return x > 5", "def g():\n    return 7", r"not admitted \(trivial"),
     ],
 )
