@@ -1793,7 +1793,7 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished,
     assert len(full) >= 2
     for _, status, err in full:
         assert status == 3, full
-        assert "the disk is full: an iteration takes about" in one_line(err)
+        assert "the disk is full: an iteration needs about" in one_line(err)
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
 
 

@@ -370,7 +370,7 @@ def test_a_family_that_is_wrong_or_not_fit_for_training_is_refused(pool, monkeyp
 
 def test_without_a_compiler_what_is_to_be_compiled_is_refused_at_start(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"compile = true: expected a C\+\+ compiler \(g\+\+, clang\+\+\)"):
+    with pytest.raises(InputError, match=r"compile = true: found no C\+\+ compiler \(g\+\+ or clang\+\+\)"):
         pretrain(dataclasses.replace(SMALL, compile=True), tmp_path / "model", lambda pool: Guard())
 
 
