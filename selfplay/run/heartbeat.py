@@ -80,7 +80,7 @@ def read_status(file: Path) -> Status | None:
 
 
 def is_another(status: Status) -> bool:
-    """Whether the status is of another process that may be alive. A process of another machine always may be."""
+    """Whether the status is of another process that may be alive. A process of another machine counts as alive."""
     if status.host != socket.gethostname():
         return True
     began_at = _began_at(status.process)

@@ -1,4 +1,4 @@
-"""How much memory and disk a run needs. Checked at its start, and reported again when the disk is full."""
+"""The memory and disk that a run needs: checked at its start, and reported again when the disk is full."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ default run."""
 FULL = ("disk is full", "No space left", "Disk quota exceeded")
 """Parts of messages for a full disk: from SQLite, and from libraries that do not raise OSError."""
 LITTLE_BYTES = 100_000
-"""With less free space than this, an I/O error of SQLite counts as a full disk."""
+"""Free space below which an I/O error of SQLite counts as a full disk."""
 OUT_OF_MEMORY = re.compile(
     "out of memory|not enough memory|can't allocate memory|could not create a (primitive|memory)|can't start new thread"
 )

@@ -112,7 +112,11 @@ class RunDir:
         return self.path.is_dir() and any(file.name not in OF_A_REFUSED_RUN for file in self.path.iterdir())
 
     def state(self, iterations: int) -> str:
-        """`finished`, `running`, `killed`, or `stopped` with the reason, where `iterations` are asked for."""
+        """`finished`, `running`, `killed`, or `stopped` with the reason.
+
+        Args:
+            iterations: Number of iterations that the run should have.
+        """
         if len(self.read_records()) > iterations and not self.is_locked():
             return "finished"
         status = read_status(self.status)

@@ -597,7 +597,7 @@ class RayModel:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was saved beside the weights."""
+        """Notes that were saved beside the weights."""
         return self._facts.notes
 
     @property
@@ -621,7 +621,7 @@ class RayModel:
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
+        """Number of weights."""
         return self._facts.parameters
 
     @property
@@ -643,7 +643,7 @@ class RayModel:
         return len(encode_prompt(self._facts.tokenizer, prompt)) + max_tokens <= self._facts.context_tokens
 
     def tokens_of(self, completion: str) -> int:
-        """How many tokens a completion's text comes to, without its end."""
+        """Number of tokens in a completion's text, without the end token."""
         return len(self._facts.tokenizer.encode(completion, add_special_tokens=False))
 
     def sample(

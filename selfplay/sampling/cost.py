@@ -18,7 +18,7 @@ TIMES = frozenset({
     "times",  # of records and scored chunks
     "added_at", "judge_cpu_seconds", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds",
     "judging_cpu_seconds",  # columns of the archive
-    "cpu_seconds",  # one of them, too
+    "cpu_seconds",  # another column of the archive
     "seconds", "peak_flops_per_second",  # of a training
 })  # fmt: skip
 """Columns and keys of times and rates. Only these may differ when the same work is done again."""

@@ -19,10 +19,10 @@ RESAMPLES = 10_000
 """Weighted means behind each end of an interval. The tail beyond the end is 2.5 % to within 0.16 % (one standard
 error)."""
 ENUMERATED = 18
-"""With at most this many non-zero differences the sign-flip test enumerates all signs, at most 2**18."""
+"""Most non-zero differences for which the sign-flip test enumerates all signs (at most 2**18)."""
 FLIPS = 100_000
-"""Number of random sign draws with more differences. A p-value of 5 % is then known to within 0.07 % (one standard
-error)."""
+"""Number of random sign choices if there are more differences. A p-value of 5 % is then known to within 0.07 % (one
+standard error)."""
 BLOCK = 500
 """Resamples whose weights are in memory at a time."""
 TWO_SIDED_5_PERCENT, POWER_80_PERCENT = 1.960, 0.842

@@ -40,10 +40,10 @@ from selfplay.training.select import Contrast, Example, Graded, Lesson
 logger = logging.getLogger(__name__)
 
 EAGER_TOKENS = 256
-"""Up to this length plain attention is faster than fused attention on a CPU. For one thread and 2 M parameters: 10,000
-tokens/s against 6,500 at 64 tokens, equal at 256, 3,600 against 4,800 at 512. After a shared beginning the product of
-own tokens and all tokens counts: with 70 of 670 plain attention is still faster (18,400 against 14,300), with 70 of 970
-it is not."""
+"""Longest sequence for plain attention on a CPU; for longer ones fused attention is faster. For one thread and 2 M
+parameters: 10,000 tokens/s against 6,500 at 64 tokens, equal at 256, 3,600 against 4,800 at 512. After a shared
+beginning the product of own tokens and all tokens counts: with 70 of 670 plain attention is still faster (18,400
+against 14,300), with 70 of 970 it is not."""
 WORTH_SHARING = 1 / 8
 """Share of a step's tokens that a group must save to be read on its own: each group costs two more network calls."""
 STEPS_BETWEEN_GIVING_BACK = 10

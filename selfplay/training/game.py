@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from puzzles.puzzle import Verdict
 
-if TYPE_CHECKING:  # settings list the games, and commands that need no packages read settings
+if TYPE_CHECKING:  # settings name the games, and commands that need no packages read settings
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
