@@ -235,7 +235,7 @@ def test_another_number_of_seeds_is_refused_and_other_seeds_are_not(made):
     made("base", A)
     made("more", B, changes=[(("settings", "seeds"), [0, 1])])
     made("other", B, changes=[(("settings", "seeds"), [7])])
-    with pytest.raises(InputError, match=r"differ in number of seeds \(1 and 2\)\. Score"):
+    with pytest.raises(InputError, match=r"differ in number of seeds \(1 and 2\): score both"):
         compare("base", "more")
     assert compare("base", "other").differing == []
 
