@@ -1,9 +1,9 @@
-"""SIGINT, SIGTERM and SIGHUP end a command in good order, and within seconds whatever it is doing.
+"""SIGINT, SIGTERM and SIGHUP end a command cleanly, and within seconds whatever it is doing.
 
-The first one raises KeyboardInterrupt in the main thread. Python may not get to that for long (a
-matrix product of a large model) or lose it (what a finalizer raises is only printed), so a thread that the
-C library's handler itself wakes ends the process when its grace is over, or at a second signal.
-What is on disk is then as after any crash: whole, and gone on from by the same command.
+The first signal raises KeyboardInterrupt in the main thread. Python may raise it late (after a matrix product of a
+large model) or lose it (an exception in a finalizer is only printed). So the signal handler also wakes a thread, from
+C. This thread ends the process when the grace period is over, or at a second signal.
+The files on disk are then as after any crash: whole, and the same command goes on from them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 6.0
-"""From a signal to the end: Slurm kills 30 s after it by default, spot machines are gone after 30 s to 2 minutes."""
+"""Time from a signal to the end. By default Slurm kills 30 s after its signal; spot machines stop after 30 s to
+2 minutes."""
 LAST_ACT_SECONDS = 1.0
+"""Time limit of each last act."""
 INTERRUPTED = 130
-"""The exit status."""
+"""Exit status of a command that a signal ended."""
 last_acts: list[Callable[[], object]] = []
-"""Done, quickly, by a process that has to be ended from outside its main thread."""
+"""Short actions to run when the process must be ended from outside its main thread."""
 
 
 @contextlib.contextmanager
 def in_good_order(last_words: bytes) -> Iterator[None]:
-    """What runs inside ends at a signal; a signal that is ignored (`nohup`) stays so.
+    """End the enclosed code at a signal. A signal that is ignored (`nohup`) stays ignored.
 
     Args:
-        last_words: Written to standard error when the process has to be ended from outside its main thread.
+        last_words: Written to standard error when the process must be ended from outside its main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -60,17 +62,17 @@ def in_good_order(last_words: bytes) -> Iterator[None]:
 
 
 def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> None:
-    """Until the other end is closed; once a signal came, until the process is gone."""
+    """Wait for a signal, then end the process. Return without a signal if the other end is closed."""
     with woken:
         while (received := woken.recv(1)) and received[0] not in numbers:
             pass
         if not received:
             return
         ends_at = time.monotonic() + GRACE_SECONDS
-        if not _signalled(woken, numbers, ends_at):  # the command has ended, what comes after it has not yet
+        if not _signalled(woken, numbers, ends_at):  # the command has ended, but not the process
             time.sleep(max(0.0, ends_at - time.monotonic()))
     for act in (*last_acts, lambda: os.write(2, last_words)):
-        # A disk may hang, and nobody may read what is said.
+        # In threads with a time limit, because a disk may hang and standard error may have no reader.
         doing = threading.Thread(target=_quietly, args=(act,), daemon=True)
         doing.start()
         doing.join(LAST_ACT_SECONDS)
@@ -78,7 +80,7 @@ def _watch(woken: socket.socket, numbers: frozenset[int], last_words: bytes) -> 
 
 
 def _signalled(woken: socket.socket, numbers: frozenset[int], until: float) -> bool:
-    """Wait for one of these signals, or for the other end to be closed."""
+    """Wait until the deadline for one of these signals. False if none came, or if the other end was closed."""
     while select.select([woken], [], [], max(0.0, until - time.monotonic()))[0]:
         if not (received := woken.recv(1)):
             return False

@@ -1,11 +1,11 @@
-"""Whether a run lives, what it does, and why it ended: `status.json`, for people and for schedulers.
+"""`status.json` says whether a run is alive, what it is doing, and why it ended. For people and for schedulers.
 
     {"state": "running", "reason": "", "process": 4711, "host": "node7", "user": "ada", "since": "…", "beat_at": "…",
      "moved_at": "…", "doing": "iteration 2: solve", "done": 12000, "of": 22872}
 
-`beat_at` is renewed while the process lives, `moved_at` when it gets on. At the end `state` is `ended`, and
-`reason` is `finished`, `interrupted`, what was spent, or the error. A run that was killed leaves `running` and an old
-beat.
+`beat_at` is renewed while the process is alive, `moved_at` when its work progresses. At the end `state` is `ended`,
+and `reason` is `finished`, `interrupted`, the spent budget, or the error. A run that was killed leaves `running` and
+an old beat.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from selfplay.run.progress import Progress
 
 BEAT_SECONDS = 10.0
 ALIVE_SECONDS = 60.0
-"""With no younger beat the process is taken for dead, where nothing better is known."""
+"""A process with no beat for this long counts as dead, where nothing better is known."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the file says; times are in UTC."""
+    """Content of the status file. Times are in UTC."""
 
     state: str
     reason: str
@@ -54,22 +54,22 @@ class Status:
 
     @property
     def beats(self) -> bool:
-        """Whether it seems to live, as far as clocks of two machines agree."""
+        """Whether the process seems alive, as far as the clocks of two machines agree."""
         return self.state == "running" and abs(seconds_since(self.beat_at)) < ALIVE_SECONDS
 
 
 _TEXTS = ("state", "reason", "host", "user", "since", "beat_at", "moved_at", "doing")
 SHAPE = an_object(**dict.fromkeys(_TEXTS, TEXT), **dict.fromkeys(("process", "done", "of"), NATURAL))
-"""Of the file."""
+"""JSON shape of the status file."""
 
 
 def now() -> str:
-    """To the second."""
+    """The present time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(file: Path) -> Status | None:
-    """What a run last said of itself; None if it never did, or in another version's words."""
+    """The status that a run last wrote; None if there is none, or another version wrote it in another form."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         said = json.loads(file.read_text("utf-8"))
         expect(said, SHAPE, str(file))
@@ -80,7 +80,7 @@ def read_status(file: Path) -> Status | None:
 
 
 def is_another(status: Status) -> bool:
-    """Whether this is of a process that is not this one and may live: on this machine it is seen, on others not."""
+    """Whether the status is of another process that may be alive. A process of another machine counts as alive."""
     if status.host != socket.gethostname():
         return True
     began_at = _began_at(status.process)
@@ -89,13 +89,16 @@ def is_another(status: Status) -> bool:
 
 
 def _began_at(process: int) -> float | None:
-    """Since 1970; None if there is no such process, or nobody says. A number may have gone to another one."""
+    """When a process began, in seconds since 1970; None if there is no such process, or the system does not say.
+
+    A process number may have been given to a newer process since.
+    """
     try:
         stat = Path(f"/proc/{process}/stat").read_text("utf-8", "replace")
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":  # dead, and nobody has asked for its status yet
+    if fields[0] in "ZX":  # dead, but its parent has not collected its exit status
         return None
     ticks = int(fields[19])
     ago = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
@@ -103,22 +106,22 @@ def _began_at(process: int) -> float | None:
 
 
 def seconds_since(moment: str) -> float:
-    """By this machine's clock."""
+    """Seconds since a moment, by this machine's clock."""
     return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
 
 
 def starting() -> Status:
-    """Of this process."""
+    """The first status of this process."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a number without a name
+    except (KeyError, OSError):  # a container may run under a user number without a name
         user = str(os.getuid())
     moment = now()
     return Status("running", "", os.getpid(), socket.gethostname(), user, moment, moment, moment)
 
 
 class Heartbeat:
-    """Keeps a run's status file while the run goes on. A file that cannot be written does not end the run."""
+    """Keeps a run's status file up to date. A file that cannot be written does not end the run."""
 
     def __init__(self, file: Path, status: Status) -> None:
         self._file, self._status = file, status
@@ -138,7 +141,7 @@ class Heartbeat:
         self.end("finished" if error is None else reason_of(error))
 
     def watching(self, progress: Progress) -> Progress:
-        """The same, whose counters are seen here as well."""
+        """The same progress, whose counters also update the status."""
 
         def counter(total: int, description: str, unit: str) -> Callable[..., object]:
             shown = progress.counter(total, description, unit)
@@ -153,7 +156,7 @@ class Heartbeat:
         return replace(progress, counter=counter)
 
     def end(self, reason: str) -> None:
-        """The last word."""
+        """Write the final status."""
         with self._lock:
             self._status = replace(self._status, state="ended", reason=reason, beat_at=now())
         self._write()
@@ -179,7 +182,7 @@ class Heartbeat:
                 beside.write_bytes(content)
                 beside.replace(self._file)
             except OSError:
-                # A full disk has no room for another file, and the old one has a whole block.
+                # A full disk has no room for a new file, but the old one already has a block.
                 beside.unlink(missing_ok=True)
                 with self._file.open("r+b") as file:
                     file.write(content)
@@ -187,7 +190,7 @@ class Heartbeat:
 
 
 def reason_of(error: BaseException) -> str:
-    """Of an end that was not planned, in one line."""
+    """Why an exception ended the run, in one line."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""How a long step shows itself; the command line puts bars here."""
+"""Functions by which a long step shows its progress. The command line draws progress bars with them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """What is called while work goes on; by default nothing happens."""
+    """Functions that are called while work goes on. By default they do nothing."""
 
     counter: Callable[[int, str, str], Callable[..., object]] = lambda total, description, unit: lambda *_: None
-    """Given how many there are, what is done, and of what: it returns what is called with how many are done."""
+    """Called with a total, a description and a unit. Returns a function to call with the number of units done since
+    the last call."""
     row: Callable[[dict[str, Any]], object] = lambda record: None
-    """Called with the record of an iteration that has ended."""
+    """Called with the record of each finished iteration."""
     say: Callable[[str], object] = lambda text: None
-    """Called with a line for who waits."""
+    """Called with a line of text for the person who waits."""

@@ -1,10 +1,10 @@
-"""A run is a folder of ordinary files; this is the one place that knows their names.
+"""A run is a folder of ordinary files. Only this module knows their names.
 
     config.toml  archive.sqlite  records.jsonl  checkpoints/iteration-001/  scores/  report.html
     sessions.jsonl  status.json  log.txt  lock
 
-A file that is replaced is written beside itself first and then renamed, so that it is always
-whole; a file that grows may lose a torn last line in a crash, and no other.
+A file that is replaced is first written under another name and then renamed, so it is always whole. A file that grows
+can lose only its last line in a crash.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from selfplay.run.heartbeat import ALIVE_SECONDS, Status, is_another, read_statu
 
 @dataclass(frozen=True)
 class RunDir:
-    """Names of a run's files."""
+    """Paths of a run's files."""
 
     path: Path
 
     @property
     def config(self) -> Path:
-        """The settings, complete, as resolved."""
+        """All settings, as resolved."""
         return self.path / "config.toml"
 
     @property
@@ -50,28 +50,28 @@ class RunDir:
 
     @property
     def sessions(self) -> Path:
-        """One line per session: when, where, and with which versions, code, sets and base; before them, of a branch or
-        a reproduction, a line that says of what."""
+        """One line per session: when, where, and with which versions, code, sets and base model. In a branch or a
+        reproduction a line before them names the other run."""
         return self.path / "sessions.jsonl"
 
     @property
     def log(self) -> Path:
-        """The imports and records, with times."""
+        """Log lines of the run, with times."""
         return self.path / "log.txt"
 
     @property
     def server_log(self) -> Path:
-        """What servers that it has begun have printed."""
+        """Output of the servers that the run has started."""
         return self.path / "servers.txt"
 
     @property
     def report(self) -> Path:
-        """The run as a page, when it was asked for."""
+        """The run as a web page, if one was requested."""
         return self.path / "report.html"
 
     @property
     def status(self) -> Path:
-        """Whether it lives, what it does, and why it ended."""
+        """Whether the run is alive, what it is doing, and why it ended."""
         return self.path / "status.json"
 
     def checkpoint(self, iteration: int) -> Path:
@@ -79,7 +79,7 @@ class RunDir:
         return self.path / "checkpoints" / f"iteration-{iteration:03d}"
 
     def checkpoints(self) -> set[int]:
-        """Numbers of the iterations whose weights are here."""
+        """Numbers of the iterations whose weights are on disk."""
         names = (folder.name.removeprefix("iteration-") for folder in (self.path / "checkpoints").glob("iteration-*"))
         return {int(name) for name in names if name.isdecimal()}
 
@@ -108,17 +108,21 @@ class RunDir:
 
     @property
     def is_begun(self) -> bool:
-        """Whether the folder holds more than what is left of a run that did not come to its settings."""
+        """Whether the folder holds more than the files of a run that was refused before its settings were written."""
         return self.path.is_dir() and any(file.name not in OF_A_REFUSED_RUN for file in self.path.iterdir())
 
     def state(self, iterations: int) -> str:
-        """`finished`, `running`, or how it ended, with so many iterations asked for."""
+        """`finished`, `running`, `killed`, or `stopped` with the reason.
+
+        Args:
+            iterations: Number of iterations that the run should have.
+        """
         if len(self.read_records()) > iterations and not self.is_locked():
             return "finished"
         status = read_status(self.status)
         if self.is_locked() or (status and status.beats and status.host != socket.gethostname()):
             return "running"
-        if status is None or status.reason == "finished":  # or more are asked for now
+        if status is None or status.reason == "finished":  # finished, but more iterations are asked for now
             return "stopped"
         return "killed" if status.state == "running" else f"stopped: {status.reason}"
 
@@ -135,14 +139,14 @@ class RunDir:
 
     @contextmanager
     def lock(self) -> Iterator[Status]:
-        """Be the one writer of this run; the lock goes with the process, however it ends.
+        """Become the one writer of this run. The lock is released when the process ends, however it ends.
 
         Yields:
-            Who has it now: this process.
+            The status of the new holder: this process.
 
         Raises:
-            InputError: Another process holds it, or seems to live that holds a lock which is not seen here, of another
-                machine or removed; or the folder is not for writing.
+            InputError: Another process holds the lock. Or another process seems alive whose lock cannot be seen here,
+                because it is on another machine or its lock file was removed. Or the folder cannot be written.
         """
         with self._opened_lock() as file:
             try:
@@ -152,12 +156,12 @@ class RunDir:
                 raise InputError(self._refusal(file.read().strip())) from None
             except OSError as error:
                 raise InputError(
-                    f"{self.path}: this file system has no locks ({error.strerror}): put runs on one that has"
+                    f"{self.path}: this file system has no locks ({error.strerror}): put the run on one that has them"
                 ) from None
             last, own = read_status(self.status), starting()
             if last and last.beats and is_another(last):
                 raise InputError(
-                    f"{self._refusal(str(last))}; if that one is gone, try again in {ALIVE_SECONDS:.0f} seconds"
+                    f"{self._refusal(str(last))}; if that process is gone, try again in {ALIVE_SECONDS:.0f} seconds"
                 )
             file.truncate(0)
             file.write(f"{own}\n")
@@ -176,7 +180,7 @@ class RunDir:
 
 
 def _lock(file: TextIO) -> None:
-    """At the second try at the latest, unless it is held: `is_locked` holds it for a moment."""
+    """Take the lock. A second try follows the first, because `is_locked` holds the lock for a moment."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -185,6 +189,7 @@ def _lock(file: TextIO) -> None:
 
 
 OF_A_REFUSED_RUN = {"lock", "log.txt", "status.json"}
+"""Files that a run may leave which was refused before its settings were written."""
 SET_NAMES = {"dev": "dev", "heldout": "held-out"}
 """What the scored sets are called in text that people read."""
 SCORED_SETS = ("dev", "heldout")
@@ -216,49 +221,53 @@ RECORD = an_object(
         stages=each(_STAGE_SECONDS),
     ),
 )  # fmt: skip
-"""Of a finished iteration."""
+"""JSON shape of the record of a finished iteration."""
 
 
 CLOSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG,
 )  # fmt: skip
-"""A place that is not for writing."""
+"""Errors that mean that a place cannot be written."""
 
 
 @contextmanager
 def told_if_closed(path: Path, remedy: str) -> Iterator[None]:
-    """For what is written at a place that the user named.
+    """Report it as an input error if a place that the user named cannot be written.
+
+    Args:
+        path: The place.
+        remedy: What the user can do, for the error message.
 
     Raises:
-        InputError: It is not for writing.
+        InputError: The place cannot be written.
     """
     try:
         yield
     except OSError as error:
         if error.errno not in CLOSED:
             raise
-        raise InputError(f"{path}: it cannot be written, {error.strerror}: {remedy}") from None
+        raise InputError(f"{path}: cannot be written ({error.strerror}): {remedy}") from None
 
 
 def spare(path: Path) -> None:
-    """See that a place to write to is no archive and no file that a run needs.
+    """Check that a place to write to is neither an archive nor a file that a run needs.
 
     Raises:
-        InputError: It is.
+        InputError: It is one of them.
     """
     run = RunDir(path.parent)
     own = {file.name for file in (run.config, run.records, run.sessions, run.log, run.status)} | {"lock"}
     needed = run.config.is_file() and path.name in own
     if needed or is_archive(path):
-        raise InputError(f"{path}: it is an archive, or a run's own file: name another place")
+        raise InputError(f"{path}: this is an archive, or a file of a run: name another place")
 
 
 SQLITE = b"SQLite format 3\0"
-"""How a file of its begins."""
+"""First bytes of every SQLite file."""
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file begins as SQLite's do."""
+    """Whether a file is an SQLite database, by its first bytes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -266,10 +275,10 @@ def is_archive(path: Path) -> bool:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The JSON objects of a file that grows line by line; a torn last line, the trace of a crash, is left out.
+    """The JSON objects of a file that grows line by line. A last line that a crash has torn is left out.
 
     Raises:
-        InputError: Another line is torn: somebody else wrote there.
+        InputError: Another line is not JSON: another program wrote there.
     """
     if not path.exists():
         return []
@@ -284,7 +293,7 @@ TAIL_BYTES = 1 << 16
 
 
 def append_line(path: Path, record: Any) -> None:
-    """Add one JSON object as a line, on disk when this returns; cuts off a torn line before it."""
+    """Append one JSON object as a line. It is on disk when this returns. A torn line before it is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record).encode("ascii") + b"\n"
     with path.open("ab+") as file:
@@ -295,7 +304,7 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def _whole_bytes(file: BinaryIO) -> int:
-    """Where the last whole line ends."""
+    """Length of the file up to the end of its last whole line."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - TAIL_BYTES)
@@ -307,7 +316,7 @@ def _whole_bytes(file: BinaryIO) -> int:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, or leave it as it was; a character that UTF-8 has not is written as its escape."""
+    """Replace a file, or leave it as it was. A character that UTF-8 cannot encode is written as an escape."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
     try:
@@ -322,7 +331,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """A file's name is a matter of its folder."""
+    """Make a rename permanent: a file's name is stored in its folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -332,7 +341,7 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name only once it is complete."""
+    """A folder to fill. It takes its name only when it is complete."""
     beside = path.with_name(f".{path.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)

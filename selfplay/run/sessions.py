@@ -1,6 +1,6 @@
 """What each session of a run ran on: versions, machine, and hashes of the code, the sets and the base model.
 
-Nothing is read from the environment's variables, which hold keys.
+No environment variable is read, because they hold keys.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ DISTRIBUTIONS = {"selfplay": "selfplay-puzzles"} | {
 PACKAGES = ("sandbox", "puzzles", "selfplay")
 SOURCES = (".py", ".toml")
 OF_ITS_OWN = ("began", "host", "process")
-"""What is another in each session, and changes nothing."""
+"""Keys that differ in every session and change no result."""
 SETTINGS_OF_SETS = {f"sets.{name}": f"data.{name}" for name in ("train", "dev", "heldout")}
 
 
 def environment() -> dict[str, Any]:
-    """Of this process: what the same settings may come out differently by."""
+    """What the results of this process may depend on beside its settings."""
     return {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -58,12 +58,12 @@ def _processor() -> str:
 def _version(distribution: str) -> str | None:
     try:
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:  # it runs from a folder that was not installed
+    except metadata.PackageNotFoundError:  # the code runs from a folder that was not installed
         return None
 
 
 def source_hash() -> str:
-    """Sixteen digits over the files of this project's packages that decide what a run computes."""
+    """Hash of 16 digits over those files of this project's packages that decide what a run computes."""
     digest = hashlib.sha256()
     for package in PACKAGES:
         folder = Path(str(resources.files(package)))
@@ -75,39 +75,39 @@ def source_hash() -> str:
 
 
 def file_hash(file: Path) -> str:
-    """Sixteen digits over a file's bytes."""
+    """Hash of 16 digits over a file's bytes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 
 def note_origin(rundir: RunDir, origin: Mapping[str, Any]) -> None:
-    """Keep before a new run's first session where the run comes from: `branched_from` or `reproduces`."""
+    """Record, before a new run's first session, where the run comes from: `branched_from` or `reproduces`."""
     append_line(rundir.sessions, dict(origin))
 
 
 def origin(rundir: RunDir) -> dict[str, Any]:
-    """As it was kept; empty for a run that began by itself."""
+    """The recorded origin of a run; empty for a run that was not made from another one."""
     return {key: value for line in read_lines(rundir.sessions) if "began" not in line for key, value in line.items()}
 
 
 def sessions(rundir: RunDir) -> list[dict[str, Any]]:
-    """A run's sessions in order; none of one from before they were kept."""
+    """A run's sessions in order; empty for a run from before sessions were recorded."""
     return [line for line in read_lines(rundir.sessions) if "began" in line]
 
 
 def begin_session(rundir: RunDir, config: RunConfig, content: Mapping[str, Any]) -> list[str]:
-    """Keep what a run goes on with.
+    """Record a new session of a run, and compare it with the first one.
 
     Args:
         rundir: The run.
         config: Its settings, which name the files.
-        content: Beside the environment: hashes of the `sets` and of the `base` model, and what else is known.
+        content: Facts beside the environment: hashes of the `sets` and of the `base` model, and more.
 
     Returns:
-        What is not as it was when the run began, but may be.
+        Permitted differences from the first session, one text each.
 
     Raises:
-        InputError: A set or the base model has changed, so that it would be another run.
+        InputError: A set or the base model has changed, so it would be another run.
     """
     here = {**origin(rundir), **environment(), **content}
     begun = sessions(rundir)[:1]
@@ -117,17 +117,17 @@ def begin_session(rundir: RunDir, config: RunConfig, content: Mapping[str, Any])
             setting = SETTINGS_OF_SETS.get(key, "model.path")
             named = config.model.path if key == "base" else getattr(config.data, key.partition(".")[2])
             raise InputError(
-                f"{setting}: {named} is not what it was when {rundir.path} began (hash {there[0]} then, {now} now): "
-                "bring it back as it was, or begin a new run with another --name"
+                f"{setting}: {named} has changed since {rundir.path} began (hash {there[0]} then, {now} now): "
+                "restore it, or begin a new run with another --name"
             )
     append_line(rundir.sessions, here)
     return told(different, "then", "now")
 
 
 def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> dict[str, tuple[list[Any], Any]]:
-    """What some sessions had otherwise than this one, by dotted key: their distinct values, and this one's.
+    """Differences between some sessions and this one, by dotted key: their distinct values, and this one's value.
 
-    What a session does not know is no difference.
+    A key that only one side has is no difference.
     """
     flat, now = [_flatten(session) for session in there], _flatten(here)
     found = {}
@@ -139,7 +139,7 @@ def differences(there: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> 
 
 
 def told(different: Mapping[str, tuple[list[Any], Any]], there: str = "there", here: str = "here") -> list[str]:
-    """Differences as texts, one each."""
+    """Differences as texts, one per key."""
     return [f"{key}: {', '.join(map(str, values))} {there}, {now} {here}" for key, (values, now) in different.items()]
 
 

@@ -1,9 +1,9 @@
-"""Parts of work for jobs that know nothing of each other, as Slurm arrays and Kubernetes begin them.
+"""Parts of a run's work, for jobs that do not communicate, such as those of Slurm arrays and Kubernetes.
 
-A run's chunks are planned before they are sampled, so many can do them. Each part plans a stage's chunks from a copy
-of the run's archive, all the same, and samples and judges its own in a folder of its own. Parts are of chunks that
-follow each other: merged in order they are, row by row, what the run itself would have written. The next stage builds
-on all of this one and is for the next call.
+A run plans its chunks before they are sampled, so several jobs can share them. Each part plans a stage's chunks from a
+copy of the run's archive, and all parts make the same plan. A part then samples and judges its own share, in a folder
+of its own. A share is a series of consecutive chunks. So the parts, merged in order, are row by row what the run itself
+would have written. The next stage builds on all parts of this one, so it needs another call.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from puzzles.puzzle import InputError, content_hash
 
 MOST_PARTS = 100_000
 TAKEN_OVER, GOES_ON_FROM, FINISHED = "part_taken_over", "part_goes_on_from", "part_finished"
-"""Marks of a part's archive: ids of the chunks that were judged in the run's; the run's last record; what was said when
-its share was done."""
+"""Marks in a part's archive: ids of the chunks that were already judged in the run's archive; hash of the run's last
+record; message of the call that finished the share."""
 T = TypeVar("T")
 
 
 class PartDone(Exception):
-    """A part has done its share of a stage, and others have not, as far as its archive tells."""
+    """A part has done its share of a stage, and as far as its archive shows, other parts have not."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The `number`th of `parts`, from 1."""
+    """Part `number` of `parts`, counted from 1."""
 
     number: int
     parts: int
 
     @property
     def name(self) -> str:
-        """Such that names in order are parts in order."""
+        """Name of the part. Names in alphabetical order are parts in order."""
         return f"{self.number:0{len(str(self.parts))}d}-of-{self.parts}"
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Of all, neighbours; shares differ in length by one at most."""
+        """This part's share: consecutive items. Shares differ in length by at most one."""
         return items[len(items) * (self.number - 1) // self.parts : len(items) * self.number // self.parts]
 
 
 def parse_part(text: str) -> Part:
-    """Of `2/8`.
+    """Read a part from a text such as `2/8`.
 
     Raises:
-        InputError: It is no such text.
+        InputError: The text has another form, or a number is out of range.
     """
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     part = Part(int(found[1]), int(found[2])) if found else Part(0, 0)
@@ -62,7 +62,9 @@ def parse_part(text: str) -> Part:
 
 
 def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
-    """Make a run's archive a part's, unless it was made of one in which nothing more was judged, after the same record.
+    """Copy a run's archive for a part.
+
+    The part's own archive is kept if it was copied after the same record, with the same chunks judged.
 
     Raises:
         InputError: The run is being written.
@@ -70,11 +72,11 @@ def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
     log = theirs.with_name(f"{theirs.name}-wal")
     if log.exists() and log.stat().st_size:
         raise InputError(
-            f"{theirs}: it is being written, or was when its process died: wait for its end, or run it again"
+            f"{theirs}: a process is writing it, or died while it wrote: wait for its end, or run it again"
         )
     beside = own.with_name(f".{own.name}.part")
     _remove(beside)
-    shutil.copyfile(theirs, beside)  # many may read it at once, over a network: SQLite would keep files beside it
+    shutil.copyfile(theirs, beside)  # not by SQLite, which would write files beside it: many parts may read it at once
     with Archive(beside) as archive:
         judged = json.dumps([number for (number,) in archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")])
         archive.set_mark(TAKEN_OVER, judged)
@@ -87,7 +89,7 @@ def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
 
 
 def _remove(archive: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):  # a log belongs to its own file
+    for suffix in ("-wal", "-shm", ""):  # a write-ahead log is valid only with its own file
         archive.with_name(f"{archive.name}{suffix}").unlink(missing_ok=True)
 
 
@@ -97,27 +99,27 @@ def _made_of(own: Path) -> tuple[str | None, str | None]:
 
 
 def _hash(record: Mapping[str, Any]) -> str:
-    """Of a run's record, which no other run has: its times are in it."""
+    """Hash of a run's record. No other run has the same, because times are in it."""
     return content_hash(json.dumps(record))
 
 
 def check_part(archive: Archive, records: Sequence[Mapping[str, Any]]) -> None:
-    """See that an archive is no part of another run than the one with these records, or of one that was there before.
+    """Check that an archive, if it is a part, is a part of the run with these records.
 
     Raises:
-        InputError: It is.
+        InputError: It is a part of another run, or of an earlier run of this name.
     """
     goes_on_from = archive.mark(GOES_ON_FROM)
     if goes_on_from and goes_on_from not in map(_hash, records):
         raise InputError(
-            f"{archive.path}: it is a part of another run, or of an earlier one of this name: leave it out or delete it"
+            f"{archive.path}: a part of another run, or of an earlier run of this name: leave it out or delete it"
         )
 
 
 def finish(archive: Archive, said: str) -> None:
-    """Leave in a part's archive what it adds to the run's, and what that speaks of, so that merging it is quick.
+    """Reduce a part's archive to what it adds to the run's and the rows that this refers to, so that it merges fast.
 
-    And the plan of what others do: where a part is missing, the run then has its chunks as not done yet.
+    The plan of the other parts' chunks stays. So if a part is missing, the run has its chunks as not done yet.
     """
     own = "(SELECT id FROM chunks WHERE judged AND id NOT IN (SELECT value FROM json_each(?)))"
     taken_over = archive.mark(TAKEN_OVER)

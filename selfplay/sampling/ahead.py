@@ -1,8 +1,8 @@
-"""The next chunks are sampled while this one is judged, where the model leaves the processor to the judges.
+"""Samples the next chunks while one is judged, where the model leaves the processor to the judges.
 
-What is written does not depend on it: works are pure, their results come in order, and everything
-that touches the archive stays in the one thread that has it. Works are drawn one more ahead than are
-done at the same time, so memory is bound however slow the judges are.
+This does not change what is written. Works have no side effects, their results come in order, and only the one thread
+that owns the archive touches it. At most one more work is drawn ahead than run at the same time, so memory is bounded
+however slow the judges are.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import TypeVar
 
 T = TypeVar("T")
 Work = Callable[[Callable[[], None]], T]
-"""It is given a function to call now and then, and to let raise: when its result is given up, so is the work."""
+"""A task that returns a result. It must call its argument now and then, and not catch what that raises: this ends the
+work when nobody wants its result any more."""
 
 
 _counting = Lock()
 
 
 class Abandoned(Exception):
-    """Raised in a work whose result nobody waits for any more."""
+    """Raised inside a work whose result is not wanted any more."""
 
 
 def counted(work: Callable[[Callable[[int], object]], T], count: Callable[[int], object]) -> Work[T]:
-    """Work that shows its progress, and stops when its result is given up; one counts at a time."""
+    """A work that counts its progress, and stops when its result is no longer wanted. One thread counts at a time."""
 
     def start(check: Callable[[], None]) -> T:
         def progress(done: int) -> None:
@@ -41,12 +42,12 @@ def counted(work: Callable[[Callable[[int], object]], T], count: Callable[[int],
 
 
 def results(works: Iterable[Work[T]], overlap: int) -> Generator[T, None, None]:
-    """Each work's result, in order; to be closed by who does not want them all.
+    """Each work's result, in order. A caller that does not take all results must close the generator.
 
     Args:
         works: Drawn in the calling thread, at most `overlap` + 1 ahead of the results.
-        overlap: Works that are done at the same time, each in a thread, while the caller uses the results before;
-            0: each is done when its result is asked for.
+        overlap: Number of works that run at the same time, each in a thread, while the caller uses earlier results.
+            With 0 each work runs when its result is requested.
     """
     if not overlap:
         for work in works:

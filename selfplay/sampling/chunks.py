@@ -1,4 +1,4 @@
-"""What a sampled chunk of work is made of: the settings and seed fixed by its plan, its texts and their cost."""
+"""The parts of a sampled chunk: the settings and seed that its plan fixed, its texts, and their cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfplay.sampling.sampler import Sampled, Sampler, SamplingSettings
 
 @dataclass(frozen=True)
 class ChunkSamples:
-    """A chunk's texts in its own order, and what they cost; as `Archive.set_completions` takes them."""
+    """A chunk's texts in order, and their cost, in the form that `Archive.set_completions` takes."""
 
     completions: Any
     batch_rows: int
@@ -21,26 +21,27 @@ class ChunkSamples:
     prompt_tokens: int
     seconds: float
     cpu_seconds: float
-    """Of the whole process, and of others that sampled; what judged here at the same time is in it."""
+    """CPU time of this whole process and of others that sampled. It includes judging here at the same time."""
 
     @classmethod
     def of(cls, completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
-        """These texts of what was sampled while the watch ran."""
+        """These texts, with the cost of what was sampled while the watch ran."""
         cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
         return cls(completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), cpu_seconds)
 
 
 Sampling = Callable[[Callable[[int], object]], ChunkSamples]
-"""A chunk's work; it is given a function to call with the number of texts done since the last call."""
+"""The work that samples a chunk. Its argument is a function to call with the number of texts done since the last
+call."""
 
 
 def recorded_settings(settings: SamplingSettings, sampler: Sampler, protocol: str) -> dict[str, Any]:
-    """As a chunk keeps them from its plan on."""
+    """The settings of a chunk, as its plan records them."""
     return {**vars(settings), **sampler.description, "protocol": protocol}
 
 
 def planned_settings(chunk: Chunk) -> SamplingSettings:
-    """Those of `recorded_settings` that are asked of a sampler."""
+    """The sampler's settings, out of a chunk's `recorded_settings`."""
     return SamplingSettings(**{item.name: chunk.settings[item.name] for item in fields(SamplingSettings)})
 
 

@@ -1,29 +1,28 @@
-"""Verification on every node of a Ray cluster, and sampling where its graphics cards are.
+"""Verification on every node of a Ray cluster, and sampling on its GPUs.
 
 Theory of operation
 -------------------
     driver (`selfplay run`: the loop, the archive, the training)
-        |  jobs of the sandbox, a chunk of them at a time; the results back
-        |                                |  a chunk of prompts with its settings and seed; its texts back
+        |  chunks of sandbox jobs;       |  chunks of prompts with their settings and seed;
+        |  their results back            |  their texts back
         v                                v
-    verifiers (one per node, each with   samplers (one per graphics card, or on a CPU;
+    verifiers (one per node, each with   samplers (one per GPU, or on a CPU;
     a sandbox that has proved itself)    each has the checkpoint loaded)
 
-*One owner.* Only the driver decides, draws and writes. An actor is given work whose result depends on
-nothing else, and gives it back. So a run writes the same whatever the nodes are and however many, and
-work that was lost with a node is done again by another one: nothing is missing, and nothing twice.
+*One owner.* Only the driver decides, draws and writes. An actor gets work whose result depends on that work alone, and
+sends the result back. So a run writes the same whatever the nodes are and however many. Work that was lost with a node
+is done again by another node: nothing is missing, and nothing is done twice.
 
-*Which nodes.* A verifier attacks its own sandbox when it is born. A node below `sandbox.minimum_tier`, or
-with other code than the driver's, gets no work and is named; what is recorded with every pair are the
-protections of the weakest node that works. Nodes that join later verify from the next command on, and
-sample from the next checkpoint on.
+*Which nodes.* A verifier attacks its own sandbox when it starts. A node below `sandbox.minimum_tier`, or with code
+other than the driver's, gets no work, and a message names it. Every pair is recorded with the protections of the
+weakest working node. Nodes that join later verify from the next command on, and sample from the next checkpoint on.
 
-*What they need.* The same Python, Ray and version of this package on each (`RAY_ADDRESS` leads there);
-checkpoints in a folder that all of them see, by the same path; graphics cards of one kind, as on one
-machine: another kind rounds otherwise.
+*Requirements.* Each node has the same Python, Ray and version of this package. `RAY_ADDRESS` leads to the cluster.
+All nodes see the checkpoints' folder under the same path. All GPUs are of one kind, because another kind rounds
+differently.
 
-*Whose cluster.* Without an address Ray is started on this machine, with a token of its own, and ended
-with the command. A cluster that was there stays there.
+*Whose cluster.* Without an address the command starts Ray on this machine, with a token of its own, and ends it again.
+A cluster that was already running keeps running.
 """
 
 from __future__ import annotations
@@ -59,35 +58,37 @@ from selfplay.sampling.sampler import Arithmetic, Sampled, SamplingSettings
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 80_000_000
-"""The least that Ray takes: containers have little shared memory, and chunks are small."""
+"""Size of Ray's object store: the least that Ray accepts. Containers have little shared memory; chunks are small."""
 REACH_SECONDS = 10
-"""Within them a cluster's address must take a connection; Ray itself would try for many minutes."""
+"""Time limit for a connection to the cluster's address. Ray itself would try for many minutes."""
 PROOF_SECONDS, LOAD_SECONDS = 120, 900
-"""Within them a verifier must be born and proved, a checkpoint be loaded."""
+"""Time limits for a verifier to start and prove its sandbox, and for a sampler to load a checkpoint."""
 GONE_SECONDS = 10
+"""Time limit for samplers of this machine to exit."""
 POLL_SECONDS = 0.5
 MOST_JOBS, MOST_BYTES = 100, 4_000_000
-"""Of a chunk: a call costs Ray about a millisecond, as much as a job."""
+"""Size limits of a chunk. A call costs Ray about a millisecond, as much as one job."""
 CHUNKS_AT_ONCE = 2
-"""That a verifier has: the next one is there when one is done."""
+"""Chunks that a verifier holds: the next one is already there when one is done."""
 WINDOW_PER_VERIFIER = 6
-"""Chunks that may wait for an earlier one's results, so that one slow job does not idle the nodes."""
+"""Chunks per verifier that may wait for an earlier chunk's results, so that one slow job does not idle the nodes."""
 TRIES = 3
-NONE_SAMPLES = "the last node that sampled is lost: give the same command when there are nodes again"
+"""Attempts at a chunk, and at loading a checkpoint."""
+NONE_SAMPLES = "the last node that sampled is lost: give the same command again when the cluster has nodes"
 
 
 class ClusterFailed(ConnectionError):
-    """There is no cluster, or no node of it that could work is left."""
+    """There is no cluster, or none of its nodes can work."""
 
 
 def require() -> None:
-    """Say at start that the package is missing.
+    """Check at start that Ray is installed.
 
     Raises:
         InputError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise InputError("executor = 'ray': the package is not installed: pip install 'selfplay-puzzles[ray]'")
+        raise InputError("executor = 'ray': Ray is not installed: pip install 'selfplay-puzzles[ray]'")
 
 
 # ---- the cluster ----
@@ -95,16 +96,16 @@ def require() -> None:
 
 @contextlib.contextmanager
 def connected(config: RayConfig) -> Iterator[None]:
-    """While this process is a driver of the cluster that is asked for; within another such `with`, of that one's.
+    """Connect this process as a driver to the configured cluster. An inner `with` uses the connection of the outer one.
 
     Raises:
         InputError: Ray is not installed.
-        ClusterFailed: The cluster does not answer, does not take the token, or has another version.
+        ClusterFailed: The cluster does not answer, does not accept the token, or has another version.
     """
     require()
     address = config.address or os.environ.get("RAY_ADDRESS", "")
     if not address:
-        # Before Ray is loaded: it would otherwise write a token into the home folder.
+        # Set before Ray is imported. Otherwise Ray would write a token into the home folder.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
     import ray
@@ -125,10 +126,10 @@ def connected(config: RayConfig) -> Iterator[None]:
         raise ClusterFailed(f"{address}: {error.message}: {_token_told()}") from None
     except ConnectionError as error:
         raise ClusterFailed(
-            f"{address or 'a cluster on this machine'}: {error}: it is no Ray cluster, or does not take the token: "
+            f"{address or 'a cluster on this machine'}: {error}: it is no Ray cluster, or does not accept the token: "
             f"{_token_told()}"
         ) from None
-    except RuntimeError as error:  # of other versions of Ray or Python, say
+    except RuntimeError as error:  # such as another version of Ray or Python
         raise ClusterFailed(f"{address or 'a cluster on this machine'}: {error}") from None
     try:
         yield
@@ -137,7 +138,12 @@ def connected(config: RayConfig) -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """See that somebody listens where a cluster is said to be; of `auto`, Ray itself knows."""
+    """Check that something listens at a cluster's address. The address `auto` is left to Ray.
+
+    Raises:
+        InputError: The address has another form.
+        ClusterFailed: Nothing listens there.
+    """
     host, colon, port = address.rpartition(":")
     if not colon:
         if address != "auto":
@@ -152,19 +158,19 @@ def _reach(address: str) -> None:
 
 
 def _token_told() -> str:
-    """What is known here of the token that a cluster may ask for; not the token."""
+    """How this process is set up for a cluster's token, without the token itself."""
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     token = "set" if os.environ.get("RAY_AUTH_TOKEN") else f"not set, {file} {'' if file.is_file() else 'not '}there"
     return (
-        f"RAY_AUTH_MODE is {mode}, RAY_AUTH_TOKEN is {token}; a cluster with token authentication needs "
-        "RAY_AUTH_MODE=token and its token in one of them, before the command starts"
+        f"RAY_AUTH_MODE is {mode}, RAY_AUTH_TOKEN is {token}; for a cluster with token authentication, set "
+        "RAY_AUTH_MODE=token and put its token in the variable or the file before the command starts"
     )
 
 
 @contextlib.contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray gives SIGTERM another meaning."""
+    """Restore signal handlers afterwards, because Ray replaces the one for SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -185,7 +191,7 @@ class _Node:
 
 
 def _nodes() -> list[_Node]:
-    """Those that live and have a processor to give."""
+    """Nodes that are alive and have a CPU core for Ray."""
     import ray
 
     found = []
@@ -197,17 +203,25 @@ def _nodes() -> list[_Node]:
 
 
 def _actor(kind: type, node: _Node, **options: Any) -> Any:
-    """An actor on a node; it ends with the driver, and begins but once."""
+    """Start an actor on a node. It ends with the driver, and is never restarted."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Not elsewhere: where a node has just been lost, it would wait for room that never comes.
+    # On this node or not at all. Otherwise, after the loss of a node, the actor might wait for room that never comes.
     place = NodeAffinitySchedulingStrategy(node.id, soft=False)
     return ray.remote(kind).options(scheduling_strategy=place, max_restarts=0, max_task_retries=0, **options).remote()
 
 
 def _answers(asked: dict[Any, Any], seconds: float) -> tuple[dict[Any, Any], dict[Any, Exception]]:
-    """What actors answer to the first that they are asked, and why the others do not; both by actor."""
+    """Wait for the actors' answers to their first call.
+
+    Args:
+        asked: Each pending answer and its actor.
+        seconds: Time limit for all of them.
+
+    Returns:
+        Answers by actor; and for actors without an answer the reason, by actor.
+    """
     import ray
 
     answers: dict[Any, Any] = {}
@@ -219,30 +233,30 @@ def _answers(asked: dict[Any, Any], seconds: float) -> tuple[dict[Any, Any], dic
         except ray.exceptions.RayError as error:
             failures[asked[answer]] = _cause(error)
     for answer in late:
-        failures[asked[answer]] = ClusterFailed(f"no answer in {seconds:.0f} s: others may have its cores or cards")
+        failures[asked[answer]] = ClusterFailed(f"no answer in {seconds:.0f} s: other work may hold its cores or GPUs")
     return answers, failures
 
 
 def _cause(error: Any) -> Exception:
-    """What an actor raised, or why there is none."""
+    """The exception that an actor raised; or, if the actor itself failed, the reason as a `ClusterFailed`."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
         return cause
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     missing = [line for line in lines if "ModuleNotFoundError" in line]
-    said = f"{missing[-1]}: install it there, too" if missing else lines[0] if lines else type(error).__name__
+    said = f"{missing[-1]}: install it there too" if missing else lines[0] if lines else type(error).__name__
     return ClusterFailed(said)
 
 
 def _same_code(there: str) -> None:
-    """See that a node would do what is done here.
+    """Check that a node has the same version of this project as the driver.
 
     Raises:
-        ClusterFailed: It has another version of this project.
+        ClusterFailed: The node has another version.
     """
     here = sessions.source_hash()
     if there != here:
-        raise ClusterFailed(f"other code of this package there ({there}) than here ({here})")
+        raise ClusterFailed(f"its version of this package differs (hash {there} there, {here} here)")
 
 
 # ---- verification ----
@@ -250,20 +264,20 @@ def _same_code(there: str) -> None:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a verifier says of its node."""
+    """What a verifier reports about its node."""
 
     protections: Protections
     recorded: dict[str, Any]
-    """The same as the archive keeps it, with the node's kernel."""
+    """The protections as the archive records them, with the node's kernel."""
     source_hash: str
-    """Of this project's code there."""
+    """Hash of this project's code on the node."""
 
 
 class Verifier:
-    """An actor: the sandbox of one node."""
+    """The sandbox of one node, as a Ray actor."""
 
     def prove(self, functions: Sequence[str], limits: Limits, lanes: int, seed: int, modules: Sequence[str]) -> Proof:
-        """Make the sandbox, attack it, and say what held."""
+        """Make the sandbox, attack it, and report which protections held."""
         self._pool = Pool(functions, limits, lanes, seed, modules)
         protections = selfcheck.check(self._pool)
         return Proof(protections, protections.to_json(), sessions.source_hash())
@@ -281,17 +295,17 @@ class _Chunk:
 
 
 class RayPool(Pool):
-    """A sandbox pool whose lanes are on the nodes of a cluster. It belongs to one thread, as others do.
+    """A sandbox pool whose lanes are on the nodes of a cluster. Like every pool it belongs to one thread.
 
     Args:
-        like: Its functions, limits, seed and modules; nothing runs in it.
-        lanes: Per node; 0 takes as many as it has cores for Ray.
-        minimum_tier: Of the nodes that work.
-        say: Called with a line for each node that does not.
+        like: A pool to copy functions, limits, seed and modules from. Nothing runs in it.
+        lanes: Lanes per node; 0 takes as many as the node has cores for Ray.
+        minimum_tier: Lowest tier at which a node gets work.
+        say: Called with a line for each node that gets no work.
 
     Raises:
         SandboxError: No node's sandbox reaches the tier.
-        ClusterFailed: There is no verifier, for other reasons.
+        ClusterFailed: No node can verify, for another reason.
     """
 
     def __init__(self, like: Pool, lanes: int, minimum_tier: str, say: Callable[[str], object]) -> None:
@@ -305,7 +319,7 @@ class RayPool(Pool):
             raise
 
     def _recruit(self, lanes: int, minimum_tier: str, say: Callable[[str], object]) -> dict[str, Any]:
-        """A verifier on every node that can have one; the protections of the weakest."""
+        """Start a verifier on every node that can have one. Returns the protections of the weakest node."""
         asked = {}
         for node in _nodes():
             verifier = _actor(Verifier, node, num_cpus=min(lanes or node.cpus, node.cpus))
@@ -342,14 +356,14 @@ class RayPool(Pool):
             self._dismiss(verifier)
 
     def cpu_seconds(self) -> float:
-        """Of all verifiers with their sandboxes, as of the last chunk that each has done."""
+        """CPU seconds of all verifiers and their sandboxes, as of the last chunk that each has finished."""
         return sum(self._cpu_seconds.values())
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Result]:
-        """The jobs' results, in the jobs' order; jobs are drawn, some hundreds ahead, as results are consumed.
+        """The jobs' results, in the jobs' order. Jobs are drawn some hundreds ahead, as results are consumed.
 
         Raises:
-            SandboxError: A job's child could not be run, three times, or three verifiers ended at the same chunk.
+            SandboxError: A job's child could not be run three times, or three verifiers ended at the same chunk.
             ValueError: A payload is larger than the slot, or the pool was not given the function.
             ClusterFailed: No verifier is left.
         """
@@ -382,19 +396,25 @@ class RayPool(Pool):
                     unsent.appendleft(chunk)
 
     def _slots(self, running: dict[Any, tuple[_Chunk, Any]]) -> list[Any]:
-        """Verifiers that take another chunk, the idle ones first, as often as they do.
+        """Verifiers that can take another chunk, the idle ones first. One that can take several is named several times.
 
         Raises:
-            ClusterFailed: There is none any more.
+            ClusterFailed: No verifier is left.
         """
         if not self._verifiers:
-            raise ClusterFailed("the last node that verified is lost: give the same command when there are nodes again")
+            raise ClusterFailed(
+                "the last node that verified is lost: give the same command again when the cluster has nodes"
+            )
         busy = Counter(verifier for _, verifier in running.values())
         turns = range(CHUNKS_AT_ONCE)
         return [verifier for turn in turns for verifier in self._verifiers if busy[verifier] <= turn]
 
     def _take(self, done: Any, chunk: _Chunk, verifier: Any) -> bool:
-        """Take a chunk's results, or do without its verifier: whether there are any."""
+        """Take a chunk's results; or, if its verifier is lost, dismiss the verifier. Returns whether there are results.
+
+        Raises:
+            SandboxError: Three verifiers ended at this chunk.
+        """
         import ray
 
         try:
@@ -416,7 +436,7 @@ class RayPool(Pool):
 
 
 def _draw(source: Iterator[Job], slots: int) -> list[_Chunk]:
-    """As many chunks as there are slots, or fewer: short streams are spread evenly over them."""
+    """At most one chunk per slot. A short stream of jobs is spread evenly over the slots."""
     drawn, size = [], 0
     for job in itertools.islice(source, MOST_JOBS * slots):
         drawn.append(job)
@@ -432,7 +452,7 @@ def _weakness(protections: Protections) -> tuple[int, int]:
 
 
 def _end(actor: Any) -> None:
-    """One that has ended already included."""
+    """End an actor, which may have ended already."""
     import ray
 
     if ray.is_initialized():
@@ -443,7 +463,7 @@ def _end(actor: Any) -> None:
 def proven_pool(
     config: SandboxConfig, seed: int, say: Callable[[str], object]
 ) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """A pool on all nodes whose sandboxes have proved themselves, and the proof of the weakest."""
+    """A pool on all nodes whose sandboxes have proved themselves, and the protections of the weakest."""
     pool = RayPool(unproven_pool(config, seed), config.lanes, config.minimum_tier, say)
     with pool:
         yield pool, pool.protections
@@ -454,7 +474,7 @@ def proven_pool(
 
 @dataclass(frozen=True)
 class Facts:
-    """What a sampler says of its checkpoint and its node."""
+    """What a sampler reports about its checkpoint and its node."""
 
     checkpoint: str
     notes: dict[str, Any]
@@ -466,16 +486,16 @@ class Facts:
     context_tokens: int
     tokenizer: Any
     source_hash: str
-    """Of this project's code there."""
+    """Hash of this project's code on the node."""
     node: str
     process: int
 
 
 class ModelActor:
-    """An actor: a checkpoint that samples on its node, one chunk at a time; what it has done is asked meanwhile."""
+    """A checkpoint that samples on its node, as a Ray actor: one chunk at a time, with its progress on request."""
 
     def load(self, checkpoint: str, config: ModelConfig) -> Facts:
-        """Read the checkpoint, and say what it is as it is seen here."""
+        """Load the checkpoint, and report what this node sees."""
         import ray
 
         from selfplay.sampling.model import LanguageModel
@@ -488,13 +508,13 @@ class ModelActor:
         )  # fmt: skip
 
     def batch_rows(self, max_tokens: int) -> int:
-        """As the model finds right in this memory."""
+        """The model's choice for the memory of this node."""
         return self._model.batch_rows(max_tokens)
 
     def sample(
         self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
     ) -> Sampled:
-        """As the model samples."""
+        """The model's completions, with the CPU seconds of this process."""
         started, self._done = time.process_time(), 0
 
         def count(done: int) -> None:
@@ -504,30 +524,30 @@ class ModelActor:
         return replace(sampled, cpu_seconds=time.process_time() - started)
 
     def done(self) -> int:
-        """Completions of the present chunk."""
+        """Number of completions of the present chunk that are done."""
         return self._done
 
 
 class RayModel:
-    """A checkpoint on several nodes; implements `sampler.Sampler`. Chunks may be sampled in several threads.
+    """A checkpoint on several nodes. Implements `sampler.Sampler`. Several threads may sample chunks at the same time.
 
-    A chunk is sampled by one actor as a whole, so what is in it does not depend on how many there are.
+    One actor samples a whole chunk, so its texts do not depend on the number of actors.
 
     Args:
         checkpoint: `embedded`, a hub name, or a folder that all nodes see.
-        config: As for a model here.
-        samplers: Actors; 0 takes one per graphics card of the cluster, or one where it has none.
+        config: Device, dtype and threads, as for a model on this machine.
+        samplers: Number of actors; 0 takes one per GPU of the cluster, or one if there is no GPU.
 
     Raises:
-        InputError: There is no such model, or not on all nodes.
-        ClusterFailed: There is no room for them.
+        InputError: There is no such model, or some nodes do not have it.
+        ClusterFailed: No node has room for a sampler.
     """
 
     def __init__(self, checkpoint: str | Path, config: ModelConfig, samplers: int) -> None:
         self._overlap = config.overlap
         self._actors: dict[Any, str] = {}
         self._near: list[int] = []
-        """Processes of those on this machine."""
+        """Process numbers of the actors on this machine."""
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         place = str(Path(checkpoint).absolute()) if Path(checkpoint).is_dir() else str(checkpoint)
         try:
@@ -539,14 +559,16 @@ class RayModel:
             self._idle.put(actor)
 
     def _loaded(self, place: str, config: ModelConfig, samplers: int) -> Facts:
-        """What all actors say alike of the checkpoint. Where none says anything, others are asked: a node that was
-        lost just now may still be listed."""
+        """Start the actors, and return what they all report about the checkpoint.
+
+        If no actor answers, new ones are started, because a node that was just lost may still be listed.
+        """
         import ray
 
         here = ray.get_runtime_context().get_node_id()
         for _ in range(TRIES):
             nodes, cards = _places(config.device, samplers)
-            # On a CPU sampling and judging take turns, as on one machine, so samplers reserve no cores.
+            # On a CPU, sampling and judging take turns, as on one machine. So samplers reserve no cores.
             options = {"num_cpus": 0, "num_gpus": cards, "max_concurrency": 2}
             self._actors = {_actor(ModelActor, node, **options): node.name for node in nodes}
             asked = {actor.load.remote(place, config): actor for actor in self._actors}
@@ -575,37 +597,40 @@ class RayModel:
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was saved beside the weights."""
+        """Notes that were saved beside the weights."""
         return self._facts.notes
 
     @property
     def description(self) -> dict[str, Any]:
-        """What samples depend on beside weights and settings."""
+        """What else the samples depend on, beside weights and settings."""
         return self._facts.description
 
     @property
     def overlap(self) -> int:
-        """All actors sample while the driver has chunks judged; but one on a CPU takes turns with the judges."""
+        """How many chunks are sampled while others are judged: one per actor.
+
+        0 if `model.overlap` is `no`, or if a single actor needs the judges' cores.
+        """
         alone = len(self._actors) == 1 and not self._facts.overlap
         return 0 if alone or self._overlap == "no" else len(self._actors)
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """Of the model, and of the first actor's device."""
+        """Operations of the model, and the peak of the first actor's device."""
         return self._facts.arithmetic
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
+        """Number of weights."""
         return self._facts.parameters
 
     @property
     def own_bytes(self) -> int:
-        """What its weights take on this machine: of one actor, if there is one here."""
+        """Bytes that its weights take on this machine, for one actor; 0 if no actor is here."""
         return self._facts.own_bytes if self._near else 0
 
     def batch_rows(self, max_tokens: int) -> int:
-        """The fewest that a node's memory holds well."""
+        """The smallest of the actors' choices, so that it fits every node's memory."""
         answers, failures = _answers({each.batch_rows.remote(max_tokens): each for each in self._actors}, LOAD_SECONDS)
         for actor, why in failures.items():
             self._lose(actor, why)
@@ -618,14 +643,14 @@ class RayModel:
         return len(encode_prompt(self._facts.tokenizer, prompt)) + max_tokens <= self._facts.context_tokens
 
     def tokens_of(self, completion: str) -> int:
-        """How many tokens a completion's text comes to, without its end."""
+        """Number of tokens in a completion's text, without the end token."""
         return len(self._facts.tokenizer.encode(completion, add_special_tokens=False))
 
     def sample(
         self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
     ) -> Sampled:  # fmt: skip
-        """`copies` completions of each prompt, by the next actor that is idle; by another one if that is lost.
+        """`copies` completions of each prompt, by the next idle actor, or by another one if that one is lost.
 
         Raises:
             InputError: Not even one sequence fits the memory.
@@ -648,7 +673,7 @@ class RayModel:
             except ray.exceptions.RayError as error:
                 self._lose(actor, _cause(error))
                 progress(-counted)
-            except BaseException as error:  # it is given up: nothing is waited for
+            except BaseException as error:  # given up: nobody waits for this chunk any more
                 self._lose(actor, error)
                 raise
             else:
@@ -668,7 +693,7 @@ class RayModel:
         _end(actor)
 
     def close(self) -> None:
-        """End the actors. Those of this machine are gone then, and what they held is free for a training."""
+        """End the actors. Wait until those of this machine are gone, so that a training can have their memory."""
         while self._actors:
             _end(self._actors.popitem()[0])
         deadline = time.monotonic() + GONE_SECONDS
@@ -677,7 +702,7 @@ class RayModel:
 
 
 def _places(device: str, samplers: int) -> tuple[list[_Node], int]:
-    """A node for each of at most so many samplers, and how many graphics cards each takes."""
+    """A node for each sampler, at most `samplers` of them; and how many GPUs each sampler takes."""
     nodes = _nodes()
     most = 0 if device == "cpu" else max((node.gpus for node in nodes), default=0)
     if cards := [node for turn in range(most) for node in nodes if turn < node.gpus]:

@@ -1,14 +1,13 @@
-"""Continues prompts side by side on a transformers model, each prompt read once.
+"""Continues prompts side by side on a transformers model, and reads each prompt once.
 
-All candidates of a puzzle begin with the same prompt. So rows come in *waves*, of whole prompts where
-they fit: a wave's prompts are read in one forward of the library's own code, and what they leave, keys
-and values, is kept once per prompt however many rows go on from it. A row then attends to [its prompt;
-its own tokens], through `AttentionInterface`, with everything else of the model as it is. Rows that
-have ended leave; when enough have left, the next wave joins, and one forward serves the rows of all
-waves.
+All candidates of a puzzle begin with the same prompt. So rows are grouped in *waves*: a wave has all rows of some
+prompts, if they fit. A wave's prompts are read in one forward pass of the library's own code. Their keys and values are
+kept once per prompt, however many rows continue it. A row then attends to its prompt and to its own tokens, through
+`AttentionInterface`; everything else of the model stays as it is. Rows that have ended leave. When enough rows have
+left, the next wave joins. One forward pass serves the rows of all waves.
 
-`generate` is the definition of what comes out. A model whose attention does something that is not
-foreseen here fails `agrees`, and is sampled by `generate` itself.
+`generate` defines the correct output. A model whose attention does something that this module does not know fails
+`agrees`, and is sampled by `generate` itself.
 """
 
 from __future__ import annotations
@@ -32,25 +31,28 @@ from selfplay.sampling.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
 FIRST_TOKENS = 16
-"""Room for a row's own keys at first; doubled when it is full, for the rows that are left then."""
+"""Initial room for a row's own keys, in tokens. It is doubled when it is full, for the rows that are left."""
 RETIRED_SHARE = 8
-"""Ended rows leave once they are an eighth of all: leaving copies what the others keep."""
+"""Ended rows leave when they are an eighth of all rows, because leaving copies the cache of the other rows."""
 FORCED_TOKENS = 8
-"""Compared by `agrees`."""
+"""Number of tokens that `agrees` compares."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
-"""Largest error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5 in
-float32 and below 0.1 in bfloat16; float16 was not measured."""
+"""Largest permitted error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5
+in float32 and below 0.1 in bfloat16; float16 was not measured."""
 READ_TOKENS = 4096
-"""Of prompts, padding included, that are read at a time: what a layer needs to read them is bound so."""
+"""Tokens of prompts, padding included, that are read at a time. This bounds the memory that a layer needs for it."""
 
 
 class LineTable:
-    """Which tokens can end a line or begin one at its first column; looked up by token id, never by decoding."""
+    """Tables by token id: which tokens can end a line, and which can begin a line at its first column.
+
+    With them sampling need not decode tokens.
+    """
 
     def __init__(self, tokenizer: Any, vocabulary: int, device: torch.device) -> None:
         anchor = tokenizer.encode("x", add_special_tokens=False)[-1:]
         before = len(tokenizer.decode(anchor))
-        # As in a completion: special tokens leave no text. Part of a character ("\ufffd") may become a space.
+        # Special tokens leave no text, as in a completion. Part of a character ("\ufffd") may become a space.
         texts = tokenizer.batch_decode(
             [[*anchor, token] for token in range(min(vocabulary, len(tokenizer)))],
             skip_special_tokens=True,
@@ -70,7 +72,7 @@ class LineTable:
 
 
 class _Attention(threading.local):
-    """A layer's attention for rows of several waves; each row attends to its prompt and to its own tokens."""
+    """A layer's attention for the rows of several waves. Each row attends to its prompt and to its own tokens."""
 
     def __init__(self) -> None:
         self.waves: list[_Wave] = []
@@ -101,23 +103,23 @@ AttentionInterface.register(SHARED_PREFIX, _attention)
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Prompts that were read: what rows attend to, and go on from."""
+    """Prompts that were read: the keys and values that rows attend to, and the logits that they start from."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
-    """Keys and values, `UKSD`."""
+    """Keys and values of each layer, `UKSD`."""
     mask_US: torch.Tensor
     logits_UV: torch.Tensor
 
     @property
     def tokens(self) -> int:
-        """Without padding."""
+        """Number of tokens, without padding."""
         return int(self.mask_US.sum())
 
 
 class _Wave:
-    """Rows that began together, so that all have as many tokens of their own.
+    """Rows that began together, so all have the same number of own tokens.
 
-    Axes: U prompts, B rows, K heads of keys, G queries per head of keys, S prompt tokens, T own tokens, D.
+    Axes: U prompts, B rows, K key heads, G queries per key head, S prompt tokens, T own tokens, D head dimension.
     """
 
     def __init__(self, prompts: _Prompts, prompt_B: torch.Tensor) -> None:
@@ -132,15 +134,15 @@ class _Wave:
 
     @property
     def rows(self) -> int:
-        """How many have not left."""
+        """Number of rows that have not left."""
         return len(self._prompt_B)
 
     def positions(self) -> torch.Tensor:
-        """Of the newest tokens, in each row's text."""
+        """Position of each row's newest token in its text."""
         return self._prompt_tokens_U[self._prompt_B] + self.length
 
     def _arrange(self) -> None:
-        """Give each row a place in a grid of prompts by copies, in which one product serves all prompts."""
+        """Give each row a place in a grid of prompts by copies, so that one matrix product serves all prompts."""
         count_U = torch.bincount(self._prompt_B, minlength=len(self._prompt_tokens_U))
         self._copies = int(count_U.max()) if self.rows else 0
         first_U = count_U.cumsum(0) - count_U
@@ -149,7 +151,7 @@ class _Wave:
         self._full = self.rows == len(count_U) * self._copies
 
     def keep(self, alive_A: torch.Tensor) -> None:
-        """Go on with these rows only."""
+        """Keep only these rows."""
         self._prompt_B = self._prompt_B[alive_A]
         self._own = [pair and (self._kept(pair[0], alive_A), self._kept(pair[1], alive_A)) for pair in self._own]
         self._arrange()
@@ -162,14 +164,14 @@ class _Wave:
     def attend(
         self, layer: int, query_BHD: torch.Tensor, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """The layer's output for each row's newest token, `BHD`; its key and value are kept."""
+        """The layer's output for each row's newest token, `BHD`. The token's key and value are stored."""
         B, H, D = query_BHD.shape
         K = key_BK1D.shape[1]
         query_BKGD = query_BHD.reshape(B, K, H // K, D) * scale
         keys_BKTD, values_BKTD = self._extended(layer, key_BK1D, value_BK1D)
         own_BKGD, own_weight_BKG = _softmax_product(query_BKGD, keys_BKTD, values_BKTD)
         shared_BKGD, shared_weight_BKG = self._attend_to_prompts(layer, query_BKGD)
-        # Two parts of one softmax, put together by their logarithmic sums.
+        # The two parts of one softmax are combined by the logarithms of their denominators.
         share_BKG1 = torch.sigmoid(shared_weight_BKG - own_weight_BKG)[..., None].to(own_BKGD.dtype)
         return torch.lerp(own_BKGD, shared_BKGD, share_BKG1).reshape(B, H, D)
 
@@ -190,7 +192,7 @@ class _Wave:
     def _extended(
         self, layer: int, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All own keys and values of a layer, the newest with them."""
+        """All own keys and values of a layer, including the newest."""
         past = self._own[layer]
         if past is None or past[0].shape[2] == self.length:
             room = FIRST_TOKENS if past is None else 2 * self.length
@@ -211,7 +213,7 @@ def _with_room(past: torch.Tensor | None, like: torch.Tensor, room: int) -> torc
 def _softmax_product(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values weighed by softmax(query @ keys), and the logarithm of the softmax's denominator."""
+    """Values weighted by softmax(query @ keys), and the logarithm of the softmax's denominator."""
     score = torch.matmul(query, keys.transpose(-1, -2)).float()
     if mask is not None:
         score.masked_fill_(mask, float("-inf"))
@@ -245,23 +247,23 @@ def decode(
     """Sample completions until an end token, a line that is not indented, or `max_tokens`.
 
     Args:
-        networks: A causal language model for which `agrees` holds, or `twins` of it, each for a thread of its own.
-        prompts_U: Token ids of the prompts, those of like length beside each other.
-        copies: How many completions of each.
-        settings: Temperature, top-p, max tokens, and the rows side by side, of all threads together.
+        networks: A causal language model for which `agrees` holds, or its `twins`, one per thread.
+        prompts_U: Token ids of the prompts. Prompts of similar length should be neighbours.
+        copies: Number of completions per prompt.
+        settings: Temperature, top-p, max tokens, and the number of rows side by side, of all threads together.
         ends: Token ids that end a text.
-        lines: Stops where a function ends; None for text that is not code.
-        seed: Of all of them.
+        lines: Stops a row where its function ends; None for text that is not code.
+        seed: Seed of all completions.
         progress: Called at every step, by one thread at a time, with the number of completions that ended since the
-            last call; what it raises ends the work.
+            last call. An exception that it raises ends the work.
 
     Returns:
-        Token ids of each completion, with the token that ended it; prompts in order, copies together. And how many
-        tokens of prompts were read: each prompt once, or by every thread if its copies are more than a wave.
+        Token ids of each completion, with the token that ended it; prompts in order, copies together. And the number of
+        prompt tokens read: each prompt is read once, or once per thread if its copies do not fit one wave.
     """
     device = networks[0].device
     output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
-    # Drawn beforehand, so that a row's text does not depend on when others end.
+    # Drawn in advance, so that a row's text does not depend on when other rows end.
     generator = torch.Generator().manual_seed(seed)
     chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
     end_ids = torch.tensor(list(ends), device=device)
@@ -270,7 +272,7 @@ def decode(
     waves, read = _cut(len(prompts_U), copies, side_by_side, len(networks)), [0] * len(networks)
 
     def part(number: int, check: Callable[[int], object]) -> None:
-        # Dealt beforehand, not as threads get free, so that what is sampled does not depend on timing.
+        # Dealt in advance, not as threads become free, so that the samples do not depend on timing.
         mine = waves[number :: len(networks)]
         read[number] = _decode_waves(networks[number], asked, mine, side_by_side, check)
 
@@ -279,9 +281,10 @@ def decode(
 
 
 def _cut(prompts: int, copies: int, side_by_side: int, threads: int) -> list[range]:
-    """Rows in waves, to be dealt to the threads in turn; about two are side by side, the next joins when one has ended.
+    """Cut the rows into waves, which are dealt to the threads in turn.
 
-    Of whole prompts, so that each is read once; or, where not even two fit side by side, like parts of one.
+    About two waves run side by side, and the next joins when one has ended. A wave has all rows of some prompts, so
+    each prompt is read once. If not even two prompts fit side by side, each prompt is cut into waves of similar size.
     """
     if side_by_side < 2 * copies:
         parts = math.ceil(copies / max(1, side_by_side // 2))
@@ -299,19 +302,19 @@ def _cut(prompts: int, copies: int, side_by_side: int, threads: int) -> list[ran
 
 
 def twins(network: Any, number: int) -> list[Any]:
-    """A model, and others on the same weights in memory, whose forward passes do not disturb each other."""
+    """A model and copies that share its weights in memory. Their forward passes do not disturb each other."""
     shared = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
     return [network, *(copy.deepcopy(network, dict(shared)) for _ in range(number - 1))]
 
 
 class _GivenUp(Exception):
-    """Another thread failed, or nobody waits any more."""
+    """Another thread failed, or nobody wants the result any more."""
 
 
 def _in_threads(
     part: Callable[[int, Callable[[int], object]], None], number: int, progress: Callable[[int], object]
 ) -> None:
-    """Do the parts of a work side by side, each with its share of torch's threads; the first error ends all."""
+    """Run the parts of a work side by side, each with its share of torch's threads. The first error ends all parts."""
     if number == 1:
         part(0, progress)
         return
@@ -335,7 +338,7 @@ def _in_threads(
             finally:
                 given_up.set()
     finally:
-        torch.set_num_threads(threads)  # threads that are made later begin with what was set last
+        torch.set_num_threads(threads)  # new threads begin with the number that was set last
     errors = [error for error in map(Future.exception, futures) if error]
     errors.sort(key=lambda error: isinstance(error, _GivenUp))
     futures.clear()
@@ -343,12 +346,12 @@ def _in_threads(
         if errors:
             raise errors[0]
     finally:
-        errors.clear()  # else what an error holds, this frame and the tensors of others, would hold the error
+        errors.clear()  # else the error and this frame would hold each other, and with them the tensors
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What all threads of a `decode` share."""
+    """What all threads of one `decode` share."""
 
     prompts_U: Sequence[Sequence[int]]
     copies: int
@@ -356,16 +359,16 @@ class _Asked:
     ends_E: torch.Tensor
     lines: LineTable | None
     chance_NM: torch.Tensor
-    """In [0, 1), for every token that may be drawn."""
+    """A random number in [0, 1) for every token that may be drawn."""
     output_NM: torch.Tensor
-    """Each row's tokens, then -1."""
+    """Each row's tokens, followed by -1."""
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def _decode_waves(
     network: Any, asked: _Asked, plans: list[range], side_by_side: int, progress: Callable[[int], object]
 ) -> int:
-    """Fill these rows of the output; a wave joins when there is room for it. Returns the tokens of prompts read."""
+    """Fill these rows of the output. A wave joins when there is room for it. Returns the prompt tokens read."""
     settings, device = asked.settings, network.device
     waves: list[_Wave] = []
     places, prompts, read = range(0), None, 0
@@ -406,7 +409,7 @@ def _decode_waves(
 
 
 def _read(network: Any, prompts_U: Sequence[Sequence[int]]) -> _Prompts:
-    """The prompts, side by side with padding on the left, so many at a time that they fit."""
+    """Read the prompts side by side with padding on the left, at most `READ_TOKENS` at a time."""
     width, device = max(map(len, prompts_U)), network.device
     ids_US = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in prompts_U], device=device)
     mask_US = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_U], device=device)
@@ -422,7 +425,7 @@ def _read(network: Any, prompts_U: Sequence[Sequence[int]]) -> _Prompts:
 def _read_part(
     network: Any, ids_US: torch.Tensor, mask_US: torch.Tensor
 ) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
-    """The keys and values of each layer, and the last `logits_UV`."""
+    """Keys and values of each layer, and the logits after the last token, `UV`."""
     cache = DynamicCache(config=network.config)
     output = network(
         input_ids=ids_US, attention_mask=mask_US, position_ids=(mask_US.cumsum(1) - 1).clamp(min=0),
@@ -432,20 +435,20 @@ def _read_part(
 
 
 def kept_in(cache: DynamicCache, network: Any) -> dict[str, Any]:
-    """The arguments by which a network goes on from a cache and fills it; transformers 5.24 gave it another name."""
-    own = network.get_base_model() if hasattr(network, "get_base_model") else network  # adapters take any name
+    """The arguments that make a network use and fill a cache. transformers 5.24 renamed the cache's argument."""
+    own = network.get_base_model() if hasattr(network, "get_base_model") else network  # adapters accept any name
     name = "cache" if "cache" in inspect.signature(own.forward).parameters else "past_key_values"
     return {name: cache, "use_cache": True}
 
 
 def _begin(prompts: _Prompts, places_B: Sequence[int]) -> tuple[_Wave, torch.Tensor]:
-    """Rows that go on from the prompts at these places; with each row's first `logits_BV`."""
+    """A wave whose rows continue the prompts at these places, and each row's first `logits_BV`."""
     prompt_B = torch.tensor(places_B, device=prompts.mask_US.device)
     return _Wave(prompts, prompt_B), prompts.logits_UV[prompt_B].float()
 
 
 def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
-    """The waves that have rows left, with those only."""
+    """Remove the rows that have stopped. Returns the waves that have rows left."""
     for wave, stopped in zip(waves, stopped_B.split([wave.rows for wave in waves]), strict=True):
         if bool(stopped.any()):
             wave.keep((~stopped).nonzero().flatten())
@@ -453,14 +456,14 @@ def _retire(waves: list[_Wave], stopped_B: torch.Tensor) -> list[_Wave]:
 
 
 def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> torch.Tensor:
-    """`logits_BV` after the newest tokens."""
+    """`logits_BV` after each row's newest token."""
     positions_B = torch.cat([wave.positions() for wave in waves])
     _attention.waves = waves
     try:
         with _attention_of(network, SHARED_PREFIX):
             output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
     finally:
-        _attention.waves = []  # what they keep is not to outlive them
+        _attention.waves = []  # so that the waves' caches can be freed
     for wave in waves:
         wave.length += 1
     logits_BV: torch.Tensor = output.logits[:, -1].float()
@@ -469,9 +472,9 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def agrees(network: Any) -> bool:
-    """Whether sharing prompts leaves the model's own logits as they are, on two texts of different lengths.
+    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths.
 
-    A model that is not foreseen here may also fail in the attempt; that is an answer, too.
+    An unknown kind of model may also raise an error here. That counts as disagreement.
     """
     if getattr(network.config.get_text_config(), "sliding_window", None) or network._is_stateful:
         return False
@@ -501,22 +504,22 @@ def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
 
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:
-    """A token per row, where its chance in [0, 1) falls on the cumulated probabilities."""
+    """One token per row: the one at which the row's random number in [0, 1) falls on the cumulated probabilities."""
     highest_B1 = logits_BV.amax(1, keepdim=True)
     if not bool(highest_B1.isfinite().all()):
-        raise InputError("the model's logits are not finite: set model.dtype = 'float32', or take sound weights")
+        raise InputError("the model's logits are not finite: set model.dtype = 'float32', or use another checkpoint")
     if settings.temperature == 0:
         return logits_BV.argmax(1)
-    # The highest is taken off first: over the smallest temperatures it would be infinite.
+    # The highest logit is subtracted first. Divided by a very small temperature it would be infinite.
     probability_BV = torch.softmax((logits_BV - highest_B1) / settings.temperature, dim=1)
     if settings.top_p < 1:
         # The smallest set of likeliest tokens that holds top_p (Holtzman et al., 2020, arXiv:1904.09751).
         ordered_BV, index_BV = probability_BV.sort(dim=1, descending=True)
         outside_BV = ordered_BV.cumsum(1) - ordered_BV >= settings.top_p
-        outside_BV[:, 0] = False  # the likeliest stays, though `top_p` may be zero in float32
+        outside_BV[:, 0] = False  # the likeliest token always stays; `top_p` may round to zero in float32
         ordered_BV[outside_BV] = 0
         probability_BV = torch.zeros_like(probability_BV).scatter(1, index_BV, ordered_BV)
-    # In float64: over a large vocabulary a float32 sum drifts by more than a rare token's probability.
+    # In float64, because over a large vocabulary a float32 sum drifts by more than a rare token's probability.
     cumulated_BV = probability_BV.double().cumsum(1)
     wanted_B1 = (chance_B * cumulated_BV[:, -1])[:, None]
     return torch.searchsorted(cumulated_BV, wanted_B1, right=True).flatten().clamp(max=logits_BV.shape[1] - 1)

@@ -1,8 +1,8 @@
-"""A model behind HTTP as a sampler: servers that speak OpenAI's protocol, one or several, or started here.
+"""A model behind HTTP as a sampler: one or several servers that speak OpenAI's protocol. They may be started here.
 
-Requests go out side by side, so many at a time. What fails for a moment is asked again, with longer and longer pauses;
-what is no answer is never taken for one. A server that has died is begun again if it was begun here, and else the
-others do its work.
+At most `endpoint.concurrent_requests` requests run side by side. A request that fails for the moment is sent again,
+after longer and longer pauses. A malformed reply never counts as an answer. A server that has died is restarted if it
+was started here; otherwise the other servers do its work.
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ from selfplay.sampling.serving import HOST, ManagedServer, ServerDied
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 60.0
-"""Between tries: twice as long each time, but for chance."""
+"""Pauses between tries: twice as long each time, with some randomness."""
 STOPS = ("\ndef ", "\nclass ", "\n#", "\nprint(")
-"""There a function has ended; four are what the protocol allows. The parser cuts at any line that is not indented."""
+"""Stop strings that follow a finished function. The protocol allows four. The parser cuts at any line that is not
+indented."""
 PROBE_TOKENS = 24
 PROBES = {
     chats: [propose_prompt("chat" if chats else "plain", begun=f"def f({begun}") for begun in begins]
     for chats, begins in ((False, ("", "x: int", "s: str", "xs: List[int]")), (True, ("",)))
 }
-"""What a server is asked for proof, by whether it chats."""
+"""Prompts that check a server, by whether it is used as a chat."""
 PROOF_ATTEMPTS = 3
-"""A server that is not there is told at once."""
+"""Tries of a check. They are few, so that a server that is not there is reported soon."""
 MOST_REVIVALS = 5
-"""Of one server within the iteration that it was begun for."""
+"""Restarts of one server within the iteration that it was started for."""
 BROKEN_OFF = ("abort", "cancelled", "error")
-"""Ends of texts whose server gave them up."""
+"""Finish reasons of texts that the server gave up."""
 PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""Refusals that another try may not meet: too many requests, a server that is busy, broken, or still loading."""
+"""Status codes after which another try may succeed: too many requests; or a server that is busy, broken or still
+loading."""
 
 LOST = (httpx.HTTPError, httpx.InvalidURL)
-"""What the client raises of a connection."""
+"""Exceptions of the client for a failed connection."""
 
 _USAGE = an_object(prompt_tokens=NATURAL, completion_tokens=NATURAL)
 _OF_TEXT = an_object(text=TEXT, finish_reason=TEXT)
@@ -59,11 +61,11 @@ _MODELS = an_object(data=a_list(an_object(id=TEXT), least=1))
 
 
 class EndpointFailed(ConnectionError):
-    """No server gives answers any more; what was finished is kept."""
+    """No server answers any more. Finished work is kept."""
 
 
 class NoAnswer(Exception):
-    """What came back for the moment, or instead of an answer."""
+    """A reply that is not an answer, or a temporary refusal."""
 
     def __init__(self, kind: str, said: str = "", wait_seconds: float = 0.0) -> None:
         super().__init__(f"{kind}: {said}" if said else kind)
@@ -73,37 +75,37 @@ class NoAnswer(Exception):
 @dataclass(frozen=True)
 class _Request:
     prompt: int
-    """Its place among the prompts."""
+    """Index of the prompt."""
     first: int
-    """Of the copies, the place of its first."""
+    """Index of its first copy among the prompt's copies."""
     copies: int
     seeds: list[int]
-    """Of all copies of the prompt."""
+    """Seeds of all copies of the prompt."""
 
     @property
     def seed(self) -> int:
         return self.seeds[self.first]
 
     def rest(self, done: int) -> list[_Request]:
-        """One for each of its copies but the first ones."""
+        """One request for each copy after the first `done`."""
         return [_Request(self.prompt, self.first + place, 1, self.seeds) for place in range(done, self.copies)]
 
 
 class Endpoint:
-    """Samples from servers; implements `sampler.Sampler`.
+    """Samples from servers. Implements `sampler.Sampler`.
 
     Args:
-        config: How they are asked.
+        config: How the servers are used.
         servers: URLs of servers that run by themselves, or servers that were started here.
-        checkpoint: Hash of the weights that they have, or what stands for them where nobody can know.
-        notes: What was saved beside the weights.
-        greedy: What these weights go on with after some prompts, greedily; nothing where nobody knows.
-        chats: Whether it is asked as a chat.
-        tokenizer: Of the model, if it is here: what does not fit `context_tokens` is not asked then.
-        context_tokens: Of the model.
+        checkpoint: Hash of the servers' weights, or a stand-in where it cannot be known.
+        notes: Notes that were saved beside the weights.
+        greedy: Greedy completions of these weights after some prompts; empty where they are not known.
+        chats: Whether the servers are used as a chat.
+        tokenizer: The model's tokenizer, if it is here. Then prompts that do not fit `context_tokens` are not sent.
+        context_tokens: The model's context length.
 
     Raises:
-        InputError: A server does not say which model it has, does not draw, or has other weights.
+        InputError: A server does not say which model it has, does not sample, or has other weights.
     """
 
     arithmetic = None
@@ -116,7 +118,7 @@ class Endpoint:
     ) -> None:  # fmt: skip
         self.config, self.checkpoint, self.notes = config, checkpoint, dict(notes or {})
         self.troubles: Counter[str] = Counter()
-        """What came instead of answers and was asked again, by kind."""
+        """How often a request was sent again, by the kind of failure."""
         self._tokenizer, self._context_tokens = tokenizer, context_tokens
         self._headers = _headers(config)
         self._servers = [_Server(server) for server in servers]
@@ -127,22 +129,22 @@ class Endpoint:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What else samples depend on; no key and no address is in it."""
+        """What else the samples depend on. It holds no key and no address."""
         elsewhere = {"device": "endpoint", "dtype": "as served", "threads": 0, "versions": {}}
         return {"engine": "endpoint", "served_model": self._model, **elsewhere}
 
     def tokens_of(self, completion: str) -> int:
-        """How many tokens a completion's text comes to, without its end; 0 where there is no tokenizer to tell."""
+        """Number of tokens in a completion's text, without the end token; 0 if there is no tokenizer."""
         if self._tokenizer is None:
             return 0
         return len(self._tokenizer.encode(completion, add_special_tokens=False))
 
     def batch_rows(self, max_tokens: int) -> int:
-        """Requests at the same time."""
+        """Number of requests at the same time."""
         return self.config.concurrent_requests
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
-        """Whether prompt and completion fit the context; without a tokenizer the server has to say."""
+        """Whether prompt and completion fit the context. Always true without a tokenizer: the server must decide."""
         if self._tokenizer is None:
             return True
         return len(encode_prompt(self._tokenizer, prompt)) + max_tokens <= self._context_tokens
@@ -158,16 +160,16 @@ class Endpoint:
     ) -> Sampled:  # fmt: skip
         """`copies` completions of each prompt, in the prompts' order.
 
-        A request's seed is fixed by its place; whether a server goes by it is its affair.
+        A request's seed follows from its place. Whether a server uses the seed is up to the server.
 
         Raises:
-            InputError: A server refuses what it is asked.
-            EndpointFailed: None of them gives answers any more.
+            InputError: A server refuses a request for good.
+            EndpointFailed: No server answers any more.
         """
         return asyncio.run(_Sampling(self, prompts, copies, settings, seed, progress).done())
 
     def asked(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int, copies: int = 1) -> dict[str, Any]:
-        """A request to the server at `url`, as the client's `post` takes it."""
+        """A request to the server at `url`, as arguments of the client's `post`."""
         body = {
             "model": self._model, "max_tokens": settings.max_tokens, "temperature": settings.temperature,
             "top_p": settings.top_p, "seed": seed,
@@ -180,17 +182,17 @@ class Endpoint:
         return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text, "stop": STOPS}}
 
     def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1) -> tuple[list[Completion], int]:
-        """The completions of a reply, at most so many, and the tokens of the prompt.
+        """The completions in a reply, at most `copies`, and the number of prompt tokens.
 
         Raises:
-            NoAnswer: It is none, or none now.
-            InputError: The server refuses what it is asked.
+            NoAnswer: The reply is malformed, or the server refuses for the moment.
+            InputError: The server refuses the request for good.
         """
         if reply.status_code in PASSING:
             raise NoAnswer(f"status {reply.status_code}", _said(reply), _seconds(reply.headers.get("retry-after", "")))
         if reply.status_code in (401, 403):
             variable = self.config.key_variable
-            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}: is the key in ${variable} right?")
+            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}: check the key in ${variable}")
         if reply.status_code != 200:
             raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}")
         shape = an_object(choices=a_list(_OF_CHAT if prompt.chat else _OF_TEXT, least=1), usage=_USAGE)
@@ -198,13 +200,13 @@ class Endpoint:
             answer = parse_json(reply.content, str(reply.url), "an answer")
             expect(answer, shape, str(reply.url))
         except InputError as error:
-            raise NoAnswer("no answer of the protocol", str(error)) from None
+            raise NoAnswer("malformed answer", str(error)) from None
         choices, usage = answer["choices"][:copies], answer["usage"]
         ends = [choice["finish_reason"] for choice in choices]
         if broken_off := [end for end in ends if end in BROKEN_OFF]:
             raise NoAnswer("broken off", broken_off[0])
         texts = [choice["message"]["content"] or "" if prompt.chat else choice["text"] for choice in choices]
-        share, rest = divmod(usage["completion_tokens"], len(choices))  # one number for all of them
+        share, rest = divmod(usage["completion_tokens"], len(choices))  # the reply has one number for all of them
         completions = [
             Completion(text, share + (place < rest), finished=end not in ("length", "content_filter"))
             for place, (text, end) in enumerate(zip(texts, ends, strict=True))
@@ -212,26 +214,28 @@ class Endpoint:
         return completions, usage["prompt_tokens"]
 
     def prove(self, url: str) -> None:
-        """Ask a server for proof that it draws, and that it has the weights it should have.
+        """Check that a server samples, and that it has the right weights.
 
         Raises:
-            InputError: It does not draw, or has others.
-            EndpointFailed: It gives no answer.
+            InputError: It does not sample, or has other weights.
+            EndpointFailed: It does not answer.
         """
         drawing = SamplingSettings(1.0, 1.0, PROBE_TOKENS, 1)
         drawn = [[self._one(url, prompt, drawing, seed) for seed in (1, 2)] for prompt in PROBES[self._chats]]
         if all(one == other for one, other in drawn):
             raise InputError(
-                f"{url}: two samples at temperature 1 are the same text, with each of {len(drawn)} prompts: it does "
-                "not draw (`transformers serve` does where a checkpoint's generation_config.json says do_sample)"
+                f"{url}: expected different samples at temperature 1, got the same text twice for each of {len(drawn)} "
+                "prompts: use a server that samples (`transformers serve` samples only if the checkpoint's "
+                "generation_config.json sets do_sample)"
             )
         greedy = SamplingSettings(0.0, 1.0, PROBE_TOKENS, 1)
         found = {prompt: self._one(url, prompt, greedy, 0) for prompt in self._greedy}
         others = [prompt for prompt, text in self._greedy.items() if not _goes_with(text, found[prompt])]
         if 2 * len(others) > len(found):
             raise InputError(
-                f"{url}: it has other weights than {self.checkpoint}: it goes on with {found[others[0]]!r}, they with "
-                f"{self._greedy[others[0]]!r}; set model.path = '' where nobody else has them"
+                f"{url}: expected the weights {self.checkpoint}, which continue a prompt with "
+                f"{self._greedy[others[0]]!r}, but it continues with {found[others[0]]!r}: serve these weights, or set "
+                "model.path = '' if only the server has its model"
             )
 
     def _one(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int) -> str:
@@ -244,10 +248,10 @@ class Endpoint:
             except (NoAnswer, TimeoutError, *LOST) as error:
                 said = _told(error)
                 time.sleep(_pause(tried))
-        raise EndpointFailed(f"{url}: no answer at {tries} tries, at last {said}")
+        raise EndpointFailed(f"{url}: no answer in {tries} tries, the last failure: {said}")
 
     async def _at_once(self, method: str, url: str, **body: Any) -> httpx.Response:
-        """One request; a server that says a byte now and then has no longer, either."""
+        """Send one request. The time limit holds for the whole reply, also if it comes byte by byte."""
         async with (
             asyncio.timeout(self.config.request_seconds),
             self.client() as client,
@@ -255,18 +259,18 @@ class Endpoint:
             return await client.request(method, url, **body)
 
     def client(self, **options: Any) -> httpx.AsyncClient:
-        """Of the servers; those that were begun here are asked without a proxy."""
+        """A client for the servers. Those that were started here are used without a proxy."""
         return httpx.AsyncClient(headers=self._headers, timeout=None, mounts={f"all://{HOST}": None}, **options)
 
     def _named(self) -> str:
-        """What the first server calls its model."""
+        """The name that the first server gives its model."""
         url = f"{self._servers[0].url}/models"
         try:
             reply = asyncio.run(self._at_once("GET", url))
         except (TimeoutError, *LOST) as error:
             raise EndpointFailed(f"{url}: {_told(error)}") from None
         if reply.status_code != 200:
-            raise InputError(f"{url}: {reply.status_code}: {_said(reply)}: give endpoint.model, if it lists none")
+            raise InputError(f"{url}: {reply.status_code}: {_said(reply)}: set endpoint.model if it lists no models")
         models = parse_json(reply.content, url, "a list of models")
         expect(models, _MODELS, url)
         return str(models["data"][0]["id"])
@@ -277,7 +281,7 @@ class _Server:
         self._server = server
         self._begun_again, self._reviving = 0, threading.Lock()
         self.failed = ""
-        """Why it is not asked any more."""
+        """Why it is not used any more."""
 
     @property
     def url(self) -> str:
@@ -288,22 +292,22 @@ class _Server:
             self._server.close()
 
     async def revive(self, prove: Callable[[str], object]) -> None:
-        """Begin it again, and have it proved, if it was begun here and has died, and not too often.
+        """Restart and check the server if it was started here and has died.
 
         Raises:
-            ServerDied: It does not come back.
+            ServerDied: It does not start again, or has died too often.
         """
         if isinstance(self._server, ManagedServer) and not self._server.lives:
             await asyncio.to_thread(self._begin_again, self._server, prove)
 
     def _begin_again(self, server: ManagedServer, prove: Callable[[str], object]) -> None:
         with self._reviving:
-            if server.lives:  # another request saw to it
+            if server.lives:  # another request has restarted it
                 return
             self._begun_again += 1
             if self._begun_again > MOST_REVIVALS:
                 raise ServerDied(f"{server.url}: the server died {self._begun_again} times")
-            logger.warning("%s: the server died: it is begun again", server.url)
+            logger.warning("%s: the server died and is restarted", server.url)
             server.start()
             prove(server.url)
 
@@ -336,29 +340,29 @@ class _Sampling:
         )  # fmt: skip
 
     async def _work(self, server: _Server) -> None:
-        """Ask for what waits, until nothing does or the server fails."""
+        """Send waiting requests to the server, until none is left or the server fails."""
         while self.waiting and not server.failed:
             request = self.waiting.popleft()
             try:
                 found, read = await self._answer(server, request)
             except EndpointFailed as error:
                 self.waiting.appendleft(request)
-                if not server.failed:  # other requests find the same
+                if not server.failed:  # other requests meet the same failure
                     logger.warning("%s", error)
                 server.failed = str(error)
                 return
             self.completions_P_K[request.prompt][request.first : request.first + len(found)] = found
             self.prompt_tokens += read
-            if len(found) < request.copies:  # it does not know of several, and says nothing
+            if len(found) < request.copies:  # the server ignores `n` without an error
                 self.endpoint._copies_per_request = 1
                 self.waiting += request.rest(len(found))
             self.progress(len(found))
 
     async def _answer(self, server: _Server, request: _Request) -> tuple[list[Completion], int]:
-        """At one of so many tries.
+        """The answer to a request, after at most `endpoint.attempts` tries.
 
         Raises:
-            EndpointFailed: At none of them.
+            EndpointFailed: No try got an answer.
         """
         prompt = self.prompts[request.prompt]
         for tried in range(self.config.attempts):
@@ -379,11 +383,11 @@ class _Sampling:
             self.endpoint.troubles[trouble.kind] += 1
             if tried + 1 < self.config.attempts:
                 await asyncio.sleep(max(_pause(tried), min(trouble.wait_seconds, LONGEST_PAUSE_SECONDS)))
-        raise EndpointFailed(f"{server.url}: no answer at {self.config.attempts} tries, at last {trouble}")
+        raise EndpointFailed(f"{server.url}: no answer in {self.config.attempts} tries, the last failure: {trouble}")
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All of them; when one fails, the others are given up."""
+    """Run all of them. When one fails, the others are cancelled."""
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
         await asyncio.gather(*tasks)
@@ -395,7 +399,7 @@ async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
 
 def _requests(prompts: int, copies: int, most: int, seed: Sequence[int]) -> Iterator[_Request]:
     for prompt in range(prompts):
-        drawn = np.random.SeedSequence([*seed, prompt]).generate_state(copies) // 2  # 31 bits, as servers take them
+        drawn = np.random.SeedSequence([*seed, prompt]).generate_state(copies) // 2  # 31 bits, which servers accept
         for first in range(0, copies, most):
             yield _Request(prompt, first, min(most, copies - first), drawn.tolist())
 
@@ -406,22 +410,22 @@ def _pause(tried: int) -> float:
 
 
 def _goes_with(one: str, other: str) -> bool:
-    """Whether two greedy texts are the same as far as both go: they stop at a function's end by rules of their own."""
+    """Whether one greedy text begins with the other. Each engine has its own rules for where a function ends."""
     if not (one and other):
         return one == other
     return one.startswith(other) or other.startswith(one)
 
 
 def _headers(config: EndpointConfig) -> dict[str, str]:
-    """The key comes from the environment alone, and goes nowhere else."""
+    """The request headers with the key. The key comes only from the environment, and is written nowhere."""
     key = os.environ.get(config.key_variable, "").strip() if config.key_variable else ""
     if not (key.isascii() and key.isprintable()):
-        raise InputError(f"${config.key_variable}: expected a key of letters, digits and signs, it has something else")
+        raise InputError(f"${config.key_variable}: expected a key of printable ASCII characters, it has others")
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _said(reply: httpx.Response) -> str:
-    """The message of a refusal, in one line; a key that is told back is not told on."""
+    """The message of a refusal, in one line. If the message repeats the key, the key is replaced."""
     try:
         body = parse_json(reply.content, str(reply.url))
         error = body.get("error", body)
@@ -437,7 +441,7 @@ def _told(error: Exception) -> str:
 
 
 def _seconds(text: str) -> float:
-    """Of a header Retry-After that is a number; dates are rare."""
+    """Seconds of a Retry-After header that is a number; 0 for anything else, such as a date, which is rare."""
     try:
         return max(0.0, float(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A causal language model of transformers: load, save, sample."""
+"""Loads, saves and samples a causal language model with transformers."""
 
 from __future__ import annotations
 
@@ -37,36 +37,37 @@ from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt
 from selfplay.sampling.sampler import Arithmetic, Completion, Sampled, SamplingSettings
 from selfplay.settings import embedded_file
 
-# transformers draws a bar for every file it reads, and warns of a prompt that is measured only to be left out.
+# transformers shows a progress bar for every file that it reads, and warns about long prompts that are only measured.
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 
 logger = logging.getLogger(__name__)
 
 NOTES_FILE = "selfplay.json"
-"""Beside the weights: the protocol they were trained with, and what they were trained on."""
+"""File beside the weights: the protocol they were trained with, and what they were trained on."""
 MOST_THREADS = 1024
 MOST_ROWS = 1024
-"""Side by side, if the memory holds them: for 2 M parameters on a CPU twice as many are no faster (15,900 tokens/s
-against 16,200), half as many an eighth slower (14,200)."""
+"""Most rows side by side, if the memory holds them. For 2 M parameters on a CPU twice as many are no faster
+(15,900 tokens/s against 16,200), and half as many are an eighth slower (14,200)."""
 ROWS_PER_THREAD = 128
-"""Two threads of 128 rows each are as fast as one work of 256 rows for both, and nearly twice as fast beside a busy
-neighbour, who makes threads that share a step wait; from 256 rows each they are faster alone, too."""
+"""Fewest rows of a thread. Two threads of 128 rows each are as fast as 256 rows in one step of both threads. They are
+nearly twice as fast beside a busy neighbour, because threads that share a step wait for each other. From 256 rows each
+they are also faster on a free machine."""
 ROOM = 3
-"""Rows' own keys and values: their room is doubled when it is full, and copied."""
+"""Memory for rows' own keys and values, as a multiple of their size: a full room is copied into one twice as large."""
 PROMPT_ROOM = 2
-"""Prompts' keys and values: what was read is copied to stand side by side."""
+"""Memory for prompts' keys and values, as a multiple of their size: those that were read are copied side by side."""
 DRAWING_BYTES = 40
-"""For each row and token of the vocabulary: logits, probabilities and their sums."""
+"""Bytes per row and token of the vocabulary: for logits, probabilities and their sums."""
 PEAK_SIZE = {"cpu": 2048}
-"""Of the matrices whose product shows what the machine can do; elsewhere `PEAK_SIZE_ELSEWHERE`."""
+"""Size of the matrices whose product measures the machine's peak. Other devices use `PEAK_SIZE_ELSEWHERE`."""
 PEAK_SIZE_ELSEWHERE = 8192
 HUB_SECONDS = 5
-"""How long the hub may take to answer at all."""
+"""Time limit for any answer of the hub."""
 
 
 class LanguageModel:
-    """A model with its tokenizer; implements `sampler.Sampler`.
+    """A model with its tokenizer. Implements `sampler.Sampler`.
 
     Args:
         path: `embedded`, a local Hugging Face folder, or a hub name.
@@ -88,7 +89,7 @@ class LanguageModel:
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
             local = _is_folder(self.path) or not _hub_answers()
-            # `trust_remote_code` left open asks on the terminal whether a model's own code may run.
+            # Without `trust_remote_code` transformers would ask on the terminal whether a model's own code may run.
             known = {"local_files_only": local, "trust_remote_code": False}
             self.tokenizer = AutoTokenizer.from_pretrained(self.path, **known)
             self.network, report = AutoModelForCausalLM.from_pretrained(
@@ -96,12 +97,12 @@ class LanguageModel:
             )
             if not self.tokenizer("def f(x: int):\n", truncation=False).input_ids:
                 raise ValueError("its tokenizer makes no tokens of a text")
-        if report["missing_keys"]:  # transformers would draw them at random
-            raise InputError(f"{path}: its weights are not all there: {min(report['missing_keys'])} is missing")
+        if report["missing_keys"]:  # transformers would fill them with random numbers
+            raise InputError(f"{path}: expected all weights of the model, {min(report['missing_keys'])} is missing")
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"{path}: its tokenizer has no end-of-text token, so no completion could end")
         self._check_numbers()
-        # `generate` fills what a call leaves open from here, such as a repetition penalty that came with the model.
+        # `generate` takes its defaults from here. The model's own may hold, for example, a repetition penalty.
         self.network.generation_config = _generation_config(
             _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
         )
@@ -114,10 +115,10 @@ class LanguageModel:
         self._twins: list[Any] = []
 
     def _check_numbers(self) -> None:
-        """That all weights are numbers, and all tokens among those that have an embedding.
+        """Check that all weights are finite, and that every token has an embedding.
 
         Raises:
-            InputError: They are not.
+            InputError: A weight is not finite, or a token has no embedding.
         """
         limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and not (type(limit) is int and limit > 0):
@@ -138,7 +139,7 @@ class LanguageModel:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What samples depend on beside weights and settings."""
+        """What else the samples depend on, beside weights and settings."""
         return {
             "versions": {"transformers": transformers.__version__, "torch": torch.__version__},
             "device": str(self.device),
@@ -148,27 +149,27 @@ class LanguageModel:
 
     @property
     def overlap(self) -> bool:
-        """Whether the judges have the processor for themselves."""
+        """Whether chunks are sampled while others are judged: whether sampling leaves the processor to the judges."""
         return self._overlap == "yes" or (self._overlap == "auto" and self.device.type != "cpu")
 
     @property
     def parameters(self) -> int:
-        """How many weights it has."""
+        """Number of weights."""
         return int(sum(p.numel() for p in self.network.parameters()))
 
     @property
     def own_bytes(self) -> int:
-        """What its weights take where they are."""
+        """Bytes of its weights on its device."""
         return self.parameters * int(self.dtype.itemsize)
 
     @property
     def free_bytes(self) -> int:
-        """What may still be taken there."""
+        """Bytes that are free on its device."""
         return free_bytes(self.device)
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """Of a forward pass, and of this device in this dtype."""
+        """Operations of a forward pass, and the peak of this device in this dtype."""
         embedding = self.network.get_input_embeddings().weight
         tied = embedding is self.network.get_output_embeddings().weight
         multiplying = self.parameters - (0 if tied else embedding.numel())
@@ -176,7 +177,7 @@ class LanguageModel:
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence it was made for."""
+        """Longest sequence that the model was made for, in tokens."""
         return int(getattr(self.network.config, "max_position_embeddings", 0) or 2**30)
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
@@ -184,15 +185,15 @@ class LanguageModel:
         return len(encode_prompt(self.tokenizer, prompt)) + max_tokens <= self.context_tokens
 
     def tokens_of(self, completion: str) -> int:
-        """How many tokens a completion's text comes to, without its end."""
+        """Number of tokens in a completion's text, without the end token."""
         return len(self.tokenizer.encode(completion, add_special_tokens=False))
 
     def batch_rows(self, max_tokens: int) -> int:
-        """The power of two that half of the free memory holds, at most `MOST_ROWS`."""
+        """The largest power of two of rows that half of the free memory holds, at most `MOST_ROWS`."""
         return self._fitting_rows(max_tokens, MOST_ROWS)
 
     def _fitting_rows(self, max_tokens: int, most: int, prompt_tokens: int = 0, copies: int = 1) -> int:
-        """At most so many rows, or the power of two that half of the free memory holds with their prompts."""
+        """`most` rows, or the largest power of two of them that half of the free memory holds, with their prompts."""
         config = self.network.config.get_text_config()
         kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
         own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
@@ -210,10 +211,11 @@ class LanguageModel:
     ) -> Sampled:
         """`copies` completions of each prompt, in the prompts' order.
 
-        Prompts of like length are sampled side by side; fewer of them from then on when the memory runs out.
+        Prompts of similar length are sampled side by side. When the memory runs out, half as many rows are used from
+        then on.
 
         Raises:
-            InputError: Not even one fits the memory.
+            InputError: Not even one row fits the memory.
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
@@ -238,7 +240,7 @@ class LanguageModel:
         seed: int,
         progress: Callable[[int], object],
     ) -> tuple[list[Completion], int, SamplingSettings]:
-        """As `_sample_alike`, and the settings with so many rows as fitted the memory."""
+        """The same as `_sample_alike`, and the settings with the number of rows that fitted the memory."""
         most = min(settings.batch_rows, self._most_rows)
         rows = self._fitting_rows(settings.max_tokens, most, max(map(len, prompts_U)), copies)
         while True:
@@ -257,12 +259,12 @@ class LanguageModel:
                 if rows == 1:
                     raise InputError(
                         f"{self.path}: out of memory with one sequence of {max(map(len, prompts_U))} tokens and "
-                        f"{settings.max_tokens} more: take a smaller model, model.dtype = 'bfloat16' or fewer shots"
+                        f"{settings.max_tokens} more: use a smaller model, model.dtype = 'bfloat16' or fewer shots"
                     ) from None
-            # Only here, where the error and the tensors that it holds are gone.
+            # Not in the `except` block, because there the error would still hold its tensors.
             progress(-done)
             rows = self._most_rows = min(rows, len(prompts_U) * copies) // 2 or 1
-            logger.warning("out of memory: from now on %d sequences side by side", rows)
+            logger.warning("out of memory: from now on %d sequences are sampled side by side", rows)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -275,7 +277,7 @@ class LanguageModel:
         seed: int,
         progress: Callable[[int], object],
     ) -> tuple[list[Completion], int]:
-        """Completions of prompts that end by the same rules, copies together; and the tokens of prompts read."""
+        """Completions of prompts that end by the same rules, copies together; and the number of prompt tokens read."""
         ends, lines = self._end_ids(), None if chat else self._lines()
         if self._shares_prompts():
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
@@ -290,7 +292,10 @@ class LanguageModel:
         return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N], read
 
     def _networks(self, rows: int) -> list[Any]:
-        """As many threads as have enough rows each: threads that share no step do not wait for each other."""
+        """One network per thread, for as many threads as have `ROWS_PER_THREAD` rows each.
+
+        Threads that do not share a step do not wait for each other.
+        """
         number = min(self.threads, rows // ROWS_PER_THREAD) if self.device.type == "cpu" else 1
         if number > len(self._twins):
             self._twins = decode.twins(self.network, number)
@@ -308,7 +313,7 @@ class LanguageModel:
         ends: list[int],
         lines: LineTable | None,
     ) -> list[list[int]]:
-        """The library's own loop, for models that `decode` does not foresee."""
+        """Sample with the library's own loop, for models that `decode` does not support."""
         width = max(map(len, prompts_B))
         pad = _pad_id(self.tokenizer)
         input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
@@ -338,18 +343,18 @@ class LanguageModel:
         return Completion(text, len(ids), finished=ended or len(ids) < max_tokens)
 
     def save(self, folder: Path, notes: dict[str, Any]) -> None:
-        """Write the checkpoint as a plain folder."""
+        """Write the checkpoint as a plain Hugging Face folder."""
         save(self.network, self.tokenizer, folder, notes)
 
 
 def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
-    """Write a plain Hugging Face folder that samples by default, with our notes beside it."""
+    """Write a plain Hugging Face folder whose defaults sample, with this project's notes in it."""
     network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(tokenizer))
     try:
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     except Exception as error:
-        # The Rust libraries have errors of their own for a full or broken disk.
+        # The Rust libraries raise their own errors for a full or broken disk.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
         raise
@@ -367,7 +372,7 @@ def _pad_id(tokenizer: Any) -> int:
 
 
 class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed
-    """Stops a row when a line begins that is not indented: there the function has ended."""
+    """Stops a row when a line begins that is not indented, because there the function has ended."""
 
     def __init__(self, table: LineTable) -> None:
         self._table = table
@@ -383,7 +388,7 @@ class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
 
 
 def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | None = None) -> GenerationConfig:
-    """Draws from the model's own distribution where `settings` says nothing else."""
+    """Configuration of `generate`. Without `settings` it samples from the model's own distribution."""
     common = {"eos_token_id": ends, "pad_token_id": pad}
     if settings is None:
         return GenerationConfig(**common, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
@@ -396,7 +401,7 @@ def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | N
 
 
 def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
-    """A row of `generate` up to its end; one that met a stop is padded with what may be the end token."""
+    """A row of `generate` up to its end. A row that was stopped is padded, perhaps with the end token."""
     length = next((position + 1 for position, token in enumerate(ids) if token in ends), len(ids))
     kept = ids[:length]
     while kept and kept[-1] == pad and pad not in ends:
@@ -405,10 +410,10 @@ def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
 
 
 def device_of(name: str) -> torch.device:
-    """What `model.device` names.
+    """The device that `model.device` names.
 
     Raises:
-        InputError: It is not there.
+        InputError: There is no such device here.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -428,7 +433,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int) -> float:
-    """What a large matrix product reaches here: the best of some, as anything beside it only slows it."""
+    """Operations per second of a large matrix product: the best of five, as other work can only slow it down."""
     size = PEAK_SIZE.get(device.type, PEAK_SIZE_ELSEWHERE)
     matrix = torch.ones(size, size, device=device, dtype=dtype)
     best = math.inf
@@ -440,9 +445,9 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int
 
 
 def free_bytes(device: torch.device) -> int:
-    """What may still be taken on a device."""
+    """Bytes that are free on a device."""
     if device.type == "cuda":
-        # What torch's own allocator keeps for later is free, too: a stage must not depend on the ones before it.
+        # Memory that torch's allocator keeps for later counts as free. So a stage does not depend on earlier ones.
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0] + kept)
     return available_bytes()
@@ -453,14 +458,14 @@ def _is_folder(path: str) -> bool:
 
 
 def _hub_answers() -> bool:
-    """Whether a hub name can be looked up; without a network the library would try for a minute, aloud."""
+    """Whether a hub name can be looked up. Without a network the library would try for a minute and print warnings."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     try:
         request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
         urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
     except urllib.error.HTTPError:
-        return True  # it answers, if with a refusal
+        return True  # a refusal is an answer
     except OSError:
         return False
     return True
@@ -468,11 +473,11 @@ def _hub_answers() -> bool:
 
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
-    """What a missing or foreign model comes to, as one line."""
+    """Report a model that is missing or cannot be loaded as an InputError of one line."""
     if _is_folder(path) and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
     if not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name); there is none")
+        raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name), there is none")
     if _is_folder(path):
         for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
             if (file := Path(path) / name).exists():
@@ -480,13 +485,13 @@ def _clear_errors(path: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Rust's libraries raise `Exception` itself, and transformers, given odd settings, whatever they come to.
+        # The Rust libraries raise `Exception` itself, and odd settings can make transformers raise any error.
         if isinstance(error, MemoryError | InputError):
             raise
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "custom code" in first:
-            first = "it needs code of its own (auto_map in its config.json), and code of a model is never run here"
-        raise InputError(f"{path}: it cannot be loaded as a causal language model: {shortened(first)}") from None
+            first = "it needs its own code (auto_map in its config.json), and a model's code is never run here"
+        raise InputError(f"{path}: cannot be loaded as a causal language model: {shortened(first)}") from None
 
 
 def _bytes(file: Path) -> bytes:
@@ -497,9 +502,10 @@ def _bytes(file: Path) -> bytes:
 
 
 def _hash(path: str, settings: object) -> str:
-    """Sixteen digits over weights, configuration and tokenizer as they are on disk, and over loaded settings.
+    """Hash of 16 digits over weights, configuration and tokenizer as they are on disk, and over loaded settings.
 
-    A chat template and the tokens that end a text stand in one of several files, and move when a model is saved.
+    The settings are hashed as loaded because the chat template and the end tokens are in one of several files, and move
+    when a model is saved.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -520,7 +526,11 @@ _HASHED_FILES = (
 
 
 def read_notes(path: str, local: bool = True) -> dict[str, Any]:
-    """What was saved beside the weights of a folder or, unless `local`, of a hub name; raises InputError."""
+    """The notes that were saved beside the weights of a folder or, unless `local`, of a hub name.
+
+    Raises:
+        InputError: The notes cannot be read, or have another form.
+    """
     file = transformers.utils.cached_file(
         path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,

@@ -1,7 +1,7 @@
-"""The one rendering of puzzles for a model, shared byte for byte by sampling and training.
+"""How puzzles are written for a model. Sampling and training use the same text, byte for byte.
 
-A prompt and its completion are tokenised apart and then joined, in both uses, so that no token
-spans the border in one and not in the other.
+Both tokenise a prompt and its completion separately and then join the tokens. So no token spans the border in one use
+and not in the other.
 
 Protocols:
   plain     the puzzle, and the first line of a solution
@@ -22,7 +22,7 @@ from puzzles.puzzle import Candidate, InputError, Puzzle
 
 PROTOCOLS = ("plain", "few-shot", "chat")
 NOT_INDENTED = re.compile(r"\n(?=\S)")
-"""Before a line that is not indented: there the function that a completion goes on with has ended, and sampling too."""
+"""Matches before a line that is not indented. There the completed function has ended, and sampling stops."""
 PROPOSAL_HEADER = "def f("
 
 SOLVE_INSTRUCTION = (
@@ -39,23 +39,23 @@ PROPOSE_INSTRUCTION = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is shown."""
+    """The text that a model continues or answers."""
 
     text: str
-    """All of it, or the user's message with `chat`."""
+    """The whole prompt; with `chat` the user's message."""
     chat: bool
     header: str
-    """What the completion goes on from and is parsed with: `def g():`, `def f(`; empty with `chat`."""
+    """Code that the completion continues and is parsed with: `def g():`, `def f(`; empty with `chat`."""
 
     def parsed_text(self, completion: str) -> Text:
-        """A completion as the parser takes it."""
+        """A completion in the form that the parser takes."""
         if self.chat:
             return Text(completion, "chat")
         return Text(self.header + completion, "continuation")
 
 
 def solve_prompt(protocol: str, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Candidate]] = ()) -> Prompt:
-    """Ask for a solution; `shots` are shown first unless the protocol is plain."""
+    """A prompt that asks for a solution. With the few-shot protocol `shots` are shown first."""
     if protocol == "chat":
         return Prompt(f"{SOLVE_INSTRUCTION}\n\n{_fenced(puzzle.source)}", chat=True, header="")
     shown = shots if protocol == "few-shot" else ()
@@ -64,9 +64,9 @@ def solve_prompt(protocol: str, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Ca
 
 
 def propose_prompt(protocol: str, shots: Sequence[Puzzle] = (), begun: str = PROPOSAL_HEADER) -> Prompt:
-    """Ask for a new puzzle; `shots` are shown first unless the protocol is plain.
+    """A prompt that asks for a new puzzle. `shots` are shown first unless the protocol is plain.
 
-    `begun` is what the puzzle goes on from; a chat model begins its own.
+    `begun` is the beginning that the model continues. A chat model writes the whole puzzle.
     """
     shown = shots if protocol != "plain" else ()
     if protocol == "chat":
@@ -78,10 +78,10 @@ def propose_prompt(protocol: str, shots: Sequence[Puzzle] = (), begun: str = PRO
 
 
 def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str | None:
-    """The completion that teaches a solution; None if it cannot follow this prompt.
+    """The completion that teaches a solution; None if the solution cannot follow this prompt.
 
-    A solution can follow the puzzle's header when its own first line is that header, or has no
-    parameters at all; helper functions or imports before `g` leave no room for it.
+    A solution can follow the puzzle's header if its own first line is this header, or `def g():` without parameters. A
+    solution with helper functions or imports before `g` cannot.
     """
     if protocol == "chat":
         return _fenced(solution.source)
@@ -92,7 +92,7 @@ def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str 
 
 
 def propose_completion(protocol: str, puzzle: Puzzle) -> str | None:
-    """The completion that teaches a puzzle; None if something stands before its `def f(` or after its body."""
+    """The completion that teaches a puzzle; None if it has code before `def f(` or after the body."""
     if protocol == "chat":
         return _fenced(puzzle.source)
     first, _, body = puzzle.source.partition("\n")
@@ -103,7 +103,7 @@ def propose_completion(protocol: str, puzzle: Puzzle) -> str | None:
 
 
 def _continuation(body: str) -> str | None:
-    """A body that the parser would take whole."""
+    """A function body as a completion; None if the parser would cut it."""
     lines = body.split("\n")
     return None if any(line and not line[0].isspace() for line in lines) else f"\n{body}\n"
 
@@ -113,7 +113,11 @@ def _fenced(source: str) -> str:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, with the tokenizer's own beginning."""
+    """Token ids of a prompt, with the tokenizer's own start tokens.
+
+    Raises:
+        InputError: The prompt is for a chat, and the model has no chat template.
+    """
     if prompt.chat:
         if not tokenizer.chat_template:
             raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
@@ -121,26 +125,27 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return list(tokenizer.encode(text, add_special_tokens=False))
     ids = list(tokenizer.encode(prompt.text))
-    # Some tokenizers close every text; a prompt is open.
+    # Some tokenizers add an end token to every text, but a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
 def encode_completion(tokenizer: Any, completion: str) -> list[int]:
-    """Token ids of a completion and the end it teaches."""
+    """Token ids of a completion and of the end token that it teaches."""
     return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
 
 
 def met_a_line(prompt: Prompt, completion: str) -> bool:
-    """Whether a line that is not indented ended a sampled completion; it is then its last token, or in it."""
+    """Whether a line that is not indented ended a sampled completion. The last token then is, or holds, its start."""
     return not prompt.chat and NOT_INDENTED.search(completion) is not None
 
 
 def encode_sampled(tokenizer: Any, prompt: Prompt, completion: str) -> list[int]:
-    """Token ids of a completion that was sampled and ended by itself: as they were drawn, its end with them.
+    """Token ids of a sampled completion that ended by itself, with its end.
 
-    That is the end token, or the beginning of a line that is not indented; after this one no end was drawn. Texts are
-    kept, not tokens, and a model may have drawn a text in other tokens than its tokenizer's: of the embedded model's
-    at temperature 1 it did 1 to 2 % before it was fine-tuned, 6 to 13 % after three iterations.
+    The end is the end token, or the beginning of a line that is not indented. After such a line no end token was
+    sampled. The archive keeps texts, not tokens, and a model may sample a text in other tokens than its tokenizer's.
+    Of the embedded model's texts at temperature 1 these were 1 to 2 % before it was fine-tuned, and 6 to 13 % after
+    three iterations.
     """
     if met_a_line(prompt, completion):
         return list(tokenizer.encode(completion, add_special_tokens=False))
@@ -148,23 +153,23 @@ def encode_sampled(tokenizer: Any, prompt: Prompt, completion: str) -> list[int]
 
 
 def own_part(prompt: Prompt, completion: str) -> str:
-    """What of a sampled completion is its function, as the parser takes it: without the line that ended it."""
+    """The part of a sampled completion that the parser takes as its function, without the line that ended it."""
     if not met_a_line(prompt, completion):
         return completion
     return NOT_INDENTED.split(completion, maxsplit=1)[0].rstrip() + "\n"
 
 
 def was_cut(prompt: Prompt, completion: str, tokens: int, max_tokens: int) -> bool:
-    """Whether a sampled completion met its limit rather than an end, told from its text.
+    """Whether a sampled completion was cut at its token limit, judged by its text.
 
     Args:
-        prompt: What it goes on from.
+        prompt: The prompt of the completion.
         completion: Its text.
-        tokens: Of the text.
-        max_tokens: Of one completion, its end token with them.
+        tokens: Number of tokens in the text.
+        max_tokens: Token limit of one completion, end token included.
 
     Returns:
-        Right where the text was drawn in its tokenizer's own tokens (`encode_sampled`): of the embedded model's texts
-        after three iterations one in a hundred is taken for the other kind.
+        The answer is right if the text was sampled in its tokenizer's own tokens (`encode_sampled`). It is wrong for
+        one in a hundred of the embedded model's texts after three iterations.
     """
     return tokens >= max_tokens and not met_a_line(prompt, completion)

@@ -1,6 +1,6 @@
-"""Prompt to text, whatever the engine. No torch here.
+"""The interface of all engines that turn prompts into texts. No torch here.
 
-`completions_P_K[p][k]` is candidate k for prompt p.
+`completions_P_K[p][k]` is completion k of prompt p.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from selfplay.sampling.prompts import Prompt
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How text is drawn."""
+    """How text is sampled."""
 
     temperature: float
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     top_p: float
     max_tokens: int
-    """Of one completion."""
+    """Token limit of one completion."""
     batch_rows: int
-    """Sequences side by side; part of the settings because it changes rounding, and so the samples."""
+    """Sequences side by side. A setting, because it changes rounding and so the samples."""
 
 
 def settings_of(stage: SamplingConfig, batch_rows: int, sampler: Sampler) -> SamplingSettings:
-    """How a stage draws; with 0 batch rows, as many as the sampler finds right."""
+    """A stage's settings for sampling. With 0 batch rows the sampler chooses their number."""
     rows = batch_rows or sampler.batch_rows(stage.max_tokens)
     return SamplingSettings(stage.temperature, stage.top_p, stage.max_tokens, rows)
 
@@ -41,35 +41,35 @@ class Completion:
     text: str
     tokens: int
     finished: bool
-    """Whether it ended by itself, not by `max_tokens`."""
+    """Whether the text ended by itself, not at `max_tokens`."""
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """What became of a request."""
+    """The result of one call of `sample`."""
 
     completions_P_K: list[list[Completion]]
     prompt_tokens: int = 0
-    """That were read: of each prompt once, or little more, if the engine shares it among its completions."""
+    """Tokens of prompts that were read. If the engine shares prompts among completions, each counts about once."""
     batch_rows: int = 0
-    """Side by side in the end: fewer than asked for if the memory did not suffice."""
+    """Sequences side by side at the end: fewer than requested if the memory did not suffice."""
     cpu_seconds: float = 0.0
-    """Of processes other than this one, as far as they are known."""
+    """CPU time of other processes, as far as it is known."""
 
     @property
     def tokens(self) -> int:
-        """That were drawn."""
+        """Number of tokens that were sampled."""
         return sum(completion.tokens for row in self.completions_P_K for completion in row)
 
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a model computes, and what its machine could."""
+    """Operations that a model needs, and the peak of its machine."""
 
     flops_per_token: int
-    """Forward: 2 for each parameter that multiplies (Kaplan et al., 2020, arXiv:2001.08361); attention left out."""
+    """Forward pass: 2 for each parameter that multiplies (Kaplan et al., 2020, arXiv:2001.08361), without attention."""
     peak_flops_per_second: float
-    """A large matrix product in the model's dtype, measured."""
+    """Measured speed of a large matrix product in the model's dtype."""
 
 
 class Sampler(Protocol):
@@ -81,28 +81,28 @@ class Sampler(Protocol):
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What was saved beside the weights, such as the protocol they were trained with."""
+        """Notes that were saved beside the weights, such as the protocol they were trained with."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What else the samples depend on: dtype, device, threads, versions."""
+        """What else the samples depend on: dtype, device, threads and versions."""
 
     @property
     def overlap(self) -> int:
-        """How many chunks it samples at the same time while others are judged; 0 where it needs the judges' cores."""
+        """How many chunks it samples at the same time while others are judged; 0 if it needs the judges' cores."""
 
     @property
     def arithmetic(self) -> Arithmetic | None:
-        """For the share of the machine that is used; None where nobody knows."""
+        """Operations and peak, to compute the used share of the machine; None if they are not known."""
 
     def batch_rows(self, max_tokens: int) -> int:
-        """How many completions of that length are best sampled side by side in the memory that is free."""
+        """How many completions of this length to sample side by side in the free memory."""
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the model's context."""
 
     def tokens_of(self, completion: str) -> int:
-        """How many tokens a completion's text comes to, without its end."""
+        """Number of tokens in a completion's text, without the end token."""
 
     def sample(
         self,
@@ -112,7 +112,7 @@ class Sampler(Protocol):
         seed: Sequence[int],
         progress: Callable[[int], object] = ...,
     ) -> Sampled:
-        """`copies` completions of each prompt; the same arguments give the same texts on one machine.
+        """`copies` completions of each prompt. The same arguments give the same texts on one machine.
 
         `progress` is called with the number of completions done since the last call.
         """
@@ -136,7 +136,7 @@ def sample_fitting(
 
 
 class ScriptedSampler:
-    """A sampler whose texts a function writes; for tests of everything around a model."""
+    """A sampler whose texts are written by a function. For tests of everything around a model."""
 
     checkpoint = "scripted"
     notes: dict[str, Any] = {"protocol": "plain"}
@@ -148,15 +148,15 @@ class ScriptedSampler:
         self._write = write
 
     def batch_rows(self, max_tokens: int) -> int:
-        """Any number."""
+        """A constant, because the number does not matter here."""
         return 64
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def tokens_of(self, completion: str) -> int:
-        """Its words."""
+        """Number of words."""
         return len(completion.split())
 
     def sample(
@@ -167,7 +167,7 @@ class ScriptedSampler:
         seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
     ) -> Sampled:
-        """What the function writes, with randomness of the seed alone."""
+        """Texts that the function writes. Their randomness comes only from the seed."""
         rng = np.random.default_rng(list(seed))
         progress(len(prompts) * copies)
         texts_P_K = [[self._write(prompt, rng) for _ in range(copies)] for prompt in prompts]

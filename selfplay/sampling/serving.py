@@ -1,6 +1,6 @@
-"""Servers that this run starts itself, one process group each: on a checkpoint, watched, and ended with their groups.
+"""Servers that a run starts itself, each on a checkpoint and in a process group of its own.
 
-The engine lives in an environment of its own; all that is known of it is a command.
+The engine is installed in another environment. The run knows only the command that starts it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from puzzles.puzzle import InputError
 
 HOST = "127.0.0.1"
-"""Of all of them; no proxy that the environment names is asked for it."""
+"""Address of all these servers. Requests to it ignore the proxies that the environment names."""
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
-"""From SIGTERM to SIGKILL."""
+"""Time from SIGTERM to SIGKILL."""
 SHOWN_BYTES = 2000
-"""Of a server's last words."""
+"""How much of the end of a server's log an error message shows."""
 WATCHED = """
 trap : TERM
 exec 3<&0 </dev/null
@@ -44,26 +44,26 @@ server=$!
 while wait "$server"; status=$?; kill -0 "$server" 2>/dev/null; do :; done
 exit "$status"
 """
-"""A server leaves with who has begun it, however that ends: the pipe between them is closed then. (The kernel's own
-signal for this comes when the thread ends that began it.)"""
+"""Shell script that runs a server and ends it when the process that started it ends, however it ends: then the pipe
+between them is closed. (The kernel's parent-death signal would come already when the starting thread ends.)"""
 
 
 class ServerDied(ConnectionError):
-    """A server that was started here is gone, or never answered."""
+    """A server that was started here has ended, or never answered."""
 
 
 class ManagedServer:
     """One server on one checkpoint.
 
     Args:
-        command: With `{checkpoint}` and `{port}`; no shell reads it.
+        command: Command with `{checkpoint}` and `{port}`. No shell interprets it.
         checkpoint: A model folder or a name that the engine knows.
-        log: What it prints goes there, after what others have.
-        start_seconds: It has to answer by then.
+        log: File to which the server's output is appended.
+        start_seconds: Time limit for the first answer.
 
     Raises:
         InputError: There is no such program.
-        ServerDied: It ended, or did not answer in time; its last words are in the message.
+        ServerDied: The server ended, or did not answer in time. The message shows the end of its log.
     """
 
     def __init__(self, command: str, checkpoint: str, log: Path, start_seconds: float) -> None:
@@ -72,9 +72,9 @@ class ManagedServer:
         self.start()
 
     def start(self) -> None:
-        """Also again, after it died; at another port, as the old one may linger."""
+        """Start the server, or restart it after it died. A restart uses another port, as the old server may linger."""
         self._answered = False
-        self._end()  # what an old one has left of its group
+        self._end()  # processes that may be left of the old group
         self.port = _free_port()
         arguments = arguments_of(self._command, self._checkpoint, self.port)
         if shutil.which(arguments[0]) is None:
@@ -92,16 +92,16 @@ class ManagedServer:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
+        """Base URL of the server."""
         return f"http://{HOST}:{self.port}/v1"
 
     @property
     def lives(self) -> bool:
-        """Whether it has answered, and its first process is there."""
+        """Whether it has answered, and its first process is alive."""
         return self._answered and self._process.poll() is None
 
     def close(self) -> None:
-        """End it and all it has started."""
+        """End the server and every process that it has started."""
         self._end()
 
     def _wait(self) -> None:
@@ -110,7 +110,7 @@ class ManagedServer:
             late = time.monotonic() > deadline
             status = self._process.poll()
             if late or status is not None:
-                told = f"it ended with {status}" if status is not None else "it did not answer in time"
+                told = f"the server ended with {status}" if status is not None else "the server did not answer in time"
                 self.close()
                 raise ServerDied(f"endpoint.serve: {told} ({self._command}); its log {self._log} ends: {self._said()}")
             time.sleep(POLL_SECONDS)
@@ -121,24 +121,25 @@ class ManagedServer:
 
 
 def arguments_of(command: str, checkpoint: str, port: int) -> list[str]:
-    """A command's words, each with its places filled in.
+    """A command's words, with its placeholders filled in.
 
     Raises:
-        InputError: It cannot be read, or does not say where a server is to listen.
+        InputError: The command cannot be parsed, or a placeholder is missing.
     """
     try:
         words = [word.format(checkpoint=checkpoint, port=port) for word in shlex.split(command)]
     except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise InputError(f"endpoint.serve: expected a command with {{checkpoint}} and {{port}}, {error}") from None
+        raise InputError(f"endpoint.serve: expected a command with {{checkpoint}} and {{port}} ({error})") from None
     if "{port}" not in command or "{checkpoint}" not in command:
         raise InputError(
-            "endpoint.serve: expected {checkpoint} and {port} in it, such as 'vllm serve {checkpoint} ...'"
+            "endpoint.serve: expected {checkpoint} and {port} in the command, such as "
+            "'vllm serve {checkpoint} --port {port}'"
         )
     return words
 
 
 def answers(url: str, seconds: float = 2.0) -> bool:
-    """Whether a server has something to say there, be it a refusal of who has no key."""
+    """Whether a server answers at this URL. A refusal for want of a key is an answer too."""
     try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=seconds).close()
     except urllib.error.HTTPError as error:
@@ -149,7 +150,7 @@ def answers(url: str, seconds: float = 2.0) -> bool:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """A process that leads a group, in good order if it can, and then all of the group; nobody else."""
+    """End a process that leads a group: first by SIGTERM, then all of its group by SIGKILL. No other process is hit."""
     _signal_group(process.pid, signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)

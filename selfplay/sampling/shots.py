@@ -14,9 +14,9 @@ Pair = tuple[Puzzle, Candidate]
 
 
 def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """The few fixed pairs that stand before every puzzle: the shortest of different answer types first.
+    """The few fixed pairs that are shown before every puzzle: first the shortest pair of each answer type.
 
-    Fixed, as the ancestor's tutorial prefix is: scores then compare models, not draws of shots.
+    They are fixed, as the ancestor's tutorial prefix is, so that scores compare models and not draws of shots.
     """
     by_length = sorted(pairs, key=lambda pair: (len(pair[0].source) + len(pair[1].source), pair[0].id))
     first_of_type: dict[str, Pair] = {}
@@ -27,7 +27,7 @@ def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
-    """The solver's prompt; a puzzle is never shown its own solution."""
+    """The solver's prompt. A puzzle's own solution is never among its shots."""
     return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
 
 

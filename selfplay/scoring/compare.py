@@ -1,8 +1,8 @@
-"""Is B better than A? Two benchmarks, puzzle by puzzle.
+"""Is model B better than model A? Compares two benchmark results puzzle by puzzle.
 
-The test speaks of the puzzles that were scored: could two equal models have come out so? The
-interval speaks of all puzzles like these, so it is wider; a difference can be certain here and
-open there. Several k are several looks: the first k of the results decides, the others inform.
+The test is about the scored puzzles: could two equal models differ this much on them? The interval is about all puzzles
+like these, so it is wider. A difference can be certain by the test and still open by the interval. Each k is another
+look at the data. So only the first k of the results decides, and the others inform.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ MUST_AGREE = (
     ("set", "hash"), ("protocol",), ("prompts_hash",), ("settings", "samples_per_puzzle"), ("settings", "temperature"),
     ("settings", "top_p"), ("settings", "max_tokens"), ("limits",),
 )  # fmt: skip
-"""Where two results differ in these, it is not the models alone that are compared."""
+"""Conditions that two results must share. Otherwise the comparison is not about the models alone."""
 SHOWN_PUZZLES = 20
+"""Most puzzles that a report names in a list."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """B minus A in one pass@k."""
+    """Pass@k of B minus that of A, for one k."""
 
     k: int
     first: float
     second: float
     difference: Score
     p: float
-    """Chance that two equal models differ so much on these puzzles (`metrics.sign_flip_test`)."""
+    """Probability that two equal models differ at least this much on these puzzles (`metrics.sign_flip_test`)."""
     detectable: float | None
-    """Smaller differences cannot be expected to be found with these puzzles and candidates; None: no difference."""
+    """Smallest difference that can be expected to be found with these puzzles and candidates; None if no difference can
+    be."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,19 @@ class Comparison:
     first: Mapping[str, Any]
     second: Mapping[str, Any]
     differing: list[str]
-    """Conditions that are not the same."""
+    """Conditions that differ between the two."""
     puzzles: list[str]
     samples: str
-    """Candidates per puzzle, of both."""
+    """Candidates per puzzle, of both results."""
     differences: list[Difference]
     won: list[tuple[str, int, int]]
-    """Puzzles that only B solved, with the accepted candidates of A and B; the clearest first."""
+    """Puzzles that only B solved, with the numbers of accepted candidates of A and B. The clearest come first."""
     lost: list[tuple[str, int, int]]
-    """Puzzles that only A solved."""
+    """Puzzles that only A solved, in the same form."""
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or `not different`, of B, by the first k."""
+        """Whether B is `better`, `worse` or `not different`, by the first k."""
         first = self.differences[0]
         if first.p >= SIGNIFICANT:
             return "not different"
@@ -76,31 +78,31 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
     """Compare two results of `selfplay bench`.
 
     Args:
-        first: A, the baseline: a folder or a results.json.
-        second: B.
-        anyway: Whether to compare although conditions differ; then on the puzzles they share.
+        first: Result A, the baseline: a folder or a results.json.
+        second: Result B.
+        anyway: Whether to compare although conditions differ. Only puzzles in both results are then compared.
 
     Raises:
-        InputError: One is not readable, or the conditions differ.
+        InputError: A result cannot be read, the conditions differ, or the results have no puzzle or no k in common.
     """
     a, b = (results.read(place)["selfplay"] for place in (first, second))
     differing = _differing(a, b)
     if differing and not anyway:
         raise InputError(
-            f"{second}: it cannot be compared with {first}: they differ in {'; '.join(differing)}. "
-            "Score both alike, or give --anyway"
+            f"{second}: cannot be compared with {first}, they differ in {'; '.join(differing)}: "
+            "score both under the same conditions, or give --anyway"
         )
     wrong = {**a["errata"], **b["errata"]}
     puzzles = [puzzle for puzzle in a["per_puzzle"] if puzzle in b["per_puzzle"] and puzzle not in wrong]
     if not puzzles:
-        raise InputError(f"{second}: it has no puzzle in common with {first}")
+        raise InputError(f"{second}: expected puzzles in common with {first}, there are none")
     n_a, c_a, n_b, c_b = (
         np.array([own["per_puzzle"][puzzle][part] for puzzle in puzzles]) for own in (a, b) for part in (0, 1)
     )
     samples = " and ".join(dict.fromkeys((str(n_a[0]), str(n_b[0]))))
     ks = [int(name[5:]) for name in a["scores"] if name in b["scores"]]
     if not ks:
-        raise InputError(f"{second}: it has no pass@k in common with {first}: rescore one with the other's --k")
+        raise InputError(f"{second}: no pass@k in common with {first}: rescore one with the other's --k")
     names = _names(first) | _names(second)
     rows = [(names.get(puzzle, puzzle), int(x), int(y)) for puzzle, x, y in zip(puzzles, c_a, c_b, strict=True)]
     return Comparison(
@@ -117,7 +119,7 @@ def compare(first: str | Path, second: str | Path, anyway: bool = False) -> Comp
 
 
 def difference(k: int, first_P: Rates, second_P: Rates, detectable: float | None = None) -> Difference:
-    """From pass@k of A and B, puzzle by puzzle."""
+    """The difference for one k, from the pass@k of A and B on each puzzle."""
     difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
@@ -126,7 +128,7 @@ def difference(k: int, first_P: Rates, second_P: Rates, detectable: float | None
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """What both must share and do not, with both values."""
+    """Conditions that must be equal and are not, each with both values."""
     found = []
     for path in MUST_AGREE:
         one, other = a, b
@@ -146,9 +148,9 @@ def _short(value: Any) -> str:
 
 
 def _names(place: str | Path) -> dict[str, str]:
-    """Names of puzzles by id, where the samples are at hand."""
+    """Names of puzzles by id, if the samples are there."""
     folder = Path(place) if Path(place).is_dir() else Path(place).parent
-    with contextlib.suppress(InputError):  # damaged samples: ids do
+    with contextlib.suppress(InputError):  # without readable samples the ids serve as names
         return {count.puzzle: count.name for count in results.puzzle_counts(results.unpack(folder))}
     return {}
 
@@ -175,7 +177,7 @@ def report(comparison: Comparison) -> str:
         conclusion(comparison),
     ]
     if comparison.differing:
-        parts.insert(2, "These differ as well: " + "; ".join(comparison.differing))
+        parts.insert(2, "The conditions differ: " + "; ".join(comparison.differing))
     return "\n\n".join(parts)
 
 
@@ -201,12 +203,12 @@ def _puzzle_list(title: str, rows: Sequence[tuple[str, int, int]]) -> str:
 
 
 def conclusion(comparison: Comparison) -> str:
-    """One sentence to act on."""
+    """The conclusion in a sentence or two."""
     one = comparison.differences[0]
     if comparison.verdict == "not different":
-        least = "no difference" if one.detectable is None else f"only a difference above {one.detectable:.3f}"
+        least = "No difference" if one.detectable is None else f"Only a difference above {one.detectable:.3f}"
         return (
-            f"At pass@{one.k} B is not different from A as far as these puzzles can tell (p = {one.p:.2g}); "
+            f"At pass@{one.k} these puzzles show no significant difference between A and B (p = {one.p:.2g}). "
             f"{least} could be expected to show."
         )
     return f"At pass@{one.k} B is {comparison.verdict} than A on these puzzles (p = {one.p:.2g})."

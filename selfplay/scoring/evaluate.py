@@ -1,12 +1,11 @@
-"""The score: n candidates for each puzzle of a guarded set, judged, and pass@k with intervals.
+"""The score of a model on a guarded set: n judged candidates per puzzle, and pass@k with intervals.
 
-n is fixed in advance and nothing is ever dropped from it: a prompt that does not fit the context
-and a text that does not parse are wrong candidates. Work is done in chunks, kept as lines of one
-file; what is there is not sampled again.
+n is fixed in advance, and no candidate is ever dropped. A prompt that does not fit the context counts as wrong
+candidates, and so does a text that does not parse. Work is done in chunks, which are kept as lines of one file. Chunks
+in the file are not sampled again.
 
-What the machine did is not the model's: a failure of the sandbox is tried again and then raised,
-never scored, and a candidate that met its time limit while its core was shared is judged again
-with nothing beside it.
+The machine's failures are not scored as the model's. If the sandbox fails, the chunk is judged again; if it keeps
+failing, an error is raised. A candidate that met its time limit while it waited for a core is judged again, alone.
 """
 
 from __future__ import annotations
@@ -36,33 +35,33 @@ from selfplay.scoring.metrics import Score, scores
 from selfplay.scoring.sets import NamedPuzzle
 
 PROMPT_TOO_LONG = "prompt_too_long"
-"""Counted as a wrong candidate: the model could not even be asked."""
+"""Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
 TRIES = 3
-"""How often a chunk is judged when the sandbox fails; the pool itself has tried each job three times by then."""
+"""Most judgings of a chunk when the sandbox fails. By then the pool itself has tried each job three times."""
 WAITED_SHARE = 0.1
-"""Part of the CPU limit that a child must have waited for a core before its time limit is doubted: a full core
-leaves less than 1 %, a busy neighbour takes half; sharing caches makes a program some per cent slower as well."""
+"""Share of the CPU limit. A child that waited longer for a core is judged again if it met its time limit. On a core of
+its own a child waits less than 1 %; a busy neighbour takes half. Shared caches also slow a program by some per cent."""
 
 Judged = tuple[Candidate | None, Judgement]
 
 
 @dataclass(frozen=True)
 class SetScores:
-    """What a model scores on one set."""
+    """Scores of a model on one set."""
 
     puzzles: int
     samples_per_puzzle: int
     pass_at: dict[str, Score]
-    """`pass@1` and so on."""
+    """Scores by name: `pass@1` and so on."""
     solved: int
-    """Puzzles with at least one accepted candidate."""
+    """Number of puzzles with at least one accepted candidate."""
     verdicts: dict[str, int]
     truncated: int
-    """Candidates that met max_tokens."""
+    """Number of candidates that met max_tokens."""
     cost: StageCost
 
     def to_json(self) -> dict[str, Any]:
-        """As records and results keep it; intervals as [value, low, high]."""
+        """The scores as records keep them, with intervals as [value, low, high]."""
         pass_at = {name: [score.value, score.low, score.high] for name, score in self.pass_at.items()}
         return {
             "puzzles": self.puzzles, "samples_per_puzzle": self.samples_per_puzzle, **pass_at, "solved": self.solved,
@@ -96,13 +95,13 @@ def evaluate(
     file: Path,
     progress: Callable[[int], object] = lambda candidates: None,
 ) -> SetScores:
-    """Score a sampler on puzzles, resuming from what `file` holds.
+    """Score a sampler on puzzles. Chunks that `file` already holds are not done again.
 
     Args:
         sampler: The model.
-        pool: Judges.
+        pool: The sandbox that judges.
         asked: The puzzles, and how they are asked.
-        file: One line per finished chunk: every candidate with its verdict.
+        file: One line per finished chunk, with every candidate and its verdict.
         progress: Called with the number of candidates done since the last call.
 
     Raises:
@@ -169,14 +168,14 @@ CHUNK = an_object(
     ["prompt_tokens"], identity=_IDENTITY, sampler={"type": "object"}, prompt_tokens=NATURAL, results=a_list(_RESULT),
     times=each(NUMBER) | {"required": ["sampling_seconds", "judging_seconds"]},
 )  # fmt: skip
-"""A line: every candidate of some puzzles with its verdict."""
+"""JSON shape of a chunk, one line of the file: every candidate of some puzzles with its verdict."""
 
 
 def read_chunks(file: Path) -> list[dict[str, Any]]:
-    """The chunks that a file of scores holds.
+    """The chunks in a file of scores.
 
     Raises:
-        InputError: A line is none.
+        InputError: A line is not a chunk.
     """
     lines = read_lines(file)
     for number, line in enumerate(lines, 1):
@@ -185,10 +184,10 @@ def read_chunks(file: Path) -> list[dict[str, Any]]:
 
 
 def expect_chunk(line: Any, where: str) -> None:
-    """See that a value of JSON is a chunk.
+    """Check that a JSON value is a chunk.
 
     Raises:
-        InputError: It is none.
+        InputError: It is not.
     """
     expect(line, CHUNK, where)
     asked = line["identity"]["samples_per_puzzle"]
@@ -209,7 +208,7 @@ def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None
 
 @dataclass(frozen=True)
 class _Chunk:
-    """A piece of the work that is not on disk."""
+    """A chunk that is not on disk yet."""
 
     group: Sequence[NamedPuzzle]
     prompts: Sequence[Prompt]
@@ -218,7 +217,7 @@ class _Chunk:
     identity: dict[str, Any]
 
     def sampling(self, sampler: Sampler) -> Callable[[Callable[[int], object]], tuple[Sampled, dict[str, float]]]:
-        """Work that samples it, and what that took."""
+        """The work that samples the chunk. Its result is the samples and the times they took."""
 
         def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
             watch, seed = Watch(), self.identity["seed"]
@@ -231,7 +230,7 @@ class _Chunk:
     def judged(
         self, samples: tuple[Sampled, dict[str, float]], pool: Pool, description: dict[str, Any]
     ) -> dict[str, Any]:
-        """Its line: every candidate with its verdict."""
+        """The line of the chunk: every candidate with its verdict."""
         (sampled, sampling_times), watch = samples, judging_watch(pool)
         texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
         judged_P_K, machine = judge_surely(pool, [named.puzzle for named in self.group], self.prompts, texts_P_K)
@@ -250,7 +249,7 @@ class _Chunk:
 def _result(
     named: NamedPuzzle, completions_K: Sequence[Completion], judged_K: Sequence[Judged], copies: int
 ) -> dict[str, Any]:
-    """One puzzle's line: every candidate with its verdict."""
+    """The part of a line for one puzzle: every candidate with its verdict."""
     asked = bool(completions_K)
     return {
         "name": named.name,
@@ -269,14 +268,14 @@ def _result(
 def judge_surely(
     pool: Pool, puzzles: Sequence[Puzzle], prompts: Sequence[Prompt], texts_P_K: Sequence[Sequence[str]]
 ) -> tuple[list[list[Judged]], dict[str, int]]:
-    """Verdicts that are the candidates' own doing, and counts of what the machine had to do for it.
+    """Judge candidates such that a busy or failing machine does not decide a verdict.
 
     Returns:
-        The judgements, and `retried` (judgings that the sandbox failed), `judged_again` (candidates
-        whose limit was doubted) and `changed` (those that got another verdict).
+        The judgements, and three counts: `retried` (judgings in which the sandbox failed), `judged_again` (candidates
+        that waited for a core when they met a limit) and `changed` (those of them that got another verdict).
 
     Raises:
-        SandboxError: It failed three times; nothing was decided.
+        SandboxError: The sandbox failed three times. Nothing was decided.
     """
     for failures in range(TRIES):
         try:
@@ -302,7 +301,7 @@ def _key(p: int, candidate: Candidate | None) -> tuple[int, str | None]:
 def _judge_again(
     pool: Pool, puzzles: Sequence[Puzzle], judged_P_K: Sequence[Sequence[Judged]]
 ) -> dict[tuple[int, str | None], Judgement]:
-    """Judgements, one after the other, of the candidates that met a limit while they waited for a core."""
+    """Judge again, one by one, the candidates that met a limit while they waited for a core."""
     doubted = WAITED_SHARE * pool.limits.cpu_seconds
     again: dict[tuple[int, str | None], Judgement] = {}
     for p, judged_K in enumerate(judged_P_K):
@@ -314,7 +313,7 @@ def _judge_again(
 
 
 def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: Mapping[str, str]) -> SetScores:
-    """Scores from stored chunks, without the puzzles known to be wrong; needs no model."""
+    """Scores from stored chunks, without the puzzles that are known to be wrong. Needs no model."""
     results = [result for line in lines for result in line["results"] if result["puzzle"] not in errata]
     correct = [result["verdicts"].count(Verdict.ACCEPTED) for result in results]
     verdicts = Counter(verdict for result in results for verdict in result["verdicts"])
@@ -330,13 +329,13 @@ def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: M
 
 
 def counts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
-    """By puzzle of stored chunks: candidates and accepted ones."""
+    """Numbers of candidates and of accepted candidates in stored chunks, by puzzle."""
     results = [result for line in lines for result in line["results"]]
     return {r["puzzle"]: (len(r["verdicts"]), r["verdicts"].count(Verdict.ACCEPTED)) for r in results}
 
 
 def chunk_cost(line: Mapping[str, Any]) -> StageCost:
-    """What a stored chunk came to; one of an older version knows less of it."""
+    """Cost of a stored chunk. In a chunk of an older version some numbers are missing and count as 0."""
     times, results = line["times"], line["results"]
     return StageCost(
         texts=sum(len(result["texts"]) for result in results),

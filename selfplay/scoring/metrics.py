@@ -1,7 +1,7 @@
-"""pass@k, its interval, and what a comparison of two models can tell. numpy only.
+"""pass@k, its interval, and tests for the comparison of two models. numpy only.
 
-Held-out sets are small (tens to hundreds of puzzles) and most rates are 0 or near it. Intervals and
-tests here are those that still hold there: `tests/benchmarks/intervals.py` measures it.
+Held-out sets are small (tens to hundreds of puzzles), and most rates are 0 or near 0. These intervals and tests were
+chosen because they still hold there; `tests/benchmarks/intervals.py` measures it.
 """
 
 from __future__ import annotations
@@ -14,34 +14,37 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-"""Of every interval; tests of differences are meant at 1 - LEVEL."""
+"""Confidence level of every interval. Tests of differences are meant at the level 1 - LEVEL."""
 RESAMPLES = 10_000
-"""Weighted means behind each end of an interval: the tail beyond it is 2.5 % to within 0.16 % (one standard error)."""
+"""Weighted means behind each end of an interval. The tail beyond the end is 2.5 % to within 0.16 % (one standard
+error)."""
 ENUMERATED = 18
-"""Up to so many non-zero differences the sign-flip test goes through all signs, 2**18 at most."""
+"""Most non-zero differences for which the sign-flip test enumerates all signs (at most 2**18)."""
 FLIPS = 100_000
-"""Random signs where there are more; a p-value of 5 % is then known to within 0.07 % (one standard error)."""
+"""Number of random sign choices if there are more differences. A p-value of 5 % is then known to within 0.07 % (one
+standard error)."""
 BLOCK = 500
 """Resamples whose weights are in memory at a time."""
 TWO_SIDED_5_PERCENT, POWER_80_PERCENT = 1.960, 0.842
 """Quantiles of the standard normal distribution at 97.5 % and 80 %."""
 FEWEST_WINS = 6
-"""Puzzles won, none lost, below which no sign-flip test reaches 5 %: 2 * 2**-6 = .031 < .05 < 2 * 2**-5 = .063."""
+"""Fewest puzzles won, with none lost, at which a sign-flip test reaches 5 %:
+2 * 2**-6 = .031 < .05 < 2 * 2**-5 = .063."""
 
 
 def pass_at_k(num_samples: NDArray[np.int64], num_correct: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Probability that at least one of k samples is correct, without bias.
+    """Unbiased estimate of the probability that at least one of k samples is correct.
 
     Chen et al., "Evaluating Large Language Models Trained on Code" (2021, arXiv:2107.03374),
     section 2.1: 1 - C(n - c, k) / C(n, k), multiplied out so that no binomial overflows.
 
     Args:
-        num_samples: [P] candidates n drawn for each puzzle, all >= k.
-        num_correct: [P] accepted candidates c for each puzzle, 0 <= c <= n.
-        k: Number of tries granted.
+        num_samples: [P] number n of candidates drawn for each puzzle, all >= k.
+        num_correct: [P] number c of accepted candidates for each puzzle, 0 <= c <= n.
+        k: Number of tries.
 
     Returns:
-        [P] estimates in [0, 1]; their mean is the score of the set.
+        [P] estimates in [0, 1]. Their mean is the score of the set.
 
     Raises:
         ValueError: A puzzle has fewer than k candidates, so no unbiased estimate exists.
@@ -53,7 +56,7 @@ def pass_at_k(num_samples: NDArray[np.int64], num_correct: NDArray[np.int64], k:
         raise ValueError("accepted candidates must lie between 0 and the candidates drawn")
     wrong = np.ones(len(num_samples))
     for i in range(k):
-        # The chance that try i fails too, given that all before it failed.
+        # The probability that try i fails too, given that all tries before it failed.
         wrong *= np.clip(num_samples - num_correct - i, 0, None) / (num_samples - i)
     return 1.0 - wrong
 
@@ -74,30 +77,29 @@ class Score:
 
 
 def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int = 0) -> Score:
-    """Mean over puzzles with a two-sided 95 % interval for the mean over all puzzles like these.
+    """Mean over puzzles, with a two-sided 95 % interval for the mean over all puzzles like these.
 
-    The bound of Gaffke (Mathematical Methods of Statistics 14(4), 2005), which Learned-Miller and
-    Thomas describe as well ("A New Confidence Interval for the Mean of a Bounded Random Variable",
-    arXiv:1905.06208): a Bayesian bootstrap (Rubin 1981), that is, means with normalised exponentials
-    as weights, of the values and one more at the worst end. The upper end is the 97.5 % quantile of
-    such means with one more value at `high`, the lower end the 2.5 % quantile with one more at `low`.
-    Of values that are `low` or `high` it makes the interval of Clopper and Pearson (1934), up to 1 % by
-    its draws. That it covers whatever the distribution is conjectured there, not proven;
-    `tests/benchmarks/intervals.py` found no rates for which it fails.
+    This is the bound of Gaffke (Mathematical Methods of Statistics 14(4), 2005), which Learned-Miller and Thomas also
+    describe ("A New Confidence Interval for the Mean of a Bounded Random Variable", arXiv:1905.06208). It is a Bayesian
+    bootstrap (Rubin 1981) of the values and one more value at the worst end: means with normalised exponentials as
+    weights. The upper end is the 97.5 % quantile of such means with one more value at `high`. The lower end is the
+    2.5 % quantile with one more value at `low`. If all values are `low` or `high`, it is the interval of Clopper and
+    Pearson (1934), up to 1 % of random error. That it covers the mean of every distribution is conjectured there, not
+    proven. `tests/benchmarks/intervals.py` found no rates for which it fails.
 
-    The percentile bootstrap cannot know of what was not drawn: all values 0 give it [0, 0].
+    The percentile bootstrap is not used, because it knows only values that were drawn: if all are 0, it gives [0, 0].
 
     Args:
         values_P: [P] one value per puzzle in [low, high]: pass@k estimates, or with `low` -1 the
             differences of two models on the same puzzles. Their order does not matter.
-        low: The smallest value possible.
-        high: The largest value possible.
-        seed: Of the weights. The interval of mirrored values is the mirrored interval.
+        low: The smallest possible value.
+        high: The largest possible value.
+        seed: Seed of the weights. The interval of mirrored values is the mirrored interval.
 
     Raises:
         ValueError: There are no values, or one lies outside [low, high] or is not a number.
     """
-    values_P = np.sort(np.asarray(values_P, dtype=np.float64))  # so that not even rounding depends on the order
+    values_P = np.sort(np.asarray(values_P, dtype=np.float64))  # so that rounding does not depend on the order
     if values_P.ndim != 1 or not len(values_P):
         raise ValueError("an interval needs the values of at least one puzzle")
     if not np.all((values_P >= low) & (values_P <= high)):
@@ -109,14 +111,14 @@ def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int
 def interval_ends(
     values_N_P: NDArray[np.float64], low: float, high: float, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Both ends, [N] each, of `interval` for N sets of values at once; nothing is checked."""
+    """Both ends, [N] each, of `interval` for N sets of values at once. The values are not checked."""
     upper_N = _upper_ends(values_N_P, high, seed)
     lower_N = 0.0 - _upper_ends(-values_N_P, -low, seed)  # never -0.0
-    return np.maximum(lower_N, low), np.minimum(upper_N, high)  # rounding may step over the end
+    return np.maximum(lower_N, low), np.minimum(upper_N, high)  # rounding may exceed the bounds
 
 
 def _upper_ends(values_N_P: NDArray[np.float64], high: float, seed: int) -> NDArray[np.float64]:
-    # Sorted, the k-th largest value always meets the same weights: a larger value never lowers the end.
+    # The values are sorted, so the k-th largest always meets the same weights: a larger value never lowers the end.
     values_N_S = np.pad(np.sort(values_N_P, axis=1), ((0, 0), (0, 1)), constant_values=high)
     rng = np.random.default_rng(seed)
     means_N_R = np.empty((len(values_N_S), RESAMPLES))
@@ -130,13 +132,13 @@ def _upper_ends(values_N_P: NDArray[np.float64], high: float, seed: int) -> NDAr
 def paired_interval(differences_P: ArrayLike, seed: int = 0) -> Score:
     """Mean difference of two models on the same puzzles, with its 95 % interval over puzzles like these.
 
-    `interval` between -1 and 1. It speaks of unseen puzzles too, a few in P of which may differ by 1,
-    so it reaches -ln(.025) / P = 3.7 / P to either side even where no puzzle differs, and may hold 0
-    where `sign_flip_test`, which speaks of these puzzles only, is sure of a much smaller difference.
+    This is `interval` between -1 and 1. It is also about unseen puzzles, some of which may differ by 1. So it reaches
+    -ln(.025) / P = 3.7 / P to either side even if no puzzle differs. It may contain 0 where `sign_flip_test`, which is
+    only about these puzzles, is sure of a much smaller difference.
 
     Args:
         differences_P: [P] in [-1, 1]: pass@k of B minus pass@k of A.
-        seed: Of the weights. Swapped models give the mirrored interval.
+        seed: Seed of the weights. Swapped models give the mirrored interval.
 
     Raises:
         ValueError: There are no differences, or one lies outside [-1, 1].
@@ -147,19 +149,18 @@ def paired_interval(differences_P: ArrayLike, seed: int = 0) -> Score:
 def sign_flip_test(differences_P: ArrayLike, seed: int = 0) -> float:
     """Two-sided p-value of the paired randomisation test: could two equal models differ as much?
 
-    If each puzzle is as hard for A as for B, and both drew the same number of candidates, each
-    difference is as likely as its negative (Fisher 1935). The p-value is the share of all signs that
-    give an absolute sum at least as large. With more than 18 non-zero differences random signs stand
-    for all, and (1 + as large) / (1 + drawn) keeps the p-value valid at every level (Phipson and
-    Smyth, "Permutation P-values Should Never Be Zero", 2010). Of differences -1, 0 and 1 it is the
-    exact test of McNemar.
+    If each puzzle is as hard for A as for B, and both drew the same number of candidates, each difference is as likely
+    as its negative (Fisher 1935). The p-value is the share of all sign choices whose absolute sum is at least as large.
+    With more than 18 non-zero differences a random sample of signs is used instead of all. Then
+    (1 + as large) / (1 + drawn) keeps the p-value valid at every level (Phipson and Smyth, "Permutation P-values Should
+    Never Be Zero", 2010). If all differences are -1, 0 or 1, this is the exact test of McNemar.
 
     Args:
-        differences_P: [P] B minus A on the same puzzles. Order and which model is B do not matter.
-        seed: Of the random signs.
+        differences_P: [P] B minus A on the same puzzles. The order does not matter, nor which model is B.
+        seed: Seed of the random signs.
 
     Returns:
-        In (0, 1]; 1 where nothing differs.
+        The p-value in (0, 1]; 1 if no puzzle differs.
 
     Raises:
         ValueError: There are no differences, or one is not a finite number.
@@ -168,13 +169,13 @@ def sign_flip_test(differences_P: ArrayLike, seed: int = 0) -> float:
     if differences_P.ndim != 1 or not len(differences_P) or not np.isfinite(differences_P).all():
         raise ValueError("a test needs the differences of at least one puzzle, all finite")
     sizes_D = np.sort(np.abs(differences_P[differences_P != 0]))
-    # Sums that are equal on paper may differ in their last bits: they count as large as the one seen.
+    # Sums that are equal on paper may differ in their last bits. They count as equally large.
     least = abs(differences_P.sum()) - 1e-9 * sizes_D.sum()
     if len(sizes_D) <= ENUMERATED:
         return float(np.mean(np.abs(_all_signed_sums(sizes_D)) >= least))
     rng = np.random.default_rng(seed)
     sums_F = np.zeros(FLIPS)
-    for start in range(0, len(sizes_D), 12):  # a draw from all signs of a dozen is twelve draws in one
+    for start in range(0, len(sizes_D), 12):  # one draw among all sign choices of a dozen replaces twelve draws
         sums_of_dozen = _all_signed_sums(sizes_D[start : start + 12])
         sums_F += sums_of_dozen[rng.integers(0, len(sums_of_dozen), FLIPS)]
     return float(1 + np.sum(np.abs(sums_F) >= least)) / (1 + FLIPS)
@@ -188,16 +189,17 @@ def _all_signed_sums(sizes_D: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def holm(p_values_M: ArrayLike) -> NDArray[np.float64]:
-    """P-values of several tests as if each were the only one: the chance that any is wrong stays below its level.
+    """P-values of several tests, adjusted so that the probability of any false finding stays below the level.
 
     Holm, "A Simple Sequentially Rejective Multiple Test Procedure" (Scandinavian Journal of Statistics 6, 1979): the
-    smallest times M, the next one times M - 1 and so on, none below the one before. They may depend on each other.
+    smallest p-value is multiplied by M, the next by M - 1 and so on, and none falls below the one before. The tests may
+    depend on each other.
 
     Args:
-        p_values_M: [M] in [0, 1].
+        p_values_M: [M] p-values in [0, 1].
 
     Returns:
-        [M] in [0, 1], in the same order.
+        [M] adjusted p-values in [0, 1], in the same order.
     """
     p_values_M = np.asarray(p_values_M, dtype=np.float64)
     order_M = np.argsort(p_values_M, kind="stable")
@@ -208,35 +210,35 @@ def holm(p_values_M: ArrayLike) -> NDArray[np.float64]:
 
 
 def detectable_difference(num_samples_P: ArrayLike, num_correct_P: ArrayLike, k: int) -> float:
-    """A floor under the difference in pass@k that a paired comparison on these puzzles can find.
+    """Lower bound on the difference in pass@k that a paired comparison on these puzzles can find.
 
-    At least so large must the difference of two models be to be found with 80 % power at two-sided
-    5 %, when a model that draws and solves as counted here is compared with one like it. The larger of:
+    A smaller difference is not found with 80 % power at a two-sided level of 5 %, if a model with these counts is
+    compared with a similar one. The bound is the larger of:
 
     - (1.960 + 0.842) * sqrt(2 * mean within-puzzle variance of pass@k / P), the usual normal
       approximation, as if both models were equally noisy and the difference the same on all puzzles;
     - six puzzles won and none lost, without which no sign-flip test reaches 5 %, each by one candidate
-      more than counted (of 0: by k / n).
+      more than counted (for a puzzle with 0 accepted candidates: by k / n).
 
-    Anything uneven in the differences, and any noise on puzzles counted as unsolved, asks for more.
+    Uneven differences, and noise on puzzles counted as unsolved, need a larger difference.
 
     Args:
-        num_samples_P: [P] candidates n drawn for each puzzle, all >= k.
-        num_correct_P: [P] accepted candidates c for each puzzle, 0 <= c <= n.
-        k: Number of tries granted.
+        num_samples_P: [P] number n of candidates drawn for each puzzle, all >= k.
+        num_correct_P: [P] number c of accepted candidates for each puzzle, 0 <= c <= n.
+        k: Number of tries.
 
     Returns:
         A difference in mean pass@k; infinite for fewer than six puzzles.
 
     Raises:
-        ValueError: As `pass_at_k`, or there are no puzzles.
+        ValueError: There are no puzzles, or the counts are such that `pass_at_k` raises an error.
     """
     n_P, c_P = np.asarray(num_samples_P), np.asarray(num_correct_P)
     if not len(n_P):
         raise ValueError("a detectable difference needs at least one puzzle")
     if len(n_P) < FEWEST_WINS:
         return math.inf
-    # Where all k-subsets hold a success already, one more changes nothing: the last step that did.
+    # If every k-subset already holds a success, one more changes nothing. Then the last step that did is taken.
     below_P = np.minimum(c_P, n_P - k)
     steps_P = pass_at_k(n_P, below_P + 1, k) - pass_at_k(n_P, below_P, k)
     fewest_wins = np.sort(steps_P)[:FEWEST_WINS].sum() / len(n_P)
@@ -246,12 +248,12 @@ def detectable_difference(num_samples_P: ArrayLike, num_correct_P: ArrayLike, k:
 
 
 def pass_at_k_variance(num_samples: int, rate: float, k: int) -> float:
-    """Variance of the `pass_at_k` estimate of one puzzle: summed over what Binomial(n, rate) may count.
+    """Variance of the `pass_at_k` estimate of one puzzle, summed over all counts of Binomial(n, rate).
 
     Args:
-        num_samples: Candidates n drawn, >= k.
-        rate: Probability in [0, 1] that one is accepted.
-        k: Number of tries granted.
+        num_samples: Number n of candidates drawn, >= k.
+        rate: Probability in [0, 1] that a candidate is accepted.
+        k: Number of tries.
 
     Raises:
         ValueError: n is smaller than k.
@@ -267,6 +269,6 @@ def pass_at_k_variance(num_samples: int, rate: float, k: int) -> float:
 
 
 def scores(num_samples: Sequence[int], num_correct: Sequence[int], ks: Sequence[int]) -> dict[str, Score]:
-    """`pass@k` of a puzzle set for each k, each with its interval."""
+    """`pass@k` of a puzzle set for each k, with its interval."""
     n, c = np.array(num_samples), np.array(num_correct)
     return {f"pass@{k}": interval(pass_at_k(n, c, k)) for k in ks}

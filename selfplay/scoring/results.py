@@ -1,13 +1,13 @@
-"""What a benchmark leaves for others to read.
+"""The files in which a benchmark publishes its results.
 
-    results.json       scores and all they depend on, in the shape of lm-evaluation-harness;
-                       every key is described in results.schema.json
-    samples.jsonl.gz   every candidate with its verdict: scores follow from it without a model
-    results.md         the same as tables
-    model-index.yaml   the block that a model card on the Hugging Face hub has
+    results.json       scores and all they depend on, in the format of lm-evaluation-harness;
+                       results.schema.json describes every key
+    samples.jsonl.gz   every candidate with its verdict; the scores can be computed from it without a model
+    results.md         the results as tables
+    model-index.yaml   the block for a model card on the Hugging Face hub
 
-Texts of puzzles stand in none of them, names and candidates in `samples.jsonl.gz` alone. Of a set
-benched as private the other three say nothing of a puzzle but its id, and can be published.
+No file holds the text of a puzzle. Only `samples.jsonl.gz` holds names and candidates. If a set is benchmarked as
+private, the other three files show only the ids of its puzzles, so they can be published.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ RESULTS, SAMPLES, TABLES, CARD = "results.json", "samples.jsonl.gz", "results.md
 GROUPS = ("skill", "answer_type", "difficulty")
 
 Line = dict[str, Any]
-"""A chunk as `evaluate` keeps it."""
+"""A chunk in the form that `evaluate` writes."""
 
 
 @dataclass
 class PuzzleCount:
-    """What one puzzle's candidates came to, over all seeds."""
+    """Verdict counts of one puzzle's candidates, over all seeds."""
 
     puzzle: str
     name: str
@@ -52,20 +52,20 @@ class PuzzleCount:
     difficulty: int | None
     verdicts: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
-    """Candidates that met max_tokens."""
+    """Number of candidates that met max_tokens."""
 
     @property
     def samples(self) -> int:
-        """n"""
+        """Number n of candidates."""
         return self.verdicts.total()
 
     @property
     def accepted(self) -> int:
-        """c"""
+        """Number c of accepted candidates."""
         return self.verdicts[Verdict.ACCEPTED]
 
     def groups(self, kind: str) -> Sequence[str]:
-        """The puzzle's groups of a kind; none where the set does not say."""
+        """The puzzle's groups of a kind; empty if the set does not name any."""
         if kind == "skill":
             return self.skills
         value = self.answer_type if kind == "answer_type" else self.difficulty
@@ -73,7 +73,7 @@ class PuzzleCount:
 
 
 def puzzle_counts(lines: Sequence[Line]) -> list[PuzzleCount]:
-    """Counts by puzzle, in the set's order."""
+    """Counts per puzzle, in the set's order."""
     counts: dict[str, PuzzleCount] = {}
     for result in (result for line in lines for result in line["results"]):
         count = counts.setdefault(
@@ -88,12 +88,15 @@ def puzzle_counts(lines: Sequence[Line]) -> list[PuzzleCount]:
 
 
 def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[str, str]) -> dict[str, Any]:
-    """`results.json`: scores of stored chunks, and the facts about how they were sampled.
+    """The content of `results.json`: scores of stored chunks, and the facts about how they were sampled.
 
     Args:
-        facts: `set`, `model`, `protocol`, `settings` and more, as `bench` gathers them and the schema says.
+        facts: `set`, `model`, `protocol`, `settings` and more, as `bench` gathers them and the schema describes them.
         lines: All chunks of all seeds.
-        errata: Reasons by id of puzzles that are wrong; they are left out and listed.
+        errata: Reasons by id for puzzles that are wrong. These puzzles are left out of the scores and listed.
+
+    Raises:
+        InputError: No puzzle is left without the errata.
     """
     everything = puzzle_counts(lines)
     counted = [count for count in everything if count.puzzle not in errata]
@@ -152,7 +155,7 @@ def _triples(block: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def finite(value: float) -> float | None:
-    """JSON knows no infinity."""
+    """The value, or None if it is infinite, because JSON has no infinity."""
     return value if math.isfinite(value) else None
 
 
@@ -243,7 +246,7 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
 
 
 def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """`results.json`, `results.md` and `model-index.yaml`, each replaced as a whole."""
+    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole."""
     from selfplay.scoring.tables import result_tables
 
     write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
@@ -273,10 +276,10 @@ def model_index(own: Mapping[str, Any]) -> str:
 
 
 def read(place: str | Path) -> dict[str, Any]:
-    """The content of a `results.json`, given it or its folder.
+    """The content of a `results.json`, given the file or its folder.
 
     Raises:
-        InputError: There is none, or it is not one of ours.
+        InputError: There is no such file, or it is not a valid result of `selfplay bench`.
     """
     path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
     try:
@@ -312,7 +315,7 @@ def _schema() -> dict[str, Any]:
 
 
 def pack(folder: Path, lines: Sequence[Line]) -> None:
-    """Keep all chunks as `samples.jsonl.gz`; equal lines make equal files."""
+    """Write all chunks to `samples.jsonl.gz`. Equal lines make equal files."""
     beside = folder / f".{SAMPLES}.part"
     with beside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         for line in lines:
@@ -321,7 +324,7 @@ def pack(folder: Path, lines: Sequence[Line]) -> None:
 
 
 def unpack(folder: Path) -> list[Line]:
-    """All chunks that `pack` kept; none where there is no file.
+    """All chunks that `pack` wrote; none if there is no file.
 
     Raises:
         InputError: The file is damaged.
@@ -343,7 +346,7 @@ def unpack(folder: Path) -> list[Line]:
 _READ = an_object(
     limits=an_object(cpu_seconds=NUMBER), sandbox=an_object(tier=TEXT), versions=an_object(transformers=TEXT)
 )
-"""Of objects that may hold anything, what is asked of them."""
+"""Keys that are read from objects that the schema leaves open."""
 _MACHINE = an_object(retried=NATURAL, judged_again=NATURAL, changed=NATURAL)
 
 
@@ -351,8 +354,8 @@ FACTS = (
     "set", "model", "protocol", "protocol_from", "shots", "shots_refused", "prompts_hash", "settings", "limits",
     "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
-"""What is not computed from the samples."""
+"""Keys under `selfplay` that are not computed from the samples."""
 COMPUTED = (
     "scores", "scores_unseen", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle",
 )  # fmt: skip
-"""What is."""
+"""Keys under `selfplay` that are computed from the samples."""

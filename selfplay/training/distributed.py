@@ -1,14 +1,18 @@
-"""One training in several processes, which torchrun starts: the first one runs, the others join in whenever it trains.
+"""One training in several processes, which torchrun starts. The first process leads the run; the others help to train.
 
-A step's examples are dealt out. Each process divides its loss by what the whole step has, so the gradients' sum is the
-gradient of a single process, within rounding, however unevenly the examples came out. It is added up here, once per
-step, in large pieces. `DistributedDataParallel` would wrap the network, whose attributes training needs, take means
-where sums are meant, and expect as many backward passes of each process, which a step in parts does not make; what it
-is good for, sending gradients while others are still computed, is little beside a step of many parts. With
-`finetune.shard = "full"` weights, gradients and the optimiser's state are spread over the processes (FSDP2's
-`fully_shard`), which then go through the network in step.
+The processes share each step's examples. Each process divides its loss by the number of terms of the whole step. So the
+sum of their gradients is, within rounding, the gradient of a single process, however uneven the shares are. Gradients
+are added up here, once per step, in large pieces.
 
-A process that is gone takes the others with it: torchrun ends them, and so does the connection that breaks.
+`DistributedDataParallel` is not used for three reasons. It would wrap the network, whose attributes training needs. It
+takes means where sums are needed. And it expects the same number of backward passes in each process, which a step in
+parts does not have. Its advantage, sending some gradients while others are still computed, is small beside a step of
+many parts.
+
+With `finetune.shard = "full"` weights, gradients and the optimiser's state are spread over the processes (FSDP2's
+`fully_shard`). The processes then go through the network in step.
+
+A process that ends takes the others with it: torchrun ends them, and so does the broken connection.
 """
 
 from __future__ import annotations
@@ -30,41 +34,41 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from puzzles.puzzle import InputError
 
 TRAINING_TIMEOUT = timedelta(minutes=30)
-"""For a process to come to where the others are in a training."""
+"""How long a process waits for the others within a training."""
 WAITING_TIMEOUT = timedelta(days=30)
-"""For the next training to begin: sampling may take days. A broken connection is noticed at once."""
+"""How long a process waits for the next training: sampling may take days. A broken connection is noticed at once."""
 PIECE_NUMBERS = 16 * 1024**2
-"""Of gradients that are added up together."""
+"""Most numbers of a piece of gradients that are added up together."""
 LOST = re.compile(r"gloo|NCCL|[Cc]onnection (closed|reset)|Broken pipe")
-"""What torch says where another process does not answer any more."""
+"""Parts of torch's messages when another process does not answer any more."""
 T = TypeVar("T")
 _waiting: Any = None
-"""The group in which trainings are told; its patience is longer."""
+"""The process group in which trainings are announced, with the longer timeout."""
 
 
 def size() -> int:
-    """How many processes train together."""
+    """Number of processes that train together."""
     return int(dist.get_world_size()) if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is; the first, 0, leads."""
+    """Number of this process, from 0. Process 0 leads."""
     return int(dist.get_rank()) if dist.is_initialized() else 0
 
 
 def local_size() -> int:
-    """How many of them share this machine."""
+    """Number of processes on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if size() > 1 else 1
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[bool]:
-    """Be one of the processes that torchrun has started; yields whether this one leads.
+    """Join the processes that torchrun has started. Yields whether this process leads.
 
-    What is raised inside ends this process, and so the others: nothing is told to them.
+    An exception inside ends this process, and so the others, without a message to them.
 
     Raises:
-        InputError: There are not as many as torchrun was asked for.
+        InputError: There are fewer or more processes than torchrun was told to start.
     """
     global _waiting
     asked, place = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
@@ -83,14 +87,14 @@ def joined() -> Iterator[bool]:
 
 
 def tell(order: Any) -> None:
-    """Hand the others what to train, if there are any; None: there is nothing more."""
+    """Send an order for a training to the other processes, if there are any. None means that no more will come."""
     if size() > 1:
         with told_if_lost():
             dist.broadcast_object_list([order], 0, group=_waiting)
 
 
 def orders() -> Iterator[Any]:
-    """What the first process tells, until it has nothing more."""
+    """The orders of the leading process, until it has no more."""
     while True:
         heard = [None]
         with told_if_lost():
@@ -102,10 +106,10 @@ def orders() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def told_if_lost() -> Iterator[None]:
-    """Within it another process's end is this one's.
+    """Report errors in the enclosed code that come from the end of another process.
 
     Raises:
-        ConnectionError: Another process is gone.
+        ConnectionError: Another process has ended.
     """
     try:
         yield
@@ -113,46 +117,54 @@ def told_if_lost() -> Iterator[None]:
         if size() == 1 or not LOST.search(str(error)):
             raise
         raise ConnectionError(
-            f"process {rank()} of {size()}: another of torchrun's processes is gone, whose own message says why"
+            f"process {rank()} of {size()}: another process of torchrun has ended; its own message says why"
         ) from None
 
 
 def require_device(name: str) -> None:
-    """See that each process of this machine has a GPU of its own, if they are to train on GPUs.
+    """Check that each process on this machine has its own GPU, if the training uses GPUs.
 
     Raises:
-        InputError: They are not as many, or all would take the same.
+        InputError: There are too few GPUs, or the setting names one GPU for all processes.
     """
     if size() == 1 or not name.startswith(("auto", "cuda")) or not torch.cuda.is_available():
         return
     if ":" in name:
         raise InputError(
-            f"model.device: expected 'cuda' under torchrun, as each process has one of its own, got {name}"
+            f"model.device: expected 'cuda' under torchrun, because each process has its own GPU, got {name!r}"
         )
     if local_size() > (there := torch.cuda.device_count()):
-        raise InputError(f"torchrun --nproc-per-node: expected at most {there}, the GPUs here, got {local_size()}")
+        raise InputError(f"torchrun --nproc-per-node: expected at most {there}, one per GPU here, got {local_size()}")
 
 
 def agree(what: str, found: str) -> None:
-    """See that all have the same.
+    """Check that all processes have found the same value.
+
+    Args:
+        what: What the value is, for the error message.
+        found: This process's value.
 
     Raises:
-        InputError: They do not.
+        InputError: The values differ.
     """
     if size() > 1:
         everyone: list[Any] = [None] * size()
         dist.all_gather_object(everyone, found, group=_waiting)
         if different := [number for number, one in enumerate(everyone) if one != everyone[0]]:
             raise InputError(
-                f"{what} is not the same in processes 0 and {different[0]}: "
-                "expected one folder that all machines see, at the same path"
+                f"{what} differs between processes 0 and {different[0]}: "
+                "put it in one folder that all machines see at the same path"
             )
 
 
 def dealt(batch: Sequence[T], unit: int) -> tuple[list[T], bool]:
-    """This process's share of a step, in units of so many that stay together, and whether it counts.
+    """This process's share of a step, and whether the share counts.
 
-    Where there are fewer units than processes, some go through the first one for nothing, to be in step.
+    If there are fewer units than processes, some processes repeat the first unit without counting it, to stay in step.
+
+    Args:
+        batch: All examples of the step.
+        unit: Number of consecutive examples that stay together.
     """
     units = [batch[start : start + unit] for start in range(0, len(batch), unit)]
     own = units[rank() :: size()]
@@ -160,7 +172,12 @@ def dealt(batch: Sequence[T], unit: int) -> tuple[list[T], bool]:
 
 
 def even(items: Sequence[T], network: Any) -> list[tuple[T, bool]]:
-    """Items, at least one, each with whether it counts: a sharded network needs as many passes of each process."""
+    """Items, each with whether it counts. A sharded network needs the same number of passes in each process.
+
+    Args:
+        items: This process's items, at least one. The first is repeated where others have more.
+        network: The network that the items go through.
+    """
     longest = len(items)
     if is_sharded(network):
         longest_1 = torch.tensor([longest])
@@ -170,7 +187,7 @@ def even(items: Sequence[T], network: Any) -> list[tuple[T, bool]]:
 
 
 def total(numbers: Sequence[float]) -> list[float]:
-    """Each number's sum over the processes."""
+    """The sum of each number over the processes."""
     if size() == 1:
         return list(numbers)
     sums_N = torch.tensor(numbers, dtype=torch.float64)
@@ -179,7 +196,7 @@ def total(numbers: Sequence[float]) -> list[float]:
 
 
 def added(network: Any, means: Mapping[str, Any]) -> dict[str, float]:
-    """A step's means over all processes; its gradients, if all have all weights, are added up in place."""
+    """Sums of a step's partial means over all processes. Unless the network is sharded, also add up its gradients."""
     if size() > 1 and not is_sharded(network):
         piece: list[torch.Tensor] = []
         for parameter in network.parameters():
@@ -202,16 +219,16 @@ def _add_up(piece: Sequence[torch.Tensor]) -> None:
 
 
 def is_sharded(network: Any) -> bool:
-    """Whether each process has a part of its weights only."""
+    """Whether each process holds only a part of the weights."""
     return isinstance(network, FSDPModule)
 
 
 def shard(network: Any, device: str) -> None:
-    """Spread a network's weights over the processes, layer by layer; gradients are then sums, each where its weight is.
+    """Spread a network's weights over the processes, layer by layer. Gradients are then summed where their weights are.
 
     Args:
-        network: The same in all processes, on the CPU.
-        device: `cpu` or `cuda`, where it goes.
+        network: A network on the CPU, the same in all processes.
+        device: `cpu` or `cuda`, the place of the parts.
     """
     mesh = init_device_mesh(device, (size(),))
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
@@ -222,12 +239,15 @@ def shard(network: Any, device: str) -> None:
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """With all its parts; all processes ask for it together."""
+    """A tensor with all its parts. All processes must call this together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(network: Any, into: Any | None) -> None:
-    """A sharded network's weights into one that is like it, weight by weight; None where they are not wanted."""
+    """Copy a sharded network's weights, one by one, into a whole network of the same kind.
+
+    All processes must call this together. A process that does not want the weights gives None.
+    """
     for name, weight in network.named_parameters():
         complete = whole(weight.detach())
         if into is not None:

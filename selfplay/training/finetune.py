@@ -1,10 +1,9 @@
-"""Examples in, a trained model out: the one training loop, for fine-tuning and for making a base.
+"""Examples in, a trained model out. The one training loop, for fine-tuning and for making a base model.
 
-What a training lowers is one of `selfplay.training.objectives`, on completions only. A step holds a fixed
-number of tokens, not of sequences, and sequences of like length, so that little of it is padding.
-What costs time and changes nothing is left out: the output layer reads only positions whose next
-token is learned, and a beginning that many examples share, as few-shot prompts do, is read once
-for all of them.
+A training lowers one of `selfplay.training.objectives`, on completions only. A step holds a fixed number of tokens, not
+of sequences. Its sequences are of similar length, so little of it is padding.
+Two savings change no result. The output layer reads only positions whose next token is learned. And a beginning that
+many examples share, such as a few-shot prompt, is read once for all of them.
 """
 
 from __future__ import annotations
@@ -42,15 +41,17 @@ from selfplay.training.select import Contrast, Example, Graded, Lesson
 logger = logging.getLogger(__name__)
 
 EAGER_TOKENS = 256
-"""Up to this length plain attention is the faster one on a CPU: for one thread and 2 M parameters 10,000
-tokens/s against 6,500 at 64 tokens, as many at 256, 3,600 against 4,800 at 512. After a shared beginning what
-counts is own tokens by all tokens: 70 of 670 are still faster so (18,400 against 14,300), 70 of 970 are not."""
+"""Longest sequence for plain attention on a CPU; for longer ones fused attention is faster. For one thread and 2 M
+parameters: 10,000 tokens/s against 6,500 at 64 tokens, equal at 256, 3,600 against 4,800 at 512. After a shared
+beginning the product of own tokens and all tokens counts: with 70 of 670 plain attention is still faster (18,400
+against 14,300), with 70 of 970 it is not."""
 WORTH_SHARING = 1 / 8
-"""Of a step's tokens, what a group must save to be read apart: each is two calls of the network more."""
+"""Share of a step's tokens that a group must save to be read on its own: each group costs two more network calls."""
 STEPS_BETWEEN_GIVING_BACK = 10
-"""On a CPU; ten steps of the embedded run take some seconds, and giving back 30 ms."""
+"""Steps on a CPU between returns of memory to the system. Ten steps of the embedded run take some seconds, a return
+takes 30 ms."""
 FEWEST_STEPS_TO_JUDGE = 10
-"""A single step's responses say little of how others have moved."""
+"""Fewest steps to judge a trend by. The responses of a single step say little about how others have moved."""
 
 LIKELIHOOD = Likelihood()
 S = TypeVar("S", bound=Sized)
@@ -59,26 +60,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TokenExample:
-    """`input_ids_T` and `loss_mask_T`: one sequence, and which of its tokens are learned."""
+    """One sequence, `input_ids_T`, and which of its tokens are learned, `loss_mask_T`."""
 
     input_ids_T: tuple[int, ...]
     loss_mask_T: tuple[bool, ...]
     advantage: float = 1.0
-    """What a policy gradient weighs its learned tokens with."""
+    """Weight of its learned tokens in a policy gradient."""
 
     def __len__(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(self.input_ids_T)
 
     @property
     def learned(self) -> int:
-        """How many tokens are learned; the very first cannot be, as nothing stands before it."""
+        """Number of learned tokens. The very first token cannot be learned, as no token stands before it."""
         return sum(self.loss_mask_T[1:])
 
 
 @dataclass(frozen=True)
 class TokenContrast:
-    """Two sequences with the same prompt."""
+    """Two sequences with the same prompt, a better and a worse one."""
 
     better: TokenExample
     worse: TokenExample
@@ -90,37 +91,37 @@ class TokenContrast:
 
 @dataclass(frozen=True)
 class TrainStats:
-    """What a training came to."""
+    """Numbers about a finished training."""
 
     steps: int
     sequences: int
     tokens: int
-    """Without padding."""
+    """Tokens without padding."""
     skipped: int
     """Examples longer than the model's context."""
     first_loss: float
-    """Mean over the first tenth of the steps, per learned token, or per contrast."""
+    """Mean over the first tenth of the steps, per learned token or per contrast."""
     last_loss: float
-    """Mean over the last tenth."""
+    """Mean over the last tenth of the steps."""
     seconds: float
     cpu_seconds: float
     peak_flops_per_second: float
-    """A large matrix product in the dtype of training, measured."""
+    """Measured speed of a large matrix product in the dtype of training."""
     preferred: float | None = None
-    """Share of contrasts of which the better response has gained more on the starting weights than the worse one has;
-    this and what follows over the last tenth, and None where the objective does not ask for it."""
+    """Share of contrasts whose better response has gained more on the starting weights than the worse one. This and the
+    next three numbers are means over the last tenth of the steps; None if the objective does not have them."""
     better_shift: float | None = None
     """Nats by which the better responses have become likelier than with the starting weights."""
     ratio: float | None = None
-    """Mean of a graded token's probability over what it was with the starting weights."""
+    """Mean ratio of a graded token's probability to its probability with the starting weights."""
     clipped: float | None = None
     """Share of graded tokens that had moved too far to be learned."""
     stopped_at_step: int | None = None
-    """After so many steps the better responses had fallen by more than `finetune.most_fall`."""
+    """Number of steps after which `finetune.most_fall` stopped the training; None if it did not."""
 
 
 class Optimizer(Protocol):
-    """What `train` asks of one."""
+    """The part of an optimiser's interface that `train` uses."""
 
     param_groups: list[dict[str, Any]]
 
@@ -132,16 +133,16 @@ class Optimizer(Protocol):
 
 
 class TrainingDiverged(InputError):
-    """The loss is no number any more; nothing was saved."""
+    """The loss or its gradient is not finite. Nothing was saved."""
 
 
 def tokenize(tokenizer: Any, example: Example) -> TokenExample:
-    """A prompt and its completion as one sequence, loss on the completion and its end."""
+    """A prompt and its completion as one sequence. The completion and its end are learned."""
     return _sequence(encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion))
 
 
 def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
-    """The sequences of which one term of the loss is; what was sampled ends as it did."""
+    """The one or two sequences of a lesson. Sampled texts keep the end that was sampled."""
     if isinstance(lesson, Example):
         return tokenize(tokenizer, lesson)
     prompt = encode_prompt(tokenizer, lesson.prompt)
@@ -157,14 +158,17 @@ def _sequence(prompt: Sequence[int], completion: Sequence[int]) -> TokenExample:
 
 
 def batches(examples: Sequence[S], batch_tokens: int, rng: np.random.Generator) -> list[list[S]]:
-    """All examples once, in random order, grouped by length to at most `batch_tokens` with padding."""
-    # The sort is stable, so that equal lengths stay shuffled.
+    """All examples once, in batches of similar length and at most `batch_tokens` with padding, in random order."""
+    # `_filled` sorts stably, so examples of equal length stay shuffled.
     grouped = _filled([examples[i] for i in rng.permutation(len(examples))], batch_tokens)
     return [grouped[i] for i in rng.permutation(len(grouped))] if grouped else []
 
 
 def _filled(examples: Iterable[S], most_tokens: float, shared: int = 0) -> list[list[S]]:
-    """By length, in parts of at most so many tokens with padding, the shared ones once, or of one example."""
+    """Examples sorted by length and cut into parts of at most `most_tokens`, or of one example.
+
+    Padding counts, and the `shared` first tokens count once per part.
+    """
     parts: list[list[S]] = []
     for example in sorted(examples, key=len):
         if not parts or shared + (len(example) - shared) * (len(parts[-1]) + 1) > most_tokens:
@@ -179,12 +183,12 @@ def micro_batches(
     """A step's examples in parts that go through the network one after the other.
 
     Args:
-        batch: The step.
-        most_tokens: Of a part, with padding; a longer example is a part of its own.
-        share: Whether examples that begin alike come together.
+        batch: The examples of the step.
+        most_tokens: Token limit of a part, padding included. A longer example is a part of its own.
+        share: Whether examples with a common beginning are put together.
 
     Returns:
-        Each part, and how many tokens of its examples' common beginning are to be read once.
+        Each part, and the number of tokens of the common beginning that are read once.
     """
     groups = _alike(batch) if share else [(batch, 0)]
     parts = [(part, shared) for group, shared in groups for part in _filled(group, most_tokens, shared)]
@@ -192,18 +196,21 @@ def micro_batches(
 
 
 def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
-    """Groups and what they share, such that most tokens are saved; all others are one group that shares nothing."""
+    """Groups of examples that share a beginning, and its length, chosen to save most tokens.
+
+    All other examples form one group that shares nothing.
+    """
     ordered = sorted(batch, key=lambda example: example.input_ids_T)
     common = [shared_tokens(pair) for pair in itertools.pairwise(ordered)]
     price = WORTH_SHARING * sum(map(len, batch))
-    # For the first so many examples: what is saved at best, where their last group begins, and what that shares.
+    # Entry i is for the first i examples: the best saving, where their last group begins, and what that group shares.
     best: list[tuple[float, int, int]] = [(0.0, 0, 0)]
     for end in range(1, len(ordered) + 1):
         choices = [(best[end - 1][0], end - 1, 0)]
         shared = max(common, default=0)
         for start in range(end - 2, -1, -1):
             shared = min(shared, common[start])
-            if shared * (end - 1) <= price:  # no longer group can be worth it
+            if shared * (end - 1) <= price:  # a longer group cannot be worth it either
                 break
             choices.append((best[start][0] + shared * (end - start - 1) - price, start, shared))
         best.append(max(choices))
@@ -219,15 +226,15 @@ def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]
 
 
 def shared_tokens(examples: Sequence[TokenExample]) -> int:
-    """How long a beginning all examples have in common, before what they learn."""
+    """Length of the beginning that all examples have in common, before their learned tokens."""
     beginnings = [_unlearned(example) for example in examples]
-    # What the first and the last in order have in common, all between them have too.
+    # A beginning common to the first and the last in order is common to all between them.
     ends = zip(min(beginnings), max(beginnings), strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
 
 
 def _unlearned(example: TokenExample) -> tuple[int, ...]:
-    """The tokens after which nothing is learned at once: a prompt without its last token."""
+    """The tokens that no learned token follows directly: a prompt without its last token."""
     first = example.loss_mask_T.index(True) if True in example.loss_mask_T else len(example)
     return example.input_ids_T[: max(0, first - 1)]
 
@@ -235,11 +242,11 @@ def _unlearned(example: TokenExample) -> tuple[int, ...]:
 def collate(
     examples: Sequence[TokenExample], shared: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Examples without their shared beginning as tensors.
+    """Examples as tensors, without their shared beginning.
 
     Returns:
-        `input_ids_BT`, padded on the right, where a causal model's earlier positions cannot see it;
-        `places_N`, the positions before a learned token, counted row after row; `targets_N`, these tokens.
+        `input_ids_BT`, padded on the right, where a causal model's earlier positions do not see the padding;
+        `places_N`, the positions before learned tokens, counted row after row; `targets_N`, the learned tokens.
     """
     width = max(map(len, examples)) - shared
     input_ids_BT = np.zeros((len(examples), width), np.int64)
@@ -247,7 +254,7 @@ def collate(
     for row, example in enumerate(examples):
         input_ids_BT[row, : len(example) - shared] = example.input_ids_T[shared:]
         learned_BT[row, : len(example) - shared] = example.loss_mask_T[shared:]
-    learned_BT[:, 0] = False  # nothing stands before it
+    learned_BT[:, 0] = False  # no token stands before it
     targets_N = np.flatnonzero(learned_BT)
     arrays = input_ids_BT, targets_N - 1, input_ids_BT.flat[targets_N]
     input_ids, places, targets = (torch.from_numpy(array).to(device) for array in arrays)
@@ -255,12 +262,12 @@ def collate(
 
 
 def log_probabilities(network: Any, examples: Sequence[TokenExample], shared: int = 0) -> list[torch.Tensor]:
-    """Of each example the log-probabilities of its learned tokens, in float32.
+    """Log-probabilities of each example's learned tokens, in float32.
 
     Args:
         network: A causal language model.
-        examples: They go through it side by side.
-        shared: How many first tokens, the same in all, are read once. Dropout then draws once for them.
+        examples: Examples that go through the network side by side.
+        shared: Number of first tokens that all examples share. They are read once, with the same dropout for all.
     """
     input_ids_BT, places_N, targets_N = collate(examples, shared, network.device)
     past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
@@ -271,7 +278,7 @@ def log_probabilities(network: Any, examples: Sequence[TokenExample], shared: in
 
 
 def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
-    """Keys and values of a beginning, for that many rows; gradients flow back through them."""
+    """Keys and values of a beginning, repeated for `copies` rows. Gradients flow back through them."""
     input_ids_1S = torch.tensor([ids_S], device=network.device)
     cache = DynamicCache(config=network.config)
     with _output_at(network, input_ids_1S.new_empty(0)):
@@ -282,9 +289,10 @@ def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _output_at(network: Any, places_N: torch.Tensor) -> Iterator[None]:
-    """Within it the output layer reads these positions only, counted row after row, as one row.
+    """Make the output layer read only these positions, counted row after row, as one row.
 
-    It is a quarter of the work for models of 100 to 500 M parameters, and its logits are most of the memory.
+    The output layer is a quarter of the work for models of 100 to 500 M parameters, and its logits are most of the
+    memory.
     """
 
     def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -298,7 +306,10 @@ def _output_at(network: Any, places_N: torch.Tensor) -> Iterator[None]:
 
 
 def can_share(network: Any) -> bool:
-    """Whether a beginning can be read once for many: attention to all that came before, kept in the usual cache."""
+    """Whether a beginning can be read once for many examples.
+
+    The network must attend to all earlier tokens and keep them in the usual cache.
+    """
     windowed = getattr(network.config, "sliding_window", None) is not None
     return bool(network._supports_default_dynamic_cache()) and not network._is_stateful and not windowed
 
@@ -312,13 +323,16 @@ def train(
     make_optimizer: Callable[[torch.nn.Module, FinetuneConfig, torch.device], Optimizer] | None = None,
     objective: Objective = LIKELIHOOD,
 ) -> TrainStats:
-    """One optimiser step per batch: linear warm-up, then linear decay to zero, clipped gradients; AdamW by default.
+    """Train with one optimiser step per batch.
+
+    The learning rate rises linearly at first and then falls linearly to zero. Gradients are clipped. The optimiser is
+    AdamW by default.
 
     Raises:
         TrainingDiverged: The loss or its gradient is not finite.
     """
     device = network.device
-    # Before anything of value is in memory.
+    # Measured first, while the memory is still free.
     peak = peak_flops_per_second(device, _dtype(config.dtype, device), torch.get_num_threads())
     watch = Watch()
     optimizer = (make_optimizer or adamw)(network, config, device)
@@ -338,7 +352,7 @@ def train(
             norm = distributed.whole(clipped).item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise TrainingDiverged(
-                    f"step {step}: the loss is {loss}, its gradient {norm}: "
+                    f"step {step}: expected a finite loss and gradient, got {loss} and {norm}: "
                     "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
                 )
             _step(optimizer)
@@ -351,7 +365,7 @@ def train(
             if _better_have_fallen(history, total_steps, config.most_fall):
                 stopped_at_step = step + 1
                 logger.warning(
-                    "step %d: the training ends, as better responses fell by more than finetune.most_fall = %g nats",
+                    "step %d: training ends, because better responses fell by more than finetune.most_fall = %g nats",
                     stopped_at_step, config.most_fall,
                 )  # fmt: skip
                 break
@@ -366,17 +380,21 @@ def train(
 
 
 def _step(optimizer: Optimizer) -> None:
-    """The first one allocates two numbers for each weight."""
+    """Make an optimiser step. The first one allocates two numbers per weight.
+
+    Raises:
+        InputError: The memory does not suffice for them.
+    """
     try:
         optimizer.step()
     except RuntimeError as error:
         if not OUT_OF_MEMORY.search(str(error)):
             raise
-        raise InputError("out of memory with AdamW's state: set finetune.lora_rank = 16, or a smaller model") from None
+        raise InputError("out of memory for AdamW's state: set finetune.lora_rank = 16 or a smaller model") from None
 
 
 def _better_have_fallen(history: Sequence[Mapping[str, float]], total_steps: int, most_fall: float) -> bool:
-    """Whether better responses have become less likely, over the last tenth of the steps planned, than they may."""
+    """Whether better responses lost more than `most_fall` nats, on average over the last tenth of the planned steps."""
     last = history[-max(FEWEST_STEPS_TO_JUDGE, total_steps // 10) :]
     enough = len(last) >= FEWEST_STEPS_TO_JUDGE and len(last) >= total_steps // 10
     return most_fall > 0 and enough and _means(last).get("better_shift", 0.0) < -most_fall
@@ -384,7 +402,7 @@ def _better_have_fallen(history: Sequence[Mapping[str, float]], total_steps: int
 
 @contextlib.contextmanager
 def _in_training(network: Any, config: FinetuneConfig, objective: Objective) -> Iterator[None]:
-    """Within it the network is as training wants it, and afterwards as sampling does."""
+    """Set up the network for training, and afterwards for sampling again."""
     attention = network.config._attn_implementation
     network.train()
     if config.checkpointing:
@@ -399,31 +417,31 @@ def _in_training(network: Any, config: FinetuneConfig, objective: Objective) -> 
 
 
 def _without_dropout(network: Any) -> None:
-    """Probabilities are compared, and chance is no part of them; layers that are computed again must be in training."""
+    """Switch dropout off, because probabilities are compared. Layers with checkpointing must stay in training mode."""
     network.eval()
     for module in network.modules():
         module.training = isinstance(module, GradientCheckpointingLayer)
 
 
 class _Passes:
-    """A step's way through the network and back, in parts that are halved until they fit the memory."""
+    """Forward and backward passes of a step, in parts that are halved until they fit the memory."""
 
     def __init__(self, network: Any, config: FinetuneConfig, objective: Objective) -> None:
         self._attention = network.config._attn_implementation
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
-        # Checkpointing makes the network forget its keys and values; a sharded one is called alike in all processes.
+        # With checkpointing the network keeps no keys and values. A sharded one needs the same calls in all processes.
         self._share = can_share(network) and not config.checkpointing and not distributed.is_sharded(network)
         self._reference: dict[TokenExample, torch.Tensor] = {}
 
     def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
-        """Take the weights as they are now as the reference, for these sequences: each is read once."""
+        """Take the present weights as the reference for these sequences. Each sequence is read once."""
         distinct = dict.fromkeys(example for step in steps for example in self._dealt(step)[0])
         for batch, _ in distributed.even(_filled(distinct, self._batch_tokens), self._network):
             self._reference |= self._fitted(self._read, batch)
 
     def backward(self, batch: Sequence[TokenExample]) -> dict[str, float]:
-        """What a step's objective sums up, as means, whatever its parts; the loss's gradient is left in the weights."""
+        """The objective's means for a step, however it is cut into parts. Leaves the loss's gradient in the weights."""
         own, counts = self._dealt(batch)
         terms = len(batch) // 2 if self._objective.paired else sum(example.learned for example in batch)
         work = self._backward_pairs if self._objective.paired else self._backward
@@ -441,20 +459,20 @@ class _Passes:
             except RuntimeError as error:
                 if not OUT_OF_MEMORY.search(str(error)):
                     raise
-                if distributed.is_sharded(self._network):  # the others are in the midst of the same pass
-                    raise InputError("out of memory: set finetune.micro_batch_tokens, or half of what it is") from None
+                if distributed.is_sharded(self._network):  # other processes are in the middle of the same pass
+                    raise InputError("out of memory: set finetune.micro_batch_tokens, or halve it") from None
                 if self._most_tokens < longest:
                     raise InputError(
                         f"out of memory with one example of {longest} tokens: set finetune.checkpointing = true, "
                         "finetune.lora_rank = 16 or fewer prompt.shots"
                     ) from None
-            # Only here, where the error and the tensors that it holds are gone.
+            # Not in the `except` block, because there the error would still hold its tensors.
             self._network.zero_grad(set_to_none=True)
             self._most_tokens = min(self._most_tokens, longest * len(batch)) // 2
             logger.warning("out of memory: from now on finetune.micro_batch_tokens = %d", self._most_tokens)
 
     def _backward(self, batch: Sequence[TokenExample], learned: float) -> dict[str, torch.Tensor]:
-        """Per learned token of the step, of which the batch is this process's share."""
+        """Means per learned token of the step. The batch is this process's share of the step."""
         means: dict[str, torch.Tensor] = {}
         for (part, shared), counts in self._parts(batch):
             sums, terms = self._sums(part, self._logs(part, shared)), learned if counts else math.inf
@@ -463,12 +481,12 @@ class _Passes:
         return means
 
     def _backward_pairs(self, batch: Sequence[TokenExample], pairs: float) -> dict[str, torch.Tensor]:
-        """Per pair of the step, though the two may be in different parts.
+        """Means per pair of the step. The two sequences of a pair may be in different parts.
 
-        How the loss depends on each log-probability needs all their values, and no more than these: if there are
-        several parts, they are read once for the values, and again to send the slopes back.
+        The slope of the loss in each log-probability depends only on the values of all log-probabilities. So if there
+        are several parts, each is read once for its values, and again to send the slopes back.
         """
-        parts = self._parts(list(dict.fromkeys(batch)))  # one of several pairs is read once
+        parts = self._parts(list(dict.fromkeys(batch)))  # a sequence in several pairs is read once
         with torch.set_grad_enabled(len(parts) == 1):
             read = [self._logs(part, shared) for (part, shared), _ in parts]
         values = {
@@ -485,7 +503,7 @@ class _Passes:
         return {name: mean.detach() for name, mean in means.items()}
 
     def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
-        """Each with whether it counts."""
+        """The parts of a batch, each with whether it counts."""
         return distributed.even(micro_batches(batch, self._most_tokens, self._share), self._network)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
@@ -504,7 +522,7 @@ class _Passes:
 
 
 def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
-    """On a CPU, plain matrix products for short sequences: torch's fused attention goes backward slowly."""
+    """Use plain attention for short sequences on a CPU, where torch's fused attention has a slow backward pass."""
     short = (width - shared) * width <= EAGER_TOKENS**2
     wanted = "eager" if network.device.type == "cpu" and short else usual
     if network.config._attn_implementation != wanted:
@@ -512,7 +530,7 @@ def _use_attention(network: Any, usual: str, width: int, shared: int) -> None:
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By name; all rows have the same."""
+    """Mean of each number over the rows, by name. All rows have the same names."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
@@ -523,7 +541,7 @@ def _schedule(step: int, total_steps: int, warmup_steps: int) -> float:
 
 
 def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; gains and biases are not decayed."""
+    """AdamW without weight decay for gains and biases."""
     matrices = [p for p in network.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in network.parameters() if p.requires_grad and p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -558,7 +576,8 @@ def finetune(
         plan: Called once with the number of steps. A training that `most_fall` stops makes fewer.
 
     Raises:
-        TrainingDiverged: The loss became infinite or not a number. Nothing is saved.
+        TrainingDiverged: The loss or its gradient is not finite. Nothing is saved.
+        InputError: No example fits the model's context, or the memory does not suffice.
     """
     distributed.tell(training)
     model, stats = _trained(training, progress, plan)
@@ -569,13 +588,13 @@ def finetune(
 
 
 def join() -> int:
-    """Take part in each training of the process that leads, until it has no more; returns the exit status."""
+    """Take part in each training of the leading process, until it has no more. Returns the exit status."""
     for order in distributed.orders():
-        with contextlib.suppress(TrainingDiverged):  # in all processes alike: the one that leads decides
+        with contextlib.suppress(TrainingDiverged):  # raised in all processes alike; the leading one decides
             _trained(order)
         give_memory_back()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # servers may be begun on this GPU meanwhile
+            torch.cuda.empty_cache()  # servers may be started on this GPU before the next training
     return 0
 
 
@@ -584,7 +603,7 @@ def _trained(
     progress: Callable[[int, float], object] = lambda tokens, loss: None,
     plan: Callable[[int], object] = lambda steps: None,
 ) -> tuple[LanguageModel, TrainStats]:
-    """The model after training. Where the network is sharded, only the leading process has the new weights."""
+    """The trained model and its numbers. If the network was sharded, only the leading process has the weights."""
     start, examples, config, model_config = training.start, training.lessons, training.config, training.model_config
     objective = objective_of(examples, config)
     rng = np.random.default_rng(list(training.seed))
@@ -603,7 +622,7 @@ def _trained(
     if _shards(config):
         distributed.shard(network, device_of(model_config.device).type)
     if distributed.rank():
-        torch.manual_seed(drawn + distributed.rank())  # dropout is each process's own
+        torch.manual_seed(drawn + distributed.rank())  # each process has its own dropout
     with distributed.told_if_lost():
         stats = train(network, steps, total_steps, config, progress, objective=objective)
         if _shards(config):
@@ -619,12 +638,12 @@ def _trained(
 def _for_training(
     start: str | Path, config: FinetuneConfig, model_config: ModelConfig, seed: int
 ) -> tuple[LanguageModel, Any]:
-    """A checkpoint in float32, and its network as it is trained: with adapters, if there are to be any."""
+    """A checkpoint in float32, and the network to train: with adapters if `lora_rank` is above 0."""
     distributed.require_device(model_config.device)
     threads = model_config.threads
     if distributed.local_size() > 1:
         threads = max(1, (threads or available_cores()) // distributed.local_size())
-    device = "cpu" if _shards(config) else model_config.device  # no device need have room for all of it
+    device = "cpu" if _shards(config) else model_config.device  # a single device may have no room for all weights
     model = LanguageModel(start, ModelConfig(path=str(start), device=device, dtype="float32", threads=threads))
     torch.manual_seed(seed)
     return model, _with_adapters(model.network, config) if config.lora_rank else model.network
@@ -634,21 +653,21 @@ def _shards(config: FinetuneConfig) -> bool:
     """Whether training spreads the weights over the processes.
 
     Raises:
-        InputError: There is but one process.
+        InputError: There is only one process.
     """
     if config.shard == "full" and distributed.size() == 1:
         raise InputError(
-            "finetune.shard: 'full' spreads the weights over processes, and there is one: begin the run with "
+            "finetune.shard: 'full' spreads the weights over processes, but there is only one: begin the run with "
             "`torchrun --nproc-per-node N -m selfplay.commands.main run …`, or set it to 'none'"
         )
     return config.shard == "full"
 
 
 def objective_of(examples: Sequence[Lesson], config: FinetuneConfig) -> Objective:
-    """What learning from these comes to.
+    """The objective that belongs to the kind of the lessons.
 
     Raises:
-        ValueError: They are of several kinds.
+        ValueError: The lessons are of several kinds.
     """
     kinds = {type(example) for example in examples}
     if len(kinds) > 1:
@@ -659,17 +678,20 @@ def objective_of(examples: Sequence[Lesson], config: FinetuneConfig) -> Objectiv
 
 
 def require_peft() -> None:
-    """Say at start, not after an iteration, that LoRA's package is missing.
+    """Check that LoRA's package is installed: at the start, not after an iteration.
 
     Raises:
         InputError: peft is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise InputError("finetune.lora_rank: the package is not installed: pip install 'selfplay-puzzles[lora]'")
+        raise InputError("finetune.lora_rank: peft is not installed: pip install 'selfplay-puzzles[lora]'")
 
 
 def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
-    """Only low-rank adapters of all linear layers but the output learn (Hu et al., 2021, arXiv:2106.09685)."""
+    """The network with low-rank adapters on all linear layers but the output (Hu et al., 2021, arXiv:2106.09685).
+
+    Only the adapters learn.
+    """
     require_peft()
     import peft
 
@@ -679,14 +701,14 @@ def _with_adapters(network: Any, config: FinetuneConfig) -> Any:
         fan_in_fan_out="Conv1D" in kinds,  # GPT-2's layers are transposed
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by a name that is going
+        warnings.simplefilter("ignore", FutureWarning)  # peft uses a name of transformers that is deprecated
         return peft.get_peft_model(network, settings)
 
 
 def _epochs(
     examples: Sequence[TokenExample | TokenContrast], batch_tokens: int, total_steps: int, rng: np.random.Generator
 ) -> Iterator[list[TokenExample]]:
-    """Steps; of a contrast the better sequence comes before the worse."""
+    """The batches of all steps. In a contrast the better sequence comes before the worse."""
     step = 0
     while step < total_steps:
         for batch in batches(examples, batch_tokens, rng):
@@ -698,23 +720,23 @@ def _epochs(
 
 
 WEIGHTS_GRADIENTS_MOMENTS = 4
-"""Numbers that AdamW keeps for each weight that learns."""
+"""Numbers per learning weight in AdamW: the weight, its gradient and two moments."""
 
 
 class TransformersBackend:
-    """The loop's `Backend` on transformers and torch."""
+    """The loop's `Backend`, implemented with transformers and torch."""
 
     def load(self, checkpoint: str | Path, config: ModelConfig) -> LanguageModel:
         """The sampler of a checkpoint."""
         return LanguageModel(checkpoint, config)
 
     def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
-        """What a training of this model takes at least: in float32, as AdamW has it, or with adapters the weights."""
+        """Least memory of a training of this model in float32: AdamW's numbers; with adapters only the weights."""
         weights_bytes = 4 * sampler.parameters
         copies = 1 if config.lora_rank else WEIGHTS_GRADIENTS_MOMENTS
         processes = distributed.size() if _shards(config) else 1
         free_bytes = sampler.free_bytes + sampler.own_bytes
-        remedy = "take a smaller model" + ("" if config.lora_rank else ", or finetune.lora_rank = 16")
+        remedy = "use a smaller model" + ("" if config.lora_rank else ", or finetune.lora_rank = 16")
         return TrainingNeeds(copies * weights_bytes // processes, free_bytes, weights_bytes, remedy)
 
     finetune = staticmethod(finetune)

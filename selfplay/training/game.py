@@ -1,10 +1,10 @@
-"""The game of proposer and solver: what each is paid, and what either learns from its pay. numpy only.
+"""The game of proposer and solver: the rewards of both, and what each learns from them. numpy only.
 
-A proposal is paid by its solve rate p, the share c / n of its candidates that was accepted; a candidate by its
-verdict. What moves a model is a reward minus its baseline (`advantages`), or whether it is above the mean
-(`keep_above_mean`). The baseline is a mean of the same iteration, whose rewards are all there before anything is
-learned; SPIRAL's moving average for each role (arXiv:2506.24119) stands in where they come one after the other, and is
-not needed.
+A proposal's reward depends on its solve rate p, the share c / n of its candidates that was accepted. A candidate's
+reward depends on its verdict. A model learns from rewards minus a baseline (`advantages`), or from the texts whose
+reward is above the mean (`keep_above_mean`). The baseline is a mean over the same iteration, because all rewards of an
+iteration are known before anything is learned. SPIRAL's moving average per role (arXiv:2506.24119) is for rewards that
+come one after the other, and is not needed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from puzzles.puzzle import Verdict
 from selfplay.config import FEWEST_CANDIDATES
 
-if TYPE_CHECKING:  # settings list the games, and commands that need no packages read settings
+if TYPE_CHECKING:  # settings name the games, and commands that need no packages read settings
     import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
@@ -25,28 +25,28 @@ ROLES = ("propose", "solve")
 
 
 def competitive(accepted: int, candidates: int) -> float:
-    """1 - p, in [0, 1]: what the solver wins, the proposer loses; most is paid for what nobody can solve."""
+    """1 - p, in [0, 1]: the proposer loses what the solver wins. Highest for puzzles that nobody solves."""
     return 1 - accepted / candidates
 
 
 def cooperative(accepted: int, candidates: int) -> float:
-    """The solve rate p, in [0, 1]: both win together; most is paid for what is solved always."""
+    """The solve rate p, in [0, 1]: both win together. Highest for puzzles that are always solved."""
     return accepted / candidates
 
 
 def learnability(accepted: int, candidates: int) -> float:
-    """4 p (1 - p) without bias, from at least two candidates: most is paid for what is solved every other time.
+    """Unbiased estimate of 4 p (1 - p), from at least two candidates. Highest for puzzles solved every other time.
 
-    c / n in its place gives (n - 1) / n of it on average, so it is multiplied by n / (n - 1). The factor 4 is a
-    constant that makes the range of what is estimated [0, 1]; an estimate is at most n / (n - 1), and is not cut off
-    at 1, which would be a bias again.
+    With c / n in place of p the expected value is (n - 1) / n of it, so the estimate is multiplied by n / (n - 1). The
+    factor 4 gives the estimated quantity the range [0, 1]. An estimate is at most n / (n - 1). It is not cut off at 1,
+    because that would bias it again.
     """
     return 4 * accepted * (candidates - accepted) / (candidates * (candidates - 1))
 
 
 def balanced(accepted: int, candidates: int) -> float:
-    """min(p, 1 - p), in [0, .5], as R-Zero's code pays (arXiv:2508.05004; its paper twice that), there with the share
-    of the majority for p."""
+    """min(p, 1 - p), in [0, .5], as in R-Zero's code (arXiv:2508.05004; the paper has twice that). R-Zero takes the
+    share of the majority answer for p."""
     return min(accepted, candidates - accepted) / candidates
 
 
@@ -55,41 +55,42 @@ USELESS = -0.5
 
 
 def absolute_zero(accepted: int, candidates: int) -> float:
-    """1 - p where some candidates were accepted and some not, else -.5: Absolute Zero's (arXiv:2505.03335), as it ran.
+    """1 - p if some candidates were accepted and some not, else -.5: Absolute Zero's reward (arXiv:2505.03335), as run.
 
-    Its paper has 0 for p of 0 and 1 (equation 4), its published code -.5 (its issue 37). The code's is taken, as it is
-    what others can run; and with 0 a puzzle that nobody solves would be paid about as one that nearly everybody does.
+    The paper has 0 for p = 0 and p = 1 (equation 4), the published code -.5 (its issue 37). The code's value is used
+    here, because others can run it. Also, with 0 a puzzle that nobody solves would earn about as much as one that
+    nearly everybody solves.
     """
     return 1 - accepted / candidates if 0 < accepted < candidates else USELESS
 
 
 @dataclass(frozen=True)
 class Payoffs:
-    """What there is to win in a game."""
+    """The rewards of a game."""
 
     rate: Callable[[int, int], float]
-    """The proposer's reward of a new, valid puzzle, from how many candidates were accepted, and of how many."""
+    """The proposer's reward for a new, valid puzzle: a function of the accepted candidates and of all candidates."""
     refused: float = 0.0
-    """Of a proposal that is no puzzle, or was not admitted: in the negotiations of arXiv:2406.18872 nobody wins
-    anything where there is no deal."""
+    """Reward for a proposal that is not a puzzle, or was not admitted. In the negotiations of arXiv:2406.18872, too,
+    nobody wins anything without a deal."""
     duplicate: float = 0.0
-    """Of a puzzle that the archive has. It is valid, but brings nothing; paid like the first one, it would be paid best
-    to copy what stands in the prompt."""
+    """Reward for a puzzle that the archive already has. It is valid but adds nothing. With the reward of a new puzzle,
+    copying a puzzle of the prompt would pay best."""
     wrong: float = 0.0
-    """The solver's reward for a candidate that was not accepted; one that was is paid 1."""
+    """The solver's reward for a candidate that was not accepted. An accepted candidate earns 1."""
     malformed: float = 0.0
-    """For one that is no program."""
+    """The solver's reward for a candidate that is not a program."""
     fewest_candidates: int = 1
-    """Of fewer nothing can be said, and a puzzle has no reward."""
+    """Fewest candidates from which a puzzle's reward can be computed. A puzzle with fewer has no reward."""
     keeps_valid_zeros: bool = False
-    """Whether filtered cloning keeps a valid puzzle that was paid 0 (`keep_above_mean`)."""
+    """Whether filtered cloning keeps a valid puzzle whose reward is 0 (`keep_above_mean`)."""
 
     def proposal(self, accepted: int, candidates: int) -> float | None:
         """The reward of a new, valid puzzle; None with too few candidates.
 
         Args:
-            accepted: Candidates c that were accepted, 0 <= c <= n.
-            candidates: Candidates n; how many must not depend on what came of them, or p is biased.
+            accepted: Number c of accepted candidates, 0 <= c <= n.
+            candidates: Number n of candidates. It must not depend on their verdicts, or p is biased.
         """
         return self.rate(accepted, candidates) if candidates >= self.fewest_candidates else None
 
@@ -105,27 +106,27 @@ GAMES: Mapping[str, Payoffs] = {
     "cooperative": Payoffs(cooperative),
     "learnability": Payoffs(learnability, fewest_candidates=FEWEST_CANDIDATES["learnability"]),
     "balanced": Payoffs(balanced),
-    # A copy is worth no more than another puzzle that teaches nothing: with 0 copying would be paid better than trying.
+    # A copy earns as much as any puzzle that teaches nothing. With 0, copying would pay better than trying.
     "absolute-zero": Payoffs(absolute_zero, refused=-1.0, duplicate=USELESS, wrong=-0.5, malformed=-1.0),
 }
-"""By name. `competitive` pulls to puzzles that nobody can solve, as none asks for a proof that somebody can, and
-`cooperative` to those that everybody can: they are there to be compared with."""
+"""The games by name. `competitive` draws proposers to puzzles that nobody can solve, because it asks for no proof that
+somebody can. `cooperative` draws them to puzzles that everybody can solve. Both are there for comparison."""
 
 
 def advantages(rewards_N: ArrayLike, groups_N: Sequence[Hashable], by_deviation: bool = False) -> NDArray[np.float64]:
-    """Each reward minus the mean of its group; 0 where a group's rewards are all the same, as that of one alone.
+    """Each reward minus the mean of its group; 0 if all rewards of the group are the same, such as in a group of one.
 
-    With what was sampled from one prompt as a group, GRPO's (arXiv:2402.03300): with `by_deviation` as published,
-    without it as arXiv:2503.20783 corrects it. With roles as groups and `by_deviation`, the normalisation of each role
-    by itself, as Absolute Zero's TRR++, which counts tokens rather than texts.
+    If the texts of one prompt are a group, these are the advantages of GRPO (arXiv:2402.03300): with `by_deviation` as
+    published, without it as corrected by arXiv:2503.20783. If the roles are the groups, with `by_deviation`, each role
+    is normalised by itself as in Absolute Zero's TRR++, which counts tokens instead of texts.
 
     Args:
-        rewards_N: [N].
-        groups_N: [N] what each is compared within.
-        by_deviation: Whether it is divided by the group's standard deviation (of all its members: by N, not N - 1).
+        rewards_N: [N] rewards.
+        groups_N: [N] group of each reward.
+        by_deviation: Whether to divide by the group's standard deviation (over all its members: by N, not N - 1).
 
     Returns:
-        [N]; they sum to 0 in each group.
+        [N] advantages; they sum to 0 in each group.
     """
     import numpy as np
 
@@ -137,7 +138,7 @@ def advantages(rewards_N: ArrayLike, groups_N: Sequence[Hashable], by_deviation:
     first_G = np.zeros(len(sizes_G))
     first_G[group_N[::-1]] = rewards_N[::-1]
     differing_G = np.bincount(group_N, rewards_N != first_G[group_N]) > 0
-    advantages_N[~differing_G[group_N]] = 0.0  # rounding apart, which a deviation of rounding would make large
+    advantages_N[~differing_G[group_N]] = 0.0  # drop rounding errors, or the division would enlarge them
     if by_deviation:
         deviations_G = np.sqrt(np.bincount(group_N, advantages_N**2) / sizes_G)
         advantages_N /= np.where(differing_G, deviations_G, 1.0)[group_N]
@@ -145,20 +146,21 @@ def advantages(rewards_N: ArrayLike, groups_N: Sequence[Hashable], by_deviation:
 
 
 def keep_above_mean(scores_N: Sequence[float], even_if_zero_N: Sequence[bool] | None = None) -> NDArray[np.bool_]:
-    """Which texts of one role and iteration are learned: those above the mean of all of them, and not those at it.
+    """Which texts of one role and iteration are learned: those with a score above the mean, and not those at the mean.
 
-    Filtered behaviour cloning of arXiv:2406.18872. There the scores of the competitive game sum to 0 and so does their
-    mean, or nearly, and a valid deal in which both win 0 is kept as well: `even_if_zero_N` are the valid ones.
+    This is the filtered behaviour cloning of arXiv:2406.18872. There the scores of the competitive game sum to about 0,
+    so their mean is about 0, and a valid deal in which both win 0 is kept as well. `even_if_zero_N` marks such texts.
 
     Args:
-        scores_N: [N] of all texts, refused ones with theirs: a cutoff of the good ones alone would drop half of them.
-        even_if_zero_N: [N] which ones are kept with a score of exactly 0; None: none.
+        scores_N: [N] scores of all texts, refused ones included. The mean of the good ones alone would drop half of
+            them.
+        even_if_zero_N: [N] whether a text is kept with a score of exactly 0; None keeps none of these.
     """
     import numpy as np
 
     if not len(scores_N):
         return np.zeros(0, dtype=bool)
-    # This mean is exact, so that a score equal to it on paper is never above it.
+    # `statistics.mean` is exact. So a score that equals the mean on paper is never above it.
     kept_N = np.asarray(scores_N) > statistics.mean(scores_N)
     if even_if_zero_N is not None:
         kept_N |= (np.asarray(scores_N) == 0) & np.asarray(even_if_zero_N)

@@ -1,9 +1,8 @@
-"""What a training lowers, as functions of the log-probabilities of the tokens that are learned.
+"""The losses of training, as functions of the log-probabilities of learned tokens.
 
-`sft` makes examples likely. `spin` and `dpo` let the better of two responses gain on the worse, and
-differ only in where the pairs come from. `grpo` makes likely what did better than its group, and
-unlikely what did worse. All but the first compare with the reference: the weights that the training
-begins with.
+`sft` makes examples likely. `spin` and `dpo` raise the better of two responses relative to the worse; they differ only
+in where the pairs come from. `grpo` makes texts likelier that did better than their group, and texts less likely that
+did worse. All but `sft` compare with the reference: the weights that the training starts from.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Protocol
 import torch
 
 Logs = Sequence[torch.Tensor]
-"""Of each sequence the log-probabilities of its learned tokens, each token given all that stands before it."""
+"""For each sequence, the log-probability of every learned token given all tokens before it."""
 
 
 class Objective(Protocol):
@@ -23,25 +22,25 @@ class Objective(Protocol):
 
     @property
     def paired(self) -> bool:
-        """Whether sequences come in twos, the better before the worse: a term of the loss is then of both."""
+        """Whether sequences come in pairs, the better before the worse. A term of the loss then belongs to a pair."""
 
     @property
     def compares(self) -> bool:
-        """Whether it asks for the reference."""
+        """Whether it needs the reference."""
 
     def sums(self, logs: Logs, reference: Logs, advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-        """The `loss`, and by other names what is to be watched, each summed over the tokens, or over the pairs.
+        """The `loss`, and other numbers to watch by their names, each summed over the tokens or over the pairs.
 
         Args:
-            logs: With gradients.
-            reference: The same of the reference; empty unless `compares`.
-            advantages: One for each sequence.
+            logs: Log-probabilities, with gradients.
+            reference: Log-probabilities of the reference; empty unless `compares`.
+            advantages: One advantage per sequence.
         """
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """`sft`: per token `-log p(token)`."""
+    """`sft`: the loss is `-log p(token)` per token."""
 
     paired = False
     compares = False
@@ -53,14 +52,14 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Preference:
-    """`spin`, `dpo`: a term is of a pair, and a response counts as a whole, whatever its length."""
+    """`spin`, `dpo`: the loss has one term per pair. A response counts as a whole, whatever its length."""
 
     beta: float
     paired = True
     compares = True
 
     def sums(self, logs: Logs, reference: Logs, advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-        """Watched: `preferred`, pairs whose better response gained more, and `better_shift`, its gain in nats."""
+        """The loss; `preferred`, the pairs whose better response gained more; `better_shift`, its gain in nats."""
         gains_S = torch.stack([own.sum() for own in logs]) - torch.stack([before.sum() for before in reference])
         better_P, worse_P = gains_S[0::2], gains_S[1::2]
         return {
@@ -72,10 +71,10 @@ class Preference:
 
 @dataclass(frozen=True)
 class PolicyGradient:
-    """`grpo`: a term is of a token, so that a long response weighs more than a short one, as its tokens are more.
+    """`grpo`: the loss has one term per token, so a long response weighs more than a short one.
 
-    That is the mean over all tokens of a step (DAPO, arXiv:2503.14476), with no division by a response's own length,
-    which would teach that wrong answers be long (Dr. GRPO, arXiv:2503.20783).
+    The mean is over all tokens of a step (DAPO, arXiv:2503.14476). A response is not divided by its own length, because
+    that would teach wrong answers to be long (Dr. GRPO, arXiv:2503.20783).
     """
 
     clip_ratio: float
@@ -83,7 +82,7 @@ class PolicyGradient:
     compares = True
 
     def sums(self, logs: Logs, reference: Logs, advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-        """Watched: `ratio`, and `clipped`, tokens which the clipping keeps from learning."""
+        """The loss; `ratio`; `clipped`, the tokens that clipping keeps from learning."""
         logs_N, reference_N = torch.cat(list(logs)), torch.cat(list(reference))
         lengths_S = torch.tensor([len(own) for own in logs], device=logs_N.device)
         advantages_N = logs_N.new_tensor(advantages).repeat_interleave(lengths_S)
@@ -96,26 +95,26 @@ class PolicyGradient:
 
 
 def preference_loss(better_P: torch.Tensor, worse_P: torch.Tensor, beta: float) -> torch.Tensor:
-    """Per pair `-log sigmoid(beta * (better - worse))`, of DPO (arXiv:2305.18290, equation 7) and SPIN
+    """Loss per pair, `-log sigmoid(beta * (better - worse))`: DPO's (arXiv:2305.18290, equation 7) and SPIN's
     (arXiv:2401.01335, equation 4.7, with the logistic loss).
 
     Args:
-        better_P: What the responses have gained on the reference: `log p(y|x) - log p_ref(y|x)`, where `log p(y|x)` is
+        better_P: Gains of the better responses on the reference: `log p(y|x) - log p_ref(y|x)`, where `log p(y|x)` is
             the sum over the response's tokens, not their mean.
-        worse_P: The same.
-        beta: How soon a difference is enough: the slope at none is `beta / 2`.
+        worse_P: Gains of the worse responses.
+        beta: How soon a difference is large enough: the slope at a difference of 0 is `beta / 2`.
     """  # fmt: skip
     return -torch.nn.functional.logsigmoid(beta * (better_P - worse_P))
 
 
 def clipped_loss(ratio_N: torch.Tensor, advantages_N: torch.Tensor, clip_ratio: float) -> torch.Tensor:
-    """Per token `-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)`, of PPO (arXiv:1707.06347, equation 7), with the
-    advantage A of the whole response, as in GRPO (arXiv:2402.03300, equation 3) without its KL term.
+    """Loss per token, `-min(r A, clip(r, 1 - clip_ratio, 1 + clip_ratio) A)`: PPO's (arXiv:1707.06347, equation 7),
+    with the advantage A of the whole response, as in GRPO (arXiv:2402.03300, equation 3) without its KL term.
 
     Args:
         ratio_N: `r = p(token) / p_ref(token)`.
-        advantages_N: Above 0 for what shall become likelier.
-        clip_ratio: Once a token has moved by this share in its advantage's direction, it is left alone.
+        advantages_N: Advantages, above 0 for tokens that shall become likelier.
+        clip_ratio: A token that has moved by this share in its advantage's direction is left alone.
     """  # fmt: skip
     clipped_N = ratio_N.clamp(1 - clip_ratio, 1 + clip_ratio)
     return -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)

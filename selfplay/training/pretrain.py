@@ -1,7 +1,7 @@
-"""Makes the embedded model: a small Llama and its tokenizer, from rule-based pairs alone.
+"""Makes the embedded model: a small Llama and its tokenizer, from rule-based pairs only.
 
-Everything follows from `embedded/pretrain.toml` and its seed: the same machine, versions and
-thread count give the same weights.
+Everything follows from `embedded/pretrain.toml` and its seed. The same machine, versions and thread count give the same
+weights.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from selfplay.training.finetune import TokenExample, TrainStats, batches, train
 
 END = "<|end|>"
 TOKEN_PATTERN = r"\n *| ?[A-Za-z_]+(?=[^'\n]*(?:'[^'\n]*'[^'\n]*)*$)|[A-Za-z]|\d| ?[^\sA-Za-z0-9_]+| +"
-"""A line break with its indentation, a word that an even number of quotes follows, one letter, one digit, a run of
-punctuation. So numbers and the words in quotes are copied, reversed and compared character by character."""
+"""Pieces that tokens never cross: a line break with its indentation, a word outside quotes (an even number of quotes
+follows it), one letter, one digit, a run of punctuation, a run of blanks. So the model copies, reverses and compares
+numbers and quoted words character by character."""
 BUCKET_PAIRS = 8192
-"""Pairs drawn, sorted by length and shuffled as batches at a time."""
+"""Pairs that are drawn at a time, sorted by length, cut into batches and shuffled."""
 COMPILERS = ("g++", "clang++")
 CHECKED_PER_FAMILY = 40
 CARD = """\
@@ -54,15 +55,16 @@ text that people wrote.
 Intended for research on self-play and for tests. What it writes is untrusted code: run it in a sandbox only.
 """
 HASHED_PAIRS = 2000
+"""Number of first pairs that `rules_hash` covers."""
 MOST_GUARDED_COMPOSED, MOST_GUARDED = 2, 1
-"""Of those checked, for composed puzzles and single rules: a small set or number is a held-out puzzle's answer now and
-then. A family that makes more of them is about a kind that is held out; those that it makes are left out of training
-where their text tells."""
+"""How many of a family's checked pairs may be near a guarded puzzle, for composed puzzles and for single rules. A few
+may be: a small set or number is now and then the answer of a held-out puzzle. A family with more imitates a held-out
+kind of puzzle. Pairs whose text shows that they are near a guarded puzzle are left out of training."""
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """What decides the embedded model's weights."""
+    """All settings that decide the embedded model's weights."""
 
     seed: int = 0
     vocabulary: int = 512
@@ -78,22 +80,22 @@ class PretrainConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     solve_only: float = 0.75
-    """Share of the pairs of which the solution alone is learned: with it 10.33 nats of a composed solution after 220
-    steps, without 10.59."""
+    """Share of pairs of which only the solution is learned. A composed solution's loss after 220 steps is 10.33 nats
+    with it and 10.59 without."""
     compile: bool = False
-    """Whether the network goes through `torch.compile`, which needs a C++ compiler: 1.38 times as fast on two cores,
-    with other rounding."""
+    """Whether to use `torch.compile`, which needs a C++ compiler. It is 1.38 times as fast on two cores, with other
+    rounding."""
     threads: int = 0
-    """0 takes the cores available; the number changes rounding, and so the weights."""
+    """Number of threads; 0 takes the cores available. The number changes rounding, and so the weights."""
     families: tuple[str, ...] = ()
-    """Names in `puzzles.rules.families`; empty for all."""
+    """Names of families in `puzzles.rules.families`; empty for all."""
 
 
 def load_pretrain_config(path: str | Path, overrides: dict[str, Any] | None = None) -> PretrainConfig:
     """Settings from a TOML file.
 
     Raises:
-        InputError: Unreadable, an unknown key, or a wrong type.
+        InputError: The file cannot be read, or has an unknown key, a wrong type or an unknown family.
     """
     config: PretrainConfig = build(PretrainConfig, {**read_toml(path), **(overrides or {})}, str(path))
     if unknown := set(config.families) - set(families.FAMILIES):
@@ -102,10 +104,10 @@ def load_pretrain_config(path: str | Path, overrides: dict[str, Any] | None = No
 
 
 def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
-    """Every family yields accepted, admitted pairs, and hardly one that is near a guarded puzzle.
+    """Check that every family makes accepted, admitted pairs, and that hardly any is near a guarded puzzle.
 
     Raises:
-        InputError: A family does not; training on it would be wrong.
+        InputError: A family fails the check, so it must not be trained on.
     """
     rng = np.random.default_rng([config.seed, 1])
     names = list(config.families) or list(families.FAMILIES)
@@ -120,10 +122,12 @@ def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
     near: Counter[str] = Counter()
     for (name, pair), puzzle, judgement in zip(drawn, puzzles, verify_texts(pool, texts), strict=True):
         if not isinstance(puzzle, Puzzle) or judgement.verdict != "accepted":
-            raise InputError(f"family {name}: {judgement.verdict} {judgement.detail}: {pair.puzzle!r}")
+            raise InputError(
+                f"family {name}: expected an accepted pair, got {judgement.verdict} {judgement.detail}: {pair.puzzle!r}"
+            )
         near[name] += guard.hit(puzzle) is not None
         if near[name] > (MOST_GUARDED_COMPOSED if name in families.COMPOSED else MOST_GUARDED):
-            raise InputError(f"family {name} imitates a guarded puzzle: {pair.puzzle!r} is {guard.hit(puzzle)}")
+            raise InputError(f"family {name} imitates a guarded puzzle: {pair.puzzle!r} is near {guard.hit(puzzle)}")
     refusals = admit(pool, [puzzle for puzzle in puzzles if isinstance(puzzle, Puzzle)])
     for (name, pair), refusal in zip(drawn, refusals, strict=True):
         if refusal is not None:
@@ -131,7 +135,7 @@ def check_families(config: PretrainConfig, pool: Pool, guard: Guard) -> None:
 
 
 def pair_text(pair: families.RulePair) -> str:
-    """A pair as the model reads it: the plain protocol's prompt and completion, joined."""
+    """A pair as the model reads it: prompt and completion of the plain protocol, joined."""
     return f"{pair.puzzle}\n\n{pair.solution}\n"
 
 
@@ -140,7 +144,10 @@ def _header(pair: families.RulePair) -> str:
 
 
 def rules_hash(config: PretrainConfig, guard: Guard) -> str:
-    """Of the first pairs: what a model was trained on is what the rules make and the guard lets pass now, if equal."""
+    """Hash of the first pairs that the rules make and the guard lets pass.
+
+    If it equals the hash in a model's notes, the model was trained on the pairs that are made today.
+    """
     pairs = _unguarded(families.generate(config.seed, HASHED_PAIRS, config.families), guard)
     return content_hash("\n".join(pair_text(pair) for pair in pairs))
 
@@ -150,7 +157,7 @@ def _unguarded(pairs: Iterable[families.RulePair], guard: Guard) -> list[familie
 
 
 def make_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over rule-based pairs; any text survives it."""
+    """A byte-level BPE tokenizer, made from rule-based pairs. It can encode any text without loss."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -174,7 +181,7 @@ def make_tokenizer(config: PretrainConfig) -> PreTrainedTokenizerFast:
 
 
 def make_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with random weights of the seed."""
+    """A Llama with random weights, drawn from the seed."""
     torch.manual_seed(config.seed)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -196,9 +203,9 @@ def make_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> 
 class MuonAndAdamW:
     """Muon for the matrices inside the network, AdamW for embeddings and gains, at the same learning rate.
 
-    Muon (K. Jordan and others, 2024, kellerjordan.github.io/posts/muon) with updates scaled to AdamW's
-    (arXiv:2502.16982). After 220 steps of 8,192 tokens the loss was 1.11 at 3e-3, and 1.04 at 8e-3; with AdamW alone
-    1.26 at 3e-3.
+    Muon (K. Jordan and others, 2024, kellerjordan.github.io/posts/muon) has its updates scaled to AdamW's
+    (arXiv:2502.16982). After 220 steps of 8,192 tokens the loss was 1.11 at a rate of 3e-3, and 1.04 at 8e-3. With
+    AdamW alone it was 1.26 at 3e-3.
     """
 
     def __init__(self, network: torch.nn.Module, config: FinetuneConfig, device: torch.device) -> None:
@@ -225,7 +232,10 @@ class MuonAndAdamW:
 def training_steps(
     config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, guard: Guard
 ) -> Iterator[list[TokenExample]]:
-    """Batches without end, of pairs none of which is near a guarded puzzle; solutions are learned, and some puzzles."""
+    """Endless batches of pairs. Pairs whose text is near a guarded puzzle are left out.
+
+    Every solution is learned; its puzzle is learned too, except for a share `solve_only` of the pairs.
+    """
     end = tokenizer.eos_token_id
     for number in range(2**62):
         seed = np.random.SeedSequence([config.seed, 2, number]).generate_state(1, np.uint64)[0]
@@ -251,17 +261,17 @@ def pretrain(
     """Make the model and save it as a Hugging Face folder, in bfloat16.
 
     Args:
-        config: What to make.
-        folder: Where it goes.
-        guard_puzzles: Parses the dev and held-out sets; no family may come near them.
+        config: Settings of the model and its training.
+        folder: Folder of the model.
+        guard_puzzles: Parses the dev and held-out sets, which no family may imitate.
         progress: Called after each step with its tokens and loss.
 
     Raises:
-        InputError: A family is wrong or imitates a guarded puzzle, or there is no compiler.
+        InputError: A family makes wrong pairs or imitates a guarded puzzle, or there is no compiler.
     """
     if config.compile and not any(map(shutil.which, COMPILERS)):
         raise InputError(
-            f"compile = true: expected a C++ compiler ({', '.join(COMPILERS)}): install one, or set it false"
+            f"compile = true: found no C++ compiler ({' or '.join(COMPILERS)}): install one, or set compile = false"
         )
     with truth_pool() as pool:
         guard = guard_puzzles(pool)
@@ -296,7 +306,7 @@ def pretrain(
 
 @contextlib.contextmanager
 def _same_every_time() -> Iterator[None]:
-    """The same sums in the same order: compiled, gradients of embeddings are else added as threads come to them."""
+    """Use deterministic algorithms. Otherwise a compiled network adds embedding gradients in the order of threads."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -306,7 +316,7 @@ def _same_every_time() -> Iterator[None]:
 
 
 def card(notes: dict[str, Any]) -> str:
-    """A model card from what is kept beside the weights; scores are for `selfplay bench` to add."""
+    """A model card, made from the notes beside the weights. `selfplay bench` adds the scores."""
     config, training = notes["config"], notes["training"]
     rows = {
         "parameters": f"{notes['parameters']:,}, kept in bfloat16",

@@ -1,6 +1,6 @@
-"""Which pairs become training examples, and how they are shown.
+"""Chooses the pairs to train on and writes them as training examples.
 
-An example's prompt is exactly what sampling shows, shots included.
+An example's prompt is exactly the prompt that sampling shows, shots included.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from selfplay.sampling.prompts import Prompt, propose_completion, propose_prompt
 from selfplay.sampling.shots import Pair, prompt_for
 
 MOST_REPEATS = 3
-"""How often a pair of a rare cell may stand among the balanced ones: a few puzzles by heart are no skill."""
+"""Most copies of a pair among the balanced ones. To know a few puzzles of a rare cell by heart is not a skill."""
 LEVELS = ("not tried", "never solved", "hard", "middling", "easy")
-"""Of difficulty: below a third of a puzzle's candidates accepted, below two thirds, and from there on."""
+"""Levels of difficulty. The last three: below a third of a puzzle's candidates accepted, below two thirds, and more."""
 
 
 @dataclass(frozen=True)
@@ -31,34 +31,34 @@ class Example:
     prompt: Prompt
     completion: str
     pair: tuple[str, str] | None = field(default=None, compare=False)
-    """Ids of the puzzle and the verified solution that are learned, the solution's empty if only the puzzle is."""
+    """Ids of the learned puzzle and verified solution. The solution's id is empty if only the puzzle is learned."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A prompt and two completions, of which the better is to gain on the worse."""
+    """A prompt and two completions. Training raises the better one relative to the worse."""
 
     prompt: Prompt
     better: str
     worse: str
     pair: tuple[str, str] | None = field(default=None, compare=False)
-    """As of an `Example`, of the better one."""
+    """Ids as in an `Example`, for the better completion."""
 
 
 @dataclass(frozen=True)
 class Graded:
-    """A prompt and a completion that is to become likelier, or with an advantage below 0 less likely."""
+    """A prompt and a completion that training makes likelier, or less likely if its advantage is below 0."""
 
     prompt: Prompt
     completion: str
     advantage: float
-    """How much better it did than its group; of any scale, though its size counts beside the learning rate."""
+    """How much better the completion did than its group. Any scale will do, but it acts like the learning rate."""
     pair: tuple[str, str] | None = field(default=None, compare=False)
-    """As of an `Example`; None if it is neither a new, valid puzzle nor a verified solution."""
+    """Ids as in an `Example`; None if the completion is neither a new, valid puzzle nor a verified solution."""
 
 
 Lesson = Example | Contrast | Graded
-"""What a training is given, all of one kind."""
+"""One item to train on. All lessons of a training are of one kind."""
 
 
 def examples(
@@ -72,13 +72,13 @@ def examples(
     """Training examples of the pairs, and the pairs that have at least one.
 
     Args:
-        pairs: Puzzles with their solutions, puzzles possibly repeated with other solutions.
-        roles: `solve` teaches each pair's solution, `propose` each puzzle once, or as often as one of its pairs stands
-            among the pairs.
-        protocol: As in sampling.
+        pairs: Puzzles with their solutions. A puzzle may occur several times with other solutions.
+        roles: `solve` teaches each pair's solution. `propose` teaches each puzzle once, or as often as its most
+            repeated pair occurs.
+        protocol: The protocol of sampling.
         shots: The fixed pairs of the solver's prompt.
-        proposer_shots: How many puzzles stand before a proposal.
-        rng: Draws them.
+        proposer_shots: Number of puzzles shown before a proposal.
+        rng: Draws these puzzles.
     """
     chosen: list[Example] = []
     used: dict[tuple[str, str], Pair] = {}
@@ -92,7 +92,7 @@ def examples(
         if "propose" in roles and seen[puzzle.id, solution.id] > proposed[puzzle.id]:
             proposed[puzzle.id] += 1
             if (completion := propose_completion(protocol, puzzle)) is not None:
-                # One more than asked for, in case the puzzle itself is among them.
+                # One puzzle more than needed, in case the puzzle itself is among them.
                 drawn = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)
                 before_it = [puzzles[i] for i in drawn if puzzles[i].id != puzzle.id][:proposer_shots]
                 chosen.append(Example(propose_prompt(protocol, before_it), completion))
@@ -105,15 +105,15 @@ def examples(
 
 @dataclass(frozen=True)
 class Cell:
-    """What pairs are evened over."""
+    """A niche and a level of difficulty. Balanced pairs are spread evenly over cells."""
 
     niche: Niche
     level: str
-    """One of LEVELS."""
+    """One of `LEVELS`."""
 
 
 def cells(archive: Archive, pool: Pool, pairs: Sequence[Pair]) -> dict[str, Cell]:
-    """The cell of each pair's puzzle, by its id."""
+    """The cell of each pair's puzzle, by the puzzle's id."""
     puzzles = list({puzzle.id: puzzle for puzzle, _ in pairs}.values())
     tried = {row["id"]: (row["c"], row["n"]) for row in archive.query(f"SELECT id, {CANDIDATES_N_C} FROM puzzles p")}
     return {
@@ -123,22 +123,23 @@ def cells(archive: Archive, pool: Pool, pairs: Sequence[Pair]) -> dict[str, Cell
 
 
 def level(accepted: int, tried: int) -> str:
-    """One of LEVELS, of a puzzle so many of whose candidates were accepted."""
+    """The level of a puzzle, one of `LEVELS`, from its number of accepted and of all candidates."""
     if not tried:
         return LEVELS[0]
     return LEVELS[2 + min(2, 3 * accepted // tried)] if accepted else LEVELS[1]
 
 
 def balanced(pairs: Sequence[Pair], cell_of: Callable[[Pair], Hashable], rng: np.random.Generator) -> list[Pair]:
-    """About as many pairs, such that each cell has as many: some of a full one, those of a rare one repeatedly.
+    """About the same number of pairs, spread evenly over the cells: full cells lose pairs, those of rare cells repeat.
 
-    An even share is the pairs by the cells, rounded up. A cell with fewer has each of its pairs in turn until the share
-    is full, or each `MOST_REPEATS` times; which of a cell with more are left out is drawn.
+    The share of a cell is the number of pairs divided by the number of cells, rounded up. A cell with fewer pairs
+    repeats them in turn until the share is full, or until each pair occurs `MOST_REPEATS` times. In a cell with more
+    pairs, the pairs to leave out are drawn at random.
 
     Args:
-        pairs: Chosen to train on.
-        cell_of: What is evened, such as a pair's `Cell`, its answer type or its difficulty.
-        rng: Draws what is left out.
+        pairs: Pairs chosen to train on.
+        cell_of: The cell of a pair, such as its `Cell`, its answer type or its difficulty.
+        rng: Draws the pairs to leave out.
 
     Returns:
         The pairs in their order, repeated ones side by side.
@@ -155,7 +156,7 @@ def balanced(pairs: Sequence[Pair], cell_of: Callable[[Pair], Hashable], rng: np
 
 
 def composition(pairs: Sequence[Pair], cell_by_puzzle: Mapping[str, Cell]) -> dict[str, Counter[str]]:
-    """How many pairs there are of each `skill` (a pair may have several, or none), answer `type` and `difficulty`."""
+    """Number of pairs of each `skill` (a pair may have several or none), answer `type` and `difficulty`."""
     found = [cell_by_puzzle[puzzle.id] for puzzle, _ in pairs]
     return {
         "skill": Counter(skill for cell in found for skill in (sorted(cell.niche.skills) or ["no skill"])),

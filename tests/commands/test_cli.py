@@ -36,7 +36,7 @@ from puzzles.archive.formats import FORMATS as FILE_FORMATS
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError, Verdict
 from sandbox import selfcheck
-from selfplay.commands import main as cli
+from selfplay.commands import log
 from selfplay.commands.archive import add_archive
 from selfplay.commands.main import main
 from selfplay.inspecting.export import FORMATS
@@ -265,7 +265,7 @@ def test_a_heldout_file_that_has_changed_since_a_run_began_is_refused_by_name(fi
     with (tmp_path / "files" / "heldout.jsonl").open("a") as file:
         file.write(json.dumps({"name": "more", "puzzle": "def f(x: int):\n    return x * 9 == 9 * 77"}) + "\n")
     line = refused("run", tmp_path / "files" / "tiny.toml", "--set", "iterations=2")
-    assert line.startswith(f"selfplay: data.heldout: {tmp_path}/files/heldout.jsonl is not what it was")
+    assert line.startswith(f"selfplay: data.heldout: {tmp_path}/files/heldout.jsonl has changed since runs/tiny began")
 
 
 def test_a_run_that_goes_on_with_other_versions_says_so_in_one_line(files, run_here, selfplay):
@@ -388,11 +388,11 @@ def test_runs_lists_runs_that_score_other_k(run_here, done):
 
 PLACES = [
     (["run", "--set", "iterations=0", "--name", "x" * 300], "this name is too long for the file system"),
-    (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: it cannot be written, Is a directory"),
-    (["reproduce", "tiny", "--out", "file/again"], "file/again: it cannot be written, Not a directory"),
-    (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: it cannot be written, No such file or directory"),
+    (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: cannot be written (Is a directory)"),
+    (["reproduce", "tiny", "--out", "file/again"], "file/again: cannot be written (Not a directory)"),
+    (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: cannot be written (No such file or directory)"),
     (["reproduce", "tiny", "--out", "runs/tiny/again"], "this is in the run itself"),
-    (["report", "tiny", "--out", "/proc/report.html"], "it cannot be written, No such file or directory"),
+    (["report", "tiny", "--out", "/proc/report.html"], "cannot be written (No such file or directory)"),
 ]
 
 
@@ -442,18 +442,18 @@ def test_runs_lists_one_that_is_still_starting_and_shows_nobodys_escapes(done):
 
 
 def test_what_is_told_before_a_run_has_a_folder_is_in_its_log(capsys):
-    with cli._log_to(Path("runs/new/log.txt")):
+    with log.log_to(Path("runs/new/log.txt")):
         logging.getLogger("selfplay.sampling.cluster").warning("a node gets no work")
     assert Path("runs/new/log.txt").read_text().endswith("selfplay.sampling.cluster: a node gets no work\n")
     assert capsys.readouterr().err == ""
 
 
 def test_a_log_is_put_aside_when_it_is_long(files, done, monkeypatch):
-    monkeypatch.setattr(cli, "LOG_BYTES", 2_000)
+    monkeypatch.setattr(log, "LOG_BYTES", 2_000)
     done("run", files / "tiny.toml")
     names = sorted(path.name for path in Path("runs/tiny").glob("log.txt*"))
     assert names[:2] == ["log.txt", "log.txt.1"]
-    assert len(names) <= 1 + cli.LOGS_BEFORE
+    assert len(names) <= 1 + log.LOGS_BEFORE
 
 
 def test_runs_says_when_there_are_none(done):
@@ -522,7 +522,7 @@ def test_bench_scores_two_models_on_a_file(model, other, files, done):
     assert [row[3] for row in cells[2:]] == ["3 of 3", "0 of 3"]
     assert cells[3][4:] == ["-", "-"]
     assert len({len(line) for line in lines}) == 1
-    assert beside.startswith(f"{other} beside {model}: At pass@1 B is not different from A as far as these puzzles can")
+    assert beside.startswith(f"{other} beside {model}: At pass@1 these puzzles show no significant difference between")
     assert len(list(Path("runs").glob("bench-*/results.json"))) == 2
 
 
@@ -1795,13 +1795,13 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished,
     options, status, err = told.pop(0)
     assert status == 2, options
     assert re.search(
-        r"an iteration takes about 0.\d MB, 2 are left, and 0.0 MB are free where runs/tiny is", one_line(err)
+        r"an iteration needs about 0.\d MB, and 0.0 MB are free at runs/tiny \(iterations left: 2\)", one_line(err)
     )
     full = [entry for entry in told if entry[1] != 0]
     assert len(full) >= 2
     for _, status, err in full:
         assert status == 3, full
-        assert "the disk is full: an iteration takes about" in one_line(err)
+        assert "the disk is full: an iteration needs about" in one_line(err)
     assert_same_run("runs/tiny", finished[0] / "runs" / "tiny")
 
 

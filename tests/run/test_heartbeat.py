@@ -155,7 +155,7 @@ def test_a_run_that_beats_on_another_machine_is_refused_though_its_lock_is_not_s
     changed(run.status, host="node7", user="ada", process=12, doing="iteration 1: solve")
     expected = (
         r"another process is writing this run: process 12 of ada on node7 since .*, iteration 1: solve, "
-        r"last beat \d+ s ago; if that one is gone, try again in 60 seconds"
+        r"last beat \d+ s ago; if that process is gone, try again in 60 seconds"
     )
     with pytest.raises(InputError, match=expected):
         run.lock().__enter__()

@@ -37,8 +37,8 @@ def test_a_model_that_cannot_be_trained_in_the_free_memory_is_refused_with_both_
     with pytest.raises(InputError) as refused:
         resources.check(tmp_path, CONFIG, needs(memory_bytes=16 * GB, free_bytes=10 * GB), 1)
     assert str(refused.value) == (
-        "large: training takes at least 16.0 GB for weights, gradients and the optimiser's state, "
-        "and 10.0 GB are free: take a smaller model"
+        "large: training needs at least 16.0 GB for weights, gradients and the optimiser's state, "
+        "but only 10.0 GB are free: take a smaller model"
     )
     resources.check(tmp_path, CONFIG, needs(memory_bytes=16 * GB, free_bytes=16 * GB), 1)
 
@@ -54,8 +54,8 @@ def test_a_disk_without_room_for_one_iteration_is_refused_with_all_numbers(tmp_p
     with pytest.raises(InputError) as refused:
         resources.check(tmp_path, CONFIG, needs(checkpoint_bytes=5_000_000), 1)
     assert str(refused.value) == (
-        f"{tmp_path}: an iteration takes about 5.3 MB, 5 are left, and 5.3 MB are free where {tmp_path} is: "
-        "free some space, or put it elsewhere"
+        f"{tmp_path}: an iteration needs about 5.3 MB, and 5.3 MB are free at {tmp_path} (iterations left: 5): "
+        "free space, or put the run elsewhere"
     )
     free(each)
     resources.check(tmp_path, CONFIG, needs(checkpoint_bytes=5_000_000), 1)
@@ -68,7 +68,10 @@ def test_what_an_iteration_takes_is_known_from_those_before(tmp_path, free):
         (tmp_path / "scores" / f"iteration-00{iteration}-dev.jsonl").write_bytes(bytes(1_000_000))
     free(1_000)
     told = resources.what_is_missing(tmp_path, CONFIG, needs(checkpoint_bytes=2_000_000), 3)
-    assert told.startswith("the disk is full: an iteration takes about 5.0 MB, 3 are left, and 0.0 MB are free")
+    assert told == (
+        f"the disk is full: an iteration needs about 5.0 MB, and 0.0 MB are free at {tmp_path} (iterations left: 3); "
+        "finished work is kept: free space and run the same command again"
+    )
 
 
 @pytest.mark.parametrize(

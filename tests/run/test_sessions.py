@@ -122,7 +122,7 @@ def test_a_set_that_has_changed_is_refused_by_name_and_nothing_changes(begun, fi
     before = content(begun.path)
     file = Path(files[name])
     puzzle_file(file, [("other", "def f(x: int):\n    return x * 7 == 4907", None)])
-    with pytest.raises(InputError, match=rf"data\.{name}: {re.escape(str(file))} is not what it was when .*run began"):
+    with pytest.raises(InputError, match=rf"data\.{name}: {re.escape(str(file))} has changed since .*run began"):
         go(begun.path, config_of(files, iterations=1), pool)
     assert content(begun.path) == before
 
@@ -138,7 +138,7 @@ def test_another_base_under_the_same_name_is_refused(begun, files, pool):
         def load(self, checkpoint, config):
             return Model("replaced", {})
 
-    with pytest.raises(InputError, match=r"model\.path: base is not what it was"):
+    with pytest.raises(InputError, match=r"model\.path: base has changed since"):
         go(begun.path, config_of(files, iterations=1), pool, Replaced())
 
 

@@ -239,7 +239,11 @@ MISSING = """
 import sys
 sys.modules["selfplay"] = None
 """
-WRONG = [(WEAK, "the sandbox reaches tier D"), (OTHER, "other code of this package"), (MISSING, "install it there")]
+WRONG = [
+    (WEAK, "the sandbox reaches tier D"),
+    (OTHER, "its version of this package differs"),
+    (MISSING, "install it there"),
+]
 
 
 @pytest.mark.parametrize(("code", "why"), WRONG, ids=["weak", "other", "missing"])
@@ -471,7 +475,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path, caps
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"RAY_AUTH_TOKEN": "ab" * 32}, "does not take the token: RAY_AUTH_MODE is token, RAY_AUTH_TOKEN is set"),
+        ({"RAY_AUTH_TOKEN": "ab" * 32}, "does not accept the token: RAY_AUTH_MODE is token, RAY_AUTH_TOKEN is set"),
         ({"RAY_AUTH_TOKEN": None}, "RAY_AUTH_TOKEN is not set"),
         ({"RAY_AUTH_TOKEN": None, "RAY_AUTH_MODE": None}, "RAY_AUTH_MODE is not set, RAY_AUTH_TOKEN is not set"),
     ],

@@ -234,7 +234,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(played, monkey
 def test_a_key_that_is_not_taken_is_wrong_input_and_not_shown(played, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     server = played(lambda body, number: (401, {}, b'{"error": {"message": "no such key"}}'))
-    with pytest.raises(InputError, match=r"401: no such key: is the key in \$OPENAI_API_KEY right\?") as raised:
+    with pytest.raises(InputError, match=r"401: no such key: check the key in \$OPENAI_API_KEY") as raised:
         endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
     assert "sk-secret" not in str(raised.value)
 
@@ -260,7 +260,9 @@ def test_a_key_that_can_be_none_is_wrong_input_and_not_shown(monkeypatch, key):
     with contextlib.suppress(ValueError):  # the environment itself takes no null
         monkeypatch.setenv("OPENAI_API_KEY", key)
     monkeypatch.setattr(endpoint.os, "environ", {"OPENAI_API_KEY": key})
-    with pytest.raises(InputError, match=r"\$OPENAI_API_KEY: expected a key of letters") as raised:
+    with pytest.raises(
+        InputError, match=r"\$OPENAI_API_KEY: expected a key of printable ASCII characters, it has others"
+    ) as raised:
         Endpoint(EndpointConfig(), ["http://127.0.0.1:9/v1"], "hash")
     assert "secret" not in str(raised.value)
 
@@ -270,10 +272,10 @@ def test_a_key_that_can_be_none_is_wrong_input_and_not_shown(monkeypatch, key):
 BAD = {
     "too many requests": ((429, {"retry-after": "0.01"}, b"slow down"), "status 429"),
     "broken for a moment": ((500, {}, b"oops"), "status 500"),
-    "html instead of JSON": ((200, {}, b"<html>busy</html>"), "no answer of the protocol"),
-    "another shape": ((200, {}, b'{"choices": []}'), "no answer of the protocol"),
-    "a text that is a number": ((200, {}, answer(7)[2]), "no answer of the protocol"),
-    "no usage": ((200, {}, b'{"choices": [{"text": "x", "finish_reason": "stop"}]}'), "no answer of the protocol"),
+    "html instead of JSON": ((200, {}, b"<html>busy</html>"), "malformed answer"),
+    "another shape": ((200, {}, b'{"choices": []}'), "malformed answer"),
+    "a text that is a number": ((200, {}, answer(7)[2]), "malformed answer"),
+    "no usage": ((200, {}, b'{"choices": [{"text": "x", "finish_reason": "stop"}]}'), "malformed answer"),
     "given up by the server": ((200, {}, answer("half", ends="abort")[2]), "broken off"),
     "a refusal that is nested too deep": ((500, {}, b"[" * 50_000), "status 500"),
     "cut off in the middle": (CUT, "connection lost"),
@@ -295,7 +297,7 @@ def test_what_is_no_answer_is_asked_again_and_never_scored(played, what):
 @pytest.mark.parametrize("what", BAD)
 def test_a_server_that_never_answers_ends_it(played, what):
     server = played(lambda body, number: BAD[what][0])
-    with pytest.raises(EndpointFailed, match=f"no answer at 2 tries, at last {BAD[what][1]}"):
+    with pytest.raises(EndpointFailed, match=f"no answer in 2 tries, the last failure: {BAD[what][1]}"):
         endpoint_of(server, attempts=2, request_seconds=0.2).sample([prompt("a")], 2, SETTINGS, [1])
 
 
@@ -310,7 +312,7 @@ def test_the_others_do_the_work_of_a_server_that_fails(played, caplog):
     broken, whole = played(lambda body, number: (503, {}, b"")), played()
     asked = endpoint_of(broken, whole, attempts=2)
     assert len(texts(asked.sample([prompt("a")], 9, SETTINGS, [1]))[0]) == 9
-    assert caplog.text.count("no answer at 2 tries") == 1
+    assert caplog.text.count("no answer in 2 tries") == 1
     before = len(broken.bodies)
     asked.sample([prompt("a")], 9, SETTINGS, [2])
     assert len(broken.bodies) == before
@@ -344,7 +346,7 @@ def test_a_server_that_says_a_byte_now_and_then_has_no_longer_to_prove_itself(pl
         threading.Thread(target=drip, args=(listening,), daemon=True).start()
         started = time.monotonic()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
-        with pytest.raises(EndpointFailed, match="no answer at 1 tries, at last TimeoutError"):
+        with pytest.raises(EndpointFailed, match="no answer in 1 tries, the last failure: TimeoutError"):
             Endpoint(EndpointConfig(model="m", attempts=1, request_seconds=0.5), [url], "hash")
     assert time.monotonic() - started < 10
 
@@ -395,19 +397,22 @@ def test_a_server_that_stops_a_little_later_has_the_weights_all_the_same(played,
 
 def test_a_server_that_gives_the_same_text_twice_is_refused(played, proved):
     server = played(lambda body, number: answer("abc"))
-    with pytest.raises(InputError, match="two samples at temperature 1 are the same text, with each of 4 prompts"):
+    with pytest.raises(InputError, match="got the same text twice for each of 4 prompts: use a server that samples"):
         with_weights(server)
+
+
+OTHERS = "expected the weights the hash, which continue a prompt with 'abc', but it continues with 'abx'"
 
 
 def test_a_server_with_other_weights_is_refused_and_each_is_asked(played, proved):
     right, stale = played(lambda body, number: served(body)), played(lambda body, number: served(body, "abx"))
-    with pytest.raises(InputError, match=f"{stale.url}: it has other weights than the hash: it goes on with 'abx'"):
+    with pytest.raises(InputError, match=f"{stale.url}: {OTHERS}"):
         with_weights(right, stale)
 
 
 def test_a_server_that_says_nothing_greedily_has_not_the_weights(played, proved):
     server = played(lambda body, number: served(body, "") if body["temperature"] == 0 else served(body))
-    with pytest.raises(InputError, match="it has other weights"):
+    with pytest.raises(InputError, match=r"expected the weights the hash, .* but it continues with ''"):
         with_weights(server)
 
 
@@ -484,7 +489,7 @@ def test_a_server_that_is_killed_in_the_middle_of_a_request_is_begun_again(comma
     sampled = asked.sample([prompt("a")], 40, SETTINGS, [1], lambda done: kill_once(process))
     asked.close()
     assert sampled == expected
-    assert caplog.text.count("it is begun again") == 1
+    assert caplog.text.count("the server died and is restarted") == 1
 
 
 def kill_once(pid):
@@ -510,11 +515,12 @@ def test_a_server_that_dies_each_time_ends_it(command, tmp_path, monkeypatch):
     ("serve", "error", "words"),
     [
         ("no-such-program {checkpoint} {port}", InputError, "there is no program 'no-such-program' here"),
-        ("vllm serve {checkpoint}", InputError, "expected {checkpoint} and {port} in it"),
+        ("vllm serve {checkpoint}", InputError, "expected {checkpoint} and {port} in the command"),
         ("vllm serve {checkpoint} {prot}", InputError, "expected a command with {checkpoint} and {port}"),
         ("vllm 'serve {checkpoint} {port}", InputError, "No closing quotation"),
-        (f"{sys.executable} -c 'raise SystemExit(\"no GPU\")' {{checkpoint}} {{port}}", ServerDied, "it ended with 1"),
-        ("sleep 30 {checkpoint} {port}", ServerDied, "it ended with 1"),
+        (f"{sys.executable} -c 'raise SystemExit(\"no GPU\")' {{checkpoint}} {{port}}", ServerDied,
+         "the server ended with 1"),
+        ("sleep 30 {checkpoint} {port}", ServerDied, "the server ended with 1"),
         (f"{sys.executable} -c input() {{checkpoint}} {{port}}", ServerDied, "EOFError"),
         (f"{sys.executable} -c 'import time; time.sleep(30)' {{checkpoint}} {{port}}", ServerDied, "in time"),
     ],
@@ -609,7 +615,7 @@ def test_what_servers_may_cost_is_bounded(played, proved, here, capsys):
 def test_a_server_that_leaves_in_the_middle_of_a_run_loses_nothing(played, proved, here, capsys):
     leaving = played(lambda body, number: chatting(body, number) if number < 60 else (503, {}, b""))
     assert chat_run(leaving, here, "--set=endpoint.attempts=2") == 3
-    assert "no answer at 2 tries, at last status 503; what was finished is kept" in capsys.readouterr().err
+    assert "no answer in 2 tries, the last failure: status 503; what was finished is kept" in capsys.readouterr().err
     assert chat_run(played(chatting), here) == 0
     assert len(RunDir(Path("runs/served")).read_records()) == 3
 

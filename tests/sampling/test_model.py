@@ -229,7 +229,7 @@ def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(tiny_copy
     change_json(tiny_copy / "config.json", model_type="own", auto_map=own)
     (tiny_copy / "own.py").write_text(f"open({str(tiny_copy / 'executed')!r}, 'w')")
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question on the terminal"))
-    assert "code of a model is never run here" in error_of(tiny_copy)
+    assert "a model's code is never run here" in error_of(tiny_copy)
     assert not (tiny_copy / "executed").exists()
 
 
@@ -886,7 +886,7 @@ def test_out_of_memory_fewer_rows_are_sampled_side_by_side(loaded, tiny, short_o
     assert [[c.text for c in row] for row in sampled.completions_P_K] == expected
     assert sum(told) == 12
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
-    assert "2 sequences side by side" in caplog.messages[-1]
+    assert "from now on 2 sequences are sampled side by side" in caplog.messages[-1]
     # From then on it begins with what was left, or with less if less is asked for.
     assert model.sample(PROMPTS, 1, settings, [1]).batch_rows == 2
     assert model.sample(PROMPTS, 1, dataclasses.replace(settings, batch_rows=1), [1]).batch_rows == 1

@@ -225,7 +225,8 @@ def test_other_conditions_are_refused_with_both_values(made, command, name):
     status, out, err = command("base", "new")
     assert (status, out) == (2, "")
     assert err == (
-        f"selfplay: new: it cannot be compared with base: they differ in {shown}. Score both alike, or give --anyway\n"
+        f"selfplay: new: cannot be compared with base, they differ in {shown}: "
+        "score both under the same conditions, or give --anyway\n"
     )
     assert compare("base", "new", anyway=True).differing == [shown]
 
@@ -234,7 +235,7 @@ def test_another_number_of_seeds_is_refused_and_other_seeds_are_not(made):
     made("base", A)
     made("more", B, changes=[(("settings", "seeds"), [0, 1])])
     made("other", B, changes=[(("settings", "seeds"), [7])])
-    with pytest.raises(InputError, match=r"differ in number of seeds \(1 and 2\)\. Score"):
+    with pytest.raises(InputError, match=r"differ in number of seeds \(1 and 2\): score both"):
         compare("base", "more")
     assert compare("base", "other").differing == []
 
@@ -263,7 +264,7 @@ def test_anyway_compares_the_puzzles_that_both_have_and_says_what_differs(made, 
     assert comparison.puzzles == [f"{number:016x}" for number in range(6)]
     assert comparison.differences[0].first == pytest.approx(sum(A[:6]) / 6 / N)
     _, out, _ = command("base", "new", "--anyway")
-    assert f"These differ as well: set hash ({'a' * 16} and {'d' * 16}); settings temperature (0.8 and 0.5)\n" in out
+    assert f"The conditions differ: set hash ({'a' * 16} and {'d' * 16}); settings temperature (0.8 and 0.5)\n" in out
 
 
 def test_anyway_takes_each_models_own_number_of_candidates(made):
@@ -277,11 +278,11 @@ def test_anyway_takes_each_models_own_number_of_candidates(made):
 def test_nothing_in_common_is_refused(made):
     made("base", A)
     made("k", B, changes=[(("settings", "k"), [3])])
-    with pytest.raises(InputError, match=r"k: it has no pass@k in common with base: rescore one with the other's --k"):
+    with pytest.raises(InputError, match=r"k: no pass@k in common with base: rescore one with the other's --k"):
         compare("base", "k")
     made("none", A, errata=range(1, 8))
     made("wrong", A, errata=[0])
-    with pytest.raises(InputError, match="wrong: it has no puzzle in common with none"):
+    with pytest.raises(InputError, match="wrong: expected puzzles in common with none, there are none"):
         compare("none", "wrong")
 
 
@@ -311,8 +312,8 @@ B  new (hash bbbbbbbbbbbbbbbb)
 Won (solved by B only): 3: p3 (0 → 4), p2 (0 → 2), p7 (0 → 1)
 Lost (solved by A only): 1: p5 (2 → 0)
 
-At pass@1 B is not different from A as far as these puzzles can tell (p = 0.62); \
-only a difference above 0.196 could be expected to show.
+At pass@1 these puzzles show no significant difference between A and B (p = 0.62). \
+Only a difference above 0.196 could be expected to show.
 """
 
 
@@ -335,7 +336,7 @@ def test_of_few_puzzles_nothing_can_be_said_and_the_json_is_still_json(made, com
     made("base", [0, 0, 4])
     made("new", [4, 4, 0])
     _, out, _ = command("base", "new")
-    assert "At pass@1 B is not different from A as far as these puzzles can tell (p = 1); no difference could" in out
+    assert "At pass@1 these puzzles show no significant difference between A and B (p = 1). No difference could" in out
     assert "inf" not in out
     _, out, _ = command("base", "new", "--json")
     assert json.loads(out, parse_constant=pytest.fail)["differences"]["pass@1"]["detectable"] is None

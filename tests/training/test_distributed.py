@@ -108,7 +108,9 @@ def test_a_process_that_dies_is_noticed_by_the_others_even_without_torchrun(dyin
     said = [process.communicate(timeout=60)[1] for process in processes]
     assert processes[dying].returncode == -signal.SIGKILL
     assert processes[1 - dying].returncode == 1
-    expected = f"ConnectionError: process {1 - dying} of 2: another of torchrun's processes is gone"
+    expected = (
+        f"ConnectionError: process {1 - dying} of 2: another process of torchrun has ended; its own message says why"
+    )
     assert expected in said[1 - dying].splitlines()[-1]
 
 

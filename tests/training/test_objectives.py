@@ -573,7 +573,7 @@ def test_the_training_stops_when_better_responses_have_fallen_too_far(caplog):
     assert falling(60, dataclasses.replace(config, most_fall=0.0)).stopped_at_step is None
     cut = falling(60, dataclasses.replace(config, most_fall=0.25))
     assert 10 <= cut.steps == cut.stopped_at_step < 60
-    assert f"step {cut.steps}: the training ends" in caplog.text
+    assert f"step {cut.steps}: training ends, because better responses fell by more than" in caplog.text
 
 
 @pytest.mark.parametrize(

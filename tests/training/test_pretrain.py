@@ -349,12 +349,15 @@ def test_families_far_from_the_guarded_puzzles_pass(pool):
     check_families(SMALL, pool, Guard.of([("heldout/far", puzzle)]))
 
 
+NOT_ACCEPTED = "expected an accepted pair, got"
+
+
 @pytest.mark.parametrize(
     ("puzzle", "solution", "expected"),
     [
-        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", "wrong_answer"),
-        ("def f(x: int):\n    return x == 500", "def g():\n    return (", "invalid_solution"),
-        ("def f(x):\n    return x == 500", "def g():\n    return 500", "invalid_puzzle no_annotation"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return 501", f"{NOT_ACCEPTED} wrong_answer"),
+        ("def f(x: int):\n    return x == 500", "def g():\n    return (", f"{NOT_ACCEPTED} invalid_solution"),
+        ("def f(x):\n    return x == 500", "def g():\n    return 500", f"{NOT_ACCEPTED} invalid_puzzle no_annotation"),
         ("def f(x: int):\n    return x > 5", "def g():\n    return 7", r"not admitted \(trivial"),
     ],
 )
@@ -368,7 +371,7 @@ def test_a_family_that_is_wrong_or_not_fit_for_training_is_refused(pool, monkeyp
 
 def test_without_a_compiler_what_is_to_be_compiled_is_refused_at_start(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"compile = true: expected a C\+\+ compiler \(g\+\+, clang\+\+\)"):
+    with pytest.raises(InputError, match=r"compile = true: found no C\+\+ compiler \(g\+\+ or clang\+\+\)"):
         pretrain(dataclasses.replace(SMALL, compile=True), tmp_path / "model", lambda pool: Guard())
 
 
