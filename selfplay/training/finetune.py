@@ -350,11 +350,7 @@ def train(
             history.append(passes.backward(batch))
             loss, clipped = history[-1]["loss"], torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
             norm = distributed.whole(clipped).item()
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise TrainingDiverged(
-                    f"step {step}: expected a finite loss and gradient, got {loss} and {norm}: "
-                    "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
-                )
+            _check_finite(step, loss, norm)
             _step(optimizer)
             optimizer.zero_grad(set_to_none=True)
             batch_tokens = sum(map(len, batch))
@@ -377,6 +373,14 @@ def train(
         len(history), sequences, tokens, 0, first.get("loss", 0.0), last.get("loss", 0.0), spent, cpu_spent, peak,
         **watched, stopped_at_step=stopped_at_step,
     )  # fmt: skip
+
+
+def _check_finite(step: int, loss: float, norm: float) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise TrainingDiverged(
+            f"step {step}: expected a finite loss and gradient, got {loss} and {norm}: "
+            "lower finetune.learning_rate, or set finetune.dtype = 'float32'"
+        )
 
 
 def _step(optimizer: Optimizer) -> None:
