@@ -440,8 +440,9 @@ def peak_flops_per_second(device: torch.device, dtype: torch.dtype, threads: int
     The matrix is smaller where a large product takes long: a processor without bfloat16 takes 18 s for one of 2,048.
     """
     size = PEAK_SIZE.get(device.type, PEAK_SIZE_ELSEWHERE)
-    first = size // 8
-    while size > first and _product_seconds(device, dtype, first, 2) * (size / first) ** 3 > PEAK_SECONDS:
+    small = size // 8
+    small_seconds = _product_seconds(device, dtype, small, 2)
+    while size > small and small_seconds * (size / small) ** 3 > PEAK_SECONDS:
         size //= 2
     return 2 * size**3 / _product_seconds(device, dtype, size, 5)
 

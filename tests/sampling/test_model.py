@@ -1036,12 +1036,15 @@ def test_the_arithmetic_of_a_token_is_that_of_the_networks_matrices(loaded, monk
     assert counted <= 20 * model.arithmetic.flops_per_token <= 1.15 * counted
 
 
-def test_the_peak_is_that_of_the_fastest_of_some_products(monkeypatch):
-    clock = iter([0.0, 3.0, 10.0, 12.0, 20.0, 20.5, 30.0, 31.0, 40.0, 44.0])
+@pytest.mark.parametrize(("small_seconds", "size"), [(0.0009, 64), (0.001, 32), (0.009, 16), (9.0, 8)])
+def test_the_peak_is_that_of_the_fastest_of_some_products_of_a_size_that_takes_no_half_second(
+    monkeypatch, small_seconds, size
+):
+    clock = iter([0.0, 50.0, 50.0, 50.0 + small_seconds, 0.0, 3.0, 10.0, 12.0, 20.0, 20.5, 30.0, 31.0, 40.0, 44.0])
     monkeypatch.setattr(model_module, "PEAK_SIZE", {"cpu": 64})
     monkeypatch.setattr(model_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     uncached = model_module.peak_flops_per_second.__wrapped__
-    assert uncached(torch.device("cpu"), torch.float32, 1) == 2 * 64**3 / 0.5
+    assert uncached(torch.device("cpu"), torch.float32, 1) == 2 * size**3 / 0.5
 
 
 def test_the_peak_is_measured_once_for_each_dtype(loaded, monkeypatch):
