@@ -207,7 +207,8 @@ def reproduced(run_here, selfplay, monkeypatch):
 def test_a_run_is_reproduced_to_the_bit_from_its_own_settings(finished, run_here, reproduced):
     assert_same_run(run_here, "runs/tiny-again")
     assert rows(reproduced) == rows(finished[1])
-    assert reproduced.splitlines()[-1].startswith("runs/tiny-again is identical to runs/tiny: iterations 0 to 1, ")
+    last = reproduced.splitlines()[-1]
+    assert last.startswith("runs/tiny-again is identical to runs/tiny; compared: iterations 0 to 1, ")
 
 
 def test_no_file_of_a_run_tells_a_key_of_the_environment(reproduced):
@@ -1630,7 +1631,7 @@ def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(ar
         (
             '"self-play" = []',
             '"self-play" = ["evaluate.k=[1]"]',
-            r"self-play: evaluate.k is \(1,\), and .* no equal budget",
+            r"self-play: evaluate.k: expected .*, as in nothing new, got \(1,\): arms must share it",
         ),
         ("[arms]", "[arm]", "arms.toml: unknown key 'arm'; known keys: run, seeds, control, settings, arms"),
         ("[arms]", "[arms", "arms.toml: expected TOML, "),

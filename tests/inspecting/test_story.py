@@ -227,7 +227,7 @@ def test_a_changed_text_and_a_changed_verdict_are_differences(rundir, config, po
     change(rundir, "UPDATE candidates SET verdict = 'time_limit' WHERE puzzle = ? AND verdict = 'accepted'", identifier)
     found = [line for again in replayed(rundir, config, identifier, pool) for line in again.differences]
     assert found
-    assert all(line.endswith("was time_limit, and is accepted") for line in found)
+    assert all(line.endswith("was time_limit, now accepted") for line in found)
 
 
 def test_a_puzzle_that_came_from_no_chunk_has_nothing_to_replay(rundir, config, pool):
