@@ -363,7 +363,7 @@ def begun(tiny, tmp_path, monkeypatch):
 
 def test_a_part_ends_when_the_budget_is_spent_and_says_so(begun, capsys):
     assert main([*begun, "--set", "budget.tokens=1"]) == 0
-    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1; with more of it", capsys.readouterr().out)
+    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1: raise it, and", capsys.readouterr().out)
 
 
 def test_a_part_is_judged_where_the_settings_say(begun, monkeypatch, capsys):
