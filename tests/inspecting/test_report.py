@@ -216,9 +216,7 @@ def test_a_page_of_long_texts_stays_below_five_megabytes_and_says_what_was_cut(r
 
 def test_a_folder_without_a_run_is_one_clear_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=r"nothing: expected a run's folder, with its config\.toml and archive\.sqlite"
-    ):
+    with pytest.raises(InputError, match=r"nothing: expected a run's folder with config\.toml and archive\.sqlite"):
         report(RunDir(tmp_path / "nothing"))
     assert main(["report", "nothing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -241,9 +241,10 @@ def test_without_its_checkpoint_or_with_another_a_chunk_is_not_sampled_again(run
     (identifier, *_) = every_id(rundir, "p.origin = 'model' AND p.iteration = 2")
     place = rundir.checkpoint(1)
     (place / "weights").write_text("other")
-    with pytest.raises(
-        InputError, match=r"was sampled from weights \w+, .*iteration-001 has \w+: the model has been repl"
-    ):
+    told = (
+        r"iteration-001: expected weights \w+, from which chunk \d+ was sampled, got \w+: the model has been replaced"
+    )
+    with pytest.raises(InputError, match=told):
         replayed(rundir, config, identifier, pool)
     shutil.rmtree(place)
     with pytest.raises(InputError, match=r"iteration-001: this checkpoint was not kept"):

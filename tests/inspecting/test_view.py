@@ -209,7 +209,7 @@ def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
     while address:
         text = page(path, address)
         seen += re.findall(r'class="id" href="/puzzle/(\w+)"', text)
-        following = re.search(r'href="(\?[^"]*)">on ', text)
+        following = re.search(r'href="(\?[^"]*)">next ', text)
         address = following and f"/puzzles{unescape(following[1])}"
     assert seen == ["b2", "c0", "c1", "c2", "c3", "c4"]
 
