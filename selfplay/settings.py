@@ -38,13 +38,13 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
         _override(values, override)
     try:
         config: RunConfig = build(RunConfig, values, where)
-    except ConfigError as error:  # out of range: the settings do not know whose they are
+    except ConfigError as error:  # an error about a range does not name the file
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config
 
 
 def embedded_file(name: str) -> Path:
-    """A file of the model and settings that ship with the package."""
+    """A file of the embedded model or settings, which ship with the package."""
     return Path(str(resources.files("selfplay") / "embedded" / name))
 
 
@@ -54,7 +54,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {shortened(override)}: expected key=value, such as solve.temperature=0.7")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # no TOML: a text without quotes
+    except (ValueError, RecursionError):  # not TOML, so a text without quotes
         value = text
     *tables, name = key.strip().split(".")
     for table in tables:
@@ -65,7 +65,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
-    """A dataclass from a table, checked key by key."""
+    """A dataclass from a table. Every key is checked."""
     known = {item.name: item for item in fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in values:
@@ -98,7 +98,7 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
         return float(value)
     if type(value) is not hint or (hint is float and not abs(value) < float("inf")):
         raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {shown(value)}")
-    if hint is str and not _is_unicode(value):  # of a command line, where any bytes may stand
+    if hint is str and not _is_unicode(value):  # a command line may hold any bytes
         raise ConfigError(f"{where}: expected a text of UTF-8 under {key!r}, got {shown(value)}")
     return value
 
@@ -117,7 +117,7 @@ def _article(hint: Any) -> str:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The complete settings, as a run keeps them."""
+    """The complete settings as TOML, for a run's `config.toml`."""
     return "\n".join(_toml_lines(config, "")) + "\n"
 
 
@@ -128,7 +128,7 @@ def _toml_lines(config: Any, table: str) -> Iterator[str]:
         if is_dataclass(value):
             tables.append((item.name, value))
         else:
-            # JSON's numbers, texts, booleans and lists of them are TOML's too, but for one raw character.
+            # JSON's numbers, strings, booleans and lists are valid TOML, except for one raw character.
             yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
     for name, value in tables:
         yield f"\n[{name}]"
@@ -150,18 +150,18 @@ def differences(first: RunConfig, second: RunConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting, as people look it up."""
+    """One setting with its documentation."""
 
     key: str
-    """Dotted, as in `--set`: `solve.temperature`."""
+    """Dotted name, as in `--set`: `solve.temperature`."""
     default: Any
     allowed: str
-    """Its choices, or its type and range."""
+    """Its choices, or its type and its range."""
     explanation: str
 
 
 def documented() -> list[Setting]:
-    """Every setting, in the order of a run's `config.toml`, explained by the text that stands beside it in the code."""
+    """Every setting, in the order of a run's `config.toml`. The explanation is the text under its field in the code."""
     defaults, texts = flatten(RunConfig()), dict(_explanations(RunConfig, ""))
     return [Setting(key, value, _allowed(key, value), texts[key]) for key, value in defaults.items()]
 
@@ -178,7 +178,7 @@ def _explanations(kind: type, prefix: str) -> Iterator[tuple[str, str]]:
 
 @functools.cache
 def _texts() -> dict[str, dict[str, str]]:
-    """By class of the settings' own module and by field: the text under the field."""
+    """The text under each field of the settings, by class and by field."""
     found: dict[str, dict[str, str]] = {}
     classes = [node for node in ast.parse(inspect.getsource(config_module)).body if isinstance(node, ast.ClassDef)]
     for node in classes:

@@ -1,4 +1,4 @@
-"""One model on one puzzle set: its score, what it depends on, and stored results scored again.
+"""Benchmarks: one model scored on one puzzle set, with the conditions of the score, and stored results scored again.
 
-May import `inspecting` and what stands below it. Start reading at `bench.py`.
+It may import `inspecting` and the packages below that. Start reading at `bench.py`.
 """

@@ -1,4 +1,4 @@
-"""Score one model on one puzzle set, and write what others can read."""
+"""Score one model on one puzzle set, and write results that others can read."""
 
 from __future__ import annotations
 
@@ -31,19 +31,24 @@ CHUNK_TEXTS = 4096
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is asked of every model."""
+    """The settings of a benchmark, the same for every model."""
 
     puzzles: str = "heldout"
+    """`dev`, `heldout`, `train`, a puzzle file or an archive."""
     protocol: str = "auto"
-    """`auto`: the one saved with the checkpoint, else few-shot."""
+    """How puzzles are shown. `auto` takes the protocol saved with the checkpoint, else few-shot."""
     shots: int = 5
+    """Solved pairs before each puzzle, with few-shot."""
     seeds: tuple[int, ...] = (0,)
+    """Each seed draws n candidates per puzzle."""
     batch_rows: int = 0
+    """Candidates sampled side by side; 0 takes as many as the memory holds."""
     trained_on: str | None = None
-    """Archive of what the model was trained on; None finds it for a run's checkpoint."""
+    """The archive, run or puzzle file that the model was trained on; None finds it for a run's checkpoint."""
     errata: str | None = None
+    """TOML file of wrong puzzles, which are not scored; None takes the embedded one."""
     private: bool = False
-    """Whether results name no skill, type, difficulty or reason."""
+    """Whether results leave out the puzzles' skills, types and difficulty, and the reasons of errata."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
@@ -56,24 +61,24 @@ def bench(
     progress: Progress,
     load: Callable[[], Sampler] | None = None,
 ) -> dict[str, Any]:
-    """Score and write into `folder` what `results` names; returns the content of `results.json`.
+    """Score a model, write the files that `results` names into `folder`, and return the content of `results.json`.
 
-    The same call again resumes: what has been sampled is not sampled again.
+    The same call resumes an interrupted benchmark. Finished samples are not sampled again.
 
     Args:
         model_config: The model.
-        config: What is asked of it.
-        folder: For the results.
-        pool: Judges.
-        protections: Of the sandbox.
-        progress: Of the candidates.
-        load: What samples, where that is not the model in this process.
+        config: The settings of the benchmark.
+        folder: The folder for the results.
+        pool: The sandbox that judges.
+        protections: The protections that the sandbox has proved.
+        progress: Shows the number of candidates.
+        load: Loads another sampler than the model in this process.
 
     Raises:
-        InputError: No such model or set, or the folder holds results of another one.
+        InputError: There is no such model or set, or the folder holds results of another one.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder for the results, or a name that is free, it is a file")
+        raise InputError(f"{folder}: expected a folder for the results, got a file: name another with --out")
     chosen = scored_set(pool, config.puzzles, config.private)
     model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
     asked, conditions = _asked(pool, config, model, model_config.path, chosen)
@@ -104,7 +109,7 @@ def bench(
 def _asked(
     pool: Pool, config: BenchConfig, model: Sampler, name: str, chosen: ScoredSet
 ) -> tuple[Questions, dict[str, Any]]:
-    """What the model is asked, and what the results say of it: protocol, shots, prompts and contamination.
+    """The questions to the model, and their facts for the results: protocol, shots, prompts and contamination.
 
     Raises:
         InputError: No prompt fits the model's context, or too few shots are left.
@@ -112,14 +117,14 @@ def _asked(
     protocol, came_from = _protocol(config, model)
     trained_on = config.trained_on or training_archive(name)
     needs_guard = protocol == "few-shot" or trained_on is not None
-    guard = set_guard(pool, chosen) if needs_guard else Guard()  # a large set takes some seconds to guard
+    guard = set_guard(pool, chosen) if needs_guard else Guard()  # guarding a large set takes some seconds
     shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
     near = near_training(pool, chosen, guard, name, Path(trained_on)) if trained_on else None
     prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
     if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
         raise InputError(
             f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
-            "fewer --shots or --max-tokens"
+            "give fewer --shots or --max-tokens"
         )
     asked = Questions(chosen.named, protocol, shots, config.evaluate, [], config.batch_rows, CHUNK_TEXTS)
     return asked, {
@@ -133,17 +138,17 @@ def _asked(
 
 
 def _batch_rows(lines: Sequence[results.Line]) -> int:
-    """That were asked for; where the memory did not suffice, a chunk's line says so."""
+    """The rows that were asked for. If the memory was too small, a chunk's line says how many there were."""
     return int(lines[0]["identity"]["settings"]["batch_rows"])
 
 
 def _stored(lines: Sequence[results.Line], key: str) -> Any:
-    """What a sampler said of itself when it sampled; of several, after an upgrade say, the last."""
+    """A fact about the sampler, recorded when it sampled. If the chunks differ, the last one counts."""
     return lines[-1]["sampler"][key]
 
 
 def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
-    """How puzzles are shown, and who said so."""
+    """The prompt protocol, and where it comes from."""
     if config.protocol != "auto":
         return config.protocol, "option"
     if "protocol" in model.notes:
@@ -154,10 +159,10 @@ def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
 def _shots(
     pool: Pool, config: BenchConfig, model: Sampler, chosen: ScoredSet, guard: Guard
 ) -> tuple[list[Pair], dict[str, str]]:
-    """The pairs before each puzzle, and the better ones that are too near to a puzzle that is scored.
+    """The pairs before each puzzle, and the preferred pairs that were refused as too near to a scored puzzle.
 
     Raises:
-        InputError: Too few are left.
+        InputError: Too few pairs are left.
     """
     saved = model.notes.get("shots", []) if config.protocol == "auto" else []
     pairs = _pairs(pool, saved) if saved else training_pairs(pool)
@@ -175,14 +180,14 @@ def _shots(
             shots.append(pair)
     if len(shots) < wanted:
         raise InputError(
-            f"{chosen.path}: {len(refused)} of {len(pairs)} pairs to be shown are in this set or too near to it, "
-            f"so {wanted} cannot stand before its puzzles: choose --protocol plain, or fewer --shots"
+            f"{chosen.path}: expected {wanted} pairs to show before its puzzles, got {len(shots)}: {len(refused)} of "
+            f"{len(pairs)} are in this set or too near to it: choose --protocol plain, or fewer --shots"
         )
     return shots, refused
 
 
 def _pairs(pool: Pool, texts: Sequence[Sequence[str]]) -> list[Pair]:
-    """Pairs that were saved with a checkpoint, as canonical texts."""
+    """The pairs that a checkpoint was saved with, parsed."""
     puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
     candidates = parse_candidates(pool, [Text(solution) for _, solution in texts])
     return [
@@ -193,14 +198,14 @@ def _pairs(pool: Pool, texts: Sequence[Sequence[str]]) -> list[Pair]:
 
 
 def _growing(folder: Path, seed: int) -> Path:
-    """Where a seed's chunks are kept until all are there."""
+    """The file that keeps a seed's chunks until all are finished."""
     return folder / f"samples-{seed}.jsonl"
 
 
 def _sampled(
     model: Sampler, name: str, pool: Pool, asked: Questions, seeds: Sequence[int], folder: Path, progress: Progress
 ) -> list[results.Line]:
-    """The chunks of all seeds, those that are there and those that were missing."""
+    """The chunks of all seeds. Missing ones are sampled."""
     finished = results.unpack(folder)
     if finished:
         _check_seeds(folder, finished, seeds)

@@ -1,4 +1,4 @@
-"""Which puzzles of a scored set a model may have seen: those near a puzzle that it was trained on."""
+"""The puzzles of a scored set that a model may have seen: those near a puzzle that it was trained on."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from selfplay.scoring.sets import read_any
 
 
 def set_guard(pool: Pool, chosen: ScoredSet) -> Guard:
-    """A guard around a scored set. It calls puzzles by their ids, for what it finds is published."""
+    """A guard around a scored set. It names puzzles by their ids, because its findings are published."""
     guard = Guard.of((item.puzzle.id, item.puzzle) for item in chosen.named)
     guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for item in chosen.named})
     return guard
 
 
 def training_archive(model: str) -> Path | None:
-    """The archive of the run whose checkpoint a model folder is."""
+    """The archive of the run that a checkpoint folder belongs to; None for other models."""
     folder = Path(model).absolute()
     archive = RunDir(folder.parent.parent).archive
     return archive if folder.parent.name == "checkpoints" and archive.is_file() else None
 
 
 def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place: Path) -> dict[str, Any]:
-    """The scored puzzles that are near one the model was trained on, with level and the other's id.
+    """The scored puzzles near a puzzle that the model was trained on, with the level and the other puzzle's id.
 
     Args:
         pool: The sandbox.
-        chosen: What is scored.
-        guard: Around it.
-        model: As it was given: a run's checkpoint says how far its archive was learned from.
-        place: The archive, run or puzzle file that it was trained on.
+        chosen: The scored set.
+        guard: The guard around it.
+        model: The model as it was given. The name of a run's checkpoint tells the iterations it has learned from.
+        place: The archive, run or puzzle file that the model was trained on.
 
     Returns:
         `trained_on`, the number of `puzzles` compared, and `near` by id.
@@ -52,7 +52,7 @@ def near_training(pool: Pool, chosen: ScoredSet, guard: Guard, model: str, place
 
 
 def _training_puzzles(pool: Pool, place: Path, model: str) -> list[Puzzle]:
-    """What a run's checkpoints learned from until the model's iteration, or all puzzles there."""
+    """The puzzles that a run learned from up to the model's iteration; all puzzles, if the archive records none."""
     texts = [Text(raw.puzzle, raw.form) for raw in read_any(str(place))]
     archive = place / "archive.sqlite" if place.is_dir() else place
     if is_archive(archive):
@@ -64,5 +64,5 @@ def _training_puzzles(pool: Pool, place: Path, model: str) -> list[Puzzle]:
     parsed = parse_puzzles(pool, texts)
     training = [puzzle for puzzle in parsed if isinstance(puzzle, Puzzle)]
     if not training:
-        raise InputError(f"{place}: expected the puzzles that the model was trained on, there are none")
+        raise InputError(f"{place}: expected the puzzles that the model was trained on, got none")
     return training

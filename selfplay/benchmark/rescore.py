@@ -1,4 +1,4 @@
-"""Scores of stored candidates, computed again without a model: with errata, or judged by the sandbox of today."""
+"""Stored candidates scored again without a model: with other errata, or with new verdicts of this sandbox."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from selfplay.text import interval, markdown
 
 
 def stored(places: Sequence[Path]) -> list[Path]:
-    """The folders among `places` that hold results: of a benchmark, or of a run's iterations."""
+    """The folders among `places` that hold results of a benchmark or a run."""
     return [place for place in places if (place / results.RESULTS).is_file() or is_run(place)]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's."""
+    """Whether the folder is that of a run."""
     return RunDir(folder).config.is_file()
 
 
@@ -37,19 +37,19 @@ def rescore(
     ks: Sequence[int] | None = None,
     sandbox: tuple[Pool, dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score a benchmark's candidates again and write its files anew.
+    """Score a benchmark's candidates again, and write its files again.
 
     Args:
-        folder: With `results.json` and `samples.jsonl.gz`.
-        errata: Reasons by id of puzzles to leave out; None keeps to the stored ones.
-        ks: Tries granted; None keeps the stored ones.
-        sandbox: Judges the stored texts again (a pool and its protections); None keeps the stored verdicts.
+        folder: A folder with `results.json` and `samples.jsonl.gz`.
+        errata: Puzzles to leave out: the reason of each by id. None keeps the stored ones.
+        ks: The k of pass@k; None keeps the stored ones.
+        sandbox: A pool and its protections, to judge the stored texts again; None keeps the stored verdicts.
 
     Returns:
         The content of `results.json` before and after.
 
     Raises:
-        InputError: The folder is not one of ours, or the set has changed since.
+        InputError: The folder holds no results, or the set has changed.
     """
     results.read(folder)
     with RunDir(folder).lock():
@@ -89,16 +89,16 @@ def _rescored(
 
 def _check_tries(folder: Path, ks: Sequence[int], samples: int) -> None:
     if max(ks) > samples:
-        raise InputError(f"{folder}: pass@{max(ks)} needs as many candidates per puzzle, there are {samples}")
+        raise InputError(f"{folder}: pass@{max(ks)} needs at least {max(ks)} candidates per puzzle, got {samples}")
 
 
 def _judge_again(
     pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line], file: Path
 ) -> dict[str, Any]:
-    """Put this sandbox's verdicts into the lines; returns the facts that change with it."""
+    """Put this sandbox's verdicts into the lines, and return the facts that change with them."""
     chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
     if chosen.facts["hash"] != facts["set"]["hash"]:
-        raise InputError(f"{chosen.path}: it is not the set that was scored: there are other puzzles in it now")
+        raise InputError(f"{chosen.path}: expected the set that was scored, but its puzzles have changed")
     puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}
     if unknown := {result["puzzle"] for line in lines for result in line["results"]} - {*puzzles}:
         raise InputError(
@@ -123,26 +123,26 @@ def _judge_again(
 def rescored_run(
     folder: Path, errata: Mapping[str, str], ks: Sequence[int] | None = None
 ) -> list[tuple[int, str, dict[str, Any], SetScores]]:
-    """Every iteration's scores: number, set, as recorded, and computed again; nothing is written."""
+    """The scores of every iteration: number, set, recorded scores and new scores. Nothing is written."""
     rundir, scores = RunDir(folder), []
     for record in rundir.read_records():
         for name in (name for name in SCORED_SETS if name in record):
             number, recorded = record["iteration"], record[name]
-            # A branch may score otherwise than the run it came from: each record has its own n and k.
+            # A branch may score with other n and k than its parent, so each record has its own.
             tries = ks or [int(key[5:]) for key in recorded if key.startswith("pass@")]
             _check_tries(folder, tries, recorded["samples_per_puzzle"])
             config = EvaluateConfig(samples_per_puzzle=recorded["samples_per_puzzle"], k=tuple(tries))
             lines = read_chunks(samples := rundir.samples(number, name))
             if not lines or any(line["identity"]["samples_per_puzzle"] != config.samples_per_puzzle for line in lines):
                 raise InputError(
-                    f"{samples}: expected {config.samples_per_puzzle} candidates of each puzzle, as records.jsonl says"
+                    f"{samples}: expected {config.samples_per_puzzle} candidates of each puzzle, as in records.jsonl"
                 )
             scores.append((number, name, recorded, summarize(lines, config, errata)))
     return scores
 
 
 def rescored_table(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """A benchmark's scores before and after, and the puzzles now left out."""
+    """A benchmark's scores before and after, and the puzzles that are now left out."""
     rows = [
         [name, score_cell(before["scores"][name]) if name in before["scores"] else "-", score_cell(score)]
         for name, score in after["scores"].items()
@@ -152,7 +152,7 @@ def rescored_table(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def rescored_run_table(scores: Sequence[tuple[int, str, dict[str, Any], Any]]) -> str:
-    """A run's scores as recorded and computed again."""
+    """A run's recorded scores beside the new ones."""
     rows = [
         [str(number), name, k, interval(recorded[k]) if k in recorded else "-", interval(score)]
         for number, name, recorded, again in scores

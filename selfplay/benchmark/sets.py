@@ -1,4 +1,4 @@
-"""The sets that are scored: which of their puzzles, and whether their own solutions hold here."""
+"""The sets that are scored: which of their puzzles, and whether this machine accepts their own solutions."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 
 @dataclass(frozen=True)
 class ScoredSet:
-    """Puzzles to be scored: one of each problem."""
+    """The puzzles to score, one per problem."""
 
     path: str
     named: list[NamedPuzzle]
     facts: dict[str, Any]
-    """As `results.json` keeps them; of a puzzle its id alone."""
+    """Facts for `results.json`. They name puzzles by their ids only."""
 
 
 def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
     """Read a set and judge its own reference solutions.
 
-    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem; so are puzzles of one
-    normal form. Intervals are over independent puzzles, so the first of each is scored.
+    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem. So are puzzles with the same normal form.
+    Intervals assume independent puzzles, so only the first instance of each problem is scored.
 
     Args:
-        pool: Judges.
+        pool: The sandbox that judges.
         path: `dev`, `heldout`, `train`, a puzzle file or an archive.
-        private: Whether results are to say nothing of the puzzles but their ids.
+        private: Whether results hold nothing about the puzzles but their ids.
 
     Raises:
         InputError: There is no such set, or a text in it is no puzzle.
@@ -58,7 +58,7 @@ def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
 
 
 def _references(pool: Pool, named: Sequence[NamedPuzzle]) -> dict[str, Any]:
-    """Whether this machine accepts the set's own solutions; one accepted is enough for a puzzle."""
+    """How many puzzles have a reference solution that this machine accepts. One per puzzle is enough."""
     solved = [(item, solution) for item in named for solution in item.solutions]
     texts = [Text(solution, rename={item.puzzle.original_name: "f"}) for item, solution in solved]
     candidates = parse_candidates(pool, texts)

@@ -12,12 +12,12 @@ ACTIONS = (
     add_import, add_stats, add_list, add_show, add_why, add_replay, add_reverify, add_contamination, add_diff,
     add_merge, add_export,
 )  # fmt: skip
-"""Each declares an action, in the order in which `--help` lists them."""
+"""Functions that declare an action each, in the order of `--help`."""
 
 
 def add_archive(commands: Any) -> None:
-    """Declare `archive` with its actions."""
-    archive = commands.add_parser("archive", help="inspect, check, fill and hand on archives")
+    """Declare `archive` and its actions."""
+    archive = commands.add_parser("archive", help="inspect, check, fill and export archives")
     actions = archive.add_subparsers(title="actions", metavar="ACTION", required=True)
     for add in ACTIONS:
         add(actions)

@@ -1,4 +1,4 @@
-"""`selfplay archive replay`, `reverify`, `diff` and `contamination`: check what an archive says."""
+"""`selfplay archive replay`, `reverify`, `diff` and `contamination`: check the contents of an archive."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def add_replay(actions: Any) -> None:
     """Declare `archive replay`."""
     parser = command(
         actions, "replay", _replay,
-        "sample and judge again the chunks that made and tried a puzzle; exit status 1 if anything differs",
+        "sample and judge again the chunks that a puzzle came from and was tried in; exit status 1 if anything differs",
         "archive replay embedded 3f2a",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("id", help="a puzzle's id, or its beginning")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("id", help="a puzzle's id, or the beginning of it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -52,12 +52,12 @@ def _replay(options: argparse.Namespace) -> int:
 def add_reverify(actions: Any) -> None:
     """Declare `archive reverify`."""
     parser = command(
-        actions, "reverify", _reverify, "judge every pair again; exit status 1 if one is not what is stored",
+        actions, "reverify", _reverify, "judge every stored pair again; exit status 1 if anything differs",
         "archive reverify embedded",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("--python", metavar="PATH", help="another interpreter that judges; it needs no packages")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--python", metavar="PATH", help="judge with this Python interpreter; it needs no packages")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _reverify(options: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ def _reverify(options: argparse.Namespace) -> int:
 
     path = archive_path(options.archive)
     config = config_beside(path) or RunConfig()
-    # What was accepted in little time is given more: a slower machine is no difference.
+    # The limit is at least 1 s, so that a slower machine makes no difference.
     cpu_seconds = max(1.0, config.sandbox.cpu_seconds)
     sandbox = replace(config.sandbox, cpu_seconds=cpu_seconds, wall_seconds=max(5.0, 5 * cpu_seconds))
     how = f"{options.python or sys.version} {cpu_seconds} {sandbox.memory_mb} {sandbox.modules} {config.seed}"
@@ -88,7 +88,7 @@ def _reverify(options: argparse.Namespace) -> int:
     if found:
         rows = [[one_line(str(cell)) for cell in vars(each).values()] for each in found]
         print(render([[*vars(found[0])], *rows]))
-    before = f", {earlier:,} of them by the same command before it stopped" if earlier else ""
+    before = f", {earlier:,} of them before the same command was interrupted" if earlier else ""
     print(f"{pairs:,} pairs judged again{before}: {len(found) or 'no'} differences")
     return int(bool(found))
 
@@ -96,12 +96,12 @@ def _reverify(options: argparse.Namespace) -> int:
 def add_diff(actions: Any) -> None:
     """Declare `archive diff`."""
     parser = command(
-        actions, "diff", _diff, "list what only one of two archives has; exit status 1 if there is any",
+        actions, "diff", _diff, "list what only one of two archives contains; exit status 1 if there is anything",
         "archive diff embedded other",
     )  # fmt: skip
     parser.add_argument("first", metavar="A", help=ARCHIVE)
     parser.add_argument("second", metavar="B", help=ARCHIVE)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -127,15 +127,16 @@ def add_contamination(actions: Any) -> None:
     """Declare `archive contamination`."""
     parser = command(
         actions, "contamination", _contamination,
-        "compare every puzzle with the dev and held-out sets; exit status 1 if one is too near",
+        "compare every puzzle with the dev and held-out sets; exit status 1 if a puzzle is too near",
         "archive contamination embedded",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument(
         "--against", action="append", metavar="SET",
-        help="instead of dev and heldout: an embedded set, a puzzle file or an archive; may be repeated",
+        help="set to compare with instead of dev and heldout: an embedded set, a puzzle file or an archive; may be "
+        "repeated",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _contamination(options: argparse.Namespace) -> int:
@@ -164,8 +165,8 @@ def _contamination(options: argparse.Namespace) -> int:
         print(render([[*found[0]], *([one_line(str(cell)) for cell in row.values()] for row in found)]))
     print(
         f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
-        f"{guard.behaviours} of them by behaviour too: {len(found) or 'none'} found"
+        f"{guard.behaviours} of them also by behaviour: {len(found) or 'none'} found"
     )
     for when, levels in refused.items():
-        print(f"refused at the door, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
+        print(f"refused when they came, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
     return 1 if found else 0

@@ -1,4 +1,4 @@
-"""`selfplay archive import`, `merge` and `export`: fill an archive, and hand it on."""
+"""`selfplay archive import`, `merge` and `export`: fill an archive, and write it in other formats."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 def add_import(actions: Any) -> None:
     """Declare `archive import`."""
     parser = command(
-        actions, "import", _import, "parse, verify and add puzzles",
+        actions, "import", _import, "parse, verify and add puzzles and their solutions",
         "archive import p3.sqlite puzzles.json --format p3", resumes=True,
     )  # fmt: skip
-    parser.add_argument("archive", help="archive file; made if there is none")
-    parser.add_argument("file", help="puzzle file, or train, dev, heldout")
+    parser.add_argument("archive", help="archive file; it is made if there is none")
+    parser.add_argument("file", help="puzzle file, or `train`, `dev` or `heldout`")
     parser.add_argument(
         "--format", default="auto", choices=["auto", "jsonl", "p3", "aces", "azr"],
-        help="ours, Microsoft's P3, ACES or Absolute Zero Reasoner; auto: by the first object's keys",
+        help="jsonl: our own format; p3: Microsoft's P3; aces: ACES; azr: Absolute Zero Reasoner; auto: found by the "
+        "keys of the first object",
     )  # fmt: skip
-    parser.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+    parser.add_argument(
+        "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
+    )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -49,7 +52,7 @@ def _import(options: argparse.Namespace) -> int:
             archive.index()
     print(import_table(report))
     if report.examples:
-        print(f"\nall of them: selfplay archive list {path} --refused")
+        print(f"\nto list all refused texts: selfplay archive list {path} --refused")
     return 0
 
 
@@ -60,7 +63,7 @@ def _archive_or_new(text: str) -> Path:
 
 
 def import_table(report: ImportReport) -> str:
-    """What became of an import's puzzles and solutions; then why some were refused, with an example of each reason."""
+    """The outcomes of an import's puzzles and solutions, then each reason of refusal with an example."""
     kinds = {"puzzle": report.puzzles, "solution": report.solutions}
     outcomes = ("new", "duplicate")
     refused = [
@@ -84,9 +87,15 @@ def import_table(report: ImportReport) -> str:
 
 def add_merge(actions: Any) -> None:
     """Declare `archive merge`."""
-    parser = command(actions, "merge", _merge, "take other archives into one", "archive merge all.sqlite one two")
-    parser.add_argument("into", metavar="INTO", help=ARCHIVE)
-    parser.add_argument("sources", metavar="FROM", nargs="+", help=ARCHIVE)
+    parser = command(
+        actions,
+        "merge",
+        _merge,
+        "copy everything new from other archives into one archive",
+        "archive merge all.sqlite one two",
+    )
+    parser.add_argument("into", metavar="INTO", help=f"archive to write into: {ARCHIVE}")
+    parser.add_argument("sources", metavar="FROM", nargs="+", help=f"archives to copy from: {ARCHIVE}")
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -97,7 +106,7 @@ def _merge(options: argparse.Namespace) -> int:
 
     into, sources = archive_path(options.into), [archive_path(source) for source in options.sources]
     if twice := [source for source in sources if source.samefile(into)]:
-        raise InputError(f"{twice[0]}: expected another archive than the one it is merged into")
+        raise InputError(f"{twice[0]}: expected another archive than the one that is written into")
     run = RunDir(into.parent)
     records = run.read_records() if into.name == run.archive.name else []
     with run.lock() if records else contextlib.nullcontext(), Archive(into) as archive:
@@ -114,18 +123,18 @@ def _merge(options: argparse.Namespace) -> int:
 def add_export(actions: Any) -> None:
     """Declare `archive export`."""
     parser = command(
-        actions, "export", _export, "write it for others: puzzles, pairs, or training text",
+        actions, "export", _export, "export an archive: its puzzles, pairs or training text",
         "archive export embedded pairs.parquet --format parquet",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("out", help="file to write; a folder with `datasets`")
+    parser.add_argument("out", help="file to write; with `datasets`, a folder")
     parser.add_argument(
         "--format", default="jsonl", choices=["jsonl", "parquet", "datasets", "text", "chat", "preferences"],
-        help="jsonl: for `archive import`; parquet, datasets: pairs with their history; text: as the ancestor trained "
-        "on; chat, preferences: for fine-tuning",
+        help="jsonl: puzzles with solutions, for `archive import`; parquet, datasets: pairs with their history; text: "
+        "in the ancestor's training format; chat, preferences: for fine-tuning",
     )  # fmt: skip
-    parser.add_argument("--license", default="unknown", help="named in the card of `datasets`")
-    parser.add_argument("--force", action="store_true", help="replace what is there")
+    parser.add_argument("--license", default="unknown", help="licence named in the card of `datasets`")
+    parser.add_argument("--force", action="store_true", help="replace an existing file or folder")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -137,11 +146,11 @@ def _export(options: argparse.Namespace) -> int:
 
     out = Path(options.out)
     if out.exists() and not options.force:
-        raise InputError(f"{out}: it is there already: name another place, or give --force")
+        raise InputError(f"{out}: it exists already: name another place, or give --force")
     spare(out.absolute())
     if out.is_dir() and (options.format != "datasets" or {each.name for each in out.iterdir()} - {"README.md", "data"}):
         raise InputError(
-            f"{out}: --force replaces a file, or with datasets a folder that export made: name another place"
+            f"{out}: --force replaces only a file or, with datasets, a folder that export made: name another place"
         )
     with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
         pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None

@@ -1,4 +1,4 @@
-"""`selfplay archive stats`, `list`, `show`, `why`, and `selfplay view`: look into an archive."""
+"""`selfplay archive stats`, `list`, `show` and `why`, and `selfplay view`: look into an archive."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from selfplay.text import count_table, one_line, render
 
 def add_stats(actions: Any) -> None:
     """Declare `archive stats`."""
-    parser = command(actions, "stats", _stats, "count what it holds", "archive stats embedded")
+    parser = command(actions, "stats", _stats, "count the contents of an archive", "archive stats embedded")
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _stats(options: argparse.Namespace) -> int:
@@ -38,23 +38,29 @@ def _stats(options: argparse.Namespace) -> int:
 
 def add_list(actions: Any) -> None:
     """Declare `archive list`."""
-    parser = command(actions, "list", _list, "list a page of its puzzles", "archive list embedded --sort hardest")
+    parser = command(
+        actions, "list", _list, "list one page of an archive's puzzles", "archive list embedded --sort hardest"
+    )
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("--search", metavar="WORDS", help="words in the name, the puzzle or one of its solutions")
-    parser.add_argument("--origin", choices=["human", "rule", "import", "model", "variant"], help="who made the puzzle")
-    parser.add_argument("--iteration", type=natural, help="in which it was made")
-    parser.add_argument("--type", help="of the answer, such as List[int]")
-    parser.add_argument("--skill", help="that the puzzle asks for; `archive stats` lists them")
-    parser.add_argument("--difficulty", type=natural, help="as its author gave it")
-    parser.add_argument("--state", choices=["solved", "unsolved", "quarantined"], help="what became of the puzzle")
+    parser.add_argument("--search", metavar="WORDS", help="words in the name, the puzzle or a solution")
     parser.add_argument(
-        "--sort", default="newest", help="what comes first",
+        "--origin", choices=["human", "rule", "import", "model", "variant"], help="origin of the puzzle"
+    )
+    parser.add_argument("--iteration", type=natural, help="iteration in which the puzzle was made")
+    parser.add_argument("--type", help="type of the answer, such as List[int]")
+    parser.add_argument("--skill", help="skill that the puzzle asks for; `archive stats` lists the skills")
+    parser.add_argument("--difficulty", type=natural, help="difficulty given by the puzzle's author")
+    parser.add_argument("--state", choices=["solved", "unsolved", "quarantined"], help="state of the puzzle")
+    parser.add_argument(
+        "--sort", default="newest", help="puzzles to list first",
         choices=["newest", "oldest", "hardest", "easiest", "varied", "shortest", "longest"],
     )  # fmt: skip
-    parser.add_argument("--limit", type=positive, default=50, help="puzzles on the page")
-    parser.add_argument("--offset", type=natural, default=0, help="puzzles to leave out before the first")
-    parser.add_argument("--refused", action="store_true", help="list imported texts that were refused instead, and why")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--limit", type=positive, default=50, help="number of puzzles on the page")
+    parser.add_argument("--offset", type=natural, default=0, help="number of puzzles to skip")
+    parser.add_argument(
+        "--refused", action="store_true", help="list refused imports with their reasons instead of puzzles"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -82,7 +88,11 @@ def _list(options: argparse.Namespace) -> int:
         shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
         table = render([rows[0].keys(), *shown])
         last = options.offset + len(rows)
-        more = f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} goes on" if last < number else ""
+        more = (
+            f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} shows the next page"
+            if last < number
+            else ""
+        )
         page(table + more)
         return 0
 
@@ -91,8 +101,8 @@ def add_show(actions: Any) -> None:
     """Declare `archive show`."""
     parser = command(actions, "show", _show, "show one puzzle with its solutions", "archive show embedded 3f2a")
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("id", help="a puzzle's id, or its beginning")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("id", help="a puzzle's id, or the beginning of it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -123,12 +133,12 @@ def _show(options: argparse.Namespace) -> int:
 def add_why(actions: Any) -> None:
     """Declare `archive why`."""
     parser = command(
-        actions, "why", _why, "tell a puzzle's whole story; exit status 1 if the archive lacks a part of it",
+        actions, "why", _why, "show where a puzzle came from and what became of it; exit status 1 if a part is missing",
         "archive why embedded 3f2a",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
-    parser.add_argument("id", help="a puzzle's id, or its beginning")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("id", help="a puzzle's id, or the beginning of it")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -147,10 +157,10 @@ def _why(options: argparse.Namespace) -> int:
 
 def add_view(commands: Any) -> None:
     """Declare `view`."""
-    parser = command(commands, "view", _view, "look through an archive in the browser", "view embedded --open")
+    parser = command(commands, "view", _view, "show an archive in the browser", "view embedded --open")
     parser.add_argument("archive", metavar="RUN|ARCHIVE", help=ARCHIVE)
-    parser.add_argument("--port", type=natural, default=8001, help="of 127.0.0.1; 0 takes a free one")
-    parser.add_argument("--open", action="store_true", help="ask a browser to show it")
+    parser.add_argument("--port", type=natural, default=8001, help="port on 127.0.0.1; 0 takes a free one")
+    parser.add_argument("--open", action="store_true", help="open a browser that shows it")
 
 
 def _view(options: argparse.Namespace) -> int:

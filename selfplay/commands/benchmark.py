@@ -1,4 +1,4 @@
-"""`selfplay bench` and `selfplay compare`: the score of a model, and whether another one is better."""
+"""`selfplay bench` and `selfplay compare`: score a model, and decide whether another one is better."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ USUAL_K = (1, 10, 100)
 def add_bench(commands: Any) -> None:
     """Declare `bench`."""
     parser = command(
-        commands, "bench", _bench, "score models on a puzzle set: pass@k with intervals",
+        commands, "bench", _bench, "score models on a puzzle set by pass@k with intervals",
         "bench embedded runs/embedded/checkpoints/iteration-003 --puzzles dev", resumes=True,
     )  # fmt: skip
     parser.add_argument("models", nargs="*", metavar="MODEL", help="`embedded`, a model folder or a hub name")
-    parser.add_argument("--puzzles", default="heldout", help="dev, heldout, train, a puzzle file or an archive")
+    parser.add_argument("--puzzles", default="heldout", help="`dev`, `heldout`, `train`, a puzzle file or an archive")
     _add_sampling(parser)
     _add_machine(parser)
     _add_server(parser)
@@ -39,51 +39,74 @@ def add_bench(commands: Any) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"],
-        help="how puzzles are shown; auto takes what the model was trained with, else few-shot",
+        help="how puzzles are shown; auto takes the protocol that the model was trained with, else few-shot",
     )  # fmt: skip
     parser.add_argument("--shots", type=natural, default=5, help="solved pairs before each puzzle, with few-shot")
     parser.add_argument("--samples", type=positive, default=100, help="candidates per puzzle (n)")
-    parser.add_argument("--k", help="tries granted; by default those of 1,10,100 that n allows, or the stored ones")
-    parser.add_argument("--temperature", type=temperature, default=0.8, help="0 is greedy")
-    parser.add_argument("--top-p", type=share, default=1.0, help="sample from the likeliest tokens with this mass")
-    parser.add_argument("--max-tokens", type=positive, default=150, help="tokens of one candidate")
-    parser.add_argument("--seed", default="0", help="one or several, with commas: each draws n candidates per puzzle")
+    parser.add_argument("--k", help="k of pass@k, with commas; default: 1,10,100 up to n, or the stored ones")
+    parser.add_argument("--temperature", type=temperature, default=0.8, help="sampling temperature; 0 is greedy")
+    parser.add_argument(
+        "--top-p", type=share, default=1.0, help="sample from the likeliest tokens with this total probability"
+    )
+    parser.add_argument("--max-tokens", type=positive, default=150, help="most tokens of one candidate")
+    parser.add_argument(
+        "--seed", default="0", help="one or several seeds, with commas; each draws n candidates per puzzle"
+    )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-rows", type=positive, default=0,
-        help="candidates sampled side by side (default: as many as the memory holds)",
+        help="candidates sampled side by side; default: as many as the memory holds",
     )  # fmt: skip
-    parser.add_argument("--device", default="auto", help=f"auto, cpu, cuda, cuda:1 or mps; {SETTINGS_HINT}")
     parser.add_argument(
-        "--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="of the weights"
+        "--device", default="auto", help=f"device of the model: auto, cpu, cuda, cuda:1 or mps; {SETTINGS_HINT}"
     )
-    parser.add_argument("--threads", type=natural, default=0, help="torch's threads; 0: one per core")
-    parser.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        choices=["auto", "float32", "bfloat16", "float16"],
+        help="number format of the weights",
+    )
+    parser.add_argument("--threads", type=natural, default=0, help="threads of torch; 0: one per core")
+    parser.add_argument(
+        "--lanes", type=natural, default=0, help="sandbox children that run at the same time; 0: one per core"
+    )
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", action="append",
-        help="ask a server of OpenAI's protocol; MODEL is its name there, or the folder of the weights it should have",
+        help="address of a server with OpenAI's protocol; MODEL is then the model's name there, or the folder with the "
+        "same weights; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--concurrent-requests", type=positive, default=16, help="with --url")
-    parser.add_argument("--candidates-per-request", type=positive, default=1, help="with --url, if the server can")
+    parser.add_argument(
+        "--concurrent-requests", type=positive, default=16, help="with --url: requests in flight at the same time"
+    )
+    parser.add_argument(
+        "--candidates-per-request",
+        type=positive,
+        default=1,
+        help="with --url: candidates asked for in one request, if the server can",
+    )
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--trained-on", metavar="ARCHIVE", help="what the model was trained on; found for a run's model"
+        "--trained-on", metavar="ARCHIVE", help="archive that the model was trained on; default: the archive of its run"
     )
-    parser.add_argument("--errata", metavar="FILE", help="TOML of puzzles that are wrong: left out, and listed")
+    parser.add_argument("--errata", metavar="FILE", help="TOML file of wrong puzzles; they are left out and listed")
     parser.add_argument(
-        "--private", action="store_true", help="write only ids and a hash of the puzzles into the results"
+        "--private",
+        action="store_true",
+        help="write nothing about the puzzles but their ids and a hash into the results",
     )
-    parser.add_argument("--out", help="folder for results.json, samples.jsonl.gz and tables")
+    parser.add_argument(
+        "--out", help="folder for results.json, samples.jsonl.gz and tables; default: runs/bench-MODEL-SET"
+    )
     parser.add_argument(
         "--rescore", nargs="*", metavar="FOLDER",
-        help="score stored candidates again, without a model; no FOLDER: everything below runs/",
+        help="score stored candidates again, without a model; default: everything below runs/",
     )  # fmt: skip
     parser.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
 
@@ -92,7 +115,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.rescore is not None:
         return _rescore(options)
     if options.judge_again:
-        raise InputError("--judge-again judges stored candidates: give --rescore with it")
+        raise InputError("--judge-again judges stored candidates: give --rescore too")
     from selfplay.benchmark.bench import BenchConfig, bench
     from selfplay.config import EvaluateConfig, ModelConfig, SandboxConfig
     from selfplay.run.pools import proven_pool
@@ -116,7 +139,7 @@ def _bench(options: argparse.Namespace) -> int:
     )  # fmt: skip
     names = _distinct(options.models)
     if len(set(names)) < len(names):
-        raise InputError(f"bench: expected models that differ in the names of their folders, got {', '.join(names)}")
+        raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
     results, folders = [], []
     with proven_pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
         for model, name in zip(options.models, names, strict=True):
@@ -139,7 +162,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
-    """A model behind `--url`: weights that are here are compared with the server's, any other name is the server's."""
+    """A loader of the model behind `--url`. Local weights are compared with those of the server."""
     from selfplay.config import EndpointConfig, check_urls
     from selfplay.experiments.engines import ELSEWHERE, ServedBackend
 
@@ -158,12 +181,12 @@ def _tries(options: argparse.Namespace) -> tuple[int, ...]:
         return tuple(k for k in USUAL_K if k <= options.samples)
     ks = tuple(dict.fromkeys(integers(options.k, "--k")))
     if max(ks) > options.samples:
-        raise InputError(f"--k: pass@{max(ks)} needs as many samples, --samples is {options.samples}")
+        raise InputError(f"--k: pass@{max(ks)} needs at least {max(ks)} samples, --samples is {options.samples}")
     return ks
 
 
 def _short(path: str) -> str:
-    """A model's or a set's name in a folder's: a checkpoint has its run's before its own."""
+    """The short name of a model or a set, for a folder's name. A checkpoint has its run's name before its own."""
     place = Path(path)
     if place.parent.name == "checkpoints":
         return f"{place.absolute().parent.parent.name}-{place.name}"
@@ -171,7 +194,7 @@ def _short(path: str) -> str:
 
 
 def _distinct(models: Sequence[str]) -> list[str]:
-    """Short names; models that would share one have their folder's before it."""
+    """Short names of models. Models that would share one have the name of their folder before it."""
     names = [_short(model) for model in models]
     return [
         name if names.count(name) == 1 else f"{Path(model).absolute().parent.name}-{name}"
@@ -180,23 +203,23 @@ def _distinct(models: Sequence[str]) -> list[str]:
 
 
 def _rescore(options: argparse.Namespace) -> int:
-    """Score stored candidates again: a benchmark's files are written anew, a run's scores are shown."""
+    """Score stored candidates again. A benchmark's files are written again; a run's scores are only shown."""
     from puzzles.archive.formats import read_errata
     from selfplay.benchmark.rescore import is_run, rescore, rescored_run, rescored_run_table, rescored_table, stored
     from selfplay.config import SandboxConfig
     from selfplay.run.pools import proven_pool
 
     if options.models:
-        raise InputError(f"--rescore scores stored candidates and needs no model, got {options.models[0]}")
+        raise InputError(f"--rescore scores stored candidates: expected no model, got {options.models[0]}")
     errata = read_errata(options.errata) if options.errata else None
     ks = integers(options.k, "--k") if options.k else None
     below = sorted(RUNS.iterdir()) if RUNS.is_dir() else []
     folders = [Path(place) for place in options.rescore]
     if options.judge_again and (runs := [folder for folder in folders if is_run(folder)]):
-        raise InputError(f"{runs[0]}: --judge-again is for benchmarks; a run keeps the verdicts it went on with")
+        raise InputError(f"{runs[0]}: expected a benchmark with --judge-again: a run keeps its verdicts")
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
-        raise InputError(f"--rescore: there are no results below {RUNS.resolve()}: name their folders")
+        raise InputError(f"--rescore: expected results below {RUNS.resolve()}, there are none: name their folders")
     pool = proven_pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
     with pool as sandbox:
         for folder in folders:
@@ -211,14 +234,14 @@ def _rescore(options: argparse.Namespace) -> int:
 def add_compare(commands: Any) -> None:
     """Declare `compare`."""
     parser = command(
-        commands, "compare", _compare, "say whether B is better than A, on the same puzzles, paired",
+        commands, "compare", _compare, "test whether B is better than A, paired by puzzle",
         "compare runs/bench-embedded-dev runs/bench-embedded-iteration-003-dev",
     )  # fmt: skip
-    parser.add_argument("first", metavar="A", help="the baseline: a folder that bench wrote, or its results.json")
-    parser.add_argument("second", metavar="B", help="the one to compare with it")
-    parser.add_argument("--anyway", action="store_true", help="though puzzles, protocol or settings differ")
-    parser.add_argument("--fail-if-worse", action="store_true", help="exit with 1 when B is worse at the first k")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("first", metavar="A", help="the baseline: a folder that `bench` wrote, or its results.json")
+    parser.add_argument("second", metavar="B", help="the result to compare with A, in the same form")
+    parser.add_argument("--anyway", action="store_true", help="compare even if puzzles, protocol or settings differ")
+    parser.add_argument("--fail-if-worse", action="store_true", help="exit with status 1 if B is worse at the first k")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`selfplay doctor`: which protections are verified on this machine."""
+"""`selfplay doctor`: show which protections are verified on this machine."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from selfplay.text import render
 
 def add_doctor(commands: Any) -> None:
     """Declare `doctor`."""
-    parser = command(commands, "doctor", _doctor, "say which protections are verified on this machine", "doctor")
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser = command(
+        commands, "doctor", _doctor, "show which protections of the sandbox are verified on this machine", "doctor"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _doctor(options: argparse.Namespace) -> int:

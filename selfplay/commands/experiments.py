@@ -1,4 +1,4 @@
-"""`selfplay ablate` and `selfplay reproduce`: many runs beside each other, and one run again."""
+"""`selfplay ablate` and `selfplay reproduce`: compare several runs, and repeat one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from selfplay.text import printable
 def add_ablate(commands: Any) -> None:
     """Declare `ablate`."""
     parser = command(
-        commands, "ablate", _ablate, "run arms of equal budget and compare them", "ablate runs/ablation.toml",
+        commands, "ablate", _ablate, "run arms with equal budgets and compare them", "ablate runs/ablation.toml",
         resumes=True, trains=True,
     )  # fmt: skip
-    parser.add_argument("config", help=f"TOML file: run, seeds, control, settings and arms; {SETTINGS_HINT}")
-    parser.add_argument("--name", help="folder below runs/; by default the config's name")
+    parser.add_argument("config", help=f"TOML file with run, seeds, control, settings and arms; {SETTINGS_HINT}")
+    parser.add_argument("--name", help="name of the folder below runs/; default: the config's name")
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -51,12 +51,12 @@ def _ablate(options: argparse.Namespace) -> int:
 def add_reproduce(commands: Any) -> None:
     """Declare `reproduce`."""
     parser = command(
-        commands, "reproduce", _reproduce, "run it again from its own settings, and report the first difference",
+        commands, "reproduce", _reproduce, "repeat a run from its own settings, and report the first difference",
         "reproduce smoke", resumes=True, trains=True,
     )  # fmt: skip
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder; it is only read")
-    parser.add_argument("--iterations", type=natural, metavar="N", help="stop after this iteration")
-    parser.add_argument("--out", metavar="FOLDER", help="by default RUN's name with -again, below runs/")
+    parser.add_argument("run", metavar="RUN", help="the run's name or folder; it is only read")
+    parser.add_argument("--iterations", type=natural, metavar="N", help="repeat the run only up to iteration N")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the new run; default: runs/RUN-again")
 
 
 def _reproduce(options: argparse.Namespace) -> int:

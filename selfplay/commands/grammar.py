@@ -1,4 +1,4 @@
-"""What the commands' options share: how a command is declared, and the numbers that options take."""
+"""How commands are declared, and the types of their options' numbers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from puzzles.puzzle import InputError
 
 MOST = 10**12
-"""Largest number that an option takes; a database holds a little more."""
+"""Largest number that an option takes. It must fit an integer of SQLite."""
 ARCHIVE = "a run's name or folder, or an archive file"
 SETTINGS_HINT = "`selfplay settings` lists every setting"
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows an option's default where it says something."""
+    """Shows an option's default, unless it is empty or false."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False) or isinstance(action.default, list):
@@ -34,16 +34,16 @@ def command(
     resumes: bool = False,
     trains: bool = False,
 ) -> argparse.ArgumentParser:
-    """Declare a subcommand; returns its parser.
+    """Declare a subcommand and return its parser.
 
     Args:
         commands: The action that `add_subparsers` returned.
-        name: Of the command.
-        function: Given the options; it returns the exit status.
-        summary: One line.
-        example: The command line after `selfplay`.
-        resumes: Whether the same command goes on after an interruption.
-        trains: Whether the command may be run by torchrun.
+        name: The command's name.
+        function: Does the work. It gets the options and returns the exit status.
+        summary: One line of help.
+        example: A command line, without `selfplay`.
+        resumes: Whether the same command continues after an interruption.
+        trains: Whether torchrun may run the command.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary, epilog=f"example: selfplay {example}", formatter_class=_Formatter
@@ -93,10 +93,10 @@ def share(text: str) -> float:
 
 
 def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
-    """An option's whole numbers, with commas between them.
+    """An option's whole numbers, separated by commas.
 
     Raises:
-        InputError: The text is something else, or a number is below `least`.
+        InputError: The text is no list of integers, or a number is below `least`.
     """
     try:
         values = tuple(int(part) for part in text.split(","))
@@ -108,15 +108,19 @@ def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
 
 
 def add_model_options(parser: argparse.ArgumentParser, count: str, candidates: int, temperature_default: float) -> None:
-    """The options of the commands that show a few samples of one model.
+    """Add the options of the commands that show a few samples of one model.
 
     Args:
-        parser: Of the command.
-        count: Name of the option that says how many samples.
-        candidates: Its default.
-        temperature_default: The default temperature.
+        parser: The command's parser.
+        count: Name of the option for the number of samples.
+        candidates: Default number of samples.
+        temperature_default: Default temperature.
     """
     parser.add_argument("--model", default="embedded", help="`embedded`, a model folder or a hub name")
-    parser.add_argument(count, type=positive, default=candidates, help="how many to sample")
-    parser.add_argument("--temperature", type=temperature, default=temperature_default, help="0 is greedy")
-    parser.add_argument("--seed", type=natural, default=0, help="the same seed gives the same samples")
+    parser.add_argument(count, type=positive, default=candidates, help="number of samples")
+    parser.add_argument(
+        "--temperature", type=temperature, default=temperature_default, help="sampling temperature; 0 is greedy"
+    )
+    parser.add_argument(
+        "--seed", type=natural, default=0, help="seed of the samples; the same seed gives the same samples"
+    )

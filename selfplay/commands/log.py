@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
-"""A log of this many bytes is put aside; this many older ones are kept."""
+"""Size at which a log is set aside, and the number of older logs that are kept."""
 PACKAGES = ("selfplay", "puzzles", "sandbox")
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A log whose folder may not be there yet: nodes and servers write to it before the run begins."""
+    """A log that makes its folder, because nodes and servers may write to it before the run begins."""
 
     def _open(self) -> Any:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
@@ -24,8 +24,8 @@ class _Log(logging.handlers.RotatingFileHandler):
 
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Write what the packages log to a file."""
-    # The file is opened by the first line: a second run, which is refused, leaves the first one's log alone.
+    """Write the log lines of the packages to a file."""
+    # The file is opened at the first line, so that a second run that is refused does not touch the first one's log.
     handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in PACKAGES:

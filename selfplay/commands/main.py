@@ -1,7 +1,7 @@
-"""The command line: parse, wire, call.
+"""The command line: it parses the options, runs the command, and turns errors into an exit status.
 
-Exit status: 0 done, 1 the answer is no, 2 your input is wrong, 3 the sandbox or machine failed,
-130 interrupted. Nothing here imports torch before a command needs it.
+Exit status: 0 done, 1 the answer is no, 2 the input is wrong, 3 the sandbox or the machine failed, 130 interrupted.
+Nothing here imports torch before a command needs it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from selfplay.commands.verify import add_verify
 from selfplay.run import ending, resources
 from selfplay.text import printable
 
-KEPT = "; what was finished is kept, the same command goes on from there"
+KEPT = "; what was finished is kept, and the same command continues"
 COMMANDS = (
     add_run, add_settings, add_runs, add_report, add_view, add_league, add_reproduce, add_ablate, add_bench,
     add_compare, add_propose, add_solve, add_verify, add_archive, add_pretrain, add_doctor,
 )  # fmt: skip
-"""Each declares a command, in the order in which `--help` lists them."""
+"""Functions that declare a command each, in the order of `--help`."""
 
 
 def grammar() -> argparse.ArgumentParser:
@@ -52,9 +52,9 @@ def grammar() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command and return the exit status.
 
-    In a main thread, a command that does not hear a signal takes the whole process with it when its grace is over.
+    In the main thread, a command that does not react to a signal within its grace period ends the whole process.
     """
     parser = grammar()
     options = parser.parse_args(arguments)
@@ -64,13 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace, interrupted: str) -> int:
-    if sys.stdout is None:  # it was closed by who began this
+    if sys.stdout is None:  # the caller has closed it
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a model
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not have all characters of a model
     try:
         status = _among_processes(options)
-        sys.stdout.flush()  # here, and not at exit, a reader's absence can be forgiven
+        sys.stdout.flush()  # a missing reader is handled below, but would be an error at exit
         return status
     except InputError as error:
         return _fail(error, 2)
@@ -80,25 +80,29 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
         _say(f"\n{interrupted}")
         return ending.INTERRUPTED
     except BrokenPipeError:
-        sys.stdout = None  # nobody reads: nothing is to be flushed at exit
-        return _fail(f"nobody reads its output any more{KEPT}", 3) if options.resumes else 0
-    except (OSError, sqlite3.DatabaseError, MemoryError, ImportError) as error:  # torch may not be mapped, either
+        sys.stdout = None  # nobody reads, so nothing may be flushed at exit
+        return _fail(f"nobody reads the output any more{KEPT}", 3) if options.resumes else 0
+    except (OSError, sqlite3.DatabaseError, MemoryError, ImportError) as error:  # importing torch may fail too
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{shortened(error.filename)}: this name is too long for the file system", 2)
         return _fail(_machine_error(error), 3)
-    except Exception as error:  # noqa: BLE001  # a mistake of ours must not look like the answer no, which is 1
-        if resources.is_full(error) or resources.OUT_OF_MEMORY.search(str(error)):  # as other languages say it
+    except Exception as error:  # noqa: BLE001  # a bug must not look like the answer no, which is 1
+        if resources.is_full(error) or resources.OUT_OF_MEMORY.search(
+            str(error)
+        ):  # errors of native libraries are known by their text
             return _fail(_machine_error(error), 3)
         traceback.print_exc()
         return 3
 
 
 def _among_processes(options: argparse.Namespace) -> int:
-    """A command's work; of the processes that torchrun has started the first does it, and the others train with it."""
+    """Run the command. Under torchrun the first process runs it, and the others only train with it."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["WORLD_SIZE"] == "1":
         return int(options.command(options))
     if not options.trains:
-        raise InputError("torchrun: only run, reproduce and ablate train in several processes: give this without it")
+        raise InputError(
+            "torchrun: only run, reproduce and ablate train in several processes: run this command without torchrun"
+        )
     from selfplay.training import distributed
     from selfplay.training.finetune import join
 
@@ -112,7 +116,7 @@ def _fail(error: object, status: int) -> int:
 
 
 def _say(line: str) -> None:
-    """On standard error, if there is one still: a terminal may be gone, and the exit status is to tell all the same."""
+    """Print on standard error, if it still exists. If the terminal is gone, the exit status must still be right."""
     if sys.stderr is not None:
         try:
             print(line, file=sys.stderr, flush=True)
@@ -123,7 +127,7 @@ def _say(line: str) -> None:
 def _machine_error(error: Exception) -> str:
     if resources.is_full(error):
         return "the disk is full; what was finished is kept: free some space and give the same command again"
-    if isinstance(error, ConnectionError) and error.errno is None:  # a server's, told by us
+    if isinstance(error, ConnectionError) and error.errno is None:  # our own message about a server
         return f"{error}; what was finished is kept"
     return f"the machine failed: {type(error).__name__}: {error}"
 

@@ -1,4 +1,4 @@
-"""`selfplay pretrain`: make the embedded model, or another like it."""
+"""`selfplay pretrain`: make the embedded model, or one like it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from selfplay.commands.terminal import bars
 
 def add_pretrain(commands: Any) -> None:
     """Declare `pretrain`."""
-    parser = command(commands, "pretrain", _pretrain, "make the embedded model", "pretrain --out model")
-    parser.add_argument("config", nargs="?", help="TOML file; by default the one the shipped model was made with")
-    parser.add_argument("--steps", type=positive, help="instead of the config's")
-    parser.add_argument("--out", default="embedded-model", help="folder to write")
+    parser = command(
+        commands, "pretrain", _pretrain, "train the embedded model from pairs by rule", "pretrain --out model"
+    )
+    parser.add_argument("config", nargs="?", help="TOML file; default: the settings of the shipped model")
+    parser.add_argument("--steps", type=positive, help="number of optimiser steps, instead of the config's")
+    parser.add_argument("--out", default="embedded-model", help="folder for the new model")
 
 
 def _pretrain(options: argparse.Namespace) -> int:
@@ -29,7 +31,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     if folder.exists() and not (
         (folder / "selfplay.json").is_file() or (folder.is_dir() and not any(folder.iterdir()))
     ):
-        raise InputError(f"--out {options.out}: expected a new folder or a model to replace, there is something else")
+        raise InputError(f"--out {options.out}: expected a new folder or a model to replace, got something else")
     overrides = {} if options.steps is None else {"steps": options.steps}
     config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
     count = bars().counter(config.steps, "pretrain", "step")

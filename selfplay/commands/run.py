@@ -1,4 +1,4 @@
-"""`selfplay run`: begin a run, go on with it, do a part of it, or say what it would cost."""
+"""`selfplay run`: begin or continue a run, do a part of it, or forecast its cost."""
 
 from __future__ import annotations
 
@@ -20,40 +20,49 @@ if TYPE_CHECKING:
     from selfplay.run.progress import Progress
     from selfplay.run.rundir import RunDir
 
-MORE = "; with more of it the same command goes on"
+MORE = ": raise it, and the same command continues"
 
 
 def add_run(commands: Any) -> None:
     """Declare `run`."""
     parser = command(
-        commands, "run", run_command, "run iterations, or go on with a run", "run runs/smoke.toml --set seed=1",
+        commands, "run", run_command, "begin or continue a run", "run runs/smoke.toml --set seed=1",
         resumes=True, trains=True,
     )  # fmt: skip
-    parser.add_argument("config", nargs="?", help="TOML file; without one, the embedded default: offline, on a CPU")
+    parser.add_argument(
+        "config", nargs="?", help="TOML file with settings; default: the embedded run, offline and on a CPU"
+    )
     parser.add_argument(
         "--set", action="append", metavar="KEY=VALUE",
         help=f"change a setting, such as solve.temperature=0.7; may be repeated; {SETTINGS_HINT}",
     )  # fmt: skip
-    parser.add_argument("--name", help="the run's folder below runs/; by default the config's name")
+    parser.add_argument("--name", help="name of the run's folder below runs/; default: the config's name")
     parser.add_argument(
-        "--from", dest="from_run", metavar="RUN[@ITERATION]", help="begin with another run's archive and model"
+        "--from",
+        dest="from_run",
+        metavar="RUN[@ITERATION]",
+        help="begin a new run with another run's archive and model",
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="sample and judge the I-th of N parts of the next stage, for `archive merge`"
+        "--shard",
+        metavar="I/N",
+        help="sample and judge part I of N of the next stage; join the parts with `archive merge`",
     )
     parser.add_argument(
-        "--forecast", action="store_true", help="measure for a minute, then print what the run would cost"
+        "--forecast",
+        action="store_true",
+        help="measure for about a minute, print the expected cost of the run, and stop",
     )
     parser.add_argument(
-        "--nodes", metavar="N,…", help="with --forecast: also plan an iteration on this many machines like this one"
+        "--nodes", metavar="N,…", help="with --forecast: also estimate an iteration on N machines like this one"
     )
     parser.add_argument(
-        "--gpus", type=positive, metavar="M", help="with --nodes: devices that train together (default: 1)"
+        "--gpus", type=positive, metavar="M", help="with --nodes: number of devices that train together; default: 1"
     )
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Do what the options of `run` ask for."""
+    """Run the command `run`."""
     from selfplay.run.rundir import RunDir
     from selfplay.settings import load
 
@@ -77,15 +86,15 @@ def _check_options(options: argparse.Namespace) -> None:
     if options.shard is not None and (options.forecast or options.from_run):
         raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
     if options.nodes is not None and not options.forecast:
-        raise InputError("--nodes: expected --forecast with it, which plans for so many")
+        raise InputError("--nodes: expected --forecast with it: add --forecast")
     if options.gpus and options.nodes is None:
-        raise InputError("--gpus: expected --forecast and --nodes with it, which plan for so many")
+        raise InputError("--gpus: expected --forecast and --nodes with it: add both")
     if options.forecast and options.from_run:
-        raise InputError("--forecast tells what a whole run costs, and --from goes on with a part of one: leave it out")
+        raise InputError("--forecast estimates a whole run, but --from continues a part of one: leave out --from")
 
 
 def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
-    """The run that `--from` names, and the iteration; None for its last."""
+    """The run that `--from` names, and the iteration; None for the last iteration."""
     if text is None:
         return None
     name, at, number = (text, "", "") if run_dir(text).path.is_dir() else text.rpartition("@")
@@ -95,12 +104,12 @@ def _parent(text: str | None) -> tuple[RunDir, int | None] | None:
 
 
 def _run_name(config: Path) -> str:
-    """The run that a settings file names: a run's own config.toml goes on with that run."""
+    """The name of the run for a settings file. A run's own config.toml means that run."""
     return config.absolute().parent.name if config.name == "config.toml" else config.stem
 
 
 def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] | None) -> None:
-    """Branch from the parent if there is one, and check the settings before the sandbox is made ready."""
+    """Branch from the parent if there is one, and check the settings before the sandbox starts."""
     from selfplay.iteration.beginning import branch, check_settings
     from selfplay.run import sessions
 
@@ -108,12 +117,14 @@ def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] 
     if parent:
         branch(*parent, rundir)
     elif not rundir.config.exists() and "branched_from" in sessions.origin(rundir):
-        raise InputError(f"{rundir.path}: it was begun with --from and has no settings yet: give that command again")
+        raise InputError(
+            f"{rundir.path}: the run was begun with --from and has no settings yet: give the same --from again"
+        )
     check_settings(rundir, config)
 
 
 def _recorded(rundir: RunDir, config: RunConfig) -> str:
-    """Run, and print a row for each iteration; returns why it ended before its last one, if it did."""
+    """Run, and print a row for each iteration. Returns why the run ended early, or ""."""
     from selfplay.experiments.engines import run_iterations
     from selfplay.inspecting import track
     from selfplay.iteration.alarms import Collapsed
@@ -147,7 +158,7 @@ def _told(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
-        print(f"{rundir.path} has {last} iterations already; raise `iterations` to extend it", file=sys.stderr)
+        print(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", file=sys.stderr)
     print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
     print(f"  selfplay report {rundir.path}")
     if rundir.checkpoint(last).is_dir():
@@ -171,12 +182,12 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
             print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
             print(f"{own.path}: {spent}{MORE}")
-    print(f"When all parts have ended: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
+    print(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 
 def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
-    """Print what a run would cost, and what an iteration would take on each number of machines. Nothing is kept."""
+    """Print the expected cost of a run, and the time of an iteration on each number of machines. Nothing is kept."""
     from selfplay.experiments.engines import engine, judges
     from selfplay.experiments.forecast import forecast, forecast_table
     from selfplay.experiments.scaling import plan, plan_table
@@ -193,10 +204,10 @@ def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
 
 
 def require_packages(*configs: RunConfig) -> None:
-    """See, before anything is written, that the packages which the settings need are installed.
+    """Check, before anything is written, that the packages which the settings need are installed.
 
     Raises:
-        InputError: One is missing.
+        InputError: A package is missing.
     """
     from selfplay.inspecting import track
     from selfplay.sampling import cluster
@@ -211,7 +222,7 @@ def require_packages(*configs: RunConfig) -> None:
 
 
 def with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None) -> Progress:
-    """Progress as bars, and a table with a row for each record; `then` is called with the record."""
+    """Progress as bars, and a table with a row for each record. `then` is called with each record."""
     from selfplay.iteration.record_table import record_heading, record_row
 
     headed = False

@@ -1,4 +1,4 @@
-"""`selfplay runs`, `league` and `report`: the runs here, and one of them in numbers and pictures."""
+"""`selfplay runs`, `league` and `report`: list the runs, compare a run's checkpoints, and write its report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_runs(commands: Any) -> None:
     """Declare `runs`."""
-    command(commands, "runs", _runs, "list the runs here", "runs")
+    command(commands, "runs", _runs, "list the runs below runs/", "runs")
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -44,7 +44,7 @@ def _run_row(rundir: RunDir) -> list[str]:
     best = "-"
     if records:
         key = next(key for key in records[-1]["dev"] if key.startswith("pass@"))
-        # A branch may score other k than the run it came from.
+        # A branch may score with other k than its parent.
         record = max((r for r in records if key in r["dev"]), key=lambda record: record["dev"][key][0])
         best = f"{key} {interval(record['dev'][key])} at {record['iteration']}"
     done = "-" if iterations is None else f"{max(0, len(records) - 1)} of {iterations}"
@@ -53,7 +53,7 @@ def _run_row(rundir: RunDir) -> list[str]:
 
 
 def _size(file: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):  # the run goes on while we look
+    with contextlib.suppress(FileNotFoundError):  # a run may delete files meanwhile
         return file.stat().st_size if file.is_file() else 0
     return 0
 
@@ -61,9 +61,13 @@ def _size(file: Path) -> int:
 def add_league(commands: Any) -> None:
     """Declare `league`."""
     parser = command(
-        commands, "league", _league, "compare a run's checkpoints on dev, and say which was champion", "league embedded"
+        commands,
+        "league",
+        _league,
+        "compare a run's checkpoints on dev, and show which was champion",
+        "league embedded",
     )
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
+    parser.add_argument("run", metavar="RUN", help="the run's name or folder")
 
 
 def _league(options: argparse.Namespace) -> int:
@@ -75,9 +79,9 @@ def _league(options: argparse.Namespace) -> int:
 
 def add_report(commands: Any) -> None:
     """Declare `report`."""
-    parser = command(commands, "report", _report, "write a run as one HTML file, to look at", "report embedded")
-    parser.add_argument("run", metavar="RUN", help="a run's name or folder")
-    parser.add_argument("--out", metavar="FILE", help="by default report.html in the run's folder")
+    parser = command(commands, "report", _report, "write a report on a run as one HTML file", "report embedded")
+    parser.add_argument("run", metavar="RUN", help="the run's name or folder")
+    parser.add_argument("--out", metavar="FILE", help="file to write; default: report.html in the run's folder")
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -90,5 +94,5 @@ def _report(options: argparse.Namespace) -> int:
     page = report(rundir)
     with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; it opens in any browser")
     return 0

@@ -1,4 +1,4 @@
-"""`selfplay settings`: every setting with its default, its range or choices, and what it does."""
+"""`selfplay settings`: list all settings with their defaults, ranges or choices, and meanings."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ if TYPE_CHECKING:
 def add_settings(commands: Any) -> None:
     """Declare `settings`."""
     parser = command(
-        commands, "settings", _settings, "list the settings with their defaults, ranges or choices, and what they do",
+        commands, "settings", _settings, "list the settings with their defaults, ranges or choices, and meanings",
         "settings temperature",
     )  # fmt: skip
-    parser.add_argument("word", nargs="?", metavar="WORD", help="only settings whose name or explanation has this word")
+    parser.add_argument(
+        "word", nargs="?", metavar="WORD", help="list only settings whose name or explanation contains this word"
+    )
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="only what this TOML file changes, beside the defaults; embedded: the default run's",
+        help="list only settings that this TOML file changes; `embedded`: the file of the default run",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _settings(options: argparse.Namespace) -> int:
@@ -52,13 +54,13 @@ def _settings(options: argparse.Namespace) -> int:
         ]))  # fmt: skip
         return 0
     if options.word and not any(found for _, found, _ in parts):
-        raise InputError(f"no setting has the word {options.word!r}: `selfplay settings` lists them all")
+        raise InputError(f"no setting contains the word {options.word!r}: `selfplay settings` lists all")
     page("\n".join(line for title, found, values in parts for line in _lines(title, found, values)))
     return 0
 
 
 def _configs(file: str | None) -> list[tuple[str, RunConfig]]:
-    """The settings to show, by a title: the defaults, those of a run's file, or of each arm of an ablation's file."""
+    """Titles and settings to show: the defaults, the settings of a run's file, or those of each arm of an ablation."""
     from puzzles.foreign import read_toml
     from selfplay.config import RunConfig
     from selfplay.settings import load

@@ -1,4 +1,4 @@
-"""`selfplay propose` and `selfplay solve`: a look at a few samples of a model, as they are judged."""
+"""`selfplay propose` and `selfplay solve`: show a few samples of a model with their verdicts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from selfplay.text import printable
 
 def add_propose(commands: Any) -> None:
     """Declare `propose`."""
-    parser = command(commands, "propose", _propose, "look at a few proposals", "propose --count 5")
+    parser = command(
+        commands,
+        "propose",
+        _propose,
+        "sample a few puzzles from a model and show whether they are admitted",
+        "propose --count 5",
+    )
     add_model_options(parser, "--count", 10, 0.9)
-    parser.add_argument("--max-tokens", type=positive, default=200, help="tokens of one proposal")
+    parser.add_argument("--max-tokens", type=positive, default=200, help="most tokens of one proposal")
 
 
 def _propose(options: argparse.Namespace) -> int:
@@ -31,11 +37,17 @@ def _propose(options: argparse.Namespace) -> int:
 
 def add_solve(commands: Any) -> None:
     """Declare `solve`."""
-    parser = command(commands, "solve", _solve, "watch candidates for one puzzle being judged", "solve puzzle.py")
-    parser.add_argument("file", help="a .py file with one puzzle, or a puzzle set")
-    parser.add_argument("--puzzle", help="name of the puzzle in a set; by default the first")
+    parser = command(
+        commands,
+        "solve",
+        _solve,
+        "sample candidates for one puzzle from a model and show their verdicts",
+        "solve puzzle.py",
+    )
+    parser.add_argument("file", help="a .py file with one puzzle, or a puzzle file")
+    parser.add_argument("--puzzle", help="name of the puzzle in a puzzle file; default: the first one")
     add_model_options(parser, "--candidates", 20, 0.8)
-    parser.add_argument("--max-tokens", type=positive, default=150, help="tokens of one candidate")
+    parser.add_argument("--max-tokens", type=positive, default=150, help="most tokens of one candidate")
 
 
 def _solve(options: argparse.Namespace) -> int:

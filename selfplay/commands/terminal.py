@@ -1,4 +1,4 @@
-"""What commands show: progress bars, colours and pages; and where runs are."""
+"""Output of commands: progress bars, colours and paging; and the places of runs and archives."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ RUNS = Path("runs")
 
 
 def below_runs(name: str) -> Path:
-    """The folder of a run's name.
+    """The folder of the run with this name.
 
     Raises:
-        InputError: The name is not that of a folder.
+        InputError: The name cannot be that of a folder.
     """
     if "/" in name or name in ("", ".", ".."):
         raise InputError(f"--name {name}: expected the name of a folder below {RUNS}")
@@ -31,17 +31,17 @@ def below_runs(name: str) -> Path:
 
 
 def run_dir(text: str) -> RunDir:
-    """The run that a folder or a run's name means."""
+    """The run with this name, or in this folder."""
     from selfplay.run.rundir import RunDir
 
     return RunDir(RUNS / text if (RUNS / text).is_dir() else Path(text))
 
 
 def archive_path(text: str) -> Path:
-    """The file that a path, a run's folder or its name means.
+    """The archive at this path, or of the run with this folder or name.
 
     Raises:
-        InputError: There is none.
+        InputError: There is no such archive.
     """
     for path in (Path(text), Path(text) / "archive.sqlite", RUNS / text / "archive.sqlite"):
         if path.is_file():
@@ -50,7 +50,7 @@ def archive_path(text: str) -> Path:
 
 
 def bars() -> Progress:
-    """Progress as bars on a terminal's standard error, and as nothing elsewhere; what is said goes there anyway."""
+    """Progress as bars on standard error, if that is a terminal. Messages are printed there in any case."""
 
     def say(text: str) -> None:
         print(f"selfplay: {printable(text)}", file=sys.stderr)
@@ -76,7 +76,7 @@ def bars() -> Progress:
 
 
 def highlighted(source: str) -> str:
-    """Python with a terminal's colours where there is a terminal that has them."""
+    """Python source, coloured if standard output is a terminal with colours."""
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return printable(source)
     from pygments import highlight
@@ -87,6 +87,6 @@ def highlighted(source: str) -> str:
 
 
 def page(text: str) -> None:
-    """Show a text, on a terminal by its pager if it is longer than the screen."""
+    """Print a text. On a terminal, a text longer than the screen is shown by the pager."""
     os.environ.setdefault("LESS", "-FRX")
     pydoc.pager(text) if sys.stdout.isatty() else print(text)

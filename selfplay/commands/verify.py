@@ -22,17 +22,21 @@ if TYPE_CHECKING:
 def add_verify(commands: Any) -> None:
     """Declare `verify`."""
     parser = command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
-    parser.add_argument("file", help='JSONL of {"id"?, "puzzle", "solution"}, possibly .gz, or - for standard input')
+    parser.add_argument("file", help='JSONL file of {"id"?, "puzzle", "solution"}, may be .gz; - reads standard input')
     parser.add_argument(
         "--format", default="jsonl", choices=["jsonl", "codex"],
-        help="codex: solutions are expressions or bodies without header, as in P3's Codex results",
+        help="codex: solutions are expressions or bodies without a header, as in P3's Codex results",
     )  # fmt: skip
-    parser.add_argument("--shard", metavar="I/N", help="every N-th pair, from the I-th on")
-    parser.add_argument("--cpu-seconds", type=seconds, default=1.0, help="CPU time of one child")
-    parser.add_argument("--memory-mb", type=positive, default=512, help="memory of one child")
-    parser.add_argument("--lanes", type=natural, default=0, help="sandbox children at the same time; 0: one per core")
-    parser.add_argument("--batch", type=positive, default=500, help="lines judged together")
-    parser.add_argument("--module", action="append", help="importable beside the pure modules; may be repeated")
+    parser.add_argument("--shard", metavar="I/N", help="judge only every N-th pair, from the I-th on")
+    parser.add_argument("--cpu-seconds", type=seconds, default=1.0, help="CPU time of one child, in seconds")
+    parser.add_argument("--memory-mb", type=positive, default=512, help="memory of one child, in MiB")
+    parser.add_argument(
+        "--lanes", type=natural, default=0, help="sandbox children that run at the same time; 0: one per core"
+    )
+    parser.add_argument("--batch", type=positive, default=500, help="number of pairs judged together")
+    parser.add_argument(
+        "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -62,7 +66,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _batches(pairs: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Pairs in batches. What was read before a broken line is given out before its error is raised."""
+    """Pairs in batches. Pairs read before a broken line are yielded before the error is raised."""
     while True:
         batch: list[Any] = []
         wrong: InputError | None = None

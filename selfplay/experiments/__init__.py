@@ -1,5 +1,5 @@
-"""Many runs beside each other, or one run again: ablations, forecasts, replays and reproductions.
+"""Several runs compared, or one run repeated: ablations, forecasts, replays and reproductions.
 
-May import `iteration` and what stands below it. Start reading at `ablate.py`; `engines.py` says which model and which
-judges a run's settings ask for.
+It may import `iteration` and the packages below that. Start reading at `ablate.py`. `engines.py` builds the model and
+the sandbox that a run's settings ask for.
 """

@@ -1,8 +1,8 @@
-"""Arms at equal budget: runs that differ in some settings, and what the difference is worth.
+"""Ablations: arms at equal budget that differ in some settings, and the difference that these make.
 
-Every arm starts from the same base, takes the same optimiser steps of the same size, and is scored alike; each is a run
-of its own below one folder, so an ablation that was interrupted goes on like a run. The control may have fewer
-iterations: one that learns nothing of its own would train the same model again.
+Every arm starts from the same base, takes the same optimiser steps of the same size, and is scored in the same way.
+Each arm is a run of its own below one folder, so an interrupted ablation resumes like a run. The control may have fewer
+iterations, because an arm that learns nothing of its own would only train the same model again.
 """
 
 from __future__ import annotations
@@ -39,51 +39,51 @@ from selfplay.training.backend import Backend
 SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
         "heldout_every")  # fmt: skip
-"""Settings that arms must share: the base, its budget of training, and how it is scored."""
+"""Beginnings of the settings that arms must share: the base, the training budget and the scoring."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
-"""It names a folder."""
+"""Names of arms. They also name folders."""
 OUTCOME = "outcome.json"
-"""In the folder of an arm that has ended."""
+"""File in the folder of a finished arm."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is compared with what."""
+    """The arms of an ablation, and which of them is the control."""
 
     seeds: tuple[int, ...]
     control: str
     arms: dict[str, RunConfig]
-    """By name; each runs with every seed."""
+    """The settings of each arm. Each arm runs with every seed."""
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """Of pass@k, the same for all arms."""
+        """The k of pass@k, the same for all arms."""
         return self.arms[self.control].evaluate.k
 
     @property
     def shown_ks(self) -> list[int]:
-        """The first, which decides, and the largest."""
+        """The first k, which decides, and the largest."""
         return list(dict.fromkeys((self.ks[0], max(self.ks))))
 
 
 @dataclass(frozen=True)
 class ArmScores:
-    """What one arm came to, of one seed."""
+    """The results of one arm with one seed."""
 
     arm: str
     seed: int
     records: list[dict[str, Any]]
     counts: dict[str, dict[str, tuple[int, int]]]
-    """Of the last iteration, by set and puzzle: candidates and accepted ones."""
+    """Counts of the last iteration for each set and puzzle: candidates and accepted ones."""
     examined: int
-    """Puzzles of its archive that were compared with dev and held-out, at every level, when the run had ended."""
+    """Number of archived puzzles that were compared with dev and held-out at every level after the run."""
     contaminated: dict[str, str]
-    """Those that are too near to a guarded one, by id, with what was found."""
+    """The puzzles among these that are too near to a guarded one: by id, what was found."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm minus the control on one set: of each seed, and of the means over the seeds, puzzle by puzzle."""
+    """An arm minus the control on one set: for each seed, and for each puzzle's mean over the seeds."""
 
     arm: str
     scored: str
@@ -92,18 +92,20 @@ class Contrast:
 
 
 def load_ablation(path: Path) -> Ablation:
-    """Read `run`, `seeds`, `control`, `settings` (of all arms) and `arms` from a TOML file; settings as for `--set`.
+    """Read `run`, `seeds`, `control`, `settings` (for all arms) and `arms` from a TOML file.
+
+    Settings have the form of `--set`.
 
     Raises:
-        InputError: Unreadable, or arms that are not comparable.
+        InputError: The file is unreadable, or the arms are not comparable.
     """
     values = read_toml(path)
     expected = {
-        "run": ("`embedded`, or a run's TOML file beside this one", isinstance(values.get("run"), str)),
+        "run": ("`embedded`, or the name of a run's TOML file in the same folder", isinstance(values.get("run"), str)),
         "seeds": ("different integers from 0 on", _are_seeds(values.get("seeds"))),
         "control": ("the name of an arm", isinstance(values.get("control"), str)),
-        "settings": ("a list of key=value, of all arms", _are_settings(values.get("settings"))),
-        "arms": ("at least two, each a list of key=value", _are_arms(values.get("arms"))),
+        "settings": ("a list of key=value for all arms", _are_settings(values.get("settings"))),
+        "arms": ("at least two arms, each a list of key=value", _are_arms(values.get("arms"))),
     }
     for key in (*values, *expected):
         if key not in expected:
@@ -118,7 +120,7 @@ def load_ablation(path: Path) -> Ablation:
     configs = {name: _arm(path, name, base, [*values["settings"], *changes]) for name, changes in arms.items()}
     folders = Counter(map(_folder_name, arms))
     if shared := [name for name in arms if folders[_folder_name(name)] > 1]:
-        raise ConfigError(f"{path}: arms: expected names with a folder for each, got {' and '.join(shared)}")
+        raise ConfigError(f"{path}: arms: expected names that make different folders, got {' and '.join(shared)}")
     _check_comparable(path, configs, control)
     return Ablation(tuple(values["seeds"]), control, configs)
 
@@ -144,23 +146,23 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
     except InputError as error:
         raise ConfigError(f"{path}: {name}: {error}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
-        raise ConfigError(f"{path}: {name}: seed: expected none, `seeds` says which")
+        raise ConfigError(f"{path}: {name}: seed: expected no seed here: use `seeds`")
     if config.collapse.action == "stop":
-        raise ConfigError(f"{path}: {name}: collapse.action: expected no stop, for an arm cut short cannot be compared")
+        raise ConfigError(f"{path}: {name}: collapse.action: expected no stop: a shortened arm cannot be compared")
     if config.budget != BudgetConfig():
-        raise ConfigError(f"{path}: {name}: budget: expected none, for an arm that it cuts short cannot be compared")
+        raise ConfigError(f"{path}: {name}: budget: expected none: a shortened arm cannot be compared")
     return config
 
 
 def _check_comparable(path: Path, arms: Mapping[str, RunConfig], control: str) -> None:
     own = flatten(arms[control])
-    # Where a training goes on from the last one, the steps add up.
+    # With `previous` the steps of all iterations add up.
     same = SAME if own["finetune.start"] == "base" else (*SAME, "iterations")
     for name, config in arms.items():
         for key, value in flatten(config).items():
             if key.startswith(same) and value != own[key]:
                 raise ConfigError(
-                    f"{path}: {name}: {key} is {value!r}, and {own[key]!r} for {control}: no equal budget"
+                    f"{path}: {name}: {key}: expected {own[key]!r}, as in {control}, got {value!r}: arms must share it"
                 )
 
 
@@ -175,10 +177,10 @@ def ablate(
     pool_of: Callable[[RunConfig], AbstractContextManager[tuple[Pool, dict[str, Any]]]],
     progress: Callable[[str], Progress],
 ) -> list[ArmScores]:
-    """Run, or go on with, every arm with every seed; the first seed's arms first. What has ended is only read.
+    """Run or resume every arm with every seed, the first seed's arms first. Finished arms are only read.
 
     Raises:
-        InputError: The folder holds a run with other settings, before anything is run.
+        InputError: The folder holds a run with other settings. This is checked before anything is run.
     """
     planned = [
         (name, RunDir(folder / f"{_folder_name(name)}-{seed}"), replace(settings, seed=seed))
@@ -195,13 +197,14 @@ def ablate(
 
 
 def _shots_of(config: RunConfig) -> tuple[str, int]:
-    """What the pairs before every puzzle depend on, where arms may differ: on rules where there may be nothing else."""
+    """The settings that decide the shots and in which arms may differ. Rules count only without training puzzles."""
     return config.data.train, config.data.rules if config.data.train == NO_PUZZLES else 0
 
 
 def arms_beside(rundir: RunDir) -> dict[str, RunDir]:
-    """The other arms of a run's ablation that have ended with its seed, by the names of their folders; none for a run
-    of its own.
+    """The other finished arms of a run's ablation with the same seed, by folder name.
+
+    There are none for a run that belongs to no ablation.
     """
     if not (rundir.path / OUTCOME).is_file():
         return {}
@@ -211,7 +214,7 @@ def arms_beside(rundir: RunDir) -> dict[str, RunDir]:
 
 
 def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
-    """What another arm of the same seed and shots has scored of their common base is not sampled again."""
+    """Copy the scores of the common base from another arm with the same seed and shots, instead of sampling again."""
     for name in SCORED_SETS:
         samples = rundir.samples(0, name)
         scored = [sibling.samples(0, name) for sibling in siblings if sibling.read_records()]
@@ -251,7 +254,7 @@ def _scores(
 
 
 def _examined(rundir: RunDir, config: RunConfig, pool: Pool, progress: Progress) -> dict[str, Any]:
-    """All puzzles of the archive beside dev and held-out, whatever the run's own guard has said of them."""
+    """Compare all puzzles of the archive with dev and held-out, whatever the run's own guard has found."""
     guard = guard_of(pool, guarded_sets(pool, config))
     with Archive(rundir.archive) as archive:
         examined = len(archive.puzzle_ids())
@@ -263,14 +266,14 @@ def _counts(rundir: RunDir, iteration: int, scored: str) -> dict[str, tuple[int,
     samples = rundir.samples(iteration, scored)
     if not samples.exists():
         raise InputError(
-            f"{samples}: iteration {iteration} was not scored on it (heldout_every): "
-            "give a number of iterations that ends with one that was, or more"
+            f"{samples}: iteration {iteration} was not scored on this set (heldout_every): "
+            "end with an iteration that was scored, or run more iterations"
         )
     return counts_of(read_chunks(samples))
 
 
 def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:
-    """Every arm beside the control on both sets, by seed and pooled."""
+    """Compare every arm with the control on both sets, for each seed and pooled."""
     by = {(item.arm, item.seed): item.counts for item in done}
     found = []
     for scored in SCORED_SETS:
@@ -285,7 +288,7 @@ def contrasts(ablation: Ablation, done: Sequence[ArmScores]) -> list[Contrast]:
 def _differences(
     ks: Sequence[int], pairs: Sequence[tuple[Mapping[str, tuple[int, int]], Mapping[str, tuple[int, int]]]]
 ) -> list[Difference]:
-    """Of the means over the seeds, puzzle by puzzle: candidates of different models are not one model's."""
+    """Differences of each puzzle's mean over the seeds. Candidates of different models are never pooled."""
     puzzles = list(pairs[0][0])
     control, arm = (np.array([[pair[side][puzzle] for puzzle in puzzles] for pair in pairs]) for side in (0, 1))
 
@@ -296,7 +299,7 @@ def _differences(
 
 
 def to_json(ablation: Ablation, done: Sequence[ArmScores]) -> dict[str, Any]:
-    """What is kept of an ablation: settings, each run's records, each puzzle's counts, contamination, contrasts."""
+    """The ablation as JSON: settings, each run's records, each puzzle's counts, contamination and contrasts."""
     return {
         "control": ablation.control,
         "seeds": list(ablation.seeds),

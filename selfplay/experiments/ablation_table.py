@@ -1,4 +1,4 @@
-"""An ablation's arms as Markdown tables."""
+"""The results of an ablation as Markdown tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from selfplay.text import fraction, markdown, signed, span
 
 
 def ablation_table(ablation: Ablation, done: Sequence[ArmScores], contrasts: Sequence[Contrast]) -> str:
-    """As Markdown: by set, what each arm scored and its difference to the control; then by iteration; then the guard.
+    """Markdown tables: each arm's scores and its difference to the control on each set, scores by iteration, the guard.
 
-    Scores are means over the seeds, differences of these means and of each seed; the first k decides, and its p is of
-    these very models: how training differs from seed to seed shows in the rows of the seeds.
+    Scores are means over the seeds. Differences are of these means and of each seed. The first k decides. Its p holds
+    for these models only; the rows of the seeds show how much training differs from seed to seed.
     """
     runs = {arm: [item for item in done if item.arm == arm] for arm in ablation.arms}
     parts = []
@@ -59,7 +59,7 @@ def _difference_table(control: str, contrasts: Sequence[Contrast]) -> str:
 
 
 def _iteration_table(ablation: Ablation, runs: dict[str, list[ArmScores]]) -> str:
-    """Whether the arms with several iterations still rise; empty if there is none."""
+    """The scores by iteration of arms with several iterations; empty if there are no such arms."""
     ks = [f"pass@{k}" for k in ablation.shown_ks]
     rows = []
     for arm, own in runs.items():

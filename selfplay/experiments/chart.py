@@ -1,6 +1,7 @@
-"""Drawings of what changes over iterations, as SVG: the same bytes for the same numbers, readable on light and dark.
+"""Charts of what changes over iterations, as SVG. The same numbers give the same bytes.
 
-Each of a report is as wide as a phone, so that a page sets them side by side, or one below the other.
+They can be read on light and dark pages. A chart of a report is as wide as a phone, so that charts stand side by side
+on a wide page and one below the other on a narrow one.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
     from selfplay.experiments.ablate import Ablation, ArmScores
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Of Okabe and Ito, told apart with any kind of colour vision; without those too pale for a white page."""
+"""Colours of Okabe and Ito, which differ for any kind of colour vision, without those too pale for a white page."""
 MARKERS = "os^Dvp"
 LINES = ("-", (0, (4, 1.5)), ":")
-"""Of the first curves as many as there are colours, of the next ones, and so on, each with its marker."""
+"""Line styles. The first curves, one per colour, have the first style, the next ones the second, and so on."""
 GREY = "#7d7d7d"
 REST = "#b3b3b3"
 SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
-"""From dark to bright, of viridis: for what has an order."""
+"""Colours of viridis from dark to bright, for things that have an order."""
 PANEL_INCHES = (4.2, 2.8)
 MOST_LABEL, LONG_LABEL = 30, 18
-"""Characters that are shown, and of which three labels stand side by side no more."""
+"""Most characters of a label that are shown, and the length from which only two labels fit side by side."""
 MOST_NUMBERED = 10
-"""Columns of a heat map that a number fits into."""
+"""Most columns of a heat map with room for numbers; also most labelled bars."""
 STYLE = {
     "svg.hashsalt": "selfplay",
     "svg.fonttype": "none",
@@ -46,9 +47,9 @@ STYLE = {
 
 
 def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
-    """As SVG: held-out pass@k over iterations, for the first and the largest k; the mean of the seeds in their range.
+    """Held-out pass@k over iterations as SVG, for the first and the largest k: the mean and the range of the seeds.
 
-    Arms of one iteration, beside longer ones, are dashed lines at what they scored.
+    An arm of one iteration, next to longer ones, is a dashed line at its score.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -76,9 +77,9 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
 
 
 def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
-    """Scores over iterations: of each run [value, low, high] by iteration; the first run with its intervals.
+    """Scores over iterations, given as [value, low, high]. Only the first run is drawn with its intervals.
 
-    A run of one iteration, beside longer ones, is a dashed line at what it scored.
+    A run of one iteration, next to longer ones, is a dashed line at its score.
     """
     longest = max(max(run, default=0) for run in runs.values())
     with _panel(len(runs) > 1) as (panel, drawn):
@@ -92,7 +93,7 @@ def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
 
 
 def lines(series: Mapping[str, Mapping[int, float]], label: str) -> str:
-    """Numbers over iterations, from 0 on."""
+    """Numbers over iterations, on an axis that begins at 0."""
     with _panel(len(series) > 1) as (panel, drawn):
         for number, (name, values) in enumerate(series.items()):
             value_I = np.array([*values.values()], float)
@@ -103,7 +104,7 @@ def lines(series: Mapping[str, Mapping[int, float]], label: str) -> str:
 
 
 def bands(series: Mapping[str, Mapping[int, Sequence[float]]], label: str) -> str:
-    """How values are spread, over iterations: their median, and between which half of them lie."""
+    """The spread of values over iterations: the median, and the range of the middle half."""
     with _panel(len(series) > 1) as (panel, drawn):
         for number, (name, values) in enumerate(series.items()):
             quartiles_3_I = np.array([np.quantile(own, [0.5, 0.25, 0.75]) for own in values.values()]).reshape(-1, 3).T
@@ -114,7 +115,7 @@ def bands(series: Mapping[str, Mapping[int, Sequence[float]]], label: str) -> st
 
 
 def stacked(counts: Mapping[int, Mapping[str, float]], colours: Mapping[str, str], label: str, share: bool) -> str:
-    """What makes up each iteration, as a bar of parts: in their own measure, or as shares of it."""
+    """The parts of each iteration as a stacked bar, in their own unit or as shares of the whole."""
     with _panel(True) as (panel, drawn):
         iterations = list(counts)
         values_N_I = np.array([[own.get(name, 0) for own in counts.values()] for name in colours], float)
@@ -140,7 +141,7 @@ def stacked(counts: Mapping[int, Mapping[str, float]], colours: Mapping[str, str
 
 
 def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
-    """Shares from 0 to 1 by row and iteration, as colours; numbers too where there is room for them."""
+    """Shares from 0 to 1 by row and iteration as colours, with numbers if there is room for them."""
     iterations = list(next(iter(rows.values())))
     with _panel(False, height=0.6 + 0.22 * len(rows)) as (panel, drawn):
         shares_R_I = np.array([[row[i] for i in iterations] for row in rows.values()], float)
@@ -157,7 +158,7 @@ def heat(rows: Mapping[str, Mapping[int, float]]) -> str:
 
 
 def calibration(points: Sequence[tuple[float, Sequence[float]]], label: str) -> str:
-    """What was predicted against what came of it, each with its interval; on the line they are the same."""
+    """Predicted against observed values, with their intervals. On the dashed line both are equal."""
     with _panel(legend=False, height=3.6) as (panel, drawn):
         predicted, found = [mean for mean, _ in points], np.array([list(score) for _, score in points])
         end = max(*predicted, found.max())
@@ -170,7 +171,7 @@ def calibration(points: Sequence[tuple[float, Sequence[float]]], label: str) -> 
 
 @contextmanager
 def _panel(legend: bool, height: float = PANEL_INCHES[1]) -> Iterator[tuple[Any, list[str]]]:
-    """Axes to draw on; the drawing is in the list when they are left."""
+    """Axes to draw on. After the block, the list holds the drawing."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -187,7 +188,7 @@ def _panel(legend: bool, height: float = PANEL_INCHES[1]) -> Iterator[tuple[Any,
 
 
 def _label(name: str) -> str:
-    """As much of it as there is room for."""
+    """The name, shortened to the room there is."""
     return name if len(name) <= MOST_LABEL else f"{name[: MOST_LABEL - 1]}…"
 
 
@@ -198,7 +199,7 @@ def _svg(figure: Any) -> str:
 
 
 def _place_by_place(panel: Any, iterations: Sequence[int]) -> None:
-    """Iterations side by side, whatever lies between them."""
+    """Label iterations that stand side by side, also where others between them are missing."""
     shown = range(0, len(iterations), max(1, len(iterations) // MOST_NUMBERED))
     panel.set_xticks(shown, [str(iterations[place]) for place in shown])
     panel.set(xlabel="iteration")

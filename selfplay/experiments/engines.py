@@ -1,5 +1,8 @@
-"""What judges and what samples: this process with its children, servers that have the weights, or the nodes of a
-cluster. Training is the same."""
+"""The sandbox and the model that a run's settings ask for.
+
+Sampling and judging happen in this process and its children, on servers that have the weights, or on the nodes of a
+cluster. Training happens in this process either way.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,12 @@ from selfplay.training.backend import Backend, Training
 from selfplay.training.finetune import TransformersBackend
 
 ELSEWHERE = ""
-"""As `model.path`: only the servers have the weights."""
+"""Value of `model.path` if only the servers have the weights."""
 
 
 @contextlib.contextmanager
 def judges(config: RunConfig, say: Callable[[str], object]) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """The sandbox that a run's settings ask for, when it has proved itself, and the proof."""
+    """The sandbox that a run's settings ask for, and the protections that it has proved."""
     if config.executor == "ray":
         with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, config.seed, say) as proven:
             yield proven
@@ -41,7 +44,7 @@ def judges(config: RunConfig, say: Callable[[str], object]) -> Iterator[tuple[Po
 
 @contextlib.contextmanager
 def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
-    """The backend that a run's settings ask for; what it has begun ends with it."""
+    """The backend that a run's settings ask for. Servers and actors that it starts end with it."""
     endpoint = config.endpoint
     if endpoint.urls or endpoint.serve:
         with contextlib.closing(ServedBackend(endpoint, config.prompt.protocol, rundir.server_log)) as served:
@@ -58,8 +61,8 @@ def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | N
 
     Args:
         config: The settings, as `selfplay.load` reads them.
-        folder: The run's folder; made if there is none.
-        progress: How it shows itself; by default not at all.
+        folder: The run's folder. It is made if there is none.
+        progress: Shows how far the run is. By default nothing is shown.
 
     Returns:
         The records, one per iteration, as in `records.jsonl`.
@@ -76,7 +79,7 @@ def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | N
 
 @dataclass(frozen=True)
 class _Size:
-    """Of a model that is not in memory any more, as `TransformersBackend.needs` asks for it."""
+    """The size of a model that is not in memory any more, in the form that `TransformersBackend.needs` expects."""
 
     parameters: int
     free_bytes: int
@@ -84,12 +87,12 @@ class _Size:
 
 
 class ServedBackend(TransformersBackend):
-    """Samples from servers, which are begun on each checkpoint or run by themselves, and trains here.
+    """Samples from servers and trains here. The servers are started for each checkpoint, or run on their own.
 
     Args:
-        config: The servers.
-        protocol: As configured: whether they are asked as a chat is theirs to be asked for proof.
-        log: Of the servers that are begun here.
+        config: The settings of the servers.
+        protocol: The configured prompt protocol. With `chat` the servers are tested by chat requests.
+        log: The log file of the servers that are started here.
     """
 
     def __init__(self, config: EndpointConfig, protocol: str, log: Path) -> None:
@@ -98,11 +101,11 @@ class ServedBackend(TransformersBackend):
         self._size = _Size(0, 0)
 
     def load(self, checkpoint: str | Path, config: ModelConfig) -> Any:
-        """Servers of a checkpoint that have been asked for proof; those of another one are ended before.
+        """The sampler of a checkpoint's servers, after a test. Servers of another checkpoint are ended first.
 
         Raises:
-            InputError: They do not draw, or have other weights.
-            ServerDied: One does not begin.
+            InputError: The servers do not sample at random, or have other weights.
+            ServerDied: A server does not start.
         """
         self.close()
         known = self._known(checkpoint, config)
@@ -119,7 +122,7 @@ class ServedBackend(TransformersBackend):
             raise
 
     def _known(self, checkpoint: str | Path, config: ModelConfig) -> dict[str, Any]:
-        """What is to be known of the weights, from a look at them here."""
+        """What the servers are tested against: facts about the weights and greedy texts, found by loading them here."""
         if str(checkpoint) == ELSEWHERE:
             return {"checkpoint": f"served {self._config.model}".strip(), "chats": self._protocol == "chat"}
         model = LanguageModel(checkpoint, config)
@@ -134,25 +137,25 @@ class ServedBackend(TransformersBackend):
         }  # fmt: skip
 
     def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
-        """What a training of the model takes at least, as if nothing else were in memory."""
+        """The least memory and disk that a training needs, as if nothing else were in memory."""
         return super().needs(self._size, config)
 
     def finetune(self, training: Training, *how: Any) -> Any:
-        """As the other does, when the servers have given their memory back."""
+        """Train as `TransformersBackend` does, after ending the servers to free their memory."""
         self.close()
         return super().finetune(training, *how)
 
     def close(self) -> None:
-        """End the servers that were begun here."""
+        """End the servers that were started here."""
         while self._servers:
             self._servers.pop().close()
 
 
 class RayBackend(TransformersBackend):
-    """Samples on the nodes of a cluster, which load each checkpoint anew, and trains here.
+    """Samples on the nodes of a cluster and trains here. The nodes load every new checkpoint.
 
     Args:
-        samplers: Actors; 0 takes one per graphics card, or one.
+        samplers: The number of actors; 0 takes one per graphics card, or one if there is no card.
     """
 
     def __init__(self, samplers: int) -> None:
@@ -161,11 +164,11 @@ class RayBackend(TransformersBackend):
         self._device = ""
 
     def load(self, checkpoint: str | Path, config: ModelConfig) -> Any:
-        """Actors that have a checkpoint; those of another one are ended before.
+        """The sampler of actors that hold a checkpoint. Actors of another checkpoint are ended first.
 
         Raises:
             InputError: There is no such model, or not on all nodes.
-            ClusterFailed: There is no room for them.
+            ClusterFailed: The cluster has no room for the actors.
         """
         self.close()
         self._device = config.device
@@ -173,11 +176,11 @@ class RayBackend(TransformersBackend):
         return self._model
 
     def needs(self, sampler: Any, config: FinetuneConfig) -> TrainingNeeds:
-        """What a training takes at least, of the memory that is free here."""
+        """The least memory and disk that a training needs, and the memory that is free here."""
         return super().needs(_Size(sampler.parameters, free_bytes(device_of(self._device)), sampler.own_bytes), config)
 
     def finetune(self, training: Training, *how: Any) -> Any:
-        """As the other does, when the actors have given their memory back: one of them may be on this machine."""
+        """Train as `TransformersBackend` does, after ending the actors: one may use memory of this machine."""
         self.close()
         return super().finetune(training, *how)
 

@@ -1,9 +1,9 @@
-"""What a run would cost, from about a minute of its own work.
+"""The expected cost of a run, measured on about a minute of its own work.
 
-Each stage is done for a few texts in a folder that is thrown away, then for twice as many, until its
-share of the minute is spent or a whole chunk is done; the last attempt gives seconds, tokens and
-outcomes per text. Small batches are slower, so a model that is too slow for a whole chunk in that
-time is forecast too high. What the model becomes by training is not foreseen.
+Each stage is tried on a few texts in a temporary folder, then on twice as many, until its share of the minute is spent
+or a whole chunk is done. The last attempt gives seconds, tokens and outcomes per text. Small batches are slower per
+text, so the forecast is too high for a model that is too slow for a whole chunk in that time. The effect of training on
+the model is not foreseen.
 """
 
 from __future__ import annotations
@@ -41,37 +41,40 @@ from selfplay.training.backend import Backend, Training
 from selfplay.training.select import examples
 
 SECONDS = {"propose": 8.0, "solve": 16.0, "vary": 6.0, "train": 14.0, "score": 14.0}
-"""For the attempts of each stage."""
+"""Seconds for all attempts of each stage."""
 FIRST_TEXTS = 16
 LEAST_PUZZLES = 8
-"""Tried in an attempt, if there are so many: fewer candidates of each tell more than all of one."""
+"""Puzzles of an attempt, if there are so many. Few candidates of each tell more than all candidates of one."""
 FIRST_STEPS = 2
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is to be expected."""
+    """The expected cost of a run."""
 
     iterations: list[dict[str, StageCost]]
-    """By stage; number 0 is the scoring of the model as it is."""
+    """Cost by stage of each iteration. Iteration 0 only scores the model as it is."""
     start_seconds: float
-    """Of loading the model and verifying the training puzzles, once."""
+    """Seconds to load the model and verify the training puzzles, once per run."""
     archive_bytes: int
+    """Size of the archive at the end."""
     arithmetic: Arithmetic | None
     load_seconds: float = 0.0
-    """Of a process that begins: what it took of the processor until here, the sets, and the model."""
+    """Seconds that a new process needs to start Python, read the sets and load the model."""
     planning_seconds_per_text: float = 0.0
+    """Seconds to plan a text of the solver."""
     merging_seconds_per_text: float = 0.0
-    """Of taking a text with its verdict from one archive into another."""
+    """Seconds to copy a text with its verdict from one archive into another."""
     examples_per_step: float = 1.0
+    """Examples in one optimiser step."""
     overlap: bool = False
-    """Whether sampling goes on while texts are judged."""
+    """Whether sampling continues while texts are judged."""
 
 
 def forecast(
     config: RunConfig, backend: Backend, pool: Pool, protections: dict[str, Any], folder: Path, progress: Progress
 ) -> Forecast:
-    """Try every stage of a run in an empty folder, and scale up.
+    """Try every stage of a run in an empty folder, and scale the costs up.
 
     Raises:
         InputError: The run itself would be refused, or there is nothing to try training on.
@@ -101,7 +104,7 @@ def forecast(
 
 
 def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bool]) -> None:
-    """Attempts with twice as much each time, as long as there is time for another, and more to try."""
+    """Make attempts of doubling size, as long as there is time for another one and more to try."""
     watch, number = Watch(), min(first, most)
     while True:
         before = watch.seconds()
@@ -114,7 +117,7 @@ def _doubling(first: int, most: int, seconds: float, attempt: Callable[[int], bo
 
 
 class _Trial:
-    """The stages, tried; each leaves the cost of its last attempt."""
+    """Tries the stages. Each keeps the cost of its last attempt."""
 
     def __init__(
         self,
@@ -135,11 +138,11 @@ class _Trial:
         self.number = 0
         self.examples_per_step = self.examples_per_pair = self.steps = 1.0
         self.planning = 0.0
-        """Seconds for each text, of the last attempt."""
+        """Seconds per text in the last attempt."""
         self.cost: dict[str, StageCost] = {}
 
     def proposing(self) -> None:
-        """Propose so many puzzles, the admitted ones for the solver."""
+        """Propose puzzles. The admitted ones are for the solver."""
         config = self.config
 
         def attempt(texts: int) -> bool:
@@ -158,7 +161,7 @@ class _Trial:
             _doubling(FIRST_TEXTS, most, SECONDS["propose"], attempt)
 
     def solving(self) -> None:
-        """Sample so many candidates for puzzles in the run's own mixture of proposed and training ones."""
+        """Sample candidates for puzzles, in the run's own mixture of new and training puzzles."""
         config, before, judged = self.config, self._archive_bytes(), 0
         mixture, share = self._mixture()
         rng = np.random.default_rng(0)
@@ -193,7 +196,7 @@ class _Trial:
         self.bytes_per_candidate = (self._archive_bytes() - before) / max(1, judged)
 
     def _mixture(self) -> tuple[list[str], list[float]]:
-        """Ids of what may be solved, and the share that each has of what a run solves."""
+        """Ids of the puzzles that may be tried, and the share of each among all that a run tries."""
         asked = {propose.STAGE: self.config.propose.proposals, vary.STAGE: self.config.vary.variations}
         self.admitted, mixture, weights = 0.0, [*self.targets], [1.0] * len(self.targets)
         for stage, texts in asked.items():
@@ -207,7 +210,7 @@ class _Trial:
         return mixture, [weight / sum(weights) for weight in weights]
 
     def _pairs_per_puzzle(self, puzzles: Sequence[str], copies: int) -> float:
-        """How many solutions of each of these the last attempt would give to train on with all its candidates."""
+        """Mean number of solutions to train on per puzzle, if the last attempt had sampled all candidates."""
         most, more = self.config.finetune.solutions_per_puzzle, self.config.solve.candidates_per_puzzle / copies
         distinct = self.archive.query(
             "SELECT k.puzzle, count(DISTINCT k.candidate) FROM candidates k JOIN chunks c ON c.id = k.chunk"
@@ -221,7 +224,7 @@ class _Trial:
         self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
 
     def _sampled(self, stage: str, sampling: Callable[[Chunk], Sampling]) -> Chunk:
-        """The first of the planned chunks, sampled."""
+        """Sample the first of the planned chunks."""
         first = self.archive.unjudged(self.number, stage)[0]
         samples = sampling(self.archive.chunk(first))(lambda done: None)
         with self.archive.transaction():
@@ -229,7 +232,7 @@ class _Trial:
         return self.archive.chunk(first)
 
     def merging(self) -> float:
-        """Seconds for each text, of taking all that was tried into an empty archive."""
+        """Seconds per text to merge all that was tried into an empty archive."""
         counted = "SELECT (SELECT count(*) FROM proposals) + (SELECT count(*) FROM candidates)"
         texts = int(self.archive.query(counted)[0][0])
         with Archive(self.folder / "merged.sqlite", create=True) as into:
@@ -241,7 +244,7 @@ class _Trial:
         return int(self.archive.query("PRAGMA page_count")[0][0] * self.archive.query("PRAGMA page_size")[0][0])
 
     def varying(self) -> None:
-        """Vary so many of the puzzles that there are."""
+        """Make variations of the puzzles in the archive."""
         config = self.config
 
         def attempt(texts: int) -> bool:
@@ -260,7 +263,7 @@ class _Trial:
             _doubling(FIRST_TEXTS, most, SECONDS["vary"], attempt)
 
     def scoring(self, puzzles: Sequence[NamedPuzzle]) -> None:
-        """Score the model on so many candidates of the scored sets, whose verdicts are forgotten."""
+        """Score the model on some candidates for the scored sets. Only the cost is kept, not the verdicts."""
         own = self.config.evaluate
         spread = [puzzles[i] for i in np.random.default_rng(0).permutation(len(puzzles))]
 
@@ -278,7 +281,7 @@ class _Trial:
         _doubling(FIRST_TEXTS, len(puzzles) * own.samples_per_puzzle, SECONDS["score"], attempt)
 
     def training(self) -> None:
-        """Train for some steps on what there is."""
+        """Train for some steps on the pairs in the archive."""
         own, rng = self.config.finetune, np.random.default_rng(0)
         pairs = self.archive.choose(own.solutions_per_puzzle, self.config.data.references)
         pairs = pairs or self.archive.choose(own.solutions_per_puzzle)
@@ -287,7 +290,7 @@ class _Trial:
         if not chosen:
             raise InputError(nothing_to_train(self.protocol))
         self.examples_per_pair = len(chosen) / len(used)
-        del self.sampler  # two models at once need not fit
+        del self.sampler  # two models at once may not fit
 
         def attempt(steps: int) -> bool:
             folder = self.folder / "trained"
@@ -302,14 +305,14 @@ class _Trial:
         self.examples_per_step = self.cost["train"].texts / self.steps
 
     def iterations(self, scored_puzzles: int) -> list[dict[str, StageCost]]:
-        """The run's stages, scaled up from the trials."""
+        """The costs of the run's iterations, scaled up from the trials."""
         config, train = self.config, self.cost.get("train", StageCost())
         score = {"score": self.cost["score"].scaled_to(scored_puzzles * config.evaluate.samples_per_puzzle)}
         trains, ranked = "train" in self.cost, config.solve.most_proposed or math.inf
         most = config.finetune.max_steps * self.examples_per_step
         costs = [score]
         for number in range(1, config.iterations + 1):
-            # A training puzzle's solutions count once, however often it is tried.
+            # The solutions of a training puzzle count once, however often it is tried.
             pairs = self.references + len(self.targets) * self.pairs_per_target
             pairs += number * self.admitted * self.pairs_per_proposal
             learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
@@ -325,14 +328,14 @@ class _Trial:
         return costs
 
 
-FORECAST_NOTE = "Expected of the model as it is: what training makes of it may propose, solve and write more or less."
+FORECAST_NOTE = "The forecast is for the model as it is. After training it may propose, solve and write more or less."
 
 
 def forecast_table(expected: Forecast) -> str:
-    """What a run is expected to cost, all its iterations together and each."""
+    """The expected cost of a run: by stage for all iterations, and in seconds for each iteration."""
     arithmetic = expected.arithmetic
     peaks = {} if arithmetic is None else dict.fromkeys(STAGES, arithmetic.peak_flops_per_second)
-    peaks.pop("train", None)  # in a dtype of its own
+    peaks.pop("train", None)  # training may use another dtype
     records = [
         {"cost": cost.counts(costs, arithmetic), "times": {"stages": cost.times(costs, peaks)}}
         for costs in expected.iterations

@@ -1,4 +1,4 @@
-"""A chunk sampled again from its recorded seed and checkpoint, and judged again: is it what the archive says?"""
+"""Sample a chunk again from its recorded seed and checkpoint, judge it again, and compare with the archive."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from selfplay.training.backend import Backend
 
 @dataclass
 class Replay:
-    """What came of one chunk the second time."""
+    """The result of replaying one chunk."""
 
     chunk: int
     stage: str
     iteration: int
     texts: int
+    """Texts that were sampled again."""
     judged: int
-    """Texts of the puzzle asked about, judged again."""
+    """Texts of the given puzzle that were judged again."""
     other_conditions: dict[str, tuple[Any, Any]]
-    """Versions, device and the like that are not what they were, with both values: texts may then differ."""
+    """Versions, device and other conditions that have changed, with both values. Texts may then differ."""
     differences: list[str] = field(default_factory=list)
 
 
@@ -40,10 +41,10 @@ def replay(
     archive: Archive, rundir: RunDir, config: RunConfig, identifier: str, backend: Backend, pool: Pool,
     progress: Callable[[int, str, str], Callable[..., object]] = lambda total, description, unit: lambda *_: None,
 ) -> Iterator[Replay]:  # fmt: skip
-    """Sample and judge again every chunk that a puzzle came from or was tried in; nothing is written.
+    """Sample and judge again every chunk that a puzzle came from or was tried in. Nothing is written.
 
     Raises:
-        InputError: The puzzle came from no chunk, or a checkpoint is gone or is another.
+        InputError: The puzzle came from no chunk, or a checkpoint is missing or has changed.
     """
     own = archive.query("SELECT chunk FROM puzzles WHERE id = ? AND chunk IS NOT NULL", identifier)
     tried = archive.query("SELECT DISTINCT chunk FROM candidates WHERE puzzle = ? ORDER BY 1", identifier)
@@ -55,7 +56,9 @@ def replay(
     loaded: dict[int, Sampler] = {}
     for number in numbers:
         if not archive.query("SELECT 1 FROM chunks WHERE id = ?", number):
-            raise InputError(f"{archive.path}: chunk {number} is not here: `archive why` says what else is missing")
+            raise InputError(
+                f"{archive.path}: chunk {number} is missing: `selfplay archive why` says what else is missing"
+            )
         chunk = archive.chunk(number)
         if chunk.stage == vary.STAGE:
             yield _varied(archive, chunk, identifier, pool)
@@ -74,8 +77,8 @@ def _sampler(rundir: RunDir, config: RunConfig, chunk: Chunk, backend: Backend) 
     sampler = backend.load(place, config.model)
     if sampler.checkpoint != chunk.checkpoint:
         raise InputError(
-            f"chunk {chunk.id} was sampled from weights {chunk.checkpoint}, {place} has {sampler.checkpoint}: "
-            "the model has been replaced since"
+            f"{place}: expected weights {chunk.checkpoint}, from which chunk {chunk.id} was sampled, "
+            f"got {sampler.checkpoint}: the model has been replaced"
         )
     return sampler
 
@@ -103,7 +106,7 @@ def _sampled(
 
 def _texts_compared(chunk: Chunk, before: list[str], again: list[str], other: dict[str, tuple[Any, Any]]) -> Replay:
     differences = [
-        f"text {position} was {old[:60]!r}, and is {new[:60]!r}"
+        f"text {position} was {old[:60]!r}, now {new[:60]!r}"
         for position, (old, new) in enumerate(zip(before, again, strict=True))
         if old != new
     ]
@@ -129,7 +132,7 @@ def _compare_puzzle(parsed: Puzzle | ParseFailure, identifier: str, position: in
     found.judged += 1
     if not isinstance(parsed, Puzzle) or parsed.id != identifier:
         became = f"puzzle {parsed.id}" if isinstance(parsed, Puzzle) else str(parsed)
-        found.differences.append(f"text {position} was puzzle {identifier}, and is {became}")
+        found.differences.append(f"text {position} was puzzle {identifier}, now {became}")
 
 
 def _judge_candidates(
@@ -150,7 +153,7 @@ def _judge_candidates(
         for what in ("verdict", "answer"):
             before, now = rows[0][what] if rows else "not kept", getattr(again, what)
             if before != now:
-                found.differences.append(f"the {what} of text {position} was {before}, and is {now}")
+                found.differences.append(f"the {what} of text {position} was {before}, now {now}")
 
 
 def _varied(archive: Archive, chunk: Chunk, identifier: str, pool: Pool) -> Replay:
@@ -163,10 +166,10 @@ def _varied(archive: Archive, chunk: Chunk, identifier: str, pool: Pool) -> Repl
 
 
 def replay_text(again: Replay) -> str:
-    """One line for a chunk, one for each difference, and what else is not as it was."""
+    """One line for a chunk, then one for each changed condition and each difference."""
     lines = [
         f"chunk {again.chunk} ({again.stage}, iteration {again.iteration}): {again.texts:,} texts sampled again, "
         f"{again.judged} judged again: {len(again.differences) or 'no'} differences"
     ]
-    lines += [f"  {key} was {before}, and is {now}" for key, (before, now) in again.other_conditions.items()]
+    lines += [f"  {key} was {before}, now {now}" for key, (before, now) in again.other_conditions.items()]
     return "\n".join([*lines, *(f"  {difference}" for difference in again.differences)])

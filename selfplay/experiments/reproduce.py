@@ -1,13 +1,12 @@
-"""A run done again from its own settings, and the first difference, where one thing follows from another.
+"""Repeat a run from its own settings, and find the first difference.
 
-Each iteration is compared as soon as it is recorded: its chunks in the order they were planned, each
-with what was asked, sampled and judged of it; what was trained on, and the weights; scores; the
-record. Times do not count, nor do versions, which explain a difference and are none. The run itself
-is only read.
+Each iteration is compared as soon as it is recorded, in the order in which things were made: chunks with their prompts,
+texts and verdicts; the pairs trained on, and the weights; the scores; the record. Times and versions are not compared.
+A version may explain a difference, but is none. The run itself is only read.
 
-CPU time is measured, so a program that needs just about its limit comes out either way. Where it was
-tried, everything after follows from that, and it is the first difference; where it was only scored,
-nothing does: it is counted, and the comparison goes on.
+CPU time varies between runs, so a program that needs about its limit may be judged either way. If such a verdict was
+part of the loop, everything after it depends on it, and it is the first difference. If it was only part of a score,
+nothing depends on it: it is counted, and the comparison continues.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ from selfplay.training.backend import Backend
 
 SHOWN_CHARACTERS = 70
 SHOWN_BEFORE = 20
-"""Of a long text so much is shown, and of that so much from before its first difference."""
+"""Characters shown of a long text, and how many of these stand before its first difference."""
 NOTES_FILE = "selfplay.json"
-"""Of a checkpoint; it has times and paths, and what else it says is in the record."""
+"""File of a checkpoint that is not compared: it holds times and paths, and the rest of it is in the record."""
 BOOKKEEPING = ("number", "chunk", "protections")
-"""Columns that say where a row is kept, and the hash of what the sandbox found on its machine."""
+"""Columns that are not compared: where a row is kept, and the hash of the protections of its machine."""
 NOTHING = "nothing"
 MEASURED = (Verdict.TIME_LIMIT, "too_slow", "over half the CPU limit")
-"""What goes by CPU time."""
-EITHER_WAY = "CPU time is measured: a program that needs just about sandbox.cpu_seconds comes out either way"
+"""Words of outcomes that depend on CPU time."""
+EITHER_WAY = "CPU time varies between runs: a program that needs about sandbox.cpu_seconds may be judged either way"
 
 
 @dataclass(frozen=True)
@@ -64,39 +63,39 @@ class Difference:
 
 @dataclass
 class Comparison:
-    """What was compared, and what came of it."""
+    """What was compared, and the result."""
 
     difference: Difference | None = None
     environment: list[str] = field(default_factory=list)
-    """What the run's sessions had otherwise than this one; it may explain a difference."""
+    """How the environment of the run's sessions differs from this one. It may explain a difference."""
     is_environment_known: bool = True
-    """Runs from before sessions were kept do not tell."""
+    """Whether the run recorded its environment. Older runs did not."""
     iterations: list[int] = field(default_factory=list)
     rows: int = 0
-    """Of the archive."""
+    """Rows of the archive."""
     candidates: int = 0
-    """Tried and scored."""
+    """Candidates of the loop and of the scores."""
     checkpoint_bytes: int = 0
     hashes: int = 0
-    """Checkpoints that were not kept, so that their hashes were compared."""
+    """Number of checkpoints that were not kept, so that only their hashes were compared."""
     at_limit: list[Difference] = field(default_factory=list)
-    """Scored verdicts of which one is `time_limit`."""
+    """Differing verdicts of scores of which one is `time_limit`."""
 
     @property
     def is_identical(self) -> bool:
-        """Whether nothing differs at all."""
+        """Whether nothing differs."""
         return not (self.difference or self.at_limit)
 
 
 class _Ended(Exception):
-    """Nothing more is to be done: all was compared, or a difference found."""
+    """The comparison is over: everything was compared, or a difference was found."""
 
 
 def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
-    """See that a run can be done again, and that this folder is for it: a new one, or one begun for this before.
+    """Check that a run can be repeated, and prepare the folder for it, or resume one that was prepared before.
 
     Returns:
-        The last iteration to do.
+        The last iteration to repeat.
 
     Raises:
         InputError: There is no such run, it has nothing to compare, or the folder holds something else.
@@ -106,20 +105,20 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
         raise InputError(f"{there.path}: expected a run with at least one record")
     first, recorded = _first(there), records[-1]["iteration"]
     if first > recorded:
-        raise InputError(f"{there.path}: it was branched at iteration {recorded}, and has none of its own yet")
+        raise InputError(f"{there.path}: it was branched at iteration {recorded} and has no iteration of its own yet")
     last = recorded if iterations is None else iterations
     if not first <= last <= recorded:
-        raise InputError(f"--iterations {last}: {there.path} has iterations {first} to {recorded} of its own")
+        raise InputError(f"--iterations: expected {first} to {recorded}, the iterations of {there.path}, got {last}")
     with _reading(there):
         pass
     began = next((session["began"] for session in sessions.sessions(there)), None)
     mark = {"reproduces": {"run": there.path.absolute().name, "began": began}}
     if here.path.resolve().is_relative_to(there.path.resolve()):
-        raise InputError(f"{here.path}: this is in the run itself, which is only read: name another folder with --out")
+        raise InputError(f"{here.path}: expected a folder outside the run: name another one with --out")
     if here.path.exists() and (not here.path.is_dir() or any(here.path.iterdir())):
         if sessions.origin(here).get("reproduces") != mark["reproduces"]:
             raise InputError(
-                f"{here.path}: it exists, and does not reproduce {there.path}: name another folder with --out"
+                f"{here.path}: expected a new folder or a reproduction of {there.path}: name another with --out"
             )
         return int(last)
     with told_if_closed(here.path, "name another folder with --out"):
@@ -134,10 +133,10 @@ def reproduce(
     there: RunDir, here: RunDir, last: int, backend: Backend, pool: Pool, protections: dict[str, Any],
     progress: Progress | None = None,
 ) -> Comparison:  # fmt: skip
-    """Do a run again until an iteration, or until it differs; `begin` has made its folder.
+    """Repeat a run up to an iteration, or until it differs. `begin` has made the folder.
 
     Raises:
-        InputError: What its settings name is not there.
+        InputError: Something that the settings name is missing.
     """
     shown, done = progress or Progress(), Comparison()
     records, first = there.read_records(), _first(there)
@@ -165,20 +164,20 @@ def reproduce(
 
 
 def told(there: RunDir, here: RunDir, done: Comparison) -> list[str]:
-    """What came of it, as lines."""
+    """The result of the comparison, as lines."""
     environment = [f"  {line}" for line in done.environment]
     compared = _amount(done)
     if done.is_identical:
-        same = f"{here.path} is identical to {there.path}: {compared}"
-        return [same, *(["though the environment is another:", *environment] if environment else [])]
+        same = f"{here.path} is identical to {there.path}; compared: {compared}"
+        return [same, *(["although the environment differs:", *environment] if environment else [])]
     first = done.difference or done.at_limit[0]
     measured = any(word in first.there or word in first.here for word in MEASURED)
     because = (
-        ["the environment is another, which may be why:", *environment] if environment
-        else ["nothing of the environment that is recorded is another"] if done.is_environment_known
-        else [f"what {there.path} ran on was not recorded"]
+        ["the environment differs, which may be the cause:", *environment] if environment
+        else ["the recorded environment is the same"] if done.is_environment_known
+        else [f"the environment of {there.path} was not recorded"]
     )  # fmt: skip
-    only = [f"nothing else differs but {len(done.at_limit)} such verdicts: {compared}"] if not done.difference else []
+    only = [f"only {len(done.at_limit)} such verdicts differ; compared: {compared}"] if not done.difference else []
     return [
         f"{here.path} differs from {there.path}, first in {first.where}", f"  there: {first.there}",
         f"  here:  {first.here}", *[EITHER_WAY] * measured, *only, *because,
@@ -186,7 +185,7 @@ def told(there: RunDir, here: RunDir, done: Comparison) -> list[str]:
 
 
 def _amount(done: Comparison) -> str:
-    """Of what was compared."""
+    """The amount that was compared, in words."""
     span = f"{done.iterations[0]} to {done.iterations[-1]}" if len(done.iterations) > 1 else f"{done.iterations[0]}"
     by_hash = f", {done.hashes} checkpoints by their hash" if done.hashes else ""
     return (
@@ -196,16 +195,16 @@ def _amount(done: Comparison) -> str:
 
 
 def _first(there: RunDir) -> int:
-    """Its first iteration of its own: a branch has those before from another run."""
+    """The run's first iteration of its own. A branch has earlier iterations from another run."""
     branched = sessions.origin(there).get("branched_from")
     return int(branched["iteration"]) + 1 if branched else 0
 
 
 def _ends(records: Sequence[Mapping[str, Any]], config: RunConfig, recorded: int) -> list[int]:
-    """Numbers of iterations to ask for, one after the other, so that held-out is scored when it was.
+    """Values of `iterations` to run with, one after the other, so that held-out is scored in the same iterations.
 
-    It is at the last iteration, which may have been another when the run was begun, and has not been here when it was
-    not last there.
+    A run always scores held-out in its last iteration. If the run was extended, an earlier iteration was once its last.
+    If the last iteration here was not scored there, it must not be the last one here either.
     """
     scored = [record["iteration"] for record in records if "heldout" in record]
     extended = [iteration for iteration in scored if iteration % config.heldout_every]
@@ -216,10 +215,12 @@ def _ends(records: Sequence[Mapping[str, Any]], config: RunConfig, recorded: int
 
 @contextmanager
 def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
-    """Its archive. While nobody has it open it is read as it lies there: SQLite would leave two files beside it.
+    """Open a run's archive to read it.
+
+    If nobody else has it open, it is opened as immutable, because SQLite would otherwise leave two files beside it.
 
     Raises:
-        InputError: It is missing, not an archive, or of another schema.
+        InputError: The archive is missing, is no archive, or has another schema.
     """
     file = rundir.archive
     if not file.is_file():
@@ -233,8 +234,8 @@ def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
             raise InputError(f"{file}: expected an archive, {error}") from None
         if version != SCHEMA_VERSION:
             raise InputError(
-                f"{file}: the archive has schema {version}, this version's is {SCHEMA_VERSION}: "
-                "`selfplay archive stats` brings an older one up to date"
+                f"{file}: the archive has schema {version}, this version needs {SCHEMA_VERSION}: "
+                "`selfplay archive stats` upgrades an older archive"
             )
         yield connection
 
@@ -242,7 +243,7 @@ def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
 def _differences(
     there: RunDir, here: RunDir, record: Mapping[str, Any], again: Mapping[str, Any], done: Comparison
 ) -> Iterator[Difference]:
-    """Of an iteration, in the order in which they come about."""
+    """The differences of an iteration, in the order in which its parts were made."""
     iteration = record["iteration"]
     at = f"iteration {iteration}"
     with _reading(there) as first, _reading(here) as second:
@@ -254,7 +255,7 @@ def _differences(
         doubted = len(done.at_limit)
         yield from _score_differences(there, here, iteration, name, done)
         sure += [name] * (len(done.at_limit) == doubted)
-    # What later versions add to a record is no difference.
+    # Keys that a later version adds to a record are not compared.
     one, two = (
         {key: value for key, value in _without_versions(each).items()
          if key in record and (key not in SCORED_SETS or key in sure)}
@@ -303,7 +304,7 @@ def _rows(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -
 
 
 def _position(row: Mapping[str, Any], position: int) -> str:
-    """How a row is named: by its place in the chunk, or among those like it."""
+    """The name of a row: its position in the chunk or, without one, among the rows of its kind."""
     return str(row["position"] if row.get("position") is not None else position)
 
 
@@ -312,7 +313,7 @@ def _chunks(connection: sqlite3.Connection, iteration: int) -> Iterable[sqlite3.
 
 
 def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[str, Any] | None:
-    """A chunk as it comes about: what was asked, and what was sampled."""
+    """A chunk in the order in which it is made: its plan, then its texts."""
     if chunk is None:
         return None
     row = dict(connection.execute("SELECT * FROM chunks WHERE id = ?", (chunk["id"],)).fetchone())
@@ -328,7 +329,7 @@ def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[
 
 
 def _texts(completions: bytes | None) -> list[str]:
-    """By position."""
+    """The texts by position."""
     texts = json.loads(zlib.decompress(completions)) if completions else []
     return [text for row in texts for text in ([row] if isinstance(row, str) else row)]
 
@@ -339,7 +340,7 @@ def _texts(completions: bytes | None) -> list[str]:
 def _weight_differences(
     there: RunDir, here: RunDir, record: Mapping[str, Any], again: Mapping[str, Any], done: Comparison
 ) -> Iterator[Difference]:
-    """Of the files that both have kept, else of their hashes."""
+    """Differences of the checkpoint's files or, if one was not kept, of the hashes."""
     iteration = record["iteration"]
     one, other = there.checkpoint(iteration), here.checkpoint(iteration)
     if not (one.is_dir() and other.is_dir()):
@@ -364,7 +365,7 @@ def _file_difference(where: str, one: Path, other: Path) -> Difference:
 
 
 def _tensor_difference(where: str, one: Path, other: Path) -> Difference:
-    """The first tensor that differs, and by how much."""
+    """The first tensor that differs, and the size of the difference."""
     with safe_open(one, "np") as first, safe_open(other, "np") as second:
         names = (list(first.keys()), list(second.keys()))
         if names[0] != names[1]:
@@ -403,7 +404,7 @@ def _score_differences(
 
 
 def _at_limit(where: str, result: Mapping[str, Any], other: Mapping[str, Any]) -> dict[int, Difference]:
-    """By position, the verdicts on the same texts that differ by a time limit."""
+    """Verdicts on the same texts, by position, that differ because one is `time_limit`."""
     pairs = enumerate(zip(result["verdicts"], other["verdicts"], strict=False))
     return {
         k: Difference(f"{where}: verdicts[{k}]", one, two)
@@ -413,7 +414,7 @@ def _at_limit(where: str, result: Mapping[str, Any], other: Mapping[str, Any]) -
 
 
 def _without_verdicts(result: Mapping[str, Any] | None, positions: Mapping[int, Any]) -> dict[str, Any] | None:
-    """A scored puzzle without what was found of some of its candidates."""
+    """A scored puzzle without the verdicts at these positions."""
     if result is None:
         return None
     found = {
@@ -428,7 +429,7 @@ def _asked(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_versions(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record or a scored chunk without what differs by its times or explains by its versions."""
+    """A record or a scored chunk without times and versions."""
     kept = without_times(row)
     if isinstance(sampler := kept.get("sampler"), Mapping):
         kept["sampler"] = {key: value for key, value in sampler.items() if key != "versions"}
@@ -439,7 +440,7 @@ def _without_versions(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compared(where: str, there: Any, here: Any, path: str = "") -> Iterator[Difference]:
-    """The first place inside two values where they differ, if there is one."""
+    """The places inside two values where they differ, in order."""
     if there == here:
         return
     if isinstance(there, Mapping) and isinstance(here, Mapping):
@@ -457,7 +458,7 @@ _MISSING = object()
 
 
 def _both_shown(there: Any, here: Any) -> tuple[str, str]:
-    """Two values that differ, long texts from shortly before the place where they do."""
+    """Two values that differ, as texts. Long texts begin shortly before the place where they differ."""
     one, other = (NOTHING if each is None or each is _MISSING else _text(each) for each in (there, here))
     places = range(min(len(one), len(other)))
     start = max(0, next((place for place in places if one[place] != other[place]), len(places)) - SHOWN_BEFORE)

@@ -1,10 +1,10 @@
-"""What an iteration would take of many workers, from the rates of a forecast.
+"""The time that an iteration takes with many workers, estimated from the rates of a forecast.
 
-The model is plain. A worker is a machine like this one, which does a part of the chunks (`run --shard`); no worker has
-less than one whole chunk, and all wait for the slowest at the end of each stage. What a worker does anew for each part,
-to load the model, to copy the archive and to plan, does not get less by more workers; nor does merging, which one
-machine does, nor scoring. Training is divided by the processes that torchrun begins, as far as a step has examples for
-them; what they tell each other is left out. Sampling and judging follow each other where the model is on the CPU.
+A worker is a machine like this one that does a part of the chunks (`run --shard`). Chunks are not divided, and all
+workers wait for the slowest one at the end of each stage. Each part loads the model, copies the archive and plans
+again, so these steps do not get shorter with more workers. Nor do merging, which one machine does, and scoring.
+Training is divided among the processes that torchrun starts, but not into more parts than a step has examples. Their
+communication is left out. With the model on the CPU, sampling and judging happen one after the other.
 """
 
 from __future__ import annotations
@@ -20,50 +20,50 @@ from selfplay.sampling.cost import price, total
 from selfplay.text import render
 
 COPIED_BYTES_PER_SECOND = 200e6
-"""Of an archive on a file system that many read at once; assumed, and the one rate that is not measured."""
+"""Speed at which an archive is copied from a shared file system. It is assumed; all other rates are measured."""
 IN_PARTS = ("propose", *solve.STAGES)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One iteration of so many workers."""
+    """One iteration with a given number of workers."""
 
     workers: int
     gpus: int
     seconds: dict[str, float]
-    """By what takes them, one after the other."""
+    """Seconds of each step. The steps follow each other."""
     worker_hours: float
-    """Of all workers, for as long as they are held, and of the one that merges, trains and scores."""
+    """Hours of all workers in the shared steps, and of the one machine that merges, trains and scores."""
     gpu_hours: float
-    """Of training."""
+    """Hours of all GPUs in training."""
     tokens: int
-    """Sampled and trained on."""
+    """Tokens sampled and trained on."""
     price: float
-    """Of what servers read and write, by the endpoint's prices."""
+    """Price of what servers read and write, by the endpoint's prices."""
 
     @property
     def total_seconds(self) -> float:
-        """From an iteration's begin to its end."""
+        """Seconds from the beginning of the iteration to its end."""
         return sum(self.seconds.values())
 
     @property
     def bottleneck(self) -> str:
-        """What takes most of it."""
+        """The step that takes most of the time."""
         return max(self.seconds, key=lambda name: self.seconds[name])
 
 
 def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan:
-    """The last iteration, whose training is the longest, by so many workers.
+    """The last iteration, which has the longest training, with a given number of workers.
 
     Args:
-        expected: Of a run on this machine.
-        config: Of the run.
-        workers: Machines like this one that sample and judge.
-        gpus: Processes that train, each on a device such as this machine trains on.
+        expected: The forecast of the run on this machine.
+        config: The run's settings.
+        workers: Number of machines like this one that sample and judge.
+        gpus: Number of processes that train, each on a device like the one that this machine trains on.
     """
     costs = expected.iterations[-1]
     stages = {stage: costs[stage] for stage in IN_PARTS if stage in costs and costs[stage].texts}
-    # Of each stage, what the busiest worker has.
+    # The share of each stage that the busiest worker does.
     shares = {
         stage: math.ceil(chunks / workers) / chunks
         for stage, cost in stages.items()
@@ -71,11 +71,11 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
     }
     sampling = sum(cost.model_seconds * shares[stage] for stage, cost in stages.items())
     judging = sum(cost.judging_seconds * shares[stage] for stage, cost in stages.items())
-    if expected.overlap:  # what takes less is done meanwhile
+    if expected.overlap:  # the shorter of the two is hidden by the longer
         sampling, judging = (sampling, 0.0) if sampling > judging else (0.0, judging)
     texts = sum(cost.texts for cost in stages.values())
     iterations = max(1, len(expected.iterations) - 1)
-    copied_bytes = expected.archive_bytes * (1 - 1 / iterations)  # what was there before
+    copied_bytes = expected.archive_bytes * (1 - 1 / iterations)  # the archive as it is before the last iteration
     vary, train, score = (total([costs[name]] if name in costs else []) for name in ("vary", "train", "score"))
     many = workers > 1
     held = {
@@ -100,14 +100,15 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
 
 
 PLAN_NOTE = (
-    "Of the last iteration. A worker is a machine like this one (`run --shard`), a GPU a device such as this one\n"
-    "trains on (`torchrun`). Divided are sampling and judging, by whole chunks, and training; not start-up, copying,\n"
-    "planning, varying, merging and scoring. What workers say to each other in training is left out."
+    "The table shows the last iteration. A worker is a machine like this one (`run --shard`). A GPU is a device like\n"
+    "the one that this machine trains on (`torchrun`). Workers share sampling and judging by whole chunks, and GPUs\n"
+    "share training. Start-up, copying, planning, varying, merging and scoring are not shared. Communication between\n"
+    "the processes of a training is left out."
 )
 
 
 def plan_table(made: Sequence[Plan]) -> str:
-    """Iterations of other numbers of workers beside each other."""
+    """Estimates for different numbers of workers, one per row."""
     heading = ["workers", "GPUs", "seconds", "bottleneck", "of it", "workers' hours", "GPUs' hours", "tokens", "price"]
     rows = [
         [

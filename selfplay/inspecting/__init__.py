@@ -1,5 +1,5 @@
-"""An archive and a run for people: reports, pages in the browser, stories of puzzles, exports, and checks.
+"""Archives and runs for readers: reports, browser pages, stories of puzzles, exports and checks.
 
-May import `experiments` and what stands below it. Start reading at `report.py` (one file), `pages.py` (a browser) or
-`story.py` (why a puzzle is there).
+It may import `experiments` and the packages below that. Start reading at `report.py` (a run as one HTML file),
+`pages.py` (an archive in the browser) or `story.py` (why a puzzle is in an archive).
 """

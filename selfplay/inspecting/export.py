@@ -1,13 +1,13 @@
-"""An archive for others: puzzles, pairs, or training text, in files that they know.
+"""Exports of an archive in common formats: puzzles, pairs or training text.
 
-    jsonl        a line for each puzzle with its solutions, as `archive import` takes it
-    parquet      a row for each pair with its history
-    datasets     a folder that `datasets.load_dataset` takes: the pairs, and a card
+    jsonl        one line per puzzle with its solutions; `archive import` reads it
+    parquet      one row per pair with its history
+    datasets     a folder for `datasets.load_dataset`: the pairs and a card
     text         f, g and `assert f(g())`, as the ancestor trained on (arXiv:2207.14502, ICLR2023/src/preprocess.py)
     chat         messages that teach to solve and to propose
     preferences  an accepted and a failed solution of the same puzzle
 
-The last three, for training, leave out what is in quarantine.
+The last three are for training and leave out puzzles in quarantine.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
     "chat": "conversations", "preferences": "preferences",
 }  # fmt: skip
-"""With what is counted of each."""
+"""The formats, and what is counted in each."""
 SOLUTIONS_PER_PUZZLE = 8
-"""The shortest, in training formats; as the ancestor."""
+"""Most solutions per puzzle in training formats, the shortest first; the ancestor's number."""
 PREFERENCES_PER_PUZZLE = 8
 ROWS_AT_ONCE = 10_000
 
@@ -51,7 +51,7 @@ JSON_COLUMNS = ("skills", "parents", "trained_in")
 
 
 def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
-    """Every puzzle with its solutions, in the order they came."""
+    """Every puzzle with its solutions, in the order in which they were added."""
     rows = archive.connection.execute(
         f"SELECT p.*, {CANDIDATES_N_C}, {QUARANTINED} AS quarantined FROM puzzles p ORDER BY number"
     )
@@ -69,7 +69,7 @@ def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
 
 
 def pair_rows(archive: Archive) -> Iterator[dict[str, Any]]:
-    """Every verified pair with where it came from, in the order they came."""
+    """Every verified pair with its history, in the order in which they were added."""
     rows = archive.connection.execute(
         f"SELECT {PAIR_COLUMNS} FROM solutions s JOIN puzzles p ON p.id = s.puzzle LEFT JOIN chunks k ON k.id = s.chunk"
         " LEFT JOIN protections r ON r.id = s.protections ORDER BY s.number"
@@ -80,12 +80,12 @@ def pair_rows(archive: Archive) -> Iterator[dict[str, Any]]:
 
 
 def training_pairs(archive: Archive) -> list[tuple[Puzzle, Candidate]]:
-    """What is learned from: of each puzzle that is not in quarantine its shortest distinct solutions."""
+    """The pairs to train on: the shortest distinct solutions of each puzzle that is not in quarantine."""
     return archive.choose(SOLUTIONS_PER_PUZZLE)
 
 
 def texts(archive: Archive) -> Iterator[str]:
-    """Each training pair as the ancestor writes it, equal ones once."""
+    """Each training pair in the ancestor's form, without repetitions."""
     seen = set()
     for puzzle, solution in training_pairs(archive):
         text = f"{puzzle.source}\n\n{solution.source}\n\nassert f(g())\n"
@@ -95,7 +95,7 @@ def texts(archive: Archive) -> Iterator[str]:
 
 
 def chats(archive: Archive) -> Iterator[dict[str, Any]]:
-    """Each training pair as a conversation that solves, and each puzzle once as one that proposes."""
+    """Each training pair as a conversation that solves, and each puzzle once as a conversation that proposes."""
     proposed = set()
     for puzzle, solution in training_pairs(archive):
         yield _messages("solve", puzzle, solve_prompt("chat", puzzle).text, solve_completion("chat", puzzle, solution))
@@ -110,7 +110,7 @@ def _messages(role: str, puzzle: Puzzle, asked: str, answered: str | None) -> di
 
 
 def preferences(archive: Archive, pool: Pool) -> Iterator[dict[str, Any]]:
-    """Of each puzzle accepted solutions beside distinct programs that failed, each used once; never a puzzle's own."""
+    """Pairs of an accepted solution and a failed program of the same puzzle. Each is used once."""
     chosen: dict[str, list[tuple[Puzzle, Candidate]]] = {}
     for puzzle, solution in training_pairs(archive):
         chosen.setdefault(puzzle.id, []).append((puzzle, solution))
@@ -149,17 +149,17 @@ def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidat
 
 
 def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, licence: str) -> int:
-    """Write an export, whole or not at all, over what was there.
+    """Write an export, completely or not at all. It replaces what was there.
 
     Args:
-        archive: Of which.
+        archive: The archive to export.
         out: A file, or with `datasets` a folder.
         file_format: One of FORMATS.
-        pool: Parses failed candidates; asked for with `preferences` only.
-        licence: Named in the card of `datasets`.
+        pool: A sandbox that parses failed candidates; needed for `preferences` only.
+        licence: The licence named in the card of `datasets`.
 
     Returns:
-        How many lines, rows or texts.
+        The number of lines, rows or texts.
 
     Raises:
         InputError: A package is missing, or there is nothing to write.
@@ -248,34 +248,34 @@ configs:
 
 # Verified pairs of programming puzzles and solutions
 
-Each row is a puzzle, a Python function `f` that returns True on a right answer, and a solution `g` whose answer it
-accepts; made by self-play with selfplay-puzzles: one model proposes puzzles and samples candidates, a sandboxed
-interpreter verifies them.
+Each row is a puzzle and a solution. The puzzle is a Python function `f` that returns True for a right answer. The
+solution is a function `g` whose answer the puzzle accepts. The pairs were made by self-play with selfplay-puzzles: one
+model proposes puzzles and samples candidates, and a sandboxed interpreter verifies them.
 
 {sections}
 
 ## Columns
 
-`puzzle_id` and `solution_id` are hashes of normal forms: equal but for names and layout means equal. `n` candidates of
-the puzzle were judged, `c` accepted. `checkpoint` is the hash of the weights that wrote the solution, `seed` and
-`settings` how; empty where a person or a rule wrote it. `trained_in` lists the iterations whose checkpoints learned
-from the pair. `quarantined` rows were judged differently by two worlds, are too near to a held-out puzzle, or of an
-iteration that was rolled back: leave them out of training.
+`puzzle_id` and `solution_id` are hashes of normal forms, so programs that differ only in names and layout have the same
+id. `n` candidates of the puzzle were judged and `c` were accepted. `checkpoint` is the hash of the weights that wrote
+the solution; `seed` and `settings` tell how it was sampled. They are empty if a person or a rule wrote it. `trained_in`
+lists the iterations whose checkpoints learned from the pair. Leave `quarantined` rows out of training: two worlds
+judged the puzzle differently, it is too near to a held-out puzzle, or its iteration was rolled back.
 
 ## Limits
 
-A puzzle may accept an answer that its author did not mean. What a model wrote is untrusted code: run it in a sandbox
-only. Skills and difficulty are of the hand-written puzzles alone.
+A puzzle may accept an answer that its author did not intend. Code written by a model is untrusted: run it only in a
+sandbox. Only hand-written puzzles have skills and a difficulty.
 
 ## Intended use
 
-Research on self-play, on program synthesis and on verification. Do not score what was trained on it by the puzzles
-that it was made from.
+Research on self-play, program synthesis and verification. Do not score a model that was trained on these pairs on the
+same puzzles.
 """
 
 
 def card(archive: Archive, licence: str) -> str:
-    """A dataset card: where the pairs come from, what made them, who confirmed them, what they were kept apart from."""
+    """A dataset card: the origins of the pairs, how they were sampled and confirmed, and the contamination found."""
     by_chunk = "count(*) FROM solutions s JOIN chunks k ON k.id = s.chunk GROUP BY 1 ORDER BY min(k.id)"
     sections = {
         "Pairs by who wrote the solution": "SELECT origin, count(*) FROM solutions GROUP BY 1",
@@ -297,7 +297,7 @@ def card(archive: Archive, licence: str) -> str:
 
 
 def _contamination(archive: Archive) -> dict[str, int]:
-    """What was found too near to a guarded puzzle: at the door, and later."""
+    """Counts of puzzles too near to a guarded one: refused when they came, or found in the archive later."""
     found = {
         f"refused, {when}, {level}": n
         for when, levels in archive.refused_levels().items()

@@ -1,4 +1,4 @@
-"""Text of a model or a stranger as HTML: escaped, and without characters that have a power of their own."""
+"""Text of a model or a stranger as HTML: it is escaped, and control characters are shown as escapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfplay.text import printable
 
 
 def environment(folder: str) -> Environment:
-    """Templates of a folder of this package, with the filter `python` for programs."""
+    """The templates in a folder of this package. The filter `python` colours programs."""
     made = Environment(
         loader=PackageLoader("selfplay.inspecting", folder), autoescape=True, finalize=_as_text,
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -28,6 +28,6 @@ def _as_text(value: Any) -> Any:
 
 
 def python(source: str) -> Markup:
-    """A program in colours; pygments escapes it."""
+    """A program as coloured HTML. Pygments escapes it."""
     formatted = highlight(printable(source), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
     return Markup(formatted.rstrip("\n"))

@@ -1,7 +1,7 @@
-"""An archive's pages in the browser: ours, told from rows as they are, and datasette's own for tables and SQL.
+"""The browser pages of an archive: our own, made from its rows, and datasette's pages for tables and SQL.
 
-Whatever an archive says is hostile text. Every page is made by Jinja with escaping on, of strings that hold no
-character with a power of its own, and forbids the browser all but our stylesheet.
+All text of an archive may be hostile. Jinja makes each of our pages with escaping on and control characters shown as
+escapes. Its headers allow the browser nothing but our stylesheet.
 """
 
 from __future__ import annotations
@@ -38,49 +38,49 @@ from puzzles.puzzle import InputError
 from selfplay.inspecting import markup
 
 NAME = "archive"
-"""Of the database, in the addresses of datasette's pages."""
+"""Name of the database in the addresses of datasette's pages."""
 ROWS = 50
-"""On a page."""
+"""Rows on a page."""
 ORIGINS = ("human", "rule", "import", "model", "variant")
 IMPORTS = "imports"
-"""In the place of an outcome: what was refused of imported texts, not of proposals."""
+"""Value of `outcome` that shows refused imports instead of refused proposals."""
 STRICT = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none';"
     " form-action 'self'; frame-ancestors 'none'"
 }
-"""For pages of ours: they have no script."""
+"""Headers of our own pages, which have no script."""
 SETTINGS = {
     "allow_download": False,
-    "default_cache_ttl": 0,  # a running loop goes on writing
+    "default_cache_ttl": 0,  # a running loop keeps writing
     "default_page_size": ROWS,
-    "suggest_facets": False,  # they would go through all rows
+    "suggest_facets": False,  # they would read all rows
     "sql_time_limit_ms": 3000,
 }
 MOST_VALUE_BYTES = 20_000_000
-"""Of a text that SQL makes: one of a gigabyte takes many, and no time limit holds in the making."""
+"""Longest value that SQL may make. Making one of a gigabyte takes several gigabytes, and no time limit stops it."""
 SEARCH = {table: {"fts_table": f"search_{table}", "fts_pk": "number"} for table in ("puzzles", "solutions")}
 METADATA = {
     "title": "Tables and SQL",
     "databases": {
         NAME: {
-            "description": "Every table as it is; SQL is welcome, and cannot write. The views pairs and iterations and"
+            "description": "All tables of the archive. SQL can read but not write. The views pairs and iterations and"
             " the table candidates answer most questions.",
             "tables": {
                 "puzzles": {**SEARCH["puzzles"], "sort_desc": "number", "facets": ["origin", "iteration"]},
                 "solutions": {**SEARCH["solutions"], "sort_desc": "number", "facets": ["origin", "iteration"]},
-                "candidates": {"description": "Every judged candidate; its text is in its chunk's completions."},
-                "pairs": {"description": "Every verified pair, with the candidates its puzzle got and had accepted."},
-                "iterations": {"description": "What each iteration proposed, tried, found and learned."},
+                "candidates": {"description": "Every judged candidate. Its text is in its chunk's completions."},
+                "pairs": {"description": "Every verified pair, with its puzzle's tried and accepted candidates."},
+                "iterations": {"description": "Counts of what each iteration proposed, tried, found and learned."},
             },
             "queries": {
                 "hardest": {
-                    "title": "Solved by the fewest of their candidates",
+                    "title": "Puzzles with the smallest share of accepted candidates",
                     "sql": f"SELECT p.id AS puzzle, {CANDIDATES_N_C}, p.source FROM puzzles p"
                     f" WHERE p.number IN (SELECT p.number FROM puzzles p ORDER BY {ORDERS['hardest']} LIMIT 100)"
                     f" ORDER BY {ORDERS['hardest']}",
                 },
                 "quarantined": {
-                    "title": "Neither trained on nor shown to a model",
+                    "title": "Puzzles in quarantine: neither trained on nor shown to a model",
                     "sql": f"SELECT p.id AS puzzle, p.origin, p.iteration, p.source FROM puzzles p"
                     f" WHERE {STATES['quarantined']} ORDER BY p.number DESC",
                 },
@@ -101,7 +101,7 @@ METADATA = {
 
 
 class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no types
-    """An archive as datasette reads it: as `Archive` does where nothing may be written, and so for every purpose."""
+    """An archive as a datasette database. Every connection is read-only."""
 
     def connect(self, write: bool = False) -> sqlite3.Connection:
         connection = Archive(self.path, read_only=True).connection
@@ -110,11 +110,11 @@ class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no type
         return connection
 
     async def execute(self, *arguments: Any, **options: Any) -> Any:
-        return await super().execute(*arguments, **{**options, "log_sql_errors": False})  # the page says them
+        return await super().execute(*arguments, **{**options, "log_sql_errors": False})  # the page shows them
 
 
 def over(path: Path) -> Datasette:
-    """An archive as datasette serves it, with our pages."""
+    """A datasette that serves an archive, with our pages."""
     datasette = Datasette(files=[], metadata=METADATA, settings=SETTINGS)
     datasette.remove_database("_memory")
     datasette.add_database(_ArchiveDatabase(datasette, str(path)), name=NAME)
@@ -122,17 +122,17 @@ def over(path: Path) -> Datasette:
 
 
 def close(datasette: Datasette) -> None:
-    """Close its archive; what is still being asked is waited for."""
+    """Wait for the queries that still run, then close the archive."""
     datasette.executor.shutdown()
     datasette.get_database(NAME).close()
 
 
-# ---- what datasette asks a plugin ----
+# ---- hooks that datasette calls ----
 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def register_routes(datasette: Any) -> list[tuple[str, Any]]:
-    """Our pages come before datasette's."""
+    """Our pages, which take precedence over datasette's."""
     return [
         (r"^/$", _page("start.html", _start)),
         (r"^/puzzles$", _page("puzzles.html", _puzzles)),
@@ -146,14 +146,14 @@ def register_routes(datasette: Any) -> list[tuple[str, Any]]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def extra_css_urls(view_name: str) -> list[str]:
-    """Datasette's pages in the dark, where that is preferred."""
+    """The style sheet that gives datasette's pages a dark mode."""
     return ["/tables.css"]
 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(value: Any, column: str, table: str, database: str) -> Markup | None:
-    """In datasette's tables a puzzle's id leads to its story."""
-    value = value["value"] if isinstance(value, dict) else value  # a reference, with its label
+    """Link a puzzle's id in datasette's tables to the puzzle's page."""
+    value = value["value"] if isinstance(value, dict) else value  # a foreign key with its label
     named = column in ("puzzle", "puzzle_id") or (table, column) == ("puzzles", "id")
     if database != NAME or not named or not re.fullmatch(r"[0-9a-f]+", str(value)):
         return None
@@ -162,12 +162,12 @@ def render_cell(value: Any, column: str, table: str, database: str) -> Markup | 
 
 @hookimpl  # type: ignore[untyped-decorator]
 def handle_exception(datasette: Any, request: Any, exception: Exception) -> Response:
-    """What went wrong, on a page of ours: an address that is wrong, or SQL; a terminal is told nothing of it."""
+    """A page for a wrong address or a failed query. Nothing is printed on the terminal."""
     status = 404 if isinstance(exception, InputError) else getattr(exception, "status", 500)
     reason = exception.title if getattr(exception, "message_is_html", False) else str(exception)  # type: ignore
     if request.path.endswith(".json"):
         return Response.json({"ok": False, "error": reason, "status": status}, status)
-    found = {"error": reason, "title": "Not found" if status == 404 else "That did not work"}
+    found = {"error": reason, "title": "Not found" if status == 404 else "The request failed"}
     return _shown("wrong.html", request, datasette.get_database(NAME).path, found, status)
 
 
@@ -180,7 +180,7 @@ _templates.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", tim
 
 
 class _Asked:
-    """What an address asks for: whatever stands in it is an InputError or fits."""
+    """The parameters of an address. A wrong one raises an InputError."""
 
     def __init__(self, request: Any) -> None:
         self.id: str = request.url_vars.get("id", "")
@@ -206,7 +206,7 @@ class _Asked:
         return (max(1, self.number("page") or 1) - 1) * ROWS
 
     def pages(self, total: int) -> dict[str, Any]:
-        """Where among so many rows this page is, and the addresses of those around it."""
+        """The number of this page among `total` rows, and the addresses of the pages around it."""
         number, last = self.offset // ROWS + 1, max(1, -(-total // ROWS))
         places = {"first": 1, "newer": number - 1, "older": number + 1, "last": last}
         links = {
@@ -218,7 +218,7 @@ class _Asked:
 
 
 def _page(template: str, find: Callable[[Archive, _Asked], dict[str, Any]]) -> Any:
-    """A page: what is found in an archive, in one transaction of reading, shown by a template."""
+    """A page that a template makes from what `find` reads in one read transaction."""
 
     def read(path: Path, request: Any) -> dict[str, Any]:
         with Archive(path, read_only=True) as archive:
@@ -242,7 +242,7 @@ async def _style(request: Any) -> Response:
     return Response(sheet.read_text("utf-8"), content_type="text/css; charset=utf-8")
 
 
-# ---- what is found ----
+# ---- the contents of pages ----
 
 
 def _count(archive: Archive, rows: str) -> int:
@@ -267,7 +267,7 @@ def _puzzles(archive: Archive, asked: _Asked) -> dict[str, Any]:
         asked.number("difficulty"), asked.one_of("state", STATES), asked.text("words"),
     )  # fmt: skip
     rows = page_of(archive, chosen, order, ROWS, asked.offset)
-    counted = len(rows) < ROWS and (rows or not asked.offset)  # it is the last page, which says how many there are
+    counted = len(rows) < ROWS and (rows or not asked.offset)  # known on the last page
     total = asked.offset + len(rows) if counted else number_of(archive, chosen)
     return {
         "rows": rows, "pages": asked.pages(total),
@@ -277,7 +277,7 @@ def _puzzles(archive: Archive, asked: _Asked) -> dict[str, Any]:
 
 def _puzzle(archive: Archive, asked: _Asked) -> dict[str, Any]:
     from selfplay.inspecting.story import story
-    from selfplay.iteration.training_set import known_shots  # here: the start is not to wait for the loop
+    from selfplay.iteration.training_set import known_shots  # here: the start must not wait for the loop
 
     told = story(archive, asked.id, known_shots(archive))
     by_verdict: dict[str, list[dict[str, Any]]] = {}
@@ -328,5 +328,5 @@ def _proposals(archive: Archive, outcome: str | None, offset: int) -> list[dict[
     ]  # fmt: skip
 
 
-pm.set_blocked("datasette.handle_exception")  # it prints what it fails with, which is hostile, on the terminal
+pm.set_blocked("datasette.handle_exception")  # it would print the error, perhaps hostile text, on the terminal
 pm.register(sys.modules[__name__])

@@ -1,4 +1,4 @@
-"""What a report draws: each drawing with what it shows, and with its numbers for those who would rather read."""
+"""The charts of a report, each with a note on what it shows and with its numbers as a table."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ VERDICT_COLOURS = {
 REST = "other"
 MOST_ITERATIONS = 100
 MOST_NAMES = 24
-"""Skills, types or verdicts with numbers of their own, the most frequent ones."""
+"""Most skills, types or verdicts with their own column or row; the most frequent ones are taken."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawing, what it shows, and its numbers."""
+    """A chart, a note on what it shows, and its numbers."""
 
     title: str
     note: str
@@ -43,12 +43,12 @@ class Panel:
 
     @property
     def source(self) -> str:
-        """An address that shows the drawing: in a document of its own it runs nothing and shares no names."""
+        """The chart as a data address. As a document of its own it runs no script and shares no names with the page."""
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg.encode()).decode()}"
 
 
 def some(items: Sequence[Any]) -> list[Any]:
-    """All, or as many as a drawing holds, evenly spaced from the first to the last."""
+    """All items, or as many as a chart holds, evenly spaced from the first to the last."""
     if len(items) <= MOST_ITERATIONS:
         return list(items)
     return [items[place * (len(items) - 1) // (MOST_ITERATIONS - 1)] for place in range(MOST_ITERATIONS)]
@@ -59,7 +59,7 @@ def _thin(found: Mapping[int, Any]) -> dict[int, Any]:
 
 
 def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
-    """pass@k of dev and held-out for each k, from records by run; the first run is the one reported on."""
+    """pass@k on dev and held-out for each k, from the records of each run. The first run is the one reported."""
     records = next(iter(runs.values()))
     ks = [key for key in records[-1]["dev"] if key.startswith("pass@")] if records else []
     for scored, set_name in SETS.items():
@@ -79,15 +79,15 @@ def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
 
 
 def loop(records: Sequence[Mapping[str, Any]], archive: Archive) -> Iterator[Panel]:
-    """The funnel from proposals to pairs, and what stopped the others."""
+    """The way from proposals to pairs, and the reasons why texts were refused."""
     trained = records[1:]
     if trained:
         yield _funnel(trained)
         yield _pairs(trained)
     if outcomes := _thin(trends.outcomes(archive)):
-        yield _shares("what became of proposals", "held_out: too near to dev or held-out", outcomes)
+        yield _shares("outcomes of proposals", "held_out: too near to dev or held-out", outcomes)
     if verdicts := _thin(trends.verdicts(archive)):
-        yield _shares("verdicts on candidates", "of all sampled in the loop", verdicts, VERDICT_COLOURS)
+        yield _shares("verdicts on candidates", "all candidates sampled in the loop", verdicts, VERDICT_COLOURS)
 
 
 def _funnel(records: Sequence[Mapping[str, Any]]) -> Panel:
@@ -102,7 +102,7 @@ def _funnel(records: Sequence[Mapping[str, Any]]) -> Panel:
             "held_out_refused", "contaminated")  # fmt: skip
     rows = [[str(record["iteration"]), *(f"{record[name]:,}" for name in head)] for record in records]
     return Panel(
-        "from proposed to solved", "proposals, by how far they came",
+        "from proposed to solved", "proposals by the last step that they reached",
         chart.stacked(counts, colours, "proposals", share=False),
         ["iteration", *(name.replace("_", " ") for name in head[:-1]), "contaminated so far"], rows,
     )  # fmt: skip
@@ -113,25 +113,25 @@ def _pairs(records: Sequence[Mapping[str, Any]]) -> Panel:
     series = {shown: {r["iteration"]: r[name] for r in records} for name, shown in names.items()}
     rows = [[str(r["iteration"]), *(f"{r[name]:,}" for name in names), f"{r['pairs']:,}"] for r in records]
     return Panel(
-        "pairs", "new: verified for the first time; variants: made by rule of puzzles that are there",
+        "pairs", "new: verified for the first time; variants: made by rule from archived puzzles",
         chart.lines(series, "pairs"), ["iteration", *names.values(), "in the archive"], rows,
     )  # fmt: skip
 
 
 def puzzles(archive: Archive) -> Iterator[Panel]:
-    """What the admitted puzzles are like: how hard, how long, of what type, how new; and what is solved of people's."""
+    """The admitted puzzles: difficulty, length, answer types and novelty; and the solved share of people's puzzles."""
     if rates := _thin(trends.solve_rates(archive)):
         yield _solve_rates(rates)
     lengths = {name: _thin(own) for name, own in trends.lengths(archive).items() if own}
     if lengths:
         yield _lengths(lengths)
     if types := _thin(trends.answer_types(archive)):
-        yield _shares("answer types", "of the admitted puzzles", types)
+        yield _shares("answer types", "answer types of the admitted puzzles", types)
     if structures := _thin(trends.new_structures(archive)):
         share = {iteration: new / admitted for iteration, (admitted, new) in structures.items()}
         rows = [[str(i), f"{admitted:,}", f"{new:,}", fraction(share[i])] for i, (admitted, new) in structures.items()]
         yield Panel(
-            "novelty", "share of the admitted puzzles that differ from all before in more than names and constants",
+            "novelty", "share of admitted puzzles that differ from all earlier ones in more than names and constants",
             chart.lines({"new": share}, "share"), ["iteration", "admitted", "new structure", "share"], rows,
         )  # fmt: skip
     numbers, solved = trends.skills_solved(archive)
@@ -143,7 +143,7 @@ DIFFER = {
     "niche_entropy": "niche entropy", "token_entropy_3": "entropy of three tokens", "vendi": "Vendi score",
     "characters": "mean length",
 }  # fmt: skip
-"""Measures of `selfplay.iteration.collapse` that are drawn, in parts of iteration 1's."""
+"""Measures of `selfplay.iteration.collapse` that are drawn, relative to iteration 1."""
 MEASURED = (
     "well_formed", "distinct_forms", "trivial", "new_skeletons", "near_duplicates", "niches", *DIFFER, "never_solved",
     "always_solved", "human_auc", "human_difference",
@@ -151,7 +151,7 @@ MEASURED = (
 
 
 def differing(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
-    """Whether an iteration's puzzles still differ as the first one's did, and what the watch said."""
+    """The diversity of each iteration's puzzles relative to iteration 1, and the alarms of collapse."""
     measured = {record["iteration"]: record["collapse"] for record in records[1:] if "collapse" in record}
     first = measured.get(1, {})
     series = {
@@ -165,8 +165,8 @@ def differing(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
     rows = [[str(i), *(_measure(own.get(name)) for name in MEASURED), "; ".join(collapse.told(own))]
             for i, own in measured.items()]  # fmt: skip
     yield Panel(
-        "whether they still differ", f"in parts of iteration 1's; {'; '.join(alarms[:3]) or 'no alarm'}",
-        chart.lines(series, "of iteration 1's"),
+        "diversity", f"relative to iteration 1; {'; '.join(alarms[:3]) or 'no alarm'}",
+        chart.lines(series, "relative to iteration 1"),
         ["iteration", *(name.replace("_", " ") for name in MEASURED), "alarms"], rows,
     )  # fmt: skip
 
@@ -185,7 +185,7 @@ def _solve_rates(rates: Mapping[int, Sequence[float]]) -> Panel:
     colours = dict(zip(names, (chart.REST, *chart.SHADES), strict=True))
     rows = [[str(iteration), *(str(own[name]) for name in names)] for iteration, own in counts.items()]
     return Panel(
-        "how hard they are", "admitted puzzles, by the share of their candidates that were accepted",
+        "difficulty", "admitted puzzles by the accepted share of their candidates",
         chart.stacked(counts, colours, "share of puzzles", share=True), ["iteration", *names], rows,
     )  # fmt: skip
 
@@ -201,7 +201,7 @@ def _lengths(lengths: Mapping[str, Mapping[int, Sequence[int]]]) -> Panel:
         for iteration in iterations
     ]
     return Panel(
-        "length", "median, and between which half of them lie", chart.bands(lengths, "characters"),
+        "length", "median and middle half of the puzzles, in characters", chart.bands(lengths, "characters"),
         ["iteration", *head], rows,
     )  # fmt: skip
 
@@ -210,13 +210,13 @@ def _skills(numbers: Mapping[str, int], solved: Mapping[int, Counter[str]]) -> P
     shares = {skill: {i: own[skill] / number for i, own in solved.items()} for skill, number in numbers.items()}
     rows = [[skill, str(number), *(str(own[skill]) for own in solved.values())] for skill, number in numbers.items()]
     return Panel(
-        "people's puzzles solved, by skill", "share of the tagged training puzzles that the model has solved by then",
+        "people's puzzles solved, by skill", "share of the tagged training puzzles that the model has solved so far",
         chart.heat(shares), ["skill", "puzzles", *map(str, solved)], rows,
     )  # fmt: skip
 
 
 def costs(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
-    """What an iteration and a pair of it cost."""
+    """The cost of each iteration and of each new pair."""
     kept = [record for record in records[1:] if "stages" in record["times"]]
     if not kept:
         return
@@ -237,7 +237,7 @@ def costs(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
 
 
 def _cost_per_pair(records: Sequence[Mapping[str, Any]]) -> Panel:
-    """Without scoring, which makes no pairs."""
+    """The cost per new pair, without scoring, which makes no pairs."""
     seconds = {r["iteration"]: (record_seconds(r) - r["times"]["scoring"]) / r["new_pairs"] for r in records}
     tokens = {r["iteration"]: (record_tokens(r) - r["cost"]["score"]["tokens"]) / r["new_pairs"] for r in records}
     rows = [
@@ -245,7 +245,7 @@ def _cost_per_pair(records: Sequence[Mapping[str, Any]]) -> Panel:
         for r in records
     ]
     return Panel(
-        "seconds per new pair", "of sampling, judging and training; scoring makes no pairs",
+        "seconds per new pair", "sampling, judging and training; without scoring",
         chart.lines({"seconds": seconds}, "seconds"), ["iteration", "new pairs", "seconds each", "tokens each"], rows,
     )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _cost_per_pair(records: Sequence[Mapping[str, Any]]) -> Panel:
 def _shares(
     title: str, note: str, counts: Mapping[int, Counter[str]], colours: Mapping[str, str] | None = None
 ) -> Panel:
-    """Shares over iterations; the names that are rare are drawn as one, and each has its column of numbers."""
+    """Shares over iterations. Rare names are drawn together as one, but each has its own column of numbers."""
     names = [name for name, _ in sum(counts.values(), Counter[str]()).most_common(MOST_NAMES)]
     colours = colours or dict(zip(names, chart.COLOURS, strict=False))
     shown = [name for name in colours if name in names]

@@ -1,7 +1,7 @@
-"""A run as one HTML file that opens from disk, without a network: its scores, its loop, its puzzles and what they cost.
+"""A run as one HTML file that opens from disk without a network: its scores, its loop, its puzzles and their cost.
 
-Puzzles and solutions are hostile text: the template escapes them, and the page allows no script and no style but its
-own, by their hashes. Without scripts it is still all there, unfiltered.
+Puzzles and solutions may be hostile text. The template escapes them, and the page allows only its own script and style,
+by their hashes. Without scripts the page still shows everything, only without filters.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from selfplay.settings import load
 from selfplay.text import fraction
 
 LISTS = {"newest": "newest", "hardest": "hardest solved", "varied": "most varied", "used": "most used as parents"}
-"""The puzzles worth looking at, as the page calls them."""
+"""The page's lists of selected puzzles, with their titles."""
 PUZZLES_PER_LIST = 60
 MOST_PUZZLES = 600
 SOLUTIONS_PER_PUZZLE = 4
-"""The shortest."""
+"""Solutions shown per puzzle, the shortest first."""
 CHARACTERS = 4_000
-"""Of a text, whatever it is; one that is longer is cut, and says so."""
+"""Most characters of any text. A longer one is cut, with a note."""
 MOST_BYTES = 3_500_000
-"""Of the puzzles; with drawings and tables the page stays below 5 MB."""
+"""Most bytes of all puzzles. With charts and tables the page stays below 5 MB."""
 
 
 def report(rundir: RunDir) -> str:
-    """The page of a run, finished or going on.
+    """The page of a run, which may still be going on.
 
     Raises:
-        InputError: There is no run here.
+        InputError: There is no run in this folder.
     """
     if not rundir.config.is_file() or not rundir.archive.is_file():
-        raise InputError(f"{rundir.path}: expected a run's folder, with its config.toml and archive.sqlite")
+        raise InputError(f"{rundir.path}: expected a run's folder with config.toml and archive.sqlite")
     config, records = load(rundir.config), rundir.read_records()
     runs = {rundir.path.absolute().name: records} | {
         name: arm.read_records() for name, arm in arms_beside(rundir).items()
@@ -85,7 +85,7 @@ def _hash(text: str) -> str:
 
 
 def _headline(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """What a run came to: the first k of each set, before and after, and what is in the archive."""
+    """The main numbers of a run: the first pass@k on each set before and after, iterations, pairs and minutes."""
     if not records:
         return []
     found = []
@@ -104,7 +104,7 @@ def _headline(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _facts(rundir: RunDir, config: RunConfig, records: Sequence[Mapping[str, Any]], archive: Archive) -> dict[str, str]:
-    """What the numbers depend on."""
+    """The conditions that the numbers depend on."""
     facts = {
         "state": f"{rundir.state(config.iterations)}, iteration {max(0, len(records) - 1)} of {config.iterations}",
         "model": config.model.path, "seed": str(config.seed),
@@ -117,17 +117,17 @@ def _facts(rundir: RunDir, config: RunConfig, records: Sequence[Mapping[str, Any
         facts["checkpoint"] = f"{last['checkpoint']}, protocol {last['protocol']}"
         facts["sampled with"] = ", ".join([*versions, *(f"{n} {v}" for n, v in sampler.items() if n != "versions")])
     tiers = archive.query("SELECT DISTINCT json_extract(content, '$.tier') FROM protections ORDER BY 1")
-    facts["sandbox"] = ", ".join(f"tier {tier}" for (tier,) in tiers) or "nothing was judged yet"
+    facts["sandbox"] = ", ".join(f"tier {tier}" for (tier,) in tiers) or "nothing has been judged yet"
     facts["too near to dev or held-out"] = f"{len(archive.contamination())} puzzles in the archive"
     facts["in quarantine"] = f"{archive.query(f'SELECT count(*) FROM puzzles p WHERE {QUARANTINED}')[0][0]} puzzles"
     return facts
 
 
-# ---- puzzles worth looking at ----
+# ---- selected puzzles ----
 
 
 def _cards(archive: Archive, render: Callable[..., str]) -> Iterator[Markup]:
-    """The puzzles of the lists, then those that they came from, while there is room."""
+    """The puzzles of the lists, then their ancestors, as long as there is room."""
     lists = _lists(archive)
     places: dict[str, dict[str, int]] = {}
     for name, ids in lists.items():
@@ -149,7 +149,7 @@ def _cards(archive: Archive, render: Callable[..., str]) -> Iterator[Markup]:
 
 
 def _with_ancestors(archive: Archive, ids: Sequence[str]) -> list[str]:
-    """These first, then those that stood before them when they were made, and so on; at most MOST_PUZZLES."""
+    """These puzzles, then their parents, the parents' parents and so on; at most MOST_PUZZLES."""
     shown: dict[str, None] = {}
     waiting = list(ids)
     while waiting and len(shown) < MOST_PUZZLES:
@@ -177,7 +177,7 @@ def _lists(archive: Archive) -> dict[str, list[str]]:
 
 
 def _told(archive: Archive, identifier: str) -> dict[str, Any]:
-    """A puzzle for the page: its row, its shortest solutions, and how it fared."""
+    """A puzzle for the page: its row, its shortest solutions, and the verdicts on its candidates."""
     puzzle = history(archive, identifier)
     verdicts = puzzle["candidates by verdict"]
     return {
@@ -187,7 +187,7 @@ def _told(archive: Archive, identifier: str) -> dict[str, Any]:
 
 
 def _gist(source: str) -> str:
-    """What it asks: the last line of its function, which decides."""
+    """The condition of a puzzle: the last line of its function."""
     lines = [line.strip() for line in source.splitlines() if line.strip()]
     return lines[-1].removeprefix("return ")[:160] if lines else ""
 
@@ -197,6 +197,6 @@ def _cut(text: str) -> str:
 
 
 def _colours_of_code() -> str:
-    """For light pages and for dark ones."""
+    """Style rules for code, for light and for dark pages."""
     light, dark = (HtmlFormatter(style=name).get_token_style_defs(".code") for name in ("xcode", "github-dark"))
     return "\n".join([*light, "@media (prefers-color-scheme: dark) {", *dark, "}", ""])

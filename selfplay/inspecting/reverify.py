@@ -1,8 +1,7 @@
-"""An archive judged again, all of it: is every stored pair still one, here and now?
+"""Judge all pairs of an archive again: is each one still a verified pair on this machine?
 
-What is found differs from what is stored: a text that is another puzzle or solution than its id says, a solution that
-is not accepted, an answer that is not the one it gave. How far it got is kept beside the archive, so that the same
-command goes on where it stopped.
+A finding is a difference from what is stored: a text that does not have the stored id, a solution that is not accepted,
+or another answer. Progress is kept in a file beside the archive, so that the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -22,29 +21,29 @@ from sandbox.pool import Pool
 from selfplay.run.rundir import append_line, read_lines
 
 BATCH = 500
-"""Pairs judged between two notes of how far it got."""
+"""Pairs judged between two notes of progress."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A stored pair that is not what it was."""
+    """A stored pair that differs from what is found now."""
 
     puzzle: str
     solution: str
     what: str
-    """`puzzle`, `answer_type`, `header`, `solution`, `verdict` or `answer`."""
+    """What differs: `puzzle`, `answer_type`, `header`, `solution`, `verdict` or `answer`."""
     stored: str
     now: str
 
 
 @dataclass(frozen=True)
 class StoredPair:
-    """A pair as the archive keeps it."""
+    """A pair as the archive stores it."""
 
     number: int
     puzzle: str
     puzzle_source: str | None
-    """None if the archive has no such puzzle."""
+    """Source of the puzzle; None if the archive has no such puzzle."""
     answer_type: str | None
     header: str | None
     solution: str
@@ -61,14 +60,14 @@ def reverify(
     """Judge every pair again.
 
     Args:
-        archive: Not written into.
+        archive: The archive. It is only read.
         judge: `judge_here` or `judge_elsewhere`.
-        how: What decides the outcome beside the archive; a judgement that stopped goes on only with the same.
+        how: The conditions of judging. An interrupted session is resumed only under the same conditions.
         progress: Called with the number of pairs done since the last call.
 
     Returns:
-        What differs, in the order of the pairs; and how many were not judged now, for a session that stopped had
-        judged the very same rows.
+        The differences in the order of the pairs; and the number of pairs that were not judged now, because an
+        interrupted session has judged the same rows.
     """
     notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
     head, lines = {"how": how}, read_lines(notes)
@@ -110,7 +109,7 @@ def _orphans(batch: Sequence[StoredPair]) -> list[Found]:
 
 
 def judge_here(pool: Pool) -> Judge:
-    """By this Python, in this sandbox; ids are made again too."""
+    """Judge with this Python and this sandbox. Ids are computed again too."""
 
     def judge(batch: Sequence[StoredPair]) -> list[Found]:
         puzzles = parse_puzzles(pool, [Text(each.puzzle_source or "") for each in batch])
@@ -145,10 +144,10 @@ def _compared(each: StoredPair, verdict: str, answer: str | None) -> list[Found]
 
 
 def judge_elsewhere(python: str, options: Sequence[str]) -> Judge:
-    """By another Python's `selfplay verify`, which needs nothing installed; ids are taken as they are.
+    """Judge with `selfplay verify` under another Python, which needs no installed packages. Ids are not checked.
 
     Raises:
-        InputError: It cannot be started, or fails.
+        InputError: The other Python cannot be started, or fails.
     """
     root = str(Path(__file__).parents[2])
     code = f"import sys; sys.path.insert(0, {root!r}); from selfplay.commands.main import main; sys.exit(main())"
@@ -162,7 +161,7 @@ def judge_elsewhere(python: str, options: Sequence[str]) -> Judge:
         except OSError as error:
             raise InputError(f"--python {python}: {error.strerror or error}") from None
         if done.returncode:
-            raise InputError(f"--python {python}: it ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+            raise InputError(f"--python {python}: it ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
         said: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
         return [
             found

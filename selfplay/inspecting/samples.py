@@ -1,4 +1,4 @@
-"""A look at a few samples of a model: proposals, or candidates for one puzzle, as they are judged."""
+"""A few samples of a model, with their verdicts: proposals, or candidates for one puzzle."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from selfplay.sampling.sampler import Sampler, SamplingSettings
 from selfplay.sampling.shots import prompt_for, solver_shots, training_pairs
 
 BATCH = 10
-"""Candidates sampled between two looks."""
+"""Candidates sampled and judged at a time."""
 
 
 def proposals(model: Sampler, pool: Pool, count: int, temperature: float, max_tokens: int, seed: int) -> Iterator[str]:
-    """Each proposal as text, with what became of it."""
+    """Each proposal as text, with its outcome."""
     protocol = str(model.notes.get("protocol", "few-shot"))
     shots = [] if protocol == "plain" else [puzzle for puzzle, _ in solver_shots(training_pairs(pool), 5)]
     prompt = propose_prompt(protocol, shots)
     if not model.fits(prompt, max_tokens):
-        raise InputError(f"--max-tokens {max_tokens}: the prompt and so many tokens do not fit the model's context")
+        raise InputError(f"--max-tokens {max_tokens}: prompt and tokens do not fit the model's context: give fewer")
     settings = SamplingSettings(temperature, 1.0, max_tokens, count)
     (completions,) = model.sample([prompt], count, settings, [seed]).completions_P_K
     parsed = parse_puzzles(pool, [prompt.parsed_text(completion.text) for completion in completions])
@@ -48,13 +48,13 @@ def candidates(
     max_tokens: int,
     seed: int,
 ) -> Iterator[str]:
-    """The puzzle, then each candidate with its verdict, then the count."""
+    """The puzzle, then each candidate with its verdict, then the number of accepted ones."""
     puzzle = _one_puzzle(pool, file, name)
     model = load()
     protocol = str(model.notes.get("protocol", "few-shot"))
     prompt = prompt_for(protocol, puzzle, solver_shots(training_pairs(pool), 5) if protocol == "few-shot" else [])
     if not model.fits(prompt, max_tokens):
-        raise InputError(f"{file}: the puzzle with {max_tokens} tokens of answer does not fit the model's context")
+        raise InputError(f"--max-tokens {max_tokens}: puzzle and tokens do not fit the model's context: give fewer")
     yield f"{puzzle.source}\n"
     accepted = 0
     for start in range(0, count, BATCH):

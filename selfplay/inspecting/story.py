@@ -1,7 +1,7 @@
-"""Why a puzzle is in an archive: its whole story, told from the rows as they are; what is missing is said.
+"""Why a puzzle is in an archive: its whole story, made from the archive's rows, with a list of what is missing.
 
-Nothing of it is stored as prose. A prompt is rendered again from the plan of its chunk, a text is taken from the
-chunk's completions, and every row that another one speaks of is looked for.
+The story is not stored as text. Prompts are rendered again from the plan of their chunk, texts are taken from the
+chunk's completions, and every row that another row refers to is looked up.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from selfplay.text import one_line, render
 
 @dataclass
 class Story:
-    """What is known of a puzzle; ready for JSON."""
+    """What is known about a puzzle, ready for JSON."""
 
     puzzle: dict[str, Any]
-    """Its row."""
+    """The puzzle's row."""
     came: dict[str, Any]
-    """How it came: a proposal's prompt, text and outcome, a variation's sources, or the text as it was imported."""
+    """Where the puzzle came from: a proposal's prompt and text, a variation's sources, or the imported text."""
     solutions: list[dict[str, Any]]
-    """Each with its text, the verdict of its candidate, its protections, and the iterations that were trained on it."""
+    """Its solutions, each with its sampled text, its protections, and the iterations that trained on it."""
     candidates: list[dict[str, Any]]
-    """Every candidate it got: where, its text, verdict, detail and answer."""
+    """All of its candidates, each with its place, text, verdict, detail and answer."""
     quarantine: list[str]
-    """Why it is neither trained on nor shown, if so."""
+    """The reasons why the puzzle is in quarantine; empty if it is not."""
     parent_of: list[str]
-    """Puzzles that it stood before, or that were made of it."""
+    """Ids of the puzzles whose prompt showed this one, or that were made from it."""
     breaks: list[str] = field(default_factory=list)
-    """What these rows speak of and the archive has not."""
+    """Rows that are missing from the archive or contradict each other."""
 
 
 def story(archive: Archive, beginning: str, shots: Sequence[Pair] | None = None) -> Story:
-    """All that an archive knows of one puzzle.
+    """All that an archive knows about one puzzle.
 
     Args:
-        archive: Where it is.
-        beginning: Of its id.
-        shots: The run's few-shot pairs, if they are known; without, a few-shot prompt is shown without them.
+        archive: The archive with the puzzle.
+        beginning: The puzzle's id, or its beginning.
+        shots: The run's few-shot pairs, if they are known. Otherwise few-shot prompts are shown without pairs.
 
     Raises:
-        InputError: There is no such puzzle, or several begin so.
+        InputError: No puzzle has an id that begins like this, or several have.
     """
     return _Teller(archive, row_of(archive, beginning), shots or ()).tell()
 
 
 def text_at(chunk: Chunk, position: int) -> str | None:
-    """A proposal's or a candidate's, of the chunk's texts; None if the chunk has none at that position."""
+    """The text of a proposal or a candidate; None if the chunk has none at this position."""
     if chunk.stage in solve.STAGES:
         return solve.text_at(chunk, position)
     texts = chunk.completions or []
@@ -64,7 +64,7 @@ def text_at(chunk: Chunk, position: int) -> str | None:
 
 
 class _Teller:
-    """One puzzle's story being told."""
+    """Makes the story of one puzzle."""
 
     def __init__(self, archive: Archive, row: dict[str, Any], shots: Sequence[Pair]) -> None:
         self.archive, self.row, self.shots = archive, row, shots
@@ -75,7 +75,7 @@ class _Teller:
     def tell(self) -> Story:
         for parent in self.row["parents"]:
             if not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", parent):
-                self.breaks.append(f"its parent {parent} is not here")
+                self.breaks.append(f"parent {parent} is missing")
         came, candidates = self._came(), self._candidates()
         solutions = [self._solution(row) for row in self._rows("solutions", "puzzle = ? ORDER BY number")]
         self._check_accepted(candidates, {solution["id"]: solution["answer"] for solution in solutions})
@@ -97,26 +97,26 @@ class _Teller:
             found = self.archive.query("SELECT 1 FROM chunks WHERE id = ?", number)
             self._chunks[number] = self.archive.chunk(number) if found else None
             if not found:
-                self.breaks.append(f"chunk {number}, of {what}, is not here")
+                self.breaks.append(f"chunk {number}, of {what}, is missing")
         return self._chunks[number]
 
     def _came(self) -> dict[str, Any]:
         number, position = self.row["chunk"], self.row["position"]
         if number is None:
             if self.row["origin"] in ("model", "variant"):
-                self.breaks.append(f"it came from a {self.row['origin']}, and from which chunk is not kept")
+                self.breaks.append(f"the origin is {self.row['origin']}, but the chunk is not recorded")
             return {"original": self.row["original"], "name": self.row["name"]}
-        chunk = self._chunk(number, "its own making")
+        chunk = self._chunk(number, "this puzzle")
         outcomes = self.archive.query("SELECT * FROM proposals WHERE chunk = ? AND position = ?", number, position)
         if not outcomes:
-            self.breaks.append(f"what became of text {position} of chunk {number} is not kept")
+            self.breaks.append(f"the outcome of text {position} of chunk {number} is missing")
         elif (outcomes[0]["outcome"], outcomes[0]["puzzle"]) != ("admitted", self.id):
             self.breaks.append(f"text {position} of chunk {number} became {outcomes[0]['outcome']}, not this puzzle")
         if chunk is None:
             return {}
         where = {**_facts(chunk), "position": position, "text": self._text(chunk, position)}
         if sorted(self.row["parents"]) != sorted(self._planned_parents(chunk, position)):
-            self.breaks.append(f"its parents are not those that chunk {number} was planned with")
+            self.breaks.append(f"the parents differ from those in the plan of chunk {number}")
         if chunk.stage == vary.STAGE:
             return {**where, "variation": chunk.plan["variations"][position]}
         return {**where, "prompt": self._proposal_prompt(chunk, position)}
@@ -134,7 +134,7 @@ class _Teller:
         plan["begins"] = (chunk.plan.get("begins") or [None] * (place + 1))[place : place + 1]
         named = [*plan["shots"][0], *([plan["begins"][0][0]] if plan["begins"][0] else [])]
         if any(not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", identifier) for identifier in named):
-            return None  # a parent is missing, which was said
+            return None  # a parent is missing, which `breaks` says
         (prompt,) = propose.prompts(self.archive, plan, chunk.settings["protocol"])
         return prompt.text
 
@@ -145,11 +145,11 @@ class _Teller:
         return text
 
     def _candidates(self) -> list[dict[str, Any]]:
-        """All, and what is missing of those that were asked for."""
+        """All candidates; `breaks` gets those that are missing."""
         told, seen = [], dict[int, int]()
         for row in self._rows("candidates", "puzzle = ? ORDER BY chunk, position"):
             seen[row["chunk"]] = seen.get(row["chunk"], 0) + 1
-            chunk = self._chunk(row["chunk"], "some of its candidates")
+            chunk = self._chunk(row["chunk"], "some candidates")
             facts = {**_facts(chunk), "text": self._text(chunk, row["position"])} if chunk else {}
             told.append({**_without(row, "puzzle"), **facts})
         planned = self.archive.plans(f"judged AND stage IN {solve.STAGES} AND iteration >= ?", self.row["iteration"])
@@ -158,13 +158,13 @@ class _Teller:
                 texts_P_K = self.archive.chunk(number).completions or []
                 expected = len(texts_P_K[plan["puzzles"].index(self.id)]) if texts_P_K else 0
                 if (verdicts := seen.get(number, 0)) != expected:
-                    self.breaks.append(f"chunk {number} has {expected} candidates for it, and {verdicts} verdicts")
+                    self.breaks.append(f"chunk {number} has {expected} candidates, but {verdicts} verdicts")
         return told
 
     def _solution(self, row: sqlite3.Row) -> dict[str, Any]:
         protections = self.archive.query("SELECT content FROM protections WHERE id = ?", row["protections"])
         if not protections:
-            self.breaks.append(f"the protections under which solution {row['id']} was confirmed are not kept")
+            self.breaks.append(f"the protections of solution {row['id']} are missing")
         trained = self._rows("trained", "puzzle = ? AND solution = ? ORDER BY iteration", row["id"])
         told = {
             **_without(row, "puzzle"), "protections": json.loads(protections[0][0]) if protections else None,
@@ -176,8 +176,8 @@ class _Teller:
         sql = "SELECT verdict, candidate FROM candidates WHERE chunk = ? AND position = ?"
         verdicts = [tuple(each) for each in self.archive.query(sql, row["chunk"], row["position"])]
         if verdicts != [("accepted", row["id"])]:
-            said = verdicts[0][0] if verdicts else "nothing"
-            self.breaks.append(f"solution {row['id']} was accepted, and its candidate's row says {said}")
+            said = verdicts[0][0] if verdicts else "missing"
+            self.breaks.append(f"solution {row['id']} was accepted, but its candidate's verdict is {said}")
         text = self._text(chunk, row["position"])
         return {**told, **_facts(chunk), "prompt": self._solve_prompt(chunk), "text": text}
 
@@ -188,7 +188,7 @@ class _Teller:
         for each in candidates:
             if each["verdict"] == Verdict.ACCEPTED and each["candidate"] not in answers:
                 self.breaks.append(
-                    f"text {each['position']} of chunk {each['chunk']} was accepted, its solution is gone"
+                    f"text {each['position']} of chunk {each['chunk']} was accepted, but its solution is missing"
                 )
         sql = (
             "SELECT s.id FROM solutions s JOIN candidates c ON c.chunk = s.chunk AND c.position = s.position"
@@ -201,7 +201,7 @@ class _Teller:
         known = {""} | solved | {row["candidate"] for row in self._rows("candidates", "puzzle = ?")}
         for row in self._rows("trained", "puzzle = ? ORDER BY iteration"):
             if row["solution"] not in known:
-                self.breaks.append(f"iteration {row['iteration']} was trained on {row['solution']}, which is not here")
+                self.breaks.append(f"iteration {row['iteration']} was trained on {row['solution']}, which is missing")
 
     def _quarantine(self) -> list[str]:
         hit = self.archive.contamination().get(self.id)
@@ -209,12 +209,12 @@ class _Teller:
         since = self.archive.set_aside().get(self.row["iteration"])
         return [
             *[f"contaminated: {hit}"] * bool(hit), *(f"unstable: {row['detail']}" for row in unstable),
-            *[f"rolled back: in iteration {since} its own was set aside"] * (since is not None),
+            *[f"rolled back: iteration {since} set aside iteration {self.row['iteration']}"] * (since is not None),
         ]  # fmt: skip
 
 
 def _facts(chunk: Chunk) -> dict[str, Any]:
-    """Where, when and with what a chunk was sampled."""
+    """How a chunk was sampled: its iteration, stage, checkpoint, seed and settings."""
     return {
         "chunk": chunk.id, "iteration": chunk.iteration, "stage": chunk.stage, "checkpoint": chunk.checkpoint,
         "seed": chunk.seed, "settings": chunk.settings,
@@ -226,10 +226,10 @@ def _without(row: sqlite3.Row, name: str) -> dict[str, Any]:
 
 
 def story_text(told: Story, shown: Callable[[str], str]) -> str:
-    """A puzzle's story for the terminal; `shown` makes a source safe and perhaps coloured."""
+    """A puzzle's story for the terminal. `shown` makes a text safe to print, and may colour it."""
     puzzle, came = told.puzzle, told.came
     parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}", shown(puzzle["source"])]
-    parts.append("# How it came")
+    parts.append("# Where it came from")
     if "chunk" in came:
         parts += _sampled_text(came, shown)
     elif "original" in came:
@@ -250,7 +250,7 @@ def story_text(told: Story, shown: Callable[[str], str]) -> str:
         rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
         parts.append(shown(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows])))
     parts += [f"In quarantine: {one_line(reason)}" for reason in told.quarantine]
-    parts += ["# The story is broken", *told.breaks] if told.breaks else []
+    parts += ["# The story has gaps", *told.breaks] if told.breaks else []
     return "\n\n".join(parts)
 
 
@@ -261,8 +261,8 @@ def _sampled_text(where: Mapping[str, Any], shown: Callable[[str], str]) -> list
         f"weights {where['checkpoint']}, seed {where['seed']}{settings}"
     ]
     parts += [f"made by {where['variation']}"] if "variation" in where else []
-    parts += ["asked:", shown(where["prompt"])] if where.get("prompt") else []
-    return [*parts, "came:", shown(where["text"])] if where.get("text") else parts
+    parts += ["prompt:", shown(where["prompt"])] if where.get("prompt") else []
+    return [*parts, "text:", shown(where["text"])] if where.get("text") else parts
 
 
 def _date(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Records as TensorBoard curves, for those who ask for them (`tensorboard = true`)."""
+"""Records as TensorBoard curves (`tensorboard = true`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from puzzles.puzzle import InputError
 
 
 def require() -> None:
-    """Say at start, not after an iteration, that the package is missing.
+    """Check that the package is installed, at the start and not after an iteration.
 
     Raises:
         InputError: TensorBoard is not installed.
     """
     try:
-        import tensorboard  # noqa: F401  # only whether it is there
+        import tensorboard  # noqa: F401  # only to see whether it is installed
     except ImportError:
         raise InputError(
             "tensorboard = true: the package is not installed: pip install 'selfplay-puzzles[track]'"
@@ -24,7 +24,7 @@ def require() -> None:
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:
-    """Add every number of a record under its dotted name; intervals as their three ends."""
+    """Add every number of a record under its path; an interval as its value, `_low` and `_high`."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder), purge_step=record["iteration"]) as writer:

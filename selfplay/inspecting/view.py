@@ -1,8 +1,8 @@
-"""`selfplay view`: an archive in the browser, on this machine only, and never written to.
+"""`selfplay view`: an archive in the browser, on this machine only and read only.
 
-The pages are `pages.py`, over datasette. Here is who gets them: whoever names this machine as the host, over the
-loopback device. A web page elsewhere can point a name of its own at 127.0.0.1, and would then read the archive and
-ask it anything; its requests carry that name, and are refused.
+`pages.py` makes the pages, on top of datasette. This file decides who may read them: requests over the loopback device
+whose host is this machine. A foreign web page can point its own name at 127.0.0.1 and could then read and query the
+archive. Its requests carry that name and are refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Application = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaita
 
 ADDRESS = "127.0.0.1"
 OWN_NAMES = re.compile(rb"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
-"""What a browser on this machine, or at the other end of a forwarded port, says whom it asks."""
+"""Values of the Host header that are accepted: from a browser on this machine, or through a forwarded port."""
 OWN_SITES = {b"same-origin", b"none"}
-"""What a browser says of who sends it here: a page of ours, or its user. Others could make an archive answer SQL."""
+"""Values of the Sec-Fetch-Site header that are accepted: our own pages and the user. Others could run SQL."""
 HEADERS = {
     b"content-security-policy": b"default-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none';"
     b" base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -37,11 +37,11 @@ HEADERS = {
     b"referrer-policy": b"same-origin",
     b"x-content-type-options": b"nosniff",
 }
-"""Of every answer that has no stricter ones; datasette's own pages have scripts and styles in their text."""
+"""Headers of every response that has no stricter ones. Datasette's pages contain inline scripts and styles."""
 
 
 def require() -> None:
-    """Say that the packages are missing.
+    """Check that datasette is installed.
 
     Raises:
         InputError: datasette is not installed.
@@ -53,15 +53,15 @@ def require() -> None:
 def serve(path: Path, port: int, opened: bool = False) -> None:
     """Serve an archive until SIGINT or SIGTERM.
 
-    An older archive is brought up to date first, as by every command that opens it; from then on it is only read.
+    An older archive is upgraded first, as by every command that opens it. After that it is only read.
 
     Args:
         path: The archive's file.
-        port: Of 127.0.0.1; 0 takes a free one.
-        opened: Whether a browser is asked to show it.
+        port: The port on 127.0.0.1; 0 takes a free one.
+        opened: Whether a browser is opened to show it.
 
     Raises:
-        InputError: It is not an archive, or the port cannot be had.
+        InputError: The file is no archive, or the port is not free.
     """
     import uvicorn
 
@@ -77,16 +77,16 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     print(f"{path}: {address} (Ctrl-C ends it)", flush=True)
     if opened:
         webbrowser.open(address)
-    # The server ends in a second by itself and then says the signal again, which `ending` would take for a second one.
+    # The server ends within a second and raises the signal again. `ending` would count that as a second signal.
     signal.set_wakeup_fd(-1)
     try:
-        with contextlib.suppress(KeyboardInterrupt):  # the server has stopped by then, and says again why
+        with contextlib.suppress(KeyboardInterrupt):  # the server has stopped, and raises the signal again
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
         pages.close(shown)
-        with contextlib.suppress(InputError):  # it may be gone
-            Archive(path).close()  # who closes it last, and may write, leaves one file
+        with contextlib.suppress(InputError):  # the file may be gone
+            Archive(path).close()  # the last connection to close may write, so that SQLite leaves one file
 
 
 def _listen(port: int) -> socket.socket:
@@ -96,11 +96,11 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((ADDRESS, port))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise InputError(f"--port {port}: it cannot be had ({reason}): name another, or 0 for any") from None
+        raise InputError(f"--port {port}: the port is not available ({reason}): name another, or 0 for any") from None
 
 
 def only_here(application: Application) -> Application:
-    """An application that refuses those who name another host, and whose answers a browser keeps to themselves."""
+    """An application that refuses requests for another host, and adds the protective HEADERS to its responses."""
 
     async def guarded(scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -1,4 +1,5 @@
 """The loop and its stages: propose, vary, solve, teach, train, score, record.
 
-May import `scoring` and what stands below it. Start reading at `loop.py`; `state.py` says what the stages share.
+It may import `scoring` and the packages below that. Start reading at `loop.py`. `state.py` defines what the stages
+share.
 """

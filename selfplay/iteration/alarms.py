@@ -1,4 +1,4 @@
-"""Whether a run's puzzles collapse, and what the run does about it."""
+"""Whether a run's puzzles collapse, and what the run then does."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ logger = logging.getLogger(__name__)
 
 
 class Collapsed(Exception):
-    """The run's puzzles are not worth training on any more, and it ends here. Everything that was finished is kept."""
+    """The run's puzzles have collapsed, and the run ends here. Everything that was finished is kept."""
 
 
 def measures(run: Run, iteration: int) -> dict[str, Any]:
-    """What the iteration's puzzles are like. All of its verdicts must be in the archive."""
+    """Measures of the iteration's puzzles. All of its verdicts must be in the archive."""
     if iteration not in run.measured:
         found = collapse.measure(run.archive, run.pool, iteration, run.config.seed)
         if landed := goals.landed(run.archive, run.pool, iteration):
             found["goals"] = landed
-        # Only the first iteration's and the last's are needed: a run of thousands must not grow.
+        # Only iteration 1 and the last one are needed. Memory must not grow over thousands of iterations.
         run.measured = {**{key: value for key, value in run.measured.items() if key == 1}, iteration: found}
     return run.measured[iteration]
 
 
 def alarms(run: Run, iteration: int) -> list[str]:
-    """The signs that the iteration's puzzles are getting fewer or alike, a line each."""
+    """The signs that the iteration's puzzles become fewer or more alike, one line each."""
     if not iteration:
         return []
     return collapse.alarms([measures(run, 1), measures(run, iteration)], run.config.collapse)
 
 
 def answer(run: Run, iteration: int) -> str:
-    """What to do about the iteration's alarms: a value of `collapse.action`, or "" where there are none.
+    """What to do about the iteration's alarms: a value of `collapse.action`, or "" if there are none.
 
     Raises:
-        Collapsed: The setting is `stop`.
+        Collapsed: There are alarms and `collapse.action` is `stop`.
     """
     action = run.config.collapse.action
     if not (found := alarms(run, iteration)):

@@ -1,4 +1,4 @@
-"""How a run begins, goes on or branches: its settings against what its folder holds."""
+"""How a run begins, resumes or branches. Its settings must fit what its folder holds."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 def check_settings(rundir: RunDir, config: RunConfig) -> None:
-    """Compare the settings with what is there.
+    """Check that the settings are those of the run in the folder, if there is one.
 
     Raises:
-        InputError: The folder holds a run with other settings; the differences are named.
+        InputError: The folder holds a run with other settings (the message names them), or the path is no folder.
     """
     if rundir.path.exists() and not rundir.path.is_dir():
         raise InputError(f"{rundir.path}: expected a run's folder or nothing: give another --name")
     if rundir.config.exists():
         stored = load(rundir.config)
-        if stored.collapse.action == "stop":  # what had collapsed was not learned: any other answer goes on from there
+        if stored.collapse.action == "stop":  # nothing was learned after the stop, so any other action may follow
             stored = replace(stored, collapse=replace(stored.collapse, action=config.collapse.action))
         if different := differences(as_begun(rundir, stored), as_begun(rundir, config)):
             raise InputError(
@@ -43,10 +43,10 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
 
 
 def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
-    """With what settings leave to the machine, threads and rows side by side, as the run has had it from its beginning.
+    """The settings, with `model.threads` and `batch_rows` as the run has had them from its beginning.
 
-    Both change rounding, and so what is sampled. A run keeps them in its settings, and an older one only with what it
-    has scored; a run that has not begun has neither.
+    A setting of 0 leaves both to the machine. Both change rounding, and so what is sampled. A run keeps them in its
+    `config.toml`; older runs keep them only in their score files. A run that has not begun has neither.
     """
     stored = load(rundir.config) if rundir.config.exists() else config
     threads, rows = stored.model.threads, stored.batch_rows
@@ -58,9 +58,15 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
 
 
 def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
-    """Begin a new run with what another one had when an iteration ended (None: its last); `origin` says more of why.
+    """Begin a new run with what another run had at the end of an iteration.
 
-    One that was begun so is left as it is.
+    A run that was already begun in this way is left as it is.
+
+    Args:
+        parent: The run to branch from.
+        iteration: The iteration after which the branch begins; None for the last one.
+        rundir: The new run.
+        origin: More to note about where the new run comes from.
 
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists and is another.
@@ -82,7 +88,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
     if last not in range(len(records)):
         raise InputError(f"{parent.path}: expected an iteration from 0 to {len(records) - 1}, got {last}")
     needed = sorted({last, champion.reigning_after(records[last])} - {0})
-    for number in needed:  # without an objective, none was made
+    for number in needed:  # a run that does not train has no checkpoint of its own
         made = records[number]["checkpoint"] != records[0]["checkpoint"]
         if made and not (folder := parent.checkpoint(number)).is_dir():
             raise InputError(f"{folder}: this checkpoint was not kept")
@@ -106,7 +112,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
 def begin_session(
     rundir: RunDir, config: RunConfig, base: Sampler, protections: dict[str, Any], progress: Progress
 ) -> None:
-    """Record what it goes on with, and say what is not as it was; what would make it another run is refused."""
+    """Record the conditions of a session and report what has changed; refuse what would make it another run."""
     paths = {"train": config.data.train, "dev": config.data.dev, "heldout": config.data.heldout}
     hashes = {name: content_hash_of(path) for name, path in paths.items() if path != NO_PUZZLES}
     content = {

@@ -16,10 +16,10 @@ class BudgetSpent(Exception):
 
 
 def check_budget(run: Run, iteration: int) -> None:
-    """See that another step may begin.
+    """Check that the budget allows another step.
 
     Raises:
-        BudgetSpent: It may not.
+        BudgetSpent: It does not.
     """
     budget = run.config.budget
     if not (budget.seconds or budget.tokens or budget.price):
@@ -38,7 +38,7 @@ def check_budget(run: Run, iteration: int) -> None:
 
 
 def iteration_costs(run: Run, iteration: int) -> dict[str, StageCost]:
-    """What an iteration's stages have cost so far, in all sessions, from what they left on disk."""
+    """What each stage of an iteration has cost so far, in all sessions, read from disk."""
     costs = {stage: stage_cost(sums) for stage, sums in run.archive.chunk_costs(iteration).items()}
     if iteration and run.rundir.checkpoint(iteration).exists():
         costs["train"] = training_cost(run.models.sampler(iteration).notes.get("training", {}))

@@ -1,18 +1,19 @@
-"""Which checkpoint of a run reigns: one that beat the champion before it, on dev, puzzle by puzzle.
+"""Which checkpoint of a run reigns: one that beat the champion before it on dev, puzzle by puzzle.
 
-AlphaGo Zero (Nature 550, 2017) lets a new network play on only if it wins 55 % of 400 games, as of two equal ones one
-in 40 does. So it is here: pass@1 of both on the same dev puzzles, and the sign-flip test's chance, one-sided, that two
-equal models differ so much is at most one in 40. That is what `compare` calls better.
+AlphaGo Zero (Nature 550, 2017) accepts a new network only if it wins 55 % of 400 games. A network that is only equally
+good does so in one case out of 40. The rule here is the same. Both checkpoints are scored by pass@1 on the same dev
+puzzles. The challenger wins if the one-sided sign-flip test gives two equal models a chance of at most one in 40 to
+differ so much. `compare` calls the same difference better.
 
-What that can see, measured on dev's 123 puzzles with 16 candidates each, the truth being what 100 candidates said of
-seven checkpoints of a run: a gain of .03 to .035 passes 91 to 96 times in a hundred, of .015 35 to 39 times, of .01 16
-times, none 2 times; `metrics.detectable_difference` says .024. A gain too small to show is not lost: the next one is
-compared with the same champion, and two gains of .015 pass as one of .03. A level of .1 would let pass 43 to 66 of a
-hundred gains of .01 to .015, and 9 of what is none.
+How often a gain passes was measured on dev's 123 puzzles with 16 candidates each. The true gains came from 100
+candidates of each of a run's seven checkpoints. A gain of .03 to .035 passes in 91 to 96 cases out of 100, a gain of
+.015 in 35 to 39, a gain of .01 in 16, and no gain in 2. `metrics.detectable_difference` gives .024. A gain that is too
+small to show is not lost: the next checkpoint meets the same champion, and two gains of .015 pass as one of .03. A
+level of .1 would pass 43 to 66 of 100 gains of .01 to .015, and 9 of 100 where there is no gain.
 
-The same puzzles are asked again and again: where none of T checkpoints is better, up to T of 40 such runs crown one all
-the same, and a champion's dev score is too good, for it was chosen by it. Nor is it drawn again: one that was lucky is
-hard to beat. Report champions on held-out.
+All matches use the same puzzles. If none of T checkpoints is better, up to T of 40 such runs still crown one. A
+champion's dev score is too good, because the champion was chosen by it. Its candidates are not drawn again either, so a
+lucky champion is hard to beat. Report champions on held-out.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from selfplay.text import interval as shown_interval
 from selfplay.text import render, signed, span
 
 LEVEL = SIGNIFICANT / 2
-"""Chance, at most, that a checkpoint as good as the champion takes its place."""
+"""Largest chance that a checkpoint which is only as good as the champion takes its place."""
 
 Counts = Mapping[str, tuple[int, int]]
-"""By puzzle: candidates and accepted ones."""
+"""For each puzzle: the number of candidates and of accepted ones."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class Match:
     """Two checkpoints of a run on dev."""
 
     first: int
-    """Iteration of the one."""
+    """Iteration of the first checkpoint."""
     second: int
-    """And of the other, the challenger."""
+    """Iteration of the second checkpoint, the challenger."""
     difference: Difference
-    """In pass@1, second minus first."""
+    """pass@1 of the second minus pass@1 of the first."""
     won: int
-    """Puzzles of which the second solves a larger share of its candidates than the first."""
+    """Number of puzzles with a larger accepted share for the second than for the first."""
     lost: int
     drawn: int
 
@@ -64,7 +65,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Standing:
-    """A checkpoint in its league."""
+    """One checkpoint in the league table."""
 
     iteration: int
     checkpoint: str
@@ -72,30 +73,31 @@ class Standing:
     score: Score
     """Its pass@1 on dev."""
     solved: int
+    """Dev puzzles with at least one accepted candidate."""
     reigned: tuple[int, ...]
-    """Iterations at whose end it was champion; without a gate, would have been."""
+    """Iterations at whose end it was champion, or would have been with a gate."""
 
 
 @dataclass(frozen=True)
 class League:
-    """All checkpoints of a run beside each other."""
+    """All checkpoints of a run, compared with each other."""
 
     puzzles: int
     samples_per_puzzle: int
     standings: list[Standing]
     matches: list[Match]
-    """All of them, earlier against later."""
+    """One for each pair of checkpoints; the earlier one is first."""
     adjusted_p: list[float]
-    """Of each match: two-sided, and as if it were the only one (`metrics.holm`)."""
+    """Two-sided p of each match, adjusted for the number of matches (`metrics.holm`)."""
     sampled_from: list[int]
-    """After each iteration, the checkpoint that the run itself went on from: the champion behind a gate alone."""
+    """For each iteration, the checkpoint that the run sampled from next. Only with a gate is it always the champion."""
 
 
 def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
-    """What these iterations' checkpoints came to on dev, number 0 the base, without the puzzles known to be wrong.
+    """The dev counts of these iterations' checkpoints, without the puzzles known to be wrong. Iteration 0 is the base.
 
     Raises:
-        InputError: One is not scored, or not scored as the first was: on the same puzzles, and drawn alike.
+        InputError: One is not scored, or was scored on other puzzles or by other settings than the first.
     """
     errata, found = read_errata(), list[Counts]()
     asked: dict[str, Any] = {}
@@ -113,7 +115,7 @@ def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
                 first = f"iteration {iterations[0]}"
                 raise InputError(
                     f"{file}: iteration {iteration} has other {key} than {first} ({here}, there {there}): "
-                    "only what was scored alike and to the end can be compared"
+                    "only complete scores with the same settings can be compared"
                 )
         asked = asked or conditions
         found.append(counts)
@@ -121,10 +123,10 @@ def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
 
 
 def check_scored_alike(rundir: RunDir, config: RunConfig) -> None:
-    """See, before an iteration, that its checkpoint can be compared with what a branch has from the run it came from.
+    """Check that new checkpoints will be scored like the earlier ones; a branch has these from its parent.
 
     Raises:
-        InputError: That was scored by other settings.
+        InputError: The earlier ones were scored with other settings.
     """
     own, limits = config.evaluate, asdict(config.sandbox.limits())
     for line in read_chunks(rundir.samples(0, "dev"))[:1]:
@@ -135,13 +137,13 @@ def check_scored_alike(rundir: RunDir, config: RunConfig) -> None:
         for key, value in scored.items():
             if here[key] != value:
                 raise InputError(
-                    f"{key}: {here[key]}, and {rundir.path} was scored with {value}: with `gate` checkpoints are "
-                    "compared, so it must stay"
+                    f"{key}: expected {value}, as in the scores of {rundir.path}, got {here[key]}: "
+                    "keep it, because `gate` compares checkpoints"
                 )
 
 
 def _conditions(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What scores must share beside their puzzles; chunks and rows may be cut otherwise."""
+    """What scores must share beside their puzzles. The sizes of chunks and batches may differ."""
     identities = [line["identity"] for line in lines]
     names = ("samples_per_puzzle", "protocol", "shots", "limits")
     shared = {name.replace("_", " "): [own.get(name) for own in identities] for name in names}
@@ -154,7 +156,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def match(counts: Sequence[Counts], first: int, second: int) -> Match:
-    """Two of the checkpoints on the puzzles of the first."""
+    """Compare two of the checkpoints on the puzzles of the first."""
     first_P, second_P = _rates(counts[first], counts[first]), _rates(counts[second], counts[first])
     won, lost = int(np.sum(second_P > first_P)), int(np.sum(second_P < first_P))
     return Match(first, second, difference(1, first_P, second_P), won, lost, len(first_P) - won - lost)
@@ -166,13 +168,13 @@ def _rates(counts: Counts, puzzles: Counts) -> NDArray[np.float64]:
 
 
 def reigns(counts: Sequence[Counts]) -> list[int]:
-    """After each iteration the champion's: the base first, then whoever beats the one who reigns.
+    """The champion after each iteration. The base comes first; a challenger that beats the champion takes its place.
 
     Args:
-        counts: Of each checkpoint, on the same puzzles.
+        counts: The counts of each checkpoint, on the same puzzles.
 
     Returns:
-        As many as there are counts. It is a matter of the counts alone, so whoever asks later gets the same.
+        One number per checkpoint. It depends on the counts alone, so the answer is the same at any later time.
     """
     champions: list[int] = []
     for challenger in range(len(counts)):
@@ -187,10 +189,10 @@ def reigning_after(record: Mapping[str, Any]) -> int:
 
 
 def league(rundir: RunDir) -> League:
-    """Every checkpoint that a run has recorded, beside every other.
+    """Compare every checkpoint that a run has recorded with every other.
 
     Raises:
-        InputError: It has recorded none, or its score files are gone or not alike.
+        InputError: The run has no record, or its score files are missing or not comparable.
     """
     records = rundir.read_records()
     if not records:
@@ -210,13 +212,13 @@ def league(rundir: RunDir) -> League:
     return League(len(counts[0]), samples, standings, matches, adjusted, [reigning_after(record) for record in records])
 
 
-NO_CHAMPION = "\nThe run itself did not go on from these champions: that is what `gate = true` is for."
+NO_CHAMPION = "\nThe run did not always sample from the champion. `gate = true` makes it do so."
 
-LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good: report them on held-out."
+LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good. Report them on held-out."
 
 
 def league_table(league: League) -> str:
-    """Each checkpoint's score on dev and when it reigned, then each beside each; p as of one test, and of all."""
+    """Each checkpoint's dev score and when it reigned, then every match with its p, alone and adjusted for all."""
     rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
     for own in league.standings:
         score = shown_interval(own.score)
@@ -233,7 +235,7 @@ def league_table(league: League) -> str:
     champions = {iteration: own.iteration for own in league.standings for iteration in own.reigned}
     followed = all(champions[iteration] == number for iteration, number in enumerate(league.sampled_from))
     parts.append(
-        f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign a checkpoint must be "
+        f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign, a checkpoint must be "
         f"better than the champion with p/2 <= {LEVEL:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
     )
     return "\n\n".join(parts)

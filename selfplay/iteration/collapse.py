@@ -1,9 +1,10 @@
 """Do the puzzles that a run proposes still differ? Measures of one iteration, and alarms over many.
 
-A model that learns from its own puzzles may come to write ever fewer kinds of them; scores say so late. What is
-measured here is of an iteration's admitted proposals: how many forms and niches they spread over, how alike they are,
-how hard, and how far they are from people's. All but the shares of proposals is told of a seeded sample of at most
-SAMPLE puzzles, for entropies and the Vendi score grow with how many are looked at, and iterations are to be compared.
+A model that learns from its own puzzles may come to write fewer and fewer kinds of them. Scores show this late. The
+measures here describe an iteration's admitted proposals: over how many forms and niches they spread, how alike and how
+hard they are, and how far they are from people's puzzles. Entropies and the Vendi score grow with the number of
+puzzles. So that iterations can be compared, all measures except the shares of proposals and the solve rates use a
+seeded sample of at most SAMPLE puzzles.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from selfplay.config import CollapseConfig
 from selfplay.iteration.ranker import logistic_weights, rows_of
 
 SAMPLE = 250
-"""Puzzles of an iteration that are looked at: an iteration of the embedded run admits 259 to 406."""
+"""Most puzzles of an iteration that are measured. An iteration of the embedded run admits 259 to 406."""
 FEWEST = 50
-"""With fewer puzzles their spread is not judged: it is small for want of puzzles. So it is with shares, of whatever."""
+"""With fewer items a measure raises no alarm: a small spread or an extreme share may then be chance."""
 NGRAMS = (1, 2, 3)
 TOKEN = re.compile(r"\w+|[^\w\s]")
 FOLDS = 5
 RESAMPLES = 1000
 DIGITS = 6
-"""Of what is measured; rounding errors of a linear algebra library with other threads are below."""
+"""Digits kept of each measure. A linear algebra library with other threads differs only in later digits."""
 GROWING = ("niche_entropy", "token_entropy_3", "vendi")
-"""Measures with a limit that are the larger, the more puzzles are looked at."""
+"""Measures with a limit that grow with the number of puzzles measured."""
 LARGEST = 5
-"""Features named, of those in which puzzles differ most from people's."""
+"""Number of features to name among those that differ most from people's puzzles."""
 
 
 # ---- one iteration ----
@@ -49,7 +50,7 @@ LARGEST = 5
 
 @dataclass(frozen=True)
 class _Sample:
-    """Puzzles to be measured, drawn from `of` of them."""
+    """Puzzles to be measured, drawn from `of` puzzles."""
 
     puzzles: list[Puzzle]
     traits: list[Traits]
@@ -57,12 +58,12 @@ class _Sample:
 
     @property
     def features(self) -> NDArray[np.float64]:
-        """[P, F]"""
+        """[P, F] features of the puzzles."""
         return rows_of(self.traits)
 
     @functools.cached_property
     def spread(self) -> dict[str, Any]:
-        """Told of the iteration, and perhaps once more beside the first one."""
+        """Measures of spread; cached, because the comparison with iteration 1 may use them again."""
         return _of_spread(self)
 
     @property
@@ -71,26 +72,30 @@ class _Sample:
 
 
 def measure(archive: Archive, pool: Pool, iteration: int, seed: int) -> dict[str, Any]:
-    """What iteration's puzzles are like, for JSON; of iteration 0, the puzzles that a run began with.
+    """Measure an iteration's puzzles, for JSON. For iteration 0, measure the puzzles that the run began with.
 
-    The same archive, seed and machine give the same numbers. `None` stands where there is nothing to measure.
+    The same archive, seed and machine give the same numbers. `None` means that there is nothing to measure.
 
     Args:
-        archive: Of the run, the iteration's verdicts written.
+        archive: The run's archive. The iteration's verdicts must be written.
         pool: A sandbox that describes puzzles.
         iteration: From 0.
-        seed: Of the samples, folds and resamples.
+        seed: Seed of the samples, folds and resamples.
 
     Returns:
-        `puzzles` admitted, `sampled` of them; shares of the proposed texts `well_formed`, and of those `trivial` and
-        `distinct_forms`; of the admitted `new_skeletons`; of the sample `niches`, entropies in bits `niche_entropy` and
-        `token_entropy_1` to `_3`, `vendi` (in 1..sampled), `near_duplicates` (a share), `characters` (a mean), and
-        `characters_from_first`, `characters_from_human` (Wasserstein-1, in characters); after iteration 1
-        `beside_first`, `[own, first]` of what grows with the sample, from as many puzzles of both; of the puzzles
-        `tried` the `solve_rate` (a mean), `never_solved`, `always_solved` (shares) and `solve_rate_from_first`
-        (Wasserstein-1); `human_auc`, `[value, low, high]` of a classifier that tells them from people's puzzles, 0.5
-        where it cannot; `human_difference`, the mean absolute standardised difference of features, and the
-        `human_differences` largest.
+        A mapping with these keys.
+        Counts: `puzzles` admitted, and `sampled` among them.
+        Shares: `well_formed` of the proposed texts; `trivial` and `distinct_forms` of the well-formed ones;
+        `new_skeletons` of the admitted ones.
+        Of the sample: `niches`; the entropies `niche_entropy` and `token_entropy_1` to `_3`, in bits; `vendi` (in
+        1..sampled); `near_duplicates` (a share); `characters` (a mean); `characters_from_first` and
+        `characters_from_human` (Wasserstein-1 distances, in characters).
+        After iteration 1: `beside_first`, `[own, first]` of each measure that grows with the sample, from equally many
+        puzzles of both iterations.
+        Of the puzzles `tried`: `solve_rate` (a mean), `never_solved` and `always_solved` (shares), and
+        `solve_rate_from_first` (a Wasserstein-1 distance).
+        `human_auc`: `[value, low, high]` of a classifier that tells the puzzles from people's; 0.5 if it cannot.
+        `human_difference`: the mean absolute standardised difference of features. `human_differences`: the largest.
     """
     own, human = _sample(archive, pool, iteration, seed), _sample(archive, pool, 0, seed)
     first = own if iteration < 2 else _sample(archive, pool, 1, seed)
@@ -112,8 +117,9 @@ def _rounded(value: Any) -> Any:
 
 
 def _sample(archive: Archive, pool: Pool, iteration: int, seed: int, most: int | None = None) -> _Sample:
-    """Of the iteration's admitted proposals at most so many (None: SAMPLE); of 0, of people's puzzles, or of rules'
-    where there are none.
+    """A sample of at most `most` (None: SAMPLE) of the iteration's admitted proposals.
+
+    Iteration 0 stands for people's puzzles, or for pairs by rule if there are none.
     """
     if iteration:
         identifiers = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)
@@ -159,7 +165,7 @@ def _of_spread(own: _Sample) -> dict[str, Any]:
 def _beside_first(
     archive: Archive, pool: Pool, iteration: int, seed: int, own: _Sample, first: _Sample
 ) -> dict[str, Any]:
-    """What grows with how many puzzles are looked at, of as many of this iteration and of iteration 1."""
+    """The measures that grow with the number of puzzles, from equally many of this iteration and of iteration 1."""
     count = min(len(own.puzzles), len(first.puzzles))
     mine, before = (
         (of if len(of.puzzles) == count else _sample(archive, pool, number, seed, count)).spread
@@ -205,7 +211,7 @@ def _of_likeness(own: _Sample, human: _Sample, seed: int) -> dict[str, Any]:
 
 
 def entropy(counts: Mapping[Any, int]) -> float | None:
-    """Of what was counted, in bits: log2 of how many equally frequent things would spread as far."""
+    """Entropy of the counts in bits: log2 of the number of equally frequent things that would spread as far."""
     total = sum(counts.values())
     if not total:
         return None
@@ -213,12 +219,14 @@ def entropy(counts: Mapping[Any, int]) -> float | None:
 
 
 def ngrams(texts: Iterable[Sequence[Hashable]], n: int) -> Counter[tuple[Hashable, ...]]:
-    """Runs of n tokens inside the texts."""
+    """Counts of all runs of n tokens inside the texts."""
     return Counter(tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1))
 
 
 def jaccard_kernel(sets: Sequence[frozenset[int]]) -> NDArray[np.float64]:
-    """[P, P] of shared over all members. It is positive semi-definite (Bouchard et al., 2013, Prop. 1)."""
+    """[P, P] Jaccard similarities: shared members over all members. The kernel is positive semi-definite (Bouchard et
+    al., 2013, Prop. 1).
+    """
     places = {member: place for place, member in enumerate(sorted(frozenset().union(*sets)))}
     members_P_M = np.zeros((len(sets), len(places)), dtype=np.float32)
     for row, each in enumerate(sets):
@@ -230,12 +238,12 @@ def jaccard_kernel(sets: Sequence[frozenset[int]]) -> NDArray[np.float64]:
 
 
 def vendi_score(kernel_P_P: NDArray[np.float64]) -> float:
-    """How many puzzles unlike each other would be as diverse (Friedman and Dieng, arXiv:2210.02410).
+    """The number of entirely different puzzles that would be as diverse (Friedman and Dieng, arXiv:2210.02410).
 
-    The exponential of the entropy of the eigenvalues of K / P; 1 where all are equal, P where none shares anything. Our
-    kernel is the Jaccard similarity of the shingles of skeletons: it needs no model, is the same on every machine, and
-    holds one condition with many constants for one puzzle, which is how a small model collapses. With the constants in
-    it, as the guard compares, a sample of such puzzles still counted half as many as there were.
+    It is the exponential of the entropy of the eigenvalues of K / P: 1 if all puzzles are equal, P if no two share
+    anything. Our kernel is the Jaccard similarity of the shingles of skeletons. It needs no model and is the same on
+    every machine. It counts one condition with many constants as one puzzle, because a small model collapses in this
+    way. With the constants, as the guard compares, the score of such a sample was still half the number of puzzles.
     """
     values = np.linalg.eigvalsh(kernel_P_P / len(kernel_P_P))
     values = values[values > 1e-12]
@@ -243,7 +251,7 @@ def vendi_score(kernel_P_P: NDArray[np.float64]) -> float:
 
 
 def near_duplicates(kernel_P_P: NDArray[np.float64], sets: Sequence[frozenset[int]]) -> float | None:
-    """Share of puzzles that are near-duplicates of another, as the guard has it."""
+    """Share of puzzles that are near-duplicates of another one, by the guard's definition."""
     if not sets:
         return None
     long = np.array([len(each) >= MIN_SHINGLES for each in sets])
@@ -274,7 +282,7 @@ def standardised_differences(ours_P_F: NDArray[np.float64], theirs_P_F: NDArray[
 def held_out_scores(
     ours_P_F: NDArray[np.float64], theirs_P_F: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each row, how much it looks like ours, to a logistic regression on the four fifths it is not among."""
+    """How much each row looks like ours, by a logistic regression fitted to the four fifths of rows without it."""
     rows_P_F = np.concatenate([ours_P_F, theirs_P_F])
     is_ours = np.arange(len(rows_P_F)) < len(ours_P_F)
     fold = np.concatenate([rng.permutation(len(each)) % FOLDS for each in (ours_P_F, theirs_P_F)])
@@ -290,9 +298,9 @@ def held_out_scores(
 def auc_interval(
     ours: NDArray[np.float64], theirs: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[float, float, float]:
-    """Chance that one of ours scores above one of theirs, ties counting half, and its 95 % bootstrap interval.
+    """Chance that one of ours scores above one of theirs, with its 95 % bootstrap interval. Ties count half.
 
-    Both sets are drawn again, the classifier is not fitted again.
+    Both sets are resampled. The classifier is not fitted again.
     """
     above = (ours[:, None] > theirs[None, :]) + 0.5 * (ours[:, None] == theirs[None, :])
     weights = [rng.multinomial(len(each), [1 / len(each)] * len(each), RESAMPLES) for each in (ours, theirs)]
@@ -306,16 +314,16 @@ def auc_interval(
 
 @dataclass(frozen=True)
 class _Limit:
-    """Of one measure: what it is called, which setting bounds it, and from which side."""
+    """The limit of one measure: its name in words, and the setting that bounds it from one side."""
 
     measure: str
     words: str
     setting: str
     relative: bool = False
-    """Whether the setting is in parts of iteration 1's value."""
+    """Whether the setting is a share of iteration 1's value."""
     of: str = "sampled"
-    """Of what it is told: `sampled` or `tried` puzzles, all `proposed` texts or the `well_formed` ones; a relative one
-    of the `sampled` puzzles of both iterations.
+    """What is counted: `sampled` or `tried` puzzles, all `proposed` texts or the `well_formed` ones. A relative limit
+    counts the `sampled` puzzles of both iterations.
     """
     unit: str = ""
 
@@ -341,10 +349,10 @@ _LIMITS = (
 
 
 def alarms(history: Sequence[Mapping[str, Any]], config: CollapseConfig) -> list[str]:
-    """What of the last iteration is past the limits, a line each; none of a healthy run.
+    """One line for each measure of the last iteration that is past its limit. A healthy run has none.
 
     Args:
-        history: What `measure` said of iterations in their order, iteration 1 among them.
+        history: Results of `measure` in the order of iterations, iteration 1 among them.
         config: The limits.
     """
     if not history or not history[-1]["iteration"]:
@@ -361,7 +369,7 @@ def alarms(history: Sequence[Mapping[str, Any]], config: CollapseConfig) -> list
 
 
 def told(measured: Mapping[str, Any]) -> list[str]:
-    """What a record's `collapse` has to say: its alarms, and to which iteration the run then went back, if it did."""
+    """The lines to show of a record's `collapse`: its alarms and, after a rollback, the iteration it went back to."""
     back = measured.get("rolled_back_to")
     return [*measured["alarms"], *([f"rolled back to iteration {back}"] if back is not None else [])]
 
@@ -380,6 +388,6 @@ def _alarm(limit: _Limit, last: Mapping[str, Any], first: Mapping[str, Any], bou
 
 
 def _number(value: Any) -> float | None:
-    """Of a value with its interval, the value."""
+    """The value itself, or the value of `[value, low, high]`."""
     number: float | None = value[0] if isinstance(value, list) else value
     return number

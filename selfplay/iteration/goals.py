@@ -1,11 +1,13 @@
-"""Niches that proposals are asked for, and the solved puzzles that lead there: quality-diversity search.
+"""Goal niches for proposals, and the solved puzzles shown for each goal: quality-diversity search.
 
-As ACES does (arXiv:2310.10692) each prompt has a goal, a niche, and shows puzzles of the niches nearest to it, the best
-ones first. What differs: rules and not a language model say which niche a puzzle is in (`puzzles.features`); half of
-the goals are niches that are filled, each as often as any other, however many puzzles are in it; the other half are
-empty ones between them, one step from two filled ones or more, for from there a proposal has two ways in. And the best
-are not the hardest but those of which most is to be learned (`solve.worth_further`): people's puzzles have solutions
-that the model never found, and from the hardest it goes on to what nobody solves.
+As in ACES (arXiv:2310.10692), each prompt has a goal, which is a niche. The prompt shows puzzles from the niches
+nearest to it and prefers the best ones. Three things differ from ACES:
+
+- Rules decide which niche a puzzle is in (`puzzles.features`), not a language model.
+- Half of the goals are filled niches, each equally likely, however many puzzles it holds. The other half are empty
+  niches one step from at least two filled ones, so that a proposal can get there in two ways.
+- The best puzzles are not the hardest, but those from which most is to be learned (`solve.worth_further`). People's
+  puzzles have solutions that the model never found, and the hardest puzzles lead to proposals that nobody solves.
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ from sandbox.pool import Pool
 from selfplay.iteration.solve import worth_further
 
 NEAREST = 3
-"""Filled niches that a prompt's puzzles come from."""
+"""Number of filled niches that a prompt's puzzles come from."""
 SHARPNESS = 0.2
-"""Temperature of the choice within a niche, where the best counts 1 and the worst 0: ACES's."""
+"""Temperature of the choice within a niche, with worth scaled to 0 for the worst and 1 for the best; from ACES."""
 NEIGHBOURS = 2
-"""Filled niches around an empty one, at least, that make it a goal."""
+"""Fewest filled neighbours with which an empty niche may be a goal."""
 
 
 class Goals:
-    """A map of solved puzzles by niche, from which goals and the parents for them are drawn.
+    """A map of solved puzzles by niche. Goals and the parents for them are drawn from it.
 
     Args:
-        niches: By puzzle.
-        worth: By puzzle, in any unit, the larger the better.
+        niches: The niche of each puzzle.
+        worth: The worth of each puzzle, in any unit; larger is better.
     """
 
     def __init__(self, niches: Mapping[str, Niche], worth: Mapping[str, float]) -> None:
@@ -46,7 +48,7 @@ class Goals:
 
     @classmethod
     def of(cls, archive: Archive, pool: Pool, identifiers: Sequence[str]) -> Goals:
-        """The map of these puzzles of an archive, each worth what its candidates so far say."""
+        """The map of these puzzles of an archive. Worth comes from each puzzle's candidates so far."""
         traits = described(pool, [archive.puzzle(identifier) for identifier in identifiers])
         niches = {identifier: each.niche for identifier, each in zip(identifiers, traits, strict=True)}
         rows = archive.query("SELECT puzzle, sum(verdict = 'accepted'), count(*) FROM candidates GROUP BY 1")
@@ -54,13 +56,13 @@ class Goals:
         return cls(niches, {identifier: worth.get(identifier, worth_further(0, 0)) for identifier in identifiers})
 
     def goal(self, rng: np.random.Generator) -> Niche:
-        """A filled niche or, as often, an empty one between filled ones."""
+        """A goal: a filled niche or, equally likely, an empty one between filled ones."""
         kinds = [kind for kind in (list(self.filled), self.between) if kind]
         kind = kinds[int(rng.integers(len(kinds)))]
         return kind[int(rng.integers(len(kind)))]
 
     def parents(self, goal: Niche, count: int, rng: np.random.Generator) -> list[str]:
-        """So many different puzzles for a goal, or all there are: each of one of the nearest niches that have any."""
+        """`count` different puzzles for a goal, or all there are, each drawn from one of the nearest niches."""
         left = {niche: list(own) for niche, own in self.nearest(goal, count, rng).items()}
         drawn: list[str] = []
         while left and len(drawn) < count:
@@ -74,7 +76,7 @@ class Goals:
         return drawn
 
     def nearest(self, goal: Niche, count: int, rng: np.random.Generator) -> dict[Niche, list[str]]:
-        """The filled niches by their distance, ties by chance; as many as have so many puzzles, NEAREST at least."""
+        """The nearest filled niches, ties by chance: at least NEAREST, and enough to hold `count` puzzles."""
         niches = list(self.filled)
         ordered = iter(sorted((niches[place] for place in rng.permutation(len(niches))), key=goal.distance))
         near: dict[Niche, list[str]] = {}
@@ -87,7 +89,7 @@ class Goals:
 
 
 def _chances(worth: Sequence[float]) -> NDArray[np.float64]:
-    """Of each puzzle of a niche: softmax of its worth between the worst and the best."""
+    """The chance of each puzzle of a niche: a softmax of its worth, scaled from the worst to the best."""
     values = np.array(worth)
     width = values.max() - values.min()
     weights = np.exp((values - values.min()) / (width or 1) / SHARPNESS)
@@ -95,7 +97,7 @@ def _chances(worth: Sequence[float]) -> NDArray[np.float64]:
 
 
 def between(filled: Collection[Niche]) -> list[Niche]:
-    """Empty niches one step from `NEIGHBOURS` filled ones or more, in an order of their own."""
+    """Empty niches one step from at least `NEIGHBOURS` filled ones, in a fixed order."""
     steps = Counter(niche for each in filled for niche in neighbours(each))
     found = [niche for niche, count in steps.items() if count >= NEIGHBOURS and niche not in filled]
     return sorted(found, key=str)
@@ -109,10 +111,10 @@ def neighbours(niche: Niche) -> Iterator[Niche]:
 
 
 def landed(archive: Archive, pool: Pool, iteration: int) -> dict[str, float]:
-    """How near the iteration's admitted proposals came to their goals; empty if none had one.
+    """How near the iteration's admitted proposals came to their goals; empty if none had a goal.
 
     Returns:
-        `proposals` that had a goal, the shares `in_goal` and `next_to_goal` (a step away), and their mean `distance`.
+        `proposals`, the number with a goal; the shares `in_goal` and `next_to_goal` (one step away); mean `distance`.
     """
     goals: dict[tuple[int, int], str] = {}
     for chunk, plan in archive.plans("stage = 'propose' AND iteration = ?", iteration):

@@ -1,4 +1,4 @@
-"""The guard around dev and held-out, as a run sets it up."""
+"""How a run sets up the guard around dev and held-out."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 logger = logging.getLogger(__name__)
 
 GUARD_SOLUTIONS = 4
-"""Reference solutions of a guarded puzzle whose answers are asked for."""
+"""Most reference solutions of a guarded puzzle that are run for its known answers."""
 
 GUARD_BATCH = 1000
-"""Puzzles of an archive that are examined together."""
+"""Number of an archive's puzzles that are examined together."""
 
 
 def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
-    """The dev and held-out puzzles by set.
+    """The puzzles of each scored set, `dev` and `heldout`.
 
     Raises:
-        InputError: A file holds a text that is no puzzle; such a set cannot be scored.
+        InputError: A file holds a text that is no puzzle, so the set cannot be scored.
     """
     sets = {}
     for name, path in (("dev", config.data.dev), ("heldout", config.data.heldout)):
@@ -34,7 +34,7 @@ def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
 
 
 def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
-    """A guard around sets, its puzzles named as refusals say it; the level of behaviour needs their solutions."""
+    """A guard around the sets. Refusals name a puzzle by its set and name. Comparing behaviour needs the solutions."""
     named = [(f"{name}/{item.name}", item) for name, items in sets.items() for item in items]
     guard = Guard.of((name, item.puzzle) for name, item in named)
     guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
@@ -45,7 +45,7 @@ def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
 def examine_archive(
     archive: Archive, pool: Pool, guard: Guard, progress: Callable[[int], object] = lambda done: None
 ) -> dict[str, Hit]:
-    """What a guard finds among all puzzles of an archive, by id; they are read again and compared at every level."""
+    """The puzzles of an archive that the guard hits, by id. All are read again and compared at every level."""
     hits: dict[str, Hit] = {}
     identifiers = archive.puzzle_ids()
     for start in range(0, len(identifiers), GUARD_BATCH):
@@ -56,7 +56,7 @@ def examine_archive(
 
 
 def set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> None:
-    """Examine an archive that was not kept by its present guard, once; and know what was found then."""
+    """Examine an archive that has not passed its present guard; then let the guard remember all that was found."""
     if not archive.is_guarded:
         count = progress.counter(len(archive.puzzle_ids()), "contamination", "puzzle")
         hits = examine_archive(archive, pool, archive.guard, count)
@@ -64,5 +64,5 @@ def set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> 
             archive.add_contamination(hits)
         for identifier, hit in hits.items():
             logger.warning("puzzle %s is contaminated and set aside: %s", identifier, hit)
-    # The guard of a run that goes on knows what it knew before.
+    # The guard of a resumed run must know what was found before.
     archive.guard.remember(archive.contamination())

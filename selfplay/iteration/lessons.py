@@ -1,11 +1,11 @@
 """What an iteration's texts teach, by the rules of a game: rewards, advantages and contrasts from the archive.
 
-A text is learned as it was sampled (`prompts.encode_sampled`). Three kinds have a reward, which counts in the means
-that others are compared with, but are never learned, neither as good nor as bad:
+A text is learned as it was sampled (`prompts.encode_sampled`). Three kinds of text have a reward, which counts in the
+means of their group, but are never learned, neither as good nor as bad:
 
-- what met max_tokens, for it has no end (DAPO, arXiv:2503.14476, leaves it out too);
-- what is held-out or in quarantine: learning to avoid a guarded puzzle is learning of it;
-- what has no advantage.
+- texts cut at max_tokens, because they have no end (DAPO, arXiv:2503.14476, leaves them out too);
+- texts that are held-out or in quarantine, because learning to avoid a guarded puzzle is learning about it;
+- texts without an advantage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from selfplay.training.game import ROLES, Payoffs, advantages, keep_above_mean
 from selfplay.training.select import Contrast, Example, Graded
 
 TokensOf = Callable[[str], int]
-"""How many tokens a text has: `Sampler.tokens_of`."""
+"""The number of tokens of a text: `Sampler.tokens_of`."""
 STAGES_OF = {"propose": (propose.STAGE,), "solve": solve.STAGES}
 ASIDE = f"(SELECT p.id FROM puzzles p WHERE {QUARANTINED})"
 
@@ -35,24 +35,24 @@ class Proposal:
 
     chunk: int
     position: int
-    """Of its text in the chunk's completions."""
+    """Position of the text in the chunk's completions."""
     outcome: str
-    """As in the archive's table of proposals."""
+    """Outcome, as in the archive's table of proposals."""
     puzzle: str | None
-    """Its id; None if it is no puzzle."""
+    """Id of the puzzle; None if the text is no puzzle."""
     aside: bool
-    """Whether it is too near to a guarded puzzle, or its puzzle in quarantine: it is paid as refused."""
+    """Whether the puzzle is too near to a guarded one or in quarantine. Its reward is then that of a refused one."""
     reward: float | None
-    """None: admitted, but tried by too few candidates."""
+    """The game's reward; None if the puzzle was admitted, but tried by too few candidates."""
 
     @property
     def right(self) -> bool:
-        """Whether it is a new, valid puzzle."""
+        """Whether the text is a new, valid puzzle."""
         return self.outcome == "admitted" and not self.aside
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """What is learned of it, as `select.Example` has it."""
+        """The pair to record as trained on, as in `select.Example`; None for a text that is not right."""
         return (self.puzzle, "") if self.right and self.puzzle else None
 
 
@@ -62,31 +62,31 @@ class Attempt:
 
     chunk: int
     position: int
-    """Of its text in the chunk's completions (`solve.text_at`)."""
+    """Position of the text in the chunk's completions (`solve.text_at`)."""
     puzzle: str
     candidate: str | None
-    """Hash of its normal form; None if it is no program."""
+    """Hash of the normal form; None if the text is no program."""
     verdict: str
     aside: bool
-    """Whether its puzzle is in quarantine."""
+    """Whether the puzzle is in quarantine."""
     reward: float | None
-    """None with a puzzle in quarantine: its judge cannot be believed, or must not be learned from."""
+    """The game's reward; None if the puzzle is in quarantine: its verdicts are in doubt or must not be learned from."""
 
     @property
     def right(self) -> bool:
-        """Whether it is verified."""
+        """Whether the candidate is verified."""
         return self.verdict == Verdict.ACCEPTED and not self.aside
 
     @property
     def pair(self) -> tuple[str, str] | None:
-        """What is learned of it, as `select.Example` has it."""
+        """The pair to record as trained on, as in `select.Example`; None for a text that is not right."""
         return (self.puzzle, self.candidate) if self.right and self.candidate else None
 
 
 def proposals(archive: Archive, iteration: int, payoffs: Payoffs) -> Iterator[Proposal]:
     """Every proposal of an iteration with its reward, in the order of chunks and positions.
 
-    The solve rate is that of the first candidates: further ones go to a puzzle for what came of the first.
+    The solve rate comes from the first candidates only. Further candidates depend on the outcome of the first.
     """
     rows = archive.connection.execute(
         "SELECT r.chunk, r.position, r.outcome, r.puzzle, t.accepted, coalesce(t.tried, 0) AS tried,"
@@ -139,15 +139,15 @@ def graded(
     """Each text of an iteration that moves the model, as it was sampled, with its advantage.
 
     Args:
-        archive: Where all of the iteration's chunks are judged.
-        iteration: Its number.
+        archive: The archive, with all of the iteration's chunks judged.
+        iteration: The iteration's number.
         payoffs: One of `game.GAMES`.
-        protocol: As in sampling.
+        protocol: The prompt protocol used in sampling.
         shots: The fixed pairs of the solver's prompt.
-        tokens_of: How many tokens a text has.
-        roles: Whose texts.
-        within: What a reward is compared with: those of the same `prompt`, or all of the same `role`.
-        by_deviation: As of `game.advantages`.
+        tokens_of: Gives the number of tokens of a text.
+        roles: The roles whose texts are learned.
+        within: The group of a reward: the texts of the same `prompt`, or all of the same `role`.
+        by_deviation: Whether advantages are divided by the group's deviation (`game.advantages`).
     """
     for role in roles:
         paid = [item for item in _PAID[role](archive, iteration, payoffs) if item.reward is not None]
@@ -174,10 +174,10 @@ def cloned(
 ) -> Iterator[Example]:
     """Each text of an iteration that filtered behaviour cloning keeps.
 
-    Of new, valid puzzles and verified solutions those above the mean of their role (`game.keep_above_mean`). A line
-    that ended one is left out of it, as its end is learned in its place.
+    It keeps the new, valid puzzles and the verified solutions whose reward is above the mean of their role
+    (`game.keep_above_mean`). A line that ended a text is left out: the model learns to end there instead.
 
-    Args: As of `graded`.
+    The arguments are those of `graded`.
     """
     for role in roles:
         paid = [item for item in _PAID[role](archive, iteration, payoffs) if item.reward is not None]
@@ -202,18 +202,18 @@ def preferred(
     shots: Sequence[Pair],
     tokens_of: TokensOf,
 ) -> Iterator[Contrast]:
-    """An accepted text beside a failed one of the same puzzle and iteration, for DPO (arXiv:2305.18290).
+    """Contrasts of an accepted and a failed text of the same puzzle and iteration, for DPO (arXiv:2305.18290).
 
-    Distinct candidates by their hash, which is as good as by chance; none is used again before all of its side are. A
-    failed one is a program, and none that any verdict accepted.
+    Candidates are distinct and come in the order of their hashes, which is as good as random. None is used again before
+    all others of its side. A failed candidate is a program that no verdict has accepted.
 
     Args:
-        archive: Where these iterations are judged.
-        iterations: Whose candidates; each one's are paired among themselves.
-        most_per_puzzle: Pairs of a puzzle in an iteration, at most.
-        protocol: As in sampling.
+        archive: The archive, with these iterations judged.
+        iterations: The iterations whose candidates are used. Only candidates of the same iteration are paired.
+        most_per_puzzle: Most contrasts of a puzzle in an iteration.
+        protocol: The prompt protocol used in sampling.
         shots: The fixed pairs of the solver's prompt.
-        tokens_of: How many tokens a text has.
+        tokens_of: Gives the number of tokens of a text.
     """
     for iteration in iterations:
         for tried in _tried(archive, iteration, protocol, shots, tokens_of):
@@ -233,18 +233,19 @@ def against_itself(
     shots: Sequence[Pair],
     tokens_of: TokensOf,
 ) -> Iterator[Contrast]:
-    """A verified solution beside a text that the model wrote for the same puzzle, for SPIN (arXiv:2401.01335).
+    """Contrasts of a verified solution and a text of the model's for the same puzzle, for SPIN (arXiv:2401.01335).
 
     Args:
-        archive: Where these iterations are judged.
-        iterations: Whose texts: the opponent's last, and as SPIN has it the one's before.
-        pairs: The verified ones to train on, as `Archive.choose` has them; puzzles without a text are left out.
-        failing_only: Whether the text is one that failed, so that no verified solution is ever the worse; else it may
-            be any, as SPIN's, but not one of the verified ones in `pairs`.
-        most_per_puzzle: Of a puzzle in an iteration, at most.
-        protocol: As in sampling.
+        archive: The archive, with these iterations judged.
+        iterations: The iterations whose texts are used: the last one and, as in SPIN, the one before.
+        pairs: The verified pairs to train on, from `Archive.choose`. Puzzles for which the model wrote no text are left
+            out.
+        failing_only: Whether the model's text must have failed, so that no verified solution is ever the worse side.
+            Otherwise it may be any text, as in SPIN, except the verified solutions in `pairs`.
+        most_per_puzzle: Most contrasts of a puzzle in an iteration.
+        protocol: The prompt protocol used in sampling.
         shots: The fixed pairs of the solver's prompt.
-        tokens_of: How many tokens a text has.
+        tokens_of: Gives the number of tokens of a text.
     """
     solutions: dict[str, dict[str, str]] = {}
     for puzzle, solution in pairs:
@@ -263,9 +264,9 @@ def against_itself(
 
 
 _Place = tuple[int, int]
-"""A chunk, and a position among its texts."""
+"""A chunk's id and a position among its texts."""
 _Asked = dict[int, tuple[list[Prompt], int]]
-"""By chunk: its prompts, and how many texts of each."""
+"""For each chunk: its prompts, and the number of texts per prompt."""
 
 
 def _asked(archive: Archive, iteration: int, role: str, protocol: str, shots: Sequence[Pair]) -> _Asked:
@@ -287,7 +288,7 @@ def _prompt(asked: _Asked, item: Proposal | Attempt) -> Prompt:
 def _texts(
     archive: Archive, places: Sequence[_Place], asked: _Asked, tokens_of: TokensOf
 ) -> Iterator[tuple[_Place, Prompt, str]]:
-    """The texts at these places, chunk after chunk, without those that met max_tokens."""
+    """The texts at these places, chunk by chunk, without those cut at max_tokens."""
     for identifier, same in itertools.groupby(places, lambda place: place[0]):
         chunk, (prompts, copies) = archive.chunk(identifier), asked[identifier]
         for place in same:
@@ -305,15 +306,18 @@ def _text(chunk: Chunk, position: int) -> str | None:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A puzzle's distinct texts of one iteration, by hash of their normal form, or of the text if it is no program."""
+    """A puzzle's distinct texts of one iteration, keyed by the hash of the normal form, or of the text if it is no
+    program.
+    """
 
     puzzle: str
     prompt: Prompt
     accepted: dict[str, str]
-    """Verified, whenever that was."""
+    """Texts of verified solutions, in whichever iteration they were verified."""
     failed: dict[str, str]
-    """Programs; what ran out of a limit only near to it is none of them."""
+    """Texts of programs with a verdict in `FAILED`. An `unstable` verdict near a limit is not among these."""
     others: dict[str, str]
+    """All other texts."""
 
 
 def _tried(
@@ -340,5 +344,5 @@ def _tried(
 
 
 def _by_hash(texts: dict[str, str]) -> dict[str, str]:
-    """In an order as good as by chance."""
+    """The texts in the order of their hashes, which is as good as random."""
     return dict(sorted(texts.items()))

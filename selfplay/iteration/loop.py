@@ -1,8 +1,8 @@
-"""The loop: propose, vary, solve, teach, train, score, record; one iteration, and many, resumable.
+"""The loop of a resumable run. Each iteration proposes, varies, solves, teaches, trains, scores and records.
 
-Every stage asks the disk what is already there and does the rest. So a run that was killed goes on where it stopped,
-and what it writes does not depend on when that was. A stage's work is cut into chunks, planned before they are
-sampled; a chunk's verdicts are written in one transaction.
+Every stage looks on disk for what is already done and does the rest. So a run that was killed resumes where it stopped,
+and its results do not depend on when that was. The work of a stage is divided into chunks, which are planned before
+they are sampled. A chunk's verdicts are written in one transaction.
 
 The model comes in through `Backend`: nothing here imports torch.
 """
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 def iterate(run: Run, iteration: int) -> dict[str, Any]:
-    """Do all stages of an iteration that are not on disk yet; returns its record.
+    """Do all stages of an iteration that are not on disk yet, and return its record.
 
     Iteration 0 scores the base model and trains nothing.
     """
@@ -61,7 +61,7 @@ def sample(run: Run, iteration: int) -> None:
     """Do the stages of an iteration before its training.
 
     Raises:
-        PartDone: This part of a sharded run is done, and others' parts are missing.
+        PartDone: This part of a sharded run is done, but other parts are missing.
     """
     propose_stage(run, iteration)
     vary_stage(run, iteration)
@@ -84,7 +84,7 @@ def run(
     Raises:
         InputError: Settings or data are not as expected.
         BudgetSpent: `config.budget` does not allow another step.
-        Collapsed: Its puzzles have, and `collapse.action` is to stop.
+        Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
     """
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
@@ -103,14 +103,14 @@ def run(
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         begin_session(rundir, config, base, protections, progress)
-        # All that the settings name is there: a mistyped name has not become this run's settings.
+        # Everything that the settings name exists now, so a mistyped name cannot become part of the run's settings.
         write_atomically(rundir.config, to_toml(config))
         guard = guard_of(pool, sets)
         with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
             set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
-            del base  # the models give it up when another is loaded
+            del base  # only `models` may hold it, so that its memory is freed when another model is loaded
             state = Run(rundir, config, archive, pool, protections, models, sets, progress)
             _iterate(state)
     return rundir.read_records()
@@ -121,7 +121,7 @@ def _iterate(state: Run) -> None:
     for record in state.rundir.read_records():
         state.note(record)
         state.progress.row(record)
-    state.retire_checkpoints()  # a crash may have come between a record and this
+    state.retire_checkpoints()  # a crash may have happened after the record and before this step
     for iteration in range(len(state.done), state.config.iterations + 1):
         record = iterate(state, iteration)
         state.archive.index()
@@ -146,22 +146,22 @@ def run_part(
     protections: dict[str, Any],
     progress: Progress | None = None,
 ) -> str:
-    """Do one part of the stage that a run is at, in a folder of its own; or go on with it.
+    """Do, or resume, one part of the run's present stage, in a folder of its own.
 
     The run itself is only read: its archive, records and checkpoints.
 
     Returns:
-        What was done, in words.
+        A line that says what was done.
 
     Raises:
         InputError: The run has not begun, is being written, or has other settings; or the folder holds another run.
     """
     check_settings(rundir, config)
     if own.config.exists():
-        raise InputError(f"{own.path}: it is a run, and the place of a part of {rundir.path}: give another --name")
+        raise InputError(f"{own.path}: expected the folder of a part of {rundir.path}, got a run: give another --name")
     if not (records := rundir.read_records()):
         raise InputError(
-            f"{rundir.path}: expected a run with at least one record, for parts go on from it: "
+            f"{rundir.path}: expected a run with at least one record: "
             "begin it without --shard and with --set iterations=0"
         )
     iteration = len(records)
@@ -181,7 +181,7 @@ def run_part(
             state = Run(rundir, config, archive, pool, protections, models, sets, progress, part)
             for record in records:
                 state.note(record)
-            said = f"iteration {iteration} is sampled and judged: without --shard the same command trains and scores"
+            said = f"iteration {iteration} is sampled and judged: the same command without --shard trains and scores"
             try:
                 sample(state, iteration)
             except PartDone as done:
@@ -192,7 +192,7 @@ def run_part(
 
 @contextmanager
 def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeeds) -> Iterator[None]:
-    """Say how much a run that ends for want of space would still need."""
+    """If the disk is full, say how much space the run still needs."""
     try:
         yield
     except Exception as error:
@@ -203,5 +203,5 @@ def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeed
 
 
 def _fewest_rows(config: RunConfig, base: Sampler) -> int:
-    """That a stage's longest completions leave room for."""
+    """The rows of a batch for which the longest completions of every stage leave room."""
     return min(base.batch_rows(stage.max_tokens) for stage in (config.propose, config.solve, config.evaluate))

@@ -1,4 +1,4 @@
-"""The proposer: few puzzles in, new ones out, each admitted or refused with a reason."""
+"""The proposer: it is shown a few puzzles and writes new ones. Each is admitted, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from selfplay.sampling.sampler import Sampler, settings_of
 
 STAGE = "propose"
 BEGUN_COPIES = 8
-"""Proposals that go on from the same beginning."""
+"""Most proposals that continue the same beginning."""
 WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
-"""Where a text may be cut: not inside a word, nor between a space and what it belongs to."""
+"""Where a text may be cut: not inside a word, and not between a space and the token after it."""
 
 
 def check_strategy(config: RunConfig, protocol: str) -> None:
-    """See that a proposal is made from solved puzzles at all, if these are to be chosen by niche.
+    """Check that proposals use solved puzzles at all, if these are to be chosen by niche.
 
     Raises:
-        InputError: None is shown with this protocol, nor gone on from.
+        InputError: With this protocol no solved puzzle is shown and none is continued.
     """
     shows, begins = protocol != "plain" and config.prompt.shots, protocol != "chat" and config.propose.begun
     if config.propose.strategy == "niches" and not shows and not begins:
         wanted = "prompt.shots" if protocol == "chat" else "propose.begun"
         raise InputError(
-            "propose.strategy: 'niches' chooses the puzzles that a prompt shows or a proposal goes on from, and with "
+            "propose.strategy: 'niches' chooses the puzzles that a prompt shows or a proposal continues, and with "
             f"the {protocol} prompt there are none: set {wanted} above 0"
         )
 
@@ -47,18 +47,18 @@ def check_strategy(config: RunConfig, protocol: str) -> None:
 def plan(
     archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler, pool: Pool | None = None
 ) -> None:
-    """Fix the iteration's proposal chunks: which puzzles stand in which prompt, and each chunk's seed.
+    """Plan the iteration's proposal chunks: the puzzles in each prompt, and the seed of each chunk.
 
     Args:
-        archive: Of the run.
+        archive: The run's archive.
         iteration: From 1.
-        config: Of the run.
-        protocol: How puzzles are shown.
-        sampler: Of the model that is to propose.
-        pool: Where puzzles are described, for niches; without it one is made while that is done.
+        config: The run's settings.
+        protocol: The prompt protocol.
+        sampler: The sampler of the model that proposes.
+        pool: A sandbox that describes puzzles, for niches. Without it one is started for this step.
 
     Raises:
-        InputError: Not even a prompt without puzzles leaves room for a proposal in the model's context.
+        InputError: Even a prompt without puzzles leaves no room for a proposal in the model's context.
     """
     if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
@@ -93,7 +93,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a prompt is made of: puzzles to show, what to go on from, and the niche that both were drawn for."""
+    """The parts of a prompt: puzzles to show, a beginning to continue, and the goal niche that both were drawn for."""
 
     shots: list[str]
     begin: list[Any] | None
@@ -101,7 +101,7 @@ class _Asked:
 
 
 def _contents(texts: int, copies: int, chunk_texts: int, draw: Callable[[], _Asked]) -> list[dict[str, Any]]:
-    """Chunks of so many proposals in all, `copies` of each prompt that is drawn; the last prompt gets what is left."""
+    """The contents of chunks with `texts` proposals in all: `copies` of each drawn prompt, and the rest of the last."""
     full, rest = divmod(texts, copies)
     prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
     parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
@@ -122,9 +122,9 @@ def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Poo
 
 
 def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
-    """A solved puzzle, and how many of its characters a proposal goes on from: the answer's type and what follows.
+    """A solved puzzle's id, and how many of its characters a proposal continues: up to the answer's type or more.
 
-    What the model fills in then differs as the archive does, in types and in what is asked of them.
+    The proposals then vary as the archive does, in answer types and in conditions.
     """
     puzzle = archive.puzzle(parent)
     source = puzzle.source
@@ -136,12 +136,12 @@ def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[
 
 
 def _begins(plan: dict[str, Any]) -> list[Any]:
-    """By prompt; runs from before there were any have none."""
+    """The beginning of each prompt, or None. The plans of older runs have no beginnings."""
     return plan.get("begins") or [None] * len(plan["shots"])
 
 
 def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
-    """A chunk's prompts, as planned."""
+    """The prompts of a planned chunk."""
     made = []
     for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
@@ -150,7 +150,7 @@ def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Promp
 
 
 def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
-    """The first of the drawn puzzles, as many as leave room for a proposal in the model's context."""
+    """The first of the drawn puzzles: as many as leave room for a proposal in the model's context."""
     puzzles = [archive.puzzle(identifier) for identifier in drawn]
     while puzzles and not sampler.fits(propose_prompt(protocol, puzzles), config.propose.max_tokens):
         puzzles.pop()
@@ -158,10 +158,10 @@ def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: st
 
 
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
-    """The work of a planned chunk; once begun it does not touch the archive."""
+    """The sampling of a planned chunk, as work that does not touch the archive once it has begun."""
     planned = prompts(archive, chunk.plan, protocol)
     copies = chunk.plan["copies"]
-    # Equal prompts (all, with the plain protocol) are sampled as one, so that batches are full.
+    # Equal prompts are sampled as one, so that batches are full. With the plain protocol all prompts are equal.
     distinct = list(dict.fromkeys(planned))
     asked, each = (distinct, copies * len(planned)) if len(distinct) == 1 else (planned, copies)
 
@@ -175,7 +175,7 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) ->
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
-    """Parse and admit a sampled chunk's proposals; add the admitted puzzles that the archive's guard lets pass."""
+    """Parse and admit a sampled chunk's proposals, and add the admitted puzzles that pass the archive's guard."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
     asked = [prompt for prompt in prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
@@ -190,7 +190,10 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
 
 
 def admission(archive: Archive, pool: Pool, parsed: Sequence[Puzzle | ParseFailure]) -> dict[str, Refusal | None]:
-    """Why each puzzle that is new to the archive is not admitted, by its id; the guard then knows those that are."""
+    """For each puzzle that is new to the archive: its refusal, or None if it is admitted.
+
+    The guard then examines the admitted ones at every level, and remembers its hits.
+    """
     known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
     fresh: dict[str, Puzzle] = {}
     for puzzle in parsed:

@@ -1,8 +1,7 @@
-"""A learned judge of proposals: how often would they be solved, told from their text alone.
+"""A ranker of proposals: it predicts from a puzzle's text alone how often the puzzle would be solved.
 
-It is a logistic regression on the 47 numbers of `puzzles.features`, fitted to what came of the puzzles that earlier
-iterations tried. It ranks, and decides nothing else: which proposals get candidates when not all can. What is accepted
-is verified, as everything is.
+It is a logistic regression on the 47 numbers of `puzzles.features`. It is fitted to the puzzles that earlier iterations
+tried. It decides only which proposals get candidates when not all can. Solutions are verified as always.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from sandbox.pool import Pool
 from selfplay.iteration import solve
 
 FEWEST_PUZZLES = 50
-"""With fewer tried ones nothing is ranked."""
+"""Fewest tried puzzles to fit to. With fewer nothing is ranked."""
 NEWTON_STEPS = 20
 RIDGE = 1.0
-"""Weight of the penalty on squared weights: with 47 features and some hundred puzzles they are not free."""
+"""Weight of the L2 penalty. With 47 features and some hundred puzzles, free weights would overfit."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,15 @@ class Ranker:
     """Predicts solve rates."""
 
     weights_F: NDArray[np.float64]
-    """Of standardised features, and last a constant."""
+    """[F + 1] weights of the standardised features, and last the constant."""
     mean_F: NDArray[np.float64]
     spread_F: NDArray[np.float64]
 
     @classmethod
     def fitted(cls, rows_P_F: NDArray[np.float64], accepted_P: ArrayLike, tried_P: ArrayLike) -> Ranker:
-        """To puzzles of which so many candidates were accepted of so many tried.
+        """A ranker fitted to puzzles, given the accepted and the tried candidates of each.
 
-        Each puzzle counts as one observation, however many candidates it had: they are of one kind.
+        Each puzzle counts as one observation, however many candidates it had, because they share the puzzle's features.
         """
         share_P = np.asarray(accepted_P, dtype=np.float64) / np.asarray(tried_P, dtype=np.float64)
         mean_F, spread_F = rows_P_F.mean(axis=0), rows_P_F.std(axis=0)
@@ -52,18 +51,18 @@ class Ranker:
 
 
 def rows_of(traits: Sequence[Traits]) -> NDArray[np.float64]:
-    """[P, F] logarithms of the features, for counts have long tails."""
+    """[P, F] logarithms of the features, because counts have long tails."""
     rows = np.array([[each.features[name] for name in FEATURES] for each in traits], dtype=np.float64)
     return np.asarray(np.log1p(rows.reshape(-1, len(FEATURES))))
 
 
 def logistic(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """1 / (1 + exp(-x)), without an overflow."""
+    """1 / (1 + exp(-x)), computed without overflow."""
     return np.asarray(0.5 * (1 + np.tanh(values / 2)))
 
 
 def with_constant(rows_P_F: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows with a column of ones."""
+    """The rows with a last column of ones."""
     return np.column_stack([rows_P_F, np.ones(len(rows_P_F))])
 
 
@@ -72,7 +71,7 @@ def logistic_weights(rows_P_F: NDArray[np.float64], share_P: NDArray[np.float64]
 
     Args:
         rows_P_F: [P, F], standardised.
-        share_P: [P] in 0 to 1: of each row, how much of it is positive.
+        share_P: [P], in 0 to 1: the positive share of each row.
     """
     rows = with_constant(rows_P_F)
     penalty = np.diag([RIDGE] * rows_P_F.shape[1] + [0.0])
@@ -89,9 +88,10 @@ def logistic_weights(rows_P_F: NDArray[np.float64], share_P: NDArray[np.float64]
 
 
 def tried_before(archive: Archive, iteration: int) -> list[tuple[str, int, int]]:
-    """Puzzles tried in iterations before this one, each with accepted and all candidates of the last that tried it.
+    """Puzzles tried before this iteration, with accepted and all candidates from the last iteration that tried each.
 
-    The last, for the model has become another since. Further candidates are left out: they go by what the first said.
+    Only the last iteration counts, because the model has changed since earlier ones. Further candidates are left out,
+    because they depend on the outcome of the first.
     """
     rows = archive.query(
         "SELECT c.puzzle, k.iteration, sum(c.verdict = 'accepted'), count(*) FROM candidates c"
@@ -103,7 +103,7 @@ def tried_before(archive: Archive, iteration: int) -> list[tuple[str, int, int]]
 
 
 def fitted_before(archive: Archive, pool: Pool, iteration: int) -> Ranker | None:
-    """A ranker of what an iteration proposes, from all that was tried before; None with too little of that."""
+    """A ranker fitted to all puzzles tried before an iteration; None if these are too few."""
     tried = tried_before(archive, iteration)
     if len(tried) < FEWEST_PUZZLES:
         return None
@@ -112,9 +112,10 @@ def fitted_before(archive: Archive, pool: Pool, iteration: int) -> Ranker | None
 
 
 def best(archive: Archive, pool: Pool, iteration: int, proposed: Sequence[str], most: int) -> list[str]:
-    """Of an iteration's proposals the so many that most is to be learned from, in their order; of iteration 1, all.
+    """The `most` proposals from which most is to be learned, in their order; all of them if no ranker can be fitted.
 
-    That is p (1 - p) of the predicted rate: what is solved always teaches nothing, and what never is can not.
+    They are ranked by p (1 - p) of the predicted solve rate p. A puzzle that is always solved teaches nothing, and one
+    that is never solved cannot teach.
     """
     ranker = fitted_before(archive, pool, iteration) if len(proposed) > most else None
     if ranker is None:

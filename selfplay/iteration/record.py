@@ -1,4 +1,4 @@
-"""The scores of an iteration, and its record: one line of `records.jsonl`."""
+"""The scores of an iteration, and its record, which is one line of `records.jsonl`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     count = run.progress.counter(
         len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
     )
-    seed = [config.seed, 0, 5, SCORED_SETS.index(name)]  # the same for all iterations; no other stage has a 0 there
+    # The same for all iterations. No other stage has a 0 in place of the iteration.
+    seed = [config.seed, 0, 5, SCORED_SETS.index(name)]
     file, scored = run.rundir.samples(iteration, name), run.ends_with(iteration)
-    if scored != iteration and not file.exists():  # the same weights are not sampled again
+    if scored != iteration and not file.exists():  # unchanged weights are not scored again
         write_atomically(file, run.rundir.samples(scored, name).read_text("utf-8"))
     asked = Questions(puzzles, run.protocol, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts)
     return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
@@ -39,8 +40,8 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
     Args:
         run: The run.
         iteration: Its number.
-        scores: Of its checkpoint, by set.
-        seconds: What this session spent on it.
+        scores: The scores of its checkpoint on each set.
+        seconds: Time that this session spent on the iteration, in seconds.
     """
     sampler = run.models.sampler(run.ends_with(iteration))
     notes = sampler.notes if iteration and run.trains else {}
@@ -48,7 +49,7 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
     back = {"rolled_back_to": notes["rolled_back_to"]} if "rolled_back_to" in notes else {}
     costs, arithmetic = iteration_costs(run, iteration), sampler.arithmetic
     peaks = {} if arithmetic is None else dict.fromkeys(costs, arithmetic.peak_flops_per_second)
-    if peaks.pop("train", None) and "peak_flops_per_second" in training:  # training has a dtype of its own
+    if peaks.pop("train", None) and "peak_flops_per_second" in training:  # training may use another dtype
         peaks["train"] = training["peak_flops_per_second"]
     sampled = [cost for stage, cost in costs.items() if stage not in ("train", "score")]
     return {
@@ -74,7 +75,7 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
 
 
 def _reigning(run: Run, iteration: int) -> int:
-    """Number of the checkpoint that is sampled from after an iteration that has been scored."""
+    """Number of the checkpoint to sample from after a scored iteration."""
     if not run.trains or not run.config.gate or not iteration:
         return run.ends_with(iteration)
     counted = champion.dev_counts(run.rundir, [run.reigning, iteration])

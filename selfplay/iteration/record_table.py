@@ -1,4 +1,4 @@
-"""Records as the rows of a table, and what a run's stages cost."""
+"""A run's records as a table, and the cost of its stages as another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RECORD_COLUMNS = (
 
 
 def record_heading(record: dict[str, Any]) -> str:
-    """The heading over `record_row`s."""
+    """The heading above rows of `record_row`."""
     cells = [name.rjust(width) for name, width in RECORD_COLUMNS]
     ks = [key for key in record["dev"] if key.startswith("pass@")]
     cells += [f"dev {ks[0]}".rjust(17)] + [f"held-out {key}".rjust(18) for key in dict.fromkeys((ks[0], ks[-1]))]
@@ -23,7 +23,7 @@ def record_heading(record: dict[str, Any]) -> str:
 
 
 def record_row(record: dict[str, Any]) -> str:
-    """One iteration of a run, as recorded."""
+    """One record as a row of the table."""
     loss = record["training"].get("last_loss")
     values = [
         record["iteration"], record["proposed"], record["admitted"], record["solved"], record["training_solved"],
@@ -41,7 +41,7 @@ COST_COLUMNS = ("", "texts", "tokens", "prompt tokens", "tokens/s", "seconds", "
 
 
 def cost_table(records: Sequence[dict[str, Any]]) -> str:
-    """What the stages of a run have cost, all iterations together; `of peak` is the model's arithmetic."""
+    """The cost of each stage, summed over all iterations. `of peak` is the used share of the hardware's arithmetic."""
     rows = [list(COST_COLUMNS)]
     for stage in STAGES:
         done = [(r["cost"][stage], r["times"]["stages"][stage]) for r in records if stage in r.get("cost", {})]

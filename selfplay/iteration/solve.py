@@ -1,4 +1,4 @@
-"""The solver: a puzzle in, many candidates out, each judged."""
+"""The solver: it writes many candidates for each puzzle, and each candidate is judged."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from selfplay.sampling.shots import Pair, prompt_for
 
 STAGE = "solve"
 FURTHER = "further"
-"""The stage after it, of more candidates where they are worth most."""
+"""The stage after `solve`: more candidates for the puzzles where they are worth most."""
 STAGES = (STAGE, FURTHER)
 TRIED = "p.origin IN ('human', 'import')"
-"""Training puzzles that the model may be asked; pairs by rule are without end, and for learning only."""
+"""Training puzzles that the model may try. Pairs by rule are not tried: there is no end of them."""
 
 
 def targets(archive: Archive, iteration: int, which: str) -> list[str]:
-    """Ids of the puzzles to try: what this iteration proposed or varied, and training puzzles as configured."""
+    """Ids of the puzzles to try: those that this iteration proposed or varied, and training puzzles as configured."""
     clean = f" AND NOT {CONTAMINATED}"
     proposed = archive.puzzle_ids(f"{OWN.format('p.origin')} AND p.iteration = ?" + clean, iteration)
     if which == "none":
@@ -40,11 +40,12 @@ def targets(archive: Archive, iteration: int, which: str) -> list[str]:
 
 
 def worth_further(accepted: int, tried: int) -> float:
-    """How much is to be learned of a puzzle by more candidates, as far as those tried tell; 0 at least.
+    """How much more candidates of a puzzle are expected to teach, given those tried so far; 0 or more.
 
-    The mean of p (1 - p)^2 over what the solve rate p may be (Beta with Jeffreys' prior): a right candidate comes with
-    p, most others are wrong and to be learned from with 1 - p, and a hard puzzle is worth more than an easy one by
-    1 - p again. Learnability p (1 - p) is of arXiv:2408.15099; of 8 candidates most is hoped for where 3 are right.
+    It is the mean of p (1 - p)^2 over the posterior of the solve rate p (a Beta distribution with Jeffreys' prior). The
+    factor p is the chance of a right candidate. The factor 1 - p is the chance of a wrong one to set against it. The
+    second 1 - p makes a hard puzzle worth more than an easy one. Learnability p (1 - p) is from arXiv:2408.15099. Of 8
+    candidates, 3 right ones give the largest value.
     """
     right, wrong = accepted + 0.5, tried - accepted + 0.5
     both = right + wrong
@@ -52,7 +53,7 @@ def worth_further(accepted: int, tried: int) -> float:
 
 
 def promising(archive: Archive, iteration: int, count: int) -> list[str]:
-    """The so many puzzles of which the iteration's candidates so far say that others are worth most."""
+    """The `count` puzzles for which more candidates are worth most, by the iteration's first candidates."""
     rows = archive.query(
         "SELECT k.puzzle, sum(k.verdict = 'accepted'), count(*) FROM candidates k JOIN chunks c ON c.id = k.chunk"
         " WHERE c.iteration = ? AND c.stage = ? GROUP BY 1 ORDER BY 1",
@@ -67,7 +68,7 @@ def plan(
     archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler,
     stage: str = STAGE,
 ) -> None:  # fmt: skip
-    """Fix the iteration's solving chunks: which of the chosen puzzles, and each chunk's seed."""
+    """Plan the iteration's solving chunks: the puzzles in each chunk, and its seed."""
     settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
     own = config.solve
     copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
@@ -80,7 +81,7 @@ def plan(
 
 
 def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, shots: Sequence[Pair]) -> Sampling:
-    """The work of a planned chunk; once begun it does not touch the archive."""
+    """The sampling of a planned chunk, as work that does not touch the archive once it has begun."""
     prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
@@ -100,13 +101,16 @@ def text_at(chunk: Chunk, position: int) -> str | None:
 
 
 def made_here(archive: Archive, puzzles: Sequence[str]) -> set[str]:
-    """Ids of those that this run has made itself."""
+    """Ids of the puzzles among these that the run has made itself."""
     condition = f"{OWN.format('p.origin')} AND p.id IN (SELECT value FROM json_each(?))"
     return set(archive.puzzle_ids(condition, json.dumps(list(puzzles))))
 
 
 def strictly(pool: Pool, judgement: Judgement) -> Judgement:
-    """A judgement on a puzzle of a run's own: near the limit it might come out otherwise elsewhere."""
+    """The judgement of a puzzle that the run made itself; `unstable` if it came too near to the CPU limit.
+
+    Near the limit the verdict might differ on another machine.
+    """
     if not too_slow_to_judge(pool, judgement):
         return judgement
     detail = "confirm: over half the CPU limit, too near to it for a proposed puzzle"
@@ -116,7 +120,7 @@ def strictly(pool: Pool, judgement: Judgement) -> Judgement:
 def judge(
     archive: Archive, chunk: Chunk, pool: Pool, protocol: str, shots: Sequence[Pair], protections: dict[str, object]
 ) -> None:
-    """Judge a sampled chunk's candidates; keep all of them, and add the verified pairs."""
+    """Judge a sampled chunk's candidates, keep all of them, and add the verified pairs."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
     puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
@@ -139,10 +143,10 @@ def judge(
 def unverified_pairs(
     archive: Archive, pool: Pool, protocol: str, written_in: Sequence[int], most_per_puzzle: int, shortest: bool = True
 ) -> list[Pair]:
-    """The model's own puzzles with distinct candidates it wrote in these iterations, whatever their verdict; chosen as
-    verified ones are.
+    """The model's own puzzles with distinct candidates from these iterations, whatever their verdicts.
 
-    Texts are parsed again, as the archive keeps them as they were sampled. Nothing of a puzzle in quarantine.
+    They are chosen like verified pairs: at most so many per puzzle, the shortest or any. Texts are parsed again,
+    because the archive keeps them as they were sampled. Puzzles in quarantine are left out.
     """
     own = archive.puzzle_ids(f"p.origin = 'model' AND NOT {QUARANTINED}")
     puzzles = {identifier: archive.puzzle(identifier) for identifier in own}

@@ -25,7 +25,7 @@ class _Stage:
 
     name: str
     asked: str
-    """Key of a chunk's plan that lists its prompts."""
+    """Key of a chunk's plan with one entry per prompt."""
     unit: str
     """What the progress bar counts."""
     plan: Callable[[Sampler], object]
@@ -34,7 +34,7 @@ class _Stage:
 
 
 def propose_stage(run: Run, iteration: int) -> None:
-    """Sample new puzzles; admit or refuse each."""
+    """Sample new puzzles, and admit or refuse each."""
     archive, config, protocol, pool = run.archive, run.config, run.protocol, run.pool
     stage = _Stage(
         propose.STAGE, "shots", "proposal",
@@ -64,7 +64,7 @@ def vary_stage(run: Run, iteration: int) -> None:
 
 
 def solve_stage(run: Run, iteration: int) -> None:
-    """Sample candidates for each puzzle and judge them; then more for the puzzles where they are worth most."""
+    """Sample and judge candidates for each puzzle, then more candidates for the puzzles where they are worth most."""
     _try(run, iteration, solve.STAGE, lambda: _targets(run, iteration))
     if further := run.config.solve.further_puzzles:
         _try(run, iteration, solve.FURTHER, lambda: solve.promising(run.archive, iteration, further))
@@ -97,7 +97,7 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
     """Plan a stage's chunks, then sample and judge those that are not finished.
 
     Raises:
-        PartDone: This part of a sharded run is done, and others' chunks are missing.
+        PartDone: This part of a sharded run is done, but chunks of other parts are missing.
     """
     archive = run.archive
     if not archive.planned(iteration, stage.name):
@@ -122,11 +122,11 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
                     archive.set_completions(chunk.id, **vars(samples))
             stage.judge(archive.chunk(chunk.id))
     if run.part and (left := len(archive.unjudged(iteration, stage.name))):
-        raise PartDone(f"iteration {iteration}, {stage.name}: this part is done, {left} chunks are others'")
+        raise PartDone(f"iteration {iteration}, {stage.name}: this part is done; other parts have {left} chunks left")
 
 
 def _own(run: Run, iteration: int, stage: str) -> Sequence[int]:
-    """Ids of a stage's chunks that are to be done here."""
+    """Ids of the unfinished chunks of a stage that this process does."""
     unjudged = run.archive.unjudged(iteration, stage)
     if run.part is None:
         return unjudged

@@ -1,4 +1,4 @@
-"""What the stages of one run share: its folder and settings, archive, judges and models, and what it has recorded."""
+"""What the stages of one run share: its folder, settings, archive, sandbox, models and recorded iterations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from selfplay.training.backend import Backend
 
 
 class Models:
-    """The checkpoints of a run. One at a time is in memory.
+    """The checkpoints of a run. Only one is in memory at a time.
 
     Args:
         rundir: Where trained checkpoints are.
@@ -43,7 +43,7 @@ class Models:
         return self._rundir.checkpoint(iteration) if iteration else self._config.path
 
     def sampler(self, iteration: int) -> Sampler:
-        """The sampler of an iteration's checkpoint, loaded if another one is in memory."""
+        """The sampler of an iteration's checkpoint. It is loaded if another one is in memory."""
         place = self.place(iteration)
         if self._loaded is None or self._loaded[0] != str(place):
             self.release()
@@ -51,43 +51,46 @@ class Models:
         return self._loaded[1]
 
     def release(self) -> None:
-        """Give up the model in memory: two at once need not fit."""
+        """Drop the model in memory, because two at once may not fit."""
         self._loaded = None
 
 
 @dataclass(frozen=True)
 class Done:
-    """What later iterations need to know of a recorded one."""
+    """What later iterations need to know about a recorded one."""
 
     dev: float
     """pass@k on dev for the first k of the settings; -1 if this k was not scored."""
     seconds: float
+    """Seconds of sampling, judging, training and scoring."""
     tokens: int
+    """Tokens sampled and trained on."""
     price: float
+    """Price of what servers have read and written."""
 
 
 @dataclass
 class Run:
-    """One run, as all its stages see it."""
+    """One run, with everything that its stages share."""
 
     rundir: RunDir
     config: RunConfig
     archive: Archive
     pool: Pool
     protections: dict[str, Any]
-    """What the sandbox proved of itself; stored with every verified pair."""
+    """The protections that the sandbox has proved. They are stored with every verified pair."""
     models: Models
     sets: dict[str, list[NamedPuzzle]]
     """The scored sets, `dev` and `heldout`."""
     progress: Progress
     part: Part | None = None
-    """The share of each stage's chunks to do here; None for all of them."""
+    """The part of each stage's chunks to do here; None for all chunks."""
     done: list[Done] = field(default_factory=list)
     """The recorded iterations, from 0."""
     reigning: int = 0
-    """Number of the checkpoint that is sampled from."""
+    """Number of the checkpoint to sample from."""
     measured: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Measures of collapse by iteration, as far as they are still needed."""
+    """Measures of collapse by iteration, as long as they are needed."""
 
     def __post_init__(self) -> None:
         self.protocol = protocol_of(self.config, self.models.sampler(0))
@@ -100,23 +103,23 @@ class Run:
         return self.config.finetune.trains
 
     def note(self, record: Mapping[str, Any]) -> None:
-        """Keep what later iterations need of a recorded one, and no more: a run of thousands must not grow."""
+        """Keep only what later iterations need of a record, so that memory does not grow over thousands of them."""
         self.reigning = champion.reigning_after(record)
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
         spent = sampling_price(self.config.endpoint, record_costs(record))
         self.done.append(Done(dev, record_seconds(record), record_tokens(record), spent))
 
     def ends_with(self, iteration: int) -> int:
-        """Number of the checkpoint that an iteration leaves: its own, or without training the one it sampled from."""
+        """Number of the checkpoint after an iteration: its own or, without training, the one it sampled from."""
         return iteration if self.trains or not iteration else self.reigning
 
     def best(self) -> int:
-        """The iteration with the best dev score among the recorded ones whose weights are here; the first of equals."""
+        """The recorded iteration with the best dev score whose weights are here; the first of equals."""
         here = {0} | self.rundir.checkpoints() & {*range(len(self.done))}
         return max(here, key=lambda iteration: (self.done[iteration].dev, -iteration))
 
     def retire_checkpoints(self) -> None:
-        """Delete the checkpoints that `keep_checkpoints` does not keep. The last and the reigning one are needed."""
+        """Delete the checkpoints that `keep_checkpoints` does not keep. The last and the reigning one always stay."""
         if self.config.keep_checkpoints == "all" or not self.done:
             return
         iterations = range(len(self.done))

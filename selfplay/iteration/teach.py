@@ -1,9 +1,10 @@
 """What an iteration trains on, by its objective.
 
-`sft` learns the archive's verified pairs. `filtered` learns each iteration's own texts that did better than the mean
-of their role (arXiv:2406.18872). `spin` sets verified solutions against what the model wrote for the same puzzles
-(arXiv:2401.01335), `dpo` what was accepted against what failed (arXiv:2305.18290). `grpo` learns from all texts of the
-iteration, by how much better each was paid than others of its group (arXiv:2402.03300).
+- `sft` learns the archive's verified pairs.
+- `filtered` learns each iteration's own texts whose reward is above the mean of their role (arXiv:2406.18872).
+- `spin` sets verified solutions against the model's texts for the same puzzles (arXiv:2401.01335).
+- `dpo` sets accepted texts against failed ones (arXiv:2305.18290).
+- `grpo` learns from all texts of the iteration, each weighted by its reward relative to its group (arXiv:2402.03300).
 """
 
 from __future__ import annotations
@@ -27,34 +28,34 @@ from selfplay.training.select import Lesson, balanced, cells, composition, examp
 logger = logging.getLogger(__name__)
 
 UNION = 2
-"""Iterations of which `spin` and `dpo` take contrasts: their own and the one before, as SPIN's published runs."""
+"""Iterations whose contrasts `spin` and `dpo` use: the present one and the one before, as in SPIN's published runs."""
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """What a training is given."""
+    """What a training learns."""
 
     lessons: list[Lesson]
-    """All of one kind."""
+    """The lessons, all of one kind."""
     pairs: list[tuple[str, str]]
-    """Ids of the puzzles and verified solutions among them."""
+    """Ids of the puzzle and the verified solution of each learned pair."""
 
 
 def teaching(
     archive: Archive, pool: Pool, config: RunConfig, iteration: int, protocol: str, shots: Sequence[Pair],
     tokens_of: TokensOf, rng: np.random.Generator, balance: bool,
 ) -> Teaching:  # fmt: skip
-    """The lessons of an iteration, all of whose verdicts are in the archive.
+    """The lessons of an iteration. All of its verdicts must be in the archive.
 
     Args:
-        archive: Of the run.
-        pool: Where puzzles are described and texts parsed again.
-        config: Of the run.
+        archive: The run's archive.
+        pool: A sandbox in which puzzles are described and texts are parsed again.
+        config: The run's settings.
         iteration: From 1.
-        protocol: As in sampling.
+        protocol: The prompt protocol used in sampling.
         shots: The fixed pairs of the solver's prompt.
-        tokens_of: How many tokens a text has.
-        rng: Draws the shots of proposals, and what balance leaves out.
+        tokens_of: Gives the number of tokens of a text.
+        rng: Draws the shots of proposals, and the pairs that balancing leaves out.
         balance: Whether pairs are evened over niches.
     """
     own, found_in = config.finetune, iterations_learned(archive, config, iteration)
@@ -79,13 +80,13 @@ def teaching(
 
 
 def iterations_learned(archive: Archive, config: RunConfig, iteration: int) -> list[int]:
-    """Those whose finds an iteration trains on, in order."""
+    """The iterations whose finds this one trains on, in order."""
     kept = [number for number in range(1, iteration + 1) if number not in archive.set_aside()]
     return kept[-1:] if config.finetune.data == "replace" else kept
 
 
 def verified_pairs(archive: Archive, config: RunConfig, found_in: Sequence[int]) -> list[Pair]:
-    """What `sft` and `spin` learn as right."""
+    """The verified pairs that `sft` and `spin` learn as right."""
     own = config.finetune
     everything = own.data == "accumulate" and not archive.set_aside()
     return archive.choose(
@@ -112,7 +113,7 @@ def _of_pairs(
 
 
 def balance_table(before: Mapping[str, Mapping[str, int]], after: Mapping[str, Mapping[str, int]]) -> str:
-    """What pairs to train on are made of (`select.composition`), before they were balanced and after."""
+    """The composition of the pairs to train on (`select.composition`), before and after balancing."""
     rows: list[tuple[str, ...]] = [("", "", "pairs", "share", "balanced", "share")]
     for kind, counts in before.items():
         sums = [sum(side[kind].values()) or 1 for side in (before, after)]

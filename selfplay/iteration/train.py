@@ -1,4 +1,4 @@
-"""The training of an iteration: what it teaches, where it starts, and the checkpoint it leaves."""
+"""The training of an iteration: what it learns, where it starts, and the checkpoint it leaves."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from selfplay.iteration.teach import teaching
 from selfplay.training.backend import Training
 
 LACKING = {
-    "filtered": "no right text was paid above the mean of its role",
-    "grpo": "no text was paid better or worse than its group",
-    "dpo": "no puzzle has a right candidate and one that failed",
-    "spin": "no verified pair has a text of the model's to be set against",
+    "filtered": "no right text has a reward above the mean of its role",
+    "grpo": "no text has a reward that differs from its group's",
+    "dpo": "no puzzle has both an accepted and a failed candidate",
+    "spin": "the model wrote no text to set against a verified pair",
 }
-"""By objectives of texts: what there is not, where there is nothing to train on."""
+"""What is missing, by objective, when there is nothing to train on."""
 
 
 def nothing_to_train(protocol: str, objective: str = "sft") -> str:
-    """What is wrong then, and what may help."""
+    """The message for a training without lessons: what is missing and what may help."""
     lacking = LACKING.get(objective, f"no verified pair follows the {protocol} prompt")
     references = "" if objective in ("filtered", "grpo", "dpo") else ", or set data.references = true"
     return (
@@ -33,7 +33,7 @@ def nothing_to_train(protocol: str, objective: str = "sft") -> str:
 
 
 def teach_stage(run: Run, iteration: int) -> Training:
-    """Choose what the iteration learns, and record which pairs these are.
+    """Choose what the iteration learns, and record the pairs.
 
     Raises:
         Collapsed: The puzzles have collapsed, and `collapse.action` is `stop`.
@@ -46,7 +46,7 @@ def teach_stage(run: Run, iteration: int) -> Training:
     begins_with = run.best() if action == "rollback" else run.reigning
     rng = np.random.default_rng([run.config.seed, iteration, 3])
 
-    def tokens_of(text: str) -> int:  # only some objectives ask, so the model is loaded only for them
+    def tokens_of(text: str) -> int:  # loads the model only for the objectives that ask
         return run.models.sampler(run.reigning).tokens_of(text)
 
     with run.archive.transaction():
@@ -58,8 +58,8 @@ def teach_stage(run: Run, iteration: int) -> Training:
         if not taught.lessons and action != "rollback":
             raise InputError(f"iteration {iteration}: {nothing_to_train(run.protocol, config.objective)}")
         run.archive.add_trained(iteration, taught.pairs)
-    run.archive.sync()  # in a power cut, a checkpoint must not outlive the record of what it was trained on
-    # Where nothing is left to learn, the best weights stay as they are.
+    run.archive.sync()  # after a power cut, no checkpoint may be left without the record of its pairs
+    # If a rollback leaves nothing to learn, the best weights stay as they are.
     start = run.models.place(begins_with if config.start == "previous" or not taught.lessons else 0)
     notes = {
         "protocol": run.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
@@ -70,7 +70,7 @@ def teach_stage(run: Run, iteration: int) -> Training:
 
 
 def train_stage(run: Run, iteration: int, training: Training) -> None:
-    """Train, and leave the iteration's checkpoint."""
+    """Train and write the iteration's checkpoint."""
     run.models.release()
     bar: list[Callable[..., object]] = []
 

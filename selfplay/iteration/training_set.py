@@ -1,4 +1,4 @@
-"""What a run begins with: its training puzzles, pairs by rule, and the shots of its prompts."""
+"""What a run begins with: its training puzzles, its pairs by rule, and the shots of its prompts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from selfplay.settings import load
 logger = logging.getLogger(__name__)
 
 NO_PUZZLES = "none"
-"""As `data.train`: a run begins with rules alone."""
+"""Value of `data.train` with which a run begins with pairs by rule alone."""
 
 
 def training_texts(config: RunConfig) -> list[Any]:
     """The raw puzzles of `data.train`.
 
     Raises:
-        InputError: There are none, and no pairs by rule either.
+        InputError: There are no training puzzles and, with `none`, no pairs by rule.
     """
     if config.data.train == NO_PUZZLES:
         if not config.data.rules:
@@ -39,14 +39,14 @@ def training_texts(config: RunConfig) -> list[Any]:
         return []
     raws = read_any(config.data.train)
     if not raws:
-        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
+        raise InputError(f"{config.data.train}: expected training puzzles, got none")
     return raws
 
 
 def import_training(
     archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
 ) -> None:
-    """Verify and add the training puzzles; a hand-written set must also be admitted. Repeating it adds nothing."""
+    """Verify and add the training puzzles. A hand-written set must also be admitted. A second call adds nothing."""
     wanted = f"{config.data.train}, {config.data.rules} by rule"
     if archive.mark("training_imported") == wanted:
         return
@@ -58,7 +58,7 @@ def import_training(
         "training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions)
     )
     if raws and not archive.puzzle_ids():
-        raise InputError(f"{config.data.train}: no puzzle of it was accepted: {dict(report.puzzles)}")
+        raise InputError(f"{config.data.train}: expected training puzzles, none was accepted: {dict(report.puzzles)}")
     _import_rules(archive, pool, protections, config, progress)
     archive.set_mark("training_imported", wanted)
 
@@ -66,7 +66,7 @@ def import_training(
 def _import_rules(
     archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress
 ) -> None:
-    """Pairs by rule, verified and guarded as all others."""
+    """Add pairs by rule, verified and guarded like all others."""
     drawn = enumerate(
         families.generate(int(np.random.default_rng([config.seed, 0, 7]).integers(2**62)), config.data.rules)
     )
@@ -75,13 +75,13 @@ def _import_rules(
         report = import_puzzles(
             archive, pool, protections, raws, "rule", True, progress.counter(len(raws), "rules", "puzzle")
         )
-        logger.info("by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
+        logger.info("puzzles by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
 
 
 def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
-    """The pairs that stand before every puzzle of a run; none unless the protocol is few-shot.
+    """The pairs that a run shows before every puzzle; none unless the protocol is few-shot.
 
-    Of rules only where there is nothing else: arms with and without them are then asked alike.
+    Pairs by rule are shown only if there are no others, so that arms with and without rules have the same prompts.
     """
     if protocol != "few-shot":
         return []
@@ -90,20 +90,20 @@ def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
 
 
 def config_beside(path: Path) -> RunConfig | None:
-    """The settings of the run that an archive belongs to; None for one on its own."""
+    """The settings of the run that an archive belongs to; None for an archive on its own."""
     rundir = RunDir(path.parent)
     return load(rundir.config) if rundir.config.is_file() and path.name == rundir.archive.name else None
 
 
 def known_shots(archive: Archive) -> list[Pair] | None:
-    """The few-shot pairs of an archive's run; None if it had none, or the archive stands on its own."""
+    """The few-shot pairs of an archive's run; None if the run shows none, or the archive belongs to no run."""
     config = config_beside(archive.path)
     protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
     return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
 
 
 def protocol_of(config: RunConfig, sampler: Sampler) -> str:
-    """The configured protocol, or what the checkpoint was trained with, or few-shot."""
+    """The configured protocol; with `auto`, the one that the checkpoint was trained with, else few-shot."""
     if config.prompt.protocol != "auto":
         return config.prompt.protocol
     return str(sampler.notes.get("protocol", "few-shot"))

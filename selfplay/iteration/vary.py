@@ -1,8 +1,9 @@
-"""The archive as a proposer: puzzles made of its puzzles and the model's answers, for the model to solve.
+"""The archive as a proposer: new puzzles are made from its puzzles and the model's answers, for the model to solve.
 
-A wrong answer is right for the same condition with other constants (hindsight), two puzzles ask together or one of the
-other's value (recombination). Nothing is sampled. The answer is known before the puzzle is, so that each has one; it is
-not learned from, for it is no solution that the model found.
+Hindsight changes the constants of a condition so that a wrong answer becomes right. Recombination asks two puzzles
+together, or asks one puzzle about the value that another computes. Nothing is sampled. The answer is known before the
+puzzle is made, so every puzzle has one. The model does not learn from that answer, because it did not find it as a
+solution.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ INAPPLICABLE = "inapplicable"
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -> None:
-    """Fix the iteration's variations: of which puzzles, for which answer, and each one's seed."""
+    """Plan the iteration's variations: the puzzles, the answer and the seed of each."""
     rng = np.random.default_rng([config.seed, iteration, 6])
     stock = _Stock(archive, iteration)
     ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
@@ -46,7 +47,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -
 
 
 class _Stock:
-    """What variations are made from: solved puzzles, their answers, and the answers that failed an iteration ago."""
+    """The stock of variations: solved puzzles, their answers, and the wrong answers of the iteration before."""
 
     def __init__(self, archive: Archive, iteration: int) -> None:
         rows = archive.query(
@@ -73,7 +74,7 @@ class _Stock:
         ]
 
     def draw(self, way: str, rng: np.random.Generator) -> dict[str, Any] | None:
-        """A variation as a plan keeps it; None if there is nothing to make it from."""
+        """A variation for a chunk's plan; None if there is nothing to make it from."""
         if way == "hindsight":
             puzzle, answer = self.wrong[rng.integers(len(self.wrong))]
             puzzles = [puzzle]
@@ -89,7 +90,7 @@ class _Stock:
         return {"how": way, "puzzles": puzzles, "answer": answer, "seed": int(rng.integers(2**31))}
 
     def _puzzle(self, kind: str, rng: np.random.Generator) -> str | None:
-        """Of any origin as often as of any other: else what the model finds easy would crowd out all the rest."""
+        """A puzzle, with every origin equally likely: otherwise the model's easy puzzles would crowd out the others."""
         groups = [puzzles for (of, _), puzzles in self._puzzles.items() if of == kind]
         return _one(list(_one(groups, rng)), rng) if groups else None
 
@@ -99,7 +100,7 @@ def _one(items: Sequence[Any], rng: np.random.Generator) -> Any:
 
 
 def make(archive: Archive, chunk: Chunk, pool: Pool) -> ChunkSamples:
-    """The texts of a planned chunk's variations; empty where the rules do not apply."""
+    """The texts of a planned chunk's variations; a text is empty if the rules do not apply."""
     watch = Watch()
     sources: dict[str, str] = {}
 
@@ -116,7 +117,7 @@ def make(archive: Archive, chunk: Chunk, pool: Pool) -> ChunkSamples:
 
 
 def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, object]) -> None:
-    """Parse, admit and guard the chunk's puzzles as a model's, verify each with its answer, and add what holds."""
+    """Parse, admit and guard the chunk's puzzles like a model's; verify each with its answer; add those that pass."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
     parsed = parse_puzzles(pool, [Text(text) for text in chunk.completions])
@@ -139,7 +140,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, obj
 
 
 def _verified(pool: Pool, pairs: Sequence[tuple[Puzzle, str]]) -> dict[str, VerifiedPair | str]:
-    """By the puzzle's id: the pair, or why it is none."""
+    """For each puzzle's id: the verified pair, or the reason why there is none."""
     candidates = parse_candidates(pool, [Text(f"def g():\n    return {answer}") for _, answer in pairs])
     asked = [(p, c) for (p, _), c in zip(pairs, candidates, strict=True) if isinstance(c, Candidate)]
     verified: dict[str, VerifiedPair | str] = {}

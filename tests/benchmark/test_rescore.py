@@ -167,7 +167,7 @@ def test_another_k_is_another_look_at_the_same_samples(bench):
 
 def test_more_tries_than_candidates_are_refused(bench):
     before = files_of(bench)
-    with pytest.raises(InputError, match=f"{bench}: pass@7 needs as many candidates per puzzle, there are 6"):
+    with pytest.raises(InputError, match=f"{bench}: pass@7 needs at least 7 candidates per puzzle, got 6"):
         rescore(bench, {}, [1, 7])
     assert files_of(bench) == before
 
@@ -226,7 +226,7 @@ def test_a_set_that_has_changed_is_refused(pool, finished, tmp_path, lines):
     content["selfplay"]["set"]["path"] = str(write_set(tmp_path / "own.jsonl", lines))
     (tmp_path / "bench" / "results.json").write_text(json.dumps(content))
     before = files_of(tmp_path / "bench")
-    with pytest.raises(InputError, match=r"own\.jsonl: it is not the set that was scored"):
+    with pytest.raises(InputError, match=r"own\.jsonl: expected the set that was scored"):
         rescore(tmp_path / "bench", {}, sandbox=(pool, {}))
     assert files_of(tmp_path / "bench") == before
     rescore(tmp_path / "bench", {})  # the stored verdicts need no set
@@ -290,7 +290,7 @@ def test_a_runs_scores_have_the_k_that_is_asked_for(run_folder):
     scores = rescored_run(run_folder, {}, [2])
     assert [[*again.pass_at] for *_, again in scores] == [["pass@2"]] * 4
     assert scores[2][3].pass_at["pass@2"].value == pytest.approx((1 - 1 / 6 + 1) / 4)
-    with pytest.raises(InputError, match="pass@5 needs as many candidates per puzzle, there are 4"):
+    with pytest.raises(InputError, match="pass@5 needs at least 5 candidates per puzzle, got 4"):
         rescored_run(run_folder, {}, [5])
 
 
@@ -396,10 +396,10 @@ def spoiled(bench, kind):
 @pytest.mark.parametrize(
     ("kind", "arguments", "expected"),
     [
-        ("", ["some/model", "--rescore"], "--rescore scores stored candidates and needs no model, got some/model"),
+        ("", ["some/model", "--rescore"], "--rescore scores stored candidates: expected no model, got some/model"),
         ("", ["--rescore", "nothing"], "nothing: expected a folder that `selfplay bench` wrote, "),
         ("", ["--rescore", "runs"], "runs: expected a folder that `selfplay bench` wrote, there is no results.json"),
-        ("", ["--rescore", "--k", "9"], "runs/bench: pass@9 needs as many candidates per puzzle, there are 6"),
+        ("", ["--rescore", "--k", "9"], "runs/bench: pass@9 needs at least 9 candidates per puzzle, got 6"),
         ("", ["--rescore", "--k", "x"], "--k: expected integers with commas between them, got 'x'"),
         ("", ["--rescore", "--errata", "none.toml"], "none.toml: No such file or directory"),
         ("errata", ["--rescore", "--errata", "errata.toml"], "errata.toml, erratum 1: expected a puzzle's id, "),
@@ -418,9 +418,11 @@ def test_what_cannot_be_scored_again_is_refused_and_left_as_it_was(bench, comman
 
 def test_the_command_with_nothing_below_runs_is_refused(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
+    told = f"expected results below {tmp_path / 'runs'}, there are none: name their folders"
+    assert refusal(command("bench", "--rescore")).endswith(told)
     (tmp_path / "runs" / "notes").mkdir(parents=True)
-    assert refusal(command("bench", "--rescore")).endswith(f"no results below {tmp_path / 'runs'}: name their folders")
+    told = f"expected results below {tmp_path / 'runs'}, there are none: name their folders"
+    assert refusal(command("bench", "--rescore")).endswith(told)
     assert stored([tmp_path / "runs" / "notes"]) == []
 
 

@@ -207,7 +207,8 @@ def reproduced(run_here, selfplay, monkeypatch):
 def test_a_run_is_reproduced_to_the_bit_from_its_own_settings(finished, run_here, reproduced):
     assert_same_run(run_here, "runs/tiny-again")
     assert rows(reproduced) == rows(finished[1])
-    assert reproduced.splitlines()[-1].startswith("runs/tiny-again is identical to runs/tiny: iterations 0 to 1, ")
+    last = reproduced.splitlines()[-1]
+    assert last.startswith("runs/tiny-again is identical to runs/tiny; compared: iterations 0 to 1, ")
 
 
 def test_no_file_of_a_run_tells_a_key_of_the_environment(reproduced):
@@ -241,7 +242,7 @@ def test_a_reproduction_that_is_interrupted_goes_on(run_here, selfplay, monkeypa
         patch.setattr(TransformersBackend, "finetune", interrupt)
         status, _, err = selfplay("reproduce", "tiny", "--out", "elsewhere")
     assert status == 130
-    assert "the same command goes on from there" in err
+    assert "what was finished is kept, and the same command continues" in err
     assert selfplay("reproduce", "tiny", "--out", "elsewhere")[0] == 0
     assert_same_run(run_here, "elsewhere")
 
@@ -290,7 +291,7 @@ def test_larger_iterations_extend_a_finished_run(finished, files, run_here, done
 def test_smaller_iterations_are_said_to_be_done(files, run_here, selfplay):
     status, _, err = selfplay("run", files / "tiny.toml", "--set", "iterations=0")
     assert status == 0
-    assert "1 iterations already; raise `iterations`" in err
+    assert "1 iterations already: raise `iterations`" in err
     assert len(records(run_here)) == 2
 
 
@@ -314,7 +315,7 @@ def test_a_spent_budget_is_one_line_and_with_a_larger_one_the_same_command_goes_
         assert len(said) == 1
         assert said[0].startswith("runs/tiny: budget.tokens: ")
         assert said[0].endswith(
-            f" of {tokens} are spent, in iteration {iteration}; with more of it the same command goes on"
+            f" of {tokens} are spent, in iteration {iteration}: raise it, and the same command continues"
         )
         assert len(RunDir(Path("runs/tiny")).read_records()) == stored
         assert "Next:" not in out
@@ -656,7 +657,7 @@ def test_greedy_candidates_are_drawn_once(model, files, done, refused):
 def test_more_shots_than_there_are_pairs_are_refused(model, files, refused):
     few_shot = ("--protocol", "few-shot", "--shots", "999")
     line = refused("bench", model, "--puzzles", files / "train.jsonl", *BENCH, *few_shot)
-    assert "so 999 cannot stand before its puzzles: choose --protocol plain, or fewer --shots" in line
+    assert "are in this set or too near to it: choose --protocol plain, or fewer --shots" in line
     assert not Path("runs").exists()
 
 
@@ -969,7 +970,7 @@ def test_contamination_of_a_clean_archive_is_none_and_tells_what_was_refused_at_
     out = done("archive", "contamination", "a.sqlite")
     assert "1 puzzles checked against 402 guarded ones" in out
     assert "none found" in out
-    assert "refused at the door, imports: 1 exact" in out
+    assert "refused when they came, imports: 1 exact" in out
     assert "exact" in done("archive", "stats", "a.sqlite").partition("refused as held-out by level")[2]
 
 
@@ -1008,8 +1009,8 @@ def test_list_finds_puzzles_by_words_and_by_what_they_are(run_here, done):
 def test_a_page_says_how_to_go_on(run_here, done):
     number = len(json.loads(done("archive", "list", "tiny", "--json")))
     text = done("archive", "list", "tiny", "--limit", "2")
-    assert text.splitlines()[-1] == f"1 to 2 of {number}; --offset 2 goes on"
-    assert "goes on" not in done("archive", "list", "tiny", "--offset", str(number - 1))
+    assert text.splitlines()[-1] == f"1 to 2 of {number}; --offset 2 shows the next page"
+    assert "shows the next page" not in done("archive", "list", "tiny", "--offset", str(number - 1))
     assert done("archive", "list", "tiny", "--offset", str(number)) == f"none of {number} puzzles\n"
 
 
@@ -1021,7 +1022,7 @@ def test_list_shows_the_newest_puzzles_first(run_here, done):
     heading, *lines, _, more = done("archive", "list", "runs/tiny", "--origin", "import", "--limit", "2").splitlines()
     assert heading.split()[:2] == ["puzzle", "origin"]
     assert [line.split()[1] for line in lines] == ["import"] * 2
-    assert more == "1 to 2 of 3; --offset 2 goes on"
+    assert more == "1 to 2 of 3; --offset 2 shows the next page"
 
 
 def test_show_finds_a_puzzle_by_how_its_id_begins(run_here, done):
@@ -1046,7 +1047,7 @@ def test_why_tells_a_whole_story_and_fails_where_the_archive_lacks_a_part(run_he
         connection.execute("DELETE FROM candidates WHERE puzzle = ? AND position % 4 = 0", (identifier,))
     status, out, err = selfplay("archive", "why", "tiny", identifier)
     assert (status, err) == (1, "")
-    assert "has 8 candidates for it, and 6 verdicts" in out
+    assert "has 8 candidates, but 6 verdicts" in out
 
 
 def test_what_a_puzzle_was_tried_in_is_sampled_again_to_the_letter(run_here, done, refused):
@@ -1107,7 +1108,7 @@ def test_a_run_whose_output_nobody_reads_any_more_is_not_said_to_be_done(files, 
     monkeypatch.setattr("selfplay.iteration.record_table.record_row", gone)
     status, _, err = selfplay("run", files / "tiny.toml")
     assert status == 3
-    assert one_line(err).startswith("selfplay: nobody reads its output any more; what was finished is kept")
+    assert one_line(err).startswith("selfplay: nobody reads the output any more; what was finished is kept")
 
 
 def test_a_run_goes_where_there_is_a_folder_or_nothing(files, refused):
@@ -1482,7 +1483,7 @@ def test_a_second_writer_is_refused(run_here, files, refused):
         (["--k", "a,b"], "--k: expected integers"),
         (["--k", ""], "--k: expected integers"),
         (["--k", "0"], "--k: expected integers of at least 1"),
-        (["--k", "1,9"], "pass@9 needs as many samples"),
+        (["--k", "1,9"], "pass@9 needs at least 9 samples"),
         (["--seed", "a"], "--seed: expected integers"),
         (["--seed", "-1"], "--seed: expected integers of at least 0"),
         (["--seed", "1,2,1"], "--seed: expected different seeds, got '1,2,1'"),
@@ -1606,7 +1607,7 @@ def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(ar
     within = ("selfplay.training.finetune:train", "selfplay.training.finetune:log_probabilities")
     code, err = cut_command(["ablate", arms], (*within, 2, signal.SIGINT))
     assert code == 130
-    assert one_line(err).startswith("selfplay: interrupted; what was finished is kept, the same command goes on")
+    assert one_line(err).startswith("selfplay: interrupted; what was finished is kept, and the same command continues")
     code, err = cut_command(["ablate", arms], (*within, 6, signal.SIGKILL))
     assert (code, err) == (-signal.SIGKILL, "")
     assert not Path("runs/arms/ablation.md").exists()
@@ -1630,7 +1631,7 @@ def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(ar
         (
             '"self-play" = []',
             '"self-play" = ["evaluate.k=[1]"]',
-            r"self-play: evaluate.k is \(1,\), and .* no equal budget",
+            r"self-play: evaluate.k: expected .*, as in nothing new, got \(1,\): arms must share it",
         ),
         ("[arms]", "[arm]", "arms.toml: unknown key 'arm'; known keys: run, seeds, control, settings, arms"),
         ("[arms]", "[arms", "arms.toml: expected TOML, "),

@@ -92,7 +92,7 @@ MORE = [
     "--set", "solve.further_candidates=4",
 ]  # fmt: skip
 ENDS_WITHIN_SECONDS = 10.0
-LAST_WORDS = "selfplay: interrupted; what was finished is kept, the same command goes on from there\n"
+LAST_WORDS = "selfplay: interrupted; what was finished is kept, and the same command continues\n"
 
 
 def signals_are_ignored() -> bool:
@@ -380,7 +380,7 @@ def try_environments(
             wrong = []
             if options.pop("nobody_reads", False):
                 came = subprocess.run(["sh", "-c", NOBODY_READS, *command], text=True, capture_output=True, **options)
-                if (came.stdout, came.stderr) != ("3\n", f"selfplay: nobody reads its output any more{KEPT}\n"):
+                if (came.stdout, came.stderr) != ("3\n", f"selfplay: nobody reads the output any more{KEPT}\n"):
                     wrong.append(f"without a reader it ended with {came.stdout}: {came.stderr[-300:]}")
             came = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, **options)
             wrong += [] if came.returncode == 0 else [f"it ended with {came.returncode}: {came.stderr[-300:]}"]

@@ -67,16 +67,19 @@ def test_arms_are_the_run_file_with_the_settings_of_all_and_their_own(write):
     ("changes", "expected"),
     [
         ({"seed": "1"}, "unknown key 'seed'; known keys: run, seeds, control, settings, arms"),
-        ({"run": None}, "run: expected `embedded`, or a run's TOML file beside this one, got 'nothing'"),
-        ({"run": "3"}, "run: expected `embedded`, or a run's TOML file beside this one, got 3"),
+        ({"run": None}, "run: expected `embedded`, or the name of a run's TOML file in the same folder, got 'nothing'"),
+        ({"run": "3"}, "run: expected `embedded`, or the name of a run's TOML file in the same folder, got 3"),
         ({"seeds": "[]"}, "seeds: expected different integers from 0 on, got []"),
         ({"seeds": "[1, 1]"}, "seeds: expected different integers from 0 on, got [1, 1]"),
         ({"seeds": "[-1]"}, "seeds: expected different integers from 0 on, got [-1]"),
         ({"seeds": "[true]"}, "seeds: expected different integers from 0 on, got [True]"),
         ({"seeds": "4"}, "seeds: expected different integers from 0 on, got 4"),
-        ({"settings": "[3]"}, "settings: expected a list of key=value, of all arms, got [3]"),
-        ({"arms": '{"a" = []}'}, "arms: expected at least two, each a list of key=value, got {'a': []}"),
-        ({"arms": "{a = [], b = 3}"}, "arms: expected at least two, each a list of key=value, got {'a': [], 'b': 3}"),
+        ({"settings": "[3]"}, "settings: expected a list of key=value for all arms, got [3]"),
+        ({"arms": '{"a" = []}'}, "arms: expected at least two arms, each a list of key=value, got {'a': []}"),
+        (
+            {"arms": "{a = [], b = 3}"},
+            "arms: expected at least two arms, each a list of key=value, got {'a': [], 'b': 3}",
+        ),
         ({"control": "3"}, "control: expected the name of an arm, got 3"),
         ({"control": '"none"'}, "control: expected one of nothing new, self-play, got 'none'"),
         (
@@ -85,20 +88,20 @@ def test_arms_are_the_run_file_with_the_settings_of_all_and_their_own(write):
         ),
         (
             {"arms": '{"nothing new" = [], "nothing-new" = []}'},
-            "arms: expected names with a folder for each, got nothing new and nothing-new",
+            "arms: expected names that make different folders, got nothing new and nothing-new",
         ),
-        ({"arms": '{"nothing new" = [], "b" = ["seed=7"]}'}, "b: seed: expected none, `seeds` says which"),
+        ({"arms": '{"nothing new" = [], "b" = ["seed=7"]}'}, "b: seed: expected no seed here: use `seeds`"),
         (
             {"arms": '{"nothing new" = [], "b" = ["budget.seconds=9"]}'},
-            "b: budget: expected none, for an arm that it cuts short cannot be compared",
+            "b: budget: expected none: a shortened arm cannot be compared",
         ),
         (
             {"arms": '{"nothing new" = [], "b" = ["finetune.start=\'previous\'"]}'},
-            "b: finetune.start is 'previous', and 'base' for nothing new: no equal budget",
+            "b: finetune.start: expected 'base', as in nothing new, got 'previous': arms must share it",
         ),
         (
             {"settings": "[\"finetune.start='previous'\"]"},
-            "self-play: iterations is 4, and 1 for nothing new: no equal budget",
+            "self-play: iterations: expected 1, as in nothing new, got 4: arms must share it",
         ),
     ],
 )
@@ -116,8 +119,9 @@ def test_a_wrong_file_stops_with_what_was_expected(write, changes, expected):
 )  # fmt: skip
 def test_what_arms_must_share_is_checked(write, change):
     text = message(write(arms=f'{{"nothing new" = [], "b" = ["{change}"]}}'))
-    assert text.startswith(f"b: {change.partition('=')[0]} is ")
-    assert text.endswith(" for nothing new: no equal budget")
+    assert text.startswith(f"b: {change.partition('=')[0]}: expected ")
+    assert ", as in nothing new, got " in text
+    assert text.endswith(": arms must share it")
 
 
 def test_a_wrong_setting_of_an_arm_names_the_arm(write, tmp_path):
@@ -322,7 +326,7 @@ def test_a_last_iteration_that_was_not_scored_on_heldout_is_refused(ablation, po
     arms = {name: dataclasses.replace(config, iterations=4, heldout_every=2) for name, config in ablation.arms.items()}
     go(Ablation((4,), "nothing new", arms), tmp_path, pool)
     shorter = {name: dataclasses.replace(config, iterations=3) for name, config in arms.items()}
-    with pytest.raises(InputError, match="iteration 3 was not scored on it"):
+    with pytest.raises(InputError, match="iteration 3 was not scored on this set"):
         go(Ablation((4,), "nothing new", shorter), tmp_path, pool)
 
 

@@ -96,7 +96,7 @@ def test_the_run_itself_is_only_read(reproduced):
 def test_what_is_said_then_is_one_line(reproduced):
     there, done, _ = reproduced
     (line,) = told(there, RunDir(Path("runs/again")), done)
-    assert line.startswith(f"runs/again is identical to {there.path}: iterations 0 to 2, ")
+    assert line.startswith(f"runs/again is identical to {there.path}; compared: iterations 0 to 2, ")
     assert f"{done.rows:,} rows" in line
 
 
@@ -179,7 +179,7 @@ def test_a_branch_is_done_again_from_where_it_was_branched(reproduced, config, p
     other = dataclasses.replace(config, iterations=3, seed=9)
     branch(reproduced[0], 1, RunDir(tmp_path / "branch"))
     go(tmp_path / "branch", dataclasses.replace(other, iterations=1), pool)
-    with pytest.raises(InputError, match="branched at iteration 1, and has none of its own yet"):
+    with pytest.raises(InputError, match="branched at iteration 1 and has no iteration of its own yet"):
         again(RunDir(tmp_path / "branch"), pool)
     go(tmp_path / "branch", other, pool)
     done = again(RunDir(tmp_path / "branch"), pool)
@@ -339,8 +339,8 @@ def test_a_scored_verdict_at_the_time_limit_is_told_and_what_else_there_is_compa
         == f"again differs from {there.path}, first in iteration 1, dev scores, chunk 0, puzzle twelve: verdicts[1]"
     )
     assert one == "  there: time_limit"
-    assert why.startswith("CPU time is measured")
-    assert only.startswith("nothing else differs but 1 such verdicts: iterations 0 to 2, ")
+    assert why.startswith("CPU time varies between runs")
+    assert only.startswith("only 1 such verdicts differ; compared: iterations 0 to 2, ")
 
 
 def test_behind_a_scored_verdict_at_the_time_limit_another_difference_is_found(there, pool):
@@ -355,7 +355,7 @@ def test_a_verdict_at_the_time_limit_that_was_trained_by_is_the_first_difference
     spoil(there)
     done = again(there, pool)
     assert done.difference.where == where
-    assert "CPU time is measured" in told(there, there, done)[3]
+    assert "CPU time varies between runs" in told(there, there, done)[3]
 
 
 def test_both_texts_are_shown_from_shortly_before_the_place_where_they_differ():
@@ -391,7 +391,7 @@ def test_another_environment_is_named_as_what_may_be_why(there, pool):
     assert first == f"again differs from {there.path}, first in iteration 1, solve chunk 0: text[0]"
     assert one.startswith("  there: ")
     assert other.startswith("  here:  ")
-    assert because[0] == "the environment is another, which may be why:"
+    assert because[0] == "the environment differs, which may be the cause:"
     assert [line.partition(":")[0] for line in because[1:]] == ["  processor", "  versions.torch"]
     assert "1.0 there, " in because[2]
 
@@ -399,7 +399,7 @@ def test_another_environment_is_named_as_what_may_be_why(there, pool):
 def test_an_environment_that_is_the_same_is_said_to_be(there, pool):
     text_of("solve", 0)(there)
     done = again(there, pool)
-    assert told(there, there, done)[-1] == "nothing of the environment that is recorded is another"
+    assert told(there, there, done)[-1] == "the recorded environment is the same"
 
 
 def test_a_run_from_before_sessions_were_recorded_can_be_done_again(there, pool):
@@ -407,7 +407,7 @@ def test_a_run_from_before_sessions_were_recorded_can_be_done_again(there, pool)
     shutil.rmtree(there.path.with_name("run-again"))
     assert again(there, pool).difference is None
     text_of("solve", 0)(there)
-    assert told(there, there, again(there, pool))[-1] == f"what {there.path} ran on was not recorded"
+    assert told(there, there, again(there, pool))[-1] == f"the environment of {there.path} was not recorded"
 
 
 # ---- what is refused ----
@@ -417,14 +417,14 @@ def test_a_folder_with_something_else_is_refused_and_kept(reproduced, pool, tmp_
     shutil.copytree(reproduced[0].path, tmp_path / "run")
     (tmp_path / "run-again").mkdir()
     (tmp_path / "run-again" / "thesis.txt").write_text("all of it")
-    with pytest.raises(InputError, match=r"run-again: it exists, and does not reproduce .*--out"):
+    with pytest.raises(InputError, match=r"run-again: expected a new folder or a reproduction of .*--out"):
         again(RunDir(tmp_path / "run"), pool)
     assert [file.name for file in (tmp_path / "run-again").iterdir()] == ["thesis.txt"]
 
 
 def test_a_run_is_no_reproduction_of_itself(reproduced):
     for folder in (reproduced[0].path, reproduced[0].path / "again"):
-        with pytest.raises(InputError, match="this is in the run itself"):
+        with pytest.raises(InputError, match="expected a folder outside the run"):
             begin(reproduced[0], RunDir(folder))
 
 
@@ -434,13 +434,13 @@ def test_a_reproduction_of_another_run_of_the_same_name_is_refused(reproduced, p
     begin(RunDir(tmp_path / "one" / "run"), RunDir(tmp_path / "again"))
     file = tmp_path / "other" / "run" / "sessions.jsonl"
     file.write_text(re.sub(r'"began": "\d+', '"began": "1970', file.read_text()))
-    with pytest.raises(InputError, match="it exists, and does not reproduce"):
+    with pytest.raises(InputError, match="expected a new folder or a reproduction of"):
         begin(RunDir(tmp_path / "other" / "run"), RunDir(tmp_path / "again"))
 
 
 @pytest.mark.parametrize("iterations", [3, 99])
 def test_more_iterations_than_there_are_is_refused(reproduced, tmp_path, iterations):
-    with pytest.raises(InputError, match=f"--iterations {iterations}: .* has iterations 0 to 2 of its own"):
+    with pytest.raises(InputError, match=f"--iterations: expected 0 to 2, the iterations of .*, got {iterations}"):
         begin(reproduced[0], RunDir(tmp_path / "again"), iterations)
     assert not (tmp_path / "again").exists()
 

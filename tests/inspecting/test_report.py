@@ -216,9 +216,7 @@ def test_a_page_of_long_texts_stays_below_five_megabytes_and_says_what_was_cut(r
 
 def test_a_folder_without_a_run_is_one_clear_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        InputError, match=r"nothing: expected a run's folder, with its config\.toml and archive\.sqlite"
-    ):
+    with pytest.raises(InputError, match=r"nothing: expected a run's folder with config\.toml and archive\.sqlite"):
         report(RunDir(tmp_path / "nothing"))
     assert main(["report", "nothing"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -374,7 +372,7 @@ def test_whether_puzzles_still_differ_is_drawn_beside_the_first_iterations_with_
         {"iteration": 2, "collapse": {"alarms": ["Vendi score 2 fell below 0.5"], **measures, "vendi": 2.0}},
     ]
     (panel,) = panels.differing(records)
-    assert panel.note == "in parts of iteration 1's; iteration 2: Vendi score 2 fell below 0.5"
+    assert panel.note == "relative to iteration 1; iteration 2: Vendi score 2 fell below 0.5"
     rows = [dict(zip(panel.head, row, strict=True)) for row in panel.rows]
     assert [row["vendi"] for row in rows] == ["8", "2"]
     assert rows[0]["human auc"] == ".700 [.600, .800]"

@@ -51,7 +51,7 @@ def broken(rundir, identifier, sql, *parameters):
 def test_an_accepted_candidate_whose_solution_is_gone_is_said(rundir):
     puzzle, solution = one_found(rundir)
     breaks = broken(rundir, puzzle, "DELETE FROM solutions WHERE puzzle = ? AND id = ?", puzzle, solution)
-    assert any("was accepted, its solution is gone" in line for line in breaks)
+    assert any("was accepted, but its solution is missing" in line for line in breaks)
 
 
 def test_an_answer_that_is_not_its_candidates_is_said(rundir):
@@ -63,13 +63,13 @@ def test_an_answer_that_is_not_its_candidates_is_said(rundir):
 def test_parents_that_were_not_in_its_plan_are_said(rundir):
     (puzzle, *_) = every_id(rundir, "p.origin = 'model' AND p.parents != '[]'")
     breaks = broken(rundir, puzzle, "UPDATE puzzles SET parents = '[]' WHERE id = ?", puzzle)
-    assert any("its parents are not those that chunk" in line for line in breaks)
+    assert any("the parents differ from those in the plan of chunk" in line for line in breaks)
 
 
 def test_what_came_from_a_model_without_its_chunk_is_said(rundir):
     (puzzle, *_) = every_id(rundir, "p.origin = 'model'")
     breaks = broken(rundir, puzzle, "UPDATE puzzles SET chunk = NULL WHERE id = ?", puzzle)
-    assert any("from which chunk is not kept" in line for line in breaks)
+    assert any("but the chunk is not recorded" in line for line in breaks)
 
 
 def test_a_damaged_chunk_is_an_input_error(rundir):
@@ -146,10 +146,10 @@ def test_a_few_shot_prompt_is_told_with_the_runs_own_pairs(finished, config):
 MISSING = {
     "the chunk of its proposal": (
         "DELETE FROM chunks WHERE id = (SELECT chunk FROM puzzles WHERE id = ?)",
-        r"chunk \d+, of its own making, is not here",
+        r"chunk \d+, of this puzzle, is missing",
     ),
     "the outcome of its proposal": (
-        "DELETE FROM proposals WHERE puzzle = ?", r"what became of text \d+ of chunk \d+ is not kept",
+        "DELETE FROM proposals WHERE puzzle = ?", r"the outcome of text \d+ of chunk \d+ is missing",
     ),
     "another outcome": (
         "UPDATE proposals SET outcome = 'trivial' WHERE puzzle = ?",
@@ -157,23 +157,23 @@ MISSING = {
     ),
     "a parent": (
         "DELETE FROM puzzles WHERE id = (SELECT json_extract(parents, '$[0]') FROM puzzles WHERE id = ?)",
-        r"its parent \w+ is not here",
+        r"parent \w+ is missing",
     ),
     "a candidate": (
         "DELETE FROM candidates WHERE rowid ="
         " (SELECT min(rowid) FROM candidates WHERE puzzle = ? AND verdict != 'accepted')",
-        r"chunk \d+ has 4 candidates for it, and 3 verdicts",
+        r"chunk \d+ has 4 candidates, but 3 verdicts",
     ),
     "all its candidates": (
-        "DELETE FROM candidates WHERE puzzle = ?", r"chunk \d+ has 4 candidates for it, and 0 verdicts",
+        "DELETE FROM candidates WHERE puzzle = ?", r"chunk \d+ has 4 candidates, but 0 verdicts",
     ),
     "another verdict": (
         "UPDATE candidates SET verdict = 'wrong_answer' WHERE puzzle = ? AND verdict = 'accepted'",
-        r"solution \w+ was accepted, and its candidate's row says wrong_answer",
+        r"solution \w+ was accepted, but its candidate's verdict is wrong_answer",
     ),
     "its protections": (
         "DELETE FROM protections WHERE id IN (SELECT protections FROM solutions WHERE puzzle = ?)",
-        r"the protections under which solution \w+ was confirmed are not kept",
+        r"the protections of solution \w+ are missing",
     ),
 }  # fmt: skip
 
@@ -187,13 +187,13 @@ def test_a_story_that_lacks_a_row_is_broken_and_says_so(rundir, missing):
     change(rundir, sql, identifier)
     one = told(rundir, identifier)
     assert [line for line in one.breaks if re.fullmatch(expected, line)], one.breaks
-    assert "The story is broken" in story_text(one, str)
+    assert "The story has gaps" in story_text(one, str)
 
 
 def test_a_training_on_what_is_not_there_breaks_the_story(rundir):
     (identifier, *_) = every_id(rundir, "p.name = 'thirds'")
     change(rundir, "INSERT INTO trained VALUES (2, ?, 'gone')", identifier)
-    assert told(rundir, identifier).breaks == ["iteration 2 was trained on gone, which is not here"]
+    assert told(rundir, identifier).breaks == ["iteration 2 was trained on gone, which is missing"]
 
 
 def test_quarantine_has_its_reasons(rundir):
@@ -227,7 +227,7 @@ def test_a_changed_text_and_a_changed_verdict_are_differences(rundir, config, po
     change(rundir, "UPDATE candidates SET verdict = 'time_limit' WHERE puzzle = ? AND verdict = 'accepted'", identifier)
     found = [line for again in replayed(rundir, config, identifier, pool) for line in again.differences]
     assert found
-    assert all(line.endswith("was time_limit, and is accepted") for line in found)
+    assert all(line.endswith("was time_limit, now accepted") for line in found)
 
 
 def test_a_puzzle_that_came_from_no_chunk_has_nothing_to_replay(rundir, config, pool):
@@ -241,9 +241,10 @@ def test_without_its_checkpoint_or_with_another_a_chunk_is_not_sampled_again(run
     (identifier, *_) = every_id(rundir, "p.origin = 'model' AND p.iteration = 2")
     place = rundir.checkpoint(1)
     (place / "weights").write_text("other")
-    with pytest.raises(
-        InputError, match=r"was sampled from weights \w+, .*iteration-001 has \w+: the model has been repl"
-    ):
+    told = (
+        r"iteration-001: expected weights \w+, from which chunk \d+ was sampled, got \w+: the model has been replaced"
+    )
+    with pytest.raises(InputError, match=told):
         replayed(rundir, config, identifier, pool)
     shutil.rmtree(place)
     with pytest.raises(InputError, match=r"iteration-001: this checkpoint was not kept"):

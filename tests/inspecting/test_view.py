@@ -167,7 +167,7 @@ def test_a_puzzles_page_tells_its_whole_story(path):
         assert part in text
     assert 'href="/puzzle/b2"' in page(path, "/puzzle/a1")
     assert 'href="/puzzle/a1"' in page(path, "/puzzle/b2")
-    assert "The story is broken" not in text
+    assert "The story has a gap" not in text
 
 
 def test_the_size_counts_what_a_loop_has_written_beside_the_file_so_far(path):
@@ -180,7 +180,7 @@ def test_the_size_counts_what_a_loop_has_written_beside_the_file_so_far(path):
 def test_a_broken_story_says_what_is_missing(path):
     with Archive(path) as archive:
         archive.connection.execute("DELETE FROM proposals WHERE puzzle = 'a1'")
-    assert "The story is broken: what became of text 0 of chunk 1 is not kept" in read(path, "/puzzle/a1")
+    assert "The story has a gap: the outcome of text 0 of chunk 1 is missing" in read(path, "/puzzle/a1")
 
 
 def test_a_pair_has_an_address_that_stays(path):
@@ -209,7 +209,7 @@ def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
     while address:
         text = page(path, address)
         seen += re.findall(r'class="id" href="/puzzle/(\w+)"', text)
-        following = re.search(r'href="(\?[^"]*)">on ', text)
+        following = re.search(r'href="(\?[^"]*)">next ', text)
         address = following and f"/puzzles{unescape(following[1])}"
     assert seen == ["b2", "c0", "c1", "c2", "c3", "c4"]
 
@@ -408,7 +408,8 @@ def test_a_file_that_is_no_archive_is_one_line(capsys, tmp_path):
 def test_a_port_in_use_is_one_line(capsys, path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"--port {port}: it cannot be had (Address already in use)" in refusal(capsys, path, "--port", port)
+        told = f"--port {port}: the port is not available (Address already in use)"
+        assert told in refusal(capsys, path, "--port", port)
 
 
 def test_a_port_that_there_is_not_is_one_line(capsys, path):

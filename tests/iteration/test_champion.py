@@ -236,7 +236,7 @@ def test_a_leagues_table_names_each_checkpoint_and_each_pair(run_of):
     gain = signed(found.matches[0].difference.difference).split()
     assert lines[6].split() == ["1", "0", *gain, "12", "0", "0", "0.00049", "0.0015"]
     assert lines[8].split()[-5:] == ["0", "0", "12", "1", "1"]
-    assert lines[10].startswith("12 puzzles of dev, 16 candidates each. To reign")
+    assert lines[10].startswith("12 puzzles of dev, 16 candidates each. To reign,")
     assert "held-out" in lines[11]
 
 
@@ -244,7 +244,7 @@ def test_a_league_says_if_the_run_did_not_go_on_from_its_champions(run_of):
     own = counts(*range(12))
     found = league(run_of(own, own))
     assert found.sampled_from == [0, 1]
-    assert "did not go on from these champions" in league_table(found)
+    assert "The run did not always sample from the champion." in league_table(found)
     assert "did not" not in league_table(dataclasses.replace(found, sampled_from=[0, 0]))
 
 

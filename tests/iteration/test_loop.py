@@ -724,10 +724,11 @@ def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool
     go(tmp_path / "run", config_of(files, iterations=1), pool)
     beginning.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
     config = config_of(files, gate=True, iterations=2, evaluate=EvaluateConfig(samples_per_puzzle=9, k=(1,)))
-    with pytest.raises(InputError, match=r"evaluate.samples_per_puzzle: 9, and .*branch was scored with \d"):
+    told = r"evaluate.samples_per_puzzle: expected \d+, as in the scores of .*branch, got 9: keep it"
+    with pytest.raises(InputError, match=told):
         go(tmp_path / "branch", config, pool)
     slower = SandboxConfig(cpu_seconds=0.5)
-    with pytest.raises(InputError, match=r"sandbox limits: .*branch was scored with"):
+    with pytest.raises(InputError, match=r"sandbox limits: expected .*, as in the scores of .*branch, got "):
         go(tmp_path / "branch", config_of(files, gate=True, sandbox=slower), pool)
 
 
@@ -1026,7 +1027,7 @@ def test_a_guarded_puzzle_among_the_training_puzzles_is_refused(files, pool, tmp
     ("text", "expected"),
     [
         ("", "there are none"),
-        ('{"puzzle": "def f(x): return True"}', "no puzzle of it was accepted.*no_annotation"),
+        ('{"puzzle": "def f(x): return True"}', "expected training puzzles, none was accepted.*no_annotation"),
         ('{"solution": "def g(): return 1"}', "line 1: expected one of the keys 'puzzle'"),
         ("not JSON", "line 1: expected one JSON object"),
         (None, "No such file"),

@@ -258,5 +258,6 @@ def test_rebalancing_evens_the_pairs_of_the_iteration_that_collapsed(files, pool
 def test_with_nothing_to_learn_the_run_says_so(files, pool, tmp_path):
     config = config_of(files, finetune=FinetuneConfig(objective="dpo"), solve=replace(
         config_of(files).solve, candidates_per_puzzle=1))  # fmt: skip
-    with pytest.raises(InputError, match=r"iteration 1: there is nothing to train on: no puzzle has a .*_per_puzzle$"):
+    told = r"iteration 1: there is nothing to train on: no puzzle has both .*_per_puzzle$"
+    with pytest.raises(InputError, match=told):
         go(tmp_path / "run", config, pool)

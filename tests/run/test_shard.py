@@ -135,7 +135,7 @@ def test_a_part_that_was_interrupted_goes_on(config, pool, tmp_path):
         before = archive.query(judged)[0][0]
     assert before == 2
     said, own = one_part(tmp_path, whole_part, config, pool)
-    assert said == "iteration 1 is sampled and judged: without --shard the same command trains and scores"
+    assert said == "iteration 1 is sampled and judged: the same command without --shard trains and scores"
     with Archive(own.archive) as archive:
         assert archive.query(f"{judged} AND iteration = 1 AND stage = 'propose'")[0][0] > before
         assert archive.unjudged(1, "solve") == []
@@ -161,7 +161,7 @@ def test_what_a_missing_part_has_not_done_is_left_to_do(whole, config, pool, tmp
     _, last = one_part(tmp_path, Part(3, 3), config, pool)
     merged(tmp_path, [last])
     said, _ = one_part(tmp_path, Part(2, 3), config, pool)
-    assert said == "iteration 1, propose: this part is done, 1 chunks are others'"
+    assert said == "iteration 1, propose: this part is done; other parts have 1 chunks left"
     go(tmp_path / "run", with_iterations(config, 1), pool, Forgetful())
     with Archive(RunDir(tmp_path / "run").archive) as one, Archive(RunDir(whole).archive) as other:
         asked = "SELECT stage, number, seed, completions FROM chunks WHERE iteration = 1 AND stage = 'propose'"
@@ -173,7 +173,7 @@ def test_a_part_that_had_nothing_left_to_do_takes_part_in_the_next_iteration(con
     for _ in range(STAGES + 1):
         said, own = one_part(tmp_path, Part(1, 1), config, pool)
         merged(tmp_path, [own])
-    assert said == "iteration 1 is sampled and judged: without --shard the same command trains and scores"
+    assert said == "iteration 1 is sampled and judged: the same command without --shard trains and scores"
     go(tmp_path / "run", with_iterations(config, 1), pool)
     assert one_part(tmp_path, Part(1, 2), config, pool)[0].startswith("iteration 2, propose: this part is done")
     assert one_part(tmp_path, Part(1, 1), config, pool)[0].startswith("iteration 2 is sampled and judged")
@@ -258,7 +258,8 @@ def test_a_run_that_has_the_name_of_a_part_is_left_alone(config, pool, tmp_path)
     go(tmp_path / "run", with_iterations(config, 0), pool)
     go(tmp_path / "run-1-of-2", with_iterations(config, 0), pool)
     before = content(tmp_path / "run-1-of-2")
-    with pytest.raises(InputError, match="run-1-of-2: it is a run, and the place of a part of"):
+    told = "run-1-of-2: expected the folder of a part of .*, got a run: give another --name"
+    with pytest.raises(InputError, match=told):
         one_part(tmp_path, Part(1, 2), config, pool)
     assert content(tmp_path / "run-1-of-2") == before
 
@@ -365,7 +366,7 @@ def begun(tiny, tmp_path, monkeypatch):
 
 def test_a_part_ends_when_the_budget_is_spent_and_says_so(begun, capsys):
     assert main([*begun, "--set", "budget.tokens=1"]) == 0
-    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1; with more of it", capsys.readouterr().out)
+    assert re.search(r"budget\.tokens: \d+ of 1 are spent, in iteration 1: raise it, and", capsys.readouterr().out)
 
 
 def test_a_part_is_judged_where_the_settings_say(begun, monkeypatch, capsys):

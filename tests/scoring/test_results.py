@@ -683,7 +683,7 @@ def test_too_few_pairs_to_be_shown_are_refused_before_anything_is_sampled(pool, 
     )
     model = Model(COUNTS)
     with pytest.raises(
-        InputError, match=r"own\.jsonl: 1 of 2 pairs to be shown are in this set or too near .*so 2 cannot"
+        InputError, match=r"own\.jsonl: expected 2 pairs to show before its puzzles, got 1: 1 of 2 are in "
     ):
         score(pool, model, own_set, tmp_path / "out", protocol="few-shot", shots=2)
     assert model.calls == 0
@@ -731,7 +731,7 @@ def test_training_puzzles_near_none_of_the_set_are_said_to_be_so(pool, own_set, 
 def test_a_training_file_without_puzzles_is_refused(pool, own_set, tmp_path):
     training = write_set(tmp_path / "training.jsonl", [])
     with pytest.raises(
-        InputError, match=r"training\.jsonl: expected the puzzles that the model was trained on, there are none"
+        InputError, match=r"training\.jsonl: expected the puzzles that the model was trained on, got none"
     ):
         score(pool, Model(COUNTS), own_set, tmp_path / "out", trained_on=str(training))
 
