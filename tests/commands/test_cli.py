@@ -340,7 +340,7 @@ def test_the_command_that_branched_goes_on_with_the_branch(run_here, done):
 
 def test_a_branch_without_settings_does_not_take_the_default_ones(run_here, refused, done):
     beginning.branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
-    assert "give that command again" in refused("run", "--name", "branch")
+    assert "give the same --from again" in refused("run", "--name", "branch")
     done("run", "--from", "tiny@0", "--name", "branch")
     assert_same_run("runs/branch", run_here)
 
@@ -392,7 +392,7 @@ PLACES = [
     (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: cannot be written (Is a directory)"),
     (["reproduce", "tiny", "--out", "file/again"], "file/again: cannot be written (Not a directory)"),
     (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: cannot be written (No such file or directory)"),
-    (["reproduce", "tiny", "--out", "runs/tiny/again"], "this is in the run itself"),
+    (["reproduce", "tiny", "--out", "runs/tiny/again"], "expected a folder outside the run: name another"),
     (["report", "tiny", "--out", "/proc/report.html"], "cannot be written (No such file or directory)"),
 ]
 

@@ -233,7 +233,7 @@ def test_a_puzzle_that_was_rolled_back_says_so_wherever_it_stands(files, pool, t
         gone = archive.puzzle_ids("p.origin = 'model'")[0]
         rows = {row["puzzle"]: row["quarantine"] for row in page_of(archive, Filter(state="quarantined"), "newest", 99)}
         assert rows[gone] == "rolled back"
-        assert story(archive, gone).quarantine == ["rolled back: in iteration 2 its own was set aside"]
+        assert story(archive, gone).quarantine == ["rolled back: iteration 2 set aside iteration 1"]
 
 
 def test_the_story_of_a_puzzle_whose_text_alone_was_learned_has_nothing_missing(files, pool, tmp_path):
