@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from puzzles import answer_type, similarity
+from puzzles import answer_type, scopes, similarity
+from puzzles.pruning import pruned
 from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
 from sandbox.pool import Job, Pool
@@ -241,14 +242,18 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     has_g = any(isinstance(statement, ast.FunctionDef) and statement.name == "g" for statement in tree.body)
     _give_names(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
+    source, imports = _canonical(tree), sorted(_imports(tree))
+    tree = pruned(tree, "f")
+    renamable = scopes.renamable_names(tree)
     return {
-        **_canonical(tree),
+        "source": source,
+        "id": content_hash(similarity.normal_form(tree, renamable=renamable)),
         "answer_type": declared,
         "header": f"def g({', '.join(_defaults(function))}):",
-        "skeleton": content_hash(similarity.normal_form(tree, constants=False)),
+        "skeleton": content_hash(similarity.normal_form(tree, False, renamable)),
         "unordered": content_hash(similarity.order_free_form(tree, constants=False)),
         "shingles": sorted(similarity.shingles(similarity.order_free_form(tree))),
-        "imports": sorted(_imports(tree)),
+        "imports": imports,
         "original_name": name,
         "description": description,
     }
@@ -260,7 +265,7 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
     _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
-    return _canonical(tree)
+    return {"source": _canonical(tree), "id": content_hash(similarity.normal_form(pruned(tree, "g")))}
 
 
 def _program(text: str) -> ast.Module:
@@ -447,8 +452,8 @@ def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
 _IDENTIFIERS = ("id", "arg", "name", "asname")
 
 
-def _canonical(tree: ast.Module) -> dict[str, Any]:
-    """The program in one layout, without docstrings, comments and return annotations, and its normal form's hash."""
+def _canonical(tree: ast.Module) -> str:
+    """The program in one layout, without docstrings, comments and return annotations. The tree is changed too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
@@ -461,4 +466,4 @@ def _canonical(tree: ast.Module) -> dict[str, Any]:
             raise _Broken("unprintable")
     except (SyntaxError, ValueError) as error:
         raise _Broken("unprintable", str(error)[:200]) from None
-    return {"source": source, "id": content_hash(similarity.normal_form(tree))}
+    return source
