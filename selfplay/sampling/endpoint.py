@@ -204,23 +204,38 @@ class Endpoint:
         """The answer in a reply, as `replies.read` has it, with advice in the message of a refusal.
 
         Raises:
-            InputError: The server refuses the request for good, or tells no tokens, though a budget bounds them.
+            NoAnswer: The reply is a failure.
+            SeveralRefused: The candidates may be asked for one by one.
+            InputError: The server refuses the request for good, or has told no tokens yet, though a budget bounds them.
         """
         try:
             found = replies.read(reply, prompt.chat, copies)
         except InputError as error:
-            advice = f": check the key in ${self.config.key_variable}" if reply.status_code in (401, 403) else ""
-            names = [name for name, sent in asdict(self.config.send).items() if sent and sent in replies.said(reply)]
-            if names and not advice:
-                advice = f": endpoint.send.{names[0]} (bench: --send {names[0]}=) renames it or leaves it out"
-            raise InputError(f"{error}{advice}") from None
-        self._tells_tokens |= None not in (found.prompt_tokens, found.completions[0].tokens)
+            raise InputError(f"{error}{self._advice(reply)}") from None
+        untold = found.completions[0].tokens is None or (self.config.prompt_price and found.prompt_tokens is None)
+        self._tells_tokens |= not untold
         if self._is_bounded and not self._tells_tokens:
             raise InputError(
                 f"{reply.url}: expected counts of tokens under 'usage', which budget.tokens and budget.price need, "
                 "got none: set them to 0, and bound the run by budget.seconds"
             )
         return found
+
+    def _advice(self, reply: httpx.Response) -> str:
+        """What to do about a refusal, to be put behind its message."""
+        if reply.status_code in (401, 403):
+            return f": check the key in ${self.config.key_variable}"
+        said = replies.said(reply)
+        names = [
+            name
+            for name, sent in asdict(self.config.send).items()
+            if sent and re.search(rf"\b{re.escape(sent)}\b", said) and reply.status_code in (400, 422)
+        ]
+        if not names:
+            return ""
+        return (
+            f": endpoint.send.{names[0]} (bench: --send {names[0]}=OTHER) renames it, or leaves it out if it is empty"
+        )
 
     def ask_one_by_one(self) -> None:
         """Ask for one candidate in each request from now on, because a server grants no more."""
@@ -258,18 +273,24 @@ class Endpoint:
         """See that two samples of some prompt differ, in what the model thinks or in what it says.
 
         Raises:
-            InputError: Nearly all prompts get the same whole text twice.
+            InputError: Half of the prompts or more get the same whole text twice, and none gets two texts.
         """
         prompts, same = PROBES[self._chats], 0
         for max_tokens in DRAWN_TOKENS:
             drawing, cut = SamplingSettings(1.0, 1.0, max_tokens, 1), []
             for prompt in prompts:
-                one, other = (self._one(url, prompt, drawing, seed) for seed in (1, 2))
+                try:
+                    one, other = (self._one(url, prompt, drawing, seed) for seed in (1, 2))
+                except (InputError, EndpointFailed):
+                    if max_tokens == DRAWN_TOKENS[0]:
+                        raise
+                    cut.append(prompt)  # so many tokens may be too many for it
+                    continue
                 if one.first != other.first:
                     return
                 cut += [prompt] if one.may_go_on else []
             same, prompts = same + len(prompts) - len(cut), cut
-        if 2 * same > len(PROBES[self._chats]):
+        if 2 * same >= len(PROBES[self._chats]):
             raise InputError(
                 f"{url}: expected different samples at temperature 1, got the same text twice for each of {same} "
                 "prompts: use a server that samples (`transformers serve` samples only if the checkpoint's "

@@ -52,7 +52,6 @@ THOUGHT = ("reasoning", "think", "thought")
 """Parts of the names of fields, and of the types of parts, that hold what a model thinks before it answers."""
 
 _ANSWER = an_object(choices=a_list(an_object(), least=1))
-_ERROR = an_object(error=an_object(code={"type": "integer", "minimum": 400, "maximum": 599}))
 
 
 class NoAnswer(Exception):
@@ -105,32 +104,42 @@ def read(reply: httpx.Response, chat: bool, copies: int = 1) -> Reply:
     """
     if reply.status_code != 200:
         raise _refusal(reply, reply.status_code, copies)
-    where = str(reply.url)
     try:
-        answer = _parsed(reply, where)
-        if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-            raise _told_error(reply, answer, copies)
-        expect(answer, _ANSWER, where)
-        choices = answer["choices"][:copies]
-        ends = [_finished(choice) for choice in choices]
-        messages = [_message(choice, where) if chat else choice for choice in choices]
-        texts = [_text(message.get("content" if chat else "text"), where) for message in messages]
+        answer = _parsed(reply)
+        told = isinstance(answer, dict) and bool(answer.get("error")) and not answer.get("choices")
+        if not told:
+            return _answer(answer, str(reply.url), chat, copies)
     except InputError as error:
         raise NoAnswer("malformed answer", _without_key(reply, str(error))) from None
+    raise _told_error(reply, answer["error"], copies)
+
+
+def _parsed(reply: httpx.Response) -> Any:
+    if reply.content.lstrip().startswith((b"data:", b"event:")):
+        raise InputError(f"{reply.url}: expected one object of JSON, got a stream of events")
+    return parse_json(reply.content, str(reply.url), "an answer")
+
+
+def _answer(answer: Any, where: str, chat: bool, copies: int) -> Reply:
+    """The answer in a JSON value.
+
+    Raises:
+        InputError: It is malformed.
+        NoAnswer: The server gave a text up.
+    """
+    expect(answer, _ANSWER, where)
+    choices = answer["choices"][:copies]
+    ends = [_finished(choice) for choice in choices]
+    messages = [_message(choice, where) if chat else choice for choice in choices]
+    texts = [_text(message.get("content" if chat else "text"), where) for message in messages]
     tokens, prompt_tokens = _counts(answer.get("usage"), texts)
     completions = [Completion(*each) for each in zip(texts, tokens, ends, strict=True)]
     return Reply(completions, [_thoughts(message) for message in messages], prompt_tokens)
 
 
-def _parsed(reply: httpx.Response, where: str) -> Any:
-    if reply.content.lstrip().startswith((b"data:", b"event:")):
-        raise InputError(f"{where}: expected one object of JSON, got a stream of events")
-    return parse_json(reply.content, where, "an answer")
-
-
-def _told_error(reply: httpx.Response, answer: dict[str, Any], copies: int) -> Exception:
+def _told_error(reply: httpx.Response, error: Any, copies: int) -> Exception:
     """What an error in place of choices counts as."""
-    code = answer["error"].get("code") if isinstance(answer["error"], dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
     if type(code) is int and 400 <= code < 600:
         return _refusal(reply, code, copies)
     return NoAnswer("an error in place of an answer", said(reply))
