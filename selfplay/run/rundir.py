@@ -199,8 +199,8 @@ _COUNTS = (
 )  # fmt: skip
 _SCORE = {
     **an_object(
-        puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL, verdicts=each(NATURAL),
-        truncated=NATURAL, tokens=NATURAL,
+        ["not_told"], puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL,
+        verdicts=each(NATURAL), truncated=NATURAL, tokens=NATURAL, not_told=each(NATURAL),
     ),
     "patternProperties": {r"^pass@[1-9]\d{0,9}$": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}},
     "additionalProperties": False,

@@ -54,7 +54,7 @@ PROBES = {
 """Prompts that check a server, by whether it is used as a chat."""
 THOUGHT_MARK = re.compile(r"</?think(?:ing)?>|\s+")
 """What may stand around thoughts in a greedy text of the weights, and not in the fields of a reply."""
-LEAST_THOUGHT = 12
+LEAST_THOUGHT = 10
 """Characters of thoughts by which a greedy text is known, though it begins with other marks than those."""
 PROOF_ATTEMPTS = 3
 """Tries of a check. They are few, so that a server that is not there is reported soon."""
@@ -539,13 +539,16 @@ def _goes_with(expected: str, thoughts: str, text: str) -> bool:
     thoughts apart, without the marks around them.
     """
     if not thoughts:
-        return expected == text if not (expected and text) else expected.startswith(text) or text.startswith(expected)
+        return _begin_alike(expected, text)
     whole, thought, said = (THOUGHT_MARK.sub("", each) for each in (expected, thoughts, thoughts + text))
-    return (
-        (whole and said.startswith(whole))
-        or whole.startswith(said)
-        or (len(thought) >= LEAST_THOUGHT and thought in whole)
-    )
+    if _begin_alike(whole, said):
+        return True
+    place = whole.find(thought[:LEAST_THOUGHT]) if len(thought) >= LEAST_THOUGHT else -1
+    return place >= 0 and _begin_alike(whole[place:], thought)
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    return one == other if not (one and other) else one.startswith(other) or other.startswith(one)
 
 
 def _headers(config: EndpointConfig) -> dict[str, str]:
