@@ -845,6 +845,65 @@ def test_what_servers_may_cost_is_bounded(played, proved, here, capsys):
     assert re.search(r"budget.price: [\d.]+ of 3.0 are spent, in iteration 1", capsys.readouterr().out)
 
 
+def benched(server, folder, *more):
+    (folder / "set.jsonl").write_text(
+        json.dumps({"puzzle": "def f(x: int):\n    return x * x == 1369", "solution": "def g():\n    return 37"})
+    )
+    settings = ["--puzzles=set.jsonl", "--protocol=chat", "--samples=40", "--k=1", "--out=out"]
+    return main(["bench", "m", "--url", server.url, *settings, *more])
+
+
+@pytest.mark.parametrize("what", CUTS)
+def test_a_benchmark_counts_all_finished_replies(played, here, what, capsys):
+    assert benched(played(sometimes(CUTS[what])), here) == 0
+    own = json.loads(Path("out/results.json").read_text())["selfplay"]
+    assert own["per_puzzle"].popitem()[1] == [40, 26]
+    assert own["scores"]["pass@1"]["value"] == 26 / 40
+
+
+def test_a_benchmark_sends_what_the_server_takes_and_says_so(played, proved, here, capsys):
+    def play(body, number):
+        if {"max_tokens", "temperature", "seed"} & set(body):
+            return 400, {}, b"unsupported parameter"
+        return thinking(body, "```python\ndef g():\n    return 37\n```")
+
+    sent = ["--send=max_tokens=max_completion_tokens", "--send=temperature=", "--send=seed="]
+    assert benched(played(play), here, *sent) == 2
+    assert "or set endpoint.proof = 'skip' (bench: --proof skip)" in capsys.readouterr().err
+    assert benched(played(play), here, "--proof=skip", *sent) == 0
+    said = capsys.readouterr().out
+    assert "not sent to the server: temperature, seed" in said
+    assert "sent under another name: max_tokens as max_completion_tokens" in said
+    assert "the proof that the server samples, and with the right weights: skipped" in said
+
+
+@pytest.mark.parametrize(
+    ("send", "words"),
+    [
+        ("seed", "--send: expected NAME=OTHER, such as max_tokens=max_completion_tokens or seed=, got 'seed'"),
+        ("sead=", "--send: unknown key 'sead'; did you mean 'endpoint.send.seed'?"),
+        ("seed=prompt", "--send: expected a name of its own for each parameter, got 'prompt'"),
+    ],
+)
+def test_what_cannot_be_sent_is_wrong_input(played, here, capsys, send, words):
+    assert benched(played(), here, f"--send={send}") == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("play", "status", "words"),
+    [
+        ((200, {}, b'data: {"choices": []}\n\ndata: [DONE]\n\n'), 3, "got a stream of events"),
+        ((307, {"location": "http://there/v1"}, b""), 2, "got a redirect to http://there/v1: give that address"),
+        ((200, {}, b'{"error": {"code": 402, "message": "pay first"}}'), 2, "402: pay first"),
+    ],
+)
+def test_streams_and_redirects_are_refused_in_a_line(played, proved, here, capsys, play, status, words):
+    assert benched(played(lambda body, number: play), here) == status
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("selfplay: ")]
+    assert words in line
+
+
 def without_usage(body, number):
     status, headers, content = chatting(body, number)
     told = json.loads(content)
