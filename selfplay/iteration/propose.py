@@ -135,7 +135,7 @@ def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[
     return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
 
 
-def _begins(plan: dict[str, Any]) -> list[Any]:
+def begins(plan: dict[str, Any]) -> list[Any]:
     """The beginning of each prompt, or None. The plans of older runs have no beginnings."""
     return plan.get("begins") or [None] * len(plan["shots"])
 
@@ -143,7 +143,7 @@ def _begins(plan: dict[str, Any]) -> list[Any]:
 def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
     """The prompts of a planned chunk."""
     made = []
-    for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
+    for shots, begin in zip(plan["shots"], begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
         made.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
     return made
@@ -218,7 +218,7 @@ def _outcome(
         return refusal.reason, refusal.detail
     assert chunk.completions is not None
     place = position // chunk.plan["copies"]
-    begin = _begins(chunk.plan)[place]
+    begin = begins(chunk.plan)[place]
     parents = (*chunk.plan["shots"][place], *(begin[:1] if begin else ()))
     original = chunk.completions[position]
     provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)

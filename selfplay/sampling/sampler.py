@@ -35,13 +35,27 @@ def settings_of(stage: SamplingConfig, batch_rows: int, sampler: Sampler) -> Sam
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The tokens in which a text was sampled."""
+
+    ids: tuple[int, ...]
+    """Token ids, with the one that ended the text."""
+    ended: str
+    """`token`: the last id is an end token. `line`: the last id begins or holds a line that is not indented, where the
+    function has ended. `cut`: the text met its token limit."""
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled text, after the prompt."""
 
     text: str
+    """What the tokens of prompt and text decode to, without what those of the prompt decode to."""
     tokens: int
     finished: bool
     """Whether the text ended by itself, not at `max_tokens`."""
+    drawn: Drawn | None = None
+    """Its tokens; None if they are not known, as with a server."""
 
 
 @dataclass(frozen=True)
