@@ -78,7 +78,7 @@ def plan(
         if not begun:
             return _Asked(fitting, None, goal)
         parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
-        return _Asked(fitting, _beginning(archive, parent, rng), goal)
+        return _Asked(fitting, _beginning(archive, parent, rng, sampler.is_border), goal)
 
     proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
     begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
@@ -121,10 +121,13 @@ def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Poo
         return Goals.of(archive, own, solved)
 
 
-def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
+def _beginning(
+    archive: Archive, parent: str, rng: np.random.Generator, is_border: Callable[[str, int], bool]
+) -> list[Any] | None:
     """A solved puzzle's id, and how many of its characters a proposal continues: up to the answer's type or more.
 
-    The proposals then vary as the archive does, in answer types and in conditions.
+    The proposals then vary as the archive does, in answer types and in conditions. Where a token spans the drawn place,
+    the text is cut before it, or else behind it.
     """
     puzzle = archive.puzzle(parent)
     source = puzzle.source
@@ -132,7 +135,10 @@ def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[
         return None
     typed = source.index(":") + len(f": {puzzle.answer_type}")
     cuts = [match.start() for match in WORD_BORDER.finditer(source, typed)]
-    return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
+    usable = cuts[: len(cuts) // 2 + 1]
+    drawn = int(rng.integers(len(usable)))
+    nearest = [*usable[drawn::-1], *usable[drawn + 1 :]]
+    return [parent, next((place for place in nearest if is_border(source, place)), usable[drawn])]
 
 
 def begins(plan: dict[str, Any]) -> list[Any]:

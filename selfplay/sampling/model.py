@@ -35,7 +35,7 @@ from selfplay.sampling import decode
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt, end_of
 from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
-from selfplay.sampling.tokens import decode_after, encode_after
+from selfplay.sampling.tokens import decode_after, encode_after, is_border
 from selfplay.settings import embedded_file
 
 # transformers shows a progress bar for every file that it reads, and warns about long prompts that are only measured.
@@ -190,6 +190,10 @@ class LanguageModel:
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token."""
         return len(encode_after(self.tokenizer, completion))
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether no token spans this place of a text, so that it can be cut there."""
+        return is_border(self.tokenizer, text, place)
 
     def batch_rows(self, max_tokens: int) -> int:
         """The largest power of two of rows that half of the free memory holds, at most `MOST_ROWS`."""

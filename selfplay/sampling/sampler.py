@@ -118,6 +118,10 @@ class Sampler(Protocol):
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token."""
 
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether a text can be cut here for the model to continue: whether no token spans the place, as far as known.
+        """
+
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -172,6 +176,10 @@ class ScriptedSampler:
     def tokens_of(self, completion: str) -> int:
         """Number of words."""
         return len(completion.split())
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Always true."""
+        return True
 
     def sample(
         self,

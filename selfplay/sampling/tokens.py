@@ -136,6 +136,15 @@ def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> s
     return _decoded(tokenizer, [*facts.anchor, *ids]).removeprefix(facts.anchor_text)
 
 
+def is_border(tokenizer: Any, text: str, place: int) -> bool:
+    """Whether the beginning of a text, up to this place, has the same tokens alone as in the whole text.
+
+    If not, a model that is to continue the beginning has hardly ever seen it cut there.
+    """
+    begun = encode_text(tokenizer, text[:place])
+    return encode_text(tokenizer, text)[: len(begun)] == begun
+
+
 def encode_begun(tokenizer: Any, before: Sequence[int], ids: Sequence[int], text: str) -> list[int]:
     """Token ids of a text that goes on behind others: the given ones as far as they are its beginning, then its own.
 
