@@ -119,8 +119,7 @@ class Sampler(Protocol):
         """Number of tokens in a completion's text, without the end token."""
 
     def is_border(self, text: str, place: int) -> bool:
-        """Whether a text can be cut here for the model to continue: whether no token spans the place, as far as known.
-        """
+        """Whether a text can be cut here for the model to continue: whether no token spans the place, as far as known."""
 
     def sample(
         self,

@@ -215,9 +215,7 @@ def test_a_chat_whose_control_tokens_take_spaces_away_is_as_the_tokenizer_has_it
     assert named[named.index(end, 1) :] == usual[usual.index(end, 1) :]
 
 
-@pytest.mark.parametrize(
-    ("family", "end"), [("llama2", "</s>"), ("qwen2", "<|im_end|>"), ("gemma", "<end_of_turn>")]
-)
+@pytest.mark.parametrize(("family", "end"), [("llama2", "</s>"), ("qwen2", "<|im_end|>"), ("gemma", "<end_of_turn>")])
 def test_a_chats_completion_ends_as_its_template_ends_a_turn_and_others_with_the_texts_end(family, end):
     tokenizer = tokenizer_of(family)
     assert tokenizer.convert_ids_to_tokens(end_of(tokenizer, True)) == end
