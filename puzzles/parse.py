@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from puzzles import answer_type, similarity
+from puzzles import answer_type, scopes, similarity
+from puzzles.extract import program_of
+from puzzles.pruning import HARMLESS_MODULES, pruned
 from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
 from sandbox.pool import Job, Pool
@@ -26,17 +28,20 @@ MAX_TEXT_BYTES = 64 * 1024
 BATCH_TEXTS = 64
 BATCH_BYTES = 24 * 1024
 
-PUZZLE_NAMES = ("f", "sat")
-SOLUTION_NAMES = ("g", "sol")
+PUZZLE_NAMES = ("f", "sat", "puzzle")
+SOLUTION_NAMES = ("g", "sol", "solution", "answer")
+"""Names by which a text's function is found, if it has one of them."""
+ANSWER_NAMES = (*SOLUTION_NAMES, "ans", "result", "x")
+"""Names of constants that count as an answer, where a text has no function."""
 
 RULES = {
     "too_long": f"a text is at most {MAX_TEXT_BYTES} bytes",
     "too_complex": "parsing stays within the limits of a sandbox child",
-    "no_code": "a chat reply holds a fenced code block",
+    "no_code": "a reply holds a program: in a fenced block, or as lines of its own",
     "no_input": "an abduction task has one input and its output",
     "no_literal": "the input and the output of an abduction task are Python literals",
     "syntax": "the text is a Python program",
-    "statement": "the top level holds imports, definitions and constants only",
+    "statement": "no statement of the top level leaves the program",
     "no_function": "a function is defined",
     "no_parameter": "the puzzle takes the answer as its first parameter",
     "required_parameter": "all parameters but the answer have defaults",
@@ -176,7 +181,7 @@ def parse_batch(payload: bytes) -> Iterator[bytes]:
         request = json.loads(blob)
         parse = _parse_puzzle if request["kind"] == "puzzle" else _parse_solution
         try:
-            record = parse(_extract(request["text"], request["form"]), request["rename"])
+            record = parse(_extract(request["text"], request["form"], request["kind"]), request["rename"])
         except _Broken as broken:
             record = {"rule": broken.rule, "detail": broken.detail}
         except (RecursionError, MemoryError) as error:
@@ -184,7 +189,7 @@ def parse_batch(payload: bytes) -> Iterator[bytes]:
         yield json.dumps(record).encode()
 
 
-def _extract(text: str, form: str) -> str:
+def _extract(text: str, form: str, kind: str) -> str:
     if form == "continuation":
         first, *rest = text.split("\n")
         body = []
@@ -193,13 +198,32 @@ def _extract(text: str, form: str) -> str:
                 break
             body.append(line)
         return "\n".join([first, *body]).rstrip() + "\n"
-    if form == "chat":
-        blocks: list[str] = re.findall(r"```[a-zA-Z0-9]*\n(.*?)(?:\n```|\Z)", text, re.DOTALL)
-        with_function = [block for block in blocks if "def " in block]
-        if not with_function:
-            raise _Broken("no_code")
-        return with_function[0]
-    return _abduction(json.loads(text)) if form == "abduction" else text
+    if form == "abduction":
+        return _abduction(json.loads(text))
+    found = program_of(text, _puzzle_in if kind == "puzzle" else _solution_in)
+    if found is None and form == "chat":
+        raise _Broken("no_code")
+    return text if found is None else found  # a text that is no program is told why
+
+
+def _puzzle_in(tree: ast.Module) -> int:
+    """How well a program is a puzzle: 2 if a function with a usual name is, 1 if another is."""
+    fitting = [function.name for function in _functions(tree) if _is_puzzle(function)]
+    return 2 if {*fitting} & {*PUZZLE_NAMES} else min(1, len(fitting))
+
+
+def _solution_in(tree: ast.Module) -> int:
+    """How well a program is a solution: 3 if a function with a usual name is, 2 if another, 1 if an answer is named."""
+    fitting = [function.name for function in _functions(tree) if _callable_without_arguments(function)]
+    if {*fitting} & {*SOLUTION_NAMES}:
+        return 3
+    if any(name not in PUZZLE_NAMES and not name.startswith(("test", "main", "check")) for name in fitting):
+        return 2
+    return int(_answer_function(tree) is not None)
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
 
 
 def _abduction(task: Mapping[str, Any]) -> str:
@@ -231,6 +255,7 @@ def _literal(text: str, what: str) -> ast.expr:
 def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
     function = _entry(tree, PUZZLE_NAMES, _is_puzzle)
+    _leave_out_needless(tree, function)
     annotation = _check_puzzle(function)
     try:
         declared = answer_type.read(annotation)
@@ -241,8 +266,10 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     has_g = any(isinstance(statement, ast.FunctionDef) and statement.name == "g" for statement in tree.body)
     _give_names(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
+    canonical = _canonical(tree, "f")
+    tree = pruned(tree, "f")
     return {
-        **_canonical(tree),
+        **canonical,
         "answer_type": declared,
         "header": f"def g({', '.join(_defaults(function))}):",
         "skeleton": content_hash(similarity.normal_form(tree, constants=False)),
@@ -256,11 +283,14 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
 
 def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
+    if not any(map(_callable_without_arguments, _functions(tree))) and (made := _answer_function(tree)):
+        tree.body.append(made)
     function = _entry(tree, SOLUTION_NAMES, _callable_without_arguments)
+    _leave_out_needless(tree, function)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
     _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
-    return _canonical(tree)
+    return _canonical(tree, "g")
 
 
 def _program(text: str) -> ast.Module:
@@ -277,16 +307,111 @@ def _program(text: str) -> ast.Module:
         if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
             _quote_annotations(tree, statement)
             continue
-        if not isinstance(statement, _TOP_LEVEL):
+        if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
             raise _Broken("statement", f"line {statement.lineno}: {type(statement).__name__}")
         kept.append(statement)
     tree.body = kept
     return tree
 
 
-_TOP_LEVEL = (
-    ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign,
-)  # fmt: skip
+def _answer_function(tree: ast.Module) -> ast.FunctionDef | None:
+    """A function made of a program's last `g = lambda: …`, or else of its last `answer = …`; None without either."""
+    named = [
+        (target.id, statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    ]
+    for name, value in reversed(named):
+        if isinstance(value, ast.Lambda) and name not in PUZZLE_NAMES and _callable_without_arguments(value):
+            made = ast.FunctionDef(name, value.args, [ast.Return(value.body)], [], lineno=1)
+            return ast.fix_missing_locations(made)
+    for name, _ in reversed(named):
+        if name in ANSWER_NAMES:
+            (function,) = ast.parse(f"def {'solution' if name == 'g' else 'g'}():\n    return {name}").body
+            assert isinstance(function, ast.FunctionDef)
+            return function
+    return None
+
+
+def _leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> None:
+    """Leave out statements of the top level that the entry does not need: calls, checks, prints, and a main guard.
+
+    Definitions stay, and imports but unused ones of modules that may be missing. Before the entry so do constants and
+    calls that set something; behind it only what binds or changes a name that the entry uses. The recursion limit is
+    the sandbox's setting, so `sys.setrecursionlimit(…)` is left out too.
+    """
+    needed = _needed_by(tree, entry)
+    before = True
+    kept: list[ast.stmt] = []
+    for statement in tree.body:
+        before = before and statement is not entry
+        if (
+            isinstance(statement, _DEFINITIONS)
+            or _touched(statement) & needed
+            or (before and not _is_check(statement, entry.name))
+        ):
+            kept.append(statement)
+    tree.body = kept
+    if not scopes.is_reflective(tree):
+        tree.body = [statement for statement in kept if not _is_unused_import(statement, tree)]
+
+
+def _is_unused_import(statement: ast.stmt, tree: ast.Module) -> bool:
+    """Whether a statement imports modules that may be missing, and the program uses none of them."""
+    if not isinstance(statement, ast.Import | ast.ImportFrom) or any(alias.name == "*" for alias in statement.names):
+        return False
+    modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
+    names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return not {*modules} <= HARMLESS_MODULES and not names & used
+
+
+_DEFINITIONS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _is_check(statement: ast.stmt, entry: str) -> bool:
+    """Whether a statement only shows, checks or allows something: a main guard, an assertion, a print, a call of the
+    entry, a recursion limit.
+    """
+    names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(statement) if isinstance(node, ast.Attribute)}
+    shows = names & {"__name__", "print", "input", entry} or attributes & {"setrecursionlimit"}
+    return isinstance(statement, ast.Assert) or bool(shows)
+
+
+def _touched(statement: ast.stmt) -> set[str]:
+    """Names that a statement of the top level binds or may change."""
+    if isinstance(statement, ast.If) and any(
+        isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(statement.test)
+    ):
+        return set()
+    nodes = list(ast.walk(statement))
+    touched = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    touched |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    touched |= {a.asname or a.name for n in nodes if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    for node in nodes:  # T[0] = 1, T.append(1)
+        if isinstance(node, ast.Subscript | ast.Attribute) and (
+            not isinstance(node.ctx, ast.Load) or isinstance(node, ast.Attribute)
+        ):
+            root: ast.AST = node
+            while isinstance(root, ast.Subscript | ast.Attribute):
+                root = root.value
+            touched |= {root.id} if isinstance(root, ast.Name) else set()
+    return touched
+
+
+def _needed_by(tree: ast.Module, entry: ast.FunctionDef) -> set[str]:
+    needed = {node.id for node in ast.walk(entry) if isinstance(node, ast.Name)} - {entry.name}
+    grown = True
+    while grown:
+        before = len(needed)
+        for statement in tree.body:
+            if statement is not entry and _touched(statement) & needed:
+                needed |= {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)} - {entry.name}
+        grown = len(needed) > before
+    return needed
 
 
 def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
@@ -301,14 +426,30 @@ def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
 
 
 def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
-    """The function that the text is about: the last with a usual name, else the last suitable one, else the last."""
-    functions = [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
+    """The function that the text is about.
+
+    That is the one with the first of the usual names, the last such one; else a suitable one that no other function of
+    the text uses, or else any suitable one, or any: the last of them.
+    """
+    functions = _functions(tree)
     if not functions:
         asynchronous = any(isinstance(statement, ast.AsyncFunctionDef) for statement in tree.body)
         raise _Broken("asynchronous" if asynchronous else "no_function")
-    named = [function for function in functions if function.name in names]
+    for name in names:
+        if named := [function for function in functions if function.name == name]:
+            return named[-1]
     fitting = [function for function in functions if suitable(function)]
-    return (named or fitting or functions)[-1]
+    roots = [function for function in fitting if not _is_used_by_others(function, functions)]
+    return (roots or fitting or functions)[-1]
+
+
+def _is_used_by_others(function: ast.FunctionDef, functions: Sequence[ast.FunctionDef]) -> bool:
+    return any(
+        isinstance(node, ast.Name) and node.id == function.name
+        for other in functions
+        if other is not function
+        for node in ast.walk(other)
+    )
 
 
 def _is_puzzle(function: ast.FunctionDef) -> bool:
@@ -347,7 +488,7 @@ def _check_puzzle(function: ast.FunctionDef) -> ast.expr:
     return annotation
 
 
-def _callable_without_arguments(function: ast.FunctionDef) -> bool:
+def _callable_without_arguments(function: ast.FunctionDef | ast.Lambda) -> bool:
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
     return len(arguments.defaults) == positional and all(arguments.kw_defaults)
@@ -447,9 +588,11 @@ def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
 _IDENTIFIERS = ("id", "arg", "name", "asname")
 
 
-def _canonical(tree: ast.Module) -> dict[str, Any]:
+def _canonical(tree: ast.Module, entry: str) -> dict[str, Any]:
     """The program in one layout, without docstrings, comments and return annotations, and its normal form's hash."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            node.kind = None  # a text written u'…' is printed without the sign
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -461,4 +604,4 @@ def _canonical(tree: ast.Module) -> dict[str, Any]:
             raise _Broken("unprintable")
     except (SyntaxError, ValueError) as error:
         raise _Broken("unprintable", str(error)[:200]) from None
-    return {"source": source, "id": content_hash(similarity.normal_form(tree))}
+    return {"source": source, "id": content_hash(similarity.normal_form(pruned(tree, entry)))}

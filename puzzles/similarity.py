@@ -7,10 +7,13 @@ forms themselves are plain data.
 from __future__ import annotations
 
 import ast
+import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
+
+from puzzles import scopes
 
 SHINGLE_TOKENS = 5
 """Number of tokens in a shingle."""
@@ -20,17 +23,21 @@ _SKIPPED = {"ctx", "type_comment", "kind", "type_params", "returns", "type_ignor
 
 
 def normal_form(tree: ast.AST, constants: bool = True) -> str:
-    """A text that is equal for programs which differ only in local names, layout, docstrings and annotations' spelling.
+    """A text that is equal for programs which differ only in names that mean nothing, and in layout.
+
+    Equal texts mean equal behaviour: only names that `scopes.renamable_names` lists are written as numbers.
 
     Args:
-        tree: The program, without docstrings.
+        tree: The program, without docstrings and, where these are not to count, without parts that do nothing.
         constants: Whether constants count. If not, the text is the program's skeleton.
     """
-    bound = _bound_names(tree)
+    renamable = scopes.renamable_names(tree)
     numbers: dict[str, int] = {}
 
     def name(text: str) -> str:
-        return f"v{numbers.setdefault(text, len(numbers))}" if text in bound else text
+        if text in renamable:
+            return f"v{numbers.setdefault(text, len(numbers))}"
+        return f"={text}" if NUMBERED.fullmatch(text) else text
 
     tokens: list[str] = []
 
@@ -39,6 +46,8 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
             tokens.append(repr(node.value) if constants else type(node.value).__name__)
         elif isinstance(node, ast.Name):
             tokens.append(name(node.id))
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            tokens.append(f"({type(node).__name__} {' '.join(map(name, node.names))} )")
         elif isinstance(node, ast.AST):
             tokens.append(f"({type(node).__name__}")
             complete = True
@@ -64,7 +73,9 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
     return " ".join(tokens)
 
 
-_NAME_FIELDS = {"name", "arg"}
+_NAME_FIELDS = {"name", "arg", "rest"}
+NUMBERED = re.compile(r"v\d+")
+"""A name that looks like one of the numbers that stand for renamable names."""
 
 
 class _Bag(list[object]):
