@@ -200,10 +200,20 @@ def _extract(text: str, form: str, kind: str) -> str:
         return "\n".join([first, *body]).rstrip() + "\n"
     if form == "abduction":
         return _abduction(json.loads(text))
+    if form == "program" and _is_program(text):
+        return text
     found = program_of(text, _puzzle_in if kind == "puzzle" else _solution_in)
     if found is None and form == "chat":
         raise _Broken("no_code")
     return text if found is None else found  # a text that is no program is told why
+
+
+def _is_program(text: str) -> bool:
+    """Whether a text is a program as it stands, as nearly all are that do not come from a chat."""
+    try:
+        return bool(ast.parse(text).body)
+    except (SyntaxError, ValueError):
+        return False
 
 
 def _puzzle_in(tree: ast.Module) -> int:
@@ -266,16 +276,18 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     has_g = any(isinstance(statement, ast.FunctionDef) and statement.name == "g" for statement in tree.body)
     _give_names(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
-    canonical = _canonical(tree, "f")
+    source, imports = _canonical(tree), sorted(_imports(tree))
     tree = pruned(tree, "f")
+    renamable = scopes.renamable_names(tree)
     return {
-        **canonical,
+        "source": source,
+        "id": content_hash(similarity.normal_form(tree, renamable=renamable)),
         "answer_type": declared,
         "header": f"def g({', '.join(_defaults(function))}):",
-        "skeleton": content_hash(similarity.normal_form(tree, constants=False)),
+        "skeleton": content_hash(similarity.normal_form(tree, False, renamable)),
         "unordered": content_hash(similarity.order_free_form(tree, constants=False)),
         "shingles": sorted(similarity.shingles(similarity.order_free_form(tree))),
-        "imports": sorted(_imports(tree)),
+        "imports": imports,
         "original_name": name,
         "description": description,
     }
@@ -290,7 +302,7 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
     _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
-    return _canonical(tree, "g")
+    return {"source": _canonical(tree), "id": content_hash(similarity.normal_form(pruned(tree, "g")))}
 
 
 def _program(text: str) -> ast.Module:
@@ -342,6 +354,8 @@ def _leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> None:
     calls that set something; behind it only what binds or changes a name that the entry uses. The recursion limit is
     the sandbox's setting, so `sys.setrecursionlimit(…)` is left out too.
     """
+    if len(tree.body) == 1:
+        return
     needed = _needed_by(tree, entry)
     before = True
     kept: list[ast.stmt] = []
@@ -354,7 +368,7 @@ def _leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> None:
         ):
             kept.append(statement)
     tree.body = kept
-    if not scopes.is_reflective(tree):
+    if not scopes.is_reflective(list(ast.walk(tree))):
         tree.body = [statement for statement in kept if not _is_unused_import(statement, tree)]
 
 
@@ -428,19 +442,17 @@ def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
 def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
     """The function that the text is about.
 
-    That is the one with the first of the usual names, the last such one; else a suitable one that no other function of
-    the text uses, or else any suitable one, or any: the last of them.
+    Suitable functions come before others, those with a usual name before other suitable ones, and of these the ones
+    that no other function of the text uses. The last of them is the entry.
     """
     functions = _functions(tree)
     if not functions:
         asynchronous = any(isinstance(statement, ast.AsyncFunctionDef) for statement in tree.body)
         raise _Broken("asynchronous" if asynchronous else "no_function")
-    for name in names:
-        if named := [function for function in functions if function.name == name]:
-            return named[-1]
+    named = [function for function in functions if function.name in names]
     fitting = [function for function in functions if suitable(function)]
-    roots = [function for function in fitting if not _is_used_by_others(function, functions)]
-    return (roots or fitting or functions)[-1]
+    best = [function for function in named if function in fitting] or named or fitting or functions
+    return ([function for function in best if not _is_used_by_others(function, functions)] or best)[-1]
 
 
 def _is_used_by_others(function: ast.FunctionDef, functions: Sequence[ast.FunctionDef]) -> bool:
@@ -588,8 +600,8 @@ def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
 _IDENTIFIERS = ("id", "arg", "name", "asname")
 
 
-def _canonical(tree: ast.Module, entry: str) -> dict[str, Any]:
-    """The program in one layout, without docstrings, comments and return annotations, and its normal form's hash."""
+def _canonical(tree: ast.Module) -> str:
+    """The program in one layout, without docstrings, comments and return annotations. The tree is changed too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant):
             node.kind = None  # a text written u'…' is printed without the sign
@@ -604,4 +616,4 @@ def _canonical(tree: ast.Module, entry: str) -> dict[str, Any]:
             raise _Broken("unprintable")
     except (SyntaxError, ValueError) as error:
         raise _Broken("unprintable", str(error)[:200]) from None
-    return {"source": source, "id": content_hash(similarity.normal_form(pruned(tree, entry)))}
+    return source

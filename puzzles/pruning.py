@@ -10,7 +10,7 @@ import ast
 import copy
 import importlib
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from puzzles import scopes
@@ -24,15 +24,16 @@ other module stays, because it fails where that module is missing."""
 
 
 def pruned(tree: ast.Module, entry: str) -> ast.Module:
-    """A copy of a program without the parts that do nothing.
+    """A program without the parts that do nothing: a copy, or the program itself if there are none.
 
     Args:
         tree: The program, without docstrings.
         entry: Name of the function that is called from outside.
     """
-    tree = copy.deepcopy(tree)
-    if scopes.is_reflective(tree):
+    nodes = list(ast.walk(tree))
+    if not _may_have_idle_parts(tree, nodes) or scopes.is_reflective(nodes):
         return tree
+    tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_unused_constants(node)
@@ -44,6 +45,23 @@ def pruned(tree: ast.Module, entry: str) -> ast.Module:
     used = _used_from(tree, entry)
     tree.body = [kept for statement in tree.body for kept in _used_part(statement, used)]
     return tree
+
+
+def _may_have_idle_parts(tree: ast.Module, nodes: Collection[ast.AST]) -> bool:
+    """Whether a closer look is worth its time: most programs are one function without a statement that does nothing."""
+    if len(tree.body) > 1:
+        return True
+    for node in nodes:
+        if isinstance(node, ast.stmt):
+            if _does_nothing(node) or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)):
+                return True
+            block = getattr(node, "body", ())
+            if any(isinstance(each, _ENDS) for each in block[:-1]):
+                return True
+    return False
+
+
+_ENDS = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 
 
 def _drop_ambient_imports(tree: ast.Module) -> None:
@@ -71,7 +89,7 @@ def _live(block: list[ast.stmt], needs_one: bool) -> list[ast.stmt]:
     for place, statement in enumerate(block):
         if not (_does_nothing(statement) and _binds_nothing([statement])):
             kept.append(statement)
-        if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
+        if isinstance(statement, _ENDS):
             rest = block[place + 1 :]
             kept += [] if _binds_nothing(rest) else rest
             break

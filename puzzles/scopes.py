@@ -29,25 +29,40 @@ _PLAIN_DUNDERS = frozenset({
 _FRAME_PREFIXES = ("f_", "co_", "gi_", "cr_", "ag_", "tb_", "func_")
 
 
-def is_reflective(tree: ast.AST) -> bool:
+def is_reflective(nodes: Collection[ast.AST]) -> bool:
     """Whether a program may look at its own names, so that no renaming is certain to leave its behaviour alone.
 
     It may if it uses a function such as `locals`, an attribute such as `__name__`, or an attribute whose name is
     computed; or if it binds an exception, whose message can hold names.
+
+    Args:
+        nodes: All nodes of the program.
     """
-    literal_uses = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and _names_plainly(node)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and (node.id in _REFLECTIVE_NAMES or node.id.startswith("__")):
+    by_text: list[ast.AST] = []
+    plain: set[int] = set()
+    for node in nodes:
+        kind = type(node)
+        if kind is ast.Name:
+            name = node.id  # type: ignore[attr-defined]
+            if name in _REFLECTIVE_NAMES or name.startswith("__"):
+                return True
+            if name in _BY_TEXT and name != "format":
+                by_text.append(node)
+        elif kind is ast.Attribute:
+            if _shows_names(node.attr):  # type: ignore[attr-defined]
+                return True
+            if node.attr in _BY_TEXT:  # type: ignore[attr-defined]
+                by_text.append(node)
+        elif kind is ast.Call:
+            assert isinstance(node, ast.Call)
+            if (_called_name(node.func) or "") in _BY_TEXT and _names_plainly(node):
+                plain.add(id(node.func))
+        elif kind is ast.ExceptHandler:
+            if node.name:  # type: ignore[attr-defined]
+                return True
+        elif kind is ast.ImportFrom and {alias.name for alias in node.names} & _REFLECTIVE_NAMES:  # type: ignore[attr-defined]
             return True
-        if isinstance(node, ast.Attribute) and _shows_names(node.attr):
-            return True
-        if _called_name(node) in _BY_TEXT and id(node) not in literal_uses:
-            return True
-        if isinstance(node, ast.ExceptHandler) and node.name:
-            return True
-        if isinstance(node, ast.ImportFrom) and {alias.name for alias in node.names} & _REFLECTIVE_NAMES:
-            return True
-    return False
+    return any(id(node) not in plain for node in by_text)
 
 
 _BY_TEXT = frozenset({"getattr", "setattr", "hasattr", "delattr", "attrgetter", "methodcaller", "format", "format_map"})
@@ -83,23 +98,27 @@ def renamable_names(tree: ast.AST) -> frozenset[str]:
     of a function that is not this program's, a member of a class, a module, a function that is shown. No name is one if
     the program may look at its own names.
     """
-    if is_reflective(tree):
-        return frozenset()
     nodes = list(ast.walk(tree))
+    if is_reflective(nodes):
+        return frozenset()
     return frozenset(_bound(nodes) - _meaningful(tree, nodes))
 
 
 def _bound(nodes: Collection[ast.AST]) -> set[str]:
     names: set[str] = set()
     for node in nodes:
-        match node:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.arg(arg=name):
-                names.add(name)
-            case ast.Name(id=name, ctx=ast.Store()):
-                names.add(name)
-            case ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
-                names.add(name)
+        attribute = _BINDERS.get(type(node))
+        if attribute and (attribute != "id" or type(node.ctx) is ast.Store):  # type: ignore[attr-defined]
+            names.add(getattr(node, attribute) or "")
+    names.discard("")
     return names
+
+
+_BINDERS: dict[type[ast.AST], str] = {
+    ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.arg: "arg", ast.Name: "id", ast.MatchAs: "name",
+    ast.MatchStar: "name", ast.MatchMapping: "rest",
+}  # fmt: skip
+"""Nodes that bind a name, and the field that holds it."""
 
 
 def _meaningful(tree: ast.AST, nodes: Collection[ast.AST]) -> set[str]:

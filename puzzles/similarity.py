@@ -22,7 +22,7 @@ SHINGLE_TOKENS = 5
 _SKIPPED = {"ctx", "type_comment", "kind", "type_params", "returns", "type_ignores"}
 
 
-def normal_form(tree: ast.AST, constants: bool = True) -> str:
+def normal_form(tree: ast.AST, constants: bool = True, renamable: Collection[str] | None = None) -> str:
     """A text that is equal for programs which differ only in names that mean nothing, and in layout.
 
     Equal texts mean equal behaviour: only names that `scopes.renamable_names` lists are written as numbers.
@@ -30,8 +30,9 @@ def normal_form(tree: ast.AST, constants: bool = True) -> str:
     Args:
         tree: The program, without docstrings and, where these are not to count, without parts that do nothing.
         constants: Whether constants count. If not, the text is the program's skeleton.
+        renamable: The program's `scopes.renamable_names`, if they are known.
     """
-    renamable = scopes.renamable_names(tree)
+    renamable = scopes.renamable_names(tree) if renamable is None else renamable
     numbers: dict[str, int] = {}
 
     def name(text: str) -> str:
