@@ -34,8 +34,8 @@ GUARD_VERSION = 3
 
 NEAR_DUPLICATE = 0.75
 """Least Jaccard similarity of the shingles of near-duplicates. 0.7 to 0.85 is usual for code (SelfCodeAlign uses 0.7 on
-5-grams of text). The largest similarity seen between two puzzles of the hand-written sets is 0.63, between one of them
-and one of P3 0.49, between a guarded one and one of a single rule 0.69."""
+5-grams of text). The largest similarity seen is 0.63 between two hand-written puzzles, 0.49 between a
+hand-written one and one of P3, and 0.69 between a guarded one and one of a single rule."""
 CONTAINED = 0.85
 """Least share of a guarded puzzle's shingles in another puzzle that counts as containing it. The largest share seen
 among the same puzzles is 0.83."""
@@ -57,7 +57,7 @@ QUARTERS = 4
 """Parts of a unit. A float that is a whole number of quarters counts only as many digits as that number has, because
 people write few other floats: 12.25 counts as 49."""
 MOST_CHANGES = 24
-"""Most near-misses of one member of a reference answer. With 6, all near-misses of a pair had the wrong length."""
+"""Most near-misses of one member of a reference answer. With 6, a pair had only near-misses of the wrong length."""
 KINDS_OF_CHARACTERS = "aeo1 "
 """Characters that also replace a text's characters in near-misses. They tell a count of vowels from a count of one
 letter."""

@@ -43,8 +43,8 @@ ASKED_CPU_SECONDS = 0.1
 WORTH_SHARING = 8
 """Least number of outcomes after which a shared child that ended early is followed by another one for the rest."""
 AUDITED_BELOW = "03"
-"""Candidates whose id, a hash, is below this (3 in 256) always run alone too. The run alone counts; if it differs from
-the shared one, the judgement notes it."""
+"""Candidates whose id, a hash, is below this (3 in 256) always run alone too. What it did alone counts; if the shared
+run differs, the judgement notes it."""
 
 Question = tuple[Puzzle, bytes]
 """A puzzle and an encoded answer: does `f` accept this answer?"""
@@ -138,7 +138,7 @@ def encoded_answers(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> li
 
 
 def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
-    """Judge distinct pairs: accepts always by the candidate's run alone, rejections also by its run beside others."""
+    """Judge distinct pairs. A run beside others may settle a rejection; an accept always needs a run alone."""
     outcomes = _solve_together(pool, pairs)
     alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
     audited = {index: outcomes[index] for index in alone if index in outcomes}

@@ -11,8 +11,8 @@ Theory of operation
         v
     child (sealed by a seccomp allow-list: no file, socket, process, signal, clock, randomness)
 
-*Who may do what.* The supervisor has all rights. Of what a child wrote it parses only the slot's fixed header and
-records of bounded length. The zygote runs as nobody. It sees no file, network or process except its own, and may fork,
+*Who may do what.* The supervisor has all rights. From a child's slot it reads only the fixed header and records of
+bounded length. The zygote runs as nobody. It sees no file, network or process except its own, and may fork,
 wait for and kill its children. A child may compute, allocate memory up to its limit, and write into the slot. `confine`
 defines every layer of protection; `child.main` shows the order in which a child gives up the rest.
 

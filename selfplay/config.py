@@ -36,7 +36,7 @@ class ModelConfig:
     """Threads of torch on a CPU. 0 takes the cores available when the run begins; the run then keeps that number."""
     overlap: str = "auto"
     """Whether the next chunk is sampled while the last one is judged. `auto` does so when the model is not on the CPU.
-    On a CPU it needs cores of its own: `threads` and `sandbox.lanes` together no more than there are."""
+    With a model on the CPU, `threads` and `sandbox.lanes` together should not exceed the number of cores."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class SamplingConfig:
     top_p: float = 1.0
     """Only the likeliest tokens that together have this probability are sampled from."""
     max_tokens: int = 150
-    """Most tokens of one text."""
+    """Largest number of tokens in one text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +105,12 @@ class SolveConfig(SamplingConfig):
     """Puzzles that get more candidates in the same iteration: those whose first candidates promise most. With it the
     first candidates may be few."""
     further_candidates: int = 48
-    """How many more candidates each of these puzzles gets."""
+    """How many more candidates each of the `further_puzzles` gets."""
     training_puzzles: str = "all"
     """Which training puzzles are tried in each iteration, beside the proposed ones."""
     most_proposed: int = 0
-    """Most proposals of an iteration that get candidates. A ranker, fitted to earlier iterations, chooses those from
-    which most is to be learned. 0 tries all, and so does the first iteration."""
+    """If above 0, at most this many proposals of an iteration get candidates. A ranker, fitted to earlier iterations,
+    chooses the most instructive ones. The first iteration tries all."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class VaryConfig:
     """Puzzles made per iteration, divided evenly over the ways. Hindsight begins with the second iteration."""
     ways: tuple[str, ...] = ("hindsight", "join", "nest")
     """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `join` asks two puzzles
-    together. `nest` makes what one puzzle computes the answer that another asks for."""
+    together. `nest` asks another puzzle's question about a value that one puzzle computes."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ class SandboxConfig:
     cpu_seconds: float = 1.0
     """CPU time of one child, in seconds."""
     wall_seconds: float = 5.0
-    """Time by the clock of one child, in seconds; a safety net beside `cpu_seconds`."""
+    """A child is ended after half of these seconds without progress, or after twelve times as many in all. It is a
+    safety net beside `cpu_seconds`."""
     memory_mb: int = 512
     """Address space of one child, in MiB."""
     answer_kb: int = 256
@@ -224,18 +225,19 @@ class FinetuneConfig:
     failing_only: bool = True
     """With `spin`: whether verified solutions are set against failed texts only, or against any."""
     beta: tuple[float, ...] = (0.1, 0.1, 0.1, 5.0)
-    """With `spin` and `dpo`: how soon a difference is large enough, by iteration; a larger number is content with a
-    smaller difference. The last number counts for all later iterations. The default is SPIN's."""
+    """With `spin` and `dpo`: how soon a difference between right and wrong counts as large enough; with a larger
+    number, a smaller difference does. One number per iteration; the last one also counts for all later iterations. The
+    default is SPIN's."""
     clip_ratio: float = 0.2
     """With `grpo`: a token whose probability has changed by this share in the direction of its advantage is left
     alone."""
     balance: str = "none"
-    """With `niches`, pairs are left out and repeated such that each niche and difficulty has as many."""
+    """With `niches`, pairs are left out or repeated until each niche and difficulty has about equally many pairs."""
     most_fall: float = 3.0
-    """With `spin` and `dpo`: training ends when right candidates have lost more than this, in nats per candidate, in
-    the mean of its last tenth; 0 never ends it. These objectives are content if right candidates fall, as long as wrong
-    ones fall deeper. Of the embedded model, with some 30 tokens per candidate, one that had lost 7 was no better than
-    before its training, and one that had lost 1 was. Longer candidates may lose more."""
+    """With `spin` and `dpo`: training ends when right candidates have lost more than this many nats each, averaged over
+    the last tenth of the steps; 0 never ends it. With these objectives right candidates may fall, as long as wrong ones
+    fall further. An embedded model (some 30 tokens per candidate) that had lost 7 was no better than before training;
+    one that had lost 1 was better. Longer candidates may lose more."""
     shard: str = "none"
     """How several processes train together under `torchrun`. With `none` each holds all weights. With `full`, weights,
     gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
@@ -271,7 +273,7 @@ class EndpointConfig:
     """A command that serves a checkpoint, such as `vllm serve {checkpoint} --port {port}`. It is begun on each new
     checkpoint and ended with it. The server may live in an environment of its own."""
     servers: int = 1
-    """How many such servers are begun side by side."""
+    """How many servers `serve` starts side by side."""
     model: str = ""
     """The model's name on the servers; by default the first that they list."""
     concurrent_requests: int = 16
@@ -279,7 +281,7 @@ class EndpointConfig:
     candidates_per_request: int = 1
     """Candidates asked for in one request (`n`), for servers that can."""
     request_seconds: float = 300.0
-    """Seconds after which a request is asked again."""
+    """Seconds without an answer after which a request is sent again."""
     start_seconds: float = 900.0
     """Seconds within which a server that is begun here must answer."""
     attempts: int = 8
@@ -297,8 +299,8 @@ class RayConfig:
     """Where Ray is, with `executor = "ray"`. On each node `sandbox.lanes` children run at the same time."""
 
     address: str = ""
-    """`host:port` of a cluster, or `auto` for the one on this machine. By default the variable `RAY_ADDRESS` says it,
-    or else Ray is started here and ended with the command."""
+    """`host:port` of a cluster, or `auto` for the one on this machine. The default is the variable
+    `RAY_ADDRESS`; if that is not set, Ray is started here and ended with the command."""
     samplers: int = 0
     """Actors that sample, one chunk each, at most one per graphics card of the cluster. 0 takes one per card, or one if
     there is no card."""
@@ -322,8 +324,8 @@ class BudgetConfig:
 class CollapseConfig:
     """When a run's proposals count as collapsing, and what then happens.
 
-    In brackets: the worst value seen in healthy runs of the embedded model (seven runs, 19 iterations). None of them
-    met a default. A `least_…` of 0 and a large `most_…` never alarm.
+    In brackets: the worst value seen in healthy runs of the embedded model (seven runs, 19 iterations). None of these
+    runs passed a default limit. A `least_…` of 0 and a large `most_…` never alarm.
     """
 
     action: str = "continue"
@@ -333,9 +335,9 @@ class CollapseConfig:
     least_well_formed: float = 0.25
     """Least share of the proposed texts that are puzzles. [0.51]"""
     least_distinct_forms: float = 0.7
-    """Least share of distinct puzzles among those. [0.99]"""
+    """Least share of distinct puzzles among the well-formed proposals. [0.99]"""
     most_trivial: float = 0.25
-    """Largest share of puzzles with a trivial answer among those. [0.07]"""
+    """Largest share of puzzles with a trivial answer among the well-formed proposals. [0.07]"""
     most_near_duplicates: float = 0.25
     """Largest share of admitted puzzles that are near another one. [0.04]"""
     least_niche_entropy: float = 0.7
@@ -372,8 +374,8 @@ class RunConfig:
     """Texts sampled side by side. 0 takes as many as fit half of the memory that is free when the run begins, at most
     1,024; the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
     heldout_every: int = 1
-    """Held-out is scored every so many iterations, and at the first and the last. Dev, which chooses, is scored at
-    each."""
+    """Held-out is scored in every N-th iteration, in iteration 0 and in the last one. Dev is scored in every
+    iteration, because checkpoints are chosen by it."""
     gate: bool = False
     """Whether a new checkpoint is sampled from only if it beats the present one on dev. What was found is kept either
     way."""
@@ -383,7 +385,7 @@ class RunConfig:
     """Whether each record is also written as TensorBoard curves. Needs the `[track]` extra."""
     executor: str = "local"
     """Where texts are sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a
-    cluster. Both compute the same. Training is here either way."""
+    cluster. Both compute the same. Training always runs in this process."""
     model: ModelConfig = field(default_factory=ModelConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -435,11 +437,11 @@ ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.s
 AT_MOST_1 = ("top_p", "propose.begun", "clip_ratio")
 """Ends of the keys whose numbers are shares."""
 MOST = 2**64
-"""Of any number."""
+"""Every number of the settings must be below this."""
 ENDPOINT = tuple(
     f"endpoint.{item.name}" for item in fields(EndpointConfig) if item.name not in ("model", "candidates_per_request")
 )
-"""Where and how servers are asked: not what."""
+"""The settings that say where servers are and how they are asked, but not for what."""
 MAY_CHANGE = (
     "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
     "executor", "ray.address", "ray.samplers", *ROUNDING, *ENDPOINT,
@@ -454,7 +456,8 @@ def _check(config: RunConfig) -> None:
             raise ConfigError(f"{key}: expected one of {', '.join(CHOICES[key])}, got {shown(value)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             if value < 0 or (value == 0 and key not in MAY_BE_ZERO):
-                raise ConfigError(f"{key}: expected a number above 0, got {value}")
+                expected = "0 or more" if key in MAY_BE_ZERO else "a number above 0"
+                raise ConfigError(f"{key}: expected {expected}, got {value}")
             if key.endswith(AT_MOST_1) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
@@ -473,7 +476,7 @@ WITHOUT_VERDICTS = {
     "vary.variations": 0, "solve.further_puzzles": 0, "solve.most_proposed": 0, "propose.begun": 0,
     "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft", "finetune.most_solved": 1.0,
 }  # fmt: skip
-"""What goes by verdicts, and has to be so where none is believed."""
+"""Settings that rely on verdicts, with the values that they must have if `finetune.verified` is false."""
 
 
 def _check_finetune(config: RunConfig) -> None:
@@ -481,7 +484,7 @@ def _check_finetune(config: RunConfig) -> None:
     for key, needed in () if own.verified else WITHOUT_VERDICTS.items():
         if flat[key] != needed:
             raise ConfigError(
-                f"{key}: expected {needed} with finetune.verified = false: it goes by verdicts, got {flat[key]}"
+                f"{key}: expected {needed} with finetune.verified = false (it relies on verdicts), got {flat[key]}"
             )
     if not own.roles or set(own.roles) - {"propose", "solve"}:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(own.roles))}")
@@ -501,7 +504,7 @@ def _check_finetune(config: RunConfig) -> None:
             "own texts, beside the model that sampled them"
         )
     if own.objective in ("spin", "dpo") and "solve" not in own.roles:
-        raise ConfigError(f"finetune.roles: expected solve with finetune.objective = {own.objective!r}, which is of it")
+        raise ConfigError(f"finetune.roles: expected solve among them with finetune.objective = {own.objective!r}")
     if not own.beta:
         raise ConfigError("finetune.beta: expected at least one number, got []")
     if low := [beta for beta in own.beta if beta <= 0]:
@@ -541,10 +544,10 @@ def _check_endpoint(config: RunConfig) -> None:
 
 
 def check_urls(where: str, urls: Iterable[str]) -> None:
-    """See that servers can be asked there.
+    """Check that these are addresses of servers.
 
     Raises:
-        ConfigError: One is no address of HTTP, or has more than that in it; the message begins with `where` it stands.
+        ConfigError: One is not an HTTP address, or contains a name, password or query. The message begins with `where`.
     """
     for url in urls:
         try:

@@ -1,6 +1,6 @@
 """Settings read from TOML, changed by `--set a.b=c`, compared, written back, and explained.
 
-An unknown key stops with the nearest known one.
+An unknown key is an error that names the nearest known key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """A run's settings from a TOML file (None: the embedded default) and `key=value` overrides.
 
     Raises:
-        InputError: A key is unknown, a value of the wrong type or out of range, or the file unreadable.
+        InputError: A key is unknown, a value has the wrong type or is out of range, or the file is unreadable.
     """
     if path is None:
         where, values = "the embedded run.toml", read_toml(embedded_file("run.toml"))
@@ -193,7 +193,7 @@ def _allowed(key: str, default: Any) -> str:
     if key in CHOICES:
         return f"One of {', '.join(CHOICES[key])}"
     if isinstance(default, bool):
-        return "true or false"
+        return "True or false"
     if isinstance(default, int | float):
         kind = "A whole number" if isinstance(default, int) else "A number"
         least = "0 or more" if key in MAY_BE_ZERO else "1 or more" if isinstance(default, int) else "above 0"

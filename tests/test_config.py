@@ -167,8 +167,8 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("iterations = -1", "iterations: expected a number above 0, got -1"),
-        ("batch_rows = -1", "batch_rows: expected a number above 0, got -1"),
+        ("iterations = -1", "iterations: expected 0 or more, got -1"),
+        ("batch_rows = -1", "batch_rows: expected 0 or more, got -1"),
         ("keep_checkpoints = 'some'", "keep_checkpoints: expected one of all, best, got 'some'"),
         ("[solve]\ntop_p = 1.5", "solve.top_p: expected at most 1, got 1.5"),
         ("[solve]\ntop_p = 0.0", "solve.top_p: expected a number above 0, got 0.0"),
@@ -187,11 +187,11 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[vary]\nways = []", "vary.ways: expected some of hindsight, join, nest, got []"),
         (
             "[vary]\nvariations = 9\n[finetune]\nverified = false",
-            "vary.variations: expected 0 with finetune.verified = false: it goes by verdicts, got 9",
+            "vary.variations: expected 0 with finetune.verified = false (it relies on verdicts), got 9",
         ),
         (
             "[solve]\nfurther_puzzles = 9\n[finetune]\nverified = false",
-            "solve.further_puzzles: expected 0 with finetune.verified = false: it goes by verdicts, got 9",
+            "solve.further_puzzles: expected 0 with finetune.verified = false (it relies on verdicts), got 9",
         ),
         ("[propose]\nstrategy = 'niche'", "propose.strategy: expected one of uniform, niches, got 'niche'"),
         (
@@ -200,15 +200,15 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ),
         (
             "[propose]\nstrategy = 'niches'\n[finetune]\nverified = false",
-            "propose.strategy: expected uniform with finetune.verified = false: it goes by verdicts, got niches",
+            "propose.strategy: expected uniform with finetune.verified = false (it relies on verdicts), got niches",
         ),
         (
             "[propose]\nbegun = 0.5\n[finetune]\nverified = false",
-            "propose.begun: expected 0 with finetune.verified = false: it goes by verdicts, got 0.5",
+            "propose.begun: expected 0 with finetune.verified = false (it relies on verdicts), got 0.5",
         ),
         (
             "[finetune]\nmost_solved = 0.9\nverified = false",
-            "finetune.most_solved: expected 1.0 with finetune.verified = false: it goes by verdicts, got 0.9",
+            "finetune.most_solved: expected 1.0 with finetune.verified = false (it relies on verdicts), got 0.9",
         ),
         ("[finetune]\nstart = 'last'", "finetune.start: expected one of base, previous, got 'last'"),
         (
@@ -221,11 +221,11 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ),
         (
             "[finetune]\nobjective = 'spin'\nstart = 'previous'\nroles = ['propose']",
-            "finetune.roles: expected solve with finetune.objective = 'spin', which is of it",
+            "finetune.roles: expected solve among them with finetune.objective = 'spin'",
         ),
         (
             "[finetune]\nobjective = 'dpo'\nverified = false",
-            "finetune.objective: expected sft with finetune.verified = false: it goes by verdicts, got dpo",
+            "finetune.objective: expected sft with finetune.verified = false (it relies on verdicts), got dpo",
         ),
         (
             "[solve]\ncandidates_per_puzzle = 1\n[finetune]\nobjective = 'grpo'\nstart = 'previous'",
@@ -274,7 +274,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[finetune]\nbeta = [0.1, 0.0]", "finetune.beta: expected numbers above 0, got 0.0"),
         ("[finetune]\nclip_ratio = 0.0", "finetune.clip_ratio: expected a number above 0, got 0.0"),
         ("[finetune]\nclip_ratio = 1.5", "finetune.clip_ratio: expected at most 1, got 1.5"),
-        ("[finetune]\nmost_fall = -1.0", "finetune.most_fall: expected a number above 0, got -1.0"),
+        ("[finetune]\nmost_fall = -1.0", "finetune.most_fall: expected 0 or more, got -1.0"),
         ("[finetune]\ndtype = 'int8'", "finetune.dtype: expected one of auto, float32, bfloat16, got 'int8'"),
         ("[model]\ndtype = 'fp16'", "model.dtype: expected one of auto, float32, bfloat16, float16, got 'fp16'"),
         (
@@ -305,7 +305,7 @@ def test_choices_ranges_and_changeable_keys_name_settings_that_exist():
 
 
 def test_a_config_made_in_code_is_checked_too():
-    assert "expected a number above 0" in message(lambda: RunConfig(iterations=-3))
+    assert "expected 0 or more" in message(lambda: RunConfig(iterations=-3))
 
 
 def test_betas_are_by_iteration_and_the_last_holds_on():

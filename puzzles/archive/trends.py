@@ -80,7 +80,7 @@ def new_structures(archive: Archive, iteration: int | None = None) -> dict[int, 
 
 
 def skills_solved(archive: Archive) -> tuple[dict[str, int], dict[int, Counter[str]]]:
-    """The number of puzzles with each skill, and by iteration the number of these that the model had solved by its end.
+    """The number of puzzles with each skill, and how many of them the model had solved by the end of each iteration.
 
     Only puzzles that came from outside the run count, because only people's puzzles have skill tags.
     """
@@ -114,7 +114,7 @@ def most_used(archive: Archive, limit: int) -> list[str]:
 
 
 def children(archive: Archive, parents: Collection[str]) -> dict[str, list[str]]:
-    """Ids of the puzzles that each parent was an example in the prompt for, or was varied to, by parent."""
+    """For each parent, the ids of the puzzles that were proposed with it in the prompt, or made by varying it."""
     sql = "SELECT j.value, u.id FROM puzzles u, json_each(u.parents) j WHERE u.parents != '[]' ORDER BY u.number"
     found: dict[str, list[str]] = defaultdict(list)
     for parent, child in archive.query(sql):

@@ -40,7 +40,8 @@ class Variation:
 
     how: str
     """One of three ways. `hindsight` changes the constants of one source. `join` asks for the conditions of both
-    sources. `nest` asks what the second source asks of its answer about a value that the first source computes."""
+    sources. `nest` takes a value that the first source computes, and asks of it what the second source asks of its
+    answer."""
     sources: tuple[str, ...]
     """Texts of the one or two puzzles to vary."""
     answer: str

@@ -83,7 +83,7 @@ def _list(options: argparse.Namespace) -> int:
             return 0
         what = "refused texts" if options.refused else "puzzles"
         if not rows:
-            print(f"none of {number:,} {what}" if number else f"no {what}")
+            print(f"no more than {number:,} {what}: give a smaller --offset" if number else f"no {what}")
             return 0
         shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
         table = render([rows[0].keys(), *shown])

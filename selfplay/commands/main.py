@@ -54,7 +54,7 @@ def grammar() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
-    In the main thread, a command that does not react to a signal within its grace period ends the whole process.
+    If the command does not react to a signal within the grace period, the whole process ends. (Main thread only.)
     """
     parser = grammar()
     options = parser.parse_args(arguments)

@@ -83,12 +83,14 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    if options.shard is not None and (options.forecast or options.from_run):
-        raise InputError("--shard does a part of a run that has begun: leave out --forecast and --from")
+    if options.shard is not None and (options.forecast or options.from_run or options.nodes or options.gpus):
+        raise InputError(
+            "--shard does a part of a run that has begun: leave out --forecast, --nodes, --gpus and --from"
+        )
     if options.nodes is not None and not options.forecast:
-        raise InputError("--nodes: expected --forecast with it: add --forecast")
+        raise InputError("--nodes needs --forecast: add it")
     if options.gpus and options.nodes is None:
-        raise InputError("--gpus: expected --forecast and --nodes with it: add both")
+        raise InputError("--gpus needs --forecast and --nodes: add both")
     if options.forecast and options.from_run:
         raise InputError("--forecast estimates a whole run, but --from continues a part of one: leave out --from")
 
@@ -204,7 +206,7 @@ def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
 
 
 def require_packages(*configs: RunConfig) -> None:
-    """Check, before anything is written, that the packages which the settings need are installed.
+    """Check, before anything is written, that the packages that the settings need are installed.
 
     Raises:
         InputError: A package is missing.

@@ -108,7 +108,7 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
         raise InputError(f"{there.path}: it was branched at iteration {recorded} and has no iteration of its own yet")
     last = recorded if iterations is None else iterations
     if not first <= last <= recorded:
-        raise InputError(f"--iterations: expected {first} to {recorded}, the iterations of {there.path}, got {last}")
+        raise InputError(f"--iterations {last}: expected {first} to {recorded}, the iterations of {there.path}")
     with _reading(there):
         pass
     began = next((session["began"] for session in sessions.sessions(there)), None)
@@ -118,7 +118,7 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
     if here.path.exists() and (not here.path.is_dir() or any(here.path.iterdir())):
         if sessions.origin(here).get("reproduces") != mark["reproduces"]:
             raise InputError(
-                f"{here.path}: expected a new folder or a reproduction of {there.path}: name another with --out"
+                f"{here.path}: expected a new folder or a reproduction of {there.path}: name another folder with --out"
             )
         return int(last)
     with told_if_closed(here.path, "name another folder with --out"):

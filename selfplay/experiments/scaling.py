@@ -2,7 +2,7 @@
 
 A worker is a machine like this one that does a part of the chunks (`run --shard`). Chunks are not divided, and all
 workers wait for the slowest one at the end of each stage. Each part loads the model, copies the archive and plans
-again, so these steps do not get shorter with more workers. Nor do merging, which one machine does, and scoring.
+again, so these steps do not get shorter with more workers. Neither does scoring, nor merging, which one machine does.
 Training is divided among the processes that torchrun starts, but not into more parts than a step has examples. Their
 communication is left out. With the model on the CPU, sampling and judging happen one after the other.
 """

@@ -101,7 +101,7 @@ class _Asked:
 
 
 def _contents(texts: int, copies: int, chunk_texts: int, draw: Callable[[], _Asked]) -> list[dict[str, Any]]:
-    """The contents of chunks with `texts` proposals in all: `copies` of each drawn prompt, and the rest of the last."""
+    """The contents of chunks with `texts` proposals in all: `copies` for each drawn prompt, fewer for the last one."""
     full, rest = divmod(texts, copies)
     prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
     parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
@@ -122,7 +122,7 @@ def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Poo
 
 
 def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
-    """A solved puzzle's id, and how many of its characters a proposal continues: up to the answer's type or more.
+    """A solved puzzle's id, and how many of its first characters are given to the model: to the answer's type, or more.
 
     The proposals then vary as the archive does, in answer types and in conditions.
     """

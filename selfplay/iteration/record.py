@@ -25,11 +25,12 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     count = run.progress.counter(
         len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
     )
-    # The same for all iterations. No other stage has a 0 in place of the iteration.
+    # All iterations are scored with this seed: 0 stands in place of the iteration.
     seed = [config.seed, 0, 5, SCORED_SETS.index(name)]
     file, scored = run.rundir.samples(iteration, name), run.ends_with(iteration)
-    if scored != iteration and not file.exists():  # unchanged weights are not scored again
-        write_atomically(file, run.rundir.samples(scored, name).read_text("utf-8"))
+    earlier = run.rundir.samples(scored, name)
+    if scored != iteration and not file.exists() and earlier.exists():  # unchanged weights are not scored again
+        write_atomically(file, earlier.read_text("utf-8"))
     asked = Questions(puzzles, run.protocol, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts)
     return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
 

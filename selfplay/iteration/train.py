@@ -25,7 +25,7 @@ LACKING = {
 
 def nothing_to_train(protocol: str, objective: str = "sft") -> str:
     """The message for a training without lessons: what is missing and what may help."""
-    lacking = LACKING.get(objective, f"no verified pair follows the {protocol} prompt")
+    lacking = LACKING.get(objective, f"no verified pair can be written after the {protocol} prompt")
     references = "" if objective in ("filtered", "grpo", "dpo") else ", or set data.references = true"
     return (
         f"there is nothing to train on: {lacking}; raise propose.proposals or solve.candidates_per_puzzle{references}"

@@ -39,7 +39,7 @@ def training_texts(config: RunConfig) -> list[Any]:
         return []
     raws = read_any(config.data.train)
     if not raws:
-        raise InputError(f"{config.data.train}: expected training puzzles, got none")
+        raise InputError(f"{config.data.train}: expected training puzzles, there are none")
     return raws
 
 

@@ -117,9 +117,9 @@ def check_part(archive: Archive, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def finish(archive: Archive, said: str) -> None:
-    """Reduce a part's archive to what it adds to the run's and the rows that this refers to, so that it merges fast.
+    """Keep in a part's archive only the rows that it adds and those that they refer to, so that it merges fast.
 
-    The plan of the other parts' chunks stays. So if a part is missing, the run has its chunks as not done yet.
+    The plans of the other parts' chunks stay. So if a part is missing, its chunks count as not done in the run.
     """
     own = "(SELECT id FROM chunks WHERE judged AND id NOT IN (SELECT value FROM json_each(?)))"
     taken_over = archive.mark(TAKEN_OVER)

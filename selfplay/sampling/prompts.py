@@ -135,7 +135,7 @@ def encode_completion(tokenizer: Any, completion: str) -> list[int]:
 
 
 def met_a_line(prompt: Prompt, completion: str) -> bool:
-    """Whether a line that is not indented ended a sampled completion. The last token then is, or holds, its start."""
+    """Whether a line that is not indented ended a sampled completion. That line's start is then in the last token."""
     return not prompt.chat and NOT_INDENTED.search(completion) is not None
 
 
@@ -144,7 +144,7 @@ def encode_sampled(tokenizer: Any, prompt: Prompt, completion: str) -> list[int]
 
     The end is the end token, or the beginning of a line that is not indented. After such a line no end token was
     sampled. The archive keeps texts, not tokens, and a model may sample a text in other tokens than its tokenizer's.
-    Of the embedded model's texts at temperature 1 these were 1 to 2 % before it was fine-tuned, and 6 to 13 % after
+    At temperature 1 this holds for 1 to 2 % of the embedded model's texts before fine-tuning, and for 6 to 13 % after
     three iterations.
     """
     if met_a_line(prompt, completion):

@@ -37,7 +37,7 @@ from selfplay.scoring.sets import NamedPuzzle
 PROMPT_TOO_LONG = "prompt_too_long"
 """Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
 TRIES = 3
-"""Most judgings of a chunk when the sandbox fails. By then the pool itself has tried each job three times."""
+"""How often a chunk is judged if the sandbox fails. Each time the pool itself tries a job three times."""
 WAITED_SHARE = 0.1
 """Share of the CPU limit. A child that waited longer for a core is judged again if it met its time limit. On a core of
 its own a child waits less than 1 %; a busy neighbour takes half. Shared caches also slow a program by some per cent."""
@@ -71,7 +71,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class Questions:
-    """What a sampler is asked to be scored, and in which chunks."""
+    """The questions by which a sampler is scored, and their division into chunks."""
 
     puzzles: Sequence[NamedPuzzle]
     protocol: str

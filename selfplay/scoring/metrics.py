@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-"""Confidence level of every interval. Tests of differences are meant at the level 1 - LEVEL."""
+"""Confidence level of every interval. Tests of differences use the level 1 - LEVEL."""
 RESAMPLES = 10_000
 """Weighted means behind each end of an interval. The tail beyond the end is 2.5 % to within 0.16 % (one standard
 error)."""
@@ -84,8 +84,8 @@ def interval(values_P: ArrayLike, low: float = 0.0, high: float = 1.0, seed: int
     bootstrap (Rubin 1981) of the values and one more value at the worst end: means with normalised exponentials as
     weights. The upper end is the 97.5 % quantile of such means with one more value at `high`. The lower end is the
     2.5 % quantile with one more value at `low`. If all values are `low` or `high`, it is the interval of Clopper and
-    Pearson (1934), up to 1 % of random error. That it covers the mean of every distribution is conjectured there, not
-    proven. `tests/benchmarks/intervals.py` found no rates for which it fails.
+    Pearson (1934), up to 1 % of random error. That it covers the mean of every distribution is a conjecture there,
+    not a theorem. `tests/benchmarks/intervals.py` found no rates for which it fails.
 
     The percentile bootstrap is not used, because it knows only values that were drawn: if all are 0, it gives [0, 0].
 
@@ -238,7 +238,7 @@ def detectable_difference(num_samples_P: ArrayLike, num_correct_P: ArrayLike, k:
         raise ValueError("a detectable difference needs at least one puzzle")
     if len(n_P) < FEWEST_WINS:
         return math.inf
-    # If every k-subset already holds a success, one more changes nothing. Then the last step that did is taken.
+    # If every k-subset already holds a success, one more changes nothing. Then the last change that counted is used.
     below_P = np.minimum(c_P, n_P - k)
     steps_P = pass_at_k(n_P, below_P + 1, k) - pass_at_k(n_P, below_P, k)
     fewest_wins = np.sort(steps_P)[:FEWEST_WINS].sum() / len(n_P)

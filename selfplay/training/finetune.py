@@ -662,7 +662,7 @@ def _shards(config: FinetuneConfig) -> bool:
     if config.shard == "full" and distributed.size() == 1:
         raise InputError(
             "finetune.shard: 'full' spreads the weights over processes, but there is only one: begin the run with "
-            "`torchrun --nproc-per-node N -m selfplay.commands.main run …`, or set it to 'none'"
+            "`torchrun --nproc-per-node N -m selfplay run …`, or set it to 'none'"
         )
     return config.shard == "full"
 

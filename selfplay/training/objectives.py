@@ -59,7 +59,7 @@ class Preference:
     compares = True
 
     def sums(self, logs: Logs, reference: Logs, advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-        """The loss; `preferred`, the pairs whose better response gained more; `better_shift`, its gain in nats."""
+        """Sums: `loss`; `preferred` (pairs whose better response gained more); `better_shift` (its gain in nats)."""
         gains_S = torch.stack([own.sum() for own in logs]) - torch.stack([before.sum() for before in reference])
         better_P, worse_P = gains_S[0::2], gains_S[1::2]
         return {
@@ -82,7 +82,7 @@ class PolicyGradient:
     compares = True
 
     def sums(self, logs: Logs, reference: Logs, advantages: Sequence[float]) -> dict[str, torch.Tensor]:
-        """The loss; `ratio`; `clipped`, the tokens that clipping keeps from learning."""
+        """Sums: `loss`; `ratio`; `clipped` (tokens that clipping leaves alone)."""
         logs_N, reference_N = torch.cat(list(logs)), torch.cat(list(reference))
         lengths_S = torch.tensor([len(own) for own in logs], device=logs_N.device)
         advantages_N = logs_N.new_tensor(advantages).repeat_interleave(lengths_S)

@@ -357,7 +357,7 @@ def test_the_command_judges_again(bench, run_folder, command):
     assert "runs/mine" not in out, "a run goes on with the verdicts it has"
     assert sum(c for _, c in content_of(bench)["selfplay"]["per_puzzle"].values()) == 2 * sum(COUNTS.values())
     assert content_of(bench)["selfplay"]["sandbox"]["tier"] == "A"
-    assert "a run keeps the verdicts" in refusal(command("bench", "--rescore", run_folder, "--judge-again"))
+    assert "a run keeps its verdicts" in refusal(command("bench", "--rescore", run_folder, "--judge-again"))
 
 
 def test_the_command_needs_no_torch(bench, run_folder, ids):

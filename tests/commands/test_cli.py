@@ -340,7 +340,7 @@ def test_the_command_that_branched_goes_on_with_the_branch(run_here, done):
 
 def test_a_branch_without_settings_does_not_take_the_default_ones(run_here, refused, done):
     beginning.branch(RunDir(run_here), 0, RunDir(Path("runs/branch")))  # and then it was killed
-    assert "give that command again" in refused("run", "--name", "branch")
+    assert "give the same --from again" in refused("run", "--name", "branch")
     done("run", "--from", "tiny@0", "--name", "branch")
     assert_same_run("runs/branch", run_here)
 
@@ -392,7 +392,7 @@ PLACES = [
     (["run", "--set", "iterations=0", "--name", "locked"], "runs/locked: cannot be written (Is a directory)"),
     (["reproduce", "tiny", "--out", "file/again"], "file/again: cannot be written (Not a directory)"),
     (["reproduce", "tiny", "--out", "/proc/again"], "/proc/again: cannot be written (No such file or directory)"),
-    (["reproduce", "tiny", "--out", "runs/tiny/again"], "this is in the run itself"),
+    (["reproduce", "tiny", "--out", "runs/tiny/again"], "expected a folder outside the run: name another"),
     (["report", "tiny", "--out", "/proc/report.html"], "cannot be written (No such file or directory)"),
 ]
 
@@ -1011,7 +1011,10 @@ def test_a_page_says_how_to_go_on(run_here, done):
     text = done("archive", "list", "tiny", "--limit", "2")
     assert text.splitlines()[-1] == f"1 to 2 of {number}; --offset 2 shows the next page"
     assert "shows the next page" not in done("archive", "list", "tiny", "--offset", str(number - 1))
-    assert done("archive", "list", "tiny", "--offset", str(number)) == f"none of {number} puzzles\n"
+    assert (
+        done("archive", "list", "tiny", "--offset", str(number))
+        == f"no more than {number} puzzles: give a smaller --offset\n"
+    )
 
 
 def test_list_shows_the_newest_puzzles_first(run_here, done):

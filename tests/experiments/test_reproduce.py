@@ -440,7 +440,7 @@ def test_a_reproduction_of_another_run_of_the_same_name_is_refused(reproduced, p
 
 @pytest.mark.parametrize("iterations", [3, 99])
 def test_more_iterations_than_there_are_is_refused(reproduced, tmp_path, iterations):
-    with pytest.raises(InputError, match=f"--iterations: expected 0 to 2, the iterations of .*, got {iterations}"):
+    with pytest.raises(InputError, match=f"--iterations {iterations}: expected 0 to 2, the iterations of "):
         begin(reproduced[0], RunDir(tmp_path / "again"), iterations)
     assert not (tmp_path / "again").exists()
 

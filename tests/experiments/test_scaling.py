@@ -92,9 +92,12 @@ def test_the_table_names_the_bottleneck_of_each_number_of_workers():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--nodes", "4"], "--nodes: expected --forecast with it"),
-        (["--shard", "1/2", "--nodes", "4"], "--nodes: expected --forecast with it"),
-        (["--forecast", "--gpus", "8"], "--gpus: expected --forecast and --nodes with it"),
+        (["--nodes", "4"], "--nodes needs --forecast: add it"),
+        (
+            ["--shard", "1/2", "--nodes", "4"],
+            "--shard does a part of a run that has begun: leave out --forecast, --nodes",
+        ),
+        (["--forecast", "--gpus", "8"], "--gpus needs --forecast and --nodes: add both"),
         (["--forecast", "--nodes", "4,x"], "--nodes: expected integers with commas between them"),
         (["--forecast", "--nodes", "0"], "--nodes: expected integers of at least 1"),
     ],

@@ -172,6 +172,16 @@ def test_a_branch_without_training_goes_on_with_the_model_it_was_branched_from(f
     assert [row[0] for row in sampled] == [records[2]["checkpoint"]]
 
 
+def test_a_branch_without_training_scores_held_out_though_its_parent_did_not(files, pool, tmp_path):
+    go(tmp_path / "run", config_of(files, iterations=2, heldout_every=2), pool)
+    branch = RunDir(tmp_path / "branch")
+    beginning.branch(RunDir(tmp_path / "run"), 1, branch)
+    untrained = config_of(files, iterations=2, heldout_every=2, finetune=FinetuneConfig(objective="none"))
+    records = go(branch.path, untrained, pool)
+    assert "heldout" not in records[1]
+    assert records[2]["heldout"]["puzzles"] == 3
+
+
 def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
     files, pool, tmp_path, monkeypatch, collapsing
 ):
@@ -223,7 +233,7 @@ def test_a_puzzle_that_was_rolled_back_says_so_wherever_it_stands(files, pool, t
         gone = archive.puzzle_ids("p.origin = 'model'")[0]
         rows = {row["puzzle"]: row["quarantine"] for row in page_of(archive, Filter(state="quarantined"), "newest", 99)}
         assert rows[gone] == "rolled back"
-        assert story(archive, gone).quarantine == ["rolled back: in iteration 2 its own was set aside"]
+        assert story(archive, gone).quarantine == ["rolled back: iteration 2 set aside iteration 1"]
 
 
 def test_the_story_of_a_puzzle_whose_text_alone_was_learned_has_nothing_missing(files, pool, tmp_path):
