@@ -200,12 +200,20 @@ def _extract(text: str, form: str, kind: str) -> str:
         return "\n".join([first, *body]).rstrip() + "\n"
     if form == "abduction":
         return _abduction(json.loads(text))
-    if form == "program" and _is_program(text):
+    if not _is_unicode(text) or (form == "program" and _is_program(text)):
         return text
     found = program_of(text, _puzzle_in if kind == "puzzle" else _solution_in)
     if found is None and form == "chat":
         raise _Broken("no_code")
     return text if found is None else found  # a text that is no program is told why
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_program(text: str) -> bool:

@@ -771,7 +771,7 @@ def test_a_damaged_archive_is_an_input_error(tmp_path):
 
 WRITER = """
 import sys
-from puzzles import Archive, Provenance
+from puzzles.archive.store import Archive, Provenance
 from puzzles.puzzle import Puzzle
 
 def puzzle(identifier):

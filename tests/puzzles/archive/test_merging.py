@@ -265,7 +265,7 @@ def test_another_python_judges_without_packages(copies, bare_python):
     ("python", "expected"),
     [
         ("/nowhere/python", "--python /nowhere/python: No such file"),
-        ("/bin/false", "--python /bin/false: it ended with 1"),
+        ("/bin/false", "--python /bin/false: it ended with status 1"),
     ],
 )
 def test_a_python_that_is_none_is_one_clear_line(copies, python, expected):
