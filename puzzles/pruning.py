@@ -128,6 +128,7 @@ def _drop_unused_constants(function: ast.FunctionDef | ast.AsyncFunctionDef) -> 
     nodes = list(ast.walk(function))
     read = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     read |= {name for node in nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
+    read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     if any(isinstance(node, ast.ClassDef) for node in nodes):
         return
     for node in nodes:

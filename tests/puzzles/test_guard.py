@@ -29,6 +29,7 @@ from selfplay.config import (
     SolveConfig,
 )
 from selfplay.iteration import beginning, guarding, loop, propose
+from selfplay.iteration.guarding import guard_of
 from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, folder_atomically
@@ -486,7 +487,7 @@ def test_a_changed_held_out_file_has_the_archive_examined_anew_and_the_same_one_
 ):
     rundir, other, examined = RunDir(tmp_path / "run"), RunDir(tmp_path / "other"), []
     whole = guarding.examine_archive
-    monkeypatch.setattr(loop, "examine_archive", lambda *rest: examined.append(whole(*rest)) or examined[-1])
+    monkeypatch.setattr(guarding, "examine_archive", lambda *rest: examined.append(whole(*rest)) or examined[-1])
     loop.run(rundir, config_of(files), Backend(), pool, {})
     loop.run(rundir, config_of(files), Backend(), pool, {})
     assert examined == []
@@ -550,7 +551,7 @@ def test_no_training_puzzle_is_near_a_guarded_one_at_any_level(pool, real_guard,
 
 @pytest.mark.parametrize(("guarding", "asked"), [("dev", "heldout"), ("heldout", "dev")])
 def test_neither_guarded_set_is_near_the_other_at_any_level(pool, hand_written, guarding, asked):
-    guard = guarding.guard_of(pool, {guarding: hand_written[guarding]})
+    guard = guard_of(pool, {guarding: hand_written[guarding]})
     assert found_among(guard, pool, hand_written[asked]) == []
 
 

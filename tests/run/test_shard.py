@@ -352,7 +352,7 @@ def test_a_command_refuses_it_with_one_line(command, part, tmp_path, monkeypatch
 def test_a_part_is_not_forecast_nor_branched(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["run", "--shard", "1/2", "--forecast"]) == 2
-    assert "leave out --forecast and --from" in capsys.readouterr().err
+    assert "leave out --forecast, --nodes, --gpus and --from" in capsys.readouterr().err
 
 
 @pytest.fixture
