@@ -264,6 +264,26 @@ class EvaluateConfig(SamplingConfig):
 
 
 @dataclass(frozen=True)
+class SendConfig:
+    """The names by which servers are sent what OpenAI's protocol calls so; an empty name leaves it out."""
+
+    max_tokens: str = "max_tokens"
+    """Name for the token limit of an answer; `max_completion_tokens` for some hosted models. An empty name leaves it
+    out, as with all of these."""
+    temperature: str = "temperature"
+    """Name for the temperature. Left out, the server's own counts."""
+    top_p: str = "top_p"
+    """Name for top-p. Some hosted models refuse it beside a temperature."""
+    seed: str = "seed"
+    """Name for the seed. Left out, the same request may be answered otherwise each time."""
+    n: str = "n"
+    """Name for `candidates_per_request`. Left out, candidates are asked for one by one."""
+    stop: str = "stop"
+    """Name for the texts that end a plain completion. Left out, an answer goes on to its token limit; the parser takes
+    the same part of it."""
+
+
+@dataclass(frozen=True)
 class EndpointConfig:
     """Servers that sample instead of the model here: any that speak OpenAI's protocol."""
 
@@ -292,6 +312,11 @@ class EndpointConfig:
     """Price of a million tokens read, for `budget.price`."""
     completion_price: float = 0.0
     """Price of a million tokens written, for `budget.price`."""
+    proof: str = "ask"
+    """Whether a server must prove itself before it is used: two samples must differ, and where the weights are here,
+    greedy texts must be theirs. `skip` asks for no proof, for a hosted model that says the same each time, say. The run
+    records it."""
+    send: SendConfig = field(default_factory=SendConfig)
 
 
 @dataclass(frozen=True)
@@ -423,6 +448,7 @@ CHOICES = {
     "finetune.game": tuple(FEWEST_CANDIDATES),
     "model.overlap": ("auto", "yes", "no"),
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
+    "endpoint.proof": ("ask", "skip"),
 }
 MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
@@ -439,7 +465,9 @@ AT_MOST_1 = ("top_p", "propose.begun", "clip_ratio")
 MOST = 2**64
 """Every number of the settings must be below this."""
 ENDPOINT = tuple(
-    f"endpoint.{item.name}" for item in fields(EndpointConfig) if item.name not in ("model", "candidates_per_request")
+    f"endpoint.{item.name}"
+    for item in fields(EndpointConfig)
+    if item.name not in ("model", "candidates_per_request", "send")
 )
 """The settings that say where servers are and how they are asked, but not for what."""
 MAY_CHANGE = (
@@ -539,8 +567,21 @@ def _check_endpoint(config: RunConfig) -> None:
             "trained; endpoint.serve begins servers that do"
         )
     check_urls("endpoint.urls", own.urls)
+    check_send("endpoint.send", own.send)
     if config.budget.price and not (own.prompt_price or own.completion_price):
         raise ConfigError("budget.price: expected endpoint.prompt_price or endpoint.completion_price with it")
+
+
+def check_send(where: str, send: SendConfig) -> None:
+    """Check the names of what is sent to servers.
+
+    Raises:
+        ConfigError: Two names are the same, or one is a name of something else.
+    """
+    names = [name for name in flatten(send).values() if name]
+    taken = [name for name in names if name in ("model", "messages", "prompt", "stream") or names.count(name) > 1]
+    if taken:
+        raise ConfigError(f"{where}: expected a name of its own for each parameter, got {shown(taken[0])}")
 
 
 def check_urls(where: str, urls: Iterable[str]) -> None:

@@ -131,8 +131,8 @@ def _toml_lines(config: Any, table: str) -> Iterator[str]:
             # JSON's numbers, strings, booleans and lists are valid TOML, except for one raw character.
             yield f"{item.name} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
     for name, value in tables:
-        yield f"\n[{name}]"
-        yield from _toml_lines(value, name)
+        yield f"\n[{table}{name}]"
+        yield from _toml_lines(value, f"{table}{name}.")
 
 
 def differences(first: RunConfig, second: RunConfig) -> list[str]:

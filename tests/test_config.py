@@ -9,6 +9,7 @@ from puzzles.puzzle import InputError
 from selfplay import config as config_module
 from selfplay.config import (
     DataConfig,
+    EndpointConfig,
     EvaluateConfig,
     FinetuneConfig,
     ModelConfig,
@@ -16,6 +17,7 @@ from selfplay.config import (
     ProposeConfig,
     RunConfig,
     SandboxConfig,
+    SendConfig,
     SolveConfig,
     flatten,
 )
@@ -248,6 +250,16 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
             "endpoint.urls: expected an address such as http://x/v1 without a name, password or query: "
             "the key is taken from the variable endpoint.key_variable, by default $OPENAI_API_KEY",
         ),
+        ("[endpoint]\nproof = 'no'", "endpoint.proof: expected one of ask, skip, got 'no'"),
+        (
+            "[endpoint.send]\ntop_p = 'temperature'",
+            "endpoint.send: expected a name of its own for each parameter, got 'temperature'",
+        ),
+        (
+            "[endpoint.send]\nseed = 'prompt'",
+            "endpoint.send: expected a name of its own for each parameter, got 'prompt'",
+        ),
+        ("[endpoint.send]\nsead = ''", "unknown key 'endpoint.send.sead'; did you mean 'endpoint.send.seed'?"),
         (
             "[budget]\nprice = 3",
             "budget.price: expected endpoint.prompt_price or endpoint.completion_price with it",
@@ -427,15 +439,37 @@ def test_a_shipped_config_written_and_read_is_the_same(write, path):
     assert load(write(to_toml(config))) == config
 
 
+def dotted(table, prefix=""):
+    for name, value in table.items():
+        yield from dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+
 def test_what_is_written_names_every_setting():
     written = tomllib.loads(to_toml(RunConfig()))
     assert flatten(build(RunConfig, written, "here")) == flatten(RunConfig())
-    tables = {name for name, value in written.items() if isinstance(value, dict)}
-    nested = {f"{table}.{key}" for table in tables for key in written[table]}
-    assert nested | (set(written) - tables) == set(flatten(RunConfig()))
+    assert set(dotted(written)) == set(flatten(RunConfig()))
+
+
+def test_a_table_inside_a_table_is_written_and_read():
+    config = RunConfig(endpoint=EndpointConfig(send=SendConfig(seed="", max_tokens="max_completion_tokens")))
+    written = to_toml(config)
+    assert '[endpoint.send]\nmax_tokens = "max_completion_tokens"' in written
+    assert build(RunConfig, tomllib.loads(written), "here") == config
 
 
 # ---- comparing ----
+
+
+def test_a_config_from_before_a_setting_loads_and_does_not_differ(tmp_path):
+    written = tomllib.loads(to_toml(RunConfig()))
+    del written["endpoint"]["send"], written["endpoint"]["proof"]
+    assert differences(build(RunConfig, written, "here"), RunConfig()) == []
+
+
+def test_a_proof_may_change_between_sessions_and_what_is_sent_may_not():
+    assert differences(RunConfig(), RunConfig(endpoint=EndpointConfig(proof="skip"))) == []
+    other = RunConfig(endpoint=EndpointConfig(send=SendConfig(seed="")))
+    assert differences(RunConfig(), other) == ["endpoint.send.seed ('seed' there, '' here)"]
 
 
 def test_a_config_does_not_differ_from_itself():

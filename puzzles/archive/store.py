@@ -487,14 +487,21 @@ class Archive:
         prompt_tokens: int,
         seconds: float,
         cpu_seconds: float,
+        not_told: Mapping[str, int] | None = None,
     ) -> None:
-        """Store every text that was sampled for the chunk, the final number of sequences per batch, and the cost."""
+        """Store every text that was sampled for the chunk, the final number of sequences per batch, and the cost.
+
+        `not_told` says of how many texts a server did not tell the tokens or the end. It goes beside the settings.
+        """
         sql = (
             "UPDATE chunks SET completions = ?, settings = json_set(settings, '$.batch_rows', ?), tokens = ?,"
             " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ? WHERE id = ?"
         )
         row = (_compress(completions), batch_rows, tokens, prompt_tokens, seconds, cpu_seconds, chunk)
         self._connection.execute(sql, row)
+        if not_told:
+            sql = "UPDATE chunks SET settings = json_set(settings, '$.not_told', json(?)) WHERE id = ?"
+            self._connection.execute(sql, (json.dumps(not_told), chunk))
 
     def set_judged(self, chunk: int, seconds: float, cpu_seconds: float) -> None:
         """Mark the chunk as judged, in the transaction that writes its verdicts."""
@@ -686,13 +693,21 @@ class Archive:
         return {str(key): count for key, count, *_ in self.query(sql, *parameters)}
 
     def chunk_costs(self, iteration: int) -> dict[str, dict[str, float]]:
-        """Costs of the iteration's chunks so far, by stage: judged texts, tokens, and seconds of wall and CPU time."""
+        """Costs of the iteration's chunks so far, by stage: judged texts, tokens, and seconds of wall and CPU time.
+
+        If a server did not tell the tokens of some texts, there is their number too, as `untold_texts`.
+        """
         sums = ", ".join(f"coalesce(sum({name}), 0) AS {name}" for name in CHUNK_COSTS)
+        sums += ", coalesce(sum(json_extract(settings, '$.not_told.tokens')), 0) AS untold_texts"
         texts = " + ".join(f"(SELECT count(*) FROM {of} t WHERE t.chunk = c.id)" for of in ("proposals", "candidates"))
         rows = self.query(
             f"SELECT stage, sum({texts}) AS texts, {sums} FROM chunks c WHERE iteration = ? GROUP BY stage", iteration
         )
-        return {row["stage"]: {name: row[name] for name in ("texts", *CHUNK_COSTS)} for row in rows}
+        return {
+            row["stage"]: {name: row[name] for name in ("texts", *CHUNK_COSTS)}
+            | ({"untold_texts": row["untold_texts"]} if row["untold_texts"] else {})
+            for row in rows
+        }
 
 
 def _puzzle(row: sqlite3.Row) -> Puzzle:

@@ -89,6 +89,14 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="with --url: candidates asked for in one request, if the server can",
     )
+    parser.add_argument(
+        "--send", action="append", default=[], metavar="NAME=OTHER",
+        help="with --url: send a parameter under another name, or with `NAME=` not at all; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--proof", default="ask", choices=["ask", "skip"],
+        help="with --url: whether the server must show before that it samples, and with the right weights",
+    )  # fmt: skip
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
@@ -163,17 +171,29 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
     """A loader of the model behind `--url`. Local weights are compared with those of the server."""
-    from selfplay.config import EndpointConfig, check_urls
+    from selfplay.config import EndpointConfig, SendConfig, check_send, check_urls
     from selfplay.experiments.engines import ELSEWHERE, ServedBackend
+    from selfplay.settings import build
 
     check_urls("--url", options.url)
+    send = build(SendConfig, dict(map(_renaming, options.send)), "--send")
+    check_send("--send", send)
     is_here = model.path == "embedded" or Path(model.path).is_dir()
     endpoint = EndpointConfig(
         tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,
-        candidates_per_request=options.candidates_per_request,
+        candidates_per_request=options.candidates_per_request, proof=options.proof, send=send,
     )  # fmt: skip
-    backend = ServedBackend(endpoint, options.protocol, Path())
+    backend = ServedBackend(endpoint, options.protocol, Path(), draws=options.temperature > 0)
     return lambda: backend.load(model.path if is_here else ELSEWHERE, model)
+
+
+def _renaming(option: str) -> tuple[str, str]:
+    name, equals, sent = option.partition("=")
+    if not equals:
+        raise InputError(
+            f"--send: expected NAME=OTHER, such as max_tokens=max_completion_tokens or seed=, got {option!r}"
+        )
+    return name, sent
 
 
 def _tries(options: argparse.Namespace) -> tuple[int, ...]:

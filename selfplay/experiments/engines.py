@@ -47,7 +47,10 @@ def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
     """The backend that a run's settings ask for. Servers and actors that it starts end with it."""
     endpoint = config.endpoint
     if endpoint.urls or endpoint.serve:
-        with contextlib.closing(ServedBackend(endpoint, config.prompt.protocol, rundir.server_log)) as served:
+        draws = any(stage.temperature > 0 for stage in (config.propose, config.solve, config.evaluate))
+        is_bounded = bool(config.budget.tokens or config.budget.price)
+        served = ServedBackend(endpoint, config.prompt.protocol, rundir.server_log, draws, is_bounded)
+        with contextlib.closing(served):
             yield served
     elif config.executor == "ray":
         with cluster.connected(config.ray), contextlib.closing(RayBackend(config.ray.samplers)) as backend:
@@ -93,10 +96,15 @@ class ServedBackend(TransformersBackend):
         config: The settings of the servers.
         protocol: The configured prompt protocol. With `chat` the servers are tested by chat requests.
         log: The log file of the servers that are started here.
+        draws: Whether some samples are drawn at a temperature above 0.
+        is_bounded: Whether a budget bounds tokens, so that servers must tell them.
     """
 
-    def __init__(self, config: EndpointConfig, protocol: str, log: Path) -> None:
+    def __init__(
+        self, config: EndpointConfig, protocol: str, log: Path, draws: bool = True, is_bounded: bool = False
+    ) -> None:
         self._config, self._protocol, self._log = config, protocol, log
+        self._draws, self._is_bounded = draws, is_bounded
         self._servers: list[ManagedServer] = []
         self._size = _Size(0, 0)
 
@@ -116,7 +124,8 @@ class ServedBackend(TransformersBackend):
                 for _ in range(self._config.servers)
             ]
         try:
-            return Endpoint(self._config, self._servers or self._config.urls, **known)
+            servers = self._servers or self._config.urls
+            return Endpoint(self._config, servers, draws=self._draws, is_bounded=self._is_bounded, **known)
         except BaseException:
             self.close()
             raise

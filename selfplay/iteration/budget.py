@@ -60,5 +60,5 @@ def stage_cost(sums: Mapping[str, Any]) -> StageCost:
     """The cost of a stage, from the archive's sums over its chunks."""
     return StageCost(
         sums["texts"], sums["tokens"], sums["prompt_tokens"], sums["sampling_seconds"], sums["sampling_cpu_seconds"],
-        sums["judging_seconds"], sums["judging_cpu_seconds"],
+        sums["judging_seconds"], sums["judging_cpu_seconds"], sums.get("untold_texts", 0),
     )  # fmt: skip

@@ -41,7 +41,11 @@ COST_COLUMNS = ("", "texts", "tokens", "prompt tokens", "tokens/s", "seconds", "
 
 
 def cost_table(records: Sequence[dict[str, Any]]) -> str:
-    """The cost of each stage, summed over all iterations. `of peak` is the used share of the hardware's arithmetic."""
+    """The cost of each stage, summed over all iterations.
+
+    `of peak` is the used share of the hardware's arithmetic. A `+` behind the tokens says that a server did not tell
+    all of them.
+    """
     rows = [list(COST_COLUMNS)]
     for stage in STAGES:
         done = [(r["cost"][stage], r["times"]["stages"][stage]) for r in records if stage in r.get("cost", {})]
@@ -58,7 +62,8 @@ def _cost_cells(done: Sequence[tuple[dict[str, Any], dict[str, float]]]) -> list
     possible = sum(times["model_seconds"] * times.get("peak_flops_per_second", 0) for _, times in done)
     share = f"{sum(cost.get('flops', 0) for cost, _ in done) / possible:.0%}" if possible else "-"
     rate = f"{tokens / model:,.0f}" if model else "-"
+    all_tokens = f"{tokens:,}" + ("+" if any(cost.get("untold_texts") for cost, _ in done) else "")
     return [
-        f"{texts:,}", f"{tokens:,}", f"{prompt_tokens:,}", rate, f"{model:.1f}", f"{model_cpu:.1f}", f"{judging:.1f}",
+        f"{texts:,}", all_tokens, f"{prompt_tokens:,}", rate, f"{model:.1f}", f"{model_cpu:.1f}", f"{judging:.1f}",
         f"{judging_cpu:.1f}", share,
     ]  # fmt: skip

@@ -199,8 +199,8 @@ _COUNTS = (
 )  # fmt: skip
 _SCORE = {
     **an_object(
-        puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL, verdicts=each(NATURAL),
-        truncated=NATURAL, tokens=NATURAL,
+        ["not_told"], puzzles=NATURAL, samples_per_puzzle={"type": "integer", "minimum": 1}, solved=NATURAL,
+        verdicts=each(NATURAL), truncated=NATURAL, tokens=NATURAL, not_told=each(NATURAL),
     ),
     "patternProperties": {r"^pass@[1-9]\d{0,9}$": {"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}},
     "additionalProperties": False,
@@ -209,7 +209,9 @@ _SECONDS = {"type": "number", "minimum": 0}
 _STAGE_SECONDS = an_object(
     model_seconds=_SECONDS, model_cpu_seconds=_SECONDS, judging_seconds=_SECONDS, judging_cpu_seconds=_SECONDS
 )
-_STAGE_COUNTS = an_object(["flops"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER)
+_STAGE_COUNTS = an_object(
+    ["flops", "untold_texts"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER, untold_texts=NATURAL
+)
 RECORD = an_object(
     ["heldout", "cost", "reigns", "collapse"],
     iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, **dict.fromkeys(_COUNTS, NATURAL),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from puzzles.archive.store import Chunk
@@ -22,12 +22,17 @@ class ChunkSamples:
     seconds: float
     cpu_seconds: float
     """CPU time of this whole process and of others that sampled. It includes judging here at the same time."""
+    not_told: Mapping[str, int] = field(default_factory=dict)
+    """What servers did not tell, as `Sampled.not_told`."""
 
     @classmethod
     def of(cls, completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
         """These texts, with the cost of what was sampled while the watch ran."""
         cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
-        return cls(completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), cpu_seconds)
+        return cls(
+            completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), cpu_seconds,
+            sampled.not_told,
+        )  # fmt: skip
 
 
 Sampling = Callable[[Callable[[int], object]], ChunkSamples]

@@ -70,6 +70,8 @@ class StageCost:
     judging_seconds: float = 0.0
     judging_cpu_seconds: float = 0.0
     """CPU time of the supervisor, the zygotes and their children."""
+    untold_texts: int = 0
+    """Texts whose tokens a server did not tell. They are not among the tokens."""
 
     def __add__(self, other: StageCost) -> StageCost:
         return StageCost(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
@@ -102,6 +104,7 @@ def counts(costs: Mapping[str, StageCost], arithmetic: Arithmetic | None) -> dic
             "tokens": cost.tokens,
             "prompt_tokens": cost.prompt_tokens,
             **({} if arithmetic is None else {"flops": cost.flops(stage, arithmetic)}),
+            **({"untold_texts": cost.untold_texts} if cost.untold_texts else {}),
         }
         for stage, cost in costs.items()
     }
@@ -137,7 +140,8 @@ def record_costs(record: Mapping[str, Any]) -> dict[str, StageCost]:
     """Texts and tokens of an iteration by stage; empty if its record is from before costs were recorded."""
     counted = ("texts", "tokens", "prompt_tokens")
     return {
-        stage: StageCost(**{name: cost[name] for name in counted}) for stage, cost in record.get("cost", {}).items()
+        stage: StageCost(**{name: cost[name] for name in counted}, untold_texts=cost.get("untold_texts", 0))
+        for stage, cost in record.get("cost", {}).items()
     }
 
 

@@ -1,8 +1,8 @@
 """A model behind HTTP as a sampler: one or several servers that speak OpenAI's protocol. They may be started here.
 
-At most `endpoint.concurrent_requests` requests run side by side. A request that fails for the moment is sent again,
-after longer and longer pauses. A malformed reply never counts as an answer. A server that has died is restarted if it
-was started here; otherwise the other servers do its work.
+At most `endpoint.concurrent_requests` requests run side by side. What a reply counts as is said in `replies.py`. A
+request that fails is sent again, after longer and longer pauses. A server that has died is restarted if it was started
+here; otherwise the other servers do its work.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import asyncio
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import httpx2 as httpx
 import numpy as np
 
-from puzzles.foreign import NATURAL, TEXT, a_list, an_object, expect, parse_json, shortened
+from puzzles.foreign import TEXT, a_list, an_object, expect, parse_json, shown
 from puzzles.puzzle import InputError
 from selfplay.config import EndpointConfig
-from selfplay.sampling.prompts import Prompt, encode_prompt, propose_prompt
+from selfplay.sampling import replies
+from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, encode_prompt, propose_prompt
+from selfplay.sampling.replies import NoAnswer, Reply, SeveralRefused
 from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
 from selfplay.sampling.serving import HOST, ManagedServer, ServerDied
 
@@ -36,40 +39,35 @@ STOPS = ("\ndef ", "\nclass ", "\n#", "\nprint(")
 """Stop strings that follow a finished function. The protocol allows four. The parser cuts at any line that is not
 indented."""
 PROBE_TOKENS = 24
+"""Token limit of the greedy texts that are compared with those of the weights."""
+DRAWN_TOKENS = (64, 1024)
+"""Token limits of the samples of which two must differ. The second is for prompts whose samples were all cut: by a
+fixed opening, or while the model was thinking."""
 PROBES = {
-    chats: [propose_prompt("chat" if chats else "plain", begun=f"def f({begun}") for begun in begins]
-    for chats, begins in ((False, ("", "x: int", "s: str", "xs: List[int]")), (True, ("",)))
+    False: [propose_prompt("plain", begun=f"def f({begun}") for begun in ("", "x: int", "s: str", "xs: List[int]")],
+    True: [
+        replace(asked, text=f"{asked.text}{wish}")
+        for asked in (propose_prompt("chat"),)
+        for wish in ("", " Its answer is an int.", " Its answer is a str.", " Its answer is a List[int].")
+    ],
 }
 """Prompts that check a server, by whether it is used as a chat."""
+THOUGHT_MARK = re.compile(r"</?think(?:ing)?>|\s+")
+"""What may stand around thoughts in a greedy text of the weights, and not in the fields of a reply."""
+LEAST_THOUGHT = 10
+"""Characters of thoughts by which a greedy text is known, though it begins with other marks than those."""
 PROOF_ATTEMPTS = 3
 """Tries of a check. They are few, so that a server that is not there is reported soon."""
 MOST_REVIVALS = 5
 """Restarts of one server within the iteration that it was started for."""
-BROKEN_OFF = ("abort", "cancelled", "error")
-"""Finish reasons of texts that the server gave up."""
-PASSING = (408, 409, 425, 429, 500, 502, 503, 504, 529)
-"""Status codes after which another try may succeed: too many requests; or a server that is busy, broken or still
-loading."""
-
 LOST = (httpx.HTTPError, httpx.InvalidURL)
 """Exceptions of the client for a failed connection."""
 
-_USAGE = an_object(prompt_tokens=NATURAL, completion_tokens=NATURAL)
-_OF_TEXT = an_object(text=TEXT, finish_reason=TEXT)
-_OF_CHAT = an_object(message=an_object(content={"type": ["string", "null"]}), finish_reason=TEXT)
 _MODELS = an_object(data=a_list(an_object(id=TEXT), least=1))
 
 
 class EndpointFailed(ConnectionError):
     """No server answers any more. Finished work is kept."""
-
-
-class NoAnswer(Exception):
-    """A reply that is not an answer, or a temporary refusal."""
-
-    def __init__(self, kind: str, said: str = "", wait_seconds: float = 0.0) -> None:
-        super().__init__(f"{kind}: {said}" if said else kind)
-        self.kind, self.wait_seconds = kind, wait_seconds
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,8 @@ class Endpoint:
         chats: Whether the servers are used as a chat.
         tokenizer: The model's tokenizer, if it is here. Then prompts that do not fit `context_tokens` are not sent.
         context_tokens: The model's context length.
+        draws: Whether samples will differ: some will be asked for at a temperature above 0.
+        is_bounded: Whether tokens are bounded by a budget, so that a server must tell them.
 
     Raises:
         InputError: A server does not say which model it has, does not sample, or has other weights.
@@ -114,7 +114,7 @@ class Endpoint:
     def __init__(
         self, config: EndpointConfig, servers: Sequence[str | ManagedServer], checkpoint: str,
         notes: Mapping[str, Any] | None = None, greedy: Mapping[Prompt, str] | None = None, chats: bool = False,
-        tokenizer: Any = None, context_tokens: int = 2**30,
+        tokenizer: Any = None, context_tokens: int = 2**30, draws: bool = True, is_bounded: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.checkpoint, self.notes = config, checkpoint, dict(notes or {})
         self.troubles: Counter[str] = Counter()
@@ -122,16 +122,31 @@ class Endpoint:
         self._tokenizer, self._context_tokens = tokenizer, context_tokens
         self._headers = _headers(config)
         self._servers = [_Server(server) for server in servers]
-        self._copies_per_request = config.candidates_per_request
+        self._copies_per_request = config.candidates_per_request if config.send.n else 1
+        self._refuses_several = self._is_undecided = self._tells_tokens = False
+        self._draws, self._is_bounded = draws, is_bounded
         self._model, self._greedy, self._chats = config.model or self._named(), dict(greedy or {}), chats
         for server in self._servers:
             self.prove(server.url)
 
     @property
     def description(self) -> dict[str, Any]:
-        """What else the samples depend on. It holds no key and no address."""
+        """What else the samples depend on. It holds no key and no address.
+
+        What is unusual has a key of its own: `proof` if there was none (`skipped`) or it showed nothing (`undecided`),
+        `left_out` and `renamed` parameters, and `one_by_one` if the server refuses requests of several candidates.
+        """
+        names = asdict(self.config.send)
+        proof = "skipped" if self.config.proof == "skip" else "undecided" if self._is_undecided else ""
+        unusual = {
+            "proof": proof,
+            "left_out": [name for name, sent in names.items() if not sent],
+            "renamed": {name: sent for name, sent in names.items() if sent not in ("", name)},
+            "one_by_one": self._refuses_several,
+        }
         elsewhere = {"device": "endpoint", "dtype": "as served", "threads": 0, "versions": {}}
-        return {"engine": "endpoint", "served_model": self._model, **elsewhere}
+        told = {key: value for key, value in unusual.items() if value}
+        return {"engine": "endpoint", "served_model": self._model, **elsewhere, **told}
 
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token; 0 if there is no tokenizer."""
@@ -170,81 +185,154 @@ class Endpoint:
 
     def asked(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int, copies: int = 1) -> dict[str, Any]:
         """A request to the server at `url`, as arguments of the client's `post`."""
-        body = {
-            "model": self._model, "max_tokens": settings.max_tokens, "temperature": settings.temperature,
-            "top_p": settings.top_p, "seed": seed,
+        parameters: dict[str, Any] = {
+            "max_tokens": settings.max_tokens, "temperature": settings.temperature, "top_p": settings.top_p,
+            "seed": seed,
         }  # fmt: skip
         if copies > 1:
-            body["n"] = copies
+            parameters["n"] = copies
+        if not prompt.chat:
+            parameters["stop"] = STOPS
+        names = asdict(self.config.send)
+        body = {names[name]: value for name, value in parameters.items() if names[name]} | {"model": self._model}
         if prompt.chat:
             body["messages"] = [{"role": "user", "content": prompt.text}]
             return {"url": f"{url}/chat/completions", "json": body}
-        return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text, "stop": STOPS}}
+        return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text}}
 
-    def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1) -> tuple[list[Completion], int]:
-        """The completions in a reply, at most `copies`, and the number of prompt tokens.
+    def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1) -> Reply:
+        """The answer in a reply, as `replies.read` has it, with advice in the message of a refusal.
 
         Raises:
-            NoAnswer: The reply is malformed, or the server refuses for the moment.
-            InputError: The server refuses the request for good.
+            NoAnswer: The reply is a failure.
+            SeveralRefused: The candidates may be asked for one by one.
+            InputError: The server refuses the request for good, or has told no tokens yet, though a budget bounds them.
         """
-        if reply.status_code in PASSING:
-            raise NoAnswer(f"status {reply.status_code}", _said(reply), _seconds(reply.headers.get("retry-after", "")))
-        if reply.status_code in (401, 403):
-            variable = self.config.key_variable
-            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}: check the key in ${variable}")
-        if reply.status_code != 200:
-            raise InputError(f"{reply.url}: {reply.status_code}: {_said(reply)}")
-        shape = an_object(choices=a_list(_OF_CHAT if prompt.chat else _OF_TEXT, least=1), usage=_USAGE)
         try:
-            answer = parse_json(reply.content, str(reply.url), "an answer")
-            expect(answer, shape, str(reply.url))
+            found = replies.read(reply, prompt.chat, copies)
         except InputError as error:
-            raise NoAnswer("malformed answer", str(error)) from None
-        choices, usage = answer["choices"][:copies], answer["usage"]
-        ends = [choice["finish_reason"] for choice in choices]
-        if broken_off := [end for end in ends if end in BROKEN_OFF]:
-            raise NoAnswer("broken off", broken_off[0])
-        texts = [choice["message"]["content"] or "" if prompt.chat else choice["text"] for choice in choices]
-        share, rest = divmod(usage["completion_tokens"], len(choices))  # the reply has one number for all of them
-        completions = [
-            Completion(text, share + (place < rest), finished=end not in ("length", "content_filter"))
-            for place, (text, end) in enumerate(zip(texts, ends, strict=True))
+            raise InputError(f"{error}{self._advice(reply)}") from None
+        untold = found.completions[0].tokens is None or (self.config.prompt_price and found.prompt_tokens is None)
+        self._tells_tokens |= not untold
+        if self._is_bounded and not self._tells_tokens:
+            raise InputError(
+                f"{reply.url}: expected counts of tokens under 'usage', which budget.tokens and budget.price need, "
+                "got none: set them to 0, and bound the run by budget.seconds"
+            )
+        return found
+
+    def _advice(self, reply: httpx.Response) -> str:
+        """What to do about a refusal, to be put behind its message."""
+        if reply.status_code in (401, 403):
+            return f": check the key in ${self.config.key_variable}"
+        said = replies.said(reply)
+        names = [
+            name
+            for name, sent in asdict(self.config.send).items()
+            if sent and re.search(rf"\b{re.escape(sent)}\b", said) and reply.status_code in (400, 422)
         ]
-        return completions, usage["prompt_tokens"]
+        if not names:
+            return ""
+        return (
+            f": endpoint.send.{names[0]} (bench: --send {names[0]}=OTHER) renames it, or leaves it out if it is empty"
+        )
+
+    def ask_one_by_one(self) -> None:
+        """Ask for one candidate in each request from now on, because a server grants no more."""
+        if not self._refuses_several:
+            logger.warning("candidates are asked for one by one: the server does not grant several in one request")
+        self._copies_per_request, self._refuses_several = 1, True
 
     def prove(self, url: str) -> None:
-        """Check that a server samples, and that it has the right weights.
+        """Check that a server samples, and that it has the right weights. Nothing is checked with `endpoint.proof`.
 
         Raises:
             InputError: It does not sample, or has other weights.
             EndpointFailed: It does not answer.
         """
+        if self.config.proof == "skip":
+            return
+        if self._copies_per_request > 1:
+            self._prove_several(url)
+        if self._draws:
+            self._prove_that_it_draws(url)
+        if self._greedy:
+            self._prove_weights(url)
+
+    def _prove_several(self, url: str) -> None:
+        """See whether it grants several candidates in one request, before samples are planned."""
         drawing = SamplingSettings(1.0, 1.0, PROBE_TOKENS, 1)
-        drawn = [[self._one(url, prompt, drawing, seed) for seed in (1, 2)] for prompt in PROBES[self._chats]]
-        if all(one == other for one, other in drawn):
+        try:
+            if len(self._one(url, PROBES[self._chats][0], drawing, 1, copies=2).completions) == 2:
+                return
+        except (SeveralRefused, EndpointFailed) as error:  # some servers say 500 to it
+            logger.warning("%s: a request of two candidates was refused: %s", url, _told(error))
+        self.ask_one_by_one()
+
+    def _prove_that_it_draws(self, url: str) -> None:
+        """See that two samples of some prompt differ, in what the model thinks or in what it says.
+
+        Raises:
+            InputError: Half of the prompts or more get the same whole text twice, and none gets two texts.
+        """
+        prompts, same = PROBES[self._chats], 0
+        for max_tokens in DRAWN_TOKENS:
+            drawing, cut = SamplingSettings(1.0, 1.0, max_tokens, 1), []
+            for prompt in prompts:
+                try:
+                    one, other = (self._one(url, prompt, drawing, seed) for seed in (1, 2))
+                except (InputError, EndpointFailed):
+                    if max_tokens == DRAWN_TOKENS[0]:
+                        raise
+                    cut.append(prompt)  # so many tokens may be too many for it
+                    continue
+                if one.first != other.first:
+                    return
+                cut += [prompt] if one.may_go_on else []
+            same, prompts = same + len(prompts) - len(cut), cut
+        if 2 * same >= len(PROBES[self._chats]):
             raise InputError(
-                f"{url}: expected different samples at temperature 1, got the same text twice for each of {len(drawn)} "
+                f"{url}: expected different samples at temperature 1, got the same text twice for each of {same} "
                 "prompts: use a server that samples (`transformers serve` samples only if the checkpoint's "
-                "generation_config.json sets do_sample)"
+                "generation_config.json sets do_sample), or set endpoint.proof = 'skip' (bench: --proof skip)"
+            )
+        self._is_undecided = True
+        logger.warning(
+            "%s: its samples were cut before any two of them differed: the proof could not show that it samples", url
+        )
+
+    def _prove_weights(self, url: str) -> None:
+        """See that it goes on greedily as the weights here do.
+
+        Raises:
+            InputError: It goes on otherwise for most prompts.
+        """
+        if not self.config.send.temperature:
+            raise InputError(
+                "endpoint.send.temperature: expected to send it, because the server must show by its greedy texts that "
+                "it has the weights: or set endpoint.proof = 'skip'"
             )
         greedy = SamplingSettings(0.0, 1.0, PROBE_TOKENS, 1)
         found = {prompt: self._one(url, prompt, greedy, 0) for prompt in self._greedy}
-        others = [prompt for prompt, text in self._greedy.items() if not _goes_with(text, found[prompt])]
-        if 2 * len(others) > len(found):
+        heard = {prompt: reply for prompt, reply in found.items() if any(reply.first) or not reply.may_go_on}
+        others = [prompt for prompt, reply in heard.items() if not _goes_with(self._greedy[prompt], *reply.first)]
+        if 2 * len(others) > len(heard):
             raise InputError(
                 f"{url}: expected the weights {self.checkpoint}, which continue a prompt with "
-                f"{self._greedy[others[0]]!r}, but it continues with {found[others[0]]!r}: serve these weights, or set "
-                "model.path = '' if only the server has its model"
+                f"{self._greedy[others[0]]!r}, but it continues with {''.join(found[others[0]].first)!r}: serve these "
+                "weights, or set model.path = '' if only the server has its model"
             )
+        if not heard:
+            self._is_undecided = True
+            logger.warning("%s: it hides what the model thinks: the proof could not show that it has the weights", url)
 
-    def _one(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int) -> str:
+    def _one(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int, copies: int = 1) -> Reply:
         tries = min(PROOF_ATTEMPTS, self.config.attempts)
         for tried in range(tries):
             try:
-                asked = self.asked(url, prompt, settings, seed)
+                asked = self.asked(url, prompt, settings, seed, copies)
                 reply = asyncio.run(self._at_once("POST", **asked))
-                return self.read(reply, prompt)[0][0].text
+                return self.read(reply, prompt, copies)
             except (NoAnswer, TimeoutError, *LOST) as error:
                 said = _told(error)
                 time.sleep(_pause(tried))
@@ -270,7 +358,9 @@ class Endpoint:
         except (TimeoutError, *LOST) as error:
             raise EndpointFailed(f"{url}: {_told(error)}") from None
         if reply.status_code != 200:
-            raise InputError(f"{url}: {reply.status_code}: {_said(reply)}: set endpoint.model if it lists no models")
+            raise InputError(
+                f"{url}: {reply.status_code}: {replies.said(reply)}: set endpoint.model if it lists no models"
+            )
         models = parse_json(reply.content, url, "a list of models")
         expect(models, _MODELS, url)
         return str(models["data"][0]["id"])
@@ -323,7 +413,7 @@ class _Sampling:
         self.progress = progress
         self.waiting = deque(_requests(len(prompts), copies, endpoint._copies_per_request, seed))
         self.completions_P_K: list[list[Completion | None]] = [[None] * copies for _ in prompts]
-        self.prompt_tokens = 0
+        self.prompt_tokens = self.prompts_not_told = self.asked_again = 0
 
     async def done(self) -> Sampled:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=self.config.concurrent_requests)
@@ -334,34 +424,55 @@ class _Sampling:
                     raise EndpointFailed(self.endpoint._servers[-1].failed)
                 share = -(-min(self.config.concurrent_requests, len(self.waiting)) // len(living))
                 await _together([self._work(server) for server in living for _ in range(share)])
-        return Sampled(
-            [[each for each in row if each is not None] for row in self.completions_P_K],
-            self.prompt_tokens, self.settings.batch_rows,
+        completions_P_K = [[each for each in row if each is not None] for row in self.completions_P_K]
+        sampled = Sampled(
+            completions_P_K, self.prompt_tokens, self.settings.batch_rows, prompts_not_told=self.prompts_not_told,
+            asked_again=self.asked_again,
         )  # fmt: skip
+        if self.asked_again:
+            logger.warning("%d requests were sent again; failures so far: %s", self.asked_again, self._troubles())
+        if sampled.not_told:
+            untold = ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in sampled.not_told.items())
+            logger.warning("some replies did not tell all, which is recorded as not known: %s", untold)
+        return sampled
+
+    def _troubles(self) -> str:
+        return ", ".join(f"{kind} ({count})" for kind, count in self.endpoint.troubles.most_common())
 
     async def _work(self, server: _Server) -> None:
         """Send waiting requests to the server, until none is left or the server fails."""
         while self.waiting and not server.failed:
             request = self.waiting.popleft()
+            if request.copies > self.endpoint._copies_per_request:  # the server has refused such requests
+                self.waiting.extendleft(reversed(request.rest(0)))
+                continue
             try:
-                found, read = await self._answer(server, request)
+                found = await self._answer(server, request)
+            except SeveralRefused:
+                self.endpoint.ask_one_by_one()
+                self.waiting.extendleft(reversed(request.rest(0)))
+                continue
             except EndpointFailed as error:
                 self.waiting.appendleft(request)
                 if not server.failed:  # other requests meet the same failure
                     logger.warning("%s", error)
                 server.failed = str(error)
                 return
-            self.completions_P_K[request.prompt][request.first : request.first + len(found)] = found
-            self.prompt_tokens += read
-            if len(found) < request.copies:  # the server ignores `n` without an error
-                self.endpoint._copies_per_request = 1
-                self.waiting += request.rest(len(found))
-            self.progress(len(found))
+            done = len(found.completions)
+            self.completions_P_K[request.prompt][request.first : request.first + done] = found.completions
+            self.prompt_tokens += found.prompt_tokens or 0
+            self.prompts_not_told += found.prompt_tokens is None
+            if done < request.copies:  # the server ignores `n` without an error
+                self.endpoint.ask_one_by_one()
+                self.waiting += request.rest(done)
+            self.progress(done)
 
-    async def _answer(self, server: _Server, request: _Request) -> tuple[list[Completion], int]:
+    async def _answer(self, server: _Server, request: _Request) -> Reply:
         """The answer to a request, after at most `endpoint.attempts` tries.
 
         Raises:
+            SeveralRefused: It may be split.
+            InputError: The server refuses it for good.
             EndpointFailed: No try got an answer.
         """
         prompt = self.prompts[request.prompt]
@@ -380,10 +491,22 @@ class _Sampling:
                 trouble = error
             except ServerDied as error:
                 raise EndpointFailed(str(error)) from None
+            except InputError as error:
+                raise InputError(f"{self._name(request)}: {error}") from None
             self.endpoint.troubles[trouble.kind] += 1
             if tried + 1 < self.config.attempts:
+                self.asked_again += 1
                 await asyncio.sleep(max(_pause(tried), min(trouble.wait_seconds, LONGEST_PAUSE_SECONDS)))
-        raise EndpointFailed(f"{server.url}: no answer in {self.config.attempts} tries, the last failure: {trouble}")
+        raise EndpointFailed(
+            f"{server.url}, {self._name(request)}: no answer in {self.config.attempts} tries, the last failure: "
+            f"{trouble}"
+        )
+
+    def _name(self, request: _Request) -> str:
+        """A request as messages name it: by its place, and the puzzle's first line, which comes last in a prompt."""
+        lines = self.prompts[request.prompt].text.splitlines()
+        header = next((line for line in reversed(lines) if line.startswith(PROPOSAL_HEADER)), lines[0])
+        return f"candidate {request.first + 1} of prompt {request.prompt + 1}, {shown(header)}"
 
 
 async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
@@ -409,11 +532,23 @@ def _pause(tried: int) -> float:
     return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**tried) * random.uniform(0.5, 1)
 
 
-def _goes_with(one: str, other: str) -> bool:
-    """Whether one greedy text begins with the other. Each engine has its own rules for where a function ends."""
-    if not (one and other):
-        return one == other
-    return one.startswith(other) or other.startswith(one)
+def _goes_with(expected: str, thoughts: str, text: str) -> bool:
+    """Whether a greedy text of the weights goes with a reply.
+
+    One begins with the other, because each engine has its own rules for where a function ends. A server may tell the
+    thoughts apart, without the marks around them.
+    """
+    if not thoughts:
+        return _begin_alike(expected, text)
+    whole, thought, said = (THOUGHT_MARK.sub("", each) for each in (expected, thoughts, thoughts + text))
+    if _begin_alike(whole, said):
+        return True
+    place = whole.find(thought[:LEAST_THOUGHT]) if len(thought) >= LEAST_THOUGHT else -1
+    return place >= 0 and _begin_alike(whole[place:], thought)
+
+
+def _begin_alike(one: str, other: str) -> bool:
+    return one == other if not (one and other) else one.startswith(other) or other.startswith(one)
 
 
 def _headers(config: EndpointConfig) -> dict[str, str]:
@@ -424,25 +559,5 @@ def _headers(config: EndpointConfig) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def _said(reply: httpx.Response) -> str:
-    """The message of a refusal, in one line. If the message repeats the key, the key is replaced."""
-    try:
-        body = parse_json(reply.content, str(reply.url))
-        error = body.get("error", body)
-        said = error.get("message", error) if isinstance(error, dict) else error
-    except (InputError, AttributeError):
-        said = reply.content.decode("utf-8", "replace")
-    key = reply.request.headers.get("authorization", "").removeprefix("Bearer ")
-    return shortened(" ".join((str(said).replace(key, "(the key)") if key else str(said)).split()))
-
-
 def _told(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _seconds(text: str) -> float:
-    """Seconds of a Retry-After header that is a number; 0 for anything else, such as a date, which is rare."""
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        return 0.0

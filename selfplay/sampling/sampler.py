@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,9 +39,10 @@ class Completion:
     """One sampled text, after the prompt."""
 
     text: str
-    tokens: int
-    finished: bool
-    """Whether the text ended by itself, not at `max_tokens`."""
+    tokens: int | None
+    """None if a server does not tell."""
+    finished: bool | None
+    """Whether the text ended by itself, not at `max_tokens`; None if a server does not tell."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,26 @@ class Sampled:
     """Sequences side by side at the end: fewer than requested if the memory did not suffice."""
     cpu_seconds: float = 0.0
     """CPU time of other processes, as far as it is known."""
+    prompts_not_told: int = 0
+    """Requests for which a server did not tell the tokens of the prompt. `prompt_tokens` is without them."""
+    asked_again: int = field(default=0, compare=False)
+    """Requests that were sent again after a server or a connection had failed."""
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that were sampled."""
-        return sum(completion.tokens for row in self.completions_P_K for completion in row)
+        """Number of tokens that were sampled, as far as it is known."""
+        return sum(completion.tokens or 0 for row in self.completions_P_K for completion in row)
+
+    @property
+    def not_told(self) -> dict[str, int]:
+        """What servers did not tell: in how many completions or requests, by name. Empty if everything is known."""
+        completions = [completion for row in self.completions_P_K for completion in row]
+        counts = {
+            "tokens": sum(completion.tokens is None for completion in completions),
+            "prompt_tokens": self.prompts_not_told,
+            "ends": sum(completion.finished is None for completion in completions),
+        }
+        return {name: count for name, count in counts.items() if count}
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,19 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
             one, other = one[key], other[key]
         if one != other:
             found.append(f"{' '.join(path)} ({_short(one)} and {_short(other)})")
+    unsent = [_unsent(own) for own in (a, b)]
+    if unsent[0] != unsent[1]:
+        found.append(f"settings that were not sent to the server ({' and '.join(map(str, unsent))})")
     n_a, n_b = (len(own["settings"]["seeds"]) for own in (a, b))
     if n_a != n_b:
         found.append(f"number of seeds ({n_a} and {n_b})")
     return found
+
+
+def _unsent(own: Mapping[str, Any]) -> list[str]:
+    """Settings that a server was not sent, and that its samples depend on. Its own top-p is taken to be 1."""
+    needed = ("temperature", "max_tokens", *(["top_p"] if own["settings"]["top_p"] != 1 else []))
+    return [name for name in own["model"].get("left_out", []) if name in needed]
 
 
 def _short(value: Any) -> str:

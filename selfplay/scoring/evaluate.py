@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.scoring.metrics import Score, scores
 from selfplay.scoring.sets import NamedPuzzle
 
+HOW_SENT = ("left_out", "renamed")
+"""Keys of a sampler's description if its servers are not sent all of the settings. They too must be the same for all
+chunks of a file."""
 PROMPT_TOO_LONG = "prompt_too_long"
 """Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
 TRIES = 3
@@ -59,6 +62,8 @@ class SetScores:
     truncated: int
     """Number of candidates that met max_tokens."""
     cost: StageCost
+    not_told: dict[str, int] = field(default_factory=dict)
+    """What servers did not tell, in how many candidates or requests: `tokens`, `prompt_tokens`, `ends`."""
 
     def to_json(self) -> dict[str, Any]:
         """The scores as records keep them, with intervals as [value, low, high]."""
@@ -66,6 +71,7 @@ class SetScores:
         return {
             "puzzles": self.puzzles, "samples_per_puzzle": self.samples_per_puzzle, **pass_at, "solved": self.solved,
             "verdicts": self.verdicts, "truncated": self.truncated, "tokens": self.cost.tokens,
+            **({"not_told": self.not_told} if self.not_told else {}),
         }  # fmt: skip
 
 
@@ -147,6 +153,7 @@ def _missing_chunks(
             "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
             "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
             **{key: sampler.description.get(key) for key in ("device", "dtype")},
+            **{key: sampler.description[key] for key in HOW_SENT if key in sampler.description},
         }  # fmt: skip
         if number < len(done):
             _check_same(file, done[number]["identity"], identity)
@@ -165,8 +172,9 @@ _RESULT = an_object(
     tokens=NATURAL, truncated=NATURAL, verdicts=TEXTS, details=TEXTS,
 )  # fmt: skip
 CHUNK = an_object(
-    ["prompt_tokens"], identity=_IDENTITY, sampler={"type": "object"}, prompt_tokens=NATURAL, results=a_list(_RESULT),
-    times=each(NUMBER) | {"required": ["sampling_seconds", "judging_seconds"]},
+    ["prompt_tokens", "not_told"], identity=_IDENTITY, sampler={"type": "object"}, prompt_tokens=NATURAL,
+    results=a_list(_RESULT), times=each(NUMBER) | {"required": ["sampling_seconds", "judging_seconds"]},
+    not_told=each(NATURAL),
 )  # fmt: skip
 """JSON shape of a chunk, one line of the file: every candidate of some puzzles with its verdict."""
 
@@ -198,11 +206,11 @@ def expect_chunk(line: Any, where: str) -> None:
 
 
 def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
-    for key, value in here.items():
-        if there.get(key) != value:
+    for key in (*here, *HOW_SENT):
+        if there.get(key) != here.get(key):
             raise InputError(
                 f"{file}: it holds results with another {key} "
-                f"({str(there.get(key))[:80]} there, {str(value)[:80]} here): move it away to score anew"
+                f"({str(there.get(key))[:80]} there, {str(here.get(key))[:80]} here): move it away to score anew"
             )
 
 
@@ -239,10 +247,12 @@ class _Chunk:
             for named, completions_K, judged_K in zip(self.group, sampled.completions_P_K, judged_P_K, strict=True)
         ]
         judging_times = {"judging_seconds": watch.seconds(), "judging_cpu_seconds": watch.cpu_seconds()}
+        again = {"asked_again": sampled.asked_again} if sampled.asked_again else {}
         return {
             "identity": self.identity, "sampler": description, "batch_rows": sampled.batch_rows,
             "prompt_tokens": sampled.prompt_tokens, "results": results,
-            "times": {**sampling_times, **judging_times, **machine},
+            "times": {**sampling_times, **judging_times, **machine, **again},
+            **({"not_told": sampled.not_told} if sampled.not_told else {}),
         }  # fmt: skip
 
 
@@ -258,8 +268,8 @@ def _result(
         "skills": list(named.skills),
         "difficulty": named.difficulty,
         "texts": [completion.text for completion in completions_K],
-        "tokens": sum(completion.tokens for completion in completions_K),
-        "truncated": sum(not completion.finished for completion in completions_K),
+        "tokens": sum(completion.tokens or 0 for completion in completions_K),
+        "truncated": sum(completion.finished is False for completion in completions_K),
         "verdicts": [str(judgement.verdict) for _, judgement in judged_K] if asked else [PROMPT_TOO_LONG] * copies,
         "details": [judgement.detail for _, judgement in judged_K],
     }
@@ -325,7 +335,13 @@ def summarize(lines: Sequence[dict[str, Any]], config: EvaluateConfig, errata: M
         verdicts=dict(verdicts.most_common()),
         truncated=sum(result["truncated"] for result in results),
         cost=total(map(chunk_cost, lines)),
+        not_told=not_told(lines),
     )
+
+
+def not_told(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """What servers did not tell in stored chunks, as `Sampled.not_told` counts it."""
+    return dict(sum((Counter(line.get("not_told", {})) for line in lines), Counter[str]()))
 
 
 def counts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
@@ -345,4 +361,5 @@ def chunk_cost(line: Mapping[str, Any]) -> StageCost:
         model_cpu_seconds=times.get("sampling_cpu_seconds", 0.0),
         judging_seconds=times["judging_seconds"],
         judging_cpu_seconds=times.get("judging_cpu_seconds", 0.0),
+        untold_texts=line.get("not_told", {}).get("tokens", 0),
     )

@@ -30,11 +30,13 @@ import numpy as np
 from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, shortened
 from puzzles.puzzle import InputError, Verdict
 from selfplay.run.rundir import write_atomically
-from selfplay.scoring.evaluate import expect_chunk
+from selfplay.scoring.evaluate import expect_chunk, not_told
 from selfplay.scoring.metrics import detectable_difference, interval, pass_at_k
 
 SCHEMA_VERSION = 1
 RESULTS, SAMPLES, TABLES, CARD = "results.json", "samples.jsonl.gz", "results.md", "model-index.yaml"
+OF_SERVERS = ("proof", "left_out", "renamed", "one_by_one")
+"""Keys of a server's description that say what is unusual about it. They go into the results."""
 GROUPS = ("skill", "answer_type", "difficulty")
 
 Line = dict[str, Any]
@@ -112,9 +114,11 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
     own_set = facts["set"]
     near = (facts["contamination"] or {}).get("near", {})
     unseen = [count for count in counted if count.puzzle not in near]
+    untold = not_told(lines)
     own = {
         "schema": SCHEMA_VERSION,
         **facts,
+        **({"not_told": untold} if untold else {}),
         "scores_unseen": _triples(score_block(unseen, ks)) if near and unseen else None,
         "scores": scores,
         "solved": sum(count.accepted > 0 for count in counted),
@@ -195,7 +199,7 @@ def _cost(counts: Sequence[PuzzleCount], lines: Sequence[Line]) -> dict[str, Any
     sampling, judging = (sum(line["times"][f"{name}_seconds"] for line in lines) for name in ("sampling", "judging"))
     return {
         "tokens": tokens,
-        "tokens_per_solved_puzzle": round(tokens / solved) if solved else None,
+        "tokens_per_solved_puzzle": round(tokens / solved) if solved and "tokens" not in not_told(lines) else None,
         "sampling_seconds": round(sampling, 2),
         "judging_seconds": round(judging, 2),
         "seconds_per_solved_puzzle": round((sampling + judging) / solved, 3) if solved else None,
@@ -203,7 +207,9 @@ def _cost(counts: Sequence[PuzzleCount], lines: Sequence[Line]) -> dict[str, Any
 
 
 def _machine(lines: Sequence[Line]) -> dict[str, int]:
-    return {name: sum(line["times"][name] for line in lines) for name in ("retried", "judged_again", "changed")}
+    again = sum(line["times"].get("asked_again", 0) for line in lines)
+    counts = {name: sum(line["times"][name] for line in lines) for name in ("retried", "judged_again", "changed")}
+    return counts | ({"asked_again": again} if again else {})
 
 
 def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dict[str, Any]:
@@ -347,7 +353,7 @@ _READ = an_object(
     limits=an_object(cpu_seconds=NUMBER), sandbox=an_object(tier=TEXT), versions=an_object(transformers=TEXT)
 )
 """Keys that are read from objects that the schema leaves open."""
-_MACHINE = an_object(retried=NATURAL, judged_again=NATURAL, changed=NATURAL)
+_MACHINE = an_object(["asked_again"], retried=NATURAL, judged_again=NATURAL, changed=NATURAL, asked_again=NATURAL)
 
 
 FACTS = (

@@ -78,6 +78,7 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
         f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
         + (f", refused: {refused}" if refused else ""),
     ]  # fmt: skip
+    lines += _servers(own)
     lines += _contamination(own)
     machine = own["machine"]
     if machine["retried"] or machine["judged_again"]:
@@ -90,6 +91,25 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
         lines.append(f"by seed: {'; '.join(spread)}")
     lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
     lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
+    return lines
+
+
+def _servers(own: dict[str, Any]) -> list[str]:
+    """What is unusual about the servers that sampled."""
+    model, lines = own["model"], []
+    if left_out := model.get("left_out"):
+        lines.append(f"not sent to the server: {', '.join(left_out)}")
+    if renamed := model.get("renamed"):
+        lines.append(f"sent under another name: {', '.join(f'{name} as {sent}' for name, sent in renamed.items())}")
+    if "proof" in model:
+        lines.append(f"the proof that the server samples, and with the right weights: {model['proof']}")
+    if model.get("one_by_one"):
+        lines.append("the server refused requests of several candidates, so each had its own")
+    if untold := own.get("not_told"):
+        told = ", ".join(f"{name.replace('_', ' ')} in {count}" for name, count in untold.items())
+        lines.append(f"not told by the server: {told} of the candidates")
+    if again := own["machine"].get("asked_again"):
+        lines.append(f"requests sent again after a failure: {again}")
     return lines
 
 

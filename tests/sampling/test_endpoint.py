@@ -19,10 +19,12 @@ import pytest
 from interrupted import descendants, still_running
 from scripted_run import puzzle_files
 
+from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from sandbox import selfcheck
 from selfplay.commands.main import main
-from selfplay.config import EndpointConfig
+from selfplay.config import EndpointConfig, SendConfig
+from selfplay.iteration.record_table import cost_table
 from selfplay.run.rundir import RunDir
 from selfplay.sampling import endpoint, serving
 from selfplay.sampling.ahead import Abandoned
@@ -218,6 +220,139 @@ def test_tokens_of_several_candidates_add_up_to_what_the_server_says(played):
     assert [each.tokens for each in sampled.completions_P_K[0]] == [4, 3, 3]
 
 
+# ---- what counts as a sample ----
+
+
+def sometimes(cut):
+    """A chat model that is right in 13 of 20 replies; in the others it does what `cut` does."""
+
+    def play(body, number):
+        if number % 20 < 13:
+            return thinking(body, "```python\ndef g():\n    return 37\n```")
+        return cut(body)
+
+    return play
+
+
+CUTS = {
+    "no key for the content": lambda body: choice({"message": {"role": "assistant", "reasoning": "I"}}, "length"),
+    "no message": lambda body: choice({}, "length"),
+    "a content of null": lambda body: thinking(body, None, "I think", "length"),
+    "an empty content": lambda body: thinking(body, ""),
+    "only parts of thoughts": lambda body: thinking(body, [{"type": "thinking", "thinking": "I"}], "", "max_tokens"),
+    "a refusal": lambda body: choice({"message": {"content": None, "refusal": "No."}}, "content_filter"),
+    "a call of a tool": lambda body: choice({"message": {"content": None, "tool_calls": []}}, "tool_calls"),
+}
+
+
+def choice(parts, ends):
+    return 200, {}, json.dumps({"choices": [{**parts, "finish_reason": ends}]}).encode()
+
+
+@pytest.mark.parametrize("what", CUTS)
+def test_every_finished_reply_is_a_sample(played, what):
+    server = played(sometimes(CUTS[what]))
+    asked = endpoint_of(server)
+    sampled = asked.sample([prompt("Write.", chat=True)], 100, SETTINGS, [1])
+    assert len(server.bodies) == 100
+    assert sum(bool(text) for text in texts(sampled)[0]) == 65
+    assert (asked.troubles, sampled.asked_again) == ({}, 0)
+
+
+def test_what_a_server_does_not_tell_is_counted(played, caplog):
+    usage = {"prompt_tokens": 7, "completion_tokens": 5}
+
+    def play(body, number):
+        told = {"usage": usage} if number % 2 else {}
+        return 200, {}, json.dumps({"choices": [{"text": "x", "finish_reason": None}], **told}).encode()
+
+    sampled = endpoint_of(played(play), concurrent_requests=1).sample([prompt("a")], 4, SETTINGS, [1])
+    assert [completion.tokens for completion in sampled.completions_P_K[0]] == [5, None, 5, None]
+    assert (sampled.tokens, sampled.prompt_tokens) == (10, 14)
+    assert sampled.not_told == {"tokens": 2, "prompt_tokens": 2, "ends": 4}
+    assert "recorded as not known: tokens (2), prompt tokens (2), ends (4)" in caplog.text
+
+
+def test_how_often_it_was_asked_again_is_told(played, caplog):
+    server = played(lambda body, number: (503, {}, b"") if number in (2, 3) else echo(body, number))
+    sampled = endpoint_of(server, concurrent_requests=1).sample([prompt("a")], 3, SETTINGS, [1])
+    assert sampled.asked_again == 2
+    assert "2 requests were sent again; failures so far: status 503 (2)" in caplog.text
+
+
+# ---- what is sent ----
+
+
+def test_parameters_are_renamed_or_left_out_and_this_is_recorded(played):
+    server = played(lambda body, number: answer("x"))
+    send = SendConfig(max_tokens="max_completion_tokens", seed="", temperature="", top_p="", stop="")
+    asked = endpoint_of(server, send=send)
+    asked.sample([prompt("a")], 1, SETTINGS, [1])
+    assert server.bodies == [{"model": "tiny", "prompt": "a", "max_completion_tokens": 20}]
+    assert asked.description["left_out"] == ["temperature", "top_p", "seed", "stop"]
+    assert asked.description["renamed"] == {"max_tokens": "max_completion_tokens"}
+
+
+def test_a_usual_server_is_described_as_ever(played):
+    assert endpoint_of(played()).description == {
+        "engine": "endpoint", "served_model": "tiny", "device": "endpoint", "dtype": "as served", "threads": 0,
+        "versions": {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens"),
+        ("`temperature` and `top_p` cannot both be specified", "temperature"),
+        ("[{'loc': ['body', 'seed'], 'msg': 'Extra inputs are not permitted'}]", "seed"),
+    ],
+)
+def test_a_parameter_that_is_refused_is_told_with_the_setting_that_helps(played, said, advice):
+    server = played(lambda body, number: (422, {}, json.dumps({"detail": said}).encode()))
+    with pytest.raises(InputError, match=rf"endpoint\.send\.{advice} \(bench: --send {advice}=OTHER\) renames it"):
+        endpoint_of(server).sample([prompt("a")], 1, SETTINGS, [1])
+
+
+def refusing_several(status):
+    def play(body, number):
+        several = body.get("n", 1) > 1
+        return (status, {}, b'{"error": {"message": "only one choice is allowed"}}') if several else echo(body, number)
+
+    return play
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_a_server_that_refuses_several_is_asked_one_by_one(played, status):
+    server = played(refusing_several(status))
+    asked = endpoint_of(server, candidates_per_request=4, concurrent_requests=1)
+    sampled = asked.sample([prompt("a"), prompt("b")], 8, SETTINGS, [1])
+    assert [text[0] for row in texts(sampled) for text in row] == ["a"] * 8 + ["b"] * 8
+    assert len({text for row in texts(sampled) for text in row}) == 16
+    assert sum("n" in body for body in server.bodies) == 1
+    assert asked.description["one_by_one"]
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_the_proof_shows_whether_several_are_refused(played, proved, status):
+    server = played(refusing_several(status))
+    asked = proof_of(server, chats=False, candidates_per_request=4)
+    assert asked.description["one_by_one"]
+    assert "one_by_one" not in proof_of(played(), chats=False, candidates_per_request=4).description
+
+
+def test_what_is_refused_one_by_one_too_is_wrong_input(played):
+    server = played(lambda body, number: (400, {}, b"no such model"))
+    with pytest.raises(InputError, match="400: no such model"):
+        endpoint_of(server, candidates_per_request=4).sample([prompt("a")], 8, SETTINGS, [1])
+
+
+def test_several_are_not_asked_for_where_n_is_left_out(played):
+    server = played()
+    asked = endpoint_of(server, candidates_per_request=4, send=SendConfig(n=""))
+    assert len(texts(asked.sample([prompt("a")], 3, SETTINGS, [1]))[0]) == len(server.bodies) == 3
+
+
 # ---- the key ----
 
 
@@ -275,7 +410,7 @@ BAD = {
     "html instead of JSON": ((200, {}, b"<html>busy</html>"), "malformed answer"),
     "another shape": ((200, {}, b'{"choices": []}'), "malformed answer"),
     "a text that is a number": ((200, {}, answer(7)[2]), "malformed answer"),
-    "no usage": ((200, {}, b'{"choices": [{"text": "x", "finish_reason": "stop"}]}'), "malformed answer"),
+    "an error in place of an answer": ((200, {}, b'{"error": "upstream"}'), "an error in place of an answer"),
     "given up by the server": ((200, {}, answer("half", ends="abort")[2]), "broken off"),
     "a refusal that is nested too deep": ((500, {}, b"[" * 50_000), "status 500"),
     "cut off in the middle": (CUT, "connection lost"),
@@ -297,8 +432,10 @@ def test_what_is_no_answer_is_asked_again_and_never_scored(played, what):
 @pytest.mark.parametrize("what", BAD)
 def test_a_server_that_never_answers_ends_it(played, what):
     server = played(lambda body, number: BAD[what][0])
-    with pytest.raises(EndpointFailed, match=f"no answer in 2 tries, the last failure: {BAD[what][1]}"):
-        endpoint_of(server, attempts=2, request_seconds=0.2).sample([prompt("a")], 2, SETTINGS, [1])
+    asked = endpoint_of(server, attempts=2, request_seconds=0.2 if BAD[what][0] == HANG else 20, model="tiny")
+    named = r"candidate [12] of prompt 1, 'def f\(x: int\):'"
+    with pytest.raises(EndpointFailed, match=f"{named}: no answer in 2 tries, the last failure: {BAD[what][1]}"):
+        asked.sample([prompt("def f(x: int):\n    return x > 7\n\ndef g():")], 2, SETTINGS, [1])
 
 
 def test_a_server_is_given_the_time_it_asks_for(played):
@@ -320,7 +457,7 @@ def test_the_others_do_the_work_of_a_server_that_fails(played, caplog):
 
 def test_what_a_server_refuses_is_wrong_input_with_its_words(played):
     server = played(lambda body, number: (400, {}, b'{"error": {"message": "too long:\\n9 tokens"}}'))
-    with pytest.raises(InputError, match="400: too long: 9 tokens"):
+    with pytest.raises(InputError, match=r"candidate 1 of prompt 1, 'a': .* 400: too long: 9 tokens$"):
         endpoint_of(server).sample([prompt("a")], 3, SETTINGS, [1])
 
 
@@ -387,7 +524,7 @@ def with_weights(*servers, expected="abc"):
 def test_a_server_that_draws_and_has_the_weights_is_taken(played, proved):
     server = played(lambda body, number: served(body))
     with_weights(server)
-    assert [body["temperature"] for body in server.bodies] == [1.0] * 8 + [0.0] * 4
+    assert [body["temperature"] for body in server.bodies] == [1.0] * 2 + [0.0] * 4
     assert {body["prompt"] for body in server.bodies} == {each.text for each in endpoint.PROBES[False]}
 
 
@@ -419,6 +556,102 @@ def test_a_server_that_says_nothing_greedily_has_not_the_weights(played, proved)
 def test_greedy_texts_may_differ_once_by_rounding(played, proved):
     odd = endpoint.PROBES[False][1].text
     with_weights(played(lambda body, number: served(body, "abx" if body["prompt"] == odd else "abc")))
+
+
+def thinking(body, content, reasoning="", ends="stop"):
+    reply = {"choices": [{"message": {"content": content, "reasoning": reasoning}, "finish_reason": ends}]}
+    return 200, {}, json.dumps(reply).encode()
+
+
+def proof_of(server, chats=True, greedy=(), **config):
+    return Endpoint(EndpointConfig(**config), [server.url], "the hash", chats=chats, greedy=dict(greedy))
+
+
+@pytest.mark.parametrize("reasoning", ["I think {}", "", "Hmm."])
+def test_a_model_that_thinks_first_is_given_the_tokens_to_say_something(played, proved, reasoning):
+    def play(body, number):
+        if body["max_tokens"] < 500:
+            return thinking(body, None, reasoning.format(number), "length")
+        return thinking(body, f"text {number}", reasoning.format(number))
+
+    server = played(play)
+    assert "proof" not in proof_of(server).description
+    assert len(server.bodies) == (2 if "{}" in reasoning else 10)
+
+
+def test_so_is_one_that_always_begins_in_the_same_way(played, proved):
+    def play(body, number):
+        return answer(("from typing import List\n" * 99 + str(number))[: body["max_tokens"] * 4], ends="length")
+
+    server = played(play)
+    assert "proof" not in proof_of(server, chats=False).description
+
+
+def test_one_prompt_of_several_with_two_texts_is_enough(played, proved):
+    odd = endpoint.PROBES[True][-1].text
+    server = played(lambda body, number: thinking(body, str(number) * (body["messages"][0]["content"] == odd)))
+    assert "proof" not in proof_of(server).description
+
+
+@pytest.mark.parametrize("ends", ["length", None])
+def test_texts_that_are_cut_before_they_differ_show_nothing_which_is_recorded(played, proved, ends, caplog):
+    server = played(lambda body, number: thinking(body, "def f(" * (ends == "length"), "", ends))
+    assert proof_of(server).description["proof"] == "undecided"
+    assert "the proof could not show that it samples" in caplog.text
+
+
+def test_a_server_without_room_for_many_tokens_is_not_refused_for_it(played, proved):
+    def play(body, number):
+        return (400, {}, b"max_tokens is too large") if body["max_tokens"] > 64 else answer("x", ends="length")
+
+    assert proof_of(played(play), chats=False).description["proof"] == "undecided"
+
+
+def test_a_hosted_model_that_says_the_same_each_time_is_used_without_a_proof_which_is_recorded(played, proved):
+    server = played(lambda body, number: thinking(body, "the same"))
+    with pytest.raises(InputError, match=r"for each of 4 prompts: .* or set endpoint\.proof = 'skip'"):
+        proof_of(server)
+    server.bodies.clear()
+    assert proof_of(server, proof="skip").description["proof"] == "skipped"
+    assert server.bodies == []
+
+
+def test_nothing_need_differ_where_nothing_is_drawn(played, proved):
+    server = played(lambda body, number: thinking(body, "the same"))
+    Endpoint(EndpointConfig(), [server.url], "the hash", chats=True, draws=False)
+    assert server.bodies == []
+
+
+THOUGHT = "<think>\nOkay, so 37 * 37"
+
+
+@pytest.mark.parametrize(
+    ("expected", "content", "reasoning", "ends"),
+    [
+        (THOUGHT, None, "Okay, so 37 * 37", "length"), (THOUGHT, "", "\nOkay, so", "length"),
+        ("Okay.\n</think>\n\n```python", "```python", "Okay.", "length"),
+        ("analysisOkay, so 37 * 37", None, "Okay, so 37 * 37 is", "length"),
+        ("analysisOkay, so 37 * 37", None, "Okay, so 37 *", "length"), (THOUGHT, None, "", "length"),
+    ],
+)  # fmt: skip
+def test_greedy_thoughts_are_compared_with_those_of_the_weights(played, proved, expected, content, reasoning, ends):
+    def play(body, number):
+        told = thinking(body, content, reasoning, ends)
+        return told if body["temperature"] == 0 else thinking(body, str(number))
+
+    proof_of(played(play), greedy=dict.fromkeys(endpoint.PROBES[True], expected))
+
+
+def test_other_thoughts_are_those_of_other_weights(played, proved):
+    server = played(lambda body, number: thinking(body, None, f"Well, {number}", "length"))
+    with pytest.raises(InputError, match="expected the weights the hash"):
+        proof_of(server, greedy=dict.fromkeys(endpoint.PROBES[True], THOUGHT))
+
+
+def test_weights_cannot_be_proved_without_a_temperature(played, proved):
+    server = played(lambda body, number: thinking(body, str(number)))
+    with pytest.raises(InputError, match=r"endpoint\.send\.temperature: expected to send it"):
+        proof_of(server, greedy={endpoint.PROBES[True][0]: "x"}, send=SendConfig(temperature=""))
 
 
 def test_a_server_that_is_begun_again_is_asked_for_proof_again(command, tmp_path, monkeypatch):
@@ -610,6 +843,99 @@ def test_what_servers_may_cost_is_bounded(played, proved, here, capsys):
     prices = ["--set=endpoint.prompt_price=1000", "--set=endpoint.completion_price=10000", "--set=budget.price=3"]
     assert chat_run(played(chatting), here, *prices) == 0
     assert re.search(r"budget.price: [\d.]+ of 3.0 are spent, in iteration 1", capsys.readouterr().out)
+
+
+def benched(server, folder, *more):
+    (folder / "set.jsonl").write_text(
+        json.dumps({"puzzle": "def f(x: int):\n    return x * x == 1369", "solution": "def g():\n    return 37"})
+    )
+    settings = ["--puzzles=set.jsonl", "--protocol=chat", "--samples=40", "--k=1", "--out=out"]
+    return main(["bench", "m", "--url", server.url, *settings, *more])
+
+
+@pytest.mark.parametrize("what", CUTS)
+def test_a_benchmark_counts_all_finished_replies(played, here, what, capsys):
+    assert benched(played(sometimes(CUTS[what])), here) == 0
+    own = json.loads(Path("out/results.json").read_text())["selfplay"]
+    assert own["per_puzzle"].popitem()[1] == [40, 26]
+    assert own["scores"]["pass@1"]["value"] == 26 / 40
+
+
+def test_a_benchmark_sends_what_the_server_takes_and_says_so(played, proved, here, capsys):
+    def play(body, number):
+        if {"max_tokens", "temperature", "seed"} & set(body):
+            return 400, {}, b"unsupported parameter"
+        return thinking(body, "```python\ndef g():\n    return 37\n```")
+
+    sent = ["--send=max_tokens=max_completion_tokens", "--send=temperature=", "--send=seed="]
+    assert benched(played(play), here, *sent) == 2
+    assert "or set endpoint.proof = 'skip' (bench: --proof skip)" in capsys.readouterr().err
+    assert benched(played(play), here, "--proof=skip", *sent) == 0
+    said = capsys.readouterr().out
+    assert "not sent to the server: temperature, seed" in said
+    assert "sent under another name: max_tokens as max_completion_tokens" in said
+    assert "the proof that the server samples, and with the right weights: skipped" in said
+
+
+@pytest.mark.parametrize(
+    ("send", "words"),
+    [
+        ("seed", "--send: expected NAME=OTHER, such as max_tokens=max_completion_tokens or seed=, got 'seed'"),
+        ("sead=", "--send: unknown key 'sead'; did you mean 'seed'?"),
+        ("seed=prompt", "--send: expected a name of its own for each parameter, got 'prompt'"),
+    ],
+)
+def test_what_cannot_be_sent_is_wrong_input(played, here, capsys, send, words):
+    assert benched(played(), here, f"--send={send}") == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("play", "status", "words"),
+    [
+        ((200, {}, b'data: {"choices": []}\n\ndata: [DONE]\n\n'), 3, "got a stream of events"),
+        ((307, {"location": "http://there/v1"}, b""), 2, "got a redirect to http://there/v1: give that address"),
+        ((200, {}, b'{"error": {"code": 402, "message": "pay first"}}'), 2, "402: pay first"),
+    ],
+)
+def test_streams_and_redirects_are_refused_in_a_line(played, proved, here, capsys, play, status, words):
+    assert benched(played(lambda body, number: play), here) == status
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("selfplay: ")]
+    assert words in line
+
+
+def without_usage(body, number):
+    status, headers, content = chatting(body, number)
+    told = json.loads(content)
+    return status, headers, json.dumps({"choices": told["choices"]}).encode()
+
+
+def test_a_run_records_what_servers_do_not_tell(played, proved, here):
+    server = played(without_usage)
+    assert chat_run(server, here, "--set=endpoint.send.top_p=", "--set=endpoint.proof=skip") == 0
+    run = RunDir(Path("runs/served"))
+    record = run.read_records()[1]
+    assert record["cost"]["propose"] == {"texts": 24, "tokens": 0, "prompt_tokens": 0, "untold_texts": 24}
+    assert record["dev"]["not_told"]["tokens"] == record["dev"]["puzzles"] * 2
+    assert (record["sampler"]["left_out"], record["sampler"]["proof"]) == (["top_p"], "skipped")
+    with Archive(run.archive) as archive:
+        (settings,) = archive.query("SELECT settings FROM chunks WHERE iteration = 1 AND stage = 'propose'")[0]
+    assert json.loads(settings)["not_told"] == {"tokens": 24, "prompt_tokens": 24}
+    assert json.loads(settings)["left_out"] == ["top_p"]
+    assert " 0+ " in cost_table(run.read_records())
+
+
+def test_a_price_cannot_be_bounded_by_a_server_that_tells_no_tokens(played, proved, here, capsys):
+    prices = ["--set=endpoint.prompt_price=1", "--set=endpoint.completion_price=1", "--set=budget.price=3"]
+    assert chat_run(played(without_usage), here, *prices) == 2
+    assert "which budget.tokens and budget.price need, got none" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_the_parameters_that_it_began_with(played, proved, here, capsys):
+    server = played(chatting)
+    assert chat_run(server, here, "--set=endpoint.send.top_p=") == 0
+    assert chat_run(server, here) == 2
+    assert "endpoint.send.top_p ('' there, 'top_p' here)" in capsys.readouterr().err
 
 
 def test_a_server_that_leaves_in_the_middle_of_a_run_loses_nothing(played, proved, here, capsys):

@@ -240,6 +240,15 @@ def test_another_number_of_seeds_is_refused_and_other_seeds_are_not(made):
     assert compare("base", "other").differing == []
 
 
+def test_a_temperature_that_was_not_sent_is_another_one_and_a_seed_is_not(made):
+    made("base", A)
+    made("unsent", B, changes=[(("model", "left_out"), ["temperature", "seed"])])
+    made("unseeded", B, changes=[(("model", "left_out"), ["seed", "top_p"])])
+    with pytest.raises(InputError, match=r"not sent to the server \(\[\] and \['temperature'\]\)"):
+        compare("base", "unsent")
+    assert compare("base", "unseeded").differing == []
+
+
 def test_another_model_machine_or_number_of_rows_is_what_is_compared(made):
     made("base", A)
     other = [

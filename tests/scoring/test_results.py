@@ -24,6 +24,7 @@ from sandbox.result import Limits
 from selfplay.benchmark import bench as bench_module
 from selfplay.benchmark.contamination import near_training, set_guard
 from selfplay.benchmark.sets import scored_set
+from selfplay.sampling.sampler import Completion, Sampled
 from selfplay.scoring import results
 from selfplay.scoring.metrics import interval
 from selfplay.scoring.results import CARD, RESULTS, TABLES
@@ -497,6 +498,45 @@ def test_another_seed_is_added_to_a_finished_benchmark(pool, own_set, benched, t
     score(pool, model, own_set, tmp_path, seeds=(4, 1))
     assert model.calls == 1
     assert untimed(tmp_path) == untimed(benched)
+
+
+class Silent(Model):
+    """A model behind a server that tells neither tokens nor ends, and is not sent a temperature."""
+
+    description = {**Model.description, "proof": "skipped", "left_out": ["temperature"], "renamed": {"seed": "random"}}
+
+    def sample(self, *arguments):
+        sampled = super().sample(*arguments)
+        silent_P_K = [[Completion(each.text, None, None) for each in row] for row in sampled.completions_P_K]
+        return Sampled(silent_P_K, 0, sampled.batch_rows, prompts_not_told=3, asked_again=2)
+
+
+def test_what_a_server_did_not_tell_and_was_not_sent_is_in_the_results(pool, own_set, tmp_path):
+    own = score(pool, Silent(COUNTS), own_set, tmp_path)["selfplay"]
+    jsonschema.validate(content_of(tmp_path), SCHEMA)
+    everything = len(NAMES) * N
+    assert own["not_told"] == {"tokens": everything, "prompt_tokens": 3, "ends": everything}
+    assert (own["truncated"], own["cost"]["tokens"], own["cost"]["tokens_per_solved_puzzle"]) == (0, 0, None)
+    assert own["machine"]["asked_again"] == 2
+    assert {key: own["model"][key] for key in ("proof", "left_out", "renamed")} == {
+        "proof": "skipped", "left_out": ["temperature"], "renamed": {"seed": "random"}
+    }  # fmt: skip
+    assert sum(own["verdicts"].values()) == everything
+    tables = (tmp_path / TABLES).read_text()
+    for line in (
+        "not sent to the server: temperature", "sent under another name: seed as random",
+        "right weights: skipped", f"not told by the server: tokens in {everything}, prompt tokens in 3, ends in",
+        "requests sent again after a failure: 2",
+    ):  # fmt: skip
+        assert line in tables
+
+
+@pytest.mark.parametrize("begins", ["sent", "not sent"])
+def test_samples_of_servers_that_were_sent_other_settings_are_not_mixed(pool, own_set, tmp_path, begins):
+    first, second = (Silent(COUNTS), Model(COUNTS)) if begins == "not sent" else (Model(COUNTS), Silent(COUNTS))
+    score(pool, first, own_set, tmp_path)
+    with pytest.raises(InputError, match="it holds results with another left_out"):
+        score(pool, second, own_set, tmp_path)
 
 
 OTHERS = {
