@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from puzzles import answer_type, scopes, similarity
+from puzzles.extract import program_of
+from puzzles.needed import leave_out_needless
 from puzzles.pruning import pruned
 from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
@@ -27,17 +29,22 @@ MAX_TEXT_BYTES = 64 * 1024
 BATCH_TEXTS = 64
 BATCH_BYTES = 24 * 1024
 
-PUZZLE_NAMES = ("f", "sat")
-SOLUTION_NAMES = ("g", "sol")
+PUZZLE_NAMES = ("f", "sat", "puzzle")
+SOLUTION_NAMES = ("g", "sol", "solution", "answer")
+"""Names by which a text's function is found, if it has one of them."""
+ANSWER_NAMES = (*SOLUTION_NAMES, "ans", "result", "x")
+"""Names of constants that count as an answer, where a text has no function."""
+_TESTING = re.compile(r"_*(?:test|main|check|verif|valid|demo|example|run)")
+"""How names of functions begin that show or check an answer instead of giving one."""
 
 RULES = {
     "too_long": f"a text is at most {MAX_TEXT_BYTES} bytes",
     "too_complex": "parsing stays within the limits of a sandbox child",
-    "no_code": "a chat reply holds a fenced code block",
+    "no_code": "a reply holds a program: in a fenced block, or as lines of its own",
     "no_input": "an abduction task has one input and its output",
     "no_literal": "the input and the output of an abduction task are Python literals",
     "syntax": "the text is a Python program",
-    "statement": "the top level holds imports, definitions and constants only",
+    "statement": "no statement of the top level leaves the program",
     "no_function": "a function is defined",
     "no_parameter": "the puzzle takes the answer as its first parameter",
     "required_parameter": "all parameters but the answer have defaults",
@@ -71,8 +78,9 @@ class Text:
 
     * `program`: the text is the program.
     * `continuation`: the text starts with a function, after which the model may have written something else. The
-      function ends before the first line that is not indented.
-    * `chat`: the text is a reply with a fenced code block.
+      function ends before the first line that is not indented. If that is no program, as where a chat model begins
+      anew, the text is read as a reply.
+    * `chat`: the text is a reply, read by the rules of `extract`.
     * `abduction`: the text is a JSON object. It holds a program `snippet` that defines `f`, its `imports`, and as texts
       an `input` (the arguments of `f`) and the `output`. The puzzle asks for an input with that output, or for a tuple
       of arguments if there are several.
@@ -91,12 +99,14 @@ def parse_candidates(pool: Pool, texts: Sequence[Text]) -> list[Candidate | Pars
     """Each text as a candidate solution, or the rule it broke, in order."""
     parsed = _parse(pool, "solution", texts)
     return [
-        item if isinstance(item, ParseFailure) else Candidate(source=item["source"], id=item["id"]) for item in parsed
+        item if isinstance(item, ParseFailure) else Candidate(**{**item, "left_out": tuple(item["left_out"])})
+        for item in parsed
     ]
 
 
 def _puzzle(fields: dict[str, Any]) -> Puzzle:
-    return Puzzle(**{**fields, "shingles": frozenset(fields["shingles"]), "imports": tuple(fields["imports"])})
+    lists = {name: tuple(fields[name]) for name in ("imports", "left_out")}
+    return Puzzle(**{**fields, **lists, "shingles": frozenset(fields["shingles"])})
 
 
 def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] | ParseFailure]:
@@ -177,7 +187,7 @@ def parse_batch(payload: bytes) -> Iterator[bytes]:
         request = json.loads(blob)
         parse = _parse_puzzle if request["kind"] == "puzzle" else _parse_solution
         try:
-            record = parse(_extract(request["text"], request["form"]), request["rename"])
+            record = parse(_extract(request["text"], request["form"], request["kind"]), request["rename"])
         except _Broken as broken:
             record = {"rule": broken.rule, "detail": broken.detail}
         except (RecursionError, MemoryError) as error:
@@ -185,7 +195,8 @@ def parse_batch(payload: bytes) -> Iterator[bytes]:
         yield json.dumps(record).encode()
 
 
-def _extract(text: str, form: str) -> str:
+def _extract(text: str, form: str, kind: str) -> str:
+    wanted = _puzzle_in if kind == "puzzle" else _solution_in
     if form == "continuation":
         first, *rest = text.split("\n")
         body = []
@@ -193,14 +204,57 @@ def _extract(text: str, form: str) -> str:
             if line.strip() and not line[0].isspace():
                 break
             body.append(line)
-        return "\n".join([first, *body]).rstrip() + "\n"
-    if form == "chat":
-        blocks: list[str] = re.findall(r"```[a-zA-Z0-9]*\n(.*?)(?:\n```|\Z)", text, re.DOTALL)
-        with_function = [block for block in blocks if "def " in block]
-        if not with_function:
-            raise _Broken("no_code")
-        return with_function[0]
-    return _abduction(json.loads(text)) if form == "abduction" else text
+        function = "\n".join([first, *body]).rstrip() + "\n"
+        if _is_program(function) or not _is_unicode(text):
+            return function
+        found = program_of(text, wanted)
+        return found if found and _is_program(found) and wanted(ast.parse(found)) else function
+    if form == "abduction":
+        return _abduction(json.loads(text))
+    if not _is_unicode(text) or (form == "program" and _is_program(text)):
+        return text
+    found = program_of(text, wanted)
+    if found is None and form == "chat":
+        raise _Broken("no_code")
+    return text if found is None else found  # a text that is no program is told why
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_program(text: str) -> bool:
+    """Whether a text is a program as it stands, as nearly all are that do not come from a chat."""
+    try:
+        return bool(ast.parse(text).body)
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _puzzle_in(tree: ast.Module) -> int:
+    """How well a program is a puzzle: 2 if a function with a usual name is, 1 if another is."""
+    fitting = [function.name for function in _functions(tree) if _is_puzzle(function)]
+    return 2 if {*fitting} & {*PUZZLE_NAMES} else min(1, len(fitting))
+
+
+def _solution_in(tree: ast.Module) -> int:
+    """How well a program is a solution: 3 if a function with a usual name is, 2 if another, 1 if an answer is named."""
+    fitting = [function.name for function in _functions(tree) if _callable_without_arguments(function)]
+    if {*fitting} & {*SOLUTION_NAMES}:
+        return 3
+    if any(name not in PUZZLE_NAMES and not _TESTING.match(name) for name in fitting):
+        return 2
+    return int(_answer_function(tree) is not None)
+
+
+def _functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    """The functions of the top level. Of several with one name only the last counts, as in Python."""
+    by_name = {statement.name: statement for statement in tree.body if isinstance(statement, ast.FunctionDef)}
+    return [each for each in tree.body if isinstance(each, ast.FunctionDef) and by_name[each.name] is each]
 
 
 def _abduction(task: Mapping[str, Any]) -> str:
@@ -231,7 +285,8 @@ def _literal(text: str, what: str) -> ast.expr:
 
 def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
-    function = _entry(tree, PUZZLE_NAMES, _is_puzzle)
+    function = _puzzle_of(tree)
+    left_out = leave_out_needless(tree, function)
     annotation = _check_puzzle(function)
     try:
         declared = answer_type.read(annotation)
@@ -256,16 +311,21 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
         "imports": imports,
         "original_name": name,
         "description": description,
+        "left_out": left_out,
     }
 
 
 def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
-    function = _entry(tree, SOLUTION_NAMES, _callable_without_arguments)
+    if not any(map(_callable_without_arguments, _functions(tree))) and (made := _answer_function(tree)):
+        tree.body.append(made)
+    function = _solution_of(tree)
+    left_out = leave_out_needless(tree, function)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
     _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
-    return {"source": _canonical(tree), "id": content_hash(similarity.normal_form(pruned(tree, "g")))}
+    source = _canonical(tree)
+    return {"source": source, "id": content_hash(similarity.normal_form(pruned(tree, "g"))), "left_out": left_out}
 
 
 def _program(text: str) -> ast.Module:
@@ -282,16 +342,32 @@ def _program(text: str) -> ast.Module:
         if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
             _quote_annotations(tree, statement)
             continue
-        if not isinstance(statement, _TOP_LEVEL):
+        if isinstance(statement, ast.Return | ast.Raise | ast.Break | ast.Continue):
             raise _Broken("statement", f"line {statement.lineno}: {type(statement).__name__}")
         kept.append(statement)
     tree.body = kept
     return tree
 
 
-_TOP_LEVEL = (
-    ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign,
-)  # fmt: skip
+def _answer_function(tree: ast.Module) -> ast.FunctionDef | None:
+    """A function made of a program's last `g = lambda: …`, or else of its last `answer = …`; None without either."""
+    named = [
+        (target.id, statement.value)
+        for statement in tree.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
+        if isinstance(target, ast.Name)
+    ]
+    for name, value in reversed(named):
+        if isinstance(value, ast.Lambda) and name not in PUZZLE_NAMES and _callable_without_arguments(value):
+            made = ast.FunctionDef(name, value.args, [ast.Return(value.body)], [], lineno=1)
+            return ast.fix_missing_locations(made)
+    for name, _ in reversed(named):
+        if name in ANSWER_NAMES:
+            (function,) = ast.parse(f"def {'solution' if name == 'g' else 'g'}():\n    return {name}").body
+            assert isinstance(function, ast.FunctionDef)
+            return function
+    return None
 
 
 def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
@@ -305,15 +381,55 @@ def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
                 setattr(node, name, ast.copy_location(ast.Constant(ast.unparse(annotation)), annotation))
 
 
-def _entry(tree: ast.Module, names: Sequence[str], suitable: Any) -> ast.FunctionDef:
-    """The function that the text is about: the last with a usual name, else the last suitable one, else the last."""
-    functions = [statement for statement in tree.body if isinstance(statement, ast.FunctionDef)]
-    if not functions:
+def _puzzle_of(tree: ast.Module) -> ast.FunctionDef:
+    """The function that is the puzzle.
+
+    It is the one with a usual name that takes an answer, or else that has a usual name; or else the last one that takes
+    an answer and that no other one uses.
+    """
+    functions = _functions(tree)
+    named = [function for function in functions if function.name in PUZZLE_NAMES]
+    fitting = [function for function in functions if _is_puzzle(function)]
+    return _entry(tree, [function for function in named if function in fitting] or named or fitting)
+
+
+def _solution_of(tree: ast.Module) -> ast.FunctionDef:
+    """The function that is the solution.
+
+    It is the one with a usual name that needs no arguments; or else the last one that needs none, returns something, is
+    not called like a test, and that no other one uses.
+    """
+    functions = _functions(tree)
+    named = [function for function in functions if function.name in SOLUTION_NAMES]
+    fitting = [function for function in functions if _callable_without_arguments(function)]
+    answers = [each for each in fitting if _returns(each) and not _TESTING.match(each.name)]
+    return _entry(tree, [function for function in named if function in fitting] or answers or named or fitting)
+
+
+def _entry(tree: ast.Module, best: Sequence[ast.FunctionDef]) -> ast.FunctionDef:
+    """The last of the best functions that no other of them uses; without any, the last function.
+
+    Raises:
+        _Broken: There is no function.
+    """
+    if not (functions := _functions(tree)):
         asynchronous = any(isinstance(statement, ast.AsyncFunctionDef) for statement in tree.body)
         raise _Broken("asynchronous" if asynchronous else "no_function")
-    named = [function for function in functions if function.name in names]
-    fitting = [function for function in functions if suitable(function)]
-    return (named or fitting or functions)[-1]
+    best = best or functions
+    return ([function for function in best if not _is_used_by_others(function, best)] or best)[-1]
+
+
+def _returns(function: ast.FunctionDef) -> bool:
+    return any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function))
+
+
+def _is_used_by_others(function: ast.FunctionDef, functions: Sequence[ast.FunctionDef]) -> bool:
+    return any(
+        isinstance(node, ast.Name) and node.id == function.name
+        for other in functions
+        if other is not function
+        for node in ast.walk(other)
+    )
 
 
 def _is_puzzle(function: ast.FunctionDef) -> bool:
@@ -352,7 +468,7 @@ def _check_puzzle(function: ast.FunctionDef) -> ast.expr:
     return annotation
 
 
-def _callable_without_arguments(function: ast.FunctionDef) -> bool:
+def _callable_without_arguments(function: ast.FunctionDef | ast.Lambda) -> bool:
     arguments = function.args
     positional = len(arguments.posonlyargs) + len(arguments.args)
     return len(arguments.defaults) == positional and all(arguments.kw_defaults)
@@ -455,6 +571,8 @@ _IDENTIFIERS = ("id", "arg", "name", "asname")
 def _canonical(tree: ast.Module) -> str:
     """The program in one layout, without docstrings, comments and return annotations. The tree is changed too."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Constant):
+            node.kind = None  # a text written u'…' is printed without the sign
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -59,6 +59,8 @@ class Puzzle:
     """The puzzle's docstring, which the canonical text leaves out."""
     unordered: str = ""
     """Hash of the order-free form with constants abstracted. An archive keeps neither this nor the shingles."""
+    left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """First lines of the original text's statements that the puzzle does not need, such as `line 3: print(f(2))`."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Candidate:
     source: str
     id: str
     """Hash of the normal form."""
+    left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """First lines of the statements in the original text that the solution does not need."""
 
 
 class Verdict(StrEnum):
@@ -114,6 +118,8 @@ class Judgement:
     waited_seconds: float = 0.0
     """Time that the child which met a limit waited for a core. If it is above zero, a loaded machine may be part of the
     cause."""
+    left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """From `verify_texts`: the statements of the solution's text that it does not need, so that they were not run."""
 
 
 @dataclass(frozen=True)

@@ -124,8 +124,12 @@ def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement
         else:
             judgements.append(None)
             pairs.append((puzzle, candidate))
-    judged = iter(verify(pool, pairs))
-    return [judgement or next(judged) for judgement in judgements]
+    judged = zip(verify(pool, pairs), pairs, strict=True)
+    found = (
+        replace(judgement, left_out=candidate.left_out) if candidate.left_out else judgement
+        for judgement, (_, candidate) in judged
+    )
+    return [judgement or next(found) for judgement in judgements]
 
 
 def encoded_answers(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[bytes | None]:

@@ -97,5 +97,6 @@ def _print_verdicts(pool: Pool, raws: list[Any], form: str) -> None:
         line = {
             "id": raw.id, "verdict": judgement.verdict, "detail": judgement.detail, "answer": judgement.answer,
             "cpu_ms": round(1000 * judgement.cpu_seconds, 3),
+            **({"left_out": judgement.left_out} if judgement.left_out else {}),
         }  # fmt: skip
         print(json.dumps(line), flush=True)

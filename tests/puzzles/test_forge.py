@@ -256,7 +256,7 @@ FORGERIES = {
         ),
         "g as a class": (NEVER, f"class g(int):\n{LIES}", NO_PROGRAM),
         "g as a coroutine": (NOT_INT, "async def g(): return 1", NO_PROGRAM),
-        "g as a lambda": (NEVER, f"class A(int):\n{LIES}\ng = lambda: A(1)", NO_PROGRAM),
+        "g as a lambda": (NEVER, f"class A(int):\n{LIES}\ng = lambda: A(1)", NO_DATA),
     },
     "same_namespace": {
         "the code of f": (NEVER, f"def g():\n    f.__code__ = ({YES}).__code__\n    return 1", WRONG),
@@ -324,14 +324,14 @@ FORGERIES = {
             WRONG,
         ),
         "a walrus in a comprehension": (LIMIT, "x = [LIMIT := 2 for _ in '1']\ndef g(): return 2", WRONG),
-        "a walrus at the top level": (LIMIT, "(LIMIT := 2)\ndef g(): return 2", NO_PROGRAM),
-        "a loop variable": (LIMIT, "for LIMIT in [2]: pass\ndef g(): return 2", NO_PROGRAM),
+        "a walrus at the top level": (LIMIT, "(LIMIT := 2)\ndef g(): return 2", WRONG),
+        "a loop variable": (LIMIT, "for LIMIT in [2]: pass\ndef g(): return 2", WRONG),
         "an except block": (
             LIMIT,
             "try:\n    raise ValueError\nexcept ValueError:\n    LIMIT = 2\ndef g(): return 2",
-            NO_PROGRAM,
+            WRONG,
         ),
-        "a main block": (LIMIT, "def g(): return 2\nif __name__ == '__main__': LIMIT = 2", NO_PROGRAM),
+        "a main block": (LIMIT, "def g(): return 2\nif __name__ == '__main__': LIMIT = 2", WRONG),
         "a line behind a form feed": (LIMIT, "def g():\n    return 2\n\x0cLIMIT = 2", WRONG),
         "a line behind a carriage return": (LIMIT, "def g(): return 2\rLIMIT = 2", WRONG),
         "a line behind a continuation": (LIMIT, "def g(): return 2\nLIMIT \\\n= \\\n2", WRONG),
@@ -733,11 +733,11 @@ FORGERIES = {
         ),
     },
     "pasted_source": {
-        "a decorator that hangs over f": (NEVER, f"def g(): return 1\n@(lambda _: {YES})", NO_PROGRAM),
+        "a decorator that hangs over f": (NEVER, f"def g(): return 1\n@(lambda _: {YES})", WRONG),
         "a continuation that swallows a line": (
             LIMIT,
             "def g(): return 2\nLIMIT = 2\nif False: \\",
-            NO_PROGRAM,
+            WRONG,
         ),
         "an encoding declaration": (
             "def f(s: str): return len('é') == 2 and s == ''",
@@ -752,7 +752,7 @@ FORGERIES = {
         "a quote that swallows a line": (
             "LIMIT = 1 # '''\ndef f(x: int): return x == LIMIT == 2",
             "def g(): return 2\nLIMIT = 2\n_ = '''",
-            NO_PROGRAM,
+            WRONG,
         ),
     },
     "silence": {

@@ -339,9 +339,11 @@ def test_a_module_that_is_asked_for_by_a_call_is_an_import_too(pool):
 
 
 def test_a_relative_import_loads_nothing(pool):
-    (judgement,) = verify_texts(pool, [("from . import verify\ndef f(x: int): return True", "def g(): return 1")])
+    (judgement,) = verify_texts(
+        pool, [("from . import verify\ndef f(x: int): return bool(verify)", "def g(): return 1")]
+    )
     assert judgement.verdict == Verdict.INVALID_PUZZLE
-    (refusal,) = admit(pool, [puzzle(pool, "from . import verify\ndef f(x: int): return True")])
+    (refusal,) = admit(pool, [puzzle(pool, "from . import verify\ndef f(x: int): return bool(verify)")])
     assert refusal.reason == "import"
 
 
@@ -482,16 +484,10 @@ MALFORMED = {
     "callable class": ("class f:\n    def __new__(cls, x): return True", "no_function"),
     "callable object": ("class F:\n    def __call__(self, x): return True\nf = F()", "no_function"),
     "in globals": ("a = globals().__setitem__('f', lambda x: True)", "no_function"),
-    "under a condition": ("if True:\n    def f(x: int): return True", "statement"),
-    "in a try": ("try:\n    def f(x: int): return True\nfinally:\n    pass", "statement"),
-    "in a loop": ("for n in range(1):\n    def f(x: int): return True", "statement"),
-    "deleted": ("def f(x: int): return True\ndef h(): pass\ndel h", "statement"),
-    "a call": ("def f(x: int): return True\nprint('accepted')", "statement"),
-    "exec": ("exec('def f(x: int): return True')", "statement"),
-    "an assertion": ("assert True\ndef f(x: int): return True", "statement"),
-    "an augmented assignment": ("n = 1\nn += 1\ndef f(x: int): return True", "statement"),
-    "a name while it is computed": ("(n := 1)\ndef f(x: int): return True", "statement"),
-    "a loop": ("while False: pass\ndef f(x: int): return True", "statement"),
+    "under a condition": ("if True:\n    def f(x: int): return True", "no_function"),
+    "in a try": ("try:\n    def f(x: int): return True\nfinally:\n    pass", "no_function"),
+    "in a loop": ("for n in range(1):\n    def f(x: int): return True", "no_function"),
+    "exec": ("exec('def f(x: int): return True')", "no_function"),
 }
 
 
@@ -506,6 +502,28 @@ def test_a_malformed_puzzle_is_refused_by_its_text(pool, text, rule):
 @pytest.mark.parametrize(("text", "rule"), **table(MALFORMED))
 def test_it_accepts_everything_where_the_text_runs_as_it_is(pool, text, rule):
     assert says_yes(pool, unparsed(text), 1)
+
+
+TOP_LEVEL = {
+    "deleted": ("def f(x: int): return x == 7\ndef h(): pass\ndel h", ""),
+    "a call": ("def f(x: int): return x == 7\nprint('accepted')", ""),
+    "an exit": ("def f(x: int): return x == 7\nexit(0)", ""),
+    "an assertion": ("assert False\ndef f(x: int): return x == 7", ""),
+    "an augmented assignment": ("n = 6\nn += 1\ndef f(x: int): return x == n", "n = 6\nn += 1\n"),
+    "a name while it is computed": ("(n := 7)\ndef f(x: int): return x == n", "(n := 7)\n"),
+    "a loop": ("for n in range(8): pass\ndef f(x: int): return x == n", "for n in range(8):\n    pass\n"),
+}
+
+
+@pytest.mark.parametrize(("text", "kept"), **table(TOP_LEVEL))
+def test_statements_of_the_top_level_that_a_puzzle_does_not_need_are_not_run(pool, text, kept):
+    asked = puzzle(pool, text)
+    assert asked.source.startswith(kept)
+    assert ("n" if kept else "7") in asked.source
+    assert not any(word in asked.source for word in ("del ", "print", "exit", "assert"))
+    assert admit(pool, [asked]) == [None]
+    judgements = verify_texts(pool, [(text, "def g(): return 7"), (text, "def g(): return 8")])
+    assert [judgement.verdict for judgement in judgements] == [Verdict.ACCEPTED, Verdict.WRONG_ANSWER]
 
 
 DEFECTIVE = {

@@ -341,7 +341,7 @@ BROKEN_PUZZLES = {
     "too_long": "x = '" + "a" * MAX_TEXT_BYTES + "'",
     "too_complex": "def f(x: int):\n    return " + "-" * 20_000 + "1",
     "syntax": "def f(x: int):\n    return x ==",
-    "statement": "def f(x: int):\n    return x == 1\nprint(f(1))",
+    "statement": "def f(x: int):\n    return x == 1\nreturn f(1)",
     "no_function": "x = 1",
     "no_parameter": "def f():\n    return True",
     "required_parameter": "def f(x: int, n):\n    return x == n",
@@ -349,12 +349,12 @@ BROKEN_PUZZLES = {
     "no_annotation": "def f(x):\n    return x == 1",
     "answer_type": "def f(x: bytes):\n    return x == b'a'",
     "asynchronous": "async def f(x: int):\n    return x == 1",
-    "unprintable": "def f(x: str):\n    return x == u'a' f'{x}'",
 }
 
 
 def test_every_rule_has_an_example():
-    assert {*BROKEN_PUZZLES, *(rule for _, rule, _ in BROKEN_TASKS), "no_code"} == set(RULES)
+    # No program is known that Python cannot write back; the rule is for those that nobody knows.
+    assert {*BROKEN_PUZZLES, *(rule for _, rule, _ in BROKEN_TASKS), "no_code", "unprintable"} == set(RULES)
 
 
 @pytest.mark.parametrize("rule", BROKEN_PUZZLES)
@@ -366,10 +366,10 @@ def test_a_text_that_breaks_a_rule_says_which(pool, rule):
 
 
 def test_a_chat_reply_without_code_breaks_no_code(pool):
-    replies = ["I cannot do that.", "```\nx = 1\n```", "", "``` ```"]
+    replies = ["I cannot do that.", "", "``` ```", "<think>\n```python\ndef f(x: int):\n    return x == 5\n```"]
     parsed = parse_puzzles(pool, [Text(reply, "chat") for reply in replies])
     assert parsed == [ParseFailure("no_code")] * 4
-    assert str(parsed[0]) == "no_code: a chat reply holds a fenced code block"
+    assert str(parsed[0]) == "no_code: a reply holds a program: in a fenced block, or as lines of its own"
 
 
 @pytest.mark.parametrize(
@@ -382,8 +382,8 @@ def test_a_chat_reply_without_code_breaks_no_code(pool):
             "line 2: expected an indented block after function definition on line 1",
         ),
         ("print 'hello'", "syntax", "line 1: Missing parentheses in call to 'print'. Did you mean print(...)?"),
-        ("def f(x: int): pass\nfor i in x: pass", "statement", "line 2: For"),
-        ("if True:\n    def f(x: int): pass", "statement", "line 1: If"),
+        ("def f(x: int): pass\nraise f", "statement", "line 2: Raise"),
+        ("if True:\n    def f(x: int): pass", "no_function", ""),
         ("def f(x: int, n): pass", "required_parameter", "'n' has no default"),
         ("def f(x: int, *, n): pass", "required_parameter", "'n' has no default"),
         ("def f(x): pass", "no_annotation", "'x' has no type"),
@@ -393,7 +393,7 @@ def test_a_chat_reply_without_code_breaks_no_code(pool):
         ("class A: pass", "no_function", ""),
         ("", "no_function", ""),
         ("   \n\n", "no_function", ""),
-        ("\ufeffdef f(x: int): pass", "syntax", "line 1: invalid non-printable character U+FEFF"),
+        ("x\ufeff = 3", "syntax", "line 1: invalid non-printable character U+FEFF"),
         ("\ud800", "syntax", None),
         ("def f(x: int): return x == '\0'", "syntax", None),
         (
@@ -416,9 +416,9 @@ def test_a_failure_says_where(pool, text, rule, detail):
     [
         ("def g(x):\n    return x", ParseFailure("required_parameter", "g must be callable with no arguments")),
         ("def g(*, x):\n    return x", ParseFailure("required_parameter", "g must be callable with no arguments")),
-        ("x = 3", ParseFailure("no_function")),
+        ("y = 3", ParseFailure("no_function")),
         ("async def g():\n    return 1", ParseFailure("asynchronous")),
-        ("def g():\n    return 1\ng()", ParseFailure("statement", "line 3: Expr")),
+        ("def g():\n    return 1\nreturn g()", ParseFailure("statement", "line 3: Return")),
         ("", ParseFailure("no_function")),
     ],
     ids=lambda text: str(text)[:20],
@@ -451,10 +451,10 @@ def test_a_tasks_imports_stand_before_its_program_once(pool):
     snippet = "import math\ndef f(a):\n    return math.sqrt(a) + tau"
     parsed = puzzle(
         pool,
-        json.dumps(TASK | {"snippet": snippet, "imports": ["import math", "from math import tau", "import mat"]}),
+        json.dumps(TASK | {"snippet": snippet, "imports": ["import math", "from math import tau", "import string"]}),
         "abduction",
     )
-    assert source(parsed).startswith("from math import tau\nimport mat\nimport math\n\ndef f_(a):")
+    assert source(parsed).startswith("from math import tau\nimport string\nimport math\n\ndef f_(a):")
 
 
 NO_F = "expected a function f, and nothing called sat"
@@ -473,7 +473,7 @@ BROKEN_TASKS = [
     (TASK | {"input": "b'a'"}, "answer_type", "the input: b'a' does not tell a type"),
     (TASK | {"snippet": ""}, "no_function", NO_F),
     (TASK | {"snippet": "def f(a): return sat(a)\ndef sat(a): return a"}, "no_function", NO_F),
-    (TASK | {"snippet": "def f(a): return a\nprint(f(1))"}, "statement", "line 2: Expr"),
+    (TASK | {"snippet": "def f(a): return a\nreturn f(1)"}, "statement", "line 2: Return"),
 ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ VERDICTS = [
         None,
     ),
     (SQUARE, "def g():\n    assert False", Verdict.RUNTIME_ERROR, "solve: AssertionError: ", None),
-    (SQUARE, "import os\ndef g(): return 42", Verdict.RUNTIME_ERROR, None, None),
+    (SQUARE, "import os\ndef g(): return len(os.sep) + 41", Verdict.RUNTIME_ERROR, None, None),
     (
         SQUARE,
         "x = 1 // 0\ndef g(): return 42",
@@ -130,7 +130,7 @@ VERDICTS = [
         "judge: it does not load: ZeroDivisionError: integer division or modulo by zero",
         None,
     ),
-    ("import os\ndef f(x: int): return True", "def g(): return 1", Verdict.INVALID_PUZZLE, None, None),
+    ("import os\ndef f(x: int): return bool(os)", "def g(): return 1", Verdict.INVALID_PUZZLE, None, None),
     (
         f"class A:\n    {BUSY}\ndef f(x: int): return True",
         "def g(): return 1",
@@ -831,7 +831,7 @@ def trivially_unstable(pool):
 
 ADMISSION = {
     "bool_answer": ("def f(x: bool): return x", ""),
-    "import": ("import random\ndef f(x: int): return x == 12345", None),
+    "import": ("import random\ndef f(x: int): return x == 12345 or not random", None),
     "does_not_load": (
         "N = 1 // 0\ndef f(x: int): return x == N",
         "ZeroDivisionError: integer division or modulo by zero",

@@ -1,0 +1,149 @@
+"""Leaves out the statements of a program's top level that its function does not need: checks, prints, main guards.
+
+Chat models put such statements around an answer. An answer should not fail by a check, or by an import of a module that
+it does not use. What the function may need stays: the definitions, the constants before it, and whatever binds or may
+change something that it uses.
+"""
+
+from __future__ import annotations
+
+import ast
+
+from puzzles import scopes
+from puzzles.pruning import HARMLESS_MODULES
+
+_CALLABLES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_SHOWING = frozenset({"print", "input"})
+
+
+def leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> list[str]:
+    """Leave out what the entry does not need. The tree is changed in place.
+
+    Returns:
+        The first line of each statement that was left out, with its line number.
+    """
+    if len(tree.body) == 1:
+        return []
+    program = _Program(tree, entry)
+    kept = [statement for statement in tree.body if program.stays(statement)]
+    used = {name for statement in kept for name in _names(statement)}
+    if not program.is_reflective:
+        kept = [each for each in kept if not isinstance(each, _IMPORTS) or _is_harmless(each) or _bound(each) & used]
+    left_out = [statement for statement in tree.body if all(statement is not each for each in kept)]
+    tree.body = kept
+    return [f"line {each.lineno}: {ast.unparse(each).splitlines()[0][:80]}" for each in left_out]
+
+
+class _Program:
+    """What the statements of a top level bind, use and change, and what of it the entry needs."""
+
+    def __init__(self, tree: ast.Module, entry: ast.FunctionDef) -> None:
+        self.entry = entry
+        self.behind = tree.body[tree.body.index(entry) + 1 :]
+        self.callables = {each.name: _names(each) for each in tree.body if isinstance(each, _CALLABLES)}
+        others = [each for each in tree.body if not isinstance(each, _CALLABLES + _IMPORTS)]
+        self.data = {name for each in others for name in _bound(each)} | _globals(tree)
+        imports = [each for each in tree.body if isinstance(each, _IMPORTS)]
+        self.modules = {name for each in imports for name in _bound(each)}
+        self.missing = {name for each in imports if not _is_harmless(each) for name in _bound(each)}
+        plain = [each for each in tree.body if not self._is_check(each)]
+        self.is_reflective = scopes.is_reflective([node for each in plain for node in ast.walk(each)])
+        self.needed = self._mentioned(entry) | {entry.name}
+        grown = True
+        while grown:
+            before = len(self.needed)
+            for statement in tree.body:
+                if not isinstance(statement, _CALLABLES) and self._touched(statement) & self.needed:
+                    self.needed |= self._mentioned(statement)
+            grown = len(self.needed) > before
+
+    def stays(self, statement: ast.stmt) -> bool:
+        """Whether a statement is kept."""
+        if isinstance(statement, _IMPORTS) or statement is self.entry:
+            return True
+        if isinstance(statement, _CALLABLES):
+            return statement.name in self.needed or self.is_reflective or not self._mentioned(statement) & self.missing
+        if self._touched(statement) & self.needed:
+            return True
+        if self.is_reflective:
+            return not self._is_check(statement)
+        is_constant = isinstance(statement, ast.Assign | ast.AnnAssign) and not self._is_check(statement)
+        return is_constant and statement not in self.behind and not self._mentioned(statement) & self.missing
+
+    def _mentioned(self, statement: ast.stmt) -> set[str]:
+        """Names in a statement, and in the program's functions and classes that it leads to."""
+        found, waiting = set[str](), _names(statement)
+        while waiting:
+            found |= waiting
+            waiting = {name for each in waiting for name in self.callables.get(each, ())} - found
+        return found
+
+    def _is_check(self, statement: ast.stmt) -> bool:
+        """Whether a statement only shows or checks something: a main guard, an assertion, a print, a call."""
+        if isinstance(statement, _CALLABLES + _IMPORTS):
+            return False
+        names = self._mentioned(statement)
+        return isinstance(statement, ast.Assert) or _is_guard(statement) or bool(names & {*_SHOWING, self.entry.name})
+
+    def _touched(self, statement: ast.stmt) -> set[str]:
+        """Names that a statement binds, or whose values it may change."""
+        if _is_guard(statement):
+            return set()
+        touched = _bound(statement)
+        if isinstance(statement, _CALLABLES + _IMPORTS):
+            return touched
+        if isinstance(statement, ast.Assert):
+            return touched
+        touched |= _roots(statement) & self.data
+        if not self._is_check(statement):
+            touched |= self._mentioned(statement) & self.data
+            touched |= _roots(statement) & self.modules if isinstance(statement, ast.Expr | ast.Assign) else set()
+        return touched
+
+
+def _is_guard(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.If) and any(
+        isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(statement.test)
+    )
+
+
+def _is_harmless(statement: ast.Import | ast.ImportFrom) -> bool:
+    """Whether an import can be left alone: of modules that are always there, or of names that nobody can tell."""
+    modules = [statement.module or ""] if isinstance(statement, ast.ImportFrom) else [a.name for a in statement.names]
+    return {*modules} <= HARMLESS_MODULES or any(alias.name == "*" for alias in statement.names)
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Names that a statement of the top level binds or deletes there."""
+    if isinstance(statement, _CALLABLES):
+        return {statement.name}
+    names: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, _CALLABLES):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+    return names
+
+
+def _globals(tree: ast.Module) -> set[str]:
+    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+
+
+def _roots(statement: ast.stmt) -> set[str]:
+    """Names on which a statement calls methods, or whose items or attributes it sets, such as T in `T.append(1)`."""
+    roots: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)):
+            root: ast.AST = node
+            while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
+                root = root.func if isinstance(root, ast.Call) else root.value
+            roots |= {root.id} if isinstance(root, ast.Name) else set()
+    return roots
