@@ -9,7 +9,7 @@ import ast
 import contextlib
 import functools
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
@@ -185,6 +185,48 @@ def _trivial(answer_type: str) -> Any:
         yield from ((member,) for member in parts[0])
     else:
         yield from zip(*(itertools.islice(itertools.cycle(part), 6) for part in parts), strict=True)
+
+
+PROBES: dict[str, tuple[Any, ...]] = {
+    "int": (1, 2, 3, 5, 7, 10, 12, 17, 42, 100, 255, 1000, 12345, 10**6, 0, -1, -5),
+    "float": (0.5, 1.0, 1.5, 3.25, 10.0, 100.0, 1e6, 0.0, -2.0),
+    "bool": (True, False),
+    "str": (
+        "a", "7", "12", "12345", "-3", "1.5", "aB", "hello", "hello world", "a,b,c", "1 2 3", "racecar", "()[]", "x=1",
+        "aabbcc", "abc" * 8, "", " b",
+    ),
+    "Any": (1, "a", 2, "b", 0.5, None),
+}  # fmt: skip
+"""Members of the scalar types for `probes`."""
+PROBE_LENGTHS = (1, 2, 3, 4, 5, 8, 10, 20, 0)
+
+
+def probes(answer_type: str) -> list[Any]:
+    """At most 64 answers of many sizes. A puzzle that fails on each in the same way will not accept another."""
+    return list(itertools.islice(_probes(answer_type), MAX_TRIVIAL_ANSWERS))
+
+
+def _probes(answer_type: str) -> Iterator[Any]:
+    name, arguments = split(answer_type)
+    if name in PROBES:
+        yield from PROBES[name]
+        return
+    parts = [list(itertools.islice(_probes(argument), 20)) for argument in arguments if argument != "..."]
+    if name == "Optional":
+        yield from (*parts[0], None)
+        return
+    if name == "Tuple" and arguments[-1] != "...":
+        for shift in range(20):
+            yield tuple(part[(shift + place) % len(part)] for place, part in enumerate(parts))
+        return
+    build = {"List": list, "Set": set, "Tuple": tuple, "Dict": dict}[name]
+    for length, start in itertools.product(PROBE_LENGTHS, (0, 3, 6)):
+        members: Any = [parts[0][(start + place) % len(parts[0])] for place in range(length)]
+        if name == "Dict":
+            members = [(key, parts[1][(start + place) % len(parts[1])]) for place, key in enumerate(members)]
+        hashed = [key for key, _ in members] if name == "Dict" else members if name == "Set" else ()
+        if all(map(_hashable, hashed)):
+            yield build(members)
 
 
 def _hashable(value: Any) -> bool:

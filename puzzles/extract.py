@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import ast
 import html
+import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator
@@ -72,7 +73,13 @@ def program_of(text: str, wanted: Wanted) -> str | None:
 
 
 def _sources(block: str) -> list[str]:
-    """The program that a block is; or else, as where a reply was cut, the programs in it."""
+    """The program that a block is; or else, as where a reply was cut, the programs in it. Of JSON: its texts."""
+    if block.lstrip().startswith("{"):
+        try:
+            fields = json.loads(block)
+        except (ValueError, RecursionError):
+            fields = {}
+        return [text for value in fields.values() if isinstance(value, str) and (text := _readable(value)) is not None]
     whole = _readable(block)
     return list(_bare(block.split("\n"))) if whole is None else [whole]
 

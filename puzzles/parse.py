@@ -16,6 +16,7 @@ from typing import Any
 
 from puzzles import answer_type, scopes, similarity
 from puzzles.extract import program_of
+from puzzles.impossible import never_true
 from puzzles.needed import leave_out_needless
 from puzzles.pruning import pruned
 from puzzles.puzzle import Candidate, Puzzle, content_hash
@@ -298,6 +299,7 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     _give_names(tree, {**({"g": "g_"} if has_g else {}), name: "f"})
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
     source, imports = _canonical(tree), sorted(_imports(tree))
+    impossible = never_true(tree, function, declared)
     tree = pruned(tree, "f")
     renamable = scopes.renamable_names(tree)
     return {
@@ -312,6 +314,7 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
         "original_name": name,
         "description": description,
         "left_out": left_out,
+        "impossible": impossible,
     }
 
 

@@ -61,6 +61,8 @@ class Puzzle:
     """Hash of the order-free form with constants abstracted. An archive keeps neither this nor the shingles."""
     left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """First lines of the original text's statements that the puzzle does not need, such as `line 3: print(f(2))`."""
+    impossible: str = field(default="", compare=False, repr=False)
+    """Why `f` never returns True, where its text proves that."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -461,6 +462,9 @@ REASONS = {
     "bool_answer": "the answer is not a bare bool: one guess in two is right",
     "import": "a puzzle imports pure modules only",
     "does_not_load": "the puzzle's text runs",
+    "never_true": "the text does not prove that no answer is accepted",
+    "always_raises": "some answer of the right type comes to an end without an error of the program itself",
+    "never_bool": "some answer of the right type gives a bool",
     "trivial": "a fixed list of trivial answers is rejected",
     "unstable": "three worlds agree",
     "too_slow": "judging takes less than half the limits",
@@ -469,21 +473,50 @@ REASONS = {
 
 
 def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
-    """Whether each puzzle may be trained on: it must be typed, pure, deterministic, quick and not trivial.
+    """Whether each puzzle may be trained on: it must be typed, pure, deterministic, quick, and not trivial, and nothing
+    may prove that no answer is right.
 
     Returns:
         The refusal of each puzzle, in order; None for an admitted one.
     """
     refusals: list[Refusal | None] = [_static_refusal(puzzle) for puzzle in puzzles]
     asked = [index for index, refusal in enumerate(refusals) if refusal is None]
+    silent: list[int] = []
     jobs: list[Job] = []
     for index in asked:
         answers = [encoded for _, encoded in _trivial_answers(pool, puzzles[index])]
         jobs += [_judge_job(pool, puzzles[index], answers, world) for world in WORLDS]
     results = pool.run(jobs)
     for index in asked:
-        refusals[index] = _trivial_refusal(pool, puzzles[index], [next(results) for _ in WORLDS])
+        reports = [next(results) for _ in WORLDS]
+        refusals[index] = _trivial_refusal(pool, puzzles[index], reports)
+        if refusals[index] is None and not any(record in BOOLS for record in reports[0].records):
+            silent.append(index)
+    for index in silent:
+        refusals[index] = _hopeless(pool, puzzles[index])
     return refusals
+
+
+BOOLS = (child.VALUE + b"true", child.VALUE + b"false")
+PROGRAM_ERRORS = re.compile(
+    r"(?:NameError|UnboundLocalError|ImportError|NotImplementedError|RecursionError|(?:TypeError|AttributeError)(?!.*NoneType))\b"
+)
+"""Errors that lie in a program, whatever answer it is given. One about `NoneType` may come from a search that found
+nothing in this answer."""
+
+
+def _hopeless(pool: Pool, puzzle: Puzzle) -> Refusal | None:
+    """The refusal of a puzzle that raises errors of the program on all probes, or gives values but never a bool."""
+    answers = [codec.encode(answer, pool.limits.answer_bytes) for answer in answer_type.probes(puzzle.answer_type)]
+    outcomes = judge_once(pool, [(puzzle, answer) for answer in answers], JUDGE_WORLD)
+    if any(outcome.verdict is not None or outcome.tag + outcome.content in BOOLS for outcome in outcomes):
+        return None
+    raised = [printable(outcome.content) for outcome in outcomes if outcome.tag == child.RAISED]
+    if len(raised) == len(outcomes):
+        return Refusal("always_raises", raised[0]) if all(map(PROGRAM_ERRORS.match, raised)) else None
+    values = [outcome for outcome in outcomes if outcome.tag != child.RAISED]
+    shown = next((each for each in values if each.tag != child.VALUE or codec.decode(each.content)), None)
+    return Refusal("never_bool", f"it gives {printable(shown.content)[:80]}") if shown else None
 
 
 def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
@@ -498,6 +531,8 @@ def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
 def _static_refusal(puzzle: Puzzle) -> Refusal | None:
     if puzzle.answer_type == "bool":
         return Refusal("bool_answer")
+    if puzzle.impossible:
+        return Refusal("never_true", puzzle.impossible)
     impure = [module for module in puzzle.imports if module not in PURE_MODULES]
     return Refusal("import", f"{impure[0]} is not one of {' '.join(PURE_MODULES)}") if impure else None
 

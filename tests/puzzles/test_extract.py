@@ -150,6 +150,7 @@ RIGHT = {
     "the puzzle by another name": fenced(
         "def sat(x: int):\n    return x == 42\n\ndef sol():\n    return 42\n\nassert sat(sol())"
     ),
+    "a field of JSON": '```json\n{"why": "it is", "code": "def g():\\n    return 42"}\n```',
     "a code span": "`def g(): return 42`",
     "a code span with a lambda": "The answer is `g = lambda: 42`.",
     "a typographic quote": fenced("def g():\n    # it\u2019s fine\n    return 42"),
