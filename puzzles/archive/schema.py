@@ -16,12 +16,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from puzzles.archive import identity
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+"""Schema 4 has the tables of schema 3. Its ids are those of a normal form that renames no name with a meaning."""
 APPLICATION_ID = 0x5E1F914A
 """SQLite's application id, which marks a file as an archive of this project."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
@@ -170,7 +172,7 @@ CREATE VIEW iterations AS
 """
 
 
-def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str) -> None:
+def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str, is_closed: bool = False) -> None:
     """Make sure that a database is an archive of this version: fill an empty one, upgrade an older one.
 
     Args:
@@ -178,6 +180,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         path: The database's path, for messages. The backup of an older archive is put beside it.
         create: Whether an empty database becomes an archive.
         guard: Identity of the guard of a new archive. It is empty, so all its puzzles will have passed this guard.
+        is_closed: Whether the file cannot be written. An archive of schema 3 is then read as it is.
 
     Raises:
         InputError: The database is not an archive of this project, is damaged, or is of a newer version.
@@ -199,7 +202,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         )
     if fault := _missing(connection, version):
         raise InputError(f"{path}: the archive is damaged: {fault}")
-    if version < SCHEMA_VERSION:
+    if version < SCHEMA_VERSION and not (is_closed and version == 3):
         with _alone(path.absolute().parent):
             (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
             if version < SCHEMA_VERSION:
@@ -355,6 +358,21 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
     with closing(sqlite3.connect(part)) as copy:
         connection.backup(copy)
     part.replace(backup)
+    statements = _to_schema_3(version) if version < 3 else []
+    with transaction(connection):
+        for statement in statements:
+            connection.execute(statement)
+        identity.renew(connection, path)
+        for statement in [*_REBUILT, *_IDENTITY]:
+            connection.execute(statement)
+    logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)
+
+
+_REBUILT = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
+
+
+def _to_schema_3(version: int) -> list[str]:
+    """Statements that give an archive of schema 1 or 2 the tables of schema 3."""
     statements = []
     if version < 2:
         statements += [statement for statement in _statements(_TABLES) if "CREATE TABLE contamination" in statement]
@@ -373,6 +391,4 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
             f"DROP TABLE {table}",
             f"ALTER TABLE new_{table} RENAME TO {table}",
         ]
-    indexed = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
-    _in_one(connection, [*statements, *_statements(_DERIVED), *indexed, *_IDENTITY])
-    logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)
+    return [*statements, *_statements(_DERIVED)]

@@ -3,7 +3,7 @@
 A puzzle or solution is identified by the hash of its normal form. The rows of every pair tell where it came from
 (iteration, chunk, parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got (n),
 how many of these were accepted (c), and under which protections it was confirmed. No puzzle, pair or candidate is ever
-replaced or deleted. An addition that is a dev or held-out puzzle is refused, whoever makes it. `guard.examine` finds
+replaced or deleted, but for pairs of an older version that do not hold (`identity`). An addition that is a dev or held-out puzzle is refused, whoever makes it. `guard.examine` finds
 those that entered under another guard; they are listed in `contamination` and quarantined.
 
 Writes are transactions, so a reader never sees half of one, not even after a crash. Times have columns of their own, so
@@ -180,12 +180,12 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(
-                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
-            )
+            address = self._address(create, read_only)
+            self._connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=not read_only)
             self._connection.row_factory = sqlite3.Row
             try:
-                schema.prepare(self._connection, self.path, create, self.guard.identity)
+                closed = address.endswith("immutable=1")
+                schema.prepare(self._connection, self.path, create, self.guard.identity, closed)
                 self._kept_by_guard = self.mark("guard") == self.guard.identity
                 # A commit survives the death of the process; only a power cut may lose the last ones.
                 self._connection.execute("PRAGMA synchronous = NORMAL")

@@ -50,8 +50,8 @@ def older(path, version):
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {version}")
         for identifier in ("b2", "a1"):
-            puzzle = made(identifier)
-            row = (identifier, puzzle.source, "int", "def g():", identifier, f"name of {identifier}", "", "", "human")
+            source = f"def f(x: int):\n    return x == 42 and {identifier!r} != ''"
+            row = (identifier, source, "int", "def g():", identifier, f"name of {identifier}", "", "", "human")
             connection.execute(f"INSERT INTO puzzles VALUES ({'?,' * 9}'[]',NULL,0,NULL,NULL,'[]',0.5)", row)
         values = "'a1', 's42', 'def g():\n    return 42', '42', 'human', 0, NULL, NULL, 'p', 0.25, 0.125, 0.5"
         connection.execute(f"INSERT INTO solutions VALUES ({values})")
