@@ -3,8 +3,9 @@
 A puzzle or solution is identified by the hash of its normal form. The rows of every pair tell where it came from
 (iteration, chunk, parents in the prompt, checkpoint, sampling settings, seed), how many candidates its puzzle got (n),
 how many of these were accepted (c), and under which protections it was confirmed. No puzzle, pair or candidate is ever
-replaced or deleted, but for pairs of an older version that do not hold (`identity`). An addition that is a dev or held-out puzzle is refused, whoever makes it. `guard.examine` finds
-those that entered under another guard; they are listed in `contamination` and quarantined.
+replaced or deleted, but for pairs of an older version that do not hold (`identity`). An addition that is a dev or
+held-out puzzle is refused, whoever makes it. `guard.examine` finds those that entered under another guard; they are
+listed in `contamination` and quarantined.
 
 Writes are transactions, so a reader never sees half of one, not even after a crash. Times have columns of their own, so
 that all other columns can be compared between runs.
