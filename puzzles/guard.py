@@ -18,7 +18,7 @@ import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puzzles import answer_type, similarity
@@ -128,6 +128,10 @@ class Guard:
         guard._forms.pop("", None)  # the unordered form of a puzzle that was made without it
         guard._index_rare_shingles()
         return guard
+
+    def anew(self) -> Guard:
+        """The same guard, without the hits that it remembers."""
+        return replace(self, _remembered={})
 
     def _index_rare_shingles(self) -> None:
         """Index the rarest shingles of each guarded puzzle: so many that a near-duplicate must share one of them."""

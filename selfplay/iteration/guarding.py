@@ -20,6 +20,9 @@ GUARD_SOLUTIONS = 4
 GUARD_BATCH = 1000
 """Number of an archive's puzzles that are examined together."""
 
+_KNOWN: dict[tuple[object, ...], Guard] = {}
+"""Guards of this process by the limits and the puzzles that they were made from."""
+
 
 def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
     """The puzzles of each scored set, `dev` and `heldout`.
@@ -34,10 +37,17 @@ def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
 
 
 def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
-    """A guard around the sets. Refusals name a puzzle by its set and name. Comparing behaviour needs the solutions."""
+    """A guard around the sets. Refusals name a puzzle by its set and name. Comparing behaviour needs the solutions.
+
+    To learn the behaviour of the embedded sets takes seconds. So a process learns it once: an ablation has many runs.
+    """
     named = [(f"{name}/{item.name}", item) for name, items in sets.items() for item in items]
-    guard = Guard.of((name, item.puzzle) for name, item in named)
-    guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
+    key = (repr(pool.limits), *((name, item.puzzle.source, item.solutions[:GUARD_SOLUTIONS]) for name, item in named))
+    if key not in _KNOWN:
+        guard = Guard.of((name, item.puzzle) for name, item in named)
+        guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
+        _KNOWN[key] = guard
+    guard = _KNOWN[key].anew()
     logger.info("guarded: %d puzzles, %d of them by behaviour too", len(guard.puzzles), guard.behaviours)
     return guard
 

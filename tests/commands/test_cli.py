@@ -1204,6 +1204,7 @@ def test_doctor_prints_a_table_and_what_is_missing(selfplay, monkeypatch, protec
     assert "missing: memory: finished" in out
 
 
+@pytest.mark.slow
 def test_pretrain_makes_a_model_that_samples(done, refused):
     from puzzles.rules import families
 
@@ -1688,6 +1689,7 @@ BENCH_CUTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_is_killed_again_and_again_ends_like_one_that_was_not(model, files, done, cut_command):
     command = ["bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--seed", "0,1,2", "--out"]
     for stage, cut in BENCH_CUTS:
@@ -1786,6 +1788,7 @@ def may_mount():
 
 
 @pytest.mark.skipif(not may_mount(), reason="mounting a small disk needs a mount namespace")
+@pytest.mark.slow
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(files, finished, tmp_path):
     Path("disk").mkdir()
     script = [SMALL_DISK, tmp_path / "disk", files / "tiny.toml", tmp_path, json.dumps([48, 120, 200, 280, 360])]

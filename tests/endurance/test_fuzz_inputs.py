@@ -34,6 +34,7 @@ def test_some_seconds_of_broken_files_find_nothing(tmp_path, few):
     assert said[0].splitlines()[0].split() == ["inputs", "fine", "refused", "wrong"]
 
 
+@pytest.mark.slow
 def test_good_files_are_fine_for_every_reader(fuzzer):
     for kind, readers in READERS.items():
         for action, reader in readers.items():

@@ -29,7 +29,10 @@ def test_points_are_everywhere_in_a_run_and_most_of_them_inside_of_something(cra
     assert Crashes(crashes.folder, 2, crashes.protections).points(200) != points
 
 
-@pytest.mark.parametrize("kind", [*ACTIONS, ANYWHERE])
+ALL = [*ACTIONS, ANYWHERE]
+
+
+@pytest.mark.parametrize("kind", [ALL[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in ALL[1:])])
 def test_a_run_survives_to_the_same_end(crashes, kind):
     points = [point for point in crashes.points(100) if point.kind == kind]
     result = crashes.try_one(next((point for point in points if point.is_inside), points[0]))
@@ -37,6 +40,7 @@ def test_a_run_survives_to_the_same_end(crashes, kind):
     assert len(result["ended"]) >= 2
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_while_it_branches_is_gone_on_with_by_the_same_command(crashes):
     for place in [place for place in crashes.counts if place.startswith(survival.BRANCHING)]:
         stage, inner = place.split("/")
@@ -53,6 +57,7 @@ def test_what_is_lost_is_found(crashes, tmp_path, monkeypatch):
     assert result["wrong"] == ["other archive, trained", "other weights, iteration-001"]
 
 
+@pytest.mark.slow
 def test_an_end_that_is_not_as_expected_is_found(crashes, monkeypatch):
     monkeypatch.setitem(ACTIONS, "SIGTERM", survival.KILL)
     result = crashes.try_one(Point("SIGTERM", "training", "a forward pass", 2))
@@ -69,6 +74,7 @@ def test_a_harness_that_was_stopped_goes_on(crashes, monkeypatch):
     assert tried == crashes.points(5)
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bare_environment_is_the_same_and_keeps_no_key(crashes):
     chosen = ["LC_ALL=C, no home, no terminal", "keys in the environment", "nobody reads its output"]
     assert [result["wrong"] for result in survival.try_environments(crashes, print, chosen)] == [[], [], []]

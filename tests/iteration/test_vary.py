@@ -174,6 +174,7 @@ def test_a_variation_that_is_a_guarded_puzzle_is_refused_and_said(files, pool, t
     assert sum(exact) == found.count(("held_out", "exact:")) > 10
 
 
+@pytest.mark.slow
 def test_a_kill_between_and_inside_chunks_of_variations_leaves_the_same_archive(files, pool, tmp_path):
     config, judge = varying(files), vary.judge
     with watched() as seen, pytest.MonkeyPatch.context() as patch:

@@ -81,6 +81,7 @@ def test_a_sharded_training_leaves_a_plain_folder(trained, tiny):
     assert config["architectures"] == ["LlamaForCausalLM"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_torchrun_names_it(tiny, tmp_path):
     began = time.monotonic()
     done = torchrun(2, HERE / "together.py", tiny(), tmp_path, "die-1", "sft")
@@ -124,6 +125,7 @@ def files(tiny, tmp_path_factory):
     return learned.make_files(folder, learned.make_model(tiny(), folder / "model"))
 
 
+@pytest.mark.slow
 def test_a_run_under_torchrun_is_the_plain_run_but_for_the_rounding_of_weights(files, tmp_path, monkeypatch):
     done = torchrun(2, "-m", "selfplay.commands.main", "run", files / "tiny.toml", folder=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_puzzles_are_canonical_with_nothing_left_out(puzzles: list[Puzzle]) -> N
 
 
 def test_all_texts_are_what_unparse_writes() -> None:
-    for pair in generate(SEED, 5000):
+    for pair in generate(SEED, 1500):
         for text in (pair.puzzle, pair.solution):
             assert ast.unparse(ast.parse(text)) == text, pair
 
@@ -79,8 +79,8 @@ def test_all_answer_types_occur(puzzles: list[Puzzle]) -> None:
 
 def test_every_family_is_wide_and_short() -> None:
     for name in FAMILIES:
-        pairs = list(generate(SEED, 100, [name]))
-        assert len({pair.puzzle for pair in pairs}) == 100
+        pairs = list(generate(SEED, 40, [name]))
+        assert len({pair.puzzle for pair in pairs}) == 40
         assert max(len(pair.puzzle) for pair in pairs) < 400
         assert max(len(pair.solution) for pair in pairs) < 320
 
@@ -104,8 +104,8 @@ def test_the_same_seed_gives_the_same_pairs_everywhere() -> None:
 def test_the_order_of_sets_in_this_process_does_not_matter() -> None:
     code = (
         "import zlib; from puzzles.rules.families import generate;"
-        "print(zlib.crc32(repr(list(generate(0, 1500, ['composed_set_str']))).encode()));"
-        "print(zlib.crc32(repr([(pair.puzzle, pair.solution) for pair in generate(0, 4000)]).encode()))"
+        "print(zlib.crc32(repr(list(generate(0, 300, ['composed_set_str']))).encode()));"
+        "print(zlib.crc32(repr([(pair.puzzle, pair.solution) for pair in generate(0, 800)]).encode()))"
     )
     outputs = {
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, check=True,
