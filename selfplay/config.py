@@ -358,31 +358,31 @@ class CollapseConfig:
     iteration that is best on dev, and trains from there on what is left. `rebalance` trains on pairs evened over niches
     (`finetune.balance`)."""
     least_well_formed: float = 0.25
-    """Least share of the proposed texts that are puzzles. [0.51]"""
+    """Least share of the proposed texts that are puzzles. Healthy runs: at worst 0.51."""
     least_distinct_forms: float = 0.7
-    """Least share of distinct puzzles among the well-formed proposals. [0.99]"""
+    """Least share of distinct puzzles among the well-formed proposals. Healthy runs: at worst 0.99."""
     most_trivial: float = 0.25
-    """Largest share of puzzles with a trivial answer among the well-formed proposals. [0.07]"""
+    """Largest share of puzzles with a trivial answer among the well-formed proposals. Healthy runs: at worst 0.07."""
     most_near_duplicates: float = 0.25
-    """Largest share of admitted puzzles that are near another one. [0.04]"""
+    """Largest share of admitted puzzles that are near another one. Healthy runs: at worst 0.04."""
     least_niche_entropy: float = 0.7
     """Least entropy over niches, in parts of iteration 1's. If half of all puzzles fall into one niche, 4 of 6 bits are
-    left. [0.85]"""
+    left. Healthy runs: at worst 0.85."""
     least_token_entropy: float = 0.8
-    """Least entropy of runs of three tokens, in parts of iteration 1's. [0.94]"""
+    """Least entropy of runs of three tokens, in parts of iteration 1's. Healthy runs: at worst 0.94."""
     least_vendi: float = 0.5
     """Least Vendi score, in parts of iteration 1's. Where three puzzles in ten differ in constants only, .42 is left.
-    [0.72]"""
+    Healthy runs: at worst 0.72."""
     least_length: float = 0.5
-    """Least mean length in characters, in parts of iteration 1's. [0.83]"""
+    """Least mean length in characters, in parts of iteration 1's. Healthy runs: at worst 0.83."""
     most_length: float = 2.0
-    """Largest mean length in characters, in parts of iteration 1's. [1.00]"""
+    """Largest mean length in characters, in parts of iteration 1's. Healthy runs: at worst 1.00."""
     most_always_solved: float = 0.5
-    """Largest share of tried puzzles that every candidate solves. [0.04]"""
+    """Largest share of tried puzzles that every candidate solves. Healthy runs: at worst 0.04."""
     most_never_solved: float = 0.95
-    """Largest share of tried puzzles that no candidate solves. [0.86]"""
+    """Largest share of tried puzzles that no candidate solves. Healthy runs: at worst 0.86."""
     most_human_auc: float = 0.97
-    """Largest AUC of a classifier that tells proposals from people's puzzles. [0.84]"""
+    """Largest AUC of a classifier that tells proposals from people's puzzles. Healthy runs: at worst 0.84."""
 
 
 @dataclass(frozen=True)
@@ -460,7 +460,10 @@ MAY_BE_ZERO = {
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
 """Settings that change what a training computes, but by rounding alone; each session records its own."""
-AT_MOST_1 = ("top_p", "propose.begun", "clip_ratio")
+AT_MOST_1 = (
+    "top_p", "propose.begun", "clip_ratio", "finetune.most_solved", "least_well_formed", "least_distinct_forms",
+    "most_trivial", "most_near_duplicates", "most_always_solved", "most_never_solved", "most_human_auc",
+)  # fmt: skip
 """Ends of the keys whose numbers are shares."""
 MOST = 2**64
 """Every number of the settings must be below this."""

@@ -99,7 +99,7 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
     if type(value) is not hint or (hint is float and not abs(value) < float("inf")):
         raise ConfigError(f"{where}: expected {_article(hint)} under {key!r}, got {shown(value)}")
     if hint is str and not _is_unicode(value):  # a command line may hold any bytes
-        raise ConfigError(f"{where}: expected a text of UTF-8 under {key!r}, got {shown(value)}")
+        raise ConfigError(f"{where}: expected a string of UTF-8 under {key!r}, got {shown(value)}")
     return value
 
 
@@ -112,7 +112,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _article(hint: Any) -> str:
-    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, str(hint))
 
 

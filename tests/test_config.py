@@ -154,7 +154,7 @@ def test_a_key_like_no_other_stops_with_those_of_its_table(write):
         ("[solve]\ntemperature = false", "expected a number under 'solve.temperature', got False"),
         ("[solve]\ntemperature = nan", "expected a number under 'solve.temperature', got nan"),
         ("[solve]\ntemperature = inf", "expected a number under 'solve.temperature', got inf"),
-        ("[model]\npath = 3", "expected a text under 'model.path', got 3"),
+        ("[model]\npath = 3", "expected a string under 'model.path', got 3"),
         ("[evaluate]\nk = 1", "expected a list under 'evaluate.k', got 1"),
         ("[evaluate]\nk = ['1']", "expected an integer under 'evaluate.k', got '1'"),
         ("[finetune]\nroles = 'solve'", "expected a list under 'finetune.roles', got 'solve'"),
@@ -513,7 +513,7 @@ def test_a_mark_of_the_byte_order_is_no_part_of_a_file(write):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("data.train=\udcff", r"expected a text of UTF-8 under 'data.train', got '\udcff'"),
+        ("data.train=\udcff", r"expected a string of UTF-8 under 'data.train', got '\udcff'"),
         (
             "solve.temperature=" + "9" * 400,
             "expected at most 64 bits under 'solve.temperature', got an integer of many digits",

@@ -85,6 +85,7 @@ def run(
         InputError: Settings or data are not as expected.
         BudgetSpent: `config.budget` does not allow another step.
         Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
+        DiskFull: The disk is full. What was finished is kept.
     """
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
