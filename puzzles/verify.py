@@ -509,8 +509,9 @@ def _hopeless(pool: Pool, puzzle: Puzzle) -> Refusal | None:
     """The refusal of a puzzle that raises errors of the program on all probes, or gives values but never a bool."""
     answers = [codec.encode(answer, pool.limits.answer_bytes) for answer in answer_type.probes(puzzle.answer_type)]
     outcomes = judge_once(pool, [(puzzle, answer) for answer in answers], JUDGE_WORLD)
-    if any(outcome.verdict is not None or outcome.tag + outcome.content in BOOLS for outcome in outcomes):
-        return None
+    ended = (child.VALUE, child.UNANSWERABLE, child.RAISED)
+    if any(outcome.tag not in ended or outcome.tag + outcome.content in BOOLS for outcome in outcomes):
+        return None  # a bool, or a limit, which says nothing about other answers
     raised = [printable(outcome.content) for outcome in outcomes if outcome.tag == child.RAISED]
     if len(raised) == len(outcomes):
         return Refusal("always_raises", raised[0]) if all(map(PROGRAM_ERRORS.match, raised)) else None

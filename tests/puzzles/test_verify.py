@@ -841,7 +841,7 @@ ADMISSION = {
     "never_bool": ("def f(x: int): return x * 2", "it gives 2"),
     "trivial": ("def f(x: int): return x > 50", "100 is accepted"),
     "unstable": (trivially_unstable, "worlds disagree on a trivial answer"),
-    "too_slow": (f"def f(x: int):\n    {BUSY}", "cpu_limit on trivial answers: over 1 s of CPU time"),
+    "too_slow": (f"def f(x: int):\n    {BUSY}\n    return x == 7", "cpu_limit on trivial answers: over 1 s of CPU time"),
 }
 
 
@@ -865,9 +865,9 @@ def test_a_puzzle_is_refused_for_a_reason(pool, reason):
         "def f(x: List[int]): return sorted(x) == [1, 2, 3, 5]",
         "def f(x: List[int]): return x[0] + x[1] == 17",
         "def f(d: Dict[str, List[int]]): return d['a'][3] == 4",
-        "def f(x: " + "Tuple[" * 10 + "int" + "]" * 10 + "): return False",
+        "def f(x: " + "Tuple[" * 10 + "int" + "]" * 10 + "): return x == 5",
         "def f(x: int): return len(bytearray(1 << 40)) == x",
-        "def f(x: Set[List[int]]): return False",
+        "def f(x: Set[List[int]]): return len(x) == 3",
         "import itertools, fractions\ndef f(x: Optional[bool]): return x == 5",
     ],
     ids=lambda text: text[:40],
