@@ -841,7 +841,10 @@ ADMISSION = {
     "never_bool": ("def f(x: int): return x * 2", "it gives 2"),
     "trivial": ("def f(x: int): return x > 50", "100 is accepted"),
     "unstable": (trivially_unstable, "worlds disagree on a trivial answer"),
-    "too_slow": (f"def f(x: int):\n    {BUSY}\n    return x == 7", "cpu_limit on trivial answers: over 1 s of CPU time"),
+    "too_slow": (
+        f"def f(x: int):\n    {BUSY}\n    return x == 7",
+        "cpu_limit on trivial answers: over 1 s of CPU time",
+    ),
 }
 
 
