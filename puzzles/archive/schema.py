@@ -21,7 +21,7 @@ from puzzles.puzzle import InputError
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x5E1F914A
 """SQLite's application id, which marks a file as an archive of this project."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
@@ -62,6 +62,8 @@ CREATE TABLE chunks (                -- the unit of sampling, resuming and repla
     sampling_cpu_seconds REAL,
     judging_seconds REAL,
     judging_cpu_seconds REAL,        -- of the supervisor, the zygotes and their children
+    token_ids BLOB,                  -- zlib JSON of `ids`, the tokens of each text in order, and `ended`, what ended
+                                     -- it: token (the last one) | line | cut; NULL if not known
     UNIQUE (iteration, stage, number)
 );
 CREATE TABLE proposals (
@@ -208,7 +210,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
 
 _COLUMNS_SINCE = {
     "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
-    "puzzles.number": 3, "solutions.number": 3,
+    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4,
 }  # fmt: skip
 """First schema version of tables and columns that older schemas lack."""
 _COLUMNS = (
@@ -241,7 +243,7 @@ def _missing(connection: sqlite3.Connection, version: int) -> str:
     """The first table, view or column that differs from a schema, as a message; an empty text if none does."""
     there = {table: [column for column, _, _ in columns] for table, columns in _by_table(connection).items()}
     for table, columns in _columns().items():
-        if version < SCHEMA_VERSION and _is_made_of_others(table):
+        if version < 3 and _is_made_of_others(table):
             continue  # the upgrade makes it again
         if table in there and _COLUMNS_SINCE.get(table, 1) > version:
             return f"it has a table {table}, which schema {version} does not have"
@@ -355,6 +357,13 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
     with closing(sqlite3.connect(part)) as copy:
         connection.backup(copy)
     part.replace(backup)
+    statements = _upgrade_to_3(version) if version < 3 else []
+    statements.append("ALTER TABLE chunks ADD COLUMN token_ids BLOB")
+    _in_one(connection, [*statements, *_IDENTITY])
+    logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)
+
+
+def _upgrade_to_3(version: int) -> list[str]:
     statements = []
     if version < 2:
         statements += [statement for statement in _statements(_TABLES) if "CREATE TABLE contamination" in statement]
@@ -374,5 +383,4 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
             f"ALTER TABLE new_{table} RENAME TO {table}",
         ]
     indexed = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
-    _in_one(connection, [*statements, *_statements(_DERIVED), *indexed, *_IDENTITY])
-    logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)
+    return [*statements, *_statements(_DERIVED), *indexed]

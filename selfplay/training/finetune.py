@@ -32,7 +32,9 @@ from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.decode import kept_in
 from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
-from selfplay.sampling.prompts import encode_completion, encode_prompt, encode_sampled
+from selfplay.sampling.prompts import Prompt, encode_completion, encode_prompt, encode_sampled, end_of, is_joined
+from selfplay.sampling.sampler import Drawn
+from selfplay.sampling.tokens import decode_after, encode_begun
 from selfplay.training import distributed
 from selfplay.training.backend import Training
 from selfplay.training.objectives import Likelihood, Objective, PolicyGradient, Preference
@@ -138,7 +140,10 @@ class TrainingDiverged(InputError):
 
 def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     """A prompt and its completion as one sequence. The completion and its end are learned."""
-    return _sequence(encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion))
+    prompt = encode_prompt(tokenizer, example.prompt)
+    if example.drawn is None:
+        return _sequence(prompt, encode_completion(tokenizer, example.completion, example.prompt.chat))
+    return _sequence(prompt, _drawn(tokenizer, example.prompt, prompt, example.completion, example.drawn))
 
 
 def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
@@ -146,11 +151,49 @@ def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContr
     if isinstance(lesson, Example):
         return tokenize(tokenizer, lesson)
     prompt = encode_prompt(tokenizer, lesson.prompt)
-    texts = (lesson.completion,) if isinstance(lesson, Graded) else (lesson.better, lesson.worse)
-    sequences = [_sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text)) for text in texts]
+    sequences = [
+        _sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text))
+        if drawn is None
+        else _sequence(prompt, _drawn(tokenizer, lesson.prompt, prompt, text, drawn, may_end_by_line=True))
+        for text, drawn in _texts(lesson)
+    ]
     return (
         replace(sequences[0], advantage=lesson.advantage) if isinstance(lesson, Graded) else TokenContrast(*sequences)
     )
+
+
+def _texts(lesson: Lesson) -> list[tuple[str, Drawn | None]]:
+    """The texts that a lesson learns from, with the tokens they were drawn in."""
+    if isinstance(lesson, Contrast):
+        return list(zip((lesson.better, lesson.worse), lesson.drawn, strict=True))
+    return [(lesson.completion, lesson.drawn)]
+
+
+def _drawn(
+    tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn, may_end_by_line: bool = False
+) -> Sequence[int]:
+    """The tokens that a text was drawn in, with its end. Where the tokens go on behind it, an end token is put."""
+    if drawn.ended == "token" or (may_end_by_line and decode_after(tokenizer, prompt_ids, drawn.ids) == text):
+        return drawn.ids
+    return [*encode_begun(tokenizer, prompt_ids, drawn.ids, text), end_of(tokenizer, prompt.chat)]
+
+
+def log_tokens(tokenizer: Any, lessons: Sequence[Lesson], tokenized: Sequence[TokenExample | TokenContrast]) -> None:
+    """Log how many texts are not learned in tokens that were drawn, and how many of these the tokenizer would join."""
+    texts = anew = joined = 0
+    for lesson, tokens in zip(lessons, tokenized, strict=True):
+        sequences = (tokens.better, tokens.worse) if isinstance(tokens, TokenContrast) else (tokens,)
+        for (_, drawn), sequence in zip(_texts(lesson), sequences, strict=True):
+            texts += 1
+            if drawn is None:
+                anew += 1
+                prompt = len(sequence) - sum(sequence.loss_mask_T)
+                joined += is_joined(tokenizer, sequence.input_ids_T[:prompt], sequence.input_ids_T[prompt:-1])
+    logger.info(
+        "%d of %d texts are learned in the tokens that were drawn. %d were tokenised anew, because the model did not "
+        "write them in this form, or their tokens were not kept. Of these the tokenizer would join %d to their prompts",
+        texts - anew, texts, anew, joined,
+    )  # fmt: skip
 
 
 def _sequence(prompt: Sequence[int], completion: Sequence[int]) -> TokenExample:
@@ -615,6 +658,8 @@ def _trained(
     model, network = _for_training(start, config, model_config, drawn)
     distributed.agree(f"the checkpoint {start}", model.checkpoint)
     tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
+    if not distributed.rank():
+        log_tokens(model.tokenizer, examples, tokenized)
     fitting = [example for example in tokenized if len(example) <= model.context_tokens]
     if examples and not fitting:
         raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")

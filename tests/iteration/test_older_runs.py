@@ -34,7 +34,9 @@ def test_it_goes_on_to_the_same_end_as_a_run_made_today(rundir, pool, tmp_path):
     files = puzzle_files(rundir.path.parent)
     go(rundir.path, config_of(files), pool)
     go(tmp_path / "new", config_of(files), pool)
-    assert same(content(rundir.path), content(tmp_path / "new"))
+    went_on, (backup,) = content(rundir.path), rundir.path.glob("archive.schema-*.sqlite")
+    went_on["files"].remove(backup.name)
+    assert same(went_on, content(tmp_path / "new"))
 
 
 def test_it_is_reported(rundir):
