@@ -23,6 +23,8 @@ TAIL = 8
 """Number of a prompt's last tokens behind which a completion is decoded: a decoder looks only at neighbours."""
 BROKEN = "\ufffd"
 """What a decoder writes for a part of a character."""
+BRACKETED = re.compile(r"[<\[].*\w.*[>\]]")
+"""Matches names such as `<|im_end|>`, `<think>` and `[INST]`."""
 MARKS = range(0xE000, 0xF8FF)
 """Characters without a meaning (Unicode's private use area). One that a text lacks stands in for control tokens."""
 
@@ -48,7 +50,7 @@ _known: WeakKeyDictionary[Any, _Facts] = WeakKeyDictionary()
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
-    """Ids of the control tokens by name: the special tokens, and the added tokens that the chat template writes."""
+    """Ids of the control tokens by name: the special tokens, and added tokens in brackets or of the chat template."""
     return _facts(tokenizer).controls
 
 
@@ -58,9 +60,10 @@ def _facts(tokenizer: Any) -> _Facts:
     if known is None or known.template != template:
         found = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
         for number, token in tokenizer.added_tokens_decoder.items():
-            # Some tokenizers have added tokens for indentation, which a template writes as text.
-            if token.special or (token.content in template and not token.content.isspace()):
-                found[token.content] = number
+            # Many tokenizers mark only some as special. They also have added tokens for indentation and for letters.
+            name = token.content
+            if token.special or BRACKETED.fullmatch(name) or (name in template and not name.isspace()):
+                found[name] = number
         longest_first = sorted(filter(None, found), key=len, reverse=True)
         names = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         anchor = _encoded(tokenizer, "x", False)

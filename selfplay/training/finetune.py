@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -140,10 +141,14 @@ class TrainingDiverged(InputError):
 
 def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     """A prompt and its completion as one sequence. The completion and its end are learned."""
-    prompt = encode_prompt(tokenizer, example.prompt)
-    if example.drawn is None:
-        return _sequence(prompt, encode_completion(tokenizer, example.completion, example.prompt.chat))
-    return _sequence(prompt, _drawn(tokenizer, example.prompt, prompt, example.completion, example.drawn))
+    prompt, drawn = encode_prompt(tokenizer, example.prompt), example.drawn
+    if drawn is None:
+        completion = encode_completion(tokenizer, example.completion, example.prompt.chat)
+    elif drawn.ended == "token":
+        completion = _as_drawn(tokenizer, example.prompt, prompt, example.completion, drawn)
+    else:  # it is to end where a line ended it
+        completion = _ended(tokenizer, example.prompt, prompt, example.completion, drawn)
+    return _sequence(prompt, completion)
 
 
 def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
@@ -152,9 +157,9 @@ def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContr
         return tokenize(tokenizer, lesson)
     prompt = encode_prompt(tokenizer, lesson.prompt)
     sequences = [
-        _sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text))
-        if drawn is None
-        else _sequence(prompt, _drawn(tokenizer, lesson.prompt, prompt, text, drawn, may_end_by_line=True))
+        _sequence(prompt, _as_drawn(tokenizer, lesson.prompt, prompt, text, drawn))
+        if drawn
+        else _sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text))
         for text, drawn in _texts(lesson)
     ]
     return (
@@ -169,31 +174,38 @@ def _texts(lesson: Lesson) -> list[tuple[str, Drawn | None]]:
     return [(lesson.completion, lesson.drawn)]
 
 
-def _drawn(
-    tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn, may_end_by_line: bool = False
-) -> Sequence[int]:
-    """The tokens that a text was drawn in, with its end. Where the tokens go on behind it, an end token is put."""
-    if drawn.ended == "token" or (may_end_by_line and decode_after(tokenizer, prompt_ids, drawn.ids) == text):
+def _as_drawn(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> Sequence[int]:
+    """The tokens that a text was drawn in, with what ended it."""
+    own = drawn.ids[:-1] if drawn.ended == "token" else drawn.ids
+    # With another tokenizer, such as that of a model which took an archive over, the tokens are other texts.
+    if decode_after(tokenizer, prompt_ids, own) == text:
         return drawn.ids
+    return _ended(tokenizer, prompt, prompt_ids, text, drawn)
+
+
+def _ended(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> Sequence[int]:
+    """The tokens that a text was drawn in as far as they are its beginning, then its own, and an end token."""
     return [*encode_begun(tokenizer, prompt_ids, drawn.ids, text), end_of(tokenizer, prompt.chat)]
 
 
 def log_tokens(tokenizer: Any, lessons: Sequence[Lesson], tokenized: Sequence[TokenExample | TokenContrast]) -> None:
-    """Log how many texts are not learned in tokens that were drawn, and how many of these the tokenizer would join."""
-    texts = anew = joined = 0
+    """Log how many of the learned tokens were drawn, and how many of the other texts the tokenizer would join."""
+    counts = Counter[str]()
     for lesson, tokens in zip(lessons, tokenized, strict=True):
         sequences = (tokens.better, tokens.worse) if isinstance(tokens, TokenContrast) else (tokens,)
         for (_, drawn), sequence in zip(_texts(lesson), sequences, strict=True):
-            texts += 1
-            if drawn is None:
-                anew += 1
-                prompt = len(sequence) - sum(sequence.loss_mask_T)
-                joined += is_joined(tokenizer, sequence.input_ids_T[:prompt], sequence.input_ids_T[prompt:-1])
+            start = len(sequence) - sum(sequence.loss_mask_T)
+            prompt, completion = sequence.input_ids_T[:start], sequence.input_ids_T[start:]
+            pairs = zip(completion, drawn.ids if drawn else (), strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            counts.update(texts=1, tokens=len(completion), drawn=same)
+            if not same:
+                counts.update(anew=1, joined=is_joined(tokenizer, prompt, completion[:-1]))
     logger.info(
-        "%d of %d texts are learned in the tokens that were drawn. %d were tokenised anew, because the model did not "
-        "write them in this form, or their tokens were not kept. Of these the tokenizer would join %d to their prompts",
-        texts - anew, texts, anew, joined,
-    )  # fmt: skip
+        "the model drew %d of the %d tokens to learn. %d of %d texts are tokenised anew, because it did not write them "
+        "in this form or their tokens were not kept; the tokenizer would join %d of these to their prompts",
+        *(counts[name] for name in ("drawn", "tokens", "anew", "texts", "joined")),
+    )
 
 
 def _sequence(prompt: Sequence[int], completion: Sequence[int]) -> TokenExample:

@@ -148,9 +148,13 @@ def test_tokens_for_indentation_are_text():
     assert wide not in control_tokens(tokenizer).values()
 
 
-def test_added_tokens_that_the_template_writes_are_control_tokens():
-    assert {"<think>", "<|im_start|>"} <= control_tokens(tokenizer_of("qwen2")).keys()
-    assert "</think>" not in control_tokens(tokenizer_of("qwen2"))
+def test_added_tokens_in_brackets_and_those_that_the_template_writes_are_control_tokens():
+    tokenizer = tokenizer_of("qwen2")
+    tokenizer.chat_template += "/no_think"
+    tokenizer.add_tokens(["/no_think", "[INST]", "elif", "->", "[]"])
+    assert {"<think>", "</think>", "<|im_start|>", "/no_think", "[INST]"} <= control_tokens(tokenizer).keys()
+    assert not {"elif", "->", "[]"} & control_tokens(tokenizer).keys()
+    assert tokenizer.convert_tokens_to_ids("elif") in encode_text(tokenizer, "elif x -> []")
 
 
 def test_a_name_that_is_a_word_of_the_vocabulary_is_cut():

@@ -8,8 +8,9 @@ from families import FAMILIES, network_of, save_family, tokenizer_of
 
 from selfplay.config import ModelConfig
 from selfplay.sampling.model import LanguageModel
-from selfplay.sampling.prompts import Prompt, encode_prompt, end_of, own_part, propose_prompt
+from selfplay.sampling.prompts import Prompt, encode_completion, encode_prompt, end_of, own_part, propose_prompt
 from selfplay.sampling.sampler import Drawn, SamplingSettings
+from selfplay.sampling.tokens import encode_after
 from selfplay.training.finetune import log_probabilities, log_tokens, tokenize_lesson
 from selfplay.training.select import Contrast, Example, Graded
 
@@ -23,13 +24,13 @@ WILD = SamplingSettings(temperature=1.5, top_p=1.0, max_tokens=24, batch_rows=32
 CPU = ModelConfig(device="cpu", dtype="float32", threads=1)
 
 
-def by_heart(tokenizer, rows, steps=140):
+def by_heart(tokenizer, rows, steps=70):
     """A network that has learned these rows of tokens."""
     network = network_of(tokenizer, spread=0.08)
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
     labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows])
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-2)
     for _ in range(steps):
         network(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
@@ -108,7 +109,7 @@ def test_whatever_a_model_draws_is_learned_in_just_these_tokens(stranger):
 
 
 def test_a_text_that_a_line_ended_is_cloned_up_to_there_in_the_tokens_that_were_drawn(stranger):
-    row = stranger.sample([PROMPT], 200, WILD, [5]).completions_P_K[0]
+    row = stranger.sample([PROMPT], 60, WILD, [5]).completions_P_K[0]
     by_line = [one for one in row if one.drawn.ended == "line"]
     assert by_line
     for one in by_line:
@@ -145,7 +146,7 @@ def test_in_a_chat_the_end_that_was_drawn_is_learned_and_else_the_templates(fami
     )
     reply = "```python\ndef g(k=19):\n    return k + 0\n```"
     row = [*tokenizer.encode(asked + reply, add_special_tokens=False), turn]
-    model = LanguageModel(save_family(tokenizer, tmp_path / "model", by_heart(tokenizer, [row], 200)), CPU)
+    model = LanguageModel(save_family(tokenizer, tmp_path / "model", by_heart(tokenizer, [row])), CPU)
     assert turn not in model._end_ids()
     ((written,),) = model.sample([HELLO], 1, GREEDY, [0]).completions_P_K
     assert (written.text, written.drawn.ended, written.drawn.ids[-1]) == (reply, "token", turn)
@@ -162,5 +163,20 @@ def test_the_log_says_how_many_texts_are_not_learned_as_they_were_drawn(caplog):
     with caplog.at_level(logging.INFO):
         log_tokens(tokenizer, lessons, [tokenize_lesson(tokenizer, lesson) for lesson in lessons])
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith("1 of 3 texts are learned in the tokens that were drawn. 2 were tokenised anew")
-    assert said.endswith("the tokenizer would join 1 to their prompts")
+    tokens = sum(len(tokenize_lesson(tokenizer, lesson)) - len(encode_prompt(tokenizer, PROMPT)) for lesson in lessons)
+    assert said.startswith(
+        f"the model drew {len(drawn.ids)} of the {tokens} tokens to learn. 2 of 3 texts are tokenised"
+    )
+    assert said.endswith("the tokenizer would join 1 of these to their prompts")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("ended", ["token", "line"])
+def test_tokens_of_another_tokenizer_are_not_learned(family, ended):
+    other, tokenizer = tokenizer_of("llama2" if family != "llama2" else "ours"), tokenizer_of(family)
+    drawn = Drawn((*encode_after(other, BODY), other.eos_token_id), ended)
+    own = tuple(encode_completion(tokenizer, BODY))
+    for lesson in (Example(PROMPT, BODY, drawn=drawn), Graded(PROMPT, BODY, 1.0, drawn=drawn)):
+        sequence = tokenize_lesson(tokenizer, lesson)
+        assert sequence.input_ids_T[-len(own) :] == own
+        assert sum(sequence.loss_mask_T) == len(own)
