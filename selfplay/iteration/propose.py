@@ -127,7 +127,7 @@ def _beginning(
     """A solved puzzle's id, and how many of its first characters are given to the model: to the answer's type, or more.
 
     The proposals then vary as the archive does, in answer types and in conditions. Where a token spans the drawn place,
-    the text is cut before it, or else behind it.
+    the text is cut before it, or else behind it. None if the puzzle has no such place, or helpers before `f`.
     """
     puzzle = archive.puzzle(parent)
     source = puzzle.source
@@ -138,7 +138,8 @@ def _beginning(
     usable = cuts[: len(cuts) // 2 + 1]
     drawn = int(rng.integers(len(usable)))
     nearest = [*usable[drawn::-1], *usable[drawn + 1 :]]
-    return [parent, next((place for place in nearest if is_border(source, place)), usable[drawn])]
+    place = next((place for place in nearest if is_border(source, place)), None)
+    return None if place is None else [parent, place]
 
 
 def begins(plan: dict[str, Any]) -> list[Any]:

@@ -3,21 +3,24 @@
 import contextlib
 import sqlite3
 from collections import Counter, defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
+from families import tokenizer_of
 from scripted_run import Backend, Model, archive_content, config_of, go, puzzle_files
 
 from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from selfplay.config import FinetuneConfig, PromptConfig, ProposeConfig, SolveConfig
-from selfplay.iteration import lessons
+from selfplay.iteration import lessons, propose
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.chunks import drawn_tokens
 from selfplay.sampling.prompts import own_part
 from selfplay.sampling.sampler import Completion, Drawn, Sampled
+from selfplay.sampling.tokens import encode_text, is_border
 from selfplay.settings import embedded_file
 from selfplay.training.finetune import tokenize_lesson
 from selfplay.training.game import GAMES
@@ -181,6 +184,22 @@ def test_a_pair_that_the_model_wrote_is_taught_in_the_tokens_that_it_drew(played
     assert by_kind["propose", True] > 3
     assert by_kind["solve", False]  # references, and texts that the archive keeps in another form
     assert by_kind["propose", False]  # also what continued a beginning
+
+
+@pytest.mark.parametrize("family", ["llama2", "qwen2", "gpt_neox"])
+def test_a_beginning_is_cut_where_no_token_spans_the_place(archive, family):
+    tokenizer, anywhere, moved = tokenizer_of(family), lambda text, place: True, 0
+    for number, parent in enumerate([*archive.solved_ids()] * 5):
+        begin, drawn = (
+            propose._beginning(archive, parent, np.random.default_rng(number), border)
+            for border in (partial(is_border, tokenizer), anywhere)
+        )
+        source = archive.puzzle(parent).source
+        before = encode_text(tokenizer, source[: begin[1]])
+        assert encode_text(tokenizer, source)[: len(before)] == before
+        moved += begin != drawn
+        assert propose._beginning(archive, parent, np.random.default_rng(number), lambda text, place: False) is None
+    assert moved or family == "gpt_neox"  # whose tokens end where words do
 
 
 def test_without_tokens_everything_is_learned_as_before(pool, tokenizer, tmp_path, played):
