@@ -10,6 +10,7 @@ Two habits of tokenizers must not change our texts:
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -64,9 +65,11 @@ def _facts(tokenizer: Any) -> _Facts:
             name = token.content
             if token.special or BRACKETED.fullmatch(name) or (name in template and not name.isspace()):
                 found[name] = number
-        longest_first = sorted(filter(None, found), key=len, reverse=True)
+        # A single character cannot be told from text, as where the padding token is "!".
+        found = {name: number for name, number in found.items() if len(name) > 1}
+        longest_first = sorted(found, key=len, reverse=True)
         names = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        anchor = _encoded(tokenizer, "x", False)
+        anchor = _plain(tokenizer, "x")
         known = _known[tokenizer] = _Facts(template, found, names, anchor, _decoded(tokenizer, anchor))
     return known
 
@@ -93,13 +96,13 @@ def encode_text(tokenizer: Any, text: str, framed: bool = False) -> list[int]:
     ids = _encoded(tokenizer, text, False, framed)
     if not facts.names.search(text):
         return ids
-    body = _encoded(tokenizer, text, False) if framed else ids
+    body = _plain(tokenizer, text) if framed else ids
     if not {*body} & {*facts.controls.values()}:
         return ids
-    # A name is in the tokenizer's own vocabulary. It is cut, so that no piece holds it.
-    cuts = [0, *(found.start() + 1 for found in facts.names.finditer(text)), len(text)]
-    first, *rest = [text[cuts[i] : cuts[i + 1]] for i in range(len(cuts) - 1)]
-    apart = [*_encoded(tokenizer, first, False), *(token for piece in rest for token in encode_after(tokenizer, piece))]
+    # A name is in the tokenizer's own vocabulary. It is cut behind its first letter, so that no piece holds it.
+    cuts = [0, *(found.start() + 1 for found in re.finditer(f"(?={facts.names.pattern})", text)), len(text)]
+    first, *rest = [text[start:end] for start, end in itertools.pairwise(cuts)]
+    apart = _plain(tokenizer, first) + [token for piece in rest for token in _behind(tokenizer, piece, _plain)]
     start = next(i for i in range(len(ids)) if ids[i : i + len(body)] == body)
     return ids[:start] + apart + ids[start + len(body) :]
 
@@ -109,12 +112,20 @@ def encode_after(tokenizer: Any, text: str) -> list[int]:
 
     A tokenizer that cannot write the text, such as one that changes letters, comes as near as it can.
     """
-    ids = encode_text(tokenizer, text)
+    return _behind(tokenizer, text, encode_text)
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return _encoded(tokenizer, text, False)
+
+
+def _behind(tokenizer: Any, text: str, encode: Callable[[Any, str], list[int]]) -> list[int]:
+    ids = encode(tokenizer, text)
     if decode_after(tokenizer, (), ids) == text:
         return ids
     nearest = None
     for anchor in ANCHORS:
-        before, whole = (encode_text(tokenizer, each) for each in (anchor, anchor + text))
+        before, whole = (encode(tokenizer, each) for each in (anchor, anchor + text))
         if whole[: len(before)] == before:
             behind = whole[len(before) :]
             if decode_after(tokenizer, before, behind) == text:
@@ -126,7 +137,7 @@ def encode_after(tokenizer: Any, text: str) -> list[int]:
 def decode_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
     """The text of tokens that stand behind others: what all of them decode to, without what the first ones decode to.
 
-    Control tokens leave no text.
+    Special tokens leave no text.
     """
     for tail in (before[-TAIL:], before):
         shown = _decoded(tokenizer, tail)

@@ -172,6 +172,17 @@ def test_a_name_that_is_a_word_of_the_vocabulary_is_cut():
     assert (ids[0], {1, 2} & {*ids[1:]}) == (1, set())
     assert decoded(tokenizer, ids) == "a </s> b"
     assert encode_completion(tokenizer, " c")[-1] == 2
+    many = ":</s><s></s></s>\n" * 9
+    assert not {1, 2} & {*encode_text(tokenizer, many)}
+    assert decode_after(tokenizer, (), encode_after(tokenizer, many)) == many
+
+
+def test_a_single_character_is_text_even_if_it_is_a_special_token():
+    tokenizer = tokenizer_of("gpt2")
+    usual = encode_after(tokenizer, " x(!= '!'")
+    tokenizer.pad_token, tokenizer.unk_token = "!", "("
+    assert encode_after(tokenizer, " x(!= '!'") == usual
+    assert not {"!", "("} & control_tokens(tokenizer).keys()
 
 
 # ---- chats ----
