@@ -174,16 +174,16 @@ def _texts(lesson: Lesson) -> list[tuple[str, Drawn | None]]:
     return [(lesson.completion, lesson.drawn)]
 
 
-def _as_drawn(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> Sequence[int]:
+def _as_drawn(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> list[int]:
     """The tokens that a text was drawn in, with what ended it."""
     own = drawn.ids[:-1] if drawn.ended == "token" else drawn.ids
     # With another tokenizer, such as that of a model which took an archive over, the tokens are other texts.
     if decode_after(tokenizer, prompt_ids, own) == text:
-        return drawn.ids
+        return [*drawn.ids]
     return _ended(tokenizer, prompt, prompt_ids, text, drawn)
 
 
-def _ended(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> Sequence[int]:
+def _ended(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> list[int]:
     """The tokens that a text was drawn in as far as they are its beginning, then its own, and an end token."""
     return [*encode_begun(tokenizer, prompt_ids, drawn.ids, text), end_of(tokenizer, prompt.chat)]
 
