@@ -286,17 +286,16 @@ class LanguageModel:
     ) -> tuple[list[Completion], int]:
         """Completions of prompts that end by the same rules, copies together; and the number of prompt tokens read."""
         ends, lines = self._end_ids(chat), None if chat else self._lines()
+        prompts_N = [ids for ids in prompts_U for _ in range(copies)]
         if self._shares_prompts():
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
             ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
             torch.manual_seed(seed)
-            asked_N = [ids for ids in prompts_U for _ in range(copies)]
-            ids_N, read = [], sum(map(len, asked_N))
-            for start in range(0, len(asked_N), settings.batch_rows):
-                ids_N += self._generate(asked_N[start : start + settings.batch_rows], settings, ends, lines)
+            ids_N, read = [], sum(map(len, prompts_N))
+            for start in range(0, len(prompts_N), settings.batch_rows):
+                ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
                 progress(len(ids_N) - start)
-        prompts_N = (ids for ids in prompts_U for _ in range(copies))
         return [
             self._completion(ids, ends, settings.max_tokens, prompt, lines)
             for prompt, ids in zip(prompts_N, ids_N, strict=True)
