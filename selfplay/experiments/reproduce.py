@@ -288,8 +288,8 @@ def _archive_differences(
         name = f"{(chunk or same)['stage']} chunk {(chunk or same)['number']}"
         done.rows += 1
         content, again = _content(one, chunk), _content(other, same)
-        if content and again and "tokens" not in content:
-            again.pop("tokens", None)  # an older version did not keep them
+        if content and again and "token" not in content:
+            again.pop("token", None)  # an older version did not keep them
         yield from _compared(f"{at}, {name}", content, again)
         numbers = [chunk["id"]], [same["id"]]
         since = [iteration, *numbers[0]], [iteration, *numbers[1]]
@@ -330,7 +330,7 @@ def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[
         "seed": rest.pop("seed"),
         "settings": {key: value for key, value in json.loads(rest.pop("settings")).items() if key != "versions"},
         "text": _texts(rest.pop("completions")),
-        **({"tokens": json.loads(zlib.decompress(tokens))} if tokens else {}),
+        **({"token": json.loads(zlib.decompress(tokens))} if tokens else {}),
         **rest,
     }
 
