@@ -89,7 +89,8 @@ class ProposeConfig(SamplingConfig):
     proposals_per_prompt: int = 64
     """Texts sampled from one prompt; the ancestor's `per_prompt`."""
     begun: float = 0.0
-    """Share of the texts that continue the beginning of a solved puzzle, cut at random (not with `chat`)."""
+    """Share of the texts that continue the beginning of a solved puzzle (not with `chat`). It is cut at random, but not
+    inside a word or a token."""
     strategy: str = "uniform"
     """Which solved puzzles a prompt shows. `uniform` draws any. `niches` draws a goal niche for each prompt, among the
     filled ones and the empty ones between them, and shows the puzzles nearest to it, the most instructive first."""

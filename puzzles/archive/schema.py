@@ -23,7 +23,7 @@ from puzzles.puzzle import InputError
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 4
-"""Schema 4 has the tables of schema 3. Its ids are those of a normal form that renames no name with a meaning."""
+"""Schema 4 keeps sampled tokens, and its ids are those of a normal form that renames no name with a meaning."""
 APPLICATION_ID = 0x5E1F914A
 """SQLite's application id, which marks a file as an archive of this project."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
@@ -64,6 +64,8 @@ CREATE TABLE chunks (                -- the unit of sampling, resuming and repla
     sampling_cpu_seconds REAL,
     judging_seconds REAL,
     judging_cpu_seconds REAL,        -- of the supervisor, the zygotes and their children
+    token_ids BLOB,                  -- zlib JSON of `ids`, the tokens of each text in order, and `ended`, what ended
+                                     -- it: token (the last one) | line | cut; NULL if not known
     UNIQUE (iteration, stage, number)
 );
 CREATE TABLE proposals (
@@ -172,7 +174,7 @@ CREATE VIEW iterations AS
 """
 
 
-def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str, is_closed: bool = False) -> None:
+def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str) -> None:
     """Make sure that a database is an archive of this version: fill an empty one, upgrade an older one.
 
     Args:
@@ -180,7 +182,6 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         path: The database's path, for messages. The backup of an older archive is put beside it.
         create: Whether an empty database becomes an archive.
         guard: Identity of the guard of a new archive. It is empty, so all its puzzles will have passed this guard.
-        is_closed: Whether the file cannot be written. An archive of schema 3 is then read as it is.
 
     Raises:
         InputError: The database is not an archive of this project, is damaged, or is of a newer version.
@@ -202,7 +203,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         )
     if fault := _missing(connection, version):
         raise InputError(f"{path}: the archive is damaged: {fault}")
-    if version < SCHEMA_VERSION and not (is_closed and version == 3):
+    if version < SCHEMA_VERSION:
         with _alone(path.absolute().parent):
             (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
             if version < SCHEMA_VERSION:
@@ -211,7 +212,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
 
 _COLUMNS_SINCE = {
     "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
-    "puzzles.number": 3, "solutions.number": 3,
+    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4,
 }  # fmt: skip
 """First schema version of tables and columns that older schemas lack."""
 _COLUMNS = (
@@ -244,7 +245,7 @@ def _missing(connection: sqlite3.Connection, version: int) -> str:
     """The first table, view or column that differs from a schema, as a message; an empty text if none does."""
     there = {table: [column for column, _, _ in columns] for table, columns in _by_table(connection).items()}
     for table, columns in _columns().items():
-        if version < SCHEMA_VERSION and _is_made_of_others(table):
+        if version < 3 and _is_made_of_others(table):
             continue  # the upgrade makes it again
         if table in there and _COLUMNS_SINCE.get(table, 1) > version:
             return f"it has a table {table}, which schema {version} does not have"
@@ -359,6 +360,7 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
         connection.backup(copy)
     part.replace(backup)
     statements = _to_schema_3(version) if version < 3 else []
+    statements.append("ALTER TABLE chunks ADD COLUMN token_ids BLOB")
     with transaction(connection):
         for statement in statements:
             connection.execute(statement)

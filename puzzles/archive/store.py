@@ -111,6 +111,8 @@ PLANS: Mapping[str, Shape] = {
 }
 """Shape of a chunk's plan, by stage. The plan lists what the chunk asks for."""
 _SAMPLED = an_object(protocol=TEXT)
+_DRAWN = an_object(ids=a_list({"type": "array"}), ended=a_list({"type": "string", "enum": ("token", "line", "cut")}))
+"""Shape of the tokens of a chunk's texts."""
 _TO_SAMPLE = an_object(temperature=NUMBER, top_p=NUMBER, max_tokens=NATURAL, batch_rows=NATURAL, protocol=TEXT)
 
 
@@ -181,12 +183,10 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            address = self._address(create, read_only)
             self._connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=not read_only)
             self._connection.row_factory = sqlite3.Row
             try:
-                closed = address.endswith("immutable=1")
-                schema.prepare(self._connection, self.path, create, self.guard.identity, closed)
+                schema.prepare(self._connection, self.path, create, self.guard.identity)
                 self._kept_by_guard = self.mark("guard") == self.guard.identity
                 # A commit survives the death of the process; only a power cut may lose the last ones.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -489,20 +489,40 @@ class Archive:
         seconds: float,
         cpu_seconds: float,
         not_told: Mapping[str, int] | None = None,
+        drawn: Mapping[str, Any] | None = None,
     ) -> None:
         """Store every text that was sampled for the chunk, the final number of sequences per batch, and the cost.
 
         `not_told` says of how many texts a server did not tell the tokens or the end. It goes beside the settings.
+        `drawn` holds the tokens of each text, as the column `token_ids` describes them; None if they are not known.
         """
         sql = (
             "UPDATE chunks SET completions = ?, settings = json_set(settings, '$.batch_rows', ?), tokens = ?,"
-            " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ? WHERE id = ?"
+            " prompt_tokens = ?, sampling_seconds = ?, sampling_cpu_seconds = ?, token_ids = ? WHERE id = ?"
         )
-        row = (_compress(completions), batch_rows, tokens, prompt_tokens, seconds, cpu_seconds, chunk)
+        ids = None if drawn is None else _compress(drawn)
+        row = (_compress(completions), batch_rows, tokens, prompt_tokens, seconds, cpu_seconds, ids, chunk)
         self._connection.execute(sql, row)
         if not_told:
             sql = "UPDATE chunks SET settings = json_set(settings, '$.not_told', json(?)) WHERE id = ?"
             self._connection.execute(sql, (json.dumps(not_told), chunk))
+
+    def drawn(self, chunk: int) -> Any:
+        """The tokens of a chunk's texts, as the column `token_ids` describes them; None if they were not kept.
+
+        Raises:
+            InputError: They are damaged.
+        """
+        blob, where = self._scalar("SELECT token_ids FROM chunks WHERE id = ?", chunk), f"{self.path}, chunk {chunk}"
+        if blob is None:
+            return None
+        kept = _decompress(blob, f"{where}, token_ids")
+        expect(kept, _DRAWN, f"{where}, token_ids")
+        if len(kept["ids"]) != len(kept["ended"]):
+            raise InputError(f"{where}, token_ids: expected as many ends as texts, got {len(kept['ended'])}")
+        if any(type(token) is not int or token < 0 for ids in kept["ids"] for token in ids):
+            raise InputError(f"{where}, token_ids: expected integers from 0 as tokens")
+        return kept
 
     def set_judged(self, chunk: int, seconds: float, cpu_seconds: float) -> None:
         """Mark the chunk as judged, in the transaction that writes its verdicts."""

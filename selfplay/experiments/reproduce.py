@@ -46,6 +46,8 @@ NOTES_FILE = "selfplay.json"
 """File of a checkpoint that is not compared: it holds times and paths, and the rest of it is in the record."""
 BOOKKEEPING = ("number", "chunk", "protections")
 """Columns that are not compared: where a row is kept, and the hash of the protections of its machine."""
+WITHOUT_TOKENS = 3
+"""The schema that lacks nothing but the tokens of sampled texts."""
 NOTHING = "nothing"
 MEASURED = (Verdict.TIME_LIMIT, "too_slow", "over half the CPU limit")
 """Words of outcomes that depend on CPU time."""
@@ -232,7 +234,7 @@ def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
             raise InputError(f"{file}: expected an archive, {error}") from None
-        if version != SCHEMA_VERSION:
+        if version not in (WITHOUT_TOKENS, SCHEMA_VERSION):
             raise InputError(
                 f"{file}: the archive has schema {version}, this version needs {SCHEMA_VERSION}: "
                 "`selfplay archive stats` upgrades an older archive"
@@ -285,7 +287,10 @@ def _archive_differences(
     for chunk, same in itertools.zip_longest(_chunks(one, iteration), _chunks(other, iteration)):
         name = f"{(chunk or same)['stage']} chunk {(chunk or same)['number']}"
         done.rows += 1
-        yield from _compared(f"{at}, {name}", _content(one, chunk), _content(other, same))
+        content, again = _content(one, chunk), _content(other, same)
+        if content and again and "token" not in content:
+            again.pop("token", None)  # an older version did not keep them
+        yield from _compared(f"{at}, {name}", content, again)
         numbers = [chunk["id"]], [same["id"]]
         since = [iteration, *numbers[0]], [iteration, *numbers[1]]
         yield from table(f"{name}, proposal", f"SELECT * FROM proposals {of_chunk}", *numbers)
@@ -318,12 +323,14 @@ def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[
         return None
     row = dict(connection.execute("SELECT * FROM chunks WHERE id = ?", (chunk["id"],)).fetchone())
     rest = {key: value for key, value in without_times(row).items() if key not in ("id", "judged")}
+    tokens = rest.pop("token_ids", None)
     return {
         **{key: rest.pop(key) for key in ("iteration", "stage", "number", "checkpoint")},
         "plan": json.loads(zlib.decompress(rest.pop("plan"))),
         "seed": rest.pop("seed"),
         "settings": {key: value for key, value in json.loads(rest.pop("settings")).items() if key != "versions"},
         "text": _texts(rest.pop("completions")),
+        **({"token": json.loads(zlib.decompress(tokens))} if tokens else {}),
         **rest,
     }
 

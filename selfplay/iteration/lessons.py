@@ -1,7 +1,10 @@
 """What an iteration's texts teach, by the rules of a game: rewards, advantages and contrasts from the archive.
 
-A text is learned as it was sampled (`prompts.encode_sampled`). Three kinds of text have a reward, which counts in the
-means of their group, but are never learned, neither as good nor as bad:
+A text is learned in the tokens that were drawn. Of texts whose tokens were not kept (those of servers and of older
+versions), what ended them is guessed (`prompts.encode_sampled`).
+
+Three kinds of text have a reward, which counts in the means of their group, but are never learned, neither as good nor
+as bad:
 
 - texts cut at max_tokens, because they have no end (DAPO, arXiv:2503.14476, leaves them out too);
 - texts that are held-out or in quarantine, because learning to avoid a guarded puzzle is learning about it;
@@ -11,14 +14,16 @@ means of their group, but are never learned, neither as good nor as bad:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from puzzles.archive.store import QUARANTINED, Archive, Chunk
 from puzzles.puzzle import FAILED, Verdict, content_hash
 from selfplay.iteration import propose, solve
-from selfplay.sampling.prompts import Prompt, own_part, solve_completion, was_cut
+from selfplay.sampling.chunks import drawn_tokens
+from selfplay.sampling.prompts import Prompt, own_part, propose_completion, solve_completion, was_cut
+from selfplay.sampling.sampler import Drawn
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.training.game import ROLES, Payoffs, advantages, keep_above_mean
 from selfplay.training.select import Contrast, Example, Graded
@@ -159,8 +164,8 @@ def graded(
             for item, advantage in zip(paid, advantages(rewards, groups, by_deviation), strict=True)
             if advantage and not item.aside
         }
-        for place, prompt, text in _texts(archive, list(moving), asked, tokens_of):
-            yield Graded(prompt, text, *moving[place])
+        for place, prompt, written in _texts(archive, list(moving), asked, tokens_of):
+            yield Graded(prompt, written.text, *moving[place], written.drawn)
 
 
 def cloned(
@@ -190,8 +195,9 @@ def cloned(
             if keep and item.right
         }
         asked = _asked(archive, iteration, role, protocol, shots)
-        for place, prompt, text in _texts(archive, list(kept), asked, tokens_of):
-            yield Example(prompt, own_part(prompt, text), kept[place])
+        for place, prompt, written in _texts(archive, list(kept), asked, tokens_of):
+            own = _own(prompt, written)
+            yield Example(prompt, own.text, kept[place], own.drawn)
 
 
 def preferred(
@@ -219,8 +225,9 @@ def preferred(
         for tried in _tried(archive, iteration, protocol, shots, tokens_of):
             right, failed = list(tried.accepted.items()), list(tried.failed.values())
             for number in range(min(most_per_puzzle, max(len(right), len(failed))) if right and failed else 0):
-                identifier, text = right[number % len(right)]
-                yield Contrast(tried.prompt, text, failed[number % len(failed)], (tried.puzzle, identifier))
+                identifier, better = right[number % len(right)]
+                worse, pair = failed[number % len(failed)], (tried.puzzle, identifier)
+                yield Contrast(tried.prompt, better.text, worse.text, pair, (better.drawn, worse.drawn))
 
 
 def against_itself(
@@ -247,20 +254,76 @@ def against_itself(
         shots: The fixed pairs of the solver's prompt.
         tokens_of: Gives the number of tokens of a text.
     """
-    solutions: dict[str, dict[str, str]] = {}
+    solutions: dict[str, dict[str, _Written]] = {}
+    drawn = drawn_of_pairs(archive, pairs, protocol)
     for puzzle, solution in pairs:
         if (completion := solve_completion(protocol, puzzle, solution)) is not None:
-            solutions.setdefault(puzzle.id, {})[solution.id] = completion
+            written = _Written(completion, drawn.get((puzzle.id, solution.id)))
+            solutions.setdefault(puzzle.id, {})[solution.id] = written
     for iteration in iterations:
         for tried in _tried(archive, iteration, protocol, shots, tokens_of):
             real = solutions.get(tried.puzzle, {})
             better = list(real.items())
             any_text = _by_hash(tried.accepted | tried.failed | tried.others)
-            written = tried.failed if failing_only else any_text
-            worse = [text for identifier, text in written.items() if identifier not in real] if better else []
+            wrong = tried.failed if failing_only else any_text
+            worse = [text for identifier, text in wrong.items() if identifier not in real] if better else []
             for number, text in enumerate(worse[:most_per_puzzle]):
                 identifier, right = better[number % len(better)]
-                yield Contrast(tried.prompt, right, text, (tried.puzzle, identifier))
+                pair = (tried.puzzle, identifier)
+                yield Contrast(tried.prompt, right.text, text.text, pair, (right.drawn, text.drawn))
+
+
+def drawn_of_pairs(archive: Archive, pairs: Sequence[Pair], protocol: str) -> dict[tuple[str, str], Drawn]:
+    """The tokens of the completions that teach these pairs, for those that the model wrote in just this form.
+
+    Args:
+        archive: The archive of the pairs.
+        pairs: Puzzles with their solutions.
+        protocol: The prompt protocol. Texts that were sampled with another one do not count.
+
+    Returns:
+        Tokens by the ids of a puzzle and its solution, and by those of a puzzle and an empty text for the puzzle's own.
+    """
+    wanted: dict[tuple[str, str], str | None] = {}
+    for puzzle, solution in pairs:
+        wanted[puzzle.id, solution.id] = solve_completion(protocol, puzzle, solution)
+        wanted[puzzle.id, ""] = propose_completion(protocol, puzzle)
+    places: dict[int, list[tuple[int, tuple[str, str]]]] = {}
+    rows = archive.connection.execute(
+        "SELECT r.chunk, r.position, r.puzzle, r.candidate FROM (SELECT chunk, position, puzzle, candidate"
+        " FROM candidates UNION ALL SELECT chunk, position, puzzle, '' FROM proposals WHERE outcome = 'admitted') r"
+        " JOIN chunks k ON k.id = r.chunk WHERE k.token_ids IS NOT NULL ORDER BY r.chunk, r.position"
+    )
+    for number, position, puzzle_id, candidate in rows:
+        if wanted.get((puzzle_id, candidate)) is not None:
+            places.setdefault(number, []).append((position, (puzzle_id, candidate)))
+    found: dict[tuple[str, str], Drawn] = {}
+    for number, asked in places.items():
+        asked = [(position, ids) for position, ids in asked if ids not in found]
+        found |= _as_wanted(archive, number, asked, wanted, protocol) if asked else {}
+    return found
+
+
+def _as_wanted(
+    archive: Archive, number: int, asked: Sequence[tuple[int, tuple[str, str]]],
+    wanted: Mapping[tuple[str, str], str | None], protocol: str,
+) -> dict[tuple[str, str], Drawn]:  # fmt: skip
+    """The tokens of those texts of a chunk that are the wanted completions."""
+    chunk = archive.chunk(number)
+    if chunk.settings["protocol"] != protocol:
+        return {}
+    drawn, found = drawn_tokens(archive, chunk), {}
+    prompt = Prompt("", protocol == "chat", "")
+    for position, ids in asked:
+        # A proposal that continued a beginning is only a part of its puzzle's text.
+        if chunk.stage == propose.STAGE and propose.begins(chunk.plan)[position // chunk.plan["copies"]]:
+            continue
+        text = _text(chunk, position)
+        if ids not in found and text is not None and drawn[position].ended != "cut":
+            own = _own(prompt, _Written(text, drawn[position]))
+            if own.text == wanted[ids] and own.drawn:
+                found[ids] = own.drawn
+    return found
 
 
 _Place = tuple[int, int]
@@ -285,16 +348,37 @@ def _prompt(asked: _Asked, item: Proposal | Attempt) -> Prompt:
     return prompts[item.position // copies]
 
 
+@dataclass(frozen=True)
+class _Written:
+    """A text of the model's, or one that it might have written."""
+
+    text: str
+    drawn: Drawn | None
+    """Its tokens, if they are known. They may go on behind the text."""
+
+
+def _own(prompt: Prompt, written: _Written) -> _Written:
+    """The part of a text that is its function (`own_part`). Its tokens then go on behind it."""
+    text, drawn = own_part(prompt, written.text), written.drawn
+    if drawn and drawn.ended == "token" and text != written.text:
+        drawn = replace(drawn, ended="line")
+    return _Written(text, drawn)
+
+
 def _texts(
     archive: Archive, places: Sequence[_Place], asked: _Asked, tokens_of: TokensOf
-) -> Iterator[tuple[_Place, Prompt, str]]:
+) -> Iterator[tuple[_Place, Prompt, _Written]]:
     """The texts at these places, chunk by chunk, without those cut at max_tokens."""
     for identifier, same in itertools.groupby(places, lambda place: place[0]):
         chunk, (prompts, copies) = archive.chunk(identifier), asked[identifier]
+        drawn, most = drawn_tokens(archive, chunk), chunk.settings["max_tokens"]
         for place in same:
             prompt, text = prompts[place[1] // copies], _text(chunk, place[1])
-            if text is not None and not was_cut(prompt, text, tokens_of(text), chunk.settings["max_tokens"]):
-                yield place, prompt, text
+            if text is None:
+                continue
+            known = drawn.get(place[1])
+            if known.ended != "cut" if known else not was_cut(prompt, text, tokens_of(text), most):
+                yield place, prompt, _Written(text, known)
 
 
 def _text(chunk: Chunk, position: int) -> str | None:
@@ -312,11 +396,11 @@ class _Tried:
 
     puzzle: str
     prompt: Prompt
-    accepted: dict[str, str]
+    accepted: dict[str, _Written]
     """Texts of verified solutions, in whichever iteration they were verified."""
-    failed: dict[str, str]
+    failed: dict[str, _Written]
     """Texts of programs with a verdict in `FAILED`. An `unstable` verdict near a limit is not among these."""
-    others: dict[str, str]
+    others: dict[str, _Written]
     """All other texts."""
 
 
@@ -334,15 +418,15 @@ def _tried(
     by_place = {(row["chunk"], row["position"]): row for row in rows}
     found: dict[str, _Tried] = {}
     asked = _asked(archive, iteration, "solve", protocol, shots)
-    for place, prompt, text in _texts(archive, list(by_place), asked, tokens_of):
+    for place, prompt, written in _texts(archive, list(by_place), asked, tokens_of):
         row = by_place[place]
         tried = found.setdefault(row["puzzle"], _Tried(row["puzzle"], prompt, {}, {}, {}))
         kind = tried.accepted if row["verified"] else tried.failed if row["verdict"] in FAILED else tried.others
-        kind.setdefault(row["candidate"] or content_hash(text), text)
+        kind.setdefault(row["candidate"] or content_hash(written.text), written)
     for tried in found.values():
         yield _Tried(tried.puzzle, tried.prompt, *map(_by_hash, (tried.accepted, tried.failed, tried.others)))
 
 
-def _by_hash(texts: dict[str, str]) -> dict[str, str]:
+def _by_hash(texts: dict[str, _Written]) -> dict[str, _Written]:
     """The texts in the order of their hashes, which is as good as random."""
     return dict(sorted(texts.items()))

@@ -78,7 +78,7 @@ def plan(
         if not begun:
             return _Asked(fitting, None, goal)
         parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
-        return _Asked(fitting, _beginning(archive, parent, rng), goal)
+        return _Asked(fitting, _beginning(archive, parent, rng, sampler.is_border), goal)
 
     proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
     begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
@@ -121,10 +121,13 @@ def _goals(archive: Archive, config: RunConfig, solved: Sequence[str], pool: Poo
         return Goals.of(archive, own, solved)
 
 
-def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[Any] | None:
+def _beginning(
+    archive: Archive, parent: str, rng: np.random.Generator, is_border: Callable[[str, int], bool]
+) -> list[Any] | None:
     """A solved puzzle's id, and how many of its first characters are given to the model: to the answer's type, or more.
 
-    The proposals then vary as the archive does, in answer types and in conditions.
+    The proposals then vary as the archive does, in answer types and in conditions. Where a token spans the drawn place,
+    the text is cut before it, or else behind it. None if the puzzle has no such place, or helpers before `f`.
     """
     puzzle = archive.puzzle(parent)
     source = puzzle.source
@@ -132,10 +135,14 @@ def _beginning(archive: Archive, parent: str, rng: np.random.Generator) -> list[
         return None
     typed = source.index(":") + len(f": {puzzle.answer_type}")
     cuts = [match.start() for match in WORD_BORDER.finditer(source, typed)]
-    return [parent, cuts[int(rng.integers(len(cuts) // 2 + 1))]]
+    usable = cuts[: len(cuts) // 2 + 1]
+    drawn = int(rng.integers(len(usable)))
+    nearest = [*usable[drawn::-1], *usable[drawn + 1 :]]
+    place = next((place for place in nearest if is_border(source, place)), None)
+    return None if place is None else [parent, place]
 
 
-def _begins(plan: dict[str, Any]) -> list[Any]:
+def begins(plan: dict[str, Any]) -> list[Any]:
     """The beginning of each prompt, or None. The plans of older runs have no beginnings."""
     return plan.get("begins") or [None] * len(plan["shots"])
 
@@ -143,7 +150,7 @@ def _begins(plan: dict[str, Any]) -> list[Any]:
 def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
     """The prompts of a planned chunk."""
     made = []
-    for shots, begin in zip(plan["shots"], _begins(plan), strict=True):
+    for shots, begin in zip(plan["shots"], begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
         made.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
     return made
@@ -218,7 +225,7 @@ def _outcome(
         return refusal.reason, refusal.detail
     assert chunk.completions is not None
     place = position // chunk.plan["copies"]
-    begin = _begins(chunk.plan)[place]
+    begin = begins(chunk.plan)[place]
     parents = (*chunk.plan["shots"][place], *(begin[:1] if begin else ()))
     original = chunk.completions[position]
     provenance = Provenance("model", chunk.iteration, chunk.id, position, parents, original=original)

@@ -108,7 +108,8 @@ def _of_pairs(
         pairs = balanced(pairs, lambda pair: cell_by_puzzle[pair[0].id], rng)
         logger.info("pairs evened over niches\n%s", balance_table(before, composition(pairs, cell_by_puzzle)))
     proposer_shots = 0 if protocol == "plain" else config.prompt.shots
-    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng)
+    drawn = lessons.drawn_of_pairs(archive, pairs, protocol)
+    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng, drawn)
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
 
 

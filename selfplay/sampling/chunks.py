@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from puzzles.archive.store import Chunk
+from puzzles.archive.store import Archive, Chunk
+from puzzles.puzzle import InputError
 from selfplay.sampling.cost import Watch
-from selfplay.sampling.sampler import Sampled, Sampler, SamplingSettings
+from selfplay.sampling.sampler import Drawn, Sampled, Sampler, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ChunkSamples:
     """CPU time of this whole process and of others that sampled. It includes judging here at the same time."""
     not_told: Mapping[str, int] = field(default_factory=dict)
     """What servers did not tell, as `Sampled.not_told`."""
+    drawn: Mapping[str, Any] | None = None
+    """The tokens of the texts in the form that the archive keeps; None if those of any text are not known."""
 
     @classmethod
     def of(cls, completions: Any, sampled: Sampled, watch: Watch) -> ChunkSamples:
@@ -31,8 +34,35 @@ class ChunkSamples:
         cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
         return cls(
             completions, sampled.batch_rows, sampled.tokens, sampled.prompt_tokens, watch.seconds(), cpu_seconds,
-            sampled.not_told,
+            sampled.not_told, _kept(sampled),
         )  # fmt: skip
+
+
+def _kept(sampled: Sampled) -> dict[str, Any] | None:
+    drawn = [completion.drawn for row in sampled.completions_P_K for completion in row]
+    known = [each for each in drawn if each is not None]
+    if not known or len(known) < len(drawn):
+        return None
+    return {"ids": [list(each.ids) for each in known], "ended": [each.ended for each in known]}
+
+
+def drawn_tokens(archive: Archive, chunk: Chunk) -> dict[int, Drawn]:
+    """The tokens of a chunk's texts by position; empty if they were not kept."""
+    kept, texts = archive.drawn(chunk.id), chunk.completions or []
+    if kept is None:
+        return {}
+    copies = chunk.plan["copies"]
+    if "puzzles" in chunk.plan:
+        positions = [place * copies + number for place, row in enumerate(texts) for number in range(len(row))]
+    else:
+        positions = list(range(len(texts)))
+    if len(positions) != len(kept["ids"]):
+        raise InputError(
+            f"{archive.path}, chunk {chunk.id}, token_ids: expected those of {len(positions)} texts, "
+            f"got those of {len(kept['ids'])}"
+        )
+    rows = zip(positions, kept["ids"], kept["ended"], strict=True)
+    return {position: Drawn(tuple(ids), ended) for position, ids, ended in rows}
 
 
 Sampling = Callable[[Callable[[int], object]], ChunkSamples]

@@ -54,6 +54,7 @@ from selfplay.run import ending, sessions
 from selfplay.run.pools import unproven_pool
 from selfplay.sampling.prompts import Prompt, encode_prompt
 from selfplay.sampling.sampler import Arithmetic, Sampled, SamplingSettings
+from selfplay.sampling.tokens import encode_after, is_border
 
 logger = logging.getLogger(__name__)
 
@@ -644,7 +645,11 @@ class RayModel:
 
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token."""
-        return len(self._facts.tokenizer.encode(completion, add_special_tokens=False))
+        return len(encode_after(self._facts.tokenizer, completion))
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether no token spans this place of a text, so that it can be cut there."""
+        return is_border(self._facts.tokenizer, text, place)
 
     def sample(
         self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int],

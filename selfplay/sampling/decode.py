@@ -70,6 +70,17 @@ class LineTable:
         stop_B = self._breaks_V[token_B] | (at_start_B & self._begins_V[token_B])
         return stop_B, torch.where(self._empty_V[token_B], at_start_B, self._ends_V[token_B])
 
+    def first(self, ids: Sequence[int]) -> int | None:
+        """Position of the first token of a completion that begins a line that is not indented, as `step` finds it."""
+        ids_T = torch.tensor(list(ids), dtype=torch.long, device=self._ends_V.device)
+        tables = (self._breaks_V, self._begins_V, self._empty_V, self._ends_V)
+        at_start = False
+        for place, (breaks, begins, empty, ends) in enumerate(zip(*(t[ids_T].tolist() for t in tables), strict=True)):
+            if breaks or (at_start and begins):
+                return place
+            at_start = at_start if empty else ends
+        return None
+
 
 class _Attention(threading.local):
     """A layer's attention for the rows of several waves. Each row attends to its prompt and to its own tokens."""

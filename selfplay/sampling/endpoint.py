@@ -30,6 +30,7 @@ from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, encode_prompt, pr
 from selfplay.sampling.replies import NoAnswer, Reply, SeveralRefused
 from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
 from selfplay.sampling.serving import HOST, ManagedServer, ServerDied
+from selfplay.sampling.tokens import encode_after, is_border
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +153,11 @@ class Endpoint:
         """Number of tokens in a completion's text, without the end token; 0 if there is no tokenizer."""
         if self._tokenizer is None:
             return 0
-        return len(self._tokenizer.encode(completion, add_special_tokens=False))
+        return len(encode_after(self._tokenizer, completion))
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether no token spans this place of a text, so that it can be cut there. True if there is no tokenizer."""
+        return self._tokenizer is None or is_border(self._tokenizer, text, place)
 
     def batch_rows(self, max_tokens: int) -> int:
         """Number of requests at the same time."""

@@ -33,8 +33,9 @@ from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
 from selfplay.sampling import decode
 from selfplay.sampling.decode import LineTable
-from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt
-from selfplay.sampling.sampler import Arithmetic, Completion, Sampled, SamplingSettings
+from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt, end_of
+from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
+from selfplay.sampling.tokens import decode_after, encode_after, is_border
 from selfplay.settings import embedded_file
 
 # transformers shows a progress bar for every file that it reads, and warns about long prompts that are only measured.
@@ -188,7 +189,11 @@ class LanguageModel:
 
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token."""
-        return len(self.tokenizer.encode(completion, add_special_tokens=False))
+        return len(encode_after(self.tokenizer, completion))
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether no token spans this place of a text, so that it can be cut there."""
+        return is_border(self.tokenizer, text, place)
 
     def batch_rows(self, max_tokens: int) -> int:
         """The largest power of two of rows that half of the free memory holds, at most `MOST_ROWS`."""
@@ -280,18 +285,21 @@ class LanguageModel:
         progress: Callable[[int], object],
     ) -> tuple[list[Completion], int]:
         """Completions of prompts that end by the same rules, copies together; and the number of prompt tokens read."""
-        ends, lines = self._end_ids(), None if chat else self._lines()
+        ends, lines = self._end_ids(chat), None if chat else self._lines()
+        prompts_N = [ids for ids in prompts_U for _ in range(copies)]
         if self._shares_prompts():
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
             ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
             torch.manual_seed(seed)
-            prompts_N = [ids for ids in prompts_U for _ in range(copies)]
             ids_N, read = [], sum(map(len, prompts_N))
             for start in range(0, len(prompts_N), settings.batch_rows):
                 ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
                 progress(len(ids_N) - start)
-        return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N], read
+        return [
+            self._completion(ids, ends, settings.max_tokens, prompt, lines)
+            for prompt, ids in zip(prompts_N, ids_N, strict=True)
+        ], read
 
     def _networks(self, rows: int) -> list[Any]:
         """One network per thread, for as many threads as have `ROWS_PER_THREAD` rows each.
@@ -327,10 +335,12 @@ class LanguageModel:
                 generation_config=_generation_config(ends, pad, settings),
                 stopping_criteria=StoppingCriteriaList([_LineStop(lines)] if lines else []),
             )
-        return [_without_padding(row, ends, pad) for row in output_BT[:, width:].tolist()]
+        return [_without_padding(row, ends, pad, lines) for row in output_BT[:, width:].tolist()]
 
-    def _end_ids(self) -> list[int]:
-        return _end_ids(self.network, self.tokenizer)
+    def _end_ids(self, chat: bool = False) -> list[int]:
+        """The tokens that end a text; in a chat also the one that ends a turn."""
+        ends = _end_ids(self.network, self.tokenizer)
+        return list(dict.fromkeys([*ends, end_of(self.tokenizer, chat)]))
 
     def _lines(self) -> LineTable:
         if self._line_stop is None:
@@ -338,11 +348,15 @@ class LanguageModel:
             self._line_stop = LineTable(self.tokenizer, vocabulary, self.device)
         return self._line_stop
 
-    def _completion(self, ids: list[int], ends: list[int], max_tokens: int) -> Completion:
+    def _completion(
+        self, ids: list[int], ends: list[int], max_tokens: int, prompt: Sequence[int] = (),
+        lines: LineTable | None = None,
+    ) -> Completion:  # fmt: skip
         ended = bool(ids) and ids[-1] in ends
-        kept = ids[:-1] if ended else ids
-        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(text, len(ids), finished=ended or len(ids) < max_tokens)
+        text = decode_after(self.tokenizer, prompt, ids[:-1] if ended else ids)
+        met = not ended and lines is not None and (len(ids) < max_tokens or lines.first(ids) is not None)
+        drawn = Drawn(tuple(ids), "token" if ended else "line" if met else "cut")
+        return Completion(text, len(ids), finished=ended or len(ids) < max_tokens, drawn=drawn)
 
     def save(self, folder: Path, notes: dict[str, Any]) -> None:
         """Write the checkpoint as a plain Hugging Face folder."""
@@ -402,10 +416,11 @@ def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | N
     )  # fmt: skip
 
 
-def _without_padding(ids: list[int], ends: list[int], pad: int) -> list[int]:
+def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable | None) -> list[int]:
     """A row of `generate` up to its end. A row that was stopped is padded, perhaps with the end token."""
     length = next((position + 1 for position, token in enumerate(ids) if token in ends), len(ids))
-    kept = ids[:length]
+    line = lines.first(ids[:length]) if lines else None
+    kept = ids[:length] if line is None else ids[: line + 1]
     while kept and kept[-1] == pad and pad not in ends:
         kept.pop()
     return kept

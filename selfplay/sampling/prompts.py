@@ -1,7 +1,8 @@
 """How puzzles are written for a model. Sampling and training use the same text, byte for byte.
 
-Both tokenise a prompt and its completion separately and then join the tokens. So no token spans the border in one use
-and not in the other.
+Both tokenise a prompt on its own, and the completion's tokens follow. So no token spans the border in one use and not
+in the other. A text that the model wrote is learned in the tokens that were drawn. Other texts are tokenised as
+completions (`encode_completion`).
 
 Protocols:
   plain     the puzzle, and the first line of a solution
@@ -16,14 +17,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from puzzles.parse import Text
 from puzzles.puzzle import Candidate, InputError, Puzzle
+from selfplay.sampling.tokens import control_tokens, decode_after, encode_after, encode_rendered, encode_text
 
 PROTOCOLS = ("plain", "few-shot", "chat")
 NOT_INDENTED = re.compile(r"\n(?=\S)")
 """Matches before a line that is not indented. There the completed function has ended, and sampling stops."""
 PROPOSAL_HEADER = "def f("
+REPLY = "\ue000"
+"""Stands for a reply, to see what a chat template writes behind one."""
+LINE_TOKENS = 32
+"""Number of a prompt's last tokens in which its last line is looked for."""
 
 SOLVE_INSTRUCTION = (
     "Here is a Python function f. Write a Python function g, callable without arguments, that returns a value "
@@ -113,7 +120,7 @@ def _fenced(source: str) -> str:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt, with the tokenizer's own start tokens.
+    """Token ids of a prompt, with the tokenizer's own start tokens. Names of control tokens in our text are text.
 
     Raises:
         InputError: The prompt is for a chat, and the model has no chat template.
@@ -121,17 +128,60 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     if prompt.chat:
         if not tokenizer.chat_template:
             raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
-        messages = [{"role": "user", "content": prompt.text}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    ids = list(tokenizer.encode(prompt.text))
+        return encode_rendered(tokenizer, lambda content: _rendered(tokenizer, content), prompt.text)
+    ids = encode_text(tokenizer, prompt.text, framed=True)
     # Some tokenizers add an end token to every text, but a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode_completion(tokenizer: Any, completion: str) -> list[int]:
-    """Token ids of a completion and of the end token that it teaches."""
-    return [*tokenizer.encode(completion, add_special_tokens=False), tokenizer.eos_token_id]
+def _rendered(tokenizer: Any, content: str, *reply: str) -> str:
+    """The chat with this message, up to where the model replies, or with a reply and its end."""
+    messages = [{"role": "user", "content": content}, *({"role": "assistant", "content": text} for text in reply)]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not reply))
+
+
+_ends: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
+
+
+def end_of(tokenizer: Any, chat: bool) -> int:
+    """The token that ends a completion: in a chat the one that the template writes behind a reply, if it writes one."""
+    template = str(tokenizer.chat_template or "")
+    if not chat or not template:
+        return int(tokenizer.eos_token_id)
+    known = _ends.get(tokenizer)
+    if known is None or known[0] != template:
+        known = _ends[tokenizer] = (template, _end_of_turn(tokenizer))
+    return known[1]
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    try:
+        behind = _rendered(tokenizer, "x", REPLY).rpartition(REPLY)[2].lstrip()
+    except Exception:  # noqa: BLE001  # a template may refuse a chat that has a reply, in its own words
+        behind = ""
+    ends = control_tokens(tokenizer)
+    first = max((name for name in ends if name and behind.startswith(name)), key=len, default=None)
+    return int(tokenizer.eos_token_id if first is None else ends[first])
+
+
+def encode_completion(tokenizer: Any, completion: str, chat: bool = False) -> list[int]:
+    """Token ids of a completion behind its prompt, and of the end token that it teaches."""
+    return [*encode_after(tokenizer, completion), end_of(tokenizer, chat)]
+
+
+def is_joined(tokenizer: Any, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> bool:
+    """Whether the tokenizer would join prompt and completion if it read them as one text.
+
+    A model that has learned such texts expects a token there that spans the border.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        prompt_ids: Token ids of the prompt.
+        completion_ids: Token ids of the completion, without its end.
+    """
+    line = decode_after(tokenizer, (), prompt_ids[-LINE_TOKENS:]).rpartition("\n")[2]
+    whole = encode_after(tokenizer, line + decode_after(tokenizer, prompt_ids, completion_ids))
+    return whole[len(whole) - len(completion_ids) :] != list(completion_ids)
 
 
 def met_a_line(prompt: Prompt, completion: str) -> bool:
@@ -140,16 +190,16 @@ def met_a_line(prompt: Prompt, completion: str) -> bool:
 
 
 def encode_sampled(tokenizer: Any, prompt: Prompt, completion: str) -> list[int]:
-    """Token ids of a sampled completion that ended by itself, with its end.
+    """Token ids of a sampled completion whose tokens were not kept, with its end, if it ended by itself.
 
     The end is the end token, or the beginning of a line that is not indented. After such a line no end token was
-    sampled. The archive keeps texts, not tokens, and a model may sample a text in other tokens than its tokenizer's.
+    sampled. The tokens before it are a guess, because a model may sample a text in other tokens than its tokenizer's.
     At temperature 1 this holds for 1 to 2 % of the embedded model's texts before fine-tuning, and for 6 to 13 % after
     three iterations.
     """
     if met_a_line(prompt, completion):
-        return list(tokenizer.encode(completion, add_special_tokens=False))
-    return encode_completion(tokenizer, completion)
+        return encode_after(tokenizer, completion)
+    return encode_completion(tokenizer, completion, prompt.chat)
 
 
 def own_part(prompt: Prompt, completion: str) -> str:
@@ -160,7 +210,7 @@ def own_part(prompt: Prompt, completion: str) -> str:
 
 
 def was_cut(prompt: Prompt, completion: str, tokens: int, max_tokens: int) -> bool:
-    """Whether a sampled completion was cut at its token limit, judged by its text.
+    """Whether a sampled completion whose tokens were not kept was cut at its token limit, judged by its text.
 
     Args:
         prompt: The prompt of the completion.

@@ -35,14 +35,28 @@ def settings_of(stage: SamplingConfig, batch_rows: int, sampler: Sampler) -> Sam
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The tokens in which a text was sampled."""
+
+    ids: tuple[int, ...]
+    """Token ids, with the one that ended the text."""
+    ended: str
+    """`token`: the last id is an end token. `line`: the last id begins or holds a line that is not indented, where the
+    function has ended. `cut`: the text met its token limit."""
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled text, after the prompt."""
 
     text: str
+    """What the tokens of prompt and text decode to, without what those of the prompt decode to."""
     tokens: int | None
     """None if a server does not tell."""
     finished: bool | None
     """Whether the text ended by itself, not at `max_tokens`; None if a server does not tell."""
+    drawn: Drawn | None = None
+    """Its tokens; None if they are not known, as with a server."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,9 @@ class Sampler(Protocol):
     def tokens_of(self, completion: str) -> int:
         """Number of tokens in a completion's text, without the end token."""
 
+    def is_border(self, text: str, place: int) -> bool:
+        """Whether a text can be cut here for the model to continue: no token spans the place, as far as is known."""
+
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -174,6 +191,10 @@ class ScriptedSampler:
     def tokens_of(self, completion: str) -> int:
         """Number of words."""
         return len(completion.split())
+
+    def is_border(self, text: str, place: int) -> bool:
+        """Always true."""
+        return True
 
     def sample(
         self,

@@ -14,6 +14,7 @@ import itertools
 import logging
 import math
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,7 +33,9 @@ from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.decode import kept_in
 from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
-from selfplay.sampling.prompts import encode_completion, encode_prompt, encode_sampled
+from selfplay.sampling.prompts import Prompt, encode_completion, encode_prompt, encode_sampled, end_of, is_joined
+from selfplay.sampling.sampler import Drawn
+from selfplay.sampling.tokens import decode_after, encode_begun
 from selfplay.training import distributed
 from selfplay.training.backend import Training
 from selfplay.training.objectives import Likelihood, Objective, PolicyGradient, Preference
@@ -138,7 +141,14 @@ class TrainingDiverged(InputError):
 
 def tokenize(tokenizer: Any, example: Example) -> TokenExample:
     """A prompt and its completion as one sequence. The completion and its end are learned."""
-    return _sequence(encode_prompt(tokenizer, example.prompt), encode_completion(tokenizer, example.completion))
+    prompt, drawn = encode_prompt(tokenizer, example.prompt), example.drawn
+    if drawn is None:
+        completion = encode_completion(tokenizer, example.completion, example.prompt.chat)
+    elif drawn.ended == "token":
+        completion = _as_drawn(tokenizer, example.prompt, prompt, example.completion, drawn)
+    else:  # it is to end where a line ended it
+        completion = _ended(tokenizer, example.prompt, prompt, example.completion, drawn)
+    return _sequence(prompt, completion)
 
 
 def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContrast:
@@ -146,10 +156,55 @@ def tokenize_lesson(tokenizer: Any, lesson: Lesson) -> TokenExample | TokenContr
     if isinstance(lesson, Example):
         return tokenize(tokenizer, lesson)
     prompt = encode_prompt(tokenizer, lesson.prompt)
-    texts = (lesson.completion,) if isinstance(lesson, Graded) else (lesson.better, lesson.worse)
-    sequences = [_sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text)) for text in texts]
+    sequences = [
+        _sequence(prompt, _as_drawn(tokenizer, lesson.prompt, prompt, text, drawn))
+        if drawn
+        else _sequence(prompt, encode_sampled(tokenizer, lesson.prompt, text))
+        for text, drawn in _texts(lesson)
+    ]
     return (
         replace(sequences[0], advantage=lesson.advantage) if isinstance(lesson, Graded) else TokenContrast(*sequences)
+    )
+
+
+def _texts(lesson: Lesson) -> list[tuple[str, Drawn | None]]:
+    """The texts that a lesson learns from, with the tokens they were drawn in."""
+    if isinstance(lesson, Contrast):
+        return list(zip((lesson.better, lesson.worse), lesson.drawn, strict=True))
+    return [(lesson.completion, lesson.drawn)]
+
+
+def _as_drawn(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> list[int]:
+    """The tokens that a text was drawn in, with what ended it."""
+    own = drawn.ids[:-1] if drawn.ended == "token" else drawn.ids
+    # With another tokenizer, such as that of a model which took an archive over, the tokens are other texts.
+    if decode_after(tokenizer, prompt_ids, own) == text:
+        return [*drawn.ids]
+    return _ended(tokenizer, prompt, prompt_ids, text, drawn)
+
+
+def _ended(tokenizer: Any, prompt: Prompt, prompt_ids: Sequence[int], text: str, drawn: Drawn) -> list[int]:
+    """The tokens that a text was drawn in as far as they are its beginning, then its own, and an end token."""
+    return [*encode_begun(tokenizer, prompt_ids, drawn.ids, text), end_of(tokenizer, prompt.chat)]
+
+
+def log_tokens(tokenizer: Any, lessons: Sequence[Lesson], tokenized: Sequence[TokenExample | TokenContrast]) -> None:
+    """Log how many of the learned tokens were drawn, and how many of the other texts the tokenizer would join."""
+    counts = Counter[str]()
+    for lesson, tokens in zip(lessons, tokenized, strict=True):
+        sequences = (tokens.better, tokens.worse) if isinstance(tokens, TokenContrast) else (tokens,)
+        for (_, drawn), sequence in zip(_texts(lesson), sequences, strict=True):
+            start = len(sequence) - sum(sequence.loss_mask_T)
+            prompt, completion = sequence.input_ids_T[:start], sequence.input_ids_T[start:]
+            pairs = zip(completion, drawn.ids if drawn else (), strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            counts.update(texts=1, tokens=len(completion), drawn=same)
+            if not same:
+                counts.update(anew=1, joined=is_joined(tokenizer, prompt, completion[:-1]))
+    logger.info(
+        "the model drew %d of the %d tokens to learn. %d of %d texts are tokenised anew, because it did not write them "
+        "in this form or their tokens were not kept; the tokenizer would join %d of these to their prompts",
+        *(counts[name] for name in ("drawn", "tokens", "anew", "texts", "joined")),
     )
 
 
@@ -615,6 +670,8 @@ def _trained(
     model, network = _for_training(start, config, model_config, drawn)
     distributed.agree(f"the checkpoint {start}", model.checkpoint)
     tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
+    if not distributed.rank():
+        log_tokens(model.tokenizer, examples, tokenized)
     fitting = [example for example in tokenized if len(example) <= model.context_tokens]
     if examples and not fitting:
         raise InputError(f"none of {len(tokenized)} examples fits the model's context of {model.context_tokens} tokens")

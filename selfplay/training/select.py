@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.features import Niche, described
 from sandbox.pool import Pool
 from selfplay.sampling.prompts import Prompt, propose_completion, propose_prompt, solve_completion
+from selfplay.sampling.sampler import Drawn
 from selfplay.sampling.shots import Pair, prompt_for
 
 MOST_REPEATS = 3
@@ -32,6 +34,9 @@ class Example:
     completion: str
     pair: tuple[str, str] | None = field(default=None, compare=False)
     """Ids of the learned puzzle and verified solution. The solution's id is empty if only the puzzle is learned."""
+    drawn: Drawn | None = field(default=None, compare=False, repr=False)
+    """The tokens that the model wrote it in. They may go on behind it, if an end is to be learned in that place. None
+    if the model did not write it, or its tokens were not kept."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class Contrast:
     worse: str
     pair: tuple[str, str] | None = field(default=None, compare=False)
     """Ids as in an `Example`, for the better completion."""
+    drawn: tuple[Drawn | None, Drawn | None] = field(default=(None, None), compare=False, repr=False)
+    """Tokens as in an `Example`, of the better completion and of the worse."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ class Graded:
     """How much better the completion did than its group. Any scale will do, but it acts like the learning rate."""
     pair: tuple[str, str] | None = field(default=None, compare=False)
     """Ids as in an `Example`; None if the completion is neither a new, valid puzzle nor a verified solution."""
+    drawn: Drawn | None = field(default=None, compare=False, repr=False)
+    """Tokens as in an `Example`."""
 
 
 Lesson = Example | Contrast | Graded
@@ -68,6 +77,7 @@ def examples(
     shots: Sequence[Pair],
     proposer_shots: int,
     rng: np.random.Generator,
+    drawn: Mapping[tuple[str, str], Drawn] = MappingProxyType({}),
 ) -> tuple[list[Example], list[Pair]]:
     """Training examples of the pairs, and the pairs that have at least one.
 
@@ -79,6 +89,7 @@ def examples(
         shots: The fixed pairs of the solver's prompt.
         proposer_shots: Number of puzzles shown before a proposal.
         rng: Draws these puzzles.
+        drawn: The tokens of completions that the model wrote, by the ids of an `Example`.
     """
     chosen: list[Example] = []
     used: dict[tuple[str, str], Pair] = {}
@@ -86,16 +97,18 @@ def examples(
     puzzles = list({puzzle.id: puzzle for puzzle, _ in pairs}.values())
     for puzzle, solution in pairs:
         if "solve" in roles and (completion := solve_completion(protocol, puzzle, solution)) is not None:
-            chosen.append(Example(prompt_for(protocol, puzzle, shots), completion))
+            prompt = prompt_for(protocol, puzzle, shots)
+            chosen.append(Example(prompt, completion, drawn=drawn.get((puzzle.id, solution.id))))
             used[puzzle.id, solution.id] = (puzzle, solution)
         seen[puzzle.id, solution.id] += 1
         if "propose" in roles and seen[puzzle.id, solution.id] > proposed[puzzle.id]:
             proposed[puzzle.id] += 1
             if (completion := propose_completion(protocol, puzzle)) is not None:
                 # One puzzle more than needed, in case the puzzle itself is among them.
-                drawn = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)
-                before_it = [puzzles[i] for i in drawn if puzzles[i].id != puzzle.id][:proposer_shots]
-                chosen.append(Example(propose_prompt(protocol, before_it), completion))
+                places = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)
+                before_it = [puzzles[i] for i in places if puzzles[i].id != puzzle.id][:proposer_shots]
+                prompt = propose_prompt(protocol, before_it)
+                chosen.append(Example(prompt, completion, drawn=drawn.get((puzzle.id, ""))))
                 used[puzzle.id, solution.id] = (puzzle, solution)
     return chosen, list(used.values())
 

@@ -212,6 +212,13 @@ def text_of(stage, position):
     return change
 
 
+def a_token(rundir):
+    number, blob = rows(rundir, f"SELECT id, token_ids FROM chunks WHERE id = {OF_CHUNK.format('solve')}")[0]
+    tokens = json.loads(zlib.decompress(blob))
+    tokens["ids"][5][2] += 1
+    rows(rundir, "UPDATE chunks SET token_ids = ? WHERE id = ?", zlib.compress(json.dumps(tokens).encode()), number)
+
+
 def sql(statement, *parameters):
     return lambda rundir: rows(rundir, statement, *parameters)
 
@@ -220,6 +227,7 @@ OF_CHUNK = "(SELECT id FROM chunks WHERE iteration = 2 AND stage = '{}' AND numb
 SPOILED = {
     "a proposed text": (text_of("propose", 3), "iteration 1, propose chunk 0: text[3]"),
     "a candidate's text": (text_of("solve", 6), "iteration 1, solve chunk 0: text[6]"),
+    "a token": (a_token, "iteration 2, solve chunk 1: token.ids[5][2]"),
     "a setting": (
         sql("UPDATE chunks SET settings = json_set(settings, '$.batch_rows', 5) WHERE iteration = 2"),
         "iteration 2, propose chunk 0: settings.batch_rows",
@@ -258,7 +266,7 @@ SPOILED = {
     ),
     "a chunk more": (
         sql("INSERT INTO chunks SELECT 999, iteration, stage, 99, checkpoint, seed, settings, plan, completions, 1,"
-            " tokens, prompt_tokens, 0, 0, 0, 0 FROM chunks WHERE id = 1"),
+            " tokens, prompt_tokens, 0, 0, 0, 0, token_ids FROM chunks WHERE id = 1"),
         "iteration 1, propose chunk 99",
     ),
     "a weight": (

@@ -19,6 +19,7 @@ import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
 from places import ROOT
 
+from puzzles.archive.schema import SCHEMA_VERSION
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict, VerifiedPair
@@ -447,7 +448,7 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
     with served(tmp_path / "archive.sqlite") as (process, address):
         assert httpx.get(f"{address}archive/candidates").status_code == httpx.get(address).status_code == 200
         process.send_signal(signal.SIGINT)
-        assert "upgraded from schema 2 to 4" in process.communicate(timeout=20)[1]
+        assert f"upgraded from schema 2 to {SCHEMA_VERSION}" in process.communicate(timeout=20)[1]
     assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
 
 

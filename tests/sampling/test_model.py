@@ -553,15 +553,34 @@ def test_a_row_stops_where_a_line_begins_that_is_not_indented(pieces, stopped_at
     ids = [tokenizer.pieces.index(piece) if piece != "beyond" else len(tokenizer) for piece in pieces]
     stops = [bool(stop(torch.tensor([[0, *ids[: n + 1]]]), torch.zeros(1))[0]) for n in range(len(ids))]
     assert (stops.index(True) + 1 if True in stops else None) == stopped_at
+    assert table.first(ids) == (None if stopped_at is None else stopped_at - 1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_greedy_texts_are_those_of_the_librarys_own_loop(loaded, shape, monkeypatch):
     model = loaded(shape)
     settings = dataclasses.replace(GREEDY, max_tokens=24, batch_rows=64)
-    ours = texts(model, PROMPTS, 2, settings)
+    ours = model.sample(PROMPTS, 2, settings, [7]).completions_P_K
     monkeypatch.setattr(model, "_agrees", False)
-    assert texts(model, PROMPTS, 2, settings) == ours
+    assert model.sample(PROMPTS, 2, settings, [7]).completions_P_K == ours
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_text_tells_the_tokens_that_were_drawn_and_what_ended_it(loaded, shape, agrees, monkeypatch):
+    model, settings = loaded(shape), dataclasses.replace(FREE, max_tokens=20, batch_rows=64)
+    monkeypatch.setattr(model, "_agrees", agrees)
+    ends, table = set(model._end_ids()), model._lines()
+    found = Counter()
+    for one in (one for row in model.sample(PROMPTS, 100, settings, [8]).completions_P_K for one in row):
+        ids, line = one.drawn.ids, table.first(one.drawn.ids)
+        ended = "token" if ids[-1] in ends else "cut" if line is None else "line"
+        assert (one.drawn.ended, one.tokens) == (ended, len(ids))
+        assert not ends & {*ids[:-1]}
+        assert line in (None, len(ids) - 1)
+        assert ended != "cut" or len(ids) == 20
+        found[ended] += 1
+    assert {"token", "cut"} <= found.keys()
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9)])

@@ -29,7 +29,7 @@ from selfplay.run import rundir
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampling.cost import without_times
-from selfplay.sampling.sampler import ScriptedSampler
+from selfplay.sampling.sampler import Completion, Drawn, ScriptedSampler
 from selfplay.scoring import evaluate
 
 TRAIN = [
@@ -100,7 +100,7 @@ def candidate(prompt, rng) -> str:
 
 
 class Model(ScriptedSampler):
-    """Its weights are a text."""
+    """Its weights are a text, and its tokens are bytes."""
 
     def __init__(self, weights: str, notes: dict):
         super().__init__(write)
@@ -110,9 +110,15 @@ class Model(ScriptedSampler):
     def sample(self, prompts, copies, settings, seed, *more):
         happens("sample")
         # Another checkpoint writes other texts.
-        texts = super().sample(prompts, copies, settings, [*seed, int(self.checkpoint[:8], 16)], *more)
+        sampled = super().sample(prompts, copies, settings, [*seed, int(self.checkpoint[:8], 16)], *more)
         happens("sampled")
-        return texts
+        return dataclasses.replace(
+            sampled, completions_P_K=[[drawn_bytes(one) for one in row] for row in sampled.completions_P_K]
+        )
+
+
+def drawn_bytes(one: Completion) -> Completion:
+    return dataclasses.replace(one, drawn=Drawn((*one.text.encode(), 0), "token"))
 
 
 class Backend:

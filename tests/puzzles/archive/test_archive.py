@@ -618,7 +618,7 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path, versio
         assert (puzzle, candidate.source) == (archive.puzzle(solved), solution("42").source)
         assert stats(archive)["puzzles by solve rate"] == {"to 1": 1}
         assert [row["puzzle"] for row in page_of(archive, Filter(words="name a1"))] == [solved]
-    assert f"upgraded from schema {version} to 4; the old file is kept: {backup}" in caplog.text
+    assert f"upgraded from schema {version} to {SCHEMA_VERSION}; the old file is kept: {backup}" in caplog.text
     with contextlib.closing(sqlite3.connect(backup)) as connection:
         assert list(connection.iterdump()) == before
     caplog.clear()
@@ -754,7 +754,8 @@ def test_an_archive_of_a_newer_version_says_so(tmp_path, create):
     path = tmp_path / "archive.sqlite"
     with Archive(path, create=True) as archive:
         archive.query("PRAGMA user_version = 99")
-    with pytest.raises(InputError, match="the archive has schema 99, this version reads up to 4: upgrade this program"):
+    told = f"the archive has schema 99, this version reads up to {SCHEMA_VERSION}: upgrade this program"
+    with pytest.raises(InputError, match=told):
         Archive(path, create=create)
 
 
