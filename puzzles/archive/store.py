@@ -183,7 +183,9 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=not read_only)
+            self._connection = sqlite3.connect(
+                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
+            )
             self._connection.row_factory = sqlite3.Row
             try:
                 schema.prepare(self._connection, self.path, create, self.guard.identity)
