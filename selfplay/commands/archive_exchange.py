@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import ARCHIVE, command
+from selfplay.commands.grammar import ARCHIVE, add_limits, command, sandbox_of
 from selfplay.commands.terminal import archive_path, bars
 from selfplay.text import one_line, render
 
@@ -32,27 +33,33 @@ def add_import(actions: Any) -> None:
     parser.add_argument(
         "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
     )
+    add_limits(parser)
 
 
 def _import(options: argparse.Namespace) -> int:
-    from puzzles.archive.formats import import_puzzles, read_puzzles
+    from puzzles.archive.formats import RefusedRecord, all_refused, import_puzzles, read_puzzles
     from puzzles.archive.store import Archive
     from selfplay.config import RunConfig, SandboxConfig
     from selfplay.iteration.guarding import guard_of, guarded_sets
     from selfplay.run.pools import proven_pool
 
-    raws = read_puzzles(options.file, options.format)
+    refused: list[RefusedRecord] = []
+    raws, sandbox = read_puzzles(options.file, options.format, refused), sandbox_of(options, options.module or ())
     path = _archive_or_new(options.archive)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with proven_pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
+    with proven_pool(sandbox, 0) as (pool, protections):
+        if pool.limits != SandboxConfig().limits():
+            protections["limits"] = asdict(pool.limits)  # for `archive reverify`
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True) as archive:
             count = bars().counter(len(raws), "import", "puzzle")
-            report = import_puzzles(archive, pool, protections, raws, progress=count)
+            report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
     print(import_table(report))
     if report.examples:
         print(f"\nto list all refused texts: selfplay archive list {path} --refused")
+    if refused:
+        raise InputError(all_refused([record.detail for record in refused]))
     return 0
 
 

@@ -27,6 +27,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from puzzles.puzzle import InputError
+from selfplay.sampling.proofs import FAILURES, FORCED_TOKENS, is_near, plain_logits, two_texts
 from selfplay.sampling.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
@@ -34,11 +35,6 @@ FIRST_TOKENS = 16
 """Initial room for a row's own keys, in tokens. It is doubled when it is full, for the rows that are left."""
 RETIRED_SHARE = 8
 """Ended rows leave when they are an eighth of all rows, because leaving copies the cache of the other rows."""
-FORCED_TOKENS = 8
-"""Number of tokens that `agrees` compares."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
-"""Largest permitted error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5
-in float32 and below 0.1 in bfloat16; float16 was not measured."""
 READ_TOKENS = 4096
 """Tokens of prompts, padding included, that are read at a time. This bounds the memory that a layer needs for it."""
 
@@ -225,7 +221,8 @@ def _softmax_product(
 
 
 @contextlib.contextmanager
-def _attention_of(network: Any, name: str) -> Iterator[None]:
+def attention_of(network: Any, name: str) -> Iterator[None]:
+    """Use one of the library's, or of this project's, implementations of attention."""
     before = network.config._attn_implementation
     network.set_attn_implementation(name)
     try:
@@ -460,7 +457,7 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
     positions_B = torch.cat([wave.positions() for wave in waves])
     _attention.waves = waves
     try:
-        with _attention_of(network, SHARED_PREFIX):
+        with attention_of(network, SHARED_PREFIX):
             output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
     finally:
         _attention.waves = []  # so that the waves' caches can be freed
@@ -472,35 +469,23 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def agrees(network: Any) -> bool:
-    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths.
-
-    An unknown kind of model may also raise an error here. That counts as disagreement.
-    """
-    if getattr(network.config.get_text_config(), "sliding_window", None) or network._is_stateful:
+    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths."""
+    if network._is_stateful:
         return False
-    generator = torch.Generator().manual_seed(0)
-    size = network.config.get_text_config().vocab_size
-    texts = [torch.randint(size, (length + FORCED_TOKENS,), generator=generator).tolist() for length in (7, 12)]
+    texts = two_texts(network, FORCED_TOKENS)
     try:
         wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
         for step in range(FORCED_TOKENS):
             expected_BV = torch.stack(
-                [_plain_logits(network, text[: len(text) - FORCED_TOKENS + step]) for text in texts]
+                [plain_logits(network, text[: len(text) - FORCED_TOKENS + step])[-1] for text in texts]
             )
-            error_BV = logits_BV - expected_BV.repeat_interleave(2, dim=0)
-            if not float(error_BV.abs().max()) <= TOLERANCE[network.dtype] * float(expected_BV.std()):
+            if not is_near(logits_BV, expected_BV.repeat_interleave(2, dim=0), network.dtype):
                 return False
             token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
             logits_BV = _next_logits(network, token_B.repeat_interleave(2), [wave])
-    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError, NotImplementedError):
+    except FAILURES:
         return False
     return True
-
-
-def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
-    output = network(input_ids=torch.tensor([list(text)], device=network.device), use_cache=False)
-    logits_V: torch.Tensor = output.logits[0, -1].float()
-    return logits_V
 
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from typing import Any
 
 from puzzles.parse import Text
 from puzzles.puzzle import Candidate, InputError, Puzzle
+from selfplay.sampling.chat import chat_text
 
 PROTOCOLS = ("plain", "few-shot", "chat")
 NOT_INDENTED = re.compile(r"\n(?=\S)")
@@ -116,14 +117,12 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, with the tokenizer's own start tokens.
 
     Raises:
-        InputError: The prompt is for a chat, and the model has no chat template.
+        InputError: The prompt is for a chat, and the model has no chat template, or one that does not write it.
     """
     if prompt.chat:
         if not tokenizer.chat_template:
             raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
-        messages = [{"role": "user", "content": prompt.text}]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer.encode(text, add_special_tokens=False))
+        return list(tokenizer.encode(chat_text(tokenizer, prompt.text), add_special_tokens=False))
     ids = list(tokenizer.encode(prompt.text))
     # Some tokenizers add an end token to every text, but a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
