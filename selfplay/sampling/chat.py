@@ -6,19 +6,35 @@ write the time into the prompt. The time is the same in every prompt here, so th
 
 from __future__ import annotations
 
+import json
 import re
+import string
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from puzzles.foreign import shortened
 from puzzles.puzzle import InputError
 
-CHAT_TIME = datetime(2026, 1, 1, 12)
+CHAT_TIME = datetime(2026, 1, 1, 12, tzinfo=UTC)
 """The time that every chat template is told. A time of its own for each run would make the same seed give other
 samples."""
 CLOCK = re.compile(r"\bstrftime_now\b")
+_DIRECTIVES = {f"%{sign}": CHAT_TIME.strftime(f"%{sign}") for sign in string.ascii_letters}
+_DIRECTIVES |= {f"%-{sign}": CHAT_TIME.strftime(f"%-{sign}") for sign in string.ascii_letters}
+_DIRECTIVES |= {"%%": "%", "%s": str(int(CHAT_TIME.timestamp()))}  # %s would depend on the machine's time zone
+_STOPPED_CLOCK = (
+    "{% macro strftime_now(format) %}"
+    f"{{% set told = {json.dumps(_DIRECTIVES)} %}}"
+    "{% set sign = namespace(begun='') %}{% for c in format %}"
+    "{% if not sign.begun %}{% if c == '%' %}{% set sign.begun = c %}{% else %}{{ c }}{% endif %}"
+    "{% elif c == '-' %}{% set sign.begun = sign.begun ~ c %}"
+    "{% else %}{{ told.get(sign.begun ~ c, sign.begun ~ c) }}{% set sign.begun = '' %}{% endif %}"
+    "{% endfor %}{{ sign.begun }}{% endmacro %}\n"
+)
+"""Stands before a template that reads the clock, and takes the place of the function that reads it. The library takes
+no function of ours as an argument. The line break goes with the block, so that the template begins its own line."""
 PROBE = "def f(x: int):\n    return x == 17"
 """A message on which a template shows how it wants its messages."""
 
@@ -65,11 +81,13 @@ def _checked(tokenizer: Any, content: str, reply: tuple[str, ...], form: str) ->
     """The chat, with messages as texts or as lists of parts, as templates of models for pictures want them."""
     messages = [{"role": role, "content": _content(text, form)} for role, text in _turns(content, reply)]
     try:
+        template = tokenizer.get_chat_template()
         written = str(
             tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not reply, strftime_now=CHAT_TIME.strftime
+                messages, tokenize=False, add_generation_prompt=not reply,
+                chat_template=_STOPPED_CLOCK + template if CLOCK.search(template) else template,
             )
-        )
+        )  # fmt: skip
     except Exception as error:  # a template may raise anything
         if isinstance(error, MemoryError):
             raise

@@ -12,9 +12,13 @@ from puzzles.puzzle import InputError
 LENGTHS = (
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length",
     "seq_length", "seq_len", "context_length", "max_context_length", "model_max_length", "max_target_positions",
+    "max_decoder_position_embeddings", "max_text_positions",
 )  # fmt: skip
 """What configurations call the number of tokens that a model was made for."""
-WINDOWS = ("sliding_window", "attention_chunk_size", "window_size", "attention_window", "local_attention_window")
+WINDOWS = (
+    "sliding_window", "sliding_window_size", "attention_chunk_size", "window_size", "attention_window",
+    "attention_window_size", "local_attention_window", "local_attention_window_len", "keep_window_size",
+)  # fmt: skip
 """What configurations call the number of tokens that a layer looks back."""
 LENGTH_OF_TEXT = ("dynamic", "longrope")
 """Kinds of rotary embedding whose angles change when a text grows longer than those of the first training."""
@@ -62,8 +66,9 @@ def alike_tokens(network: Any) -> int:
 
 def has_window(network: Any) -> bool:
     """Whether some layers look back a limited number of tokens."""
-    names = (getattr(config, name, None) for config in _configs(network.config) for name in WINDOWS)
-    return any(type(window) is int and window > 0 for window in names)
+    found = (getattr(config, name, None) for config in _configs(network.config) for name in WINDOWS)
+    windows = (window for each in found for window in (each if isinstance(each, list | tuple) else [each]))
+    return any(type(window) is int and window > 0 for window in windows)
 
 
 def _configs(config: Any) -> Iterator[Any]:

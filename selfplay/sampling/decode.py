@@ -6,8 +6,8 @@ kept once per prompt, however many rows continue it. A row then attends to its p
 `AttentionInterface`; everything else of the model stays as it is. Rows that have ended leave. When enough rows have
 left, the next wave joins. One forward pass serves the rows of all waves.
 
-`generate` defines the correct output. A model whose attention does something that this module does not know fails
-`agrees`, and is sampled by `generate` itself.
+Reading a whole text alone defines the correct output. A model whose attention does something that this module does not
+know fails `agrees`, and is sampled by the library's `generate` or, where that fails too, by `continue_whole`.
 """
 
 from __future__ import annotations
@@ -486,6 +486,46 @@ def agrees(network: Any) -> bool:
     except FAILURES:
         return False
     return True
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def continue_whole(
+    network: Any, prompts_B: Sequence[Sequence[int]], settings: SamplingSettings, ends: Sequence[int],
+    lines: LineTable | None,
+) -> list[list[int]]:  # fmt: skip
+    """Sample a completion of each prompt; all have one length. Every text is read whole for each of its tokens.
+
+    This assumes nothing of the model, and is slow. Random numbers come from torch's default generator.
+
+    Returns:
+        Token ids of each completion, with the token that ended it.
+    """
+    drawn_B: list[list[int]] = [[] for _ in prompts_B]
+    left, end_ids = list(range(len(prompts_B))), torch.tensor(list(ends), device=network.device)
+    at_start_B = torch.zeros(len(left), dtype=torch.bool, device=network.device)
+    for _ in range(settings.max_tokens):
+        texts_BT = torch.tensor([[*prompts_B[b], *drawn_B[b]] for b in left], device=network.device)
+        logits_BV = _last_logits(network, texts_BT)
+        token_B = _draw(logits_BV, settings, torch.rand(len(left), dtype=torch.float64).to(network.device))
+        stopped_B = torch.isin(token_B, end_ids)
+        if lines is not None:
+            met_B, at_start_B = lines.step(token_B, at_start_B)
+            stopped_B = stopped_B | met_B
+        for b, token in zip(left, token_B.tolist(), strict=True):
+            drawn_B[b].append(token)
+        left = [b for b, stopped in zip(left, stopped_B.tolist(), strict=True) if not stopped]
+        at_start_B = at_start_B[~stopped_B]
+        if not left:
+            break
+    return drawn_B
+
+
+def _last_logits(network: Any, texts_BT: torch.Tensor) -> torch.Tensor:
+    """`logits_BV` after whole texts, of which at most `READ_TOKENS` tokens are read at a time."""
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(network.forward).parameters else {}
+    parts_BT = texts_BT.split(max(1, READ_TOKENS // texts_BT.shape[1]))
+    read = [network(input_ids=part_BT, use_cache=False, **last_only).logits[:, -1].float() for part_BT in parts_BT]
+    return torch.cat(read)
 
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:

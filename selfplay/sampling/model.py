@@ -99,6 +99,7 @@ class LanguageModel:
             self.network, report = AutoModelForCausalLM.from_pretrained(
                 self.path, dtype=self.dtype, use_safetensors=True, output_loading_info=True, **known
             )
+            self.network.config.get_text_config(decoder=True)  # raises if it is about several texts
             if not self.tokenizer("def f(x: int):\n", truncation=False).input_ids:
                 raise ValueError("its tokenizer makes no tokens of a text")
         if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -109,7 +110,7 @@ class LanguageModel:
         context_tokens(self.network, self.tokenizer, self.path)  # refuses wrong numbers
         # `generate` takes its defaults from here. The model's own may hold, for example, a repetition penalty.
         self.network.generation_config = _generation_config(
-            _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
+            _end_ids(self.network, self.tokenizer), _pad_id(self.network, self.tokenizer)
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
@@ -140,7 +141,7 @@ class LanguageModel:
             )
         stored = self.network.generation_config.eos_token_id
         listed = stored if isinstance(stored, list) else [stored] if stored is not None else []
-        ends = [*listed, self.tokenizer.eos_token_id, _pad_id(self.tokenizer)]
+        ends = [*listed, self.tokenizer.eos_token_id, _pad_id(self.network, self.tokenizer)]
         if wrong := [end for end in ends if type(end) is not int or not 0 <= end < rows]:
             asked = f"expected tokens from 0 to {rows - 1} as ends"
             raise InputError(f"{self.path}: generation_config.json: {asked}, got {shown(wrong[0])}")
@@ -294,11 +295,15 @@ class LanguageModel:
             ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
             pads, caches = self._generate_can()
+            pads = pads and max(map(len, prompts_U)) + settings.max_tokens <= alike_tokens(self.network)
             torch.manual_seed(seed)
             prompts_N = [ids for ids in prompts_U for _ in range(copies)]
             ids_N, read = [], sum(map(len, prompts_N))
             for batch in _batches(prompts_N, settings.batch_rows, pads):
-                ids_N += self._generate(batch, settings, ends, lines, caches)
+                if caches:
+                    ids_N += self._generate(batch, settings, ends, lines)
+                else:
+                    ids_N += decode.continue_whole(self.network, batch, settings, ends, lines)
                 progress(len(batch))
         return [self._completion(ids, ends, settings.max_tokens) for ids in ids_N], read
 
@@ -324,15 +329,18 @@ class LanguageModel:
         return self._agrees and tokens <= alike_tokens(self.network)
 
     def _generate_can(self) -> tuple[bool, bool]:
-        """Whether `generate` can be given rows with padding, and whether it can use the model's cache."""
+        """Whether `generate` can be given rows with padding, and whether it can be given rows at all, with a cache."""
         if self._padding is None:
-            pad, kind = _pad_id(self.tokenizer), proofs.kind_of(self.network)
+            pad, kind = _pad_id(self.network, self.tokenizer), proofs.kind_of(self.network)
+            proofs.check_reads(self.network, self.path)
             pads = proofs.generates_padded(self.network, pad)
             if not pads:
                 proofs.say_once(f"this kind of model ({kind}) reads padding as text: prompts are sampled by length")
             caches = pads or proofs.generates_cached(self.network, pad)
             if not caches:
-                proofs.say_once(f"this kind of model ({kind}) is sampled without its cache, which changes its texts")
+                proofs.say_once(
+                    f"this kind of model ({kind}) is sampled without its cache, which would change its texts"
+                )
             self._padding = pads, caches
         return self._padding
 
@@ -353,11 +361,10 @@ class LanguageModel:
         settings: SamplingSettings,
         ends: list[int],
         lines: LineTable | None,
-        use_cache: bool = True,
     ) -> list[list[int]]:
         """Sample with the library's own loop, for models that `decode` does not support."""
         width = max(map(len, prompts_B))
-        pad = _pad_id(self.tokenizer)
+        pad = _pad_id(self.network, self.tokenizer)
         input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_B], device=self.device)
         with torch.inference_mode():
@@ -365,7 +372,6 @@ class LanguageModel:
                 input_ids_BT,
                 attention_mask=mask_BT,
                 generation_config=_generation_config(ends, pad, settings),
-                use_cache=use_cache,
                 stopping_criteria=StoppingCriteriaList([_LineStop(lines)] if lines else []),
             )
         return [_without_padding(row, ends, pad) for row in output_BT[:, width:].tolist()]
@@ -392,7 +398,7 @@ class LanguageModel:
 
 def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
     """Write a plain Hugging Face folder whose defaults sample, with this project's notes in it."""
-    network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(tokenizer))
+    network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(network, tokenizer))
     try:
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -410,8 +416,10 @@ def _end_ids(network: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
 
 
-def _pad_id(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+def _pad_id(network: Any, tokenizer: Any) -> int:
+    """The token that fills rows: the end, where there is no token for it or the model has no embedding of that."""
+    pad, rows = tokenizer.pad_token_id, network.get_input_embeddings().weight.shape[0]
+    return int(tokenizer.eos_token_id if pad is None or pad >= rows else pad)
 
 
 class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed

@@ -1,6 +1,7 @@
 """What sampling and training assume of a model, each tried on two short texts before it is used.
 
-A model that fails is not refused: it is sampled or trained in the plain way, and this is said once.
+A model that fails is not refused: it is sampled or trained in the plain way, and this is said once. Only a model that
+cannot even read a text is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from typing import Any
 
 import torch
 from transformers import GenerationConfig
+
+from puzzles.foreign import shortened
+from puzzles.puzzle import InputError
+from selfplay.run.resources import OUT_OF_MEMORY
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ def two_texts(network: Any, more: int = 0, begin_alike: int = 0) -> list[list[in
         begin_alike: Number of first tokens that both share.
     """
     generator = torch.Generator().manual_seed(0)
-    size = network.config.get_text_config().vocab_size
+    size = network.get_input_embeddings().weight.shape[0]
     texts = [torch.randint(size, (length + more,), generator=generator).tolist() for length in LENGTHS]
     return [texts[0], [*texts[0][:begin_alike], *texts[1][begin_alike:]]]
 
@@ -58,6 +63,22 @@ def plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
     output = network(input_ids=torch.tensor([list(text)], device=network.device), use_cache=False)
     logits_TV: torch.Tensor = output.logits[0].float()
     return logits_TV
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def check_reads(network: Any, path: str) -> None:
+    """Check that a model can read a text at all.
+
+    Raises:
+        InputError: It cannot, for example because its configuration contradicts itself.
+    """
+    try:
+        plain_logits(network, two_texts(network)[0])
+    except FAILURES as error:
+        if OUT_OF_MEMORY.search(str(error)):
+            raise
+        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(f"{path}: expected a model that reads text, reading failed: {shortened(said)}") from None
 
 
 def is_near(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
@@ -71,21 +92,21 @@ def generates_padded(network: Any, pad: int) -> bool:
 
     Some models ignore the mask, and read the padding as text.
     """
-    return _generates(network, two_texts(network), pad, True)
+    return _generates(network, two_texts(network), pad)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def generates_cached(network: Any, pad: int) -> bool:
     """Whether `generate` gets the same logits with the model's own cache as without, for rows of one length."""
-    return _generates(network, [text[: min(LENGTHS)] for text in two_texts(network)], pad, True)
+    return _generates(network, [text[: min(LENGTHS)] for text in two_texts(network)], pad)
 
 
-def _generates(network: Any, texts: Sequence[list[int]], pad: int, use_cache: bool) -> bool:
+def _generates(network: Any, texts: Sequence[list[int]], pad: int) -> bool:
     width = max(map(len, texts))
     ids_BT = torch.tensor([[pad] * (width - len(text)) + text for text in texts], device=network.device)
     mask_BT = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=network.device)
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=FORCED_TOKENS, pad_token_id=pad, use_cache=use_cache, output_logits=True,
+        do_sample=False, max_new_tokens=FORCED_TOKENS, pad_token_id=pad, use_cache=True, output_logits=True,
         return_dict_in_generate=True,
     )  # fmt: skip
     try:

@@ -28,6 +28,7 @@ from sandbox.pool import available_cores
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.run.rundir import folder_atomically
+from selfplay.sampling.context import alike_tokens
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
 from selfplay.sampling.prompts import encode_completion, encode_prompt, encode_sampled
@@ -404,9 +405,8 @@ class _Passes:
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
         # With checkpointing the network keeps no keys and values. A sharded one needs the same calls in all processes.
-        self._share = can_share(network) and not config.checkpointing and not distributed.is_sharded(network)
-        # A sharded network was proved, if at all, before it was sharded.
-        self._pads = distributed.is_sharded(network) or reads_padded(network)
+        self._share = not config.checkpointing and not distributed.is_sharded(network) and can_share(network)
+        self._pads, self._alike_tokens = reads_padded(network), alike_tokens(network)
         self._reference: dict[TokenExample, torch.Tensor] = {}
 
     def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
@@ -479,8 +479,9 @@ class _Passes:
 
     def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
         """The parts of a batch, each with whether it counts."""
-        parts = micro_batches(batch, self._most_tokens, self._share)
-        return distributed.even(parts if self._pads else of_one_length(parts), self._network)
+        alike = max(map(len, batch)) <= self._alike_tokens
+        parts = micro_batches(batch, self._most_tokens, self._share and alike)
+        return distributed.even(parts if self._pads and alike else of_one_length(parts), self._network)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
         _use_attention(self._network, self._attention, max(map(len, part)), shared)

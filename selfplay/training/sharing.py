@@ -105,9 +105,10 @@ def _slope(logits_BTV: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 @contextlib.contextmanager
 def _evaluated(network: Any) -> Iterator[None]:
     """Without dropout, which would make any two readings differ."""
-    was = network.training
+    were = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
         yield
     finally:
-        network.train(was)
+        for module, was in were:  # with checkpointing only some of them are in training mode
+            module.training = was

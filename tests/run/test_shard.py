@@ -196,6 +196,9 @@ def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_
         in capsys.readouterr().err
     )
     with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert archive.query("SELECT seed FROM chunks") == []
+    assert main(["archive", "merge", "run", owns[0].path.name]) == 0
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
         assert {seed.partition("/")[0] for (seed,) in archive.query("SELECT seed FROM chunks")} == {"9"}
 
 
