@@ -871,7 +871,7 @@ def test_verify_of_an_empty_file_has_nothing_to_say(done):
 def test_verify_accepts_what_codex_wrote_for_p3(done):
     with gzip.open(P3 / "codex_verified_train.jsonl.gz", "rt") as file:
         Path("some.jsonl").write_text("".join(line for number, line in enumerate(file) if number % 400 == 0))
-    counts = [*verdicts(done("verify", "some.jsonl", "--format", "codex"))]
+    counts = [*verdicts(done("verify", "some.jsonl", "--format", "codex", "--cpu-seconds", "20"))]
     assert len(counts) == 24
     assert counts.count("accepted") >= 22
 
@@ -919,7 +919,7 @@ def test_an_import_names_a_reason_for_every_refusal(done):
 def test_p3_is_imported_or_refused_with_a_reason(done):
     chosen = json.loads((P3 / "puzzles.json").read_text())[::60]
     Path("some.json").write_text(json.dumps(chosen))
-    out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3")
+    out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3", "--cpu-seconds", "20")
     assert sum(int(line.split()[1]) for line in out.splitlines()[1:4]) == len(chosen)
     assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
 

@@ -24,7 +24,8 @@ from puzzles.archive.store import Archive
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
-from puzzles.verify import verify_texts
+from puzzles.verify import truth_pool, verify_texts
+from sandbox.result import Limits
 
 needs_p3 = pytest.mark.skipif(not P3.is_dir(), reason="P3's data is not there")
 
@@ -561,17 +562,24 @@ def test_codexs_lines_need_a_prompt():
     assert refused.detail == "codex.jsonl, line 1: expected a text under 'prompt', it is missing"
 
 
+@pytest.fixture(scope="module")
+def patient_pool():
+    """A sandbox for programs that work, on a machine however slow."""
+    with truth_pool(Limits(cpu_seconds=20, wall_seconds=100), lanes=2) as pool:
+        yield pool
+
+
 @needs_p3
-def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
+def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(patient_pool):
     path = P3 / "codex_verified_train.jsonl.gz"
     with open_text(path) as file:
         pairs = list(read_pairs(file, str(path), "codex"))
     assert len(pairs) == 9384
     assert {raw.body_of for raw in pairs} == {"expression", "body"}
     sample = pairs[::400]
-    puzzles = parse_puzzles(pool, [Text(raw.puzzle) for raw in sample])
+    puzzles = parse_puzzles(patient_pool, [Text(raw.puzzle) for raw in sample])
     texts = [(raw.puzzle, with_header(raw, puzzle.header)) for raw, puzzle in zip(sample, puzzles, strict=True)]
-    verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(pool, texts))
+    verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(patient_pool, texts))
     assert verdicts == {"accepted": 23, "unanswerable_value": 1}  # half a megabyte of letters, over the answer limit
 
 
@@ -790,11 +798,11 @@ def test_an_import_larger_than_a_batch_is_imported_whole(pool, archive):
 
 
 @needs_p3
-def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(pool, archive):
+def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(patient_pool, archive):
     raws = read_puzzles(P3 / "puzzles.json")
     assert len(raws) == 706
     first = raws[:60]
-    report = import_puzzles(archive, pool, PROTECTIONS, first)
+    report = import_puzzles(archive, patient_pool, PROTECTIONS, first)
     assert report == ImportReport(Counter({"new": 60}), Counter({"new": sum(len(raw.solutions) for raw in first)}))
     assert (stats(archive)["puzzles"], stats(archive)["pairs"]) == (60, 60)
 
