@@ -343,6 +343,7 @@ def unmerged(capsys, *names, into="run"):
     """The one line with which a merge is refused. It has changed nothing."""
     paths = sorted(Path().rglob("archive.sqlite"))
     before = {path: archive_content(path) for path in paths}
+    capsys.readouterr()
     assert main(["archive", "merge", into, *names]) == 2
     assert sorted(Path().rglob("archive.sqlite")) == paths
     assert {path: archive_content(path) for path in paths} == before
