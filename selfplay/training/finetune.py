@@ -405,8 +405,10 @@ class _Passes:
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
         # With checkpointing the network keeps no keys and values. A sharded one needs the same calls in all processes.
-        self._share = not config.checkpointing and not distributed.is_sharded(network) and can_share(network)
-        self._pads, self._alike_tokens = reads_padded(network), alike_tokens(network)
+        self._may_share = not config.checkpointing and not distributed.is_sharded(network)
+        self._alike_tokens = alike_tokens(network)
+        if distributed.is_sharded(network):
+            reads_padded(network)  # proved here by all processes, and not where one of them first needs it
         self._reference: dict[TokenExample, torch.Tensor] = {}
 
     def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
@@ -480,8 +482,13 @@ class _Passes:
     def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
         """The parts of a batch, each with whether it counts."""
         alike = max(map(len, batch)) <= self._alike_tokens
-        parts = micro_batches(batch, self._most_tokens, self._share and alike)
-        return distributed.even(parts if self._pads and alike else of_one_length(parts), self._network)
+        parts = micro_batches(batch, self._most_tokens, self._may_share and alike)
+        if any(shared for _, shared in parts) and not can_share(self._network):
+            parts = micro_batches(batch, self._most_tokens, False)
+        padded = any(len(set(map(len, part))) > 1 for part, _ in parts)
+        if padded and not (alike and reads_padded(self._network)):
+            parts = of_one_length(parts)
+        return distributed.even(parts, self._network)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
         _use_attention(self._network, self._attention, max(map(len, part)), shared)

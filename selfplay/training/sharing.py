@@ -7,8 +7,9 @@ short texts first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import DynamicCache
@@ -20,6 +21,8 @@ from selfplay.sampling.proofs import FAILURES, TOLERANCE, is_near, kind_of, plai
 
 SHARED_TOKENS = 4
 """Tokens of the beginning that `can_share` tries to share."""
+_proved: WeakKeyDictionary[Any, dict[str, bool]] = WeakKeyDictionary()
+"""What was proved of each network."""
 
 
 def past_of(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
@@ -56,22 +59,33 @@ def can_share(network: Any) -> bool:
     The network must attend to all earlier tokens. Some models have a cache that cannot be repeated; others take one and
     ignore it, so that the beginning would be lost.
     """
-    if not network._is_stateful and not has_window(network):
-        names = {network.config._attn_implementation, *(["eager"] if network.device.type == "cpu" else [])}
-        with _evaluated(network), torch.enable_grad():
-            if all(_shares_with(network, name) for name in sorted(names)):
-                return True
-    say_once(f"this kind of model ({kind_of(network)}) cannot share a beginning: each example is read whole")
-    return False
+    can = not network._is_stateful and not has_window(network) and _once(network, "share", _shares)
+    if not can:
+        say_once(f"this kind of model ({kind_of(network)}) cannot share a beginning: each example is read whole")
+    return can
 
 
 def reads_padded(network: Any) -> bool:
     """Whether a text gets the same logits alone and beside a longer one, as two short texts show."""
-    with _evaluated(network):
-        pads = proofs.reads_padded(network)
+    pads = _once(network, "pad", proofs.reads_padded)
     if not pads:
         say_once(f"this kind of model ({kind_of(network)}) reads padding as text: it learns from texts of one length")
-    return bool(pads)
+    return pads
+
+
+def _once(network: Any, what: str, prove: Callable[[Any], bool]) -> bool:
+    """A proof's outcome. Each is made once for a network, without dropout."""
+    proved = _proved.setdefault(network, {})
+    if what not in proved:
+        with _evaluated(network):
+            proved[what] = bool(prove(network))
+    return proved[what]
+
+
+def _shares(network: Any) -> bool:
+    names = {network.config._attn_implementation, *(["eager"] if network.device.type == "cpu" else [])}
+    with torch.enable_grad():
+        return all(_shares_with(network, name) for name in sorted(names))
 
 
 def _shares_with(network: Any, attention: str) -> bool:
