@@ -9,7 +9,8 @@ import ast
 import contextlib
 import functools
 import itertools
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
@@ -20,6 +21,12 @@ SCALARS: dict[str, tuple[type, tuple[Any, ...]]] = {
 }
 """Exact class of each scalar type, and the trivial answers that an admitted puzzle must reject."""
 CONTAINERS = {"list": "List", "set": "Set", "dict": "Dict", "tuple": "Tuple"}
+SYNONYMS = {**CONTAINERS, "Text": "str"}
+"""Names of types that have another name in the canonical spelling."""
+BARE = {"List": "List[Any]", "Set": "Set[Any]", "Dict": "Dict[Any, Any]", "Tuple": "Tuple[Any, ...]"}
+"""What `typing` means by a container without arguments."""
+TRIVIAL_OF_ANY = (0, 1, "", "a", True, None)
+"""Trivial members of a container whose members may be anything."""
 MAX_TRIVIAL_ANSWERS = 64
 MAX_NESTING = 16
 """Deepest nesting of a type. An answer must fit the codec's depth, and the recursions in this module the stack."""
@@ -32,49 +39,119 @@ class UnsupportedType(ValueError):
     """The annotation or value has none of the supported answer types."""
 
 
-def read(annotation: ast.expr) -> str:
-    """The canonical text of an annotation, which may be quoted and use the spelling of `typing` or of the builtins.
+def read(annotation: ast.expr, aliases: Mapping[str, ast.expr] | None = None) -> str:
+    """The canonical text of an annotation, which may be quoted.
+
+    What `typing` calls the same has one text: `list`, `List` and `list[Any]` are `List[Any]`; `int | None`,
+    `Union[None, int]` and `Optional[Optional[int]]` are `Optional[int]`; `Text` is `str`; `Annotated[int, ...]` is
+    `int`.
+
+    Args:
+        annotation: The annotation.
+        aliases: The program's own names of types, from `type_aliases`.
 
     Raises:
-        UnsupportedType: The type is not made of int, float, bool, str, List, Set, Dict, Tuple and Optional, is nested
-            deeper than 16, or is too long.
+        UnsupportedType: The type is not made of int, float, bool, str, List, Set, Dict, Tuple and Optional, is `Any`,
+            is nested deeper than 16, or is too long.
     """
-    text = _read(annotation, 0)
+    text = _read(annotation, 0, aliases or {})
+    if text in ("Any", "Optional[Any]"):
+        raise UnsupportedType(ast.unparse(annotation))
     if len(text) > MAX_CHARACTERS:
         raise UnsupportedType(f"a type of more than {MAX_CHARACTERS} characters")
     return text
 
 
-def _read(annotation: ast.expr, depth: int) -> str:
+def type_aliases(tree: ast.Module) -> dict[str, ast.expr]:
+    """A program's own names for types, such as `L` of `from typing import List as L`, or `Row` of `Row = List[int]`.
+
+    A name that the top level binds twice is none.
+    """
+    found: dict[str, ast.expr] = {}
+    bound: Counter[str] = Counter()
+    for statement in tree.body:
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                bound[alias.asname or alias.name] += 1
+                if statement.module == "typing" and alias.asname:
+                    found[alias.asname] = ast.Name(alias.name)
+        elif isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            for target in targets:
+                if isinstance(target, ast.Name):
+                    bound[target.id] += 1
+                    found[target.id] = statement.value
+        elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound[statement.name] += 1
+    return {name: value for name, value in found.items() if bound[name] == 1}
+
+
+def _read(annotation: ast.expr, depth: int, aliases: Mapping[str, ast.expr]) -> str:
     if depth > MAX_NESTING:
         raise UnsupportedType("nested too deeply")
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         try:
-            return _read(ast.parse(annotation.value, mode="eval").body, depth + 1)
+            return _read(ast.parse(annotation.value.strip(), mode="eval").body, depth + 1, aliases)
         except (SyntaxError, ValueError):
             raise UnsupportedType(annotation.value) from None
-    if isinstance(annotation, ast.Name) and annotation.id in SCALARS:
-        return annotation.id
+    if isinstance(annotation, ast.Name) and annotation.id in aliases:
+        return _read(aliases[annotation.id], depth + 1, aliases)
+    name = _name(annotation)
+    if name in SCALARS or name == "Any":
+        return name
+    if name in BARE:
+        return BARE[name]
     if isinstance(annotation, ast.BinOp) and isinstance(annotation.op, ast.BitOr):
-        for inner, none in ((annotation.left, annotation.right), (annotation.right, annotation.left)):
-            if isinstance(none, ast.Constant) and none.value is None:
-                return f"Optional[{_read(inner, depth + 1)}]"
+        return _union([annotation.left, annotation.right], annotation, depth, aliases)
     if isinstance(annotation, ast.Subscript):
-        return _read_container(annotation, depth)
+        return _read_container(annotation, depth, aliases)
     raise UnsupportedType(ast.unparse(annotation))
 
 
-def _read_container(annotation: ast.Subscript, depth: int) -> str:
+def _name(node: ast.expr) -> str:
+    """The name of a type, in the spelling of `typing`; an empty text for anything else than a name."""
+    if isinstance(node, ast.Attribute):
+        name = node.attr if isinstance(node.value, ast.Name) else ""
+    else:
+        name = node.id if isinstance(node, ast.Name) else ""
+    return SYNONYMS.get(name, name)
+
+
+def _read_container(annotation: ast.Subscript, depth: int, aliases: Mapping[str, ast.expr]) -> str:
     base = annotation.value
-    name = base.id if isinstance(base, ast.Name) else base.attr if isinstance(base, ast.Attribute) else ""
-    name = CONTAINERS.get(name, name)
+    if isinstance(base, ast.Name) and isinstance(aliases.get(base.id), ast.Name | ast.Attribute):
+        base = aliases[base.id]
+    name = _name(base)
     arguments = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    if name == "Annotated" and len(arguments) > 1:
+        return _read(arguments[0], depth + 1, aliases)
+    if name == "Union" or (name == "Optional" and len(arguments) == 1):
+        none = [ast.Constant(None)] if name == "Optional" else []
+        return _union([*arguments, *none], annotation, depth, aliases)
     if name == "Tuple" and len(arguments) == 2 and _is_ellipsis(arguments[1]):
-        return f"Tuple[{_read(arguments[0], depth + 1)}, ...]"
-    wanted = {"List": 1, "Set": 1, "Optional": 1, "Dict": 2, "Tuple": len(arguments)}.get(name)
+        return f"Tuple[{_read(arguments[0], depth + 1, aliases)}, ...]"
+    wanted = {"List": 1, "Set": 1, "Dict": 2, "Tuple": len(arguments)}.get(name)
     if wanted is None or len(arguments) != wanted or not arguments:
         raise UnsupportedType(ast.unparse(annotation))
-    return f"{name}[{', '.join(_read(argument, depth + 1) for argument in arguments)}]"
+    return f"{name}[{', '.join(_read(argument, depth + 1, aliases) for argument in arguments)}]"
+
+
+def _union(members: Sequence[ast.expr], whole: ast.expr, depth: int, aliases: Mapping[str, ast.expr]) -> str:
+    """A union of one type, or of one type and None. Unions inside of it are parts of it."""
+    texts: dict[str, None] = {}
+    optional = False
+    for member in members:
+        if isinstance(member, ast.Constant) and member.value is None:
+            optional = True
+            continue
+        text = _read(member, depth + 1, aliases)
+        if text.startswith("Optional["):
+            optional, text = True, split(text)[1][0]
+        texts[text] = None
+    if len(texts) != 1:
+        raise UnsupportedType(ast.unparse(whole))
+    (text,) = texts
+    return f"Optional[{text}]" if optional else text
 
 
 def _is_ellipsis(node: ast.expr) -> bool:
@@ -132,6 +209,8 @@ def split(answer_type: str) -> tuple[str, tuple[str, ...]]:
 def matches(value: Any, answer_type: str) -> bool:
     """Whether a value of exact builtin types has the declared type. A bool is not an int, an int is not a float."""
     name, arguments = split(answer_type)
+    if name == "Any":
+        return True
     if name in SCALARS:
         return type(value) is SCALARS[name][0]
     if name == "Optional":
@@ -150,6 +229,16 @@ def matches(value: Any, answer_type: str) -> bool:
     return len(value) == len(arguments) and all(map(matches, value, arguments))
 
 
+def takes(wider: str, narrower: str) -> bool:
+    """Whether a type is another one, or the same but for an `Any` that stands for a part of it."""
+    if wider == "Any" or "Any" not in wider:
+        return wider == "Any" or wider == narrower
+    (name, arguments), (other, others) = split(wider), split(narrower)
+    if arguments[-1:] == ("...",):
+        return name == other and all(takes(arguments[0], each) for each in others if each != "...")
+    return name == other and len(arguments) == len(others) and all(map(takes, arguments, others))
+
+
 def trivial_answers(answer_type: str) -> list[Any]:
     """A fixed list of at most 64 answers. A puzzle that accepts one of them is trivial and is not admitted.
 
@@ -161,8 +250,8 @@ def trivial_answers(answer_type: str) -> list[Any]:
 
 def _trivial(answer_type: str) -> Any:
     name, arguments = split(answer_type)
-    if name in SCALARS:
-        yield from SCALARS[name][1]
+    if name in SCALARS or name == "Any":
+        yield from SCALARS[name][1] if name in SCALARS else TRIVIAL_OF_ANY
         return
     parts = [list(itertools.islice(_trivial(argument), 6)) for argument in arguments if argument != "..."]
     if name == "Optional":
@@ -172,7 +261,7 @@ def _trivial(answer_type: str) -> Any:
         yield []
         yield from ([member] for member in parts[0])
         yield from ([member, member] for member in parts[0][:2])
-        if arguments[0] == "int":
+        if arguments[0] in ("int", "Any"):
             yield [1, 2, 3]
     elif name == "Set":
         yield set()

@@ -250,12 +250,12 @@ class Guard:
 
     def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
         """A hit for every guarded puzzle that one of these puzzles behaves like, with that puzzle's id."""
-        asked = [puzzle for puzzle in puzzles if puzzle.answer_type in self._behaviours]
-        said = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle in asked])
+        asked = [(p, kind) for p in puzzles for kind in self._behaviours if answer_type.takes(p.answer_type, kind)]
+        said = accepts(pool, [(puzzle, self._references[kind]) for puzzle, kind in asked])
         suspects = [
             (puzzle, behaviour)
-            for puzzle, outcomes in zip(asked, said, strict=True)
-            for behaviour in self._behaviours[puzzle.answer_type]
+            for (puzzle, kind), outcomes in zip(asked, said, strict=True)
+            for behaviour in self._behaviours[kind]
             if [bool(outcome) for outcome in outcomes] == behaviour.of_references
         ]
         said = accepts(pool, [(puzzle, behaviour.probes) for puzzle, behaviour in suspects])

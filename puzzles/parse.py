@@ -115,7 +115,10 @@ def _parse(pool: Pool, kind: str, texts: Sequence[Text]) -> list[dict[str, Any] 
     had for itself.
     """
     requests = [
-        json.dumps({"kind": kind, "text": text.text, "form": text.form, "rename": dict(text.rename)}).encode()
+        # A file's byte order mark may have stayed in front of a text that was copied from it.
+        json.dumps(
+            {"kind": kind, "text": text.text.removeprefix("\ufeff"), "form": text.form, "rename": dict(text.rename)}
+        ).encode()
         for text in texts
     ]
     too_long = [len(text.text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES for text in texts]
@@ -290,7 +293,7 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     left_out = leave_out_needless(tree, function)
     annotation = _check_puzzle(function)
     try:
-        declared = answer_type.read(annotation)
+        declared = answer_type.read(annotation, answer_type.type_aliases(tree))
     except answer_type.UnsupportedType as error:
         raise _Broken("answer_type", f"{str(error)[:100]!r} is not supported") from None
     name = function.name
@@ -581,6 +584,8 @@ def _canonical(tree: ast.Module) -> str:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             while ast.get_docstring(node, clean=False) is not None:  # a text behind it would become the docstring
                 node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Constant):
+            node.kind = None  # u"3" is "3"; beside an f-string it could not be written back
     try:
         source = ast.unparse(tree)
         if ast.dump(ast.parse(source)) != ast.dump(tree):

@@ -22,8 +22,8 @@ DOORS = {"puzzles", "selfplay", "selfplay.__main__"}
 """Files that name what stands above them: the public Python API, and `python -m selfplay`."""
 WITH_TORCH = {
     "selfplay.benchmark.bench", "selfplay.inspecting.track", "selfplay.sampling.decode", "selfplay.sampling.model",
-    "selfplay.training.distributed", "selfplay.training.finetune", "selfplay.training.objectives",
-    "selfplay.training.pretrain",
+    "selfplay.sampling.proofs", "selfplay.training.distributed", "selfplay.training.finetune",
+    "selfplay.training.objectives", "selfplay.training.pretrain", "selfplay.training.sharing",
 }  # fmt: skip
 LONGEST_FUNCTION = 60
 """Lines."""

@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import re
+import tokenize
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,27 +44,85 @@ class RawPair:
     """For a solution without a header: what it is, `expression` or `body`. The puzzle's header is put before it."""
 
 
-def read_puzzles(path: str | Path, file_format: str = "auto") -> list[RawPuzzle]:
+@dataclass(frozen=True)
+class RefusedPair:
+    """One line of the input of `selfplay verify` that holds no pair. The lines after it are judged all the same."""
+
+    id: Any
+    detail: str
+    """File, line, what was expected and what came."""
+    has_puzzle: bool = False
+    """Whether only its solution is wrong."""
+
+
+@dataclass(frozen=True)
+class RefusedRecord:
+    """One line of a puzzle file, or one item of its array, that is not of the format."""
+
+    where: str
+    detail: str
+    """File, line, what was expected and what came."""
+    text: str
+    """The line or item."""
+
+
+def read_puzzles(
+    path: str | Path, file_format: str = "auto", refused: list[RefusedRecord] | None = None
+) -> list[RawPuzzle]:
     """All puzzles of a file, or of an embedded set.
 
     Args:
-        path: `train`, `dev`, `heldout`, or a file with one JSON array of objects, or with one JSON object on each line.
+        path: `train`, `dev`, `heldout`, or a file with one JSON array of objects, or with one JSON object on each line,
+            or a `.py` file with one puzzle.
         file_format: Format of the objects, one of `FORMATS`; `auto` chooses it by the keys of the first object.
+        refused: Takes the lines that are not of the format; the other lines are read. None makes such a line an error.
 
     Raises:
-        InputError: The file is missing, an object in it is not of the format, or the first object fits no format.
+        InputError: The file is missing, an object in it is not of the format, or the first object fits no format. With
+            `refused`: no line of it can be read.
     """
     name = str(path)
     if name in EMBEDDED_SETS:
         text, name = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8"), f"{name}.jsonl"
+    elif Path(path).suffix == ".py":
+        return [RawPuzzle(Path(path).stem, read_program(Path(path)))]
     else:
-        text = _read_text(Path(path))
+        text = _read_text(Path(path), by_line=refused is not None)
     puzzles = []
-    for where, record in _json_array(text, name) if text.lstrip()[:1] == "[" else _json_lines(io.StringIO(text), name):
-        if file_format == "auto":
-            file_format = _format_of(record, where)
-        puzzles.append(FORMATS[file_format].read(record, where))
+    for item in _json_array(text, name) if text.lstrip()[:1] == "[" else _json_lines(io.StringIO(text), name):
+        try:
+            record = _object(item)
+            if file_format == "auto":
+                file_format = _format_of(record, item.where)
+            puzzles.append(FORMATS[file_format].read(record, item.where))
+        except InputError as error:
+            if refused is None:
+                raise
+            refused.append(RefusedRecord(item.where, str(error), item.text))
+    if refused and not puzzles:
+        raise InputError(refused[0].detail)
     return puzzles
+
+
+def all_refused(details: Sequence[str]) -> str:
+    """One line about the lines of a file that were refused while the others were taken."""
+    return details[0] if len(details) == 1 else f"{details[0]} (and {len(details) - 1:,} lines more were refused)"
+
+
+def read_program(path: Path) -> str:
+    """The text of a `.py` file as Python reads it: with a byte order mark, or in the encoding that a coding line names.
+
+    Raises:
+        InputError: The file cannot be read, or is not in its encoding.
+    """
+    try:
+        with tokenize.open(path) as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (SyntaxError, ValueError, LookupError) as error:  # of the line, of the text, of the encoding's name
+        asked = "expected UTF-8 text, or a coding line with its encoding"
+        raise InputError(f"{path}: {asked}: {shortened(error)}") from None
 
 
 def _format_of(record: dict[str, Any], where: str) -> str:
@@ -108,7 +167,7 @@ def _read_errata(text: str, name: str) -> dict[str, str]:
     return errata
 
 
-def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair]:
+def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[RawPair | RefusedPair]:
     """The pairs of `selfplay verify`, one for each line, as soon as the line is read.
 
     Args:
@@ -117,15 +176,36 @@ def read_pairs(file: TextIO, name: str, file_format: str = "jsonl") -> Iterator[
         file_format: `jsonl` for lines of {"id"?, "puzzle", "solution"}. `codex` for lines that also have "prompt", and
             solutions without a header: an expression if the prompt is `short`, else the body of the function.
 
+    Yields:
+        The pair of each line, or why there is none.
+
     Raises:
-        InputError: A line is not of the format; all lines before it have been yielded.
+        InputError: The file cannot be read further; all lines before have been yielded.
     """
-    for number, (where, record) in enumerate(_json_lines(file, name), 1):
-        puzzle, solution = (_string(record, key, where) for key in ("puzzle", "solution"))
-        body_of = None
-        if file_format == "codex":
-            body_of = "expression" if _string(record, "prompt", where) == "short" else "body"
-        yield RawPair(record.get("id", record.get("name", number)), puzzle, solution, body_of)
+    for number, line in enumerate(_json_lines(file, name), 1):
+        record = line.value if isinstance(line.value, dict) else {}
+        identifier, has_puzzle, body_of = record.get("id", record.get("name", number)), False, None
+        try:
+            if not _is_writable(identifier):
+                raise InputError(f"{line.where}: expected an id that JSON can hold, got {shown(identifier)}")
+            puzzle = _string(_object(line), "puzzle", line.where)
+            has_puzzle = True
+            solution = _string(record, "solution", line.where)
+            if file_format == "codex":
+                body_of = "expression" if _string(record, "prompt", line.where) == "short" else "body"
+        except InputError as error:
+            yield RefusedPair(identifier if _is_writable(identifier) else number, str(error), has_puzzle)
+        else:
+            yield RawPair(identifier, puzzle, solution, body_of)
+
+
+def _is_writable(identifier: Any) -> bool:
+    """Whether JSON can hold an id: whether its numbers are finite. Python reads 1e400 and NaN, but no standard does."""
+    try:
+        json.dumps(identifier, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def with_header(raw: RawPair, header: str) -> str:
@@ -153,42 +233,67 @@ def open_text(path: Path, errors: str = "strict") -> TextIO:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, by_line: bool = False) -> str:
+    """The text of a file. With `by_line`, bytes that are not UTF-8 stay in their lines, for `_json_lines` to refuse."""
     try:
-        with open_text(path) as file:
-            return file.read()
+        with open_text(path, "surrogateescape" if by_line else "strict") as file:
+            text = file.read()
     except (UnicodeDecodeError, EOFError, zlib.error) as error:
         pickled = isinstance(error, UnicodeDecodeError) and PICKLE.match(error.object)
         came = "got a pickle, which may run anything when loaded: write its objects as JSON" if pickled else error
         raise InputError(f"{path}: expected UTF-8 text, {came}") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+    has_lines = text.lstrip()[:1] != "[" and not PICKLE.match(text[:2].encode("utf-8", "surrogateescape"))
+    return text if has_lines or not by_line else _read_text(path)
 
 
-def _json_array(text: str, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    records = parse_json(text, name, "a JSON array")
-    for number, record in enumerate(records):
-        where = f"{name}, item {number}"
-        if not isinstance(record, dict):
-            raise InputError(f"{where}: expected an object, got {json.dumps(record)[:60]}")
-        yield where, record
+@dataclass(frozen=True)
+class _Item:
+    """One line of a file, or one member of its array."""
+
+    where: str
+    text: str
+    value: Any
+    fault: str = ""
+    """Why there is no value; an empty text if there is one."""
 
 
-def _json_lines(file: TextIO, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _object(item: _Item) -> dict[str, Any]:
+    """The object of a line or item.
+
+    Raises:
+        InputError: It is none.
+    """
+    if item.fault:
+        raise InputError(item.fault)
+    if not isinstance(item.value, dict):
+        raise InputError(f"{item.where}: expected a JSON object, got {item.text.strip()[:60]!r}")
+    return item.value
+
+
+def _json_array(text: str, name: str) -> Iterator[_Item]:
+    for number, value in enumerate(parse_json(text, name, "a JSON array")):
+        yield _Item(f"{name}, item {number}", json.dumps(value), value)
+
+
+def _json_lines(file: TextIO, name: str) -> Iterator[_Item]:
     number = 0
     try:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix("\ufeff") if number == 1 else line  # standard input keeps it
             if not line.strip():
                 continue
             where = f"{name}, line {number}"
             try:
                 line.encode()
-            except UnicodeEncodeError:  # `surrogateescape` kept the bytes, so that the lines before could be yielded
-                raise InputError(f"{where}: expected UTF-8 text, got {shown(line.strip())}") from None
-            record = parse_json(line, where, "one JSON object")
-            if not isinstance(record, dict):
-                raise InputError(f"{where}: expected a JSON object, got {line.strip()[:60]!r}")
-            yield where, record
+            except UnicodeEncodeError:  # `surrogateescape` kept the bytes, so that the other lines could be read
+                yield _Item(where, line, None, f"{where}: expected UTF-8 text, got {shown(line.strip())}")
+                continue
+            try:
+                yield _Item(where, line, parse_json(line, where, "one JSON object"))
+            except InputError as error:
+                yield _Item(where, line, None, str(error))
     except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name}, after line {number}: expected UTF-8 text, {error}") from None
 
@@ -307,6 +412,10 @@ IMPORT_BATCH = 200
 """Number of puzzles that are parsed and verified together, and added in one transaction."""
 
 
+NOT_OF_THE_FORMAT = "format"
+"""Reason of refusal of a line that holds no puzzle of its file's format."""
+
+
 @dataclass
 class ImportReport:
     """The outcomes of an import."""
@@ -328,6 +437,7 @@ def import_puzzles(
     origin: str = "import",
     admission: bool = False,
     progress: Callable[[int], object] = lambda done: None,
+    refused: Sequence[RefusedRecord] = (),
 ) -> ImportReport:
     """Parse, verify and add puzzles with their solutions. A repeated import adds nothing twice.
 
@@ -339,8 +449,14 @@ def import_puzzles(
         origin: The origin that is stored with every puzzle.
         admission: Whether puzzles must also be fit for training (`verify.admit`).
         progress: Called with the number of puzzles done since its last call.
+        refused: Records of the file that are not of the format, to be noted beside the refused puzzles.
     """
     report = ImportReport()
+    with archive.transaction():
+        for record in refused:
+            report.puzzles[NOT_OF_THE_FORMAT] += 1
+            report.examples.setdefault(("puzzle", NOT_OF_THE_FORMAT), record.detail)
+            archive.add_refusal(record.where, "puzzle", NOT_OF_THE_FORMAT, record.detail, record.text)
     for start in range(0, len(raws), IMPORT_BATCH):
         batch = raws[start : start + IMPORT_BATCH]
         _import_batch(archive, pool, protections, batch, origin, admission, report)

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 from puzzles.puzzle import InputError
@@ -63,24 +62,23 @@ def add_reverify(actions: Any) -> None:
 def _reverify(options: argparse.Namespace) -> int:
     from puzzles.archive.store import Archive
     from selfplay.config import RunConfig
-    from selfplay.inspecting.reverify import judge_elsewhere, judge_here, reverify
+    from selfplay.inspecting.reverify import at_least, judge_elsewhere, judge_here, reverify, stored_limits
     from selfplay.iteration.training_set import config_beside
     from selfplay.run.pools import proven_pool
 
     path = archive_path(options.archive)
     config = config_beside(path) or RunConfig()
-    # The limit is at least 1 s, so that a slower machine makes no difference.
-    cpu_seconds = max(1.0, config.sandbox.cpu_seconds)
-    sandbox = replace(config.sandbox, cpu_seconds=cpu_seconds, wall_seconds=max(5.0, 5 * cpu_seconds))
-    how = f"{options.python or sys.version} {cpu_seconds} {sandbox.memory_mb} {sandbox.modules} {config.seed}"
     with Archive(path) as archive, contextlib.ExitStack() as stack:
+        sandbox = at_least(config.sandbox, stored_limits(archive))
+        given = ["--cpu-seconds", str(sandbox.cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
+        given += ["--answer-kb", str(sandbox.answer_kb), "--recursion-limit", str(sandbox.recursion_limit)]
+        given += [part for module in sandbox.modules for part in ("--module", module)]
         if options.python:
-            given = ["--cpu-seconds", str(cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
-            given += [part for module in sandbox.modules for part in ("--module", module)]
             judge = judge_elsewhere(options.python, given)
         else:
             judge = judge_here(stack.enter_context(proven_pool(sandbox, config.seed))[0])
         pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
+        how = f"{options.python or sys.version} {' '.join(given)} {config.seed}"
         found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
     if options.json:
         print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import ARCHIVE, command
+from selfplay.commands.grammar import ARCHIVE, add_limits, command, sandbox_of
 from selfplay.commands.terminal import archive_path, bars
 from selfplay.text import one_line, render
 
 if TYPE_CHECKING:
     from puzzles.archive.formats import ImportReport
+    from puzzles.archive.store import Archive
+    from selfplay.run.rundir import RunDir
 
 
 def add_import(actions: Any) -> None:
@@ -32,27 +36,33 @@ def add_import(actions: Any) -> None:
     parser.add_argument(
         "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
     )
+    add_limits(parser)
 
 
 def _import(options: argparse.Namespace) -> int:
-    from puzzles.archive.formats import import_puzzles, read_puzzles
+    from puzzles.archive.formats import RefusedRecord, all_refused, import_puzzles, read_puzzles
     from puzzles.archive.store import Archive
     from selfplay.config import RunConfig, SandboxConfig
     from selfplay.iteration.guarding import guard_of, guarded_sets
     from selfplay.run.pools import proven_pool
 
-    raws = read_puzzles(options.file, options.format)
+    refused: list[RefusedRecord] = []
+    raws, sandbox = read_puzzles(options.file, options.format, refused), sandbox_of(options, options.module or ())
     path = _archive_or_new(options.archive)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with proven_pool(SandboxConfig(modules=tuple(options.module or ())), 0) as (pool, protections):
+    with proven_pool(sandbox, 0) as (pool, protections):
+        if pool.limits != SandboxConfig().limits():
+            protections["limits"] = asdict(pool.limits)  # for `archive reverify`
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True) as archive:
             count = bars().counter(len(raws), "import", "puzzle")
-            report = import_puzzles(archive, pool, protections, raws, progress=count)
+            report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
     print(import_table(report))
     if report.examples:
         print(f"\nto list all refused texts: selfplay archive list {path} --refused")
+    if refused:
+        raise InputError(all_refused([record.detail for record in refused]))
     return 0
 
 
@@ -91,33 +101,59 @@ def add_merge(actions: Any) -> None:
         actions,
         "merge",
         _merge,
-        "copy everything new from other archives into one archive",
+        "copy everything new from other archives into one archive; into a run only its own parts (run --shard)",
         "archive merge all.sqlite one two",
     )
-    parser.add_argument("into", metavar="INTO", help=f"archive to write into: {ARCHIVE}")
+    parser.add_argument("into", metavar="INTO", help=f"archive to write into: {ARCHIVE}, or a file that is to be made")
     parser.add_argument("sources", metavar="FROM", nargs="+", help=f"archives to copy from: {ARCHIVE}")
 
 
 def _merge(options: argparse.Namespace) -> int:
     from puzzles.archive.merging import merge
     from puzzles.archive.store import Archive
-    from selfplay.run.rundir import RunDir
-    from selfplay.run.shard import check_part
+    from selfplay.run.rundir import RunDir, told_if_closed
+    from selfplay.run.shard import GOES_ON_FROM
 
-    into, sources = archive_path(options.into), [archive_path(source) for source in options.sources]
-    if twice := [source for source in sources if source.samefile(into)]:
+    into, sources = _archive_or_new(options.into), [archive_path(source) for source in options.sources]
+    if twice := [source for source in sources if into.exists() and source.samefile(into)]:
         raise InputError(f"{twice[0]}: expected another archive than the one that is written into")
-    run = RunDir(into.parent)
-    records = run.read_records() if into.name == run.archive.name else []
-    with run.lock() if records else contextlib.nullcontext(), Archive(into) as archive:
-        archive.check()
+    run = RunDir(into.resolve().parent)
+    is_run = into.resolve() == run.archive and (run.config.exists() or run.records.exists())
+    with run.lock() if is_run else contextlib.nullcontext(), contextlib.ExitStack() as stack:
+        archive = None
+        if into.exists():
+            archive = stack.enter_context(Archive(into))
+            archive.check()
+            if archive.mark(GOES_ON_FROM) and not is_run:
+                raise InputError(f"{into}: this is a part of a run: merge it into the run, and nothing into it")
+        _check_sources(archive, run if is_run else None, sources)
+        if archive is None:
+            with told_if_closed(into, "name another place"):
+                into.parent.mkdir(parents=True, exist_ok=True)
+            archive = stack.enter_context(Archive(into, create=True))
         for source in sources:
             with Archive(source) as other:
-                if records:
-                    check_part(other, records)
                 grown = vars(merge(archive, other))
             print(f"{source}: {', '.join(f'{count:,} {what}' for what, count in grown.items())} new in {into}")
     return 0
+
+
+def _check_sources(into: Archive | None, run: RunDir | None, sources: Sequence[Path]) -> None:
+    """Check all sources before anything is written: that they are whole and, for a run, that they are its parts.
+
+    Raises:
+        InputError: One is not.
+    """
+    from puzzles.archive.store import Archive
+    from selfplay.run.shard import Joining
+    from selfplay.settings import load
+
+    joining = Joining(into, load(run.config), run.read_records()) if into and run else None
+    for source in sources:
+        with Archive(source) as other:
+            other.check()
+            if joining:
+                joining.check(other)
 
 
 def add_export(actions: Any) -> None:

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import SETTINGS_HINT, command, integers, natural, positive, share, temperature
+from selfplay.commands.grammar import (
+    SETTINGS_HINT,
+    add_limits,
+    command,
+    integers,
+    natural,
+    positive,
+    sandbox_of,
+    share,
+    temperature,
+)  # fmt: skip
 from selfplay.commands.terminal import RUNS, bars
 from selfplay.text import printable
 
@@ -69,9 +79,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         help="number format of the weights",
     )
     parser.add_argument("--threads", type=natural, default=0, help="threads of torch; 0: one per core")
-    parser.add_argument(
-        "--lanes", type=natural, default=0, help="sandbox children that run at the same time; 0: one per core"
-    )
+    add_limits(parser)
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
@@ -125,7 +133,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.judge_again:
         raise InputError("--judge-again judges stored candidates: give --rescore too")
     from selfplay.benchmark.bench import BenchConfig, bench
-    from selfplay.config import EvaluateConfig, ModelConfig, SandboxConfig
+    from selfplay.config import EvaluateConfig, ModelConfig
     from selfplay.run.pools import proven_pool
     from selfplay.scoring.compare import compare, conclusion
     from selfplay.scoring.tables import result_tables, score_table
@@ -149,7 +157,7 @@ def _bench(options: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
     results, folders = [], []
-    with proven_pool(SandboxConfig(lanes=options.lanes), seeds[0]) as (pool, protections):
+    with proven_pool(sandbox_of(options), seeds[0]) as (pool, protections):
         for model, name in zip(options.models, names, strict=True):
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
@@ -226,7 +234,6 @@ def _rescore(options: argparse.Namespace) -> int:
     """Score stored candidates again. A benchmark's files are written again; a run's scores are only shown."""
     from puzzles.archive.formats import read_errata
     from selfplay.benchmark.rescore import is_run, rescore, rescored_run, rescored_run_table, rescored_table, stored
-    from selfplay.config import SandboxConfig
     from selfplay.run.pools import proven_pool
 
     if options.models:
@@ -240,7 +247,7 @@ def _rescore(options: argparse.Namespace) -> int:
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: expected results below {RUNS.resolve()}, there are none: name their folders")
-    pool = proven_pool(SandboxConfig(lanes=options.lanes), 0) if options.judge_again else contextlib.nullcontext()
+    pool = proven_pool(sandbox_of(options), 0) if options.judge_again else contextlib.nullcontext()
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):

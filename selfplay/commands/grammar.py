@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+
+if TYPE_CHECKING:
+    from selfplay.config import SandboxConfig
 
 MOST = 10**12
 """Largest number that an option takes. It must fit an integer of SQLite."""
@@ -105,6 +108,32 @@ def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     if min(values) < least:
         raise InputError(f"{option}: expected integers of at least {least}, got {text!r}")
     return values
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the limits of a sandbox child. `sandbox_of` reads them."""
+    parser.add_argument("--cpu-seconds", type=seconds, default=1.0, help="CPU time of one child, in seconds")
+    parser.add_argument(
+        "--wall-seconds", type=seconds,
+        help="time without progress after which a child is killed, in seconds; default: 5, or 5 times its CPU time",
+    )  # fmt: skip
+    parser.add_argument("--memory-mb", type=positive, default=512, help="memory of one child, in MiB")
+    parser.add_argument("--answer-kb", type=positive, default=256, help="largest answer, in KiB")
+    parser.add_argument("--recursion-limit", type=positive, default=10_000, help="Python's recursion limit in a child")
+    parser.add_argument(
+        "--lanes", type=natural, default=0, help="sandbox children that run at the same time; 0: one per core"
+    )
+
+
+def sandbox_of(options: argparse.Namespace, modules: Sequence[str] = ()) -> SandboxConfig:
+    """The sandbox that the options of `add_limits` ask for."""
+    from selfplay.config import SandboxConfig
+
+    return SandboxConfig(
+        cpu_seconds=options.cpu_seconds, wall_seconds=options.wall_seconds or max(5.0, 5 * options.cpu_seconds),
+        memory_mb=options.memory_mb, answer_kb=options.answer_kb, recursion_limit=options.recursion_limit,
+        lanes=options.lanes, modules=tuple(modules),
+    )  # fmt: skip
 
 
 def add_model_options(parser: argparse.ArgumentParser, count: str, candidates: int, temperature_default: float) -> None:

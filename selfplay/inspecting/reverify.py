@@ -7,9 +7,10 @@ or another answer. Progress is kept in a file beside the archive, so that the sa
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
 from sandbox.pool import Pool
+from selfplay.config import SandboxConfig
 from selfplay.run.rundir import append_line, read_lines
 
 BATCH = 500
@@ -49,6 +51,30 @@ class StoredPair:
     solution: str
     source: str
     answer: str | None
+
+
+def stored_limits(archive: Archive) -> dict[str, float]:
+    """The largest of each limit that `archive import` was told to judge pairs of this archive with."""
+    largest: dict[str, float] = {}
+    for (content,) in archive.query("SELECT content FROM protections"):
+        limits = json.loads(content).get("limits", {})
+        for name, value in limits.items() if isinstance(limits, dict) else ():
+            if isinstance(value, int | float):
+                largest[name] = max(value, largest.get(name, 0))
+    return largest
+
+
+def at_least(sandbox: SandboxConfig, limits: Mapping[str, float]) -> SandboxConfig:
+    """A sandbox with limits that are at least these, and of at least 1 s, so that a slower machine changes nothing."""
+    cpu_seconds = max(1.0, sandbox.cpu_seconds, limits.get("cpu_seconds", 0))
+    return replace(
+        sandbox,
+        cpu_seconds=cpu_seconds,
+        wall_seconds=max(5.0, 5 * cpu_seconds),
+        memory_mb=max(sandbox.memory_mb, math.ceil(limits.get("memory_bytes", 0) / 1024**2)),
+        answer_kb=max(sandbox.answer_kb, math.ceil(limits.get("answer_bytes", 0) / 1024)),
+        recursion_limit=max(sandbox.recursion_limit, int(limits.get("recursion_limit", 0))),
+    )
 
 
 Judge = Callable[[Sequence[StoredPair]], list[Found]]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from puzzles.archive.formats import read_puzzles
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError, Puzzle, RawPuzzle
+from puzzles.puzzle import InputError, Puzzle
 from puzzles.verify import admit
 from sandbox.pool import Pool
 from selfplay.sampling.judging import judge_texts
@@ -70,14 +69,7 @@ def candidates(
 
 
 def _one_puzzle(pool: Pool, file: str, name: str | None) -> Puzzle:
-    path = Path(file)
-    if path.suffix == ".py":
-        try:
-            raws = [RawPuzzle(path.stem, path.read_text("utf-8"))]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{file}: {error}") from None
-    else:
-        raws = [raw for raw in read_puzzles(file) if name in (None, raw.name)]
+    raws = [raw for raw in read_puzzles(file) if name in (None, raw.name)]
     if not raws:
         raise InputError(f"{file}: there is no puzzle" + (f" named {name!r}" if name else ""))
     (puzzle,) = parse_puzzles(pool, [Text(raws[0].puzzle, raws[0].form)])

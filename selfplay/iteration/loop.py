@@ -33,7 +33,7 @@ from selfplay.run.heartbeat import Heartbeat
 from selfplay.run.progress import Progress
 from selfplay.run.resources import DiskFull, TrainingNeeds
 from selfplay.run.rundir import RunDir, append_line, write_atomically
-from selfplay.run.shard import FINISHED, Part, PartDone, finish, take_over
+from selfplay.run.shard import FINISHED, Part, PartDone, finish, note_settings, take_over
 from selfplay.sampling.prompts import propose_prompt
 from selfplay.sampling.sampler import Sampler
 from selfplay.settings import to_toml
@@ -177,6 +177,7 @@ def run_part(
         with Archive(own.archive, guard_of(pool, sets)) as archive:
             if said := archive.mark(FINISHED):
                 return said
+            note_settings(archive, config)
             set_contaminated_aside(archive, pool, progress)
             models = Models(rundir, config, backend, base)
             state = Run(rundir, config, archive, pool, protections, models, sets, progress, part)

@@ -8,22 +8,29 @@ would have written. The next stage builds on all parts of this one, so it needs 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import Archive
+from puzzles.foreign import expect, parse_json
 from puzzles.puzzle import InputError, content_hash
+from selfplay.config import MAY_CHANGE, RunConfig, flatten
 
 MOST_PARTS = 100_000
 TAKEN_OVER, GOES_ON_FROM, FINISHED = "part_taken_over", "part_goes_on_from", "part_finished"
 """Marks in a part's archive: ids of the chunks that were already judged in the run's archive; hash of the run's last
 record; message of the call that finished the share."""
+SETTINGS = "part_settings"
+"""Mark in a part's archive: the settings that it was made with, as JSON."""
+SAMPLED_BY = ("temperature", "top_p", "max_tokens", "protocol", "chat_time")
+"""Settings of a chunk that all parts share. The others tell about the machine, which may be another for each part."""
 T = TypeVar("T")
 
 
@@ -103,17 +110,101 @@ def _hash(record: Mapping[str, Any]) -> str:
     return content_hash(json.dumps(record))
 
 
-def check_part(archive: Archive, records: Sequence[Mapping[str, Any]]) -> None:
-    """Check that an archive, if it is a part, is a part of the run with these records.
+def note_settings(archive: Archive, config: RunConfig) -> None:
+    """Note in a part's archive the settings that it is made with."""
+    archive.set_mark(SETTINGS, json.dumps(_compared(config)))
 
-    Raises:
-        InputError: It is a part of another run, or of an earlier run of this name.
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """The settings that a part must share with its run. After a stop of the run `collapse.action` may be another."""
+    return {key: value for key, value in flatten(config).items() if key not in {*MAY_CHANGE, "collapse.action"}}
+
+
+class Joining:
+    """Checks of the parts that are about to be merged into a run's archive, one after the other.
+
+    Args:
+        run: The run's archive.
+        config: The run's settings.
+        records: The run's records.
     """
-    goes_on_from = archive.mark(GOES_ON_FROM)
-    if goes_on_from and goes_on_from not in map(_hash, records):
-        raise InputError(
-            f"{archive.path}: a part of another run, or of an earlier run of this name: leave it out or delete it"
+
+    def __init__(self, run: Archive, config: RunConfig, records: Sequence[Mapping[str, Any]]) -> None:
+        self._folder, self._seed = run.path.parent, config.seed
+        self._settings = json.loads(json.dumps(_compared(config)))
+        self._hashes = [_hash(record) for record in records]
+        self._checkpoints = {record["checkpoint"] for record in records}
+        self._known = dict(_chunks(run))
+
+    def check(self, part: Archive) -> None:
+        """Check that an archive is a part of the run, made with its settings, and that its chunks are the run's.
+
+        Raises:
+            InputError: It is not; the message says what to do.
+        """
+        goes_on_from = part.mark(GOES_ON_FROM)
+        if goes_on_from is None:
+            raise InputError(
+                f"{part.path}: expected a part (--shard) of the run {self._folder}, got another archive: "
+                "merge both into a new file instead"
+            )
+        if goes_on_from not in self._hashes:
+            raise InputError(
+                f"{part.path}: a part of another run, or of an earlier run of this name: leave it out or delete it"
+            )
+        settings = parse_json(part.mark(SETTINGS) or "{}", str(part.path))
+        expect(settings, {"type": "object"}, str(part.path))
+        if different := [key for key, value in settings.items() if self._settings.get(key, value) != value]:
+            raise self._unlike(part, f"its settings ({', '.join(different)})")
+        for place, chunk in _chunks(part):
+            self._check_chunk(part, place, chunk, self._hashes.index(goes_on_from) + 1)
+
+    def _check_chunk(self, part: Archive, place: _Place, chunk: _Chunk, next_iteration: int) -> None:
+        """Check a chunk against the run's in its place or, if the run has none there, against the run's records."""
+        iteration, stage, number = place
+        where = f"chunk {number} of iteration {iteration}, {stage}"
+        known = self._known.setdefault(place, chunk)
+        if known != chunk:
+            what = next(item.name for item in fields(chunk) if getattr(known, item.name) != getattr(chunk, item.name))
+            raise self._unlike(part, f"the {what} of {where}")
+        if known is not chunk:
+            return
+        if not iteration == next_iteration == len(self._hashes):
+            raise self._unlike(part, f"{where}, which this run does not have,")
+        if not chunk.seed.startswith(f"{self._seed}/{iteration}/"):
+            raise self._unlike(part, f"the seed of {where}")
+        if chunk.checkpoint not in self._checkpoints:
+            raise self._unlike(part, f"the checkpoint of {where}")
+
+    def _unlike(self, part: Archive, what: str) -> InputError:
+        return InputError(
+            f"{part.path}: not made as a part of the run {self._folder} as it is: {what} would not fit: "
+            "delete it, and do this part again"
         )
+
+
+_Place = tuple[int, str, int]
+"""A chunk's iteration, stage and number."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """What must be the same in two archives for a chunk to be the same."""
+
+    checkpoint: str
+    seed: str
+    plan: str
+    settings: str
+
+
+def _chunks(archive: Archive) -> Iterator[tuple[_Place, _Chunk]]:
+    """The chunks of an archive, with hashes of their plans."""
+    rows = archive.query("SELECT iteration, stage, number, checkpoint, seed, plan, settings FROM chunks ORDER BY id")
+    for iteration, stage, number, checkpoint, seed, plan, settings in rows:
+        told = json.loads(settings)
+        shared = json.dumps([told.get(key) for key in SAMPLED_BY])
+        chunk = _Chunk(checkpoint, seed, hashlib.sha256(plan).hexdigest(), shared)
+        yield (iteration, stage, number), chunk
 
 
 def finish(archive: Archive, said: str) -> None:

@@ -6,8 +6,8 @@ kept once per prompt, however many rows continue it. A row then attends to its p
 `AttentionInterface`; everything else of the model stays as it is. Rows that have ended leave. When enough rows have
 left, the next wave joins. One forward pass serves the rows of all waves.
 
-`generate` defines the correct output. A model whose attention does something that this module does not know fails
-`agrees`, and is sampled by `generate` itself.
+Reading a whole text alone defines the correct output. A model whose attention does something that this module does not
+know fails `agrees`, and is sampled by the library's `generate` or, where that fails too, by `continue_whole`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from puzzles.puzzle import InputError
+from selfplay.sampling.proofs import FAILURES, FORCED_TOKENS, is_near, plain_logits, two_texts
 from selfplay.sampling.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
@@ -34,11 +35,6 @@ FIRST_TOKENS = 16
 """Initial room for a row's own keys, in tokens. It is doubled when it is full, for the rows that are left."""
 RETIRED_SHARE = 8
 """Ended rows leave when they are an eighth of all rows, because leaving copies the cache of the other rows."""
-FORCED_TOKENS = 8
-"""Number of tokens that `agrees` compares."""
-TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
-"""Largest permitted error of a logit, in standard deviations of the logits. The embedded model's rounding is below 1e-5
-in float32 and below 0.1 in bfloat16; float16 was not measured."""
 READ_TOKENS = 4096
 """Tokens of prompts, padding included, that are read at a time. This bounds the memory that a layer needs for it."""
 
@@ -236,7 +232,8 @@ def _softmax_product(
 
 
 @contextlib.contextmanager
-def _attention_of(network: Any, name: str) -> Iterator[None]:
+def attention_of(network: Any, name: str) -> Iterator[None]:
+    """Use one of the library's, or of this project's, implementations of attention."""
     before = network.config._attn_implementation
     network.set_attn_implementation(name)
     try:
@@ -471,7 +468,7 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
     positions_B = torch.cat([wave.positions() for wave in waves])
     _attention.waves = waves
     try:
-        with _attention_of(network, SHARED_PREFIX):
+        with attention_of(network, SHARED_PREFIX):
             output = network(input_ids=token_B[:, None], position_ids=positions_B[:, None], use_cache=False)
     finally:
         _attention.waves = []  # so that the waves' caches can be freed
@@ -483,35 +480,63 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def agrees(network: Any) -> bool:
-    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths.
-
-    An unknown kind of model may also raise an error here. That counts as disagreement.
-    """
-    if getattr(network.config.get_text_config(), "sliding_window", None) or network._is_stateful:
+    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths."""
+    if network._is_stateful:
         return False
-    generator = torch.Generator().manual_seed(0)
-    size = network.config.get_text_config().vocab_size
-    texts = [torch.randint(size, (length + FORCED_TOKENS,), generator=generator).tolist() for length in (7, 12)]
+    texts = two_texts(network, FORCED_TOKENS)
     try:
         wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
         for step in range(FORCED_TOKENS):
             expected_BV = torch.stack(
-                [_plain_logits(network, text[: len(text) - FORCED_TOKENS + step]) for text in texts]
+                [plain_logits(network, text[: len(text) - FORCED_TOKENS + step])[-1] for text in texts]
             )
-            error_BV = logits_BV - expected_BV.repeat_interleave(2, dim=0)
-            if not float(error_BV.abs().max()) <= TOLERANCE[network.dtype] * float(expected_BV.std()):
+            if not is_near(logits_BV, expected_BV.repeat_interleave(2, dim=0), network.dtype):
                 return False
             token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
             logits_BV = _next_logits(network, token_B.repeat_interleave(2), [wave])
-    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, IndexError, NotImplementedError):
+    except FAILURES:
         return False
     return True
 
 
-def _plain_logits(network: Any, text: Sequence[int]) -> torch.Tensor:
-    output = network(input_ids=torch.tensor([list(text)], device=network.device), use_cache=False)
-    logits_V: torch.Tensor = output.logits[0, -1].float()
-    return logits_V
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
+def continue_whole(
+    network: Any, prompts_B: Sequence[Sequence[int]], settings: SamplingSettings, ends: Sequence[int],
+    lines: LineTable | None,
+) -> list[list[int]]:  # fmt: skip
+    """Sample a completion of each prompt; all have one length. Every text is read whole for each of its tokens.
+
+    This assumes nothing of the model, and is slow. Random numbers come from torch's default generator.
+
+    Returns:
+        Token ids of each completion, with the token that ended it.
+    """
+    drawn_B: list[list[int]] = [[] for _ in prompts_B]
+    left, end_ids = list(range(len(prompts_B))), torch.tensor(list(ends), device=network.device)
+    at_start_B = torch.zeros(len(left), dtype=torch.bool, device=network.device)
+    for _ in range(settings.max_tokens):
+        texts_BT = torch.tensor([[*prompts_B[b], *drawn_B[b]] for b in left], device=network.device)
+        logits_BV = _last_logits(network, texts_BT)
+        token_B = _draw(logits_BV, settings, torch.rand(len(left), dtype=torch.float64).to(network.device))
+        stopped_B = torch.isin(token_B, end_ids)
+        if lines is not None:
+            met_B, at_start_B = lines.step(token_B, at_start_B)
+            stopped_B = stopped_B | met_B
+        for b, token in zip(left, token_B.tolist(), strict=True):
+            drawn_B[b].append(token)
+        left = [b for b, stopped in zip(left, stopped_B.tolist(), strict=True) if not stopped]
+        at_start_B = at_start_B[~stopped_B]
+        if not left:
+            break
+    return drawn_B
+
+
+def _last_logits(network: Any, texts_BT: torch.Tensor) -> torch.Tensor:
+    """`logits_BV` after whole texts, of which at most `READ_TOKENS` tokens are read at a time."""
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(network.forward).parameters else {}
+    parts_BT = texts_BT.split(max(1, READ_TOKENS // texts_BT.shape[1]))
+    read = [network(input_ids=part_BT, use_cache=False, **last_only).logits[:, -1].float() for part_BT in parts_BT]
+    return torch.cat(read)
 
 
 def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
 from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
-from selfplay.sampling import decode
+from selfplay.sampling import decode, proofs
+from selfplay.sampling.chat import clock_of
+from selfplay.sampling.context import alike_tokens, context_tokens, has_window
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt, end_of
 from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
@@ -98,6 +100,7 @@ class LanguageModel:
             self.network, report = AutoModelForCausalLM.from_pretrained(
                 self.path, dtype=self.dtype, use_safetensors=True, output_loading_info=True, **known
             )
+            self.network.config.get_text_config(decoder=True)  # raises if it is about several texts
             if not self.tokenizer("def f(x: int):\n", truncation=False).input_ids:
                 raise ValueError("its tokenizer makes no tokens of a text")
         if report["missing_keys"]:  # transformers would fill them with random numbers
@@ -105,38 +108,42 @@ class LanguageModel:
         if self.tokenizer.eos_token_id is None:
             raise InputError(f"{path}: its tokenizer has no end-of-text token, so no completion could end")
         self._check_numbers()
+        context_tokens(self.network, self.tokenizer, self.path)  # refuses wrong numbers
         # `generate` takes its defaults from here. The model's own may hold, for example, a repetition penalty.
         self.network.generation_config = _generation_config(
-            _end_ids(self.network, self.tokenizer), _pad_id(self.tokenizer)
+            _end_ids(self.network, self.tokenizer), _pad_id(self.network, self.tokenizer)
         )
         self.network.to(self.device).eval()
         self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
         self.notes = read_notes(self.path, local)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
+        self._padding: tuple[bool, bool] | None = None
         self._most_rows = sys.maxsize
         self._twins: list[Any] = []
 
     def _check_numbers(self) -> None:
-        """Check that all weights are finite, and that every token has an embedding.
+        """Check that all weights are finite, and that the ends have embeddings.
+
+        Tokens without an embedding are allowed as long as nothing uses them: some models for pictures have one.
 
         Raises:
-            InputError: A weight is not finite, or a token has no embedding.
+            InputError: A weight is not finite, or an end has no embedding.
         """
-        limit = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and not (type(limit) is int and limit > 0):
-            asked = "expected an integer above 0 under 'max_position_embeddings'"
-            raise InputError(f"{self.path}: config.json: {asked}, got {shown(limit)}")
         for name, weight in self.network.named_parameters():
             if not bool(torch.isfinite(weight.sum(dtype=torch.float64))) and not bool(torch.isfinite(weight).all()):
                 raise InputError(f"{self.path}: expected numbers as weights, got NaN or infinity in {name}")
         rows = self.network.get_input_embeddings().weight.shape[0]
         known = max(self.tokenizer.get_vocab().values(), default=-1)
         if known >= rows:
-            raise InputError(f"{self.path}: expected an embedding for each token, got {rows} for {known + 1} tokens")
+            proofs.say_once(
+                f"this model ({proofs.kind_of(self.network)}) has {rows} embeddings for {known + 1} tokens: "
+                "a text with one of the others would be refused"
+            )
         stored = self.network.generation_config.eos_token_id
         listed = stored if isinstance(stored, list) else [stored] if stored is not None else []
-        if wrong := [end for end in [*listed, _pad_id(self.tokenizer)] if type(end) is not int or not 0 <= end < rows]:
+        ends = [*listed, self.tokenizer.eos_token_id, _pad_id(self.network, self.tokenizer)]
+        if wrong := [end for end in ends if type(end) is not int or not 0 <= end < rows]:
             asked = f"expected tokens from 0 to {rows - 1} as ends"
             raise InputError(f"{self.path}: generation_config.json: {asked}, got {shown(wrong[0])}")
 
@@ -148,6 +155,7 @@ class LanguageModel:
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
+            **({"chat_time": clock} if (clock := clock_of(self.tokenizer)) else {}),
         }
 
     @property
@@ -180,8 +188,8 @@ class LanguageModel:
 
     @property
     def context_tokens(self) -> int:
-        """Longest sequence that the model was made for, in tokens."""
-        return int(getattr(self.network.config, "max_position_embeddings", 0) or 2**30)
+        """Longest sequence that model and tokenizer were made for, in tokens."""
+        return context_tokens(self.network, self.tokenizer, self.path)
 
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether prompt and completion fit the context."""
@@ -225,6 +233,7 @@ class LanguageModel:
             InputError: Not even one row fits the memory.
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        self.check_embedded(ids_P)
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
         completions_P_K: list[list[Completion]] = [[] for _ in prompts]
         read = 0
@@ -287,15 +296,20 @@ class LanguageModel:
         """Completions of prompts that end by the same rules, copies together; and the number of prompt tokens read."""
         ends, lines = self._end_ids(chat), None if chat else self._lines()
         prompts_N = [ids for ids in prompts_U for _ in range(copies)]
-        if self._shares_prompts():
+        if self._shares_prompts(max(map(len, prompts_U)) + settings.max_tokens):
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
             ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
         else:
+            pads, caches = self._generate_can()
+            pads = pads and max(map(len, prompts_U)) + settings.max_tokens <= alike_tokens(self.network)
             torch.manual_seed(seed)
             ids_N, read = [], sum(map(len, prompts_N))
-            for start in range(0, len(prompts_N), settings.batch_rows):
-                ids_N += self._generate(prompts_N[start : start + settings.batch_rows], settings, ends, lines)
-                progress(len(ids_N) - start)
+            for batch in _batches(prompts_N, settings.batch_rows, pads):
+                if caches:
+                    ids_N += self._generate(batch, settings, ends, lines)
+                else:
+                    ids_N += decode.continue_whole(self.network, batch, settings, ends, lines)
+                progress(len(batch))
         return [
             self._completion(ids, ends, settings.max_tokens, prompt, lines)
             for prompt, ids in zip(prompts_N, ids_N, strict=True)
@@ -311,10 +325,43 @@ class LanguageModel:
             self._twins = decode.twins(self.network, number)
         return [self.network, *self._twins[1 : max(1, number)]]
 
-    def _shares_prompts(self) -> bool:
+    def _shares_prompts(self, tokens: int = 0) -> bool:
+        """Whether prompts can be shared in texts of this many tokens."""
         if self._agrees is None:
-            self._agrees = decode.agrees(self.network)
-        return self._agrees
+            self._agrees = not has_window(self.network) and decode.agrees(self.network)
+            if not self._agrees:
+                proofs.say_once(
+                    f"this kind of model ({proofs.kind_of(self.network)}) is sampled by `generate`: "
+                    "with shared prompts its texts would be others"
+                )
+        return self._agrees and tokens <= alike_tokens(self.network)
+
+    def _generate_can(self) -> tuple[bool, bool]:
+        """Whether `generate` can be given rows with padding, and whether it can be given rows at all, with a cache."""
+        if self._padding is None:
+            pad, kind = _pad_id(self.network, self.tokenizer), proofs.kind_of(self.network)
+            proofs.check_reads(self.network, self.path)
+            pads = proofs.generates_padded(self.network, pad)
+            if not pads:
+                proofs.say_once(f"this kind of model ({kind}) reads padding as text: prompts are sampled by length")
+            caches = pads or proofs.generates_cached(self.network, pad)
+            if not caches:
+                proofs.say_once(
+                    f"this kind of model ({kind}) is sampled without its cache, which would change its texts"
+                )
+            self._padding = pads, caches
+        return self._padding
+
+    def check_embedded(self, texts: Iterable[Sequence[int]]) -> None:
+        """Check that the model has an embedding for each token of these texts.
+
+        Raises:
+            InputError: A token has none.
+        """
+        rows = self.network.get_input_embeddings().weight.shape[0]
+        if wrong := next((token for text in texts for token in text if token >= rows), None):
+            name = shown(self.tokenizer.convert_ids_to_tokens(wrong))
+            raise InputError(f"{self.path}: a text holds {name}, token {wrong}, but the model has {rows} embeddings")
 
     def _generate(
         self,
@@ -325,7 +372,7 @@ class LanguageModel:
     ) -> list[list[int]]:
         """Sample with the library's own loop, for models that `decode` does not support."""
         width = max(map(len, prompts_B))
-        pad = _pad_id(self.tokenizer)
+        pad = _pad_id(self.network, self.tokenizer)
         input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts_B], device=self.device)
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts_B], device=self.device)
         with torch.inference_mode():
@@ -365,7 +412,7 @@ class LanguageModel:
 
 def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> None:
     """Write a plain Hugging Face folder whose defaults sample, with this project's notes in it."""
-    network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(tokenizer))
+    network.generation_config = _generation_config(_end_ids(network, tokenizer), _pad_id(network, tokenizer))
     try:
         network.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -383,8 +430,10 @@ def _end_ids(network: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys([tokenizer.eos_token_id, *listed]))
 
 
-def _pad_id(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+def _pad_id(network: Any, tokenizer: Any) -> int:
+    """The token that fills rows: the end, where there is no token for it or the model has no embedding of that."""
+    pad, rows = tokenizer.pad_token_id, network.get_input_embeddings().weight.shape[0]
+    return int(tokenizer.eos_token_id if pad is None or pad >= rows else pad)
 
 
 class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not followed
@@ -414,6 +463,13 @@ def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | N
         **common, do_sample=True, temperature=settings.temperature, top_p=settings.top_p, top_k=0,
         max_new_tokens=settings.max_tokens,
     )  # fmt: skip
+
+
+def _batches(prompts_N: Sequence[list[int]], rows: int, pads: bool) -> Iterator[list[list[int]]]:
+    """Prompts in parts of at most so many rows, in order; unless it `pads`, with prompts of one length in each part."""
+    for _, same in itertools.groupby(prompts_N, key=lambda ids: 0 if pads else len(ids)):
+        alike = list(same)
+        yield from (alike[start : start + rows] for start in range(0, len(alike), rows))
 
 
 def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable | None) -> list[int]:

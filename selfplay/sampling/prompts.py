@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from puzzles.parse import Text
 from puzzles.puzzle import Candidate, InputError, Puzzle
+from selfplay.sampling.chat import chat_text
 from selfplay.sampling.tokens import control_tokens, decode_after, encode_after, encode_rendered, encode_text
 
 PROTOCOLS = ("plain", "few-shot", "chat")
@@ -123,21 +124,15 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, with the tokenizer's own start tokens. Names of control tokens in our text are text.
 
     Raises:
-        InputError: The prompt is for a chat, and the model has no chat template.
+        InputError: The prompt is for a chat, and the model has no chat template, or one that does not write it.
     """
     if prompt.chat:
         if not tokenizer.chat_template:
             raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
-        return encode_rendered(tokenizer, lambda content: _rendered(tokenizer, content), prompt.text)
+        return encode_rendered(tokenizer, lambda content: chat_text(tokenizer, content), prompt.text)
     ids = encode_text(tokenizer, prompt.text, framed=True)
     # Some tokenizers add an end token to every text, but a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def _rendered(tokenizer: Any, content: str, *reply: str) -> str:
-    """The chat with this message, up to where the model replies, or with a reply and its end."""
-    messages = [{"role": "user", "content": content}, *({"role": "assistant", "content": text} for text in reply)]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not reply))
 
 
 _ends: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
@@ -156,7 +151,7 @@ def end_of(tokenizer: Any, chat: bool) -> int:
 
 def _end_of_turn(tokenizer: Any) -> int:
     try:
-        behind = _rendered(tokenizer, "x", REPLY).rpartition(REPLY)[2].lstrip()
+        behind = chat_text(tokenizer, "x", REPLY).rpartition(REPLY)[2].lstrip()
     except Exception:  # noqa: BLE001  # a template may refuse a chat that has a reply, in its own words
         behind = ""
     ends = control_tokens(tokenizer)

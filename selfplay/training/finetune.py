@@ -22,7 +22,6 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
-from transformers import DynamicCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from puzzles.puzzle import InputError
@@ -30,8 +29,8 @@ from sandbox.pool import available_cores
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_back
 from selfplay.run.rundir import folder_atomically
+from selfplay.sampling.context import alike_tokens
 from selfplay.sampling.cost import Watch
-from selfplay.sampling.decode import kept_in
 from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
 from selfplay.sampling.prompts import Prompt, encode_completion, encode_prompt, encode_sampled, end_of, is_joined
 from selfplay.sampling.sampler import Drawn
@@ -40,6 +39,7 @@ from selfplay.training import distributed
 from selfplay.training.backend import Training
 from selfplay.training.objectives import Likelihood, Objective, PolicyGradient, Preference
 from selfplay.training.select import Contrast, Example, Graded, Lesson
+from selfplay.training.sharing import can_share, output_at, past_of, reads_padded
 
 logger = logging.getLogger(__name__)
 
@@ -250,6 +250,13 @@ def micro_batches(
     return [(part, shared if len(part) > 1 else 0) for part, shared in parts]
 
 
+def of_one_length(parts: Iterable[tuple[list[TokenExample], int]]) -> list[tuple[list[TokenExample], int]]:
+    """The same parts, cut so that the examples of each have one length, for models that read padding as text."""
+    return [
+        (list(same), shared) for part, shared in parts for _, same in itertools.groupby(sorted(part, key=len), key=len)
+    ]
+
+
 def _alike(batch: Sequence[TokenExample]) -> list[tuple[list[TokenExample], int]]:
     """Groups of examples that share a beginning, and its length, chosen to save most tokens.
 
@@ -325,48 +332,11 @@ def log_probabilities(network: Any, examples: Sequence[TokenExample], shared: in
         shared: Number of first tokens that all examples share. They are read once, with the same dropout for all.
     """
     input_ids_BT, places_N, targets_N = collate(examples, shared, network.device)
-    past = _past(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
-    with _output_at(network, places_N):
+    past = past_of(network, examples[0].input_ids_T[:shared], len(examples)) if shared else {"use_cache": False}
+    with output_at(network, places_N):
         logits_NV = network(input_ids=input_ids_BT, **past).logits[0]
     logs_N = -torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
     return list(logs_N.split([example.learned for example in examples]))
-
-
-def _past(network: Any, ids_S: Sequence[int], copies: int) -> dict[str, Any]:
-    """Keys and values of a beginning, repeated for `copies` rows. Gradients flow back through them."""
-    input_ids_1S = torch.tensor([ids_S], device=network.device)
-    cache = DynamicCache(config=network.config)
-    with _output_at(network, input_ids_1S.new_empty(0)):
-        network(input_ids=input_ids_1S, **kept_in(cache, network))
-    cache.batch_repeat_interleave(copies)
-    return kept_in(cache, network)
-
-
-@contextlib.contextmanager
-def _output_at(network: Any, places_N: torch.Tensor) -> Iterator[None]:
-    """Make the output layer read only these positions, counted row after row, as one row.
-
-    The output layer is a quarter of the work for models of 100 to 500 M parameters, and its logits are most of the
-    memory.
-    """
-
-    def choose(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, places_N)[None],)
-
-    hook = network.get_output_embeddings().register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def can_share(network: Any) -> bool:
-    """Whether a beginning can be read once for many examples.
-
-    The network must attend to all earlier tokens and keep them in the usual cache.
-    """
-    windowed = getattr(network.config, "sliding_window", None) is not None
-    return bool(network._supports_default_dynamic_cache()) and not network._is_stateful and not windowed
 
 
 def train(
@@ -490,7 +460,10 @@ class _Passes:
         self._network, self._dtype, self._objective = network, config.dtype, objective
         self._most_tokens, self._batch_tokens = config.micro_batch_tokens or math.inf, config.batch_tokens
         # With checkpointing the network keeps no keys and values. A sharded one needs the same calls in all processes.
-        self._share = can_share(network) and not config.checkpointing and not distributed.is_sharded(network)
+        self._may_share = not config.checkpointing and not distributed.is_sharded(network)
+        self._alike_tokens = alike_tokens(network)
+        if distributed.is_sharded(network):
+            reads_padded(network)  # proved here by all processes, and not where one of them first needs it
         self._reference: dict[TokenExample, torch.Tensor] = {}
 
     def refer(self, steps: Iterable[Sequence[TokenExample]]) -> None:
@@ -563,7 +536,14 @@ class _Passes:
 
     def _parts(self, batch: Sequence[TokenExample]) -> list[tuple[tuple[list[TokenExample], int], bool]]:
         """The parts of a batch, each with whether it counts."""
-        return distributed.even(micro_batches(batch, self._most_tokens, self._share), self._network)
+        alike = max(map(len, batch)) <= self._alike_tokens
+        parts = micro_batches(batch, self._most_tokens, self._may_share and alike)
+        if any(shared for _, shared in parts) and not can_share(self._network):
+            parts = micro_batches(batch, self._most_tokens, False)
+        padded = any(len(set(map(len, part))) > 1 for part, _ in parts)
+        if padded and not (alike and reads_padded(self._network)):
+            parts = of_one_length(parts)
+        return distributed.even(parts, self._network)
 
     def _logs(self, part: Sequence[TokenExample], shared: int) -> list[torch.Tensor]:
         _use_attention(self._network, self._attention, max(map(len, part)), shared)
@@ -670,6 +650,7 @@ def _trained(
     model, network = _for_training(start, config, model_config, drawn)
     distributed.agree(f"the checkpoint {start}", model.checkpoint)
     tokenized = [tokenize_lesson(model.tokenizer, example) for example in examples]
+    model.check_embedded(sequence.input_ids_T for example in tokenized for sequence in _sequences(example))
     if not distributed.rank():
         log_tokens(model.tokenizer, examples, tokenized)
     fitting = [example for example in tokenized if len(example) <= model.context_tokens]
@@ -775,9 +756,12 @@ def _epochs(
         for batch in batches(examples, batch_tokens, rng):
             if step == total_steps:
                 return
-            pairs = ((one.better, one.worse) if isinstance(one, TokenContrast) else (one,) for one in batch)
-            yield list(itertools.chain.from_iterable(pairs))
+            yield list(itertools.chain.from_iterable(map(_sequences, batch)))
             step += 1
+
+
+def _sequences(example: TokenExample | TokenContrast) -> tuple[TokenExample, ...]:
+    return (example.better, example.worse) if isinstance(example, TokenContrast) else (example,)
 
 
 WEIGHTS_GRADIENTS_MOMENTS = 4

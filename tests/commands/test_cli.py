@@ -871,7 +871,7 @@ def test_verify_of_an_empty_file_has_nothing_to_say(done):
 def test_verify_accepts_what_codex_wrote_for_p3(done):
     with gzip.open(P3 / "codex_verified_train.jsonl.gz", "rt") as file:
         Path("some.jsonl").write_text("".join(line for number, line in enumerate(file) if number % 400 == 0))
-    counts = [*verdicts(done("verify", "some.jsonl", "--format", "codex"))]
+    counts = [*verdicts(done("verify", "some.jsonl", "--format", "codex", "--cpu-seconds", "20"))]
     assert len(counts) == 24
     assert counts.count("accepted") >= 22
 
@@ -919,7 +919,7 @@ def test_an_import_names_a_reason_for_every_refusal(done):
 def test_p3_is_imported_or_refused_with_a_reason(done):
     chosen = json.loads((P3 / "puzzles.json").read_text())[::60]
     Path("some.json").write_text(json.dumps(chosen))
-    out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3")
+    out = done("archive", "import", "p3.sqlite", "some.json", "--format", "p3", "--cpu-seconds", "20")
     assert sum(int(line.split()[1]) for line in out.splitlines()[1:4]) == len(chosen)
     assert json.loads(done("archive", "stats", "p3.sqlite", "--json"))["puzzles"] > len(chosen) // 2
 
@@ -1325,19 +1325,83 @@ def test_a_hub_name_without_a_network_is_refused(files, refused, monkeypatch):
 @pytest.mark.parametrize(
     "bad", ["{not json", "[1, 2]", '{"puzzle": "def f(x: int): return x == 1"}', '{"puzzle": 3, "solution": ""}', "5"]
 )
-def test_a_wrong_line_is_named_and_earlier_ones_have_their_verdict(selfplay, bad):
+def test_a_wrong_line_is_named_and_all_others_have_their_verdict(selfplay, bad):
     Path("pairs.jsonl").write_text(f"{json.dumps(EASY)}\n{json.dumps(WRONG)}\n{bad}\n{json.dumps(EASY)}\n")
     status, out, err = selfplay("verify", "pairs.jsonl")
     assert status == 2
-    assert verdicts(out) == ["accepted", "wrong_answer"]
+    refused = "invalid_solution" if bad.endswith('== 1"}') else "invalid_puzzle"
+    assert verdicts(out) == ["accepted", "wrong_answer", refused, "accepted"]
     assert one_line(err).startswith("selfplay: pairs.jsonl, line 3: expected ")
 
 
-def test_a_wrong_line_ends_the_reading_of_standard_input_as_well(selfplay, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{json.dumps(EASY)}\nnonsense\n"))
+def test_a_wrong_line_does_not_end_standard_input_either(selfplay, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{json.dumps(EASY)}\nnonsense\nnull\n{json.dumps(EASY)}\n"))
     status, out, err = selfplay("verify", "-", "--batch", "1")
-    assert (status, verdicts(out)) == (2, ["accepted"])
+    assert (status, verdicts(out)) == (2, ["accepted", "invalid_puzzle", "invalid_puzzle", "accepted"])
     assert "standard input, line 2" in one_line(err)
+    assert "1 lines more were refused" in err
+
+
+def test_a_shard_refuses_only_its_own_lines(selfplay):
+    Path("pairs.jsonl").write_text(f"{json.dumps(EASY)}\nnull\n{json.dumps(EASY)}\n")
+    assert selfplay("verify", "pairs.jsonl", "--shard", "1/2")[0] == 0
+    assert selfplay("verify", "pairs.jsonl", "--shard", "2/2")[0] == 2
+
+
+def test_what_is_printed_is_json_whatever_the_ids_are(selfplay):
+    ids = ["1e999", "NaN", '{"a": -Infinity}', '"Infinity"', "1e300"]
+    texts = json.dumps(EASY)[1:]
+    Path("pairs.jsonl").write_text("".join(f'{{"id": {each}, {texts}\n' for each in ids))
+    _, out, _ = selfplay("verify", "pairs.jsonl")
+
+    def no(constant):
+        raise ValueError(constant)
+
+    said = [json.loads(line, parse_constant=no) for line in out.splitlines()]
+    assert [line["verdict"] for line in said] == ["invalid_puzzle"] * 3 + ["accepted"] * 2
+    assert [line["id"] for line in said] == [1, 2, 3, "Infinity", 1e300]
+
+
+def test_a_python_file_is_a_pair(selfplay):
+    Path("pair.py").write_bytes(
+        "# coding: latin-1\ndef f(s: str):\n    return s == 'é'\n\ndef g():\n    return 'é'\n".encode("latin-1")
+    )
+    status, out, _ = selfplay("verify", "pair.py")
+    assert (status, verdicts(out)) == (0, ["accepted"])
+
+
+LARGE = {"name": "large", "puzzle": "def f(s: str):\n    return len(s) == 300_000",
+         "solution": "def g():\n    return 'a' * 300_000"}  # fmt: skip
+
+
+def test_the_limits_of_the_sandbox_are_options_of_verify_import_and_bench(selfplay, model):
+    Path("large.jsonl").write_text(json.dumps(LARGE) + "\n")
+    more = ("--answer-kb", "512")
+    assert verdicts(selfplay("verify", "large.jsonl")[1]) == ["unanswerable_value"]
+    assert verdicts(selfplay("verify", "large.jsonl", *more)[1]) == ["accepted"]
+    assert "unanswerable_value" in selfplay("archive", "import", "small.sqlite", "large.jsonl")[1]
+    assert "unanswerable_value" not in selfplay("archive", "import", "large.sqlite", "large.jsonl", *more)[1]
+    for given, accepted in ((), 0), (more, 1):
+        out = f"out{accepted}"
+        assert selfplay("bench", model, "--puzzles", "large.jsonl", *BENCH, "--out", out, *given)[0] == 0
+        assert (
+            json.loads(Path(out, "results.json").read_text())["selfplay"]["set"]["references"]["accepted"] == accepted
+        )
+
+
+def test_pairs_are_judged_again_with_the_limits_that_they_were_imported_with(selfplay):
+    Path("large.jsonl").write_text(json.dumps(LARGE) + "\n")
+    selfplay("archive", "import", "large.sqlite", "large.jsonl", "--answer-kb", "512")
+    assert selfplay("archive", "reverify", "large.sqlite")[0] == 0
+    assert selfplay("archive", "reverify", "large.sqlite", "--python", sys.executable)[0] == 0
+
+
+@pytest.mark.parametrize("option", [("--answer-kb", "99999999"), ("--memory-mb", "1"), ("--wall-seconds", ".5")])
+def test_a_limit_out_of_range_is_one_line(refused, option):
+    Path("pairs.jsonl").write_text(json.dumps(EASY) + "\n")
+    assert "sandbox: " in refused("verify", "pairs.jsonl", *option)
+    assert "sandbox: " in refused("archive", "import", "a.sqlite", "pairs.jsonl", *option)
+    assert not Path("a.sqlite").exists()
 
 
 @pytest.mark.parametrize("name", ["nosuch.jsonl", "folder", "no.gz", "latin.jsonl", "cut.gz"])

@@ -81,6 +81,30 @@ def test_a_value_that_tells_no_type_has_none(value):
         ("'List[int]'", "List[int]"),
         ("List['int']", "List[int]"),
         ("List[List[List[bool]]]", "List[List[List[bool]]]"),
+        ("list", "List[Any]"),
+        ("typing.List", "List[Any]"),
+        ("Set", "Set[Any]"),
+        ("dict", "Dict[Any, Any]"),
+        ("dict[str, list]", "Dict[str, List[Any]]"),
+        ("tuple", "Tuple[Any, ...]"),
+        ("list[Any]", "List[Any]"),
+        ("Optional[list]", "Optional[List[Any]]"),
+        ("Union[int]", "int"),
+        ("Union[int, int]", "int"),
+        ("Union[str, None]", "Optional[str]"),
+        ("typing.Union[None, Set[int]]", "Optional[Set[int]]"),
+        ("Union[Optional[int], int]", "Optional[int]"),
+        ("Union[None, Union[int, None]]", "Optional[int]"),
+        ("Optional[Optional[int]]", "Optional[int]"),
+        ("Optional[Union[int, None]]", "Optional[int]"),
+        ("int | int | None", "Optional[int]"),
+        ("list[int] | List[int]", "List[int]"),
+        ("' int '", "int"),
+        ("List[Union[int, None]]", "List[Optional[int]]"),
+        ("Annotated[int, 'a number', 3]", "int"),
+        ("Text", "str"),
+        ("Dict[Text, int]", "Dict[str, int]"),
+        ("builtins.int", "int"),
     ],
 )
 def test_both_spellings_of_a_type_are_read(annotation, canonical):
@@ -96,10 +120,6 @@ def test_both_spellings_of_a_type_are_read(annotation, canonical):
         "None",
         "bytes",
         "complex",
-        "list",
-        "List",
-        "dict",
-        "tuple",
         "List[int, str]",
         "Dict[str]",
         "Set[int, int]",
@@ -108,6 +128,17 @@ def test_both_spellings_of_a_type_are_read(annotation, canonical):
         "List[...]",
         "Callable[[int], int]",
         "Union[int, str]",
+        "Union[int, str, None]",
+        "Union[None]",
+        "Union[()]",
+        "Optional",
+        "Optional[None]",
+        "Optional[Any]",
+        "Union[Any, None]",
+        "Optional[int, str]",
+        "Annotated[int]",
+        "a.b.List[int]",
+        "Sequence",
         "int | str",
         "frozenset[int]",
         "FrozenSet[int]",
@@ -127,6 +158,71 @@ def test_both_spellings_of_a_type_are_read(annotation, canonical):
 def test_an_unsupported_type_is_refused(annotation):
     with pytest.raises(UnsupportedType):
         read(annotation)
+
+
+@pytest.mark.parametrize(
+    ("program", "canonical"),
+    [
+        ("from typing import List as L\ndef f(x: L[int]): ...", "List[int]"),
+        ("import typing as t\ndef f(x: t.Union[t.List[int], None]): ...", "Optional[List[int]]"),
+        ("from typing import Optional as O\nRow = list[int]\ndef f(x: O[Row]): ...", "Optional[List[int]]"),
+        ("Row: TypeAlias = List[int]\nGrid = List[Row]\ndef f(x: Grid): ...", "List[List[int]]"),
+        ("Text = int\ndef f(x: Text): ...", "int"),
+    ],
+)
+def test_a_programs_own_names_for_types_are_read(program, canonical):
+    tree = ast.parse(program)
+    aliases = answer_type.type_aliases(tree)
+    assert answer_type.read(tree.body[-1].args.args[0].annotation, aliases) == canonical
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "T = int\nT = str\ndef f(x: T): ...",
+        "T = List['T']\ndef f(x: T): ...",
+        "T = T\ndef f(x: T): ...",
+        "class T: ...\nT = int\ndef f(x: T): ...",
+        "T = 3\ndef f(x: T): ...",
+    ],
+)
+def test_a_name_that_is_bound_twice_or_holds_itself_is_no_type(program):
+    tree = ast.parse(program)
+    with pytest.raises(UnsupportedType):
+        answer_type.read(tree.body[-1].args.args[0].annotation, answer_type.type_aliases(tree))
+
+
+@pytest.mark.parametrize("value", [[], [1, "a", None], [[1], (2,)], [{"a": 1}]])
+def test_a_bare_list_may_hold_anything(value):
+    assert matches(value, "List[Any]")
+    assert not matches(tuple(value), "List[Any]")
+    assert matches(tuple(value), "Tuple[Any, ...]")
+
+
+def test_the_trivial_answers_of_a_bare_container_are_of_several_types():
+    trivial = trivial_answers("List[Any]")
+    assert [] in trivial
+    assert {type(each[0]) for each in trivial if each} >= {int, str}
+
+
+@pytest.mark.parametrize(
+    ("wider", "narrower", "expected"),
+    [
+        ("List[Any]", "List[int]", True),
+        ("List[Any]", "List[List[str]]", True),
+        ("Dict[str, Any]", "Dict[str, int]", True),
+        ("Dict[str, Any]", "Dict[int, int]", False),
+        ("Tuple[Any, ...]", "Tuple[int, str]", True),
+        ("Tuple[Any, ...]", "Tuple[int, ...]", True),
+        ("Tuple[Any, int]", "Tuple[str, int]", True),
+        ("Set[Any]", "List[int]", False),
+        ("List[int]", "List[Any]", False),
+        ("int", "int", True),
+        ("Optional[int]", "int", False),
+    ],
+)
+def test_one_type_takes_another(wider, narrower, expected):
+    assert answer_type.takes(wider, narrower) is expected
 
 
 def test_a_type_16_deep_is_the_deepest():

@@ -1,5 +1,6 @@
 """Parts of a run's work, merged, beside the run that nothing was taken from."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ import learned
 import numpy as np
 import pytest
 from places import ROOT
-from scripted_run import Backend, config_of, content, go, puzzle_files
+from scripted_run import Backend, archive_content, config_of, content, go, puzzle_files
 
 from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
@@ -196,6 +197,9 @@ def test_a_part_of_a_run_that_was_begun_anew_is_done_anew_and_an_old_one_is_not_
         in capsys.readouterr().err
     )
     with Archive(RunDir(tmp_path / "run").archive) as archive:
+        assert archive.query("SELECT seed FROM chunks") == []
+    assert main(["archive", "merge", "run", owns[0].path.name]) == 0
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
         assert {seed.partition("/")[0] for (seed,) in archive.query("SELECT seed FROM chunks")} == {"9"}
 
 
@@ -310,6 +314,148 @@ def test_the_readmes_slurm_script_does_what_one_run_does(tiny, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(["run", "my.toml", "--name", "plain"]) == 0
     assert interrupted.differences(Path("runs/my"), Path("runs/plain")) == []
+
+
+# ---- what is no part of a run ----
+
+
+@pytest.fixture(scope="module")
+def two_runs(config, pool, tmp_path_factory):
+    """The folder of two runs, of which one has a part; nothing in it is to be changed."""
+    folder = tmp_path_factory.mktemp("two")
+    small = dataclasses.replace(config, vary=VaryConfig(), solve=SolveConfig(candidates_per_puzzle=2))
+    go(folder / "run", with_iterations(small, 0), pool, Forgetful())
+    more = dataclasses.replace(small, propose=ProposeConfig(proposals=12))
+    go(folder / "other", with_iterations(more, 1), pool)
+    one_part(folder, Part(1, 1), small, pool)
+    return folder
+
+
+@pytest.fixture
+def here(two_runs, tmp_path, monkeypatch):
+    """A copy of it, which is the current folder."""
+    shutil.copytree(two_runs, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+def unmerged(capsys, *names, into="run"):
+    """The one line with which a merge is refused. It has changed nothing."""
+    paths = sorted(Path().rglob("archive.sqlite"))
+    before = {path: archive_content(path) for path in paths}
+    capsys.readouterr()
+    assert main(["archive", "merge", into, *names]) == 2
+    assert sorted(Path().rglob("archive.sqlite")) == paths
+    assert {path: archive_content(path) for path in paths} == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def changed(name, *statements):
+    with contextlib.closing(sqlite3.connect(f"{name}/archive.sqlite")) as connection, connection:
+        for sql in statements:
+            connection.execute(sql)
+
+
+def test_another_run_is_not_merged_into_a_run_and_the_message_says_what_to_do(here, capsys):
+    said = unmerged(capsys, "other")
+    assert "expected a part (--shard) of the run" in said
+    assert "merge both into a new file instead" in said
+    assert main(["archive", "merge", "both.sqlite", "run", "other"]) == 0
+
+
+def test_nothing_is_merged_if_one_of_several_does_not_belong(here, capsys):
+    assert "other/archive.sqlite: expected a part" in unmerged(capsys, "run-1-of-1", "other")
+    assert main(["archive", "merge", "run", "run-1-of-1"]) == 0
+
+
+@pytest.mark.parametrize("name", ["run/archive.sqlite", "link.sqlite", "linked"])
+def test_a_run_is_known_under_each_of_its_paths(here, capsys, name):
+    (here / "link.sqlite").symlink_to("run/archive.sqlite")
+    (here / "linked").symlink_to("run")
+    assert "expected a part (--shard) of the run" in unmerged(capsys, "other", into=name)
+
+
+def test_a_plain_archive_and_a_copy_of_the_run_are_no_parts(here, capsys):
+    Archive("plain.sqlite", create=True).close()
+    shutil.copy("run/archive.sqlite", "copy.sqlite")
+    for name in ("plain.sqlite", "copy.sqlite"):
+        assert f"{name}: expected a part (--shard) of the run" in unmerged(capsys, name)
+
+
+def test_a_run_without_a_record_takes_nothing(here, capsys):
+    Path("run/records.jsonl").unlink()
+    assert "run-1-of-1/archive.sqlite: a part of another run" in unmerged(capsys, "run-1-of-1")
+
+
+def test_nothing_is_merged_into_a_part(here, capsys):
+    assert "this is a part of a run: merge it into the run" in unmerged(capsys, "other", into="run-1-of-1")
+
+
+CHUNK = "UPDATE chunks SET {} WHERE stage = 'propose' AND number = 1"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ("UPDATE marks SET value = json_set(value, '$.seed', 5) WHERE name = 'part_settings'", "its settings (seed)"),
+        (CHUNK.format("seed = '5/1/1/1'"), "the seed of chunk 1 of iteration 1, propose"),
+        (CHUNK.format("seed = '4/2/1/1'"), "the seed of chunk 1 of iteration 1, propose"),
+        (CHUNK.format("checkpoint = 'ffffffffffffffff'"), "the checkpoint of chunk 1 of iteration 1, propose"),
+        (CHUNK.format("iteration = 2"), "chunk 1 of iteration 2, propose, which this run does not have,"),
+        (CHUNK.format("iteration = 0"), "chunk 1 of iteration 0, propose, which this run does not have,"),
+    ],
+)
+def test_a_part_that_was_not_made_of_the_run_as_it_is_is_not_merged(here, capsys, change, what):
+    changed("run-1-of-1", change)
+    said = unmerged(capsys, "run-1-of-1")
+    assert f"{what} would not fit: delete it, and do this part again" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (CHUNK.format("plan = (SELECT plan FROM chunks WHERE stage = 'propose' AND number = 2)"), "the plan"),
+        (CHUNK.format("settings = json_set(settings, '$.temperature', 9)"), "the settings"),
+        (CHUNK.format("settings = json_set(settings, '$.chat_time', '1999')"), "the settings"),
+        (CHUNK.format("checkpoint = 'ffffffffffffffff'"), "the checkpoint"),
+    ],
+)
+def test_two_parts_that_planned_different_chunks_do_not_both_fit(here, capsys, change, what):
+    shutil.copytree("run-1-of-1", "again")
+    changed("again", change)
+    assert f"{what} of chunk 1 of iteration 1, propose would not fit" in unmerged(capsys, "run-1-of-1", "again")
+
+
+def test_parts_that_were_done_on_other_machines_fit(here):
+    changed(
+        "run-1-of-1",
+        CHUNK.format("settings = json_set(settings, '$.batch_rows', 1, '$.threads', 9, '$.device', 'cuda')"),
+        "DELETE FROM marks WHERE name = 'part_settings'",  # as parts of older versions
+    )
+    assert main(["archive", "merge", "run", "run-1-of-1"]) == 0
+
+
+def test_a_late_part_adds_nothing_to_an_iteration_that_is_recorded(here, config, pool, capsys):
+    small = dataclasses.replace(config, vary=VaryConfig(), solve=SolveConfig(candidates_per_puzzle=2))
+    shutil.copytree("run-1-of-1", "late")
+    go(here / "run", with_iterations(small, 1), pool, Forgetful())
+    before = archive_content("run/archive.sqlite")
+    assert main(["archive", "merge", "run", "late"]) == 0
+    assert archive_content("run/archive.sqlite") == before
+    changed("late", CHUNK.format("number = 77"))
+    assert "chunk 77 of iteration 1, propose, which this run does not have," in unmerged(capsys, "late")
+
+
+def test_a_new_file_is_made_if_all_can_be_merged_and_else_there_is_none(here, capsys):
+    changed("other", "UPDATE solutions SET source = CAST(x'ff' AS TEXT) WHERE number = 2")
+    assert main(["archive", "merge", "deep/new.sqlite", "run", "other"]) == 2
+    assert "other/archive.sqlite: the archive is damaged" in capsys.readouterr().err
+    assert not Path("deep").exists()
+    assert main(["archive", "merge", "deep/new.sqlite", "run"]) == 0
+    assert archive_content("deep/new.sqlite")["solutions"] == archive_content("run/archive.sqlite")["solutions"]
 
 
 # ---- the text ----

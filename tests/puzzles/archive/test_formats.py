@@ -24,7 +24,8 @@ from puzzles.archive.store import Archive
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError, RawPuzzle
-from puzzles.verify import verify_texts
+from puzzles.verify import truth_pool, verify_texts
+from sandbox.result import Limits
 
 needs_p3 = pytest.mark.skipif(not P3.is_dir(), reason="P3's data is not there")
 
@@ -346,7 +347,7 @@ def test_a_malformed_line_is_named_by_file_and_number(write, line, expected):
     ("text", "expected"),
     [
         ('[{"sat": "p"}', ": expected a JSON array, Expecting ',' delimiter: line 1 column 14"),
-        ('[{"sat": "p"}, 3]', ", item 1: expected an object, got 3"),
+        ('[{"sat": "p"}, 3]', ", item 1: expected a JSON object, got '3'"),
         ('[{"name": "A:0"}]', ", item 0: expected a text under 'sat', it is missing"),
         ('[{"sat": 3}]', ", item 0: expected a text under 'sat', got 3"),
         ('[{"sat": "p", "sol_header": 3}]', ", item 0: expected a text under 'sol_header' and a list of texts"),
@@ -424,10 +425,93 @@ def test_pairs_are_called_by_their_id_their_name_or_their_number():
         ('{"puzzle": "p", "solution": {}}', "expected a text under 'solution', got {}"),
     ],
 )
-def test_the_pairs_before_a_malformed_line_are_read(line, expected):
-    pairs = read_pairs(io.StringIO(lines({"puzzle": "p", "solution": "s"}) + line + "\n"), "stdin")
-    assert next(pairs) == RawPair(1, "p", "s")
-    assert problem(next, pairs).startswith(f"stdin, line 2: {expected}")
+def test_a_malformed_line_is_refused_and_the_others_are_read(line, expected):
+    good = lines({"puzzle": "p", "solution": "s"})
+    first, refused, last = read_pairs(io.StringIO(good + line + "\n" + good), "stdin")
+    assert (first, last) == (RawPair(1, "p", "s"), RawPair(3, "p", "s"))
+    assert refused.id == 2
+    assert refused.detail.startswith(f"stdin, line 2: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("record", "identifier", "has_puzzle"),
+    [
+        ({"id": "a", "puzzle": "p", "solution": None}, "a", True),
+        ({"id": "a", "puzzle": "p", "solution": ["s"]}, "a", True),
+        ({"name": "n", "puzzle": None, "solution": "s"}, "n", False),
+        ({"id": float("inf"), "puzzle": "p", "solution": "s"}, 1, False),
+        ({"id": {"x": [float("nan")]}, "puzzle": "p", "solution": "s"}, 1, False),
+    ],
+)
+def test_a_refused_line_keeps_its_id_if_json_can_hold_it(record, identifier, has_puzzle):
+    (refused,) = read_pairs(io.StringIO(lines(record)), "stdin")
+    assert (refused.id, refused.has_puzzle) == (identifier, has_puzzle)
+
+
+def test_numbers_that_are_not_finite_do_no_harm_beside_the_id():
+    file = io.StringIO('{"id": 1, "score": NaN, "puzzle": "p", "solution": "s"}\n')
+    assert list(read_pairs(file, "stdin")) == [RawPair(1, "p", "s")]
+
+
+def test_a_byte_order_mark_of_standard_input_is_no_part_of_the_first_line():
+    assert list(read_pairs(io.StringIO("\ufeff" + lines({"puzzle": "p", "solution": "s"})), "stdin")) == [
+        RawPair(1, "p", "s")
+    ]
+
+
+@pytest.mark.parametrize("text", ["[{}, 7, null, {}]", "{}\n7\nnull\n{}", '{}\n{oops\n{"puzzle": 3}\n{}'])
+def test_lines_and_items_of_a_puzzle_file_are_refused_one_by_one(write, text):
+    good = json.dumps({"puzzle": PUZZLE})
+    path, refused = write(text.replace("{}", good).encode()), []
+    assert [raw.puzzle for raw in read_puzzles(path, "auto", refused)] == [PUZZLE, PUZZLE]
+    assert len(refused) == 2
+    assert all(record.detail.startswith(record.where) for record in refused)
+    with pytest.raises(InputError):
+        read_puzzles(path)
+
+
+def test_a_line_that_is_not_utf_8_is_refused_alone(write):
+    good = json.dumps({"puzzle": PUZZLE}).encode()
+    refused = []
+    (raw,) = read_puzzles(write(b'{"puzzle": "\xe9"}\n' + good + b"\n"), "auto", refused)
+    assert raw.puzzle == PUZZLE
+    assert "line 1: expected UTF-8 text" in refused[0].detail
+
+
+def test_a_file_of_which_no_line_can_be_read_is_refused(write):
+    assert problem(read_puzzles, write(b"{oops\n7\n"), "auto", []).endswith("(char 1)")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("\ufeffx = 'é'\n".encode(), "x = 'é'\n"),
+        ("# coding: utf-8\r\nx = 'é'\r\n".encode(), "# coding: utf-8\nx = 'é'\n"),
+        ("# -*- coding: cp1252 -*-\nx = '€'\n".encode("cp1252"), "# -*- coding: cp1252 -*-\nx = '€'\n"),
+        ("#!/bin/python\n# vim: set fileencoding=koi8-r :\nx = 'ж'\n".encode("koi8-r"), None),
+    ],
+)
+def test_a_python_file_is_read_as_python_reads_it(write, content, text):
+    path = write(content, "one.py")
+    (raw,) = read_puzzles(path)
+    assert raw.name == "one"
+    assert raw.puzzle == (text if text is not None else content.decode("koi8-r"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"x = '\xe9'\n",
+        b"# coding: nosuch\n",
+        b"# coding: hex\nx = 1\n",
+        b"# coding: utf-8\nx = '\xe9'\n",
+        "\ufeff# coding: latin-1\n".encode(),
+        "x = 1\n".encode("utf-16"),
+    ],
+)
+def test_a_python_file_that_is_not_in_its_encoding_is_refused_in_one_line(write, content):
+    path = write(content, "one.py")
+    assert problem(read_puzzles, path).startswith(f"{path}: expected UTF-8 text, or a coding line")
 
 
 def test_pairs_that_are_not_utf_8_are_named_with_the_place(write):
@@ -474,22 +558,28 @@ def test_a_whole_solution_keeps_its_own_header():
 
 def test_codexs_lines_need_a_prompt():
     file = io.StringIO(lines({"puzzle": "p", "solution": "s"}))
-    assert problem(list, read_pairs(file, "codex.jsonl", "codex")) == (
-        "codex.jsonl, line 1: expected a text under 'prompt', it is missing"
-    )
+    (refused,) = read_pairs(file, "codex.jsonl", "codex")
+    assert refused.detail == "codex.jsonl, line 1: expected a text under 'prompt', it is missing"
+
+
+@pytest.fixture(scope="module")
+def patient_pool():
+    """A sandbox for programs that work, on a machine however slow."""
+    with truth_pool(Limits(cpu_seconds=20, wall_seconds=100), lanes=2) as pool:
+        yield pool
 
 
 @needs_p3
-def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(pool):
+def test_codexs_file_reads_to_its_end_and_a_sample_of_it_holds(patient_pool):
     path = P3 / "codex_verified_train.jsonl.gz"
     with open_text(path) as file:
         pairs = list(read_pairs(file, str(path), "codex"))
     assert len(pairs) == 9384
     assert {raw.body_of for raw in pairs} == {"expression", "body"}
     sample = pairs[::400]
-    puzzles = parse_puzzles(pool, [Text(raw.puzzle) for raw in sample])
+    puzzles = parse_puzzles(patient_pool, [Text(raw.puzzle) for raw in sample])
     texts = [(raw.puzzle, with_header(raw, puzzle.header)) for raw, puzzle in zip(sample, puzzles, strict=True)]
-    verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(pool, texts))
+    verdicts = Counter(str(judgement.verdict) for judgement in verify_texts(patient_pool, texts))
     assert verdicts == {"accepted": 23, "unanswerable_value": 1}  # half a megabyte of letters, over the answer limit
 
 
@@ -708,21 +798,21 @@ def test_an_import_larger_than_a_batch_is_imported_whole(pool, archive):
 
 
 @needs_p3
-def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(pool, archive):
+def test_the_first_puzzles_of_p3_are_imported_and_every_outcome_is_counted(patient_pool, archive):
     raws = read_puzzles(P3 / "puzzles.json")
     assert len(raws) == 706
     first = raws[:60]
-    report = import_puzzles(archive, pool, PROTECTIONS, first)
+    report = import_puzzles(archive, patient_pool, PROTECTIONS, first)
     assert report == ImportReport(Counter({"new": 60}), Counter({"new": sum(len(raw.solutions) for raw in first)}))
     assert (stats(archive)["puzzles"], stats(archive)["pairs"]) == (60, 60)
 
 
-def test_lines_before_a_byte_that_is_not_utf_8_are_read_first(write):
+def test_a_line_with_a_byte_that_is_not_utf_8_is_refused_alone(write):
     path = write(lines({"puzzle": "p", "solution": "s"}).encode() * 3 + b'{"puzzle": "\xff"}\n')
     with open_text(path, "surrogateescape") as file:
         pairs = read_pairs(file, str(path))
         assert [next(pairs).id for _ in range(3)] == [1, 2, 3]
-        assert problem(next, pairs) == f'{path}, line 4: expected UTF-8 text, got \'{{"puzzle": "\\udcff"}}\''
+        assert next(pairs).detail == f'{path}, line 4: expected UTF-8 text, got \'{{"puzzle": "\\udcff"}}\''
 
 
 @pytest.mark.parametrize("text", ["erratum = " + "[" * 5000, "erratum = 1" + "0" * 5000])
