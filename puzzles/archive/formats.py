@@ -482,8 +482,9 @@ def _import_batch(
         for solution in raw.solutions
     ]
     candidates = parse_candidates(pool, [text for _, _, text in texts])
+    held = _held(archive, puzzles)
     pairs = [
-        (puzzle, candidate)
+        (held[puzzle.id], candidate)
         for (_, puzzle, _), candidate in zip(texts, candidates, strict=True)
         if isinstance(candidate, Candidate)
     ]
@@ -510,12 +511,21 @@ def _import_batch(
                 outcome, detail = "too_slow", f"judging took {judgement.judge_cpu_seconds:.2f} s"
             else:
                 provenance = Provenance(origin, name=raw.name, original=text.text)
-                status = archive.add(VerifiedPair(puzzle, candidate, judgement), provenance, protections)
+                status = archive.add(VerifiedPair(held[puzzle.id], candidate, judgement), provenance, protections)
                 report.solutions[status.name.lower()] += 1
                 continue
             report.solutions[outcome] += 1
             archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
             report.examples.setdefault(("solution", outcome), _example(raw.name, outcome, detail))
+
+
+def _held(archive: Archive, puzzles: Sequence[Puzzle | ParseFailure]) -> dict[str, Puzzle]:
+    """Puzzles by id, in the text that the archive holds or will hold. Solutions are judged on that text."""
+    held: dict[str, Puzzle] = {}
+    for puzzle in puzzles:
+        if isinstance(puzzle, Puzzle) and puzzle.id not in held:
+            held[puzzle.id] = archive.puzzle(puzzle.id) if archive.puzzle_ids("id = ?", puzzle.id) else puzzle
+    return held
 
 
 def _example(name: str, reason: str, detail: str) -> str:

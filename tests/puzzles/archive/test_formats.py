@@ -788,6 +788,15 @@ def test_without_admission_a_trivial_puzzle_is_as_good_as_any(pool, archive):
     assert import_puzzles(archive, pool, PROTECTIONS, raws).solutions == {"new": 1}
 
 
+def test_a_solution_is_judged_on_the_text_that_the_archive_holds(pool, archive):
+    renamed = RawPuzzle("again", PUZZLE.replace("x", "y"), (SOLUTION,))
+    import_puzzles(archive, pool, PROTECTIONS, [RawPuzzle("first", PUZZLE)])
+    archive.query("UPDATE puzzles SET source = 'def f(x: int):\n    return x == 7'")
+    report = import_puzzles(archive, pool, PROTECTIONS, [renamed])
+    assert (report.puzzles, report.solutions) == ({"duplicate": 1}, {"wrong_answer": 1})
+    assert archive.query("SELECT count(*) FROM solutions")[0][0] == 0
+
+
 def test_an_import_larger_than_a_batch_is_imported_whole(pool, archive):
     raws = [
         RawPuzzle(str(n), f"def f(x: int):\n    return x == {n}", (f"def g():\n    return {n}",)) for n in range(201)
