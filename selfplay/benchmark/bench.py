@@ -93,7 +93,7 @@ def bench(
             "model": {
                 "path": model_config.path, "checkpoint": model.checkpoint,
                 **{key: _stored(lines, key) for key in ("device", "dtype", "threads")},
-                **{key: value for key, value in lines[-1]["sampler"].items() if key in results.OF_SERVERS},
+                **{key: value for key, value in lines[-1]["sampler"].items() if key in results.UNUSUAL},
             },
             **conditions,
             "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": _batch_rows(lines)},

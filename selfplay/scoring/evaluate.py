@@ -34,9 +34,9 @@ from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.scoring.metrics import Score, scores
 from selfplay.scoring.sets import NamedPuzzle
 
-HOW_SENT = ("left_out", "renamed")
-"""Keys of a sampler's description if its servers are not sent all of the settings. They too must be the same for all
-chunks of a file."""
+HOW_SENT = ("left_out", "renamed", "chat_time")
+"""Keys of a sampler's description if its servers are not sent all of the settings, or if its chats tell the time. They
+too must be the same for all chunks of a file."""
 PROMPT_TOO_LONG = "prompt_too_long"
 """Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
 TRIES = 3
