@@ -25,6 +25,8 @@ SYNONYMS = {**CONTAINERS, "Text": "str"}
 """Names of types that have another name in the canonical spelling."""
 BARE = {"List": "List[Any]", "Set": "Set[Any]", "Dict": "Dict[Any, Any]", "Tuple": "Tuple[Any, ...]"}
 """What `typing` means by a container without arguments."""
+TYPE_NAMES = frozenset({*SCALARS, *CONTAINERS, *BARE, "Any", "Optional", "Union", "Annotated"})
+"""Names that always mean the type of this name."""
 TRIVIAL_OF_ANY = (0, 1, "", "a", True, None)
 """Trivial members of a container whose members may be anything."""
 MAX_TRIVIAL_ANSWERS = 64
@@ -65,7 +67,7 @@ def read(annotation: ast.expr, aliases: Mapping[str, ast.expr] | None = None) ->
 def type_aliases(tree: ast.Module) -> dict[str, ast.expr]:
     """A program's own names for types, such as `L` of `from typing import List as L`, or `Row` of `Row = List[int]`.
 
-    A name that the top level binds twice is none.
+    A name that the top level binds twice is none, and the name of a type stays that type.
     """
     found: dict[str, ast.expr] = {}
     bound: Counter[str] = Counter()
@@ -83,7 +85,7 @@ def type_aliases(tree: ast.Module) -> dict[str, ast.expr]:
                     found[target.id] = statement.value
         elif isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound[statement.name] += 1
-    return {name: value for name, value in found.items() if bound[name] == 1}
+    return {name: value for name, value in found.items() if bound[name] == 1 and name not in TYPE_NAMES}
 
 
 def _read(annotation: ast.expr, depth: int, aliases: Mapping[str, ast.expr]) -> str:

@@ -812,7 +812,7 @@ def merged(damaged_is_source: bool) -> Read:
 
 
 def verified(shop: Workshop, path: Path) -> str:
-    """Every pair before the first bad line has its verdict."""
+    """Every line has its verdict, a bad one too; where a file breaks off, every line before."""
     more = ["--format", "codex"] if path.name.startswith("codex") else []
     done = told("verify", path, *more)
     outcome = judged(done, path)
@@ -820,13 +820,13 @@ def verified(shop: Workshop, path: Path) -> str:
     content = path.read_bytes().removeprefix(b"\xef\xbb\xbf") if path.suffix != ".gz" else b""
     if path.suffix != ".gz":
         lines = re.split(rb"\r\n|\r|\n", content)
-        bad = re.search(r"(?:line|after line) (\d+)", done.err)
-        if outcome == "refused" and not bad:
+        if outcome == "refused" and not re.search(r"line \d+", done.err):
             raise Wrong(f"no line is named: {done.err}")
-        until = len(lines) if outcome == "fine" else int(bad[1]) - ("after" not in done.err)
+        broken = re.search(r"after line (\d+)", done.err)
+        until = int(broken[1]) if broken else len(lines)
         asked = sum(bool(line.strip(b" \t\x0b\x0c\x1c\x1d\x1e\x1f")) for line in lines[:until])
         first = next((number for number, line in enumerate(lines) if not _is_text(line)), len(lines))
-        if outcome == "refused" and until < first and "after" in done.err:
+        if until < first:
             raise Wrong(f"lines {until + 1} to {first} are good and have no verdict")
         if len(verdicts) != asked:
             raise Wrong(f"{len(verdicts)} verdicts of {asked} pairs")

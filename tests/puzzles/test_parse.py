@@ -545,10 +545,10 @@ def test_a_batch_that_exceeds_one_child_is_parsed_in_several():
 
 
 def test_texts_that_use_up_a_childs_time_together_are_each_parsed():
-    texts = [Text("def f(x: int):\n    return " + "x+" * 1000 + str(n)) for n in range(10)]
+    texts = [Text("def f(x: int):\n    return " + "x+" * 300 + str(n)) for n in range(30)]
     with truth_pool(Limits(cpu_seconds=0.2, wall_seconds=2), lanes=1) as pool:
         parsed = parse_puzzles(pool, texts)
-    assert [type(item) for item in parsed] == [Puzzle] * 10
+    assert [type(item) for item in parsed] == [Puzzle] * 30
 
 
 # ---- many ----

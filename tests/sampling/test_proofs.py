@@ -167,22 +167,22 @@ def test_a_model_that_cannot_read_is_one_line(odd, monkeypatch):
 
 
 def with_more_tokens(folder, *names):
-    """Add special tokens for which the model has no embedding."""
+    """Add tokens for which the model has no embedding."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(names)})
+    tokenizer.add_tokens(list(names))
     tokenizer.save_pretrained(folder)
     return LanguageModel(folder, CPU)
 
 
 def test_tokens_without_an_embedding_are_a_warning_until_one_is_used(copy, caplog):
-    model = with_more_tokens(copy, "<picture>", "<sound>")
+    model = with_more_tokens(copy, "qpictureq", "qsoundq")
     told = "this model (lfm2) has 330 embeddings for 332 tokens: a text with one of the others would be refused"
     assert [record.message for record in caplog.records] == [told]
     texts(model, [SHORT])
-    with pytest.raises(InputError, match=r"a text holds '<picture>', token 330, but the model has 330 embeddings"):
-        texts(model, [SHORT, dataclasses.replace(SHORT, text="x = '<picture>'\n" + SHORT.text)])
+    with pytest.raises(InputError, match=r"a text holds 'qpictureq', token 330, but the model has 330 embeddings"):
+        texts(model, [SHORT, dataclasses.replace(SHORT, text="x = 'qpictureq'\n" + SHORT.text)])
 
 
 def test_a_token_for_padding_without_an_embedding_is_not_used(copy):

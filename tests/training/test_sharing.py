@@ -146,9 +146,9 @@ def test_a_lesson_with_a_token_that_has_no_embedding_is_one_line(tmp_path):
 
     folder = make_odd("conv", tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<picture>"]})
+    tokenizer.add_tokens(["qpictureq"])
     tokenizer.save_pretrained(folder)
-    lessons = [Example(Prompt("def f(x: int):", chat=False, header=""), "\n    return x == '<picture>'\n")]
+    lessons = [Example(Prompt("def f(x: int):", chat=False, header=""), "\n    return x == 'qpictureq'\n")]
     training = Training(folder, lessons, dataclasses.replace(CONFIG, batch_tokens=99), CPU, [1], {"protocol": "plain"})
-    with pytest.raises(InputError, match="a text holds '<picture>', token 330, but the model has 330 embeddings"):
+    with pytest.raises(InputError, match="a text holds 'qpictureq', token 330, but the model has 330 embeddings"):
         finetune(training, tmp_path / "out")
