@@ -1671,6 +1671,7 @@ def test_an_ablation_prints_its_tables_and_leaves_them_with_a_chart(arms, done, 
     assert Path("runs/arms/ablation.svg").read_bytes() == svg
 
 
+@pytest.mark.slow
 def test_an_ablation_that_is_interrupted_or_killed_ends_like_one_that_was_not(arms, done, cut_command):
     within = ("selfplay.training.finetune:train", "selfplay.training.finetune:log_probabilities")
     code, err = cut_command(["ablate", arms], (*within, 2, signal.SIGINT))

@@ -366,6 +366,7 @@ def places(events: list[str]) -> list[int]:
     return sorted(found[len(found) * (turn % 3) // 3] for turn, found in enumerate(by_kind.values()))
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_anywhere_goes_on_to_the_same_end(whole, files, pool, tmp_path):
     chosen = places(whole["events"])
     assert len(chosen) >= 18
