@@ -8,6 +8,7 @@ change something that it uses.
 from __future__ import annotations
 
 import ast
+from collections.abc import Collection
 
 from puzzles import scopes
 from puzzles.pruning import HARMLESS_MODULES
@@ -17,15 +18,20 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 _SHOWING = frozenset({"print", "input"})
 
 
-def leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> list[str]:
+def leave_out_needless(tree: ast.Module, entry: ast.FunctionDef, others: Collection[str] = ()) -> list[str]:
     """Leave out what the entry does not need. The tree is changed in place.
+
+    Args:
+        tree: The program.
+        entry: Its function.
+        others: Names of functions that are left out too unless the entry needs them: in a puzzle, those of solutions.
 
     Returns:
         The first line of each statement that was left out, with its line number.
     """
     if len(tree.body) == 1:
         return []
-    program = _Program(tree, entry)
+    program = _Program(tree, entry, others)
     kept = [statement for statement in tree.body if program.stays(statement)]
     used = {name for statement in kept for name in _names(statement)}
     if not program.is_reflective:
@@ -38,8 +44,8 @@ def leave_out_needless(tree: ast.Module, entry: ast.FunctionDef) -> list[str]:
 class _Program:
     """What the statements of a top level bind, use and change, and what of it the entry needs."""
 
-    def __init__(self, tree: ast.Module, entry: ast.FunctionDef) -> None:
-        self.entry = entry
+    def __init__(self, tree: ast.Module, entry: ast.FunctionDef, others: Collection[str]) -> None:
+        self.entry, self.others = entry, others
         self.behind = tree.body[tree.body.index(entry) + 1 :]
         self.callables = {each.name: _names(each) for each in tree.body if isinstance(each, _CALLABLES)}
         others = [each for each in tree.body if not isinstance(each, _CALLABLES + _IMPORTS)]
@@ -63,7 +69,9 @@ class _Program:
         if isinstance(statement, _IMPORTS) or statement is self.entry:
             return True
         if isinstance(statement, _CALLABLES):
-            return statement.name in self.needed or self.is_reflective or not self._mentioned(statement) & self.missing
+            if statement.name in self.needed or self.is_reflective:
+                return True
+            return statement.name not in self.others and not self._mentioned(statement) & self.missing
         if self._touched(statement) & self.needed:
             return True
         if self.is_reflective:

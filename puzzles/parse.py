@@ -290,7 +290,7 @@ def _literal(text: str, what: str) -> ast.expr:
 def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
     function = _puzzle_of(tree)
-    left_out = leave_out_needless(tree, function)
+    left_out = leave_out_needless(tree, function, SOLUTION_NAMES)
     annotation = _check_puzzle(function)
     try:
         declared = answer_type.read(annotation, answer_type.type_aliases(tree))

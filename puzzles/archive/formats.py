@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 from puzzles.archive.store import AddStatus, Archive, Provenance
 from puzzles.foreign import parse_json, parse_toml, shortened, shown
-from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
+from puzzles.parse import SOLUTION_NAMES, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.verify import admit, too_slow_to_judge, verify
 from sandbox.pool import Pool
@@ -66,6 +66,10 @@ class RefusedRecord:
     """The line or item."""
 
 
+_HAS_SOLUTION = re.compile(rf"^(?:def )?(?:{'|'.join(SOLUTION_NAMES)})\b\s*[(=]", re.MULTILINE)
+"""Whether a program with a puzzle seems to hold a solution too."""
+
+
 def read_puzzles(
     path: str | Path, file_format: str = "auto", refused: list[RefusedRecord] | None = None
 ) -> list[RawPuzzle]:
@@ -85,7 +89,8 @@ def read_puzzles(
     if name in EMBEDDED_SETS:
         text, name = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8"), f"{name}.jsonl"
     elif Path(path).suffix == ".py":
-        return [RawPuzzle(Path(path).stem, read_program(Path(path)))]
+        text = read_program(Path(path))
+        return [RawPuzzle(Path(path).stem, text, (text,) if _HAS_SOLUTION.search(text) else ())]
     else:
         text = _read_text(Path(path), by_line=refused is not None)
     puzzles = []

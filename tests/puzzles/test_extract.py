@@ -315,3 +315,20 @@ def test_a_puzzle_counts_however_it_is_written(pool, name):
     assert isinstance(parsed, Puzzle), parsed
     assert parsed.original_name in ("f", "puzzle", "check")
     assert "assert" not in parsed.source
+
+
+@pytest.mark.parametrize("form", ["chat", "program"])
+def test_a_solution_beside_the_puzzle_is_no_part_of_it(pool, form):
+    text = F + "\n\n" + G + "\n\nassert f(g())"
+    (parsed,) = parse_puzzles(pool, [Text(fenced(text) if form == "chat" else text, form)])
+    assert isinstance(parsed, Puzzle), parsed
+    assert parsed.source == F
+    assert [line.partition(": ")[2] for line in parsed.left_out] == ["def g():", "assert f(g())"]
+
+
+def test_a_function_with_a_solutions_name_that_the_puzzle_uses_stays(pool):
+    (parsed,) = parse_puzzles(
+        pool, [Text("def solution(n):\n    return n * n\n\ndef f(x: int):\n    return solution(x) == 1764")]
+    )
+    assert isinstance(parsed, Puzzle), parsed
+    assert "def solution(n):" in parsed.source

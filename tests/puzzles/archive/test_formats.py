@@ -788,6 +788,15 @@ def test_without_admission_a_trivial_puzzle_is_as_good_as_any(pool, archive):
     assert import_puzzles(archive, pool, PROTECTIONS, raws).solutions == {"new": 1}
 
 
+def test_a_program_with_a_puzzle_and_its_solution_is_both(pool, archive, tmp_path):
+    (tmp_path / "both.py").write_text(f"{PUZZLE}\n\n{SOLUTION}\n\nif __name__ == '__main__':\n    print(f(g()))\n")
+    (tmp_path / "alone.py").write_text(PUZZLE.replace("1764", "1936"))
+    raws = [raw for name in ("both", "alone") for raw in read_puzzles(tmp_path / f"{name}.py")]
+    report = import_puzzles(archive, pool, PROTECTIONS, raws)
+    assert (report.puzzles, report.solutions) == ({"new": 2}, {"new": 1})
+    assert [row[0] for row in archive.query("SELECT source FROM puzzles")] == [PUZZLE, PUZZLE.replace("1764", "1936")]
+
+
 def test_a_solution_is_judged_on_the_text_that_the_archive_holds(pool, archive):
     renamed = RawPuzzle("again", PUZZLE.replace("x", "y"), (SOLUTION,))
     import_puzzles(archive, pool, PROTECTIONS, [RawPuzzle("first", PUZZLE)])
