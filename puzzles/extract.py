@@ -27,8 +27,13 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 THOUGHTS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "analysis")),
+    *(
+        (f"<{name}>", f"</{name}>")
+        for name in ("think", "thinking", "thought", "reasoning", "analysis", "scratchpad", "seed:think")
+    ),
     ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
@@ -36,10 +41,16 @@ THOUGHTS = (
 _MARKUP = re.compile(r"</?(?:pre|code|answer|solution|final|output)\b[^>\n]*>", re.IGNORECASE)
 _SESSION = re.compile(r"(?:>>>|\.\.\.)(?: |$)|In \[\d+\]: |   +\.\.\.: ")
 _SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
-_FENCE = re.compile(r"^([ \t]*(?:[-*+>][ \t]+)*)(`{3,}|~{3,})(.*)$")
+_FENCE = re.compile(r"^([ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*)(`{3,}|~{3,})(.*)$")
+_LATE_FENCE = re.compile(r"^[^`]*[\s:>*](`{3,})[ \t]*[\w+#.-]*[ \t]*$")
+"""A fence behind words on its line, as in `Here it is: ```python`. CommonMark has none, and chat models write it."""
+_LAST_TAG = re.compile(r"\s*(?:</\w+>|<\|\w+\|>|</?s>)\s*$")
+_USUAL = re.compile(r"^[ \t>]*def[ \t]+(g|sol|solution|answer|f|sat|puzzle)\b", re.MULTILINE)
 _INLINE = re.compile(r"^[ \t]*(`{3,})[ \t]*(?:python3?|py)?[ \t]*(\S.*?)[ \t]*\1[ \t]*$", re.IGNORECASE)
 _PROGRAM_LINE = re.compile(
-    r"^(?:def |async def |class |import |from \w[\w.]* import |@\w|[A-Za-z_]\w*\s*(?::[^=]+)?=[^=])"
+    r"^(?:def |async def |class |import |from \w[\w.]* import |@\w|(?:for|while|if|elif|with|except)\b.*:$"
+    r"|(?:try|else|finally):$|[A-Za-z_]\w*\s*(?::[^=]+)?=[^=]|[A-Za-z_]\w*\s*[-+*/%&|^]{1,2}=|[A-Za-z_]\w*(?:\s*,\s*\w+)+\s*="
+    r"|[A-Za-z_][\w.]*(?:\[.*\]\s*=|\(.*\)$))"
 )
 MOST_CLOSINGS = 20
 """Closing fences tried for one block: a text inside it may hold fences too."""
@@ -59,10 +70,11 @@ def program_of(text: str, wanted: Wanted) -> str | None:
         A program, or a block or text that is none; None if nothing in the text looks like a program.
     """
     text = _without_thoughts(text.replace("\r\n", "\n").replace("\r", "\n").removeprefix("\ufeff"))
+    text = _LAST_TAG.sub("", text) if text.rstrip().endswith(("|>", "</s>")) else text
     if (whole := _readable(text)) and wanted(ast.parse(whole)):
         return whole
     blocks = list(_blocks(text.split("\n")))
-    for found in (blocks or [_without_markup(text)], _SPAN.findall(text)):
+    for found in (blocks, [_without_markup(text)], _SPAN.findall(text)):
         readable = [source for block in found for source in _sources(block)]
         best = max(range(len(readable)), key=lambda place: (wanted(ast.parse(readable[place])), place), default=None)
         if best is not None and wanted(ast.parse(readable[best])):
@@ -80,8 +92,11 @@ def _sources(block: str) -> list[str]:
         except (ValueError, RecursionError):
             fields = {}
         return [text for value in fields.values() if isinstance(value, str) and (text := _readable(value)) is not None]
-    whole = _readable(block)
-    return list(_bare(block.split("\n"))) if whole is None else [whole]
+    if (whole := _readable(block)) is not None:
+        return [whole]
+    begun = {match[1] for match in _USUAL.finditer(block)}
+    found = list(_bare(block.split("\n")))
+    return [source for source in found if begun <= {match[1] for other in found for match in _USUAL.finditer(other)}]
 
 
 def _without_markup(text: str) -> str:
@@ -91,9 +106,9 @@ def _without_markup(text: str) -> str:
 
 
 def _without_thoughts(text: str) -> str:
-    """The text without thoughts. A sign inside a line of code is none: a beginning starts a line, and no quote follows
-    an end.
-    """
+    """The text without thoughts. A sign in quotes is none."""
+    if (channels := text.split("assistantfinal"))[1:] and text.startswith("analysis"):
+        return channels[-1]  # the signs of the channels, without their special tokens
     lower = text.lower()
     for begin, end in THOUGHTS:
         if begin.lower().rstrip(">") not in lower and end.lower() not in lower:
@@ -101,10 +116,11 @@ def _without_thoughts(text: str) -> str:
         opening, closing = re.escape(begin), re.escape(end)
         if begin.endswith(">") and "|" not in begin:
             opening = opening.removesuffix(">") + r"(?:\s[^>\n]*)?>"
-        text = re.sub(rf"^[ \t]*{opening}.*?{closing}", "", text, flags=re.DOTALL | re.IGNORECASE | re.MULTILINE)
-        closed = list(re.finditer(rf"{closing}(?=[\s\w`~#@]|\Z)", text, re.IGNORECASE))
+        opening, closing = rf"(?<!['\"`]){opening}", rf"(?<!['\"]){closing}(?!['\"]|`(?!``))"
+        text = re.sub(rf"{opening}.*?{closing}", "", text, flags=re.DOTALL | re.IGNORECASE)
+        closed = list(re.finditer(closing, text, re.IGNORECASE))
         text = text[closed[-1].end() :] if closed else text
-        if unclosed := re.search(rf"^[ \t]*{opening}", text, re.IGNORECASE | re.MULTILINE):
+        if unclosed := re.search(opening, text, re.IGNORECASE):
             text = text[: unclosed.start()]
     return text
 
@@ -117,7 +133,8 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             yield inline[2]
             place += 1
             continue
-        opening = _FENCE.match(lines[place])
+        late = None if _FENCE.match(lines[place]) else _LATE_FENCE.match(lines[place])
+        opening = _FENCE.match(late[1] if late else lines[place])
         if not opening or (opening[2][0] == "`" and "`" in opening[3]):
             place += 1
             continue
@@ -129,7 +146,7 @@ def _block(lines: list[str], first: int, indent: str, fence: str) -> tuple[str, 
     """A block's content and the line behind it. The first fence that makes the content a program closes the block."""
     closings = []
     for place in range(first, len(lines)):
-        line = lines[place].rstrip()
+        line = _LAST_TAG.sub("", lines[place].rstrip())
         own = line.lstrip()
         if own and set(own) == {fence[0]} and len(own) >= len(fence) and len(line) - len(own) <= len(indent) + 3:
             closings.append((place, ""))
@@ -176,7 +193,7 @@ def _bare(lines: list[str]) -> Iterator[str]:
         ends = [end, *(k for k in range(end - 1, place, -1) if _begins_statement(lines[k], indent))]
         found = ((_readable("\n".join(lines[place:k])), k) for k in ends[:MOST_CLOSINGS])
         behind = next((k for k in range(place + 1, len(lines)) if not _is_inside(lines[k], indent)), len(lines))
-        if not own.startswith(("def ", "async ", "class ", "@")):
+        if not own.startswith("@") and not own.rstrip().endswith(":"):
             behind = place + 1
         source, place = next(((source, k) for source, k in found if source is not None), (None, behind))
         if source is not None:

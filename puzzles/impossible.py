@@ -1,6 +1,6 @@
 """Proves of some puzzles from their text that they never return True, so that no attempt is wasted on them.
 
-Only what is certain counts: a function that returns nothing, only constants, or only values of another kind; and a
+Only what is certain counts: a function that returns nothing, only constants, or only values that are no bools; and a
 condition that contradicts itself. What the text does not prove, `verify.admit` tries on probes.
 """
 
@@ -19,6 +19,13 @@ NEVER_BOOL = (
     ast.GeneratorExp,
 )  # fmt: skip
 """Expressions whose value is never a bool."""
+NO_BOOL_CALLS = frozenset({
+    "len", "sum", "str", "repr", "sorted", "upper", "lower", "strip", "join", "split", "replace", "count", "find",
+    "match", "fullmatch", "search", "findall",
+})  # fmt: skip
+"""Functions and methods of builtin types and of `re` that give no bool."""
+NO_BOOL = "it returns no bool"
+"""The proof of a puzzle whose values are all of another type."""
 _INNER = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _COMPARISONS: dict[type[ast.cmpop], Any] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
@@ -44,14 +51,21 @@ def never_true(tree: ast.Module, function: ast.FunctionDef, answer_type: str) ->
         return "it returns nothing"
     if all(isinstance(value, ast.Constant) and value.value is not True for value in returns):
         return "it returns " + " or ".join(sorted({ast.unparse(value)[:40] for value in returns}))
-    if all(
-        isinstance(value, NEVER_BOOL) or (isinstance(value, ast.Constant) and value.value is not True)
-        for value in returns
-    ):
-        return "it returns no bool"
+    if not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)) and all(map(_is_no_bool, returns)):
+        return NO_BOOL
     if len(function.body) == 1 and isinstance(function.body[0], ast.Return):
         return _contradiction(tree, function, returns[0], answer_type)
     return ""
+
+
+def _is_no_bool(value: ast.expr) -> bool:
+    """Whether an expression gives no bool, in a program whose values are of builtin types."""
+    if isinstance(value, ast.BinOp):
+        return not isinstance(value.op, ast.BitAnd | ast.BitOr | ast.BitXor)
+    if isinstance(value, ast.Call):
+        name = value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
+        return name in NO_BOOL_CALLS
+    return isinstance(value, NEVER_BOOL) or (isinstance(value, ast.Constant) and value.value is not True)
 
 
 def _is_changed(tree: ast.Module, function: ast.FunctionDef) -> bool:

@@ -8,6 +8,7 @@ change something that it uses.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Collection
 
 from puzzles import scopes
@@ -34,11 +35,37 @@ def leave_out_needless(tree: ast.Module, entry: ast.FunctionDef, others: Collect
     program = _Program(tree, entry, others)
     kept = [statement for statement in tree.body if program.stays(statement)]
     used = {name for statement in kept for name in _names(statement)}
-    if not program.is_reflective:
-        kept = [each for each in kept if not isinstance(each, _IMPORTS) or _is_harmless(each) or _bound(each) & used]
     left_out = [statement for statement in tree.body if all(statement is not each for each in kept)]
+    if not program.is_reflective:
+        left_out += [part for each in kept for part in _unused_part(each, used)]
+        kept = [part for each in kept for part in _used_part(each, used)]
     tree.body = kept
+    left_out.sort(key=lambda each: each.lineno)
     return [f"line {each.lineno}: {ast.unparse(each).splitlines()[0][:80]}" for each in left_out]
+
+
+def _used_part(statement: ast.stmt, used: set[str], wanted: bool = True) -> list[ast.stmt]:
+    """The statement; of an import only the modules that are always there, and those that the program uses."""
+    if not isinstance(statement, _IMPORTS) or (isinstance(statement, ast.ImportFrom) and _is_harmless(statement)):
+        return [statement] if wanted else []
+    names = [alias for alias in statement.names if (_is_there(alias) or bool({_name(alias)} & used)) is wanted]
+    if len(names) == len(statement.names):
+        return [statement]
+    part = copy.copy(statement)
+    part.names = names
+    return [part] if names else []
+
+
+def _is_there(alias: ast.alias) -> bool:
+    return alias.name == "*" or alias.name in HARMLESS_MODULES
+
+
+def _name(alias: ast.alias) -> str:
+    return alias.asname or alias.name.partition(".")[0]
+
+
+def _unused_part(statement: ast.stmt, used: set[str]) -> list[ast.stmt]:
+    return _used_part(statement, used, wanted=False)
 
 
 class _Program:
@@ -48,10 +75,11 @@ class _Program:
         self.entry, self.others = entry, others
         self.behind = tree.body[tree.body.index(entry) + 1 :]
         self.callables = {each.name: _names(each) for each in tree.body if isinstance(each, _CALLABLES)}
-        others = [each for each in tree.body if not isinstance(each, _CALLABLES + _IMPORTS)]
-        self.data = {name for each in others for name in _bound(each)} | _globals(tree)
+        rest = [each for each in tree.body if not isinstance(each, _CALLABLES + _IMPORTS)]
+        self.data = {name for each in rest for name in _bound(each)} | _globals(tree)
         imports = [each for each in tree.body if isinstance(each, _IMPORTS)]
-        self.modules = {name for each in imports for name in _bound(each)}
+        self.modules = {name: module for each in imports for name, module in _modules(each)}
+        """Modules by the names that imports bind."""
         self.missing = {name for each in imports if not _is_harmless(each) for name in _bound(each)}
         plain = [each for each in tree.body if not self._is_check(each)]
         self.is_reflective = scopes.is_reflective([node for each in plain for node in ast.walk(each)])
@@ -76,8 +104,7 @@ class _Program:
             return True
         if self.is_reflective:
             return not self._is_check(statement)
-        is_constant = isinstance(statement, ast.Assign | ast.AnnAssign) and not self._is_check(statement)
-        return is_constant and statement not in self.behind and not self._mentioned(statement) & self.missing
+        return statement not in self.behind and _is_constant(statement)
 
     def _mentioned(self, statement: ast.stmt) -> set[str]:
         """Names in a statement, and in the program's functions and classes that it leads to."""
@@ -91,8 +118,9 @@ class _Program:
         """Whether a statement only shows or checks something: a main guard, an assertion, a print, a call."""
         if isinstance(statement, _CALLABLES + _IMPORTS):
             return False
-        names = self._mentioned(statement)
-        return isinstance(statement, ast.Assert) or _is_guard(statement) or bool(names & {*_SHOWING, self.entry.name})
+        if isinstance(statement, ast.Assert) or _is_guard(statement) or _names(statement) & _SHOWING:
+            return True
+        return self.entry.name in self._mentioned(statement)
 
     def _touched(self, statement: ast.stmt) -> set[str]:
         """Names that a statement binds, or whose values it may change."""
@@ -103,10 +131,12 @@ class _Program:
             return touched
         if isinstance(statement, ast.Assert):
             return touched
-        touched |= _roots(statement) & self.data
+        touched |= (_roots(statement) & self.data) | (_roots(statement, set_only=True) & self.callables.keys())
         if not self._is_check(statement):
             touched |= self._mentioned(statement) & self.data
-            touched |= _roots(statement) & self.modules if isinstance(statement, ast.Expr | ast.Assign) else set()
+            if isinstance(statement, ast.Expr | ast.Assign):  # random.seed(0) changes what `from random import …` gives
+                modules = {self.modules[name] for name in _names(statement) & self.modules.keys()}
+                touched |= {name for name, module in self.modules.items() if module in modules}
         return touched
 
 
@@ -145,11 +175,31 @@ def _globals(tree: ast.Module) -> set[str]:
     return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
 
 
-def _roots(statement: ast.stmt) -> set[str]:
+def _modules(statement: ast.Import | ast.ImportFrom) -> list[tuple[str, str]]:
+    if isinstance(statement, ast.ImportFrom):
+        return [(alias.asname or alias.name, statement.module or "") for alias in statement.names]
+    return [(alias.asname or alias.name.partition(".")[0], alias.name) for alias in statement.names]
+
+
+def _is_constant(statement: ast.stmt) -> bool:
+    """Whether a statement gives a literal a name. To keep it costs nothing."""
+    if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
+        return False
+    try:
+        ast.literal_eval(statement.value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def _roots(statement: ast.stmt, set_only: bool = False) -> set[str]:
     """Names on which a statement calls methods, or whose items or attributes it sets, such as T in `T.append(1)`."""
     roots: set[str] = set()
     for node in ast.walk(statement):
-        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load)):
+        is_set = not isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
+        if isinstance(node, ast.Attribute | ast.Subscript) and (
+            is_set or (isinstance(node, ast.Attribute) and not set_only)
+        ):
             root: ast.AST = node
             while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
                 root = root.func if isinstance(root, ast.Call) else root.value

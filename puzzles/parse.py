@@ -209,13 +209,13 @@ def _extract(text: str, form: str, kind: str) -> str:
                 break
             body.append(line)
         function = "\n".join([first, *body]).rstrip() + "\n"
-        if _is_program(function) or not _is_unicode(text):
+        if not _is_unicode(text) or (_is_program(function) and any(map(_returns, _functions(ast.parse(function))))):
             return function
         found = program_of(text, wanted)
         return found if found and _is_program(found) and wanted(ast.parse(found)) else function
     if form == "abduction":
         return _abduction(json.loads(text))
-    if not _is_unicode(text) or (form == "program" and _is_program(text)):
+    if not _is_unicode(text) or (form == "program" and _is_program(text) and not text.lstrip().startswith("{")):
         return text
     found = program_of(text, wanted)
     if found is None and form == "chat":
@@ -247,7 +247,7 @@ def _puzzle_in(tree: ast.Module) -> int:
 
 def _solution_in(tree: ast.Module) -> int:
     """How well a program is a solution: 3 if a function with a usual name is, 2 if another, 1 if an answer is named."""
-    fitting = [function.name for function in _functions(tree) if _callable_without_arguments(function)]
+    fitting = [each.name for each in _functions(tree) if _callable_without_arguments(each) and _returns(each)]
     if {*fitting} & {*SOLUTION_NAMES}:
         return 3
     if any(name not in PUZZLE_NAMES and not _TESTING.match(name) for name in fitting):
@@ -357,9 +357,12 @@ def _program(text: str) -> ast.Module:
 
 def _answer_function(tree: ast.Module) -> ast.FunctionDef | None:
     """A function made of a program's last `g = lambda: …`, or else of its last `answer = …`; None without either."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     named = [
         (target.id, statement.value)
-        for statement in tree.body
+        for block in tree.body
+        if not isinstance(block, definitions)
+        for statement in ast.walk(block)
         if isinstance(statement, ast.Assign | ast.AnnAssign)
         for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
         if isinstance(target, ast.Name)
@@ -396,20 +399,27 @@ def _puzzle_of(tree: ast.Module) -> ast.FunctionDef:
     functions = _functions(tree)
     named = [function for function in functions if function.name in PUZZLE_NAMES]
     fitting = [function for function in functions if _is_puzzle(function)]
-    return _entry(tree, [function for function in named if function in fitting] or named or fitting)
+    puzzles = [
+        each for each in fitting if each.name not in SOLUTION_NAMES and not each.name.startswith(("test", "main"))
+    ]
+    return _entry(tree, [function for function in named if function in fitting] or named or puzzles or fitting)
 
 
 def _solution_of(tree: ast.Module) -> ast.FunctionDef:
     """The function that is the solution.
 
-    It is the one with a usual name that needs no arguments; or else the last one that needs none, returns something, is
-    not called like a test, and that no other one uses.
+    It needs no arguments and returns something. It is the first of `g`, `sol`, `solution` and `answer` that is there;
+    or else the last one that is not called like a test and that no other one uses.
     """
     functions = _functions(tree)
-    named = [function for function in functions if function.name in SOLUTION_NAMES]
+    named = sorted(
+        (function for function in functions if function.name in SOLUTION_NAMES),
+        key=lambda function: SOLUTION_NAMES.index(function.name),
+    )
     fitting = [function for function in functions if _callable_without_arguments(function)]
+    best = [function for function in named if function in fitting and _returns(function)]
     answers = [each for each in fitting if _returns(each) and not _TESTING.match(each.name)]
-    return _entry(tree, [function for function in named if function in fitting] or answers or named or fitting)
+    return _entry(tree, best[:1] or answers or named[:1] or fitting)
 
 
 def _entry(tree: ast.Module, best: Sequence[ast.FunctionDef]) -> ast.FunctionDef:

@@ -70,6 +70,9 @@ def _drop_ambient_imports(tree: ast.Module) -> None:
     bound |= {
         getattr(node, "name", None) or "" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "typing"):
+            bound |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     kept: list[ast.stmt] = []
     for statement in tree.body:
         if isinstance(statement, ast.ImportFrom) and statement.module == "typing":
@@ -129,6 +132,7 @@ def _drop_unused_constants(function: ast.FunctionDef | ast.AsyncFunctionDef) -> 
     read = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     read |= {name for node in nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
     read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    read |= {n.target.id for n in nodes if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Name)}
     if any(isinstance(node, ast.ClassDef) for node in nodes):
         return
     for node in nodes:
@@ -192,9 +196,16 @@ def _is_idle(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Assign):
         return all(isinstance(target, ast.Name) for target in statement.targets) and _is_literal(statement.value)
     if isinstance(statement, ast.AnnAssign):
-        plain = isinstance(statement.target, ast.Name) and isinstance(statement.annotation, ast.Name | ast.Constant)
+        plain = isinstance(statement.target, ast.Name) and _is_plain_annotation(statement.annotation)
         return plain and (statement.value is None or _is_literal(statement.value))
     return False
+
+
+def _is_plain_annotation(annotation: ast.expr) -> bool:
+    """Whether an annotation is certain to be evaluated without an error."""
+    if isinstance(annotation, ast.Name):
+        return annotation.id in scopes.AMBIENT
+    return isinstance(annotation, ast.Constant)
 
 
 def _is_there(module: str, name: str) -> bool:
@@ -210,8 +221,16 @@ def _annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.e
         own
         if any(not isinstance(node, allowed) for node in names)
         or any(isinstance(node, ast.Name) and node.id not in scopes.AMBIENT for node in names)
+        or any(isinstance(node, ast.Subscript) and not _is_type(node) for node in names)
         else []
     )
+
+
+def _is_type(node: ast.Subscript) -> bool:
+    name = node.value.id if isinstance(node.value, ast.Name) else ""
+    if name in ("Dict", "dict"):
+        return isinstance(node.slice, ast.Tuple) and len(node.slice.elts) == 2
+    return name in ("List", "Set", "Tuple", "Optional", "list", "set", "tuple")
 
 
 def _is_literal(value: Any) -> bool:

@@ -82,7 +82,7 @@ def _names_plainly(call: ast.Call) -> bool:
     else:
         texts = call.args[1:2] if _called_name(call.func) not in ("attrgetter", "methodcaller") else call.args
     plain = [text.value for text in texts if isinstance(text, ast.Constant) and isinstance(text.value, str)]
-    return len(plain) == len(texts) > 0 and not any("__" in text for text in plain)
+    return len(plain) == len(texts) > 0 and not any(sign in text for text in plain for sign in ("__", *_FRAME_PREFIXES))
 
 
 def _shows_names(attribute: str) -> bool:
@@ -123,7 +123,7 @@ _BINDERS: dict[type[ast.AST], str] = {
 
 def _meaningful(tree: ast.AST, nodes: Collection[ast.AST]) -> set[str]:
     """Names that mean something beyond their binding."""
-    kept = _free(tree) | _shown_functions(nodes)
+    kept = _free(tree) | _shown_functions(nodes) | _makers(nodes)
     if isinstance(tree, ast.Module):  # a module's statements may use a builtin before they bind its name
         kept |= AMBIENT & set(_members(tree))
     parameters = {} if any(isinstance(each, ast.arguments) and each.kwarg for each in nodes) else _parameters(nodes)
@@ -169,6 +169,27 @@ def _shown_functions(nodes: Collection[ast.AST]) -> set[str]:
         for node in nodes
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in plain
     } & functions
+
+
+def _makers(nodes: Collection[ast.AST]) -> set[str]:
+    """Functions that give generators or functions, where the program makes texts: those show the maker's name."""
+    if not any(
+        isinstance(node, ast.JoinedStr | ast.Mod)
+        or (isinstance(node, ast.Name) and node.id in ("str", "repr", "ascii", "format", "print"))
+        or (isinstance(node, ast.Attribute) and node.attr in ("format", "format_map"))
+        for node in nodes
+    ):
+        return set()
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef) and _makes(node)}
+
+
+def _makes(function: ast.FunctionDef) -> bool:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Yield | ast.YieldFrom) or (isinstance(node, ast.FunctionDef) and node is not function):
+            return True
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Lambda | ast.GeneratorExp):
+            return True
+    return False
 
 
 _CALLERS = frozenset({

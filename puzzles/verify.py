@@ -25,6 +25,7 @@ from typing import Any
 
 from puzzles import answer_type
 from puzzles.features import DESCRIBE_BATCH
+from puzzles.impossible import NO_BOOL
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
 from sandbox import child, codec
@@ -464,7 +465,7 @@ REASONS = {
     "does_not_load": "the puzzle's text runs",
     "never_true": "the text does not prove that no answer is accepted",
     "always_raises": "some answer of the right type comes to an end without an error of the program itself",
-    "never_bool": "some answer of the right type gives a bool",
+    "never_bool": "the text does not prove that no value is a bool",
     "trivial": "a fixed list of trivial answers is rejected",
     "unstable": "three worlds agree",
     "too_slow": "judging takes less than half the limits",
@@ -498,26 +499,18 @@ def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
 
 
 BOOLS = (child.VALUE + b"true", child.VALUE + b"false")
-PROGRAM_ERRORS = re.compile(
-    r"(?:NameError|UnboundLocalError|ImportError|NotImplementedError|RecursionError|(?:TypeError|AttributeError)(?!.*NoneType))\b"
-)
+PROGRAM_ERRORS = re.compile(r"(?:NameError|ImportError|(?:TypeError|AttributeError)(?!.*NoneType))\b")
 """Errors that lie in a program, whatever answer it is given. One about `NoneType` may come from a search that found
 nothing in this answer."""
 
 
 def _hopeless(pool: Pool, puzzle: Puzzle) -> Refusal | None:
-    """The refusal of a puzzle that raises errors of the program on all probes, or gives values but never a bool."""
+    """The refusal of a puzzle that raises errors of the program on all probes."""
     answers = [codec.encode(answer, pool.limits.answer_bytes) for answer in answer_type.probes(puzzle.answer_type)]
     outcomes = judge_once(pool, [(puzzle, answer) for answer in answers], JUDGE_WORLD)
-    ended = (child.VALUE, child.UNANSWERABLE, child.RAISED)
-    if any(outcome.tag not in ended or outcome.tag + outcome.content in BOOLS for outcome in outcomes):
-        return None  # a bool, or a limit, which says nothing about other answers
     raised = [printable(outcome.content) for outcome in outcomes if outcome.tag == child.RAISED]
-    if len(raised) == len(outcomes):
-        return Refusal("always_raises", raised[0]) if all(map(PROGRAM_ERRORS.match, raised)) else None
-    values = [outcome for outcome in outcomes if outcome.tag != child.RAISED]
-    shown = next((each for each in values if each.tag != child.VALUE or codec.decode(each.content)), None)
-    return Refusal("never_bool", f"it gives {printable(shown.content)[:80]}") if shown else None
+    is_hopeless = len(raised) == len(outcomes) and all(map(PROGRAM_ERRORS.match, raised))
+    return Refusal("always_raises", raised[0]) if is_hopeless else None
 
 
 def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
@@ -533,7 +526,7 @@ def _static_refusal(puzzle: Puzzle) -> Refusal | None:
     if puzzle.answer_type == "bool":
         return Refusal("bool_answer")
     if puzzle.impossible:
-        return Refusal("never_true", puzzle.impossible)
+        return Refusal("never_bool" if puzzle.impossible == NO_BOOL else "never_true", puzzle.impossible)
     impure = [module for module in puzzle.imports if module not in PURE_MODULES]
     return Refusal("import", f"{impure[0]} is not one of {' '.join(PURE_MODULES)}") if impure else None
 

@@ -68,6 +68,36 @@ RIGHT = {
     "a helper before an unusual name": fenced("def find_it():\n    return half() * 2\n\ndef half():\n    return 21"),
     "an annotation": fenced("def g() -> int:\n    return 42"),
     "a byte order mark": "\ufeff" + G,
+    "a fence behind words": "Here's the code: " + fenced(),
+    "a fence behind bold words": "**Solution:** " + fenced(),
+    "a fence in answer tags": "<answer>" + fenced() + "</answer>",
+    "a fence behind a number": "1. " + fenced().replace("\n", "\n   "),
+    "bare code, its output in a fence": G + "\n\nOutput:\n" + fenced("42", tag=""),
+    "bare code, a command in a fence": G + "\n\nRun it:\n" + fenced("python a.py", tag="bash"),
+    "a lost opening fence": G + "\n```\nThis works.",
+    "bare code and a span": G + "\n\nSee `x = 3`.\n" + fenced("42", tag=""),
+    "two modules in one import": fenced(
+        "import math, sys\nsys.setrecursionlimit(9999)\n" + G[:8] + "\n    return math.isqrt(1764)"
+    ),
+    "bare code with a loop": "Here:\n\nT = []\nfor i in range(50):\n    T.append(i)\n\n" + G[:8] + "\n    return T[42]",
+    "bare code with a constant that grows": "Here:\n\nN = 40\nN += 2\n\n" + G[:8] + "\n    return N",
+    "bare code with two names": "Here:\n\na, b = 6, 7\n\n" + G[:8] + "\n    return a * b",
+    "a bare choice": "So:\n\nanswer = 1\nif f(42):\n    answer = 42\nelse:\n    answer = 7\n\nDone.",
+    "a bare search": "So:\n\nfor x in range(100):\n    if f(x):\n        answer = x\n        break\n\nDone.",
+    "thoughts in channels without their signs": "analysisWe need "
+    + fenced(G[:8] + "\n    return 1")
+    + "assistantfinal"
+    + fenced(),
+    "a stub behind it": fenced() + "\nThe signature is\n" + fenced("def g(): ..."),
+    "a check by another usual name": fenced(G + "\n\ndef solution():\n    return f(g())"),
+    "an answer that prints": fenced(G + "\n\ndef answer():\n    print(g())"),
+    "thoughts begun by the prompt": fenced(G[:8] + "\n    return 1")
+    + "\n</think><answer>\n"
+    + fenced()
+    + "\n</answer>",
+    "thoughts in the middle of a line": "Sure. <think>" + fenced(G[:8] + "\n    return 1") + "</think>" + fenced(),
+    "bare JSON": '{"code": "def g():\\n    return 42"}',
+    "an end of turn behind it": G + "<|im_end|>",
     "in a quotation of a quotation": "> > ```python\n> > def g():\n> >     return 42\n> > ```",
     "in HTML": "<details><summary>Answer</summary>\n\n" + fenced() + "\n\n</details>",
     "in answer tags": "<answer>\ndef g():\n    return 42\n</answer>",
@@ -206,6 +236,7 @@ BEGUN = {
     "goes on": "    return 42\n",
     "goes on, then tests": "    return 42\n\nprint(f(g()))\nassert f(g())\n",
     "goes on, then a fence": "    return 42\n```\nThis is right.",
+    "does nothing, begins anew": "    pass\n\nHere it is:\n" + fenced(),
     "begins anew in a fence": "\nSure:\n" + fenced(),
     "begins anew without a fence": "Here it is.\n\n" + G,
     "thinks first": "<think>\nhm\n</think>\n" + fenced(),
@@ -247,6 +278,21 @@ NEEDED = {
         "N = 1\ndef grow():\n    global N\n    N += 1\ngrow()\n" + G[:8] + "\n    return N",
         3,
     ),
+    "a table that a function fills and prints": (
+        "T = []\ndef fill(t):\n    t.append(5)\n    print('ok')\nfill(T)\n" + G[:8] + "\n    return T[0]",
+        3,
+    ),
+    "a seed by its own name": ("from random import seed, randint\nseed(1)\n" + G[:8] + "\n    return randint(1, 9)", 2),
+    "a seed beside a name of its module": (
+        "import random\nfrom random import randint\nrandom.seed(1)\n" + G[:8] + "\n    return randint(1, 9)",
+        3,
+    ),
+    "a function's attribute": (G[:8] + "\n    return g.x\ng.x = 42", 1),
+    "a helper's attribute": (
+        "def h(n):\n    return h.memo.get(n, n)\n" + G[:8] + "\n    return h(5)\nh.memo = {}\nfor i in range(9):\n"
+        "    h.memo[i] = i",
+        3,
+    ),
     "the function put in its place": (G + "\ndef wrap(h):\n    return lambda: h() + 1\ng = wrap(g)", 2),
     "an optional import that is used": (
         "try:\n    import math as m\nexcept ImportError:\n    m = None\n" + G[:8] + "\n    return m.gcd(4, 6)",
@@ -276,6 +322,10 @@ WRONG = {
     fenced("def g(x):\n    return x"): "required_parameter",
     fenced("def f(x: int):\n    return x == 42"): "required_parameter",
     fenced("y = 3"): "no_function",
+    "Sure. <think>so " + fenced(): "no_code",
+    "<|start|>assistant<|channel|>analysis<|message|>" + fenced(): "no_code",
+    fenced("x = 42\ndef g():\n    y = (x"): "syntax",
+    fenced("def helper(): return 42\n\ndef g(): return helper("): "syntax",
     "```json\n{\"answer\": 42}\n```": "no_function",
     fenced("async def g():\n    return 42"): "asynchronous",
 }  # fmt: skip
@@ -301,6 +351,13 @@ PROPOSED = {
     "a helper that looks like a puzzle": fenced(
         "def is_prime(n: int):\n    return n > 1 and all(n % d for d in range(2, n))\n\n"
         "def check(x: int):\n    return is_prime(x) and x > 90"
+    ),
+    "a search beside it": fenced(
+        "def check(x: int):\n    return x > 90 and x % 7 == 3\n\n"
+        "def g(limit: int = 100):\n    return next(i for i in range(limit) if check(i))"
+    ),
+    "a test beside it": fenced(
+        "def check(x: int):\n    return x > 90 and x % 7 == 3\n\ndef test_it(x: int = 94):\n    return check(x)"
     ),
     "the same, the other way round": fenced(
         "def check(x: int):\n    return is_prime(x) and x > 90\n\n"

@@ -13,6 +13,12 @@ from puzzles.rules import families
 from puzzles.verify import verify_texts
 
 DIFFERENT = {
+    "a generator that is shown": [
+        "def {0}():\n    yield 1\ndef f(s: str):\n    return s in str({0}()) and s != 'a'", "aa", "ba"
+    ],
+    "a frame in a format": [
+        "def {0}():\n    yield 1\ndef f(s: str):\n    return s == '{{0.gi_code.co_name}}'.format({0}())", "aa", "ba"
+    ],
     "a keyword of a builtin type": [
         "def f(d: Dict[str, int], {0}=1):\n    return d == dict({0}={0})", "a", "b"
     ],
@@ -115,6 +121,7 @@ IDLE = {
     "typing's names": "from typing import List, Dict\n" + BASE,
     "an unused helper": "def unused(a, b=3):\n    return a + other(b)\ndef other(b):\n    return b\n" + BASE,
     "an unused constant": "LIMIT = 100\nNAMES = ['a', 'b']\n" + BASE,
+    "an unused constant that would take long": "T = [0] * 10**9\n" + BASE,
     "pass": BASE.replace("    return n", "    pass\n    return n"),
     "a text": BASE.replace("    return n", "    'a text'\n    return n"),
     "an unread name": BASE.replace("    return n", "    unread = 3\n    return n"),
@@ -137,7 +144,6 @@ ACTIVE = {
     "an import that may fail": PLAIN.replace("    ret", "    import nowhere\n    ret"),
     "a name that is not in its module": "from math import nowhere\n" + PLAIN,
     "a default that fails": "def h(a=1 // 0):\n    return a\n" + PLAIN,
-    "a large constant": "T = [0] * 10**9\n" + PLAIN,
     "a decorator": "def d(h):\n    return 1 // 0\n@d\ndef h():\n    pass\n" + PLAIN,
 }
 

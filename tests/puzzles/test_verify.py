@@ -838,7 +838,7 @@ ADMISSION = {
     ),
     "never_true": ("def f(x: int): return x > 5 and x < 3", "no answer has x > 5 and x < 3"),
     "always_raises": ("def f(x: int): return y == x", "NameError: name 'y' is not defined"),
-    "never_bool": ("def f(x: int): return x * 2", "it gives 2"),
+    "never_bool": ("def f(x: int): return x * 2", "it returns no bool"),
     "trivial": ("def f(x: int): return x > 50", "100 is accepted"),
     "unstable": (trivially_unstable, "worlds disagree on a trivial answer"),
     "too_slow": (
