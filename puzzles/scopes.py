@@ -174,7 +174,8 @@ def _shown_functions(nodes: Collection[ast.AST]) -> set[str]:
 def _makers(nodes: Collection[ast.AST]) -> set[str]:
     """Functions that give generators or functions, where the program makes texts: those show the maker's name."""
     if not any(
-        isinstance(node, ast.JoinedStr | ast.Mod)
+        isinstance(node, ast.JoinedStr)
+        or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant))
         or (isinstance(node, ast.Name) and node.id in ("str", "repr", "ascii", "format", "print"))
         or (isinstance(node, ast.Attribute) and node.attr in ("format", "format_map"))
         for node in nodes
@@ -184,10 +185,15 @@ def _makers(nodes: Collection[ast.AST]) -> set[str]:
 
 
 def _makes(function: ast.FunctionDef) -> bool:
-    for node in ast.walk(function):
-        if isinstance(node, ast.Yield | ast.YieldFrom) or (isinstance(node, ast.FunctionDef) and node is not function):
+    nodes = [node for node in ast.walk(function) if node is not function]
+    inner = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    for node in nodes:
+        if isinstance(node, ast.Yield | ast.YieldFrom):
             return True
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Lambda | ast.GeneratorExp):
+        if isinstance(node, ast.Return) and (
+            isinstance(node.value, ast.Lambda | ast.GeneratorExp)
+            or (isinstance(node.value, ast.Name) and node.value.id in inner)
+        ):
             return True
     return False
 
