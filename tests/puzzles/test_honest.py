@@ -539,7 +539,7 @@ REJECTED = {
     "an untyped puzzle": ("def f(x): return True", "def g(): return 1", Verdict.INVALID_PUZZLE, "no_annotation: "),
     "a broken puzzle": ("def f(x: int) return True", "def g(): return 1", Verdict.INVALID_PUZZLE, "syntax: line 1: "),
     "a puzzle that does not load": (
-        "N = [][0]\ndef f(x: int): return True",
+        "N = [][0]\ndef f(x: int): return N is None",
         "def g(): return 1",
         Verdict.INVALID_PUZZLE,
         "judge: it does not load: IndexError: list index out of range",

@@ -616,12 +616,12 @@ GREEDY = {
     "time": ("def f(x: int):\n    for _ in range(3 * 10**7): pass\n    return True", Verdict.TIME_LIMIT),
     "time in C": ("def f(x: int): return sum(range(3 * 10**7)) > x", Verdict.TIME_LIMIT),
     "time at import": (
-        "N = [0 for _ in range(2 * 10**7) if _ < 0]\ndef f(x: int): return True",
+        "N = [0 for _ in range(2 * 10**7) if _ < 0]\ndef f(x: int): return N is not None",
         Verdict.INVALID_PUZZLE,
     ),
     "memory": ("def f(x: int): return len(bytearray(300 * 1024**2)) > x", Verdict.MEMORY_LIMIT),
     "memory at import": (
-        "N = len(bytearray(300 * 1024**2))\ndef f(x: int): return True",
+        "N = len(bytearray(300 * 1024**2))\ndef f(x: int): return N > 0",
         Verdict.INVALID_PUZZLE,
     ),
     "memory of a default": (

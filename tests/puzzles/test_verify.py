@@ -105,7 +105,7 @@ VERDICTS = [
     (SQUARE, "import os\ndef g(): return len(os.sep) + 41", Verdict.RUNTIME_ERROR, None, None),
     (
         SQUARE,
-        "x = 1 // 0\ndef g(): return 42",
+        "x = 1 // 0\ndef g(): return 42 + x",
         Verdict.RUNTIME_ERROR,
         "solve: ZeroDivisionError: integer division or modulo by zero",
         None,

@@ -770,7 +770,7 @@ def test_texts_that_are_no_unicode_are_refused_and_kept(pool, archive):
         ("def f(x: int):\n    return x > 5", "def g():\n    return 6", "trivial"),
         ("def f(b: bool):\n    return not b", "def g():\n    return False", "bool_answer"),
         ("import random\ndef f(x: int):\n    return x == 123 or not random", "def g():\n    return 123", "import"),
-        ("LIMIT = 1 // 0\ndef f(x: int):\n    return x == 123", "def g():\n    return 123", "does_not_load"),
+        ("LIMIT = 1 // 0\ndef f(x: int):\n    return x == 123 + LIMIT", "def g():\n    return 123", "does_not_load"),
         ("def f(x: int):\n    while x < 5: pass\n    return x == 123", "def g():\n    return 123", "too_slow"),
     ],
     ids=["trivial", "bool", "import", "load", "slow"],
