@@ -422,7 +422,7 @@ BAD = {
 def test_what_is_no_answer_is_asked_again_and_never_scored(played, what):
     bad, kind = BAD[what]
     server = played(lambda body, number: bad if number <= 2 else echo(body, number))
-    asked = endpoint_of(server, concurrent_requests=1, request_seconds=0.3)
+    asked = endpoint_of(server, concurrent_requests=1, request_seconds=2 if bad == HANG else 20)
     sampled = asked.sample([prompt("a")], 2, SETTINGS, [1])
     assert [text[:2] for text in texts(sampled)[0]] == ["a/", "a/"]
     assert asked.troubles == {kind: 2}
@@ -457,7 +457,7 @@ def test_the_others_do_the_work_of_a_server_that_fails(played, caplog):
 
 def test_what_a_server_refuses_is_wrong_input_with_its_words(played):
     server = played(lambda body, number: (400, {}, b'{"error": {"message": "too long:\\n9 tokens"}}'))
-    with pytest.raises(InputError, match=r"candidate 1 of prompt 1, 'a': .* 400: too long: 9 tokens$"):
+    with pytest.raises(InputError, match=r"candidate [123] of prompt 1, 'a': .* 400: too long: 9 tokens$"):
         endpoint_of(server).sample([prompt("a")], 3, SETTINGS, [1])
 
 
