@@ -293,7 +293,7 @@ PROBE_LENGTHS = (1, 2, 3, 4, 5, 8, 10, 20, 0)
 
 
 def probes(answer_type: str) -> list[Any]:
-    """At most 64 answers of many sizes. A puzzle that fails on each in the same way will not accept another."""
+    """At most 64 answers of many sizes. A puzzle with an error of its own on each of them has hardly a right answer."""
     return list(itertools.islice(_probes(answer_type), MAX_TRIVIAL_ANSWERS))
 
 

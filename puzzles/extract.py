@@ -3,13 +3,15 @@
 The rules, in order:
 
 1. What a model thought is no answer. `<think>…</think>` is left out, all before a lone `</think>`, and all behind a
-   `<think>` that is not closed.
+   `<think>` that is not closed. `THOUGHTS` lists the signs of other models. A sign in quotes is none.
 2. A text that is a Python program is the program.
 3. A fenced block is found as CommonMark has it: three or more backticks or tildes, any info string, indented as in a
-   list. A fence of the same sign that is as long closes it, at the end of a line of code too, or the end of the text.
+   list. Backticks may also stand behind words on their line. A fence of the same sign that is as long closes it, at the
+   end of a line of code too, or the end of the text.
 4. Of several blocks the last one counts that defines what is asked for. A block that only quotes the puzzle is none.
    Other blocks that bind names which it uses and does not bind stand before it.
-5. Without a fence, and in a block that does not parse, the lines that look like a program are tried. So the functions
+5. Where no block is what is asked for, and in a block that does not parse, the lines that look like a program are
+   tried. So the functions
    before the place where a reply was cut count, and the one that was cut does not. Last of all come code spans, such
    as `g = lambda: 37`.
 

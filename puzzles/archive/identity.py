@@ -61,7 +61,9 @@ def _rows(connection: sqlite3.Connection, sql: str) -> Iterator[list[Any]]:
 
 
 def _renew_puzzles(connection: sqlite3.Connection, pool: Pool) -> dict[str, str]:
-    """New ids of puzzles by the old ones. Of puzzles that are now equal the first stays, with its history."""
+    """New ids of puzzles by the old ones. Of puzzles that are now equal one stays, with its history: the one that has
+    the id already, or else the first.
+    """
     renewed: dict[str, str] = {}
     for rows in _rows(connection, "SELECT number, id, source FROM puzzles"):
         parsed = parse_puzzles(pool, [Text(source) for _, _, source in rows])
