@@ -78,8 +78,9 @@ def program_of(text: str, wanted: Wanted) -> str | None:
     blocks = list(_blocks(text.split("\n")))
     for found in (blocks, [_without_markup(text)], _SPAN.findall(text)):
         readable = [source for block in found for source in _sources(block)]
-        best = max(range(len(readable)), key=lambda place: (wanted(ast.parse(readable[place])), place), default=None)
-        if best is not None and wanted(ast.parse(readable[best])):
+        ranks = [(wanted(ast.parse(source)), place) for place, source in enumerate(readable)]
+        rank, best = max(ranks, default=(0, 0))
+        if rank:
             return _with_helpers(readable[best], [*readable[best + 1 :], *readable[:best]])
     if blocks:
         return next((block for block in reversed(blocks) if block.strip()), None)

@@ -209,13 +209,13 @@ def _extract(text: str, form: str, kind: str) -> str:
                 break
             body.append(line)
         function = "\n".join([first, *body]).rstrip() + "\n"
-        if not _is_unicode(text) or (_is_program(function) and any(map(_returns, _functions(ast.parse(function))))):
+        if not _is_unicode(text) or ((tree := _parsed(function)) and any(map(_returns, _functions(tree)))):
             return function
         found = program_of(text, wanted)
-        return found if found and _is_program(found) and wanted(ast.parse(found)) else function
+        return found if found and (tree := _parsed(found)) and wanted(tree) else function
     if form == "abduction":
         return _abduction(json.loads(text))
-    if not _is_unicode(text) or (form == "program" and _is_program(text) and not text.lstrip().startswith("{")):
+    if not _is_unicode(text) or (form == "program" and not text.lstrip().startswith("{") and _parsed(text)):
         return text
     found = program_of(text, wanted)
     if found is None and form == "chat":
@@ -231,12 +231,13 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _is_program(text: str) -> bool:
-    """Whether a text is a program as it stands, as nearly all are that do not come from a chat."""
+def _parsed(text: str) -> ast.Module | None:
+    """The tree of a text that is a program as it stands, as nearly all are that do not come from a chat; else None."""
     try:
-        return bool(ast.parse(text).body)
+        tree = ast.parse(text)
     except (SyntaxError, ValueError):
-        return False
+        return None
+    return tree if tree.body else None
 
 
 def _puzzle_in(tree: ast.Module) -> int:
@@ -588,8 +589,6 @@ _IDENTIFIERS = ("id", "arg", "name", "asname")
 def _canonical(tree: ast.Module) -> str:
     """The program in one layout, without docstrings, comments and return annotations. The tree is changed too."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant):
-            node.kind = None  # a text written u'…' is printed without the sign
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -506,8 +506,8 @@ nothing in this answer."""
 
 def _hopeless(pool: Pool, puzzle: Puzzle) -> Refusal | None:
     """The refusal of a puzzle that raises errors of the program on all probes."""
-    answers = [codec.encode(answer, pool.limits.answer_bytes) for answer in answer_type.probes(puzzle.answer_type)]
-    outcomes = judge_once(pool, [(puzzle, answer) for answer in answers], JUDGE_WORLD)
+    answers = _encoded(pool, answer_type.probes(puzzle.answer_type))
+    outcomes = judge_once(pool, [(puzzle, encoded) for _, encoded in answers], JUDGE_WORLD)
     raised = [printable(outcome.content) for outcome in outcomes if outcome.tag == child.RAISED]
     is_hopeless = len(raised) == len(outcomes) and all(map(PROGRAM_ERRORS.match, raised))
     return Refusal("always_raises", raised[0]) if is_hopeless else None
@@ -515,11 +515,16 @@ def _hopeless(pool: Pool, puzzle: Puzzle) -> Refusal | None:
 
 def _trivial_answers(pool: Pool, puzzle: Puzzle) -> list[tuple[Any, bytes]]:
     """Trivial answers to a puzzle that are within the answer limit, each with its encoding."""
-    answers = []
-    for answer in answer_type.trivial_answers(puzzle.answer_type):
+    return _encoded(pool, answer_type.trivial_answers(puzzle.answer_type))
+
+
+def _encoded(pool: Pool, answers: Sequence[Any]) -> list[tuple[Any, bytes]]:
+    """Those of the answers that are within the answer limit, each with its encoding."""
+    within = []
+    for answer in answers:
         with contextlib.suppress(codec.CodecError):
-            answers.append((answer, codec.encode(answer, pool.limits.answer_bytes)))
-    return answers
+            within.append((answer, codec.encode(answer, pool.limits.answer_bytes)))
+    return within
 
 
 def _static_refusal(puzzle: Puzzle) -> Refusal | None:
