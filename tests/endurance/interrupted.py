@@ -222,11 +222,11 @@ def run_command(
 
 
 def parents() -> dict[int, int]:
-    """Of every process."""
+    """The parent's id of every process."""
     found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for name in filter(str.isdecimal, os.listdir("/proc")):  # a pattern would look at processes that are gone
         with contextlib.suppress(OSError):
-            found[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+            found[int(name)] = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
     return found
 
 

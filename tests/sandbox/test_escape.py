@@ -742,7 +742,7 @@ def listener(family, kind, address):
 def below(pid):
     """Every process below one."""
     parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in (folder / "stat" for folder in Path("/proc").glob("[0-9]*")):
         with contextlib.suppress(OSError):
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
     found, new = set(), {pid}
