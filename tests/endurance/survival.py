@@ -258,7 +258,7 @@ class _Trial:
     def _copy(self, pid: int) -> None:
         if interrupted.state_of(pid) == "T":
             copy = self.place / "copy"
-            if not copy.exists():
+            if self.run.parent.exists() and not copy.exists():  # it may be too early for anything to copy
                 shutil.copytree(self.run.parent, copy / "runs")
             os.kill(pid, signal.SIGCONT)
 
