@@ -77,9 +77,9 @@ def run_command(options: argparse.Namespace) -> int:
         nodes = () if options.nodes is None else integers(options.nodes, "--nodes")
         return _forecast(config, nodes, options.gpus or 1)
     _begin(rundir, config, parent)
-    spent = _recorded(rundir, config)
+    spent = _run_and_print(rundir, config)
     is_default = not (options.config or options.set or options.name or parent)
-    return _told(rundir, config, spent, "" if is_default else f"{rundir.config} --name {name} ")
+    return _print_end(rundir, config, spent, "" if is_default else f"{rundir.config} --name {name} ")
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -125,7 +125,7 @@ def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] 
     check_settings(rundir, config)
 
 
-def _recorded(rundir: RunDir, config: RunConfig) -> str:
+def _run_and_print(rundir: RunDir, config: RunConfig) -> str:
     """Run, and print a row for each iteration. Returns why the run ended early, or ""."""
     from selfplay.experiments.engines import run_iterations
     from selfplay.inspecting import track
@@ -148,7 +148,7 @@ def _recorded(rundir: RunDir, config: RunConfig) -> str:
     return ""
 
 
-def _told(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
+def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
     """Print what the run has cost and what to do next."""
     from selfplay.iteration.record_table import cost_table
 
@@ -184,7 +184,8 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
             print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
             print(f"{own.path}: {spent}{MORE}")
-    print(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
+    if len(rundir.read_records()) <= config.iterations:
+        print(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 

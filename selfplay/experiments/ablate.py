@@ -38,7 +38,7 @@ from selfplay.training.backend import Backend
 
 SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
         "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
-        "heldout_every")  # fmt: skip
+        "heldout_every", "executor", "ray.")  # fmt: skip
 """Beginnings of the settings that arms must share: the base, the training budget and the scoring."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
 """Names of arms. They also name folders."""

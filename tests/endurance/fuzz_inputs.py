@@ -483,9 +483,10 @@ class Backend:
     """
 
     def load(self, checkpoint: Any, config: Any) -> Any:
+        from scripted_sampler import ScriptedSampler
+
         from puzzles.puzzle import InputError
         from selfplay.sampling.model import read_notes
-        from selfplay.sampling.sampler import ScriptedSampler
 
         if str(checkpoint) != "embedded" and not Path(checkpoint).is_dir():
             raise InputError(f"{checkpoint}: expected a model, there is none")

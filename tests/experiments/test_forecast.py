@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from scripted_sampler import ScriptedSampler
 
 from puzzles.puzzle import InputError
 from selfplay.config import (
@@ -21,7 +22,6 @@ from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.cost import StageCost
-from selfplay.sampling.sampler import ScriptedSampler
 
 TRAIN = [
     (f"train{n}", f"def f(x: int):\n    return x * {n} == {n * n}", f"def g():\n    return {n}") for n in (11, 13, 17)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from places import P3
+from scripted_sampler import ScriptedSampler
 
 from puzzles import guard as guard_module
 from puzzles.archive.catalogue import stats
@@ -33,7 +34,6 @@ from selfplay.iteration.guarding import guard_of
 from selfplay.run.progress import Progress
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, folder_atomically
-from selfplay.sampling.sampler import ScriptedSampler
 from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 
 SECRET = """def f(words: List[str], n=4):

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from scripted_sampler import ScriptedSampler
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError, Judgement, Verdict
@@ -21,7 +22,6 @@ from selfplay.run.progress import Progress
 from selfplay.run.rundir import read_lines
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import solve_prompt
-from selfplay.sampling.sampler import ScriptedSampler
 from selfplay.scoring import evaluate as evaluate_module
 from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, Questions, evaluate, judge_surely, summarize
 from selfplay.scoring.results import unpack

@@ -11,6 +11,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from scripted_sampler import ScriptedSampler
 
 from puzzles.archive.store import Archive
 from selfplay.config import (
@@ -29,7 +30,7 @@ from selfplay.run import rundir
 from selfplay.run.resources import TrainingNeeds
 from selfplay.run.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampling.cost import without_times
-from selfplay.sampling.sampler import Completion, Drawn, ScriptedSampler
+from selfplay.sampling.sampler import Completion, Drawn
 from selfplay.scoring import evaluate
 
 TRAIN = [
