@@ -106,7 +106,7 @@ def run_together(payload: bytes) -> Iterator[bytes]:
 
 @functools.cache
 def _compiled(source: bytes, index: int) -> CodeType:
-    tree = ast.parse(source)
+    tree = ast.parse(child.as_text(source))
     if not is_harmless(tree):
         raise child.Refused
     return compile(tree, f"<source {index}>", "exec", dont_inherit=True)

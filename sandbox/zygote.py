@@ -104,6 +104,7 @@ def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     function = getattr(importlib.import_module(module), name)
     if "random" in sys.modules:
         sys.modules["random"].seed(orders.random_seed)
+        child.WORLD_SEED = orders.random_seed
     warnings.simplefilter("ignore")  # nobody reads warnings, and each costs a child 0.1 ms
     _warm(orders.limits)
     sys.setrecursionlimit(orders.limits.recursion_limit)

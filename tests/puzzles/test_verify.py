@@ -6,6 +6,7 @@ import time
 import pytest
 from reaching import MODULES, REPORT_FRAME
 
+from puzzles import verify as verify_module
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import (
@@ -994,3 +995,36 @@ def test_answers_larger_together_than_a_payload_are_asked_in_turn(pool):
     one = puzzle(pool, "def f(s: str): return s[0] == 'b'")
     answers = [codec.encode(letter * (pool.limits.answer_bytes - 100), pool.limits.answer_bytes) for letter in "abcb"]
     assert accepts(pool, [(one, answers)]) == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        ("while True: pass", "time_limit"),
+        ("h = []\n    while True: h.append('x' * 10**7)", "runtime_error"),
+        ("modules['posix'].abort()", "runtime_error"),
+    ],
+)
+def test_a_right_answer_in_its_own_report_counts_only_if_the_program_ends_well(pool, after, verdict):
+    forge = REACH.replace('    modules["posix"]._exit(0)\n', "")
+    solution = f"{forge}\ndef g():\n    forge(b'V5')\n    {after}\n"
+    judgement = judge(pool, "def f(x: int): return x == 5", solution)
+    assert judgement.verdict in (verdict, "memory_limit" if "append" in after else verdict)
+
+
+def test_an_answer_that_meets_a_limit_in_the_second_world_only_does_not_blame_the_puzzle():
+    accepted = verify_module._Outcome(child.VALUE, b"true", 0.9)
+    over = verify_module._Outcome(b"", b"", 1.0, Verdict.TIME_LIMIT, "over 1 s of CPU time")
+    judgement = verify_module._verdict(accepted, over)
+    assert seen(judgement) == (Verdict.TIME_LIMIT, "confirm: over 1 s of CPU time", None)
+
+
+def test_a_stack_that_one_program_grew_is_not_missing_to_the_next_one():
+    puzzle = "def f(x: int):\n    return x > 400_000_000"
+    deep = "def h(n):\n    if n: sorted([n - 1], key=h)\n    return 1\ndef g():\n    h(4900)\n    return 1"
+    large = (
+        "def g():\n    try:\n        return len(bytearray(480 * 1024 * 1024))\n    except Exception:\n        return 0"
+    )
+    with truth_pool(lanes=1) as pool:
+        verdicts = [judgement.verdict for judgement in verify_texts(pool, [(puzzle, deep), (puzzle, large)])]
+    assert verdicts == ["wrong_answer", "accepted"]
