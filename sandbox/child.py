@@ -332,7 +332,7 @@ are already loaded. This list only gives a clear message in place of a strange f
 
 
 def _import(name: str, *arguments: Any, **keywords: Any) -> Any:
-    if name.partition(".")[0] not in MODULES:
+    if name.partition(".")[0] not in MODULES and name != "__future__":
         raise ImportError(f"module {name!r} is not available; available are {' '.join(sorted(MODULES))}")
     return builtins.__import__(name, *arguments, **keywords)
 

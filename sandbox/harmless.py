@@ -60,6 +60,7 @@ MEMBERS = {
         or_ pos pow rshift sub truediv truth xor
     """,
     "copy": "copy deepcopy",
+    "__future__": "annotations",
     "fractions": "Fraction",
     "statistics": """
         fmean geometric_mean harmonic_mean mean median median_high median_low mode multimode pstdev pvariance stdev

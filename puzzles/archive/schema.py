@@ -127,7 +127,7 @@ CREATE TABLE puzzles (
     position INTEGER,
     parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
     added_at REAL NOT NULL,
-    text TEXT NOT NULL DEFAULT '',   -- the author's program, which is judged; '' if `source` is that program
+    program TEXT NOT NULL DEFAULT '', -- the author's program, which is judged; '' if `source` is that program
     entry TEXT NOT NULL DEFAULT 'f'  -- name of its function
 );
 CREATE TABLE solutions (
@@ -144,7 +144,7 @@ CREATE TABLE solutions (
     cpu_seconds REAL NOT NULL,
     judge_cpu_seconds REAL NOT NULL,
     added_at REAL NOT NULL,
-    text TEXT NOT NULL DEFAULT '',   -- the author's program, which is run; '' if `source` is that program
+    program TEXT NOT NULL DEFAULT '', -- the author's program, which is run; '' if `source` is that program
     entry TEXT NOT NULL DEFAULT 'g', -- name of its function
     puzzle_name TEXT NOT NULL DEFAULT 'f', -- name by which it may call the puzzle
     UNIQUE (puzzle, id)
@@ -222,8 +222,8 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
 
 _COLUMNS_SINCE = {
     "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
-    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4, "puzzles.text": 5, "puzzles.entry": 5,
-    "solutions.text": 5, "solutions.entry": 5, "solutions.puzzle_name": 5,
+    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4, "puzzles.program": 5, "puzzles.entry": 5,
+    "solutions.program": 5, "solutions.entry": 5, "solutions.puzzle_name": 5,
 }  # fmt: skip
 """First schema version of tables and columns that older schemas lack."""
 _COLUMNS = (
@@ -391,8 +391,8 @@ def _to_schema_5() -> list[str]:
     return [
         f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT '{known}'"
         for table, column, known in (
-            ("puzzles", "text", ""), ("puzzles", "entry", "f"),
-            ("solutions", "text", ""), ("solutions", "entry", "g"), ("solutions", "puzzle_name", "f"),
+            ("puzzles", "program", ""), ("puzzles", "entry", "f"),
+            ("solutions", "program", ""), ("solutions", "entry", "g"), ("solutions", "puzzle_name", "f"),
         )
     ]  # fmt: skip
 

@@ -678,12 +678,12 @@ class Archive:
         self.check()
         solutions: dict[str, list[str]] = {}
         for puzzle, text in self.query(
-            "SELECT puzzle, coalesce(nullif(text, ''), source) FROM solutions ORDER BY length(source), id"
+            "SELECT puzzle, coalesce(nullif(program, ''), source) FROM solutions ORDER BY length(source), id"
         ):
             solutions.setdefault(puzzle, []).append(text)
         return [
             RawPuzzle(
-                row["name"] or row["id"], row["text"] or row["source"], tuple(solutions.get(row["id"], ())),
+                row["name"] or row["id"], row["program"] or row["source"], tuple(solutions.get(row["id"], ())),
                 tuple(json.loads(row["skills"])), row["difficulty"],
             )
             for row in self.query("SELECT * FROM puzzles ORDER BY number")
@@ -751,7 +751,7 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
     """A stored puzzle. It has no shingles: the archive does not keep them, as only the guard needs them."""
     return Puzzle(
         source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
-        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"], text=row["text"],
+        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"], text=row["program"],
         original_name=row["entry"],
     )  # fmt: skip
 

@@ -130,7 +130,7 @@ def reverify(
 def _batches(archive: Archive) -> Iterator[list[StoredPair]]:
     number = 0
     while rows := archive.query(
-        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer, p.text, s.text,"
+        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer, p.program, s.program,"
         " s.puzzle_name FROM solutions s LEFT JOIN puzzles p ON p.id = s.puzzle"
         " WHERE s.number > ? ORDER BY s.number LIMIT ?",
         number,

@@ -143,7 +143,7 @@ def test_an_archive_keeps_the_authors_texts_and_judges_them(pool, tmp_path):
         import_puzzles(archive, pool, {}, [RawPuzzle("one", puzzle, (solution,))])
         (identifier,) = archive.puzzle_ids()
         assert archive.puzzle(identifier).judged == (puzzle, "sat")
-        ((text, entry, name),) = archive.query("SELECT text, entry, puzzle_name FROM solutions")
+        ((text, entry, name),) = archive.query("SELECT program, entry, puzzle_name FROM solutions")
         assert (text, entry, name) == (solution, "sol", "sat")
         again = import_puzzles(archive, pool, {}, archive.raw_puzzles())
     assert (again.puzzles, again.solutions) == ({"duplicate": 1}, {"duplicate": 1})

@@ -16,13 +16,14 @@ from puzzles.verify import (
     accepts,
     admit,
     judge_answers,
+    judge_once,
     too_slow_to_judge,
     truth_pool,
     verify,
     verify_texts,
 )
 from sandbox import child, codec
-from sandbox.pool import RUN_PROGRAM, Job, Pool
+from sandbox.pool import Pool
 from sandbox.result import Limits, SandboxError
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=1.5)
@@ -686,26 +687,29 @@ def test_parts_of_an_answer_that_were_one_object_are_judged_as_equal_objects(poo
 # ---- puzzles that do not know what they want ----
 
 
-def salt(pool, expression, first, second):
-    """A number for which an expression of `n` is true in one world and false in another."""
-    source = f"import random\ndef g():\n    return [bool({expression}) for n in range(200)]"
-    payload = child.program([source], "g", [b"[]"], LIMITS.answer_bytes)
-    worlds = [codec.decode(r.records[0][1:]) for r in pool.run(Job(RUN_PROGRAM, payload, world) for world in (0, 1, 2))]
-    return next(n for n in range(200) if worlds[first][n] and not worlds[second][n])
+def salt(pool, text, first, second):
+    """A number with which a puzzle accepts 1 in one world and not in another."""
+    for n in range(200):
+        asked = [(puzzle(pool, text(n)), b"1")]
+        one, other = (judge_once(pool, asked, world)[0].content for world in (first, second))
+        if (one, other) == (b"true", b"false"):
+            return n
+    raise AssertionError("the worlds agree")
 
 
 UNCERTAIN = [
     "hash(str(n)) & 1",
-    "random.Random(random.getstate()[1][1] + n).random() < 0.5",
+    "random.random() < 0.5",
     "next(iter({'a', 'b', str(n)})) == 'a'",
 ]
 
 
 @pytest.mark.parametrize("expression", UNCERTAIN, ids=["hash", "random", "order of a set"])
 def test_a_puzzle_that_depends_on_the_world_is_unstable(pool, expression):
-    n = salt(pool, expression, 1, 2)
-    text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
-    judgement = judge(pool, text, "def g(): return 1")
+    def text(n):
+        return f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
+
+    judgement = judge(pool, text(salt(pool, text, 1, 2)), "def g(): return 1")
     assert seen(judgement) == (
         Verdict.UNSTABLE,
         "confirm: worlds disagree: accepted in one, in another wrong_answer: f returned False",
@@ -715,9 +719,15 @@ def test_a_puzzle_that_depends_on_the_world_is_unstable(pool, expression):
 
 @pytest.mark.parametrize("expression", UNCERTAIN, ids=["hash", "random", "order of a set"])
 def test_a_puzzle_that_only_its_solvers_world_accepts_is_not_accepted(pool, expression):
-    n = salt(pool, expression, 0, 1)
-    text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
-    assert judge(pool, text, "def g():\n    assert f(1)\n    return 1").verdict == Verdict.WRONG_ANSWER
+    solution = "def g():\n    assert f(1)\n    return 1"
+    verdicts = set()
+    for n in range(30):
+        text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
+        (own,) = judge_once(pool, [(puzzle(pool, text), b"1")], 1)
+        verdict = judge(pool, text, solution).verdict
+        if own.content == b"false" and verdict != Verdict.RUNTIME_ERROR:
+            verdicts.add(verdict)
+    assert verdicts == {Verdict.WRONG_ANSWER}
 
 
 def test_a_puzzle_about_addresses_is_not_accepted(pool):
@@ -826,7 +836,10 @@ def test_a_sandbox_that_fails_gives_no_verdict(monkeypatch):
 
 
 def trivially_unstable(pool):
-    n = salt(pool, "hash(str(n)) & 1", 1, 2)
+    def accepts_one(n):
+        return f"def f(x: int, n={n}):\n    return x == 1 and bool(hash(str(n)) & 1)"
+
+    n = salt(pool, accepts_one, 1, 2)
     return f"def f(x: int):\n    return None if hash(str({n})) & 1 else 0"
 
 
@@ -842,6 +855,10 @@ ADMISSION = {
     "never_bool": ("def f(x: int): return x * 2", "it returns no bool"),
     "trivial": ("def f(x: int): return x > 50", "100 is accepted"),
     "unstable": (trivially_unstable, "worlds disagree on a trivial answer"),
+    "seen_by_itself": (
+        "def sat(n: int):\n    return n == len(sat.__name__)",
+        "for 1 the author's text returned False, with canonical names it returned True",
+    ),
     "too_slow": (
         f"def f(x: int):\n    {BUSY}\n    return x == 7",
         "cpu_limit on trivial answers: over 1 s of CPU time",

@@ -23,6 +23,12 @@ def ids(pool, kind, *texts):
     return [parsed.id for parsed in parse(pool, [Text(text) for text in texts])]
 
 
+SINCE_SCHEMA_5 = [
+    *(("puzzles", column) for column in ("program", "entry")),
+    *(("solutions", column) for column in ("program", "entry", "puzzle_name")),
+]
+
+
 @pytest.fixture
 def old(tmp_path, pool):
     """An archive as the older form left it: two puzzles under one id, one puzzle under two."""
@@ -50,6 +56,8 @@ def old(tmp_path, pool):
         archive.query("UPDATE candidates SET candidate = 'older' WHERE position = 4")
         archive.add_proposal(1, 0, "duplicate", "", "old2")
         archive.query("ALTER TABLE chunks DROP COLUMN token_ids")
+        for table, column in SINCE_SCHEMA_5:
+            archive.query(f"ALTER TABLE {table} DROP COLUMN {column}")
         archive.query("PRAGMA user_version = 3")
     return path
 
