@@ -5,6 +5,7 @@ import json
 import sqlite3
 
 import pytest
+from archives import SINCE_SCHEMA_5
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.parse import Text, parse_candidates, parse_puzzles
@@ -21,12 +22,6 @@ ACCEPTED = Judgement(Verdict.ACCEPTED, answer="?")
 def ids(pool, kind, *texts):
     parse = parse_puzzles if kind == "puzzle" else parse_candidates
     return [parsed.id for parsed in parse(pool, [Text(text) for text in texts])]
-
-
-SINCE_SCHEMA_5 = [
-    *(("puzzles", column) for column in ("program", "entry")),
-    *(("solutions", column) for column in ("program", "entry", "puzzle_name")),
-]
 
 
 @pytest.fixture
