@@ -191,12 +191,18 @@ def parse_batch(payload: bytes) -> Iterator[bytes]:
         request = json.loads(blob)
         parse = _parse_puzzle if request["kind"] == "puzzle" else _parse_solution
         try:
-            record = parse(_extract(request["text"], request["form"], request["kind"]), request["rename"])
+            text = _with_newlines(_extract(request["text"], request["form"], request["kind"]))
+            record = parse(text, request["rename"])
         except _Broken as broken:
             record = {"rule": broken.rule, "detail": broken.detail}
         except (RecursionError, MemoryError) as error:
             record = {"rule": "too_complex", "detail": type(error).__name__}
         yield json.dumps(record).encode()
+
+
+def _with_newlines(text: str) -> str:
+    """The text with the line ends that Python reads it with."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _extract(text: str, form: str, kind: str) -> str:
@@ -291,7 +297,9 @@ def _literal(text: str, what: str) -> ast.expr:
 def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
     function = _puzzle_of(tree)
+    before = [*tree.body]
     left_out = leave_out_needless(tree, function, SOLUTION_NAMES)
+    author = _Author(_without(text, before, tree.body), tree)
     annotation = _check_puzzle(function)
     try:
         declared = answer_type.read(annotation, answer_type.type_aliases(tree))
@@ -308,7 +316,8 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     renamable = scopes.renamable_names(tree)
     return {
         "source": source,
-        "id": content_hash(similarity.normal_form(tree, renamable=renamable)),
+        "text": author.text_unless(source),
+        "id": content_hash(similarity.normal_form(tree, renamable=renamable) + author.seen_by_itself(source)),
         "answer_type": declared,
         "header": f"def g({', '.join(_defaults(function))}):",
         "skeleton": content_hash(similarity.normal_form(tree, False, renamable)),
@@ -326,13 +335,74 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     tree = _program(text)
     if not any(map(_callable_without_arguments, _functions(tree))) and (made := _answer_function(tree)):
         tree.body.append(made)
+        text = f"{text}\n{ast.unparse(made)}\n"
     function = _solution_of(tree)
+    before, name = [*tree.body], function.name
     left_out = leave_out_needless(tree, function)
+    author = _Author(_without(text, before, tree.body), tree)
     if not _callable_without_arguments(function):
-        raise _Broken("required_parameter", f"{function.name} must be callable with no arguments")
-    _give_names(tree, {**rename, function.name: "g"}, known=[*rename])
+        raise _Broken("required_parameter", f"{name} must be callable with no arguments")
+    _give_names(tree, {**rename, name: "g"}, known=[*rename])
     source = _canonical(tree)
-    return {"source": source, "id": content_hash(similarity.normal_form(pruned(tree, "g"))), "left_out": left_out}
+    return {
+        "source": source,
+        "text": author.text_unless(source),
+        "entry": name,
+        "puzzle_name": next((old for old, new in rename.items() if new == "f"), "f"),
+        "id": content_hash(similarity.normal_form(pruned(tree, "g")) + author.seen_by_itself(source)),
+        "left_out": left_out,
+    }
+
+
+class _Author:
+    """A program as its author wrote it, beside the one with canonical names and layout that is made of it.
+
+    Args:
+        text: The author's program.
+        tree: Its syntax tree, before anything is changed in it.
+    """
+
+    def __init__(self, text: str, tree: ast.Module) -> None:
+        self._text = text
+        self._is_reflective = scopes.is_reflective([*ast.walk(tree)])
+
+    def text_unless(self, source: str) -> str:
+        """The author's text; an empty text if it differs from `source` in layout alone and cannot see its layout."""
+        if self._text.strip("\n") == source:
+            return ""
+        return "" if not self._is_reflective and self._as_parsed() == ast.dump(ast.parse(source)) else self._text
+
+    def seen_by_itself(self, source: str) -> str:
+        """What a program that looks at its own names and texts sees of them beyond `source`; else an empty text."""
+        if not self._is_reflective or self._as_parsed() == ast.dump(ast.parse(source)):
+            return ""
+        return ast.unparse(ast.parse(self._text))
+
+    def _as_parsed(self) -> str:
+        return ast.dump(ast.parse(self._text))
+
+
+def _without(text: str, statements: Sequence[ast.stmt], kept: Sequence[ast.stmt]) -> str:
+    """The text without those of its top level's statements that are not kept. Everything else stays as it is.
+
+    Args:
+        text: A program.
+        statements: The statements of its top level, in order.
+        kept: Those that are kept; of an import perhaps only a part, at the place of the whole.
+    """
+    whole = {id(each) for each in kept}
+    parts = {(each.lineno, each.col_offset): each for each in kept if isinstance(each, ast.Import | ast.ImportFrom)}
+    lines = [line.encode() for line in text.split("\n")]
+    for each in reversed(statements):
+        if id(each) in whole:
+            continue
+        part = parts.get((each.lineno, each.col_offset))
+        decorators = getattr(each, "decorator_list", [])
+        first, start = (decorators[0].lineno, 0) if decorators else (each.lineno, each.col_offset)
+        last, end = each.end_lineno or each.lineno, each.end_col_offset or 0
+        instead = ast.unparse(part) if part else "pass"
+        lines[first - 1 : last] = [lines[first - 1][:start] + instead.encode() + lines[last - 1][end:]]
+    return b"\n".join(lines).decode()
 
 
 def _program(text: str) -> ast.Module:

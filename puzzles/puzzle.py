@@ -37,10 +37,13 @@ class RawPuzzle:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A boolean function `f` of one answer, as canonical source text. Only `parse` makes puzzles."""
+    """A boolean function of one answer. Only `parse` makes puzzles.
+
+    Its author's text decides all verdicts. The canonical text is for prompts and for training.
+    """
 
     source: str
-    """Source text that defines `f`. The first parameter is the answer; the others have defaults."""
+    """Canonical source text that defines `f`. The first parameter is the answer; the others have defaults."""
     answer_type: str
     """Type of the answer, in the canonical spelling of `typing`, such as `List[int]`."""
     header: str
@@ -63,17 +66,42 @@ class Puzzle:
     """First lines of the original text's statements that the puzzle does not need, such as `line 3: print(f(2))`."""
     impossible: str = field(default="", compare=False, repr=False)
     """Why `f` never returns True, where its text proves that."""
+    text: str = field(default="", repr=False)
+    """The author's program, in which the puzzle has its `original_name`. This is what is judged. It is empty if it
+    differs from `source` in layout alone."""
+
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The program that is judged, and the name of its function."""
+        return (self.text, self.original_name) if self.text else (self.source, "f")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A solution that is not judged yet, as canonical source text that defines `g`. Only `parse` makes candidates."""
+    """A solution that is not judged yet. Only `parse` makes candidates."""
 
     source: str
+    """Canonical source text that defines `g`, for prompts and for training."""
     id: str
     """Hash of the normal form."""
     left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """First lines of the statements in the original text that the solution does not need."""
+    text: str = field(default="", repr=False)
+    """The author's program, which is what is run. It is empty if it differs from `source` in layout alone."""
+    entry: str = "g"
+    """Name of the solution's function in the author's program."""
+    puzzle_name: str = "f"
+    """Name by which the author's program may call the puzzle."""
+
+    @property
+    def run(self) -> tuple[str, str]:
+        """The program that is run, and the name of its function."""
+        return (self.text, self.entry) if self.text else (self.source, "g")
+
+    @property
+    def calls(self) -> str:
+        """Name by which the program that is run may call the puzzle."""
+        return self.puzzle_name if self.text else "f"
 
 
 class Verdict(StrEnum):
@@ -120,8 +148,22 @@ class Judgement:
     waited_seconds: float = 0.0
     """Time that the child which met a limit waited for a core. If it is above zero, a loaded machine may be part of the
     cause."""
+    encoded: bytes | None = field(default=None, compare=False, repr=False)
+    """The answer as it was judged, for accepted candidates. Dicts keep their own order here."""
     left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """From `verify_texts`: the statements of the solution's text that it does not need, so that they were not run."""
+
+
+KEPT_CHARACTERS = 1000
+"""Most characters of a wrong answer that are kept."""
+
+
+def kept_answer(judgement: Judgement) -> str | None:
+    """The answer as an archive keeps it: of a long one that was not accepted, the beginning, the length and a hash."""
+    answer = judgement.answer
+    if answer is None or judgement.verdict == Verdict.ACCEPTED or len(answer) <= KEPT_CHARACTERS:
+        return answer
+    return f"{answer[:KEPT_CHARACTERS]}… ({len(answer)} characters, hash {content_hash(answer)})"
 
 
 @dataclass(frozen=True)

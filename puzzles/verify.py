@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ run differs, the judgement notes it."""
 Question = tuple[Puzzle, bytes]
 """A puzzle and an encoded answer: does `f` accept this answer?"""
 
+LIMITS = (Verdict.TIME_LIMIT, Verdict.MEMORY_LIMIT)
 VERDICT_OF_STATUS = {
     Status.CPU_LIMIT: Verdict.TIME_LIMIT,
     Status.WALL_LIMIT: Verdict.TIME_LIMIT,
@@ -68,7 +69,7 @@ def truth_pool(
     Args:
         limits: Limits of each child.
         lanes: Number of children at the same time; by default the number of available cores.
-        seed: Seed from which the worlds' hash and random seeds are derived.
+        seed: Seed of the worlds in which answers are judged (`puzzles.archive.worlds`).
         modules: Modules that programs may import besides the pure ones and `random`, which is seeded per world.
         jobs: Further trusted functions that its children run, such as `puzzles.rules.variation.VARY`.
     """
@@ -100,9 +101,9 @@ def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgem
     Raises:
         SandboxError: The sandbox or the machine failed. A failure never becomes a verdict.
     """
-    unique = list({(puzzle.source, candidate.source): (puzzle, candidate) for puzzle, candidate in pairs}.values())
-    judgements = dict(zip(((p.source, c.source) for p, c in unique), _verify_unique(pool, unique), strict=True))
-    return [judgements[puzzle.source, candidate.source] for puzzle, candidate in pairs]
+    unique = {(puzzle.judged, candidate.run, candidate.calls): (puzzle, candidate) for puzzle, candidate in pairs}
+    judgements = dict(zip(unique, _verify_unique(pool, list(unique.values())), strict=True))
+    return [judgements[puzzle.judged, candidate.run, candidate.calls] for puzzle, candidate in pairs]
 
 
 def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement]:
@@ -159,7 +160,7 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
     others = dict(zip(other, _judge(pool, [pairs[i] for i in other], [again[i] for i in other]), strict=True))
     for index, outcome in again.items():
         judgement = others.get(index, replace(judgements[index], cpu_seconds=outcome.cpu_seconds))
-        if judgement.verdict != Verdict.ACCEPTED:
+        if judgement.verdict not in (Verdict.ACCEPTED, *LIMITS):
             judgement = replace(judgement, verdict=Verdict.UNSTABLE)
         judgements[index] = _noted(judgement, outcomes[index], outcome)
     return judgements
@@ -182,15 +183,16 @@ def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequ
     judgements, answers = [judgement for judgement, _ in read], [answer for _, answer in read]
     blamed = _blame_puzzles(pool, pairs, judgements)
     questions = {
-        (puzzle.source, answer): (puzzle, answer)
+        (puzzle.judged, answer): (puzzle, answer)
         for (puzzle, _), answer in zip(pairs, answers, strict=True)
         if answer is not None
     }
     verdicts = dict(zip(questions, judge_answers(pool, list(questions.values())), strict=True))
     for index, answer in enumerate(answers):
         if answer is not None:
-            solved, judged = judgements[index], verdicts[pairs[index][0].source, answer]
-            judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds)
+            solved, judged = judgements[index], verdicts[pairs[index][0].judged, answer]
+            kept = answer if judged.verdict == Verdict.ACCEPTED else None
+            judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds, encoded=kept)
     return [blamed.get(index, judgement) for index, judgement in enumerate(judgements)]
 
 
@@ -199,7 +201,7 @@ def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Itera
     jobs = (
         Job(
             RUN_PROGRAM,
-            child.program([puzzle.source, candidate.source], "g", [b"[]"], pool.limits.answer_bytes),
+            _solve_payload(pool, puzzle, [candidate]),
             SOLVE_WORLD,
             f"candidate {candidate.id} of puzzle {puzzle.id}",
         )
@@ -212,24 +214,30 @@ def _solve_together(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> di
     """Provisional outcomes by index. A candidate without one must run alone."""
 
     def payload(batch: Sequence[int]) -> bytes:
-        texts = [pairs[index][1].source for index in batch]
-        sources = [pairs[batch[0]][0].source]
-        return child.program(sources, "g", [b"[]"] * len(batch), pool.limits.answer_bytes, texts)
+        return _solve_payload(pool, pairs[batch[0]][0], [pairs[index][1] for index in batch])
 
-    sizes = [len(candidate.source.encode("utf-8", "surrogatepass")) for _, candidate in pairs]
-    return _share(pool, [puzzle for puzzle, _ in pairs], sizes, payload, SOLVE_WORLD)
+    sizes = [len(candidate.run[0].encode("utf-8", "surrogatepass")) for _, candidate in pairs]
+    kinds = [(puzzle.judged, candidate.run[1], candidate.calls) for puzzle, candidate in pairs]
+    return _share(pool, kinds, sizes, payload, SOLVE_WORLD)
+
+
+def _solve_payload(pool: Pool, puzzle: Puzzle, candidates: Sequence[Candidate]) -> bytes:
+    """Payload that runs candidates whose functions have one name, and which call the puzzle by one name."""
+    texts, entry = [candidate.run[0] for candidate in candidates], candidates[0].run[1]
+    seen = child.Seen(*puzzle.judged, alias=candidates[0].calls)
+    return child.program([], entry, [child.NO_ARGUMENTS] * len(texts), pool.limits.answer_bytes, texts, seen)
 
 
 def _share(
-    pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int], payload: Callable[[Sequence[int]], bytes], world: int
+    pool: Pool, kinds: Sequence[Hashable], sizes: Sequence[int], payload: Callable[[Sequence[int]], bytes], world: int
 ) -> dict[int, _Outcome]:
-    """Outcomes by index, for all that may share a child with others of the same puzzle and met no limit there."""
+    """Outcomes by index, for all that may share a child with others of the same kind and met no limit there."""
     outcomes: dict[int, _Outcome] = {}
-    batches = list(_batches(pool, puzzles, sizes))
+    batches = list(_batches(pool, kinds, sizes))
     cpu_seconds = min(SHARED_CPU_SECONDS, pool.limits.cpu_seconds)
     while batches := [batch for batch in batches if len(batch) > 1]:
         jobs = (
-            Job(RUN_TOGETHER, payload(batch), world, f"{len(batch)} for puzzle {puzzles[batch[0]].id}", cpu_seconds)
+            Job(RUN_TOGETHER, payload(batch), world, f"{len(batch)} programs or answers of one puzzle", cpu_seconds)
             for batch in batches
         )
         rest: list[list[int]] = []
@@ -242,12 +250,12 @@ def _share(
     return outcomes
 
 
-def _batches(pool: Pool, puzzles: Sequence[Puzzle], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indices that may share a child: all of one puzzle, and together no larger than the answer limit."""
-    by_puzzle: dict[str, list[int]] = {}
-    for index, puzzle in enumerate(puzzles):
-        by_puzzle.setdefault(puzzle.source, []).append(index)
-    for indices in by_puzzle.values():
+def _batches(pool: Pool, kinds: Sequence[Hashable], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Indices that may share a child: all of one kind, and together no larger than the answer limit."""
+    by_kind: dict[Hashable, list[int]] = {}
+    for index, kind in enumerate(kinds):
+        by_kind.setdefault(kind, []).append(index)
+    for indices in by_kind.values():
         batch: list[int] = []
         total = 0
         for index in indices:
@@ -308,12 +316,12 @@ def _blame_puzzles(
     A candidate's child may have forged such a report, so a child with only the puzzle decides.
     """
     suspects = [index for index, judgement in enumerate(judgements) if _no_puzzle(judgement)]
-    puzzles = {pairs[index][0].source: pairs[index][0] for index in suspects}
+    puzzles = {pairs[index][0].judged: pairs[index][0] for index in suspects}
     jobs = [_judge_job(pool, puzzle, [], JUDGE_WORLD) for puzzle in puzzles.values()]
     results = dict(zip(puzzles, pool.run(jobs), strict=True))
     blamed = {}
     for index in suspects:
-        result = results[pairs[index][0].source]
+        result = results[pairs[index][0].judged]
         if result.status != Status.FINISHED or result.records:
             detail = printable(result.records[0][2:]) if result.records else result.detail
             blamed[index] = Judgement(Verdict.INVALID_PUZZLE, f"judge: it does not load: {detail}")
@@ -341,7 +349,7 @@ def judge_once(pool: Pool, questions: Sequence[Question], world: int) -> list[_O
         return _judge_payload(pool, questions[batch[0]][0], [questions[index][1] for index in batch])
 
     sizes = [len(answer) for _, answer in questions]
-    outcomes = _share(pool, [puzzle for puzzle, _ in questions], sizes, payload, world)
+    outcomes = _share(pool, [puzzle.judged for puzzle, _ in questions], sizes, payload, world)
     alone = [index for index in range(len(questions)) if index not in outcomes]
     jobs = (_judge_job(pool, questions[index][0], [questions[index][1]], world) for index in alone)
     for index, result in zip(alone, pool.run(jobs), strict=True):
@@ -384,7 +392,8 @@ def _fitting(pool: Pool, answers: Sequence[bytes]) -> Sequence[bytes]:
 
 def _judge_payload(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes]) -> bytes:
     calls = [b"[" + answer + b"]" for answer in answers]
-    return child.program([puzzle.source], "f", calls, pool.limits.answer_bytes)
+    source, entry = puzzle.judged
+    return child.program([source], entry, calls, pool.limits.answer_bytes)
 
 
 def _judge_job(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes], world: int) -> Job:
@@ -392,9 +401,13 @@ def _judge_job(pool: Pool, puzzle: Puzzle, answers: Sequence[bytes], world: int)
 
 
 def _outcomes(result: Result, calls: int) -> list[_Outcome]:
-    """One outcome per call of a job. A call without a record gets the limit that ended the child."""
+    """One outcome per call of a job. A call without a record gets the limit that ended the child.
+
+    The record of an only call counts if the child ended well. A program can write into its own report and go on.
+    """
     share = result.cpu_seconds / max(calls, 1)
-    outcomes = [_outcome(record, share) for record in result.records[:calls]]
+    records = result.records if calls > 1 or result.status == Status.FINISHED else ()
+    outcomes = [_outcome(record, share) for record in records[:calls]]
     verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
     detail = result.detail or "it left no report"
     waited_seconds = max(0.0, result.wall_seconds - result.cpu_seconds)
@@ -417,6 +430,9 @@ def _verdict(judged: _Outcome, confirmed: _Outcome | None) -> Judgement:
     if _is_true(confirmed):
         return Judgement(Verdict.ACCEPTED, "", judge_cpu_seconds=confirmed.cpu_seconds)
     verdict, detail = _rejection(confirmed)
+    if confirmed.verdict is not None and verdict in LIMITS:
+        # The answer needs about the limit: that is a fact about the machine, and no disagreement of the worlds.
+        return Judgement(verdict, f"confirm: {detail}", waited_seconds=confirmed.waited_seconds)
     detail = f"{WORLDS_DISAGREE}: accepted in one, in another {verdict}: {detail}"
     return Judgement(Verdict.UNSTABLE, detail, waited_seconds=confirmed.waited_seconds)
 
@@ -468,6 +484,7 @@ REASONS = {
     "never_bool": "the text does not prove that no value is a bool",
     "trivial": "a fixed list of trivial answers is rejected",
     "unstable": "three worlds agree",
+    "seen_by_itself": "the text with the canonical names, which a model is shown, says the same as the author's",
     "too_slow": "judging takes less than half the limits",
 }
 """Every reason for which `admit` refuses a puzzle, and what is expected instead."""
@@ -495,7 +512,39 @@ def admit(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Refusal | None]:
             silent.append(index)
     for index in silent:
         refusals[index] = _hopeless(pool, puzzles[index])
+    admitted = [index for index, refusal in enumerate(refusals) if refusal is None and puzzles[index].text]
+    changed = changed_by_names(pool, [(puzzles[index], ()) for index in admitted])
+    for index, said in zip(admitted, changed, strict=True):
+        refusals[index] = Refusal("seen_by_itself", said) if said else None
     return refusals
+
+
+def changed_by_names(pool: Pool, asked: Sequence[tuple[Puzzle, Sequence[bytes]]]) -> list[str]:
+    """What the author's text and the canonical one disagree about, for each puzzle; an empty text if they agree.
+
+    Args:
+        pool: The sandbox.
+        asked: Puzzles, each with encoded answers that its author's text accepts. Probes are asked beside them.
+    """
+    found = [""] * len(asked)
+    jobs, probes = list[Job](), list[list[bytes]]()
+    for puzzle, answers in asked:
+        known = [encoded for _, encoded in _encoded(pool, answer_type.probes(puzzle.answer_type))]
+        probes.append([*dict.fromkeys([*answers, *_fitting(pool, known)])])
+        canonical = replace(puzzle, text="")
+        jobs += [_judge_job(pool, each, probes[-1], JUDGE_WORLD) for each in (puzzle, canonical) if puzzle.text]
+    results = pool.run(jobs)
+    for index, (puzzle, _) in enumerate(asked):
+        if puzzle.text:
+            own, canonical_said = [_outcomes(next(results), len(probes[index])) for _ in range(2)]
+            for answer, one, other in zip(probes[index], own, canonical_said, strict=True):
+                if one.verdict is not None or other.verdict is not None:
+                    break  # a limit says nothing about the texts
+                if one.tag != other.tag or (one.tag == child.VALUE and one.content != other.content):
+                    told = f"{_shown_outcome(one)}, with canonical names it {_shown_outcome(other)}"
+                    found[index] = f"for {_shown_value(answer)} the author's text {told}"
+                    break
+    return found
 
 
 BOOLS = (child.VALUE + b"true", child.VALUE + b"false")

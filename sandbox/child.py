@@ -15,6 +15,7 @@ import struct
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
@@ -45,8 +46,9 @@ RECORD_LENGTH = struct.Struct("<I")
 MESSAGE_CHARACTERS = 200
 
 NO_ARGUMENTS = b"[]"
-PROGRAM_HEADER = struct.Struct("<II?")
-"""Largest encoded return value in bytes, number of shared sources, whether each call has a source of its own."""
+PROGRAM_HEADER = struct.Struct("<II??")
+"""Largest encoded return value in bytes, number of shared sources, whether each call has a source of its own, whether
+there is a program that the others see."""
 
 Job = Callable[[bytes], Iterator[bytes]]
 
@@ -164,8 +166,24 @@ def unpack(data: bytes) -> list[bytes]:
     return blobs
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A program whose names another program sees, while each has a namespace of its own."""
+
+    source: str
+    entry: str
+    """Name of its function."""
+    alias: str
+    """Name by which the other program may call this function too, unless `source` gives that name a meaning."""
+
+
 def program(
-    sources: Sequence[str], entry: str, calls: Sequence[bytes], answer_bytes: int, own_sources: Sequence[str] = ()
+    sources: Sequence[str],
+    entry: str,
+    calls: Sequence[bytes],
+    answer_bytes: int,
+    own_sources: Sequence[str] = (),
+    seen: Seen | None = None,
 ) -> bytes:
     """Payload of `run_program`, which loads `sources` into a fresh namespace for each call and calls `entry`.
 
@@ -175,9 +193,11 @@ def program(
         calls: Positional arguments of each call, as an encoded list.
         answer_bytes: Largest encoded return value.
         own_sources: One more source text for each call, loaded for that call alone after the others; or empty.
+        seen: A program that is loaded before all others, in a namespace of its own.
     """
-    header = PROGRAM_HEADER.pack(answer_bytes, len(sources), bool(own_sources))
-    texts = [text.encode("utf-8", "surrogatepass") for text in (entry, *sources, *own_sources)]
+    header = PROGRAM_HEADER.pack(answer_bytes, len(sources), bool(own_sources), seen is not None)
+    before = [seen.source, seen.entry, seen.alias] if seen else []
+    texts = [text.encode("utf-8", "surrogatepass") for text in (entry, *before, *sources, *own_sources)]
     return pack([header, *texts, *calls])
 
 
@@ -197,25 +217,64 @@ def run_calls(
         tidy: Called between two calls.
     """
     header, entry, *blobs = unpack(payload)
-    answer_bytes, shared, has_own = PROGRAM_HEADER.unpack(header)
+    answer_bytes, shared, has_own, has_seen = PROGRAM_HEADER.unpack(header)
+    seen, blobs = (blobs[:3], blobs[3:]) if has_seen else ([], blobs)
     sources, rest = blobs[:shared], blobs[shared:]
-    if not rest and (failure := _load(_namespace(last=True), sources, to_code)) is not None:
-        yield failure
+    if not rest:
+        names, failure = _namespaces(seen, to_code, last=True)
+        if (failure := failure or _load(names[-1], sources, to_code, has_seen)) is not None:
+            yield failure
     count = len(rest) // 2 if has_own else len(rest)
     for number, call in enumerate(rest[len(rest) - count :]):
+        own = [*sources, rest[number]] if has_own else sources
         # Each call gets fresh globals, so that no default, global or cache of a program reaches the next one.
-        namespace = _namespace(last=number == count - 1)
-        failure = _load(namespace, [*sources, rest[number]] if has_own else sources, to_code)
-        yield failure or _call(namespace, entry.decode(), call, answer_bytes)
+        names, failure = _namespaces(seen, to_code, last=number == count - 1)
+        _seed([*seen[:1], *own, call])
+        failure = failure or _load(names[-1], own, to_code, has_seen)
+        yield failure or _call(names[-1], entry.decode(), call, answer_bytes)
         if number < count - 1:
-            namespace.clear()  # gives back the memory that this program kept, for the next one
+            for namespace in names:
+                namespace.clear()  # gives back the memory that this program kept, for the next one
             tidy()
 
 
+def _namespaces(
+    seen: Sequence[bytes], to_code: Callable[[bytes, int], CodeType], last: bool
+) -> tuple[list[dict[str, Any]], bytes | None]:
+    """Fresh globals of a program, after those of the program that it sees, which is loaded; and why it did not load."""
+    namespace = _namespace(last)
+    if not seen:
+        return [namespace], None
+    source, entry, alias = seen
+    failure = _load(namespace, [source], to_code)
+    visible = dict(namespace)
+    if failure is None and entry.decode() in namespace:
+        visible.setdefault(alias.decode(), namespace[entry.decode()])
+    return [namespace, visible], failure
+
+
+DRAWING = (b"random", b"__import__", b"modules")
+"""What the text of a program holds that draws random numbers."""
+WORLD_SEED: int | None = None
+"""Seed of the world's random numbers; the zygote sets it if programs may import `random`."""
+
+
+def _seed(parts: Sequence[bytes]) -> None:
+    """Seed `random` for one call, by the world and by what is called. No program can be written for a known sequence.
+
+    Seeding touches memory that the child shares with the zygote, so it is left out where nothing can draw.
+    """
+    if WORLD_SEED is not None and any(mark in part for part in parts for mark in DRAWING):
+        import random
+
+        random.seed(WORLD_SEED.to_bytes(8, "little") + pack(parts))
+
+
 def _load(
-    namespace: dict[str, Any], sources: Sequence[bytes], to_code: Callable[[bytes, int], CodeType]
+    namespace: dict[str, Any], sources: Sequence[bytes], to_code: Callable[[bytes, int], CodeType], first: int = 0
 ) -> bytes | None:
-    for index, source in enumerate(sources):
+    """Run source texts in a namespace. Returns the record of a failure, if there is one; `first` is the first index."""
+    for index, source in enumerate(sources, first):
         try:
             exec(to_code(source, index), namespace)
         except Refused:
@@ -230,7 +289,15 @@ def _load(
 @functools.cache
 def compiled(source: bytes, index: int) -> CodeType:
     """The code of a source text; `index` names it in tracebacks."""
-    return compile(source, f"<source {index}>", "exec", dont_inherit=True)
+    return compile(as_text(source), f"<source {index}>", "exec", dont_inherit=True)
+
+
+def as_text(source: bytes) -> str:
+    """The text of a source.
+
+    Python would decode bytes by the coding that a comment names, so that one text could be two programs.
+    """
+    return source.decode("utf-8", "surrogatepass")
 
 
 def _call(namespace: dict[str, Any], entry: str, call: bytes, answer_bytes: int) -> bytes:
@@ -265,7 +332,7 @@ are already loaded. This list only gives a clear message in place of a strange f
 
 
 def _import(name: str, *arguments: Any, **keywords: Any) -> Any:
-    if name.partition(".")[0] not in MODULES:
+    if name.partition(".")[0] not in MODULES and name != "__future__":
         raise ImportError(f"module {name!r} is not available; available are {' '.join(sorted(MODULES))}")
     return builtins.__import__(name, *arguments, **keywords)
 

@@ -21,6 +21,8 @@ import itertools
 import json
 import math
 import re
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 MAX_DEPTH = 64
@@ -147,6 +149,18 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_float=_refuse, parse_constant=_refuse)
 
 
+MOST_ALIKE = 64
+"""Most members of a set, or keys of a dict, with one hash. Values can be chosen such that thousands have the same, and
+building a set of those takes quadratic time, in a process that has no limit."""
+
+
+def _check_hashes(members: Sequence[Any]) -> None:
+    if len(members) > MOST_ALIKE:
+        (_, most), *_ = Counter(map(hash, members)).most_common(1)
+        if most > MOST_ALIKE:
+            raise CodecError(f"{most} members have one hash, over the limit of {MOST_ALIKE}")
+
+
 def _raise(lowered: Any, depth: int) -> Any:
     if depth > MAX_DEPTH + 1:  # the list of a call's arguments adds one level around each value
         raise CodecError(f"the value is nested deeper than {MAX_DEPTH}")
@@ -169,12 +183,13 @@ def _raise(lowered: Any, depth: int) -> Any:
     if type(content) is not list:
         raise CodecError(f"unknown tag {tag[:10]!r}")
     if tag == "d":
-        return {_raise(key, depth + 1): _raise(item, depth + 1) for key, item in content}
+        items = [(_raise(key, depth + 1), _raise(item, depth + 1)) for key, item in content]
+        _check_hashes([key for key, _ in items])
+        return dict(items)
     members = [_raise(member, depth + 1) for member in content]
     if tag == "t":
         return tuple(members)
-    if tag == "s":
-        return set(members)
-    if tag == "z":
-        return frozenset(members)
+    if tag in ("s", "z"):
+        _check_hashes(members)
+        return set(members) if tag == "s" else frozenset(members)
     raise CodecError(f"unknown tag {tag[:10]!r}")

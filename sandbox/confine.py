@@ -106,6 +106,7 @@ def enclose(limits: Limits) -> Layers:
     layers are enough.
     """
     layers = Layers()
+    own_stack = _grow_stack()  # it needs /proc, as the next step does
     _die_with_parent()  # later steps that clear this setting set it again
     _layer(layers, "no_clock", _hide_clock)  # it needs /proc, which `empty_root` removes
     _layer(layers, "identity", _become_nobody)
@@ -116,7 +117,7 @@ def enclose(limits: Limits) -> Layers:
     _layer(layers, "no_new_privs", _no_new_privs)
     _layer(layers, "landlock", _landlock_everything)
     _layer(layers, "capabilities", _drop_capabilities)
-    _layer(layers, "rlimits", lambda: _set_rlimits(limits))
+    _layer(layers, "rlimits", lambda: _set_rlimits(limits, own_stack))
     _layer(layers, "not_dumpable", _not_dumpable)
     _layer(layers, "parent_death", _die_with_parent)
     return layers
@@ -271,9 +272,42 @@ def limit_cpu(seconds: float) -> None:
     _check(libc.syscall(set_time, timer, 0, once, None), "timer_settime")
 
 
-def _set_rlimits(limits: Limits) -> str:
+STACK_BYTES = 64 * 1024**2
+"""Size of the stack. Deep recursion in C needs more than the usual 8 MiB."""
+
+
+def _grow_stack() -> int:
+    """Give the stack its full size now, and return that size in bytes; 0 if the system does not allow it.
+
+    A stack that grows takes memory from the program that runs next in the same child. Only one page of it is touched.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    size = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (size, hard))
+    with open("/proc/self/maps") as maps:
+        ends = [int(line.split()[0].split("-")[1], 16) for line in maps if line.rstrip().endswith("[stack]")]
+    if not ends:
+        return 0
+    lowest = ends[0] - size + STACK_SLACK
+    probe = os.fork()
+    if not probe:  # where the system refuses, only this process dies
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.memset(lowest, 0, 1)
+        os._exit(0)
+    if os.waitpid(probe, 0)[1]:
+        return 0
+    ctypes.memset(lowest, 0, 1)
+    return size
+
+
+STACK_SLACK = 64 * 1024
+"""Bytes of the stack that are left for the system's own rounding."""
+
+
+def _set_rlimits(limits: Limits, own_stack: int) -> str:
+    """Set the limits. The stack has its own memory beside the limit, if it has its full size already."""
     wanted = {
-        resource.RLIMIT_AS: limits.memory_bytes,
+        resource.RLIMIT_AS: limits.memory_bytes + own_stack,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_MEMLOCK: 0,
@@ -283,10 +317,6 @@ def _set_rlimits(limits: Limits) -> str:
         hard = resource.getrlimit(name)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
-    # Deep recursion in C needs more stack than the usual 8 MiB, so the soft limit is raised as far as allowed.
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = 64 * 1024**2
-    resource.setrlimit(resource.RLIMIT_STACK, (stack if hard == resource.RLIM_INFINITY else min(stack, hard), hard))
     held = all(0 <= resource.getrlimit(name)[1] <= value for name, value in wanted.items())
     return _see(held, f"{limits.memory_bytes // 1024**2} MiB, 32 files, no core dumps")
 

@@ -60,6 +60,7 @@ MEMBERS = {
         or_ pos pow rshift sub truediv truth xor
     """,
     "copy": "copy deepcopy",
+    "__future__": "annotations",
     "fractions": "Fraction",
     "statistics": """
         fmean geometric_mean harmonic_mean mean median median_high median_low mode multimode pstdev pvariance stdev
@@ -106,7 +107,7 @@ def run_together(payload: bytes) -> Iterator[bytes]:
 
 @functools.cache
 def _compiled(source: bytes, index: int) -> CodeType:
-    tree = ast.parse(source)
+    tree = ast.parse(child.as_text(source))
     if not is_harmless(tree):
         raise child.Refused
     return compile(tree, f"<source {index}>", "exec", dont_inherit=True)

@@ -32,7 +32,8 @@ limits memory. The zygote's clock ends a child that makes no progress, which a s
 The supervisor's clock ends a zygote that does not answer.
 
 *Worlds.* Each zygote belongs to a world, which has its own hash seed, random seed and address layout. A verdict that
-depends on one of these differs between worlds.
+depends on one of these differs between worlds. Each call draws random numbers of its own, which depend on the world and
+on what is called. World 0 is the same everywhere; the others depend on the pool's seed, which need not be known.
 
 *Failures.* If a zygote dies, a fork is refused, or a child is killed from outside, the job is tried again in a fresh
 zygote. After three tries `SandboxError` names the job. `SandboxError` is also raised if a zygote starts with other
@@ -77,6 +78,9 @@ RUN_TOGETHER = "sandbox.harmless:run_together"
 TRIES = 3
 WINDOW_PER_LANE = 32
 """Jobs per lane that may be started before the oldest result is ready, so that one slow job does not idle the lanes."""
+KNOWN_SEED = 0
+"""Seed of world 0, the same in all pools: a program that is run there gives the same answer everywhere. What decides
+about answers runs in other worlds, whose seed can be kept secret."""
 START_SECONDS = 60
 """Time that a zygote may take to start."""
 
@@ -131,7 +135,7 @@ class Pool:
         functions: Trusted job functions as 'module:function', in addition to `run_program` and `run_together`.
         limits: What each child may consume.
         lanes: Number of jobs that run at the same time; by default the number of available cores.
-        seed: Seed from which the worlds' hash and random seeds are derived.
+        seed: Seed from which the hash and random seeds of all worlds but world 0 are derived.
         modules: Modules that programs may import; every zygote loads them.
 
     Raises:
@@ -322,7 +326,7 @@ class _Zygote:
         try:
             os.ftruncate(slot_fd, size)
             self._slot = mmap.mmap(slot_fd, size)
-            digest = hashlib.sha256(f"{pool.seed}/{world}".encode()).digest()
+            digest = hashlib.sha256(f"{pool.seed if world else KNOWN_SEED}/{world}".encode()).digest()
             orders = Orders(
                 limits=pool.limits,
                 slot=slot_fd,

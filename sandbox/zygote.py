@@ -33,7 +33,7 @@ STARVED_WALLS = 12
 """Longest run of a child that makes progress on a loaded machine, in wall limits."""
 DOZING_SHARE = 0.002
 """A child that used less than this share of a core since the last check counts as asleep."""
-LATE_MODULES = ("unicodedata", "weakref", "types", "codecs")
+LATE_MODULES = ("unicodedata", "weakref", "types", "codecs", "__future__")
 """Modules that programs and their imports load only when needed. Each further module makes every fork slower."""
 PADDING: list[object] = []
 """Keeps the objects of `_padding` alive."""
@@ -104,6 +104,7 @@ def _prepare(orders: Orders) -> tuple[Any, child.Job]:
     function = getattr(importlib.import_module(module), name)
     if "random" in sys.modules:
         sys.modules["random"].seed(orders.random_seed)
+        child.WORLD_SEED = orders.random_seed
     warnings.simplefilter("ignore")  # nobody reads warnings, and each costs a child 0.1 ms
     _warm(orders.limits)
     sys.setrecursionlimit(orders.limits.recursion_limit)

@@ -22,8 +22,8 @@ from typing import Any, TextIO
 from puzzles.archive.store import AddStatus, Archive, Provenance
 from puzzles.foreign import parse_json, parse_toml, shortened, shown
 from puzzles.parse import SOLUTION_NAMES, ParseFailure, Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, InputError, Puzzle, RawPuzzle, VerifiedPair
-from puzzles.verify import admit, too_slow_to_judge, verify
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair
+from puzzles.verify import admit, changed_by_names, too_slow_to_judge, verify
 from sandbox.pool import Pool
 
 EMBEDDED_SETS = ("train", "dev", "heldout")
@@ -493,20 +493,23 @@ def _import_batch(
         for (_, puzzle, _), candidate in zip(texts, candidates, strict=True)
         if isinstance(candidate, Candidate)
     ]
-    judgements = iter(verify(pool, pairs))
+    judged = verify(pool, pairs)
+    seen = _seen_by_itself(pool, pairs, judged) if admission else {}
+    judgements = iter(judged)
     with archive.transaction():
-        held_out = set()
+        refused = {*seen}
         for raw, puzzle in zip(raws, puzzles, strict=True):
-            outcome, detail = _add_puzzle(archive, raw, puzzle, origin)
+            failure = seen.get(puzzle.id) if isinstance(puzzle, Puzzle) else None
+            outcome, detail = _add_puzzle(archive, raw, failure or puzzle, origin)
             report.puzzles[outcome] += 1
             if outcome not in ("new", "duplicate"):
-                held_out |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
+                refused |= {puzzle.id} if isinstance(puzzle, Puzzle) else set()
                 report.solutions["of a refused puzzle"] += len(raw.solutions)
                 archive.add_refusal(raw.name, "puzzle", outcome, detail, raw.puzzle)
                 report.examples.setdefault(("puzzle", outcome), _example(raw.name, outcome, detail))
         for (raw, puzzle, text), candidate in zip(texts, candidates, strict=True):
             judgement = None if isinstance(candidate, ParseFailure) else next(judgements)
-            if puzzle.id in held_out:
+            if puzzle.id in refused:
                 continue
             if isinstance(candidate, ParseFailure) or judgement is None:
                 outcome, detail = f"invalid_solution ({candidate.rule})", str(candidate)  # type: ignore[union-attr]  # no judgement: a failure
@@ -522,6 +525,18 @@ def _import_batch(
             report.solutions[outcome] += 1
             archive.add_refusal(raw.name, "solution", outcome, detail, text.text)
             report.examples.setdefault(("solution", outcome), _example(raw.name, outcome, detail))
+
+
+def _seen_by_itself(
+    pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], judged: Sequence[Judgement]
+) -> dict[str, ParseFailure]:
+    """The refusals, by id, of puzzles whose canonical text judges an accepted answer in another way."""
+    accepted: dict[str, tuple[Puzzle, list[bytes]]] = {}
+    for (puzzle, _), judgement in zip(pairs, judged, strict=True):
+        if puzzle.text and judgement.encoded is not None:
+            accepted.setdefault(puzzle.id, (puzzle, []))[1].append(judgement.encoded)
+    said = changed_by_names(pool, [*accepted.values()])
+    return {key: ParseFailure("seen_by_itself", what) for key, what in zip(accepted, said, strict=True) if what}
 
 
 def _held(archive: Archive, puzzles: Sequence[Puzzle | ParseFailure]) -> dict[str, Puzzle]:

@@ -75,9 +75,9 @@ _SAME_CHUNK = (
 )
 _COLUMNS = {
     "puzzles": "id, source, answer_type, header, skeleton, name, description, original, origin, skills, difficulty,"
-    " iteration, {chunk}, position, parents, added_at",
+    " iteration, {chunk}, position, parents, added_at, program, entry",
     "solutions": "puzzle, id, source, answer, origin, iteration, {chunk}, position, protections, cpu_seconds,"
-    " judge_cpu_seconds, added_at",
+    " judge_cpu_seconds, added_at, program, entry, puzzle_name",
     "proposals": "{chunk}, position, outcome, detail, puzzle",
     "candidates": "{chunk}, position, puzzle, candidate, verdict, detail, answer, cpu_seconds",
 }

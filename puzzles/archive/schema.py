@@ -11,6 +11,7 @@ import functools
 import itertools
 import logging
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -22,8 +23,12 @@ from puzzles.puzzle import InputError
 
 logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
-"""Schema 4 keeps sampled tokens, and its ids are those of a normal form that renames no name with a meaning."""
+SEED_BITS = 62
+"""Bits of the seed of an archive's worlds, so that SQLite, JSON and TOML can hold it as an integer."""
+
+SCHEMA_VERSION = 5
+"""Schema 5 keeps the authors' texts, which are judged. Schema 4 keeps sampled tokens, and its ids are those of a normal
+form that renames no name with a meaning."""
 APPLICATION_ID = 0x5E1F914A
 """SQLite's application id, which marks a file as an archive of this project."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
@@ -83,7 +88,7 @@ CREATE TABLE candidates (
     candidate TEXT,                  -- hash of the normal form; NULL if it could not be parsed
     verdict TEXT NOT NULL,
     detail TEXT NOT NULL,
-    answer TEXT,
+    answer TEXT,                     -- of a long one that was not accepted, the beginning and a hash
     cpu_seconds REAL NOT NULL,
     PRIMARY KEY (chunk, position)
 );
@@ -121,7 +126,9 @@ CREATE TABLE puzzles (
     chunk INTEGER REFERENCES chunks (id), -- NULL unless proposed by a model
     position INTEGER,
     parents TEXT NOT NULL,           -- JSON list of the puzzles in the prompt
-    added_at REAL NOT NULL
+    added_at REAL NOT NULL,
+    program TEXT NOT NULL DEFAULT '', -- the author's program, which is judged; '' if `source` is that program
+    entry TEXT NOT NULL DEFAULT 'f'  -- name of its function
 );
 CREATE TABLE solutions (
     number INTEGER PRIMARY KEY,      -- in the order they came
@@ -137,6 +144,9 @@ CREATE TABLE solutions (
     cpu_seconds REAL NOT NULL,
     judge_cpu_seconds REAL NOT NULL,
     added_at REAL NOT NULL,
+    program TEXT NOT NULL DEFAULT '', -- the author's program, which is run; '' if `source` is that program
+    entry TEXT NOT NULL DEFAULT 'g', -- name of its function
+    puzzle_name TEXT NOT NULL DEFAULT 'f', -- name by which it may call the puzzle
     UNIQUE (puzzle, id)
 );
 """
@@ -192,7 +202,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
     )
     if create and not tables:
         connection.execute("PRAGMA journal_mode = WAL")
-        kept = f"INSERT INTO marks VALUES ('guard', '{guard}')"
+        kept = f"INSERT INTO marks VALUES ('guard', '{guard}'), ('worlds', '{secrets.randbits(SEED_BITS)}')"
         _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), kept, *_IDENTITY])
         return
     if application != APPLICATION_ID:
@@ -212,7 +222,8 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
 
 _COLUMNS_SINCE = {
     "contamination": 2, "chunks.prompt_tokens": 2, "chunks.sampling_cpu_seconds": 2, "chunks.judging_cpu_seconds": 2,
-    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4,
+    "puzzles.number": 3, "solutions.number": 3, "chunks.token_ids": 4, "puzzles.program": 5, "puzzles.entry": 5,
+    "solutions.program": 5, "solutions.entry": 5, "solutions.puzzle_name": 5,
 }  # fmt: skip
 """First schema version of tables and columns that older schemas lack."""
 _COLUMNS = (
@@ -360,17 +371,30 @@ def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) 
         connection.backup(copy)
     part.replace(backup)
     statements = _to_schema_3(version) if version < 3 else []
-    statements.append("ALTER TABLE chunks ADD COLUMN token_ids BLOB")
+    statements += ["ALTER TABLE chunks ADD COLUMN token_ids BLOB"] if version < 4 else []
+    statements += _to_schema_5() if version >= 3 else []
     with transaction(connection):
         for statement in statements:
             connection.execute(statement)
-        identity.renew(connection, path)
+        if version < 4:
+            identity.renew(connection, path)
         for statement in [*_REBUILT, *_IDENTITY]:
             connection.execute(statement)
     logger.warning("%s: upgraded from schema %d to %d; the old file is kept: %s", path, version, SCHEMA_VERSION, backup)
 
 
 _REBUILT = [f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')" for table in SEARCHED]
+
+
+def _to_schema_5() -> list[str]:
+    """Statements that add the columns of the authors' texts. What was judged before was the canonical text."""
+    return [
+        f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT '{known}'"
+        for table, column, known in (
+            ("puzzles", "program", ""), ("puzzles", "entry", "f"),
+            ("solutions", "program", ""), ("solutions", "entry", "g"), ("solutions", "puzzle_name", "f"),
+        )
+    ]  # fmt: skip
 
 
 def _to_schema_3(version: int) -> list[str]:
@@ -386,10 +410,12 @@ def _to_schema_3(version: int) -> list[str]:
     # These tables are made again: those that get a column `number`, and those whose REFERENCES did not name a column,
     # which some tools need.
     for statement in [each for each in _statements(_TABLES + _NUMBERED) if "REFERENCES" in each or each in _NUMBERED]:
-        table, number = statement.split()[2], "rowid, " if statement in _NUMBERED else ""
+        table = statement.split()[2]
+        names = [name for name, _, _ in _columns()[table] if _COLUMNS_SINCE.get(f"{table}.{name}", 1) <= 3]
+        old = ["rowid" if name == "number" else name for name in names]
         statements += [
             statement.replace(f"CREATE TABLE {table}", f"CREATE TABLE new_{table}"),
-            f"INSERT INTO new_{table} SELECT {number}* FROM {table} ORDER BY rowid",
+            f"INSERT INTO new_{table} ({', '.join(names)}) SELECT {', '.join(old)} FROM {table} ORDER BY rowid",
             f"DROP TABLE {table}",
             f"ALTER TABLE new_{table} RENAME TO {table}",
         ]

@@ -39,6 +39,7 @@ from puzzles.puzzle import (
     RawPuzzle,
     VerifiedPair,
     content_hash,
+    kept_answer,
 )
 
 MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
@@ -282,6 +283,16 @@ class Archive:
         row = self._connection.execute(sql, parameters).fetchone()
         return row[0] if row else None
 
+    @property
+    def worlds(self) -> int | None:
+        """The seed of the worlds in which its pairs are judged; None in an archive of an older version."""
+        return None if (kept := self.mark("worlds")) is None else int(kept)
+
+    def keep_worlds(self, seed: int) -> None:
+        """Note the seed of the worlds of a new archive. An archive that holds puzzles keeps what it has."""
+        if not self._scalar("SELECT EXISTS (SELECT 1 FROM puzzles)"):
+            self.set_mark("worlds", str(seed))
+
     # ---- adding ----
 
     def add_puzzle(self, puzzle: Puzzle, provenance: Provenance) -> AddStatus:
@@ -291,13 +302,13 @@ class Archive:
         if hit:
             return AddStatus.HELD_OUT
         cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO puzzles VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO puzzles VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 puzzle.id, puzzle.source, puzzle.answer_type, puzzle.header, puzzle.skeleton,
                 _storable(provenance.name), _storable(puzzle.description), _storable(provenance.original),
                 provenance.origin, json.dumps([*map(_storable, provenance.skills)]),
                 provenance.difficulty, provenance.iteration, provenance.chunk, provenance.position,
-                json.dumps(provenance.parents), time.time(),
+                json.dumps(provenance.parents), time.time(), puzzle.text, puzzle.judged[1],
             ),
         )  # fmt: skip
         if cursor.rowcount and not self._kept_by_guard:
@@ -314,11 +325,12 @@ class Archive:
         if self.add_puzzle(pair.puzzle, provenance) is AddStatus.HELD_OUT:
             return AddStatus.HELD_OUT
         cursor = self._connection.execute(
-            "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
                 provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
                 pair.judgement.cpu_seconds, pair.judgement.judge_cpu_seconds, time.time(),
+                pair.solution.text, pair.solution.run[1], pair.solution.calls,
             ),
         )  # fmt: skip
         return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
@@ -342,7 +354,7 @@ class Archive:
             "INSERT INTO candidates VALUES (?,?,?,?,?,?,?,?)",
             (
                 chunk, position, puzzle, candidate.id if candidate else None, judgement.verdict,
-                _storable(judgement.detail), judgement.answer, judgement.cpu_seconds,
+                _storable(judgement.detail), kept_answer(judgement), judgement.cpu_seconds,
             ),
         )  # fmt: skip
 
@@ -665,11 +677,13 @@ class Archive:
         """
         self.check()
         solutions: dict[str, list[str]] = {}
-        for puzzle, source in self.query("SELECT puzzle, source FROM solutions ORDER BY length(source), id"):
-            solutions.setdefault(puzzle, []).append(source)
+        for puzzle, text in self.query(
+            "SELECT puzzle, coalesce(nullif(program, ''), source) FROM solutions ORDER BY length(source), id"
+        ):
+            solutions.setdefault(puzzle, []).append(text)
         return [
             RawPuzzle(
-                row["name"] or row["id"], row["source"], tuple(solutions.get(row["id"], ())),
+                row["name"] or row["id"], row["program"] or row["source"], tuple(solutions.get(row["id"], ())),
                 tuple(json.loads(row["skills"])), row["difficulty"],
             )
             for row in self.query("SELECT * FROM puzzles ORDER BY number")
@@ -737,7 +751,8 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
     """A stored puzzle. It has no shingles: the archive does not keep them, as only the guard needs them."""
     return Puzzle(
         source=row["source"], answer_type=row["answer_type"], header=row["header"], id=row["id"],
-        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"],
+        skeleton=row["skeleton"], shingles=frozenset(), description=row["description"], text=row["program"],
+        original_name=row["entry"],
     )  # fmt: skip
 
 

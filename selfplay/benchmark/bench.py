@@ -98,6 +98,7 @@ def bench(
             **conditions,
             "settings": {**asdict(config.evaluate), "seeds": list(config.seeds), "batch_rows": _batch_rows(lines)},
             "limits": asdict(pool.limits),
+            "worlds": pool.seed,
             "sandbox": protections,
             "versions": {**_stored(lines, "versions"), "python": platform.python_version()},
             "started": started,

@@ -117,7 +117,7 @@ def _judge_again(
         for result, judged_K in zip(asked, judged_P_K, strict=True):
             result["verdicts"] = [str(judgement.verdict) for _, judgement in judged_K]
             result["details"] = [judgement.detail for _, judgement in judged_K]
-    return {"set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits)}
+    return {"set": chosen.facts, "sandbox": protections, "limits": asdict(pool.limits), "worlds": pool.seed}
 
 
 def rescored_run(

@@ -29,6 +29,7 @@ def add_replay(actions: Any) -> None:
 def _replay(options: argparse.Namespace) -> int:
     from puzzles.archive.catalogue import row_of
     from puzzles.archive.store import Archive
+    from puzzles.archive.worlds import seed_of
     from selfplay.experiments.engines import engine
     from selfplay.experiments.replay import replay, replay_text
     from selfplay.iteration.training_set import config_beside
@@ -39,7 +40,7 @@ def _replay(options: argparse.Namespace) -> int:
     config = config_beside(path)
     if config is None:
         raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
-    differ, rundir, sandbox = False, RunDir(path.parent), proven_pool(config.sandbox, config.seed)
+    differ, rundir, sandbox = False, RunDir(path.parent), proven_pool(config.sandbox, seed_of(path, config.seed))
     with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
         identifier, counter = row_of(archive, options.id)["id"], bars().counter
         for again in replay(archive, rundir, config, identifier, backend, pool, counter):
@@ -69,16 +70,16 @@ def _reverify(options: argparse.Namespace) -> int:
     path = archive_path(options.archive)
     config = config_beside(path) or RunConfig()
     with Archive(path) as archive, contextlib.ExitStack() as stack:
-        sandbox = at_least(config.sandbox, stored_limits(archive))
+        sandbox, seed = at_least(config.sandbox, stored_limits(archive)), archive.worlds or config.seed
         given = ["--cpu-seconds", str(sandbox.cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
         given += ["--answer-kb", str(sandbox.answer_kb), "--recursion-limit", str(sandbox.recursion_limit)]
-        given += [part for module in sandbox.modules for part in ("--module", module)]
+        given += ["--worlds", str(seed), *(part for module in sandbox.modules for part in ("--module", module))]
         if options.python:
             judge = judge_elsewhere(options.python, given)
         else:
-            judge = judge_here(stack.enter_context(proven_pool(sandbox, config.seed))[0])
+            judge = judge_here(stack.enter_context(proven_pool(sandbox, seed))[0])
         pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
-        how = f"{options.python or sys.version} {' '.join(given)} {config.seed}"
+        how = f"{options.python or sys.version} {' '.join(given)}"
         found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
     if options.json:
         print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))

@@ -42,6 +42,7 @@ def add_import(actions: Any) -> None:
 def _import(options: argparse.Namespace) -> int:
     from puzzles.archive.formats import RefusedRecord, all_refused, import_puzzles, read_puzzles
     from puzzles.archive.store import Archive
+    from puzzles.archive.worlds import seed_of
     from selfplay.config import RunConfig, SandboxConfig
     from selfplay.iteration.guarding import guard_of, guarded_sets
     from selfplay.run.pools import proven_pool
@@ -50,11 +51,12 @@ def _import(options: argparse.Namespace) -> int:
     raws, sandbox = read_puzzles(options.file, options.format, refused), sandbox_of(options, options.module or ())
     path = _archive_or_new(options.archive)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with proven_pool(sandbox, 0) as (pool, protections):
+    with proven_pool(sandbox, seed_of(path)) as (pool, protections):
         if pool.limits != SandboxConfig().limits():
             protections["limits"] = asdict(pool.limits)  # for `archive reverify`
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True) as archive:
+            archive.keep_worlds(pool.seed)
             count = bars().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
@@ -189,7 +191,8 @@ def _export(options: argparse.Namespace) -> int:
             f"{out}: --force replaces only a file or, with datasets, a folder that export made: name another place"
         )
     with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
-        pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
+        judged = options.format == "preferences"
+        pool = stack.enter_context(proven_pool(SandboxConfig(), archive.worlds or 0))[0] if judged else None
         count = write(archive, out, options.format, pool, options.license)
     print(f"{out}: {count:,} {FORMATS[options.format]}")
     return 0

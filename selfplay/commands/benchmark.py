@@ -14,6 +14,7 @@ from puzzles.puzzle import InputError
 from selfplay.commands.grammar import (
     SETTINGS_HINT,
     add_limits,
+    add_worlds,
     command,
     integers,
     natural,
@@ -80,6 +81,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=natural, default=0, help="threads of torch; 0: one per core")
     add_limits(parser)
+    add_worlds(parser)
 
 
 def _add_server(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +159,10 @@ def _bench(options: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
     results, folders = [], []
-    with proven_pool(sandbox_of(options), seeds[0]) as (pool, protections):
+    from puzzles.archive.worlds import drawn
+
+    seed = drawn() if options.worlds is None else options.worlds
+    with proven_pool(sandbox_of(options), seed) as (pool, protections):
         for model, name in zip(options.models, names, strict=True):
             out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
             folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
@@ -247,7 +252,10 @@ def _rescore(options: argparse.Namespace) -> int:
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: expected results below {RUNS.resolve()}, there are none: name their folders")
-    pool = proven_pool(sandbox_of(options), 0) if options.judge_again else contextlib.nullcontext()
+    from puzzles.archive.worlds import drawn
+
+    seed = drawn() if options.worlds is None else options.worlds
+    pool = proven_pool(sandbox_of(options), seed) if options.judge_again else contextlib.nullcontext()
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):

@@ -25,6 +25,7 @@ def add_ablate(commands: Any) -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
+    from puzzles.archive import worlds
     from selfplay.experiments import ablate, chart
     from selfplay.experiments.ablation_table import ablation_table
     from selfplay.experiments.engines import engine, judges
@@ -36,9 +37,16 @@ def _ablate(options: argparse.Namespace) -> int:
     with told_if_closed(folder, "give another --name"):
         folder.mkdir(parents=True, exist_ok=True)
 
+    # All arms have one world, so that no difference between them comes from it.
+    begun = sorted(folder.glob("*/archive.sqlite"))
+    seed = worlds.seed_of(begun[0] if begun else folder / "archive.sqlite", ablation.arms[ablation.control].seed)
     with log_to(folder / "log.txt"), engine(ablation.arms[ablation.control], RunDir(folder)) as backend:
         done = ablate.ablate(
-            ablation, folder, backend, lambda config: judges(config, bars().say), lambda arm: with_rows(f"{arm}\n")
+            ablation,
+            folder,
+            backend,
+            lambda config: judges(config, bars().say, seed),
+            lambda arm: with_rows(f"{arm}\n"),
         )
     table = ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
@@ -60,6 +68,7 @@ def add_reproduce(commands: Any) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.experiments.reproduce import begin, reproduce, told
     from selfplay.run.rundir import RunDir
@@ -70,7 +79,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     last = begin(there, here, options.iterations)
     config = load(there.config)
     require_packages(config)
-    with log_to(here.log), judges(config, bars().say) as (pool, protections), engine(config, here) as backend:
+    seed = worlds.seed_of(there.archive, config.seed)
+    with log_to(here.log), judges(config, bars().say, seed) as (pool, protections), engine(config, here) as backend:
         done = reproduce(there, here, last, backend, pool, protections, with_rows())
     print()
     for line in told(there, here, done):

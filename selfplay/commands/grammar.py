@@ -125,6 +125,14 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_worlds(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the seed of the worlds in which answers are judged."""
+    parser.add_argument(
+        "--worlds", type=natural, metavar="SEED",
+        help="seed of the random numbers and hashes that programs see; default: drawn, so that nobody knows it before",
+    )  # fmt: skip
+
+
 def sandbox_of(options: argparse.Namespace, modules: Sequence[str] = ()) -> SandboxConfig:
     """The sandbox that the options of `add_limits` ask for."""
     from selfplay.config import SandboxConfig

@@ -171,6 +171,7 @@ def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int
 
 def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     """Do one part of the stage that the run is at, in a folder of its own."""
+    from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.iteration.budget import BudgetSpent
     from selfplay.iteration.loop import run_part
@@ -179,7 +180,8 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
 
     part = parse_part(text)
     own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
-    with log_to(own.log), judges(config, bars().say) as (pool, protections), engine(config, own) as backend:
+    seed = worlds.seed_of(rundir.archive, config.seed)
+    with log_to(own.log), judges(config, bars().say, seed) as (pool, protections), engine(config, own) as backend:
         try:
             print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
@@ -191,12 +193,13 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
 
 def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
     """Print the expected cost of a run, and the time of an iteration on each number of machines. Nothing is kept."""
+    from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.experiments.forecast import forecast, forecast_table
     from selfplay.experiments.scaling import plan, plan_table
     from selfplay.run.rundir import RunDir
 
-    with tempfile.TemporaryDirectory() as name, judges(config, bars().say) as (pool, protections):
+    with tempfile.TemporaryDirectory() as name, judges(config, bars().say, worlds.drawn()) as (pool, protections):
         folder = Path(name)
         with engine(config, RunDir(folder)) as backend:
             expected = forecast(config, backend, pool, protections, folder, bars())

@@ -23,13 +23,14 @@ def add_propose(commands: Any) -> None:
 
 
 def _propose(options: argparse.Namespace) -> int:
+    from puzzles.archive.worlds import drawn
     from selfplay.config import ModelConfig, SandboxConfig
     from selfplay.inspecting.samples import proposals
     from selfplay.run.pools import proven_pool
     from selfplay.sampling.model import LanguageModel
 
     model = LanguageModel(options.model, ModelConfig(options.model))
-    with proven_pool(SandboxConfig(), options.seed) as (pool, _):
+    with proven_pool(SandboxConfig(), drawn()) as (pool, _):
         for text in proposals(model, pool, options.count, options.temperature, options.max_tokens, options.seed):
             print(printable(text), flush=True)
     return 0
@@ -51,12 +52,13 @@ def add_solve(commands: Any) -> None:
 
 
 def _solve(options: argparse.Namespace) -> int:
+    from puzzles.archive.worlds import drawn
     from selfplay.config import ModelConfig, SandboxConfig
     from selfplay.inspecting.samples import candidates
     from selfplay.run.pools import proven_pool
     from selfplay.sampling.model import LanguageModel
 
-    with proven_pool(SandboxConfig(), options.seed) as (pool, _):
+    with proven_pool(SandboxConfig(), drawn()) as (pool, _):
         lines = candidates(
             lambda: LanguageModel(options.model, ModelConfig(options.model)), pool, options.file, options.puzzle,
             options.candidates, options.temperature, options.max_tokens, options.seed,

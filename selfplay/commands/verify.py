@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import add_limits, command, positive, sandbox_of
+from selfplay.commands.grammar import add_limits, add_worlds, command, positive, sandbox_of
 from selfplay.commands.terminal import bars
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_verify(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--shard", metavar="I/N", help="judge only every N-th pair, from the I-th on")
     add_limits(parser)
+    add_worlds(parser)
     parser.add_argument("--batch", type=positive, default=500, help="number of pairs judged together")
     parser.add_argument(
         "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
@@ -40,12 +41,16 @@ def add_verify(commands: Any) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from puzzles.archive.formats import all_refused
+    from puzzles.archive.worlds import drawn
     from selfplay.run.pools import proven_pool
     from selfplay.run.shard import parse_part
 
     part = None if options.shard is None else parse_part(options.shard)
     count, refused = bars().counter(0, "verify", "pair"), list[str]()
-    with _pairs(options) as pairs, proven_pool(sandbox_of(options, options.module or ()), 0) as (pool, _):
+    sandbox, seed = sandbox_of(options, options.module or ()), drawn() if options.worlds is None else options.worlds
+    if options.worlds is None:
+        print(f"random numbers by a seed drawn now; to judge in the same worlds: --worlds {seed}", file=sys.stderr)
+    with _pairs(options) as pairs, proven_pool(sandbox, seed) as (pool, _):
         if part:
             pairs = itertools.islice(pairs, part.number - 1, None, part.parts)
         for batch in _batches(pairs, options.batch):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from puzzles.archive import worlds
 from sandbox.pool import Pool
 from selfplay.config import EndpointConfig, FinetuneConfig, ModelConfig, RunConfig
 from selfplay.iteration.loop import run
@@ -32,13 +33,19 @@ ELSEWHERE = ""
 
 
 @contextlib.contextmanager
-def judges(config: RunConfig, say: Callable[[str], object]) -> Iterator[tuple[Pool, dict[str, Any]]]:
-    """The sandbox that a run's settings ask for, and the protections that it has proved."""
+def judges(config: RunConfig, say: Callable[[str], object], seed: int) -> Iterator[tuple[Pool, dict[str, Any]]]:
+    """The sandbox that a run's settings ask for, and the protections that it has proved.
+
+    Args:
+        config: The settings.
+        say: Shows a line.
+        seed: Seed of the worlds, as `puzzles.archive.worlds` draws it or finds it in the run's archive.
+    """
     if config.executor == "ray":
-        with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, config.seed, say) as proven:
+        with cluster.connected(config.ray), cluster.proven_pool(config.sandbox, seed, say) as proven:
             yield proven
     else:
-        with proven_pool(config.sandbox, config.seed) as proven:
+        with proven_pool(config.sandbox, seed) as proven:
             yield proven
 
 
@@ -76,7 +83,8 @@ def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | N
         Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
     """
     rundir, progress = RunDir(Path(folder)), progress or Progress()
-    with judges(config, progress.say) as (pool, protections), engine(config, rundir) as backend:
+    seed = worlds.seed_of(rundir.archive, config.seed)
+    with judges(config, progress.say, seed) as (pool, protections), engine(config, rundir) as backend:
         return run(rundir, config, backend, pool, protections, progress)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from puzzles.archive.store import Archive, Chunk
 from puzzles.parse import ParseFailure, Text, parse_puzzles
-from puzzles.puzzle import InputError, Puzzle
+from puzzles.puzzle import InputError, Puzzle, kept_answer
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import propose, solve, vary
@@ -150,8 +150,8 @@ def _judge_candidates(
         )
         again = solve.strictly(pool, judgement) if own else judgement
         found.judged += 1
-        for what in ("verdict", "answer"):
-            before, now = rows[0][what] if rows else "not kept", getattr(again, what)
+        for what, now in (("verdict", again.verdict), ("answer", kept_answer(again))):
+            before = rows[0][what] if rows else "not kept"
             if before != now:
                 found.differences.append(f"the {what} of text {position} was {before}, now {now}")
 

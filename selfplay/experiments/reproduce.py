@@ -46,8 +46,10 @@ NOTES_FILE = "selfplay.json"
 """File of a checkpoint that is not compared: it holds times and paths, and the rest of it is in the record."""
 BOOKKEEPING = ("number", "chunk", "protections")
 """Columns that are not compared: where a row is kept, and the hash of the protections of its machine."""
-WITHOUT_TOKENS = 3
-"""The schema that lacks nothing but the tokens of sampled texts."""
+OLDEST_SCHEMA = 3
+"""The oldest schema that is compared. Later ones added the tokens of sampled texts and the authors' programs."""
+AUTHORS = ("program", "entry", "puzzle_name")
+"""Columns that an older version did not write."""
 NOTHING = "nothing"
 MEASURED = (Verdict.TIME_LIMIT, "too_slow", "over half the CPU limit")
 """Words of outcomes that depend on CPU time."""
@@ -234,7 +236,7 @@ def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
         except sqlite3.DatabaseError as error:
             raise InputError(f"{file}: expected an archive, {error}") from None
-        if version not in (WITHOUT_TOKENS, SCHEMA_VERSION):
+        if not OLDEST_SCHEMA <= version <= SCHEMA_VERSION:
             raise InputError(
                 f"{file}: the archive has schema {version}, this version needs {SCHEMA_VERSION}: "
                 "`selfplay archive stats` upgrades an older archive"
@@ -272,8 +274,11 @@ def _differences(
 def _archive_differences(
     one: sqlite3.Connection, other: sqlite3.Connection, iteration: int, at: str, done: Comparison
 ) -> Iterator[Difference]:
+    is_older = not one.execute("SELECT 1 FROM marks WHERE name = 'worlds'").fetchone()
+    left = (*BOOKKEEPING, *AUTHORS) if is_older else BOOKKEEPING
+
     def table(what: str, sql: str, there: Sequence[Any] = (), here: Sequence[Any] = ()) -> Iterator[Difference]:
-        pairs = itertools.zip_longest(_rows(one, sql, there), _rows(other, sql, here))
+        pairs = itertools.zip_longest(_rows(one, sql, there, left), _rows(other, sql, here, left))
         for position, (row, again) in enumerate(pairs):
             done.rows += 1
             yield from _compared(f"{at}, {what} {_position(row or again, position)}", row, again)
@@ -303,9 +308,11 @@ def _archive_differences(
     yield from table("trained pair", trained, [iteration], [iteration])
 
 
-def _rows(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
+def _rows(
+    connection: sqlite3.Connection, sql: str, parameters: Sequence[Any], left: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     for row in connection.execute(sql, parameters):
-        yield {key: value for key, value in without_times(dict(row)).items() if key not in BOOKKEEPING}
+        yield {key: value for key, value in without_times(dict(row)).items() if key not in left}
 
 
 def _position(row: Mapping[str, Any], position: int) -> str:

@@ -51,6 +51,17 @@ class StoredPair:
     solution: str
     source: str
     answer: str | None
+    puzzle_text: str | None
+    """The author's program; empty if `puzzle_source` is that program."""
+    text: str
+    """The author's program of the solution; empty if `source` is that program."""
+    puzzle_name: str
+
+    @property
+    def judged(self) -> tuple[Text, Text]:
+        """The texts of the puzzle and of the solution that are judged."""
+        rename = {self.puzzle_name: "f"} if self.text else {}
+        return Text(self.puzzle_text or self.puzzle_source or ""), Text(self.text or self.source, rename=rename)
 
 
 def stored_limits(archive: Archive) -> dict[str, float]:
@@ -119,8 +130,9 @@ def reverify(
 def _batches(archive: Archive) -> Iterator[list[StoredPair]]:
     number = 0
     while rows := archive.query(
-        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer FROM solutions s"
-        " LEFT JOIN puzzles p ON p.id = s.puzzle WHERE s.number > ? ORDER BY s.number LIMIT ?",
+        "SELECT s.number, s.puzzle, p.source, p.answer_type, p.header, s.id, s.source, s.answer, p.program, s.program,"
+        " s.puzzle_name FROM solutions s LEFT JOIN puzzles p ON p.id = s.puzzle"
+        " WHERE s.number > ? ORDER BY s.number LIMIT ?",
         number,
         BATCH,
     ):
@@ -138,8 +150,8 @@ def judge_here(pool: Pool) -> Judge:
     """Judge with this Python and this sandbox. Ids are computed again too."""
 
     def judge(batch: Sequence[StoredPair]) -> list[Found]:
-        puzzles = parse_puzzles(pool, [Text(each.puzzle_source or "") for each in batch])
-        candidates = parse_candidates(pool, [Text(each.source) for each in batch])
+        puzzles = parse_puzzles(pool, [each.judged[0] for each in batch])
+        candidates = parse_candidates(pool, [each.judged[1] for each in batch])
         both = zip(puzzles, candidates, strict=True)
         asked = [(p, c) for p, c in both if isinstance(p, Puzzle) and isinstance(c, Candidate)]
         judgements = iter(verify(pool, asked))
@@ -180,7 +192,11 @@ def judge_elsewhere(python: str, options: Sequence[str]) -> Judge:
     command = [python, "-c", code, "verify", "-", *options]
 
     def judge(batch: Sequence[StoredPair]) -> list[Found]:
-        lines = [{"id": each.number, "puzzle": each.puzzle_source, "solution": each.source} for each in batch]
+        texts = [[text.text for text in each.judged] for each in batch]
+        lines = [
+            {"id": each.number, "puzzle": puzzle, "solution": solution}
+            for each, (puzzle, solution) in zip(batch, texts, strict=True)
+        ]
         asked = "".join(json.dumps(line) + "\n" for line in lines)
         try:
             done = subprocess.run(command, input=asked, capture_output=True, text=True, encoding="utf-8", check=False)

@@ -108,6 +108,7 @@ def run(
         write_atomically(rundir.config, to_toml(config))
         guard = guard_of(pool, sets)
         with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
+            archive.keep_worlds(pool.seed)
             set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)

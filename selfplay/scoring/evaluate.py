@@ -305,7 +305,7 @@ def judge_surely(
 
 
 def _key(p: int, candidate: Candidate | None) -> tuple[int, str | None]:
-    return p, candidate.source if candidate else None
+    return p, candidate.run[0] if candidate else None
 
 
 def _judge_again(

@@ -358,7 +358,7 @@ _MACHINE = an_object(["asked_again"], retried=NATURAL, judged_again=NATURAL, cha
 
 FACTS = (
     "set", "model", "protocol", "protocol_from", "shots", "shots_refused", "prompts_hash", "settings", "limits",
-    "sandbox", "versions", "contamination", "started",
+    "worlds", "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
 """Keys under `selfplay` that are not computed from the samples."""
 COMPUTED = (

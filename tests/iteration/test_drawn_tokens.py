@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from archives import SINCE_SCHEMA_5
 from families import tokenizer_of
 from scripted_run import Backend, Model, archive_content, config_of, go, puzzle_files
 
@@ -257,6 +258,8 @@ def test_an_archive_of_the_version_before_is_upgraded_and_has_no_tokens(archive,
     with contextlib.closing(sqlite3.connect(path)) as copy:
         archive.connection.backup(copy)
         copy.execute("ALTER TABLE chunks DROP COLUMN token_ids")
+        for table, column in SINCE_SCHEMA_5:
+            copy.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         copy.execute("PRAGMA user_version = 3")
         copy.commit()
         before = list(copy.iterdump())
@@ -267,4 +270,7 @@ def test_an_archive_of_the_version_before_is_upgraded_and_has_no_tokens(archive,
     with contextlib.closing(sqlite3.connect(tmp_path / "archive.schema-3.sqlite")) as backup:
         assert list(backup.iterdump()) == before
     rows = archive_content(archive.path)
-    assert archive_content(path) == {**rows, "chunks": [{**row, "token_ids": None} for row in rows["chunks"]]}
+    lost = {"token_ids": None}, {"program": "", "entry": "f"}, {"program": "", "entry": "g", "puzzle_name": "f"}
+    for table, values in zip(("chunks", "puzzles", "solutions"), lost, strict=True):
+        rows[table] = [{**row, **values} for row in rows[table]]
+    assert archive_content(path) == rows

@@ -380,7 +380,7 @@ def test_a_text_that_is_verified_anywhere_is_never_the_failing_one(archive, show
         ]
         archive.connection.execute(
             "INSERT INTO solutions SELECT NULL, ?, ?, source, answer, origin, 1, chunk, position, protections,"
-            " cpu_seconds, judge_cpu_seconds, added_at FROM solutions LIMIT 1",
+            " cpu_seconds, judge_cpu_seconds, added_at, program, entry, puzzle_name FROM solutions LIMIT 1",
             (row["puzzle"], row["candidate"]),
         )
         assert (prompt, text) not in worse()

@@ -357,28 +357,39 @@ WAVERING = {
 }
 
 
-def salt(pool, expression, first, second):
-    """A number for which an expression of `n` is true in one world and false in another."""
-    source = REACH + f"import random\ndef g():\n    return [bool({expression}) for n in range(200)]"
-    payload = child.program([source], "g", [b"[]"], LIMITS.answer_bytes)
-    results = list(pool.run(Job(RUN_PROGRAM, payload, world) for world in (first, second)))
-    assert all(result.records[0][:1] == child.VALUE for result in results), results
-    yes, no = (codec.decode(result.records[0][1:]) for result in results)
-    return next(n for n in range(200) if yes[n] and not no[n])
+def salt(pool, text, answer, first, second, said=b"true"):
+    """A number with which a puzzle says something of an answer in one world and something else in another."""
+    for n in range(200):
+        asked = [(puzzle(pool, text(n)), encoded(answer))]
+        one, other = (judge_once(pool, asked, world)[0] for world in (first, second))
+        assert one.tag == other.tag == child.VALUE, (one, other)
+        if one.content == said != other.content:
+            return n
+    raise AssertionError("the worlds agree")
+
+
+def wavering(expression):
+    """Canonical texts, by a number, of a puzzle that rejects everything in one of two ways."""
+    return lambda n: ast.unparse(ast.parse(f"def f(x: int, n={n}): return 0 if {expression} else None"))
+
+
+def accepting(expression):
+    """Texts, by a number, of a puzzle that accepts 777 where an expression of that number is true."""
+    return lambda n: REACH + f"import random\ndef f(x: int, n={n}):\n    return x == 777 and bool({expression})"
 
 
 @pytest.mark.parametrize("expression", **table(WAVERING))
 def test_a_puzzle_on_whose_rejections_the_worlds_disagree_is_refused(lane, expression):
-    n = salt(lane, expression, JUDGE_WORLD, CONFIRM_WORLD)
-    (refusal,) = admit(lane, [puzzle(lane, f"def f(x: int, n={n}): return 0 if {expression} else None")])
+    n = salt(lane, wavering(expression), 0, JUDGE_WORLD, CONFIRM_WORLD, b"0")
+    (refusal,) = admit(lane, [puzzle(lane, wavering(expression)(n))])
     assert refusal.reason == "unstable"
 
 
 @pytest.mark.parametrize("expression", **table(WAVERING))
 def test_it_is_admitted_where_one_world_is_asked(lane, monkeypatch, expression):
-    n = salt(lane, expression, JUDGE_WORLD, CONFIRM_WORLD)
+    n = salt(lane, wavering(expression), 0, JUDGE_WORLD, CONFIRM_WORLD, b"0")
     monkeypatch.setattr(verify, "WORLDS", (JUDGE_WORLD,))
-    assert admit(lane, [puzzle(lane, f"def f(x: int, n={n}): return 0 if {expression} else None")]) == [None]
+    assert admit(lane, [puzzle(lane, wavering(expression)(n))]) == [None]
 
 
 # ---- judging: an exact True and nothing else ----
@@ -972,9 +983,9 @@ WORLDLY = {
     "joining": f"int(''.join({FEW})) >> 3 & 1",
     "unpacking": f"int([*{FEW}][0]) & 1",
     "ties in a sort": f"int(min({FEW}, key=len)) & 1",
-    "a draw": "random.Random(random.getstate()[1][1] + n).random() < 0.5",
-    "a shuffle": "random.Random(random.getstate()[1][1] + n).sample(range(9), 9)[0] & 1",
-    "a choice": "random.Random(random.getstate()[1][2] + n).choice('ab') == 'a'",
+    "a draw": "random.random() < 0.5",
+    "a shuffle": "random.sample(range(9), 9)[0] & 1",
+    "a choice": "random.choice('ab') == 'a'",
     "an address": f"id(int) {PAGE}",
     "an address of a constant": f"id(None) {PAGE}",
     "an address in a text": f"int(repr(random.random.__self__).split('0x')[1][:-1], 16) {PAGE}",
@@ -987,14 +998,11 @@ WORLDLY = {
 }
 
 
-def worldly(expression, n):
-    return REACH + f"import random\ndef f(x: int, n={n}):\n    return x == 777 and bool({expression})"
-
-
 @pytest.mark.parametrize("expression", **table(WORLDLY))
 def test_what_one_world_accepts_and_another_does_not_is_unstable(lane, expression):
-    n = salt(lane, expression, JUDGE_WORLD, CONFIRM_WORLD)
-    (judgement,) = verify_texts(lane, [(worldly(expression, n), "def g(): return 777")])
+    text = accepting(expression)
+    n = salt(lane, text, 777, JUDGE_WORLD, CONFIRM_WORLD)
+    (judgement,) = verify_texts(lane, [(text(n), "def g(): return 777")])
     assert judgement.verdict == Verdict.UNSTABLE
     assert judgement.detail.startswith("confirm: ")
     assert judgement.detail.endswith("wrong_answer: f returned False")
@@ -1002,17 +1010,22 @@ def test_what_one_world_accepts_and_another_does_not_is_unstable(lane, expressio
 
 @pytest.mark.parametrize("expression", **table(WORLDLY))
 def test_it_is_accepted_where_one_world_judges(lane, expression):
-    n = salt(lane, expression, JUDGE_WORLD, CONFIRM_WORLD)
-    (outcome,) = judge_once(lane, [(puzzle(lane, worldly(expression, n)), b"777")], JUDGE_WORLD)
+    text = accepting(expression)
+    n = salt(lane, text, 777, JUDGE_WORLD, CONFIRM_WORLD)
+    (outcome,) = judge_once(lane, [(puzzle(lane, text(n)), b"777")], JUDGE_WORLD)
     assert outcome.content == b"true"
 
 
 @pytest.mark.parametrize("expression", **table(WORLDLY))
 def test_what_only_the_solvers_world_accepts_is_wrong(lane, expression):
-    n = salt(lane, expression, 0, JUDGE_WORLD)
-    text = worldly(expression, n)
-    (judgement,) = verify_texts(lane, [(text, "def g():\n    assert f(777) is True\n    return 777")])
-    assert judgement.verdict == Verdict.WRONG_ANSWER
+    verdicts = set()
+    for n in range(20):
+        text = accepting(expression)(n)
+        (own,) = judge_once(lane, [(puzzle(lane, text), b"777")], JUDGE_WORLD)
+        (judgement,) = verify_texts(lane, [(text, "def g():\n    assert f(777) is True\n    return 777")])
+        if own.content == b"false" and judgement.verdict != Verdict.RUNTIME_ERROR:
+            verdicts.add(judgement.verdict)
+    assert verdicts == {Verdict.WRONG_ANSWER}
 
 
 TOLD = {
@@ -1032,7 +1045,11 @@ def test_what_a_solution_reads_off_its_own_world_is_wrong(lane, expression):
     assert judgement.verdict == Verdict.WRONG_ANSWER
 
 
-@pytest.mark.parametrize("expression", **table(TOLD))
+SHARED = {name: expression for name, expression in TOLD.items() if name != "a draw"}
+"""What all programs of a world see. Each call draws numbers of its own."""
+
+
+@pytest.mark.parametrize("expression", **table(SHARED))
 def test_it_is_right_where_the_same_world_judges(lane, expression):
     text = REACH + f"import random\ndef f(x: int):\n    return x == {expression}"
     solve = child.program([f"{REACH}import random\ndef g(): return {expression}"], "g", [b"[]"], 1000)

@@ -6,6 +6,7 @@ import time
 import pytest
 from reaching import MODULES, REPORT_FRAME
 
+from puzzles import verify as verify_module
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import (
@@ -15,13 +16,14 @@ from puzzles.verify import (
     accepts,
     admit,
     judge_answers,
+    judge_once,
     too_slow_to_judge,
     truth_pool,
     verify,
     verify_texts,
 )
 from sandbox import child, codec
-from sandbox.pool import RUN_PROGRAM, Job, Pool
+from sandbox.pool import Pool
 from sandbox.result import Limits, SandboxError
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=1.5)
@@ -685,26 +687,29 @@ def test_parts_of_an_answer_that_were_one_object_are_judged_as_equal_objects(poo
 # ---- puzzles that do not know what they want ----
 
 
-def salt(pool, expression, first, second):
-    """A number for which an expression of `n` is true in one world and false in another."""
-    source = f"import random\ndef g():\n    return [bool({expression}) for n in range(200)]"
-    payload = child.program([source], "g", [b"[]"], LIMITS.answer_bytes)
-    worlds = [codec.decode(r.records[0][1:]) for r in pool.run(Job(RUN_PROGRAM, payload, world) for world in (0, 1, 2))]
-    return next(n for n in range(200) if worlds[first][n] and not worlds[second][n])
+def salt(pool, text, first, second):
+    """A number with which a puzzle accepts 1 in one world and not in another."""
+    for n in range(200):
+        asked = [(puzzle(pool, text(n)), b"1")]
+        one, other = (judge_once(pool, asked, world)[0].content for world in (first, second))
+        if (one, other) == (b"true", b"false"):
+            return n
+    raise AssertionError("the worlds agree")
 
 
 UNCERTAIN = [
     "hash(str(n)) & 1",
-    "random.Random(random.getstate()[1][1] + n).random() < 0.5",
+    "random.random() < 0.5",
     "next(iter({'a', 'b', str(n)})) == 'a'",
 ]
 
 
 @pytest.mark.parametrize("expression", UNCERTAIN, ids=["hash", "random", "order of a set"])
 def test_a_puzzle_that_depends_on_the_world_is_unstable(pool, expression):
-    n = salt(pool, expression, 1, 2)
-    text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
-    judgement = judge(pool, text, "def g(): return 1")
+    def text(n):
+        return f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
+
+    judgement = judge(pool, text(salt(pool, text, 1, 2)), "def g(): return 1")
     assert seen(judgement) == (
         Verdict.UNSTABLE,
         "confirm: worlds disagree: accepted in one, in another wrong_answer: f returned False",
@@ -714,9 +719,15 @@ def test_a_puzzle_that_depends_on_the_world_is_unstable(pool, expression):
 
 @pytest.mark.parametrize("expression", UNCERTAIN, ids=["hash", "random", "order of a set"])
 def test_a_puzzle_that_only_its_solvers_world_accepts_is_not_accepted(pool, expression):
-    n = salt(pool, expression, 0, 1)
-    text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
-    assert judge(pool, text, "def g():\n    assert f(1)\n    return 1").verdict == Verdict.WRONG_ANSWER
+    solution = "def g():\n    assert f(1)\n    return 1"
+    verdicts = set()
+    for n in range(30):
+        text = f"import random\ndef f(x: int, n={n}):\n    return x == 1 and bool({expression})"
+        (own,) = judge_once(pool, [(puzzle(pool, text), b"1")], 1)
+        verdict = judge(pool, text, solution).verdict
+        if own.content == b"false" and verdict != Verdict.RUNTIME_ERROR:
+            verdicts.add(verdict)
+    assert verdicts == {Verdict.WRONG_ANSWER}
 
 
 def test_a_puzzle_about_addresses_is_not_accepted(pool):
@@ -825,7 +836,10 @@ def test_a_sandbox_that_fails_gives_no_verdict(monkeypatch):
 
 
 def trivially_unstable(pool):
-    n = salt(pool, "hash(str(n)) & 1", 1, 2)
+    def accepts_one(n):
+        return f"def f(x: int, n={n}):\n    return x == 1 and bool(hash(str(n)) & 1)"
+
+    n = salt(pool, accepts_one, 1, 2)
     return f"def f(x: int):\n    return None if hash(str({n})) & 1 else 0"
 
 
@@ -841,6 +855,10 @@ ADMISSION = {
     "never_bool": ("def f(x: int): return x * 2", "it returns no bool"),
     "trivial": ("def f(x: int): return x > 50", "100 is accepted"),
     "unstable": (trivially_unstable, "worlds disagree on a trivial answer"),
+    "seen_by_itself": (
+        "def sat(n: int):\n    return n == len(sat.__name__)",
+        "for 1 the author's text returned False, with canonical names it returned True",
+    ),
     "too_slow": (
         f"def f(x: int):\n    {BUSY}\n    return x == 7",
         "cpu_limit on trivial answers: over 1 s of CPU time",
@@ -994,3 +1012,36 @@ def test_answers_larger_together_than_a_payload_are_asked_in_turn(pool):
     one = puzzle(pool, "def f(s: str): return s[0] == 'b'")
     answers = [codec.encode(letter * (pool.limits.answer_bytes - 100), pool.limits.answer_bytes) for letter in "abcb"]
     assert accepts(pool, [(one, answers)]) == [[False, True, False, True]]
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [
+        ("while True: pass", "time_limit"),
+        ("h = []\n    while True: h.append('x' * 10**7)", "runtime_error"),
+        ("modules['posix'].abort()", "runtime_error"),
+    ],
+)
+def test_a_right_answer_in_its_own_report_counts_only_if_the_program_ends_well(pool, after, verdict):
+    forge = REACH.replace('    modules["posix"]._exit(0)\n', "")
+    solution = f"{forge}\ndef g():\n    forge(b'V5')\n    {after}\n"
+    judgement = judge(pool, "def f(x: int): return x == 5", solution)
+    assert judgement.verdict in (verdict, "memory_limit" if "append" in after else verdict)
+
+
+def test_an_answer_that_meets_a_limit_in_the_second_world_only_does_not_blame_the_puzzle():
+    accepted = verify_module._Outcome(child.VALUE, b"true", 0.9)
+    over = verify_module._Outcome(b"", b"", 1.0, Verdict.TIME_LIMIT, "over 1 s of CPU time")
+    judgement = verify_module._verdict(accepted, over)
+    assert seen(judgement) == (Verdict.TIME_LIMIT, "confirm: over 1 s of CPU time", None)
+
+
+def test_a_stack_that_one_program_grew_is_not_missing_to_the_next_one():
+    puzzle = "def f(x: int):\n    return x > 400_000_000"
+    deep = "def h(n):\n    if n: sorted([n - 1], key=h)\n    return 1\ndef g():\n    h(4900)\n    return 1"
+    large = (
+        "def g():\n    try:\n        return len(bytearray(480 * 1024 * 1024))\n    except Exception:\n        return 0"
+    )
+    with truth_pool(lanes=1) as pool:
+        verdicts = [judgement.verdict for judgement in verify_texts(pool, [(puzzle, deep), (puzzle, large)])]
+    assert verdicts == ["wrong_answer", "accepted"]

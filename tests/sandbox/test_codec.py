@@ -337,3 +337,22 @@ def test_nested_sets_of_mixed_types_do_not_take_exponential_time():
 def test_the_literal_of_many_integers_is_quick():
     # A hundred thousand comparisons with a freshly computed 10**4300 would take seconds.
     assert len(codec.literal(list(range(100_000)))) == 688_890
+
+
+@pytest.mark.parametrize("tag", ["s", "z", "d"])
+def test_members_that_were_chosen_to_have_one_hash_are_refused(tag):
+    members = [f'{{"i":"{hex(number * (2**61 - 1))}"}}' for number in range(1, 200)]
+    listed = ",".join(f"[{member},0]" if tag == "d" else member for member in members)
+    with pytest.raises(codec.CodecError, match="199 members have one hash"):
+        codec.decode(f'{{"{tag}":[{listed}]}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        set(range(-5000, 5000)), {float(n) for n in range(5000)}, {str(n): n for n in range(5000)},
+        {(a, b) for a in range(70) for b in range(70)}, {frozenset({a}) for a in range(5000)},
+    ],
+)  # fmt: skip
+def test_large_ordinary_sets_and_dicts_are_decoded(value):
+    assert codec.decode(codec.encode(value, 10**7)) == value

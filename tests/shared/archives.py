@@ -39,6 +39,13 @@ def plan(archive: Archive, iteration: int = 1, stage: str = "solve", number: int
     return archive.unjudged(iteration, stage)[-1]
 
 
+SINCE_SCHEMA_5 = [
+    *(("puzzles", column) for column in ("program", "entry")),
+    *(("solutions", column) for column in ("program", "entry", "puzzle_name")),
+]
+"""Tables and columns that schema 5 added."""
+
+
 def older(path, version):
     """A file as schema 1 or 2 had it, with a pair, a lone puzzle before it, and a chunk."""
     with contextlib.closing(sqlite3.connect(path)) as connection:

@@ -273,12 +273,16 @@ def go(path, config, pool, backend=None, progress=None):
 
 
 def archive_content(file: Path) -> dict:
-    """Every row of every table, without the columns of times and the index made of them."""
+    """Every row of every table, without the columns of times, the index made of them, and the seed of its worlds."""
     with Archive(file) as archive:
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%' ORDER BY 1"
         tables = [name for (name,) in archive.query(sql)]
         return {
-            table: [without_times(dict(row)) for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")]
+            table: [
+                without_times(dict(row))
+                for row in archive.query(f"SELECT * FROM {table} ORDER BY rowid")
+                if (table, row[0]) != ("marks", "worlds")
+            ]
             for table in tables
         }
 

@@ -5,6 +5,7 @@ import json
 import sqlite3
 
 import pytest
+from archives import SINCE_SCHEMA_5
 
 from puzzles.archive.store import Archive, Provenance
 from puzzles.parse import Text, parse_candidates, parse_puzzles
@@ -50,6 +51,8 @@ def old(tmp_path, pool):
         archive.query("UPDATE candidates SET candidate = 'older' WHERE position = 4")
         archive.add_proposal(1, 0, "duplicate", "", "old2")
         archive.query("ALTER TABLE chunks DROP COLUMN token_ids")
+        for table, column in SINCE_SCHEMA_5:
+            archive.query(f"ALTER TABLE {table} DROP COLUMN {column}")
         archive.query("PRAGMA user_version = 3")
     return path
 
