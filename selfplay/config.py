@@ -170,10 +170,6 @@ class FinetuneConfig:
     start: str = "base"
     """Where each training starts. `base` is the first model, with all pairs, as the ancestor does. `previous` is the
     last checkpoint."""
-    first_steps: int = 0
-    """Optimiser steps on the pairs that the run begins with, before the first proposal. Iteration 0 is then the model
-    that has learned them, and `base` means this model. A pretrained model first has to learn what a puzzle looks
-    like; the ancestor did the same."""
     solutions_per_puzzle: int = 8
     """Most distinct solutions of a puzzle that are trained on, with `sft`, `spin` and `dpo`; the ancestor's number
     (preprocess.py). Other objectives learn from all the texts that they choose."""
@@ -249,6 +245,10 @@ class FinetuneConfig:
     shard: str = "none"
     """How several processes train together under `torchrun`. With `none` each holds all weights. With `full`, weights,
     gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
+    first_steps: int = 0
+    """Optimiser steps on the pairs that the run begins with, before the first proposal. Iteration 0 is then the model
+    that has learned them, and `base` means this model. A pretrained model first has to learn what a puzzle looks
+    like; the ancestor did the same."""
 
     @property
     def trains(self) -> bool:
