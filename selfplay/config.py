@@ -109,6 +109,9 @@ class SolveConfig(SamplingConfig):
     """How many more candidates each of the `further_puzzles` gets."""
     training_puzzles: str = "all"
     """Which training puzzles are tried in each iteration, beside the proposed ones."""
+    most_training: int = 0
+    """If above 0, at most this many training puzzles are tried in an iteration. They are drawn at random; those whose
+    earlier candidates promise most are the likeliest."""
     most_proposed: int = 0
     """If above 0, at most this many proposals of an iteration get candidates. A ranker, fitted to earlier iterations,
     chooses the most instructive ones. The first iteration tries all."""
@@ -242,6 +245,10 @@ class FinetuneConfig:
     shard: str = "none"
     """How several processes train together under `torchrun`. With `none` each holds all weights. With `full`, weights,
     gradients and the optimiser's state are spread over them (FSDP2), for models that do not fit one GPU."""
+    first_steps: int = 0
+    """Optimiser steps on the pairs that the run begins with, before the first proposal. Iteration 0 is then the model
+    that has learned them, and `base` means this model. A pretrained model first has to learn what a puzzle looks
+    like; the ancestor did the same."""
 
     @property
     def trains(self) -> bool:
@@ -455,8 +462,9 @@ MAY_BE_ZERO = {
     "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
     "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
-    "propose.begun", "solve.further_puzzles", "solve.most_proposed", "iterations", "vary.variations", "data.rules",
-    "propose.temperature", "solve.temperature", "evaluate.temperature", "ray.samplers",
+    "propose.begun", "solve.further_puzzles", "solve.most_proposed", "solve.most_training", "iterations",
+    "vary.variations", "data.rules", "finetune.first_steps", "propose.temperature", "solve.temperature",
+    "evaluate.temperature", "ray.samplers",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
 ROUNDING = ("finetune.micro_batch_tokens", "finetune.checkpointing", "finetune.shard")
@@ -518,6 +526,8 @@ def _check_finetune(config: RunConfig) -> None:
             raise ConfigError(
                 f"{key}: expected {needed} with finetune.verified = false (it relies on verdicts), got {flat[key]}"
             )
+    if own.first_steps and not own.trains:
+        raise ConfigError("finetune.first_steps: expected 0 with finetune.objective = 'none': nothing is learned")
     if not own.roles or set(own.roles) - {"propose", "solve"}:
         raise ConfigError(f"finetune.roles: expected propose, solve or both, got {shown(list(own.roles))}")
     if own.objective in ("spin", "grpo") and own.start != "previous":

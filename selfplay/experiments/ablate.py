@@ -37,8 +37,8 @@ from selfplay.settings import embedded_file, load
 from selfplay.training.backend import Backend
 
 SAME = ("model.", "endpoint.", "prompt.", "sandbox.", "evaluate.", "data.dev", "data.heldout", "finetune.epochs",
-        "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows", "chunk_texts",
-        "heldout_every", "executor", "ray.")  # fmt: skip
+        "finetune.first_steps", "finetune.max_steps", "finetune.batch_tokens", "finetune.start", "batch_rows",
+        "chunk_texts", "heldout_every", "executor", "ray.")  # fmt: skip
 """Beginnings of the settings that arms must share: the base, the training budget and the scoring."""
 ARM_NAME = re.compile(r"\w[\w ,.+-]*")
 """Names of arms. They also name folders."""
@@ -238,7 +238,8 @@ def _scores(
         for record in rundir.read_records():
             progress.row(record)
     else:
-        _take_base_scores(rundir, siblings)
+        if not config.finetune.first_steps:
+            _take_base_scores(rundir, siblings)
         with pool_of(config) as (pool, protections):
             run(rundir, config, backend, pool, protections, progress)
             counts = {scored: _counts(rundir, config.iterations, scored) for scored in SCORED_SETS}

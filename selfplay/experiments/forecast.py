@@ -133,7 +133,7 @@ class _Trial:
         self.config, self.backend, self.pool, self.protections = config, backend, pool, protections
         self.folder, self.archive, self.sampler, self.protocol = folder, archive, sampler, protocol
         self.shots = few_shots(archive, config, protocol)
-        self.targets = solve.targets(archive, 0, config.solve.training_puzzles)
+        self.targets = solve.targets(archive, 0, config)
         self.references = len(archive.choose(config.finetune.solutions_per_puzzle, config.data.references))
         self.number = 0
         self.examples_per_step = self.examples_per_pair = self.steps = 1.0

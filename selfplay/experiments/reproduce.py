@@ -252,7 +252,7 @@ def _differences(
     at = f"iteration {iteration}"
     with _reading(there) as first, _reading(here) as second:
         yield from _archive_differences(first, second, iteration, at, done)
-    if iteration:
+    if iteration or there.checkpoint(0).is_dir():
         yield from _weight_differences(there, here, record, again, done)
     sure = []
     for name in SCORED_SETS:

@@ -98,7 +98,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
         sessions.note_origin(new, {"branched_from": {"run": name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
             archive.copy_until(new.archive, last)
-        for number in needed:
+        for number in {0, *needed}:  # iteration 0 has a checkpoint if it has learned something
             if parent.checkpoint(number).is_dir():
                 shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
         for record in records[: last + 1]:

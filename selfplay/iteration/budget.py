@@ -40,7 +40,7 @@ def check_budget(run: Run, iteration: int) -> None:
 def iteration_costs(run: Run, iteration: int) -> dict[str, StageCost]:
     """What each stage of an iteration has cost so far, in all sessions, read from disk."""
     costs = {stage: stage_cost(sums) for stage, sums in run.archive.chunk_costs(iteration).items()}
-    if iteration and run.rundir.checkpoint(iteration).exists():
+    if run.rundir.checkpoint(iteration).exists():
         costs["train"] = training_cost(run.models.sampler(iteration).notes.get("training", {}))
     own = SCORED_SETS if run.ends_with(iteration) == iteration else ()
     lines = [line for name in own for line in read_chunks(run.rundir.samples(iteration, name))]

@@ -26,7 +26,7 @@ from selfplay.iteration.guarding import guard_of, guarded_sets, set_contaminated
 from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
-from selfplay.iteration.train import teach_stage, train_stage
+from selfplay.iteration.train import first_training, teach_stage, train_stage
 from selfplay.iteration.training_set import import_training, protocol_of, training_texts
 from selfplay.run import resources
 from selfplay.run.heartbeat import Heartbeat
@@ -45,14 +45,15 @@ logger = logging.getLogger(__name__)
 def iterate(run: Run, iteration: int) -> dict[str, Any]:
     """Do all stages of an iteration that are not on disk yet, and return its record.
 
-    Iteration 0 scores the base model and trains nothing.
+    Iteration 0 proposes nothing. It scores the base model, which learns `finetune.first_steps` before.
     """
     started = time.monotonic()
     if iteration:
         sample(run, iteration)
-        if run.trains and not run.rundir.checkpoint(iteration).exists():
-            training = teach_stage(run, iteration)
-            train_stage(run, iteration, training)
+    learns = run.trains if iteration else run.config.finetune.first_steps > 0
+    if learns and not run.rundir.checkpoint(iteration).exists():
+        training = teach_stage(run, iteration) if iteration else first_training(run)
+        train_stage(run, iteration, training)
     scores = score_stage(run, iteration)
     return record_of(run, iteration, scores, time.monotonic() - started)
 

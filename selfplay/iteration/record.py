@@ -45,7 +45,7 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
         seconds: Time that this session spent on the iteration, in seconds.
     """
     sampler = run.models.sampler(run.ends_with(iteration))
-    notes = sampler.notes if iteration and run.trains else {}
+    notes = sampler.notes if run.trains and run.rundir.checkpoint(run.ends_with(iteration)).is_dir() else {}
     training = notes.get("training", {})
     back = {"rolled_back_to": notes["rolled_back_to"]} if "rolled_back_to" in notes else {}
     costs, arithmetic = iteration_costs(run, iteration), sampler.arithmetic

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from puzzles.archive.store import CONTAMINATED, OWN, QUARANTINED, Archive, Chunk, Provenance
 from puzzles.parse import parse_candidates
 from puzzles.puzzle import Candidate, Judgement, Verdict, VerifiedPair
@@ -27,16 +29,33 @@ TRIED = "p.origin IN ('human', 'import')"
 """Training puzzles that the model may try. Pairs by rule are not tried: there is no end of them."""
 
 
-def targets(archive: Archive, iteration: int, which: str) -> list[str]:
+def targets(archive: Archive, iteration: int, config: RunConfig) -> list[str]:
     """Ids of the puzzles to try: those that this iteration proposed or varied, and training puzzles as configured."""
-    clean = f" AND NOT {CONTAMINATED}"
-    proposed = archive.puzzle_ids(f"{OWN.format('p.origin')} AND p.iteration = ?" + clean, iteration)
+    proposed = archive.puzzle_ids(f"{OWN.format('p.origin')} AND p.iteration = ? AND NOT {CONTAMINATED}", iteration)
+    return proposed + _training_targets(archive, iteration, config)
+
+
+def _training_targets(archive: Archive, iteration: int, config: RunConfig) -> list[str]:
+    which, most = config.solve.training_puzzles, config.solve.most_training
     if which == "none":
-        return proposed
-    unsolved = " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
-    if which == "unsolved":
-        return proposed + archive.puzzle_ids(TRIED + unsolved + clean, iteration)
-    return proposed + archive.puzzle_ids(TRIED + clean)
+        return []
+    unsolved = "EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.iteration < ?)"
+    condition, known = (f"NOT {unsolved}", [iteration]) if which == "unsolved" else ("1", [])
+    chosen = archive.puzzle_ids(f"{TRIED} AND NOT {CONTAMINATED} AND {condition}", *known)
+    if not most or len(chosen) <= most:
+        return chosen
+    tried = {
+        puzzle: (accepted, count)
+        for puzzle, accepted, count in archive.query(
+            "SELECT k.puzzle, sum(k.verdict = 'accepted'), count(*) FROM candidates k JOIN chunks c ON c.id = k.chunk"
+            " WHERE c.iteration < ? GROUP BY 1",
+            iteration,
+        )
+    }
+    rng = np.random.default_rng([config.seed, iteration, 11])
+    worth = np.array([worth_further(*tried.get(puzzle, (0, 0))) for puzzle in chosen])
+    drawn = rng.choice(len(chosen), most, replace=False, p=worth / worth.sum())
+    return [chosen[place] for place in sorted(drawn)]
 
 
 def worth_further(accepted: int, tried: int) -> float:

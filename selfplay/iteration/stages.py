@@ -73,7 +73,7 @@ def solve_stage(run: Run, iteration: int) -> None:
 def _targets(run: Run, iteration: int) -> list[str]:
     """Ids of the puzzles to try. With `solve.most_proposed`, only the best-ranked proposals are among them."""
     archive, config = run.archive, run.config.solve
-    targets = solve.targets(archive, iteration, config.training_puzzles)
+    targets = solve.targets(archive, iteration, run.config)
     if not config.most_proposed:
         return targets
     of_model = {*archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)}

@@ -39,8 +39,9 @@ class Models:
         self._loaded: tuple[str, Sampler] | None = (str(config.model.path), base)
 
     def place(self, iteration: int) -> str | Path:
-        """Where an iteration's weights are. Iteration 0 is the base model."""
-        return self._rundir.checkpoint(iteration) if iteration else self._config.path
+        """Where an iteration's weights are. Iteration 0 is the base model, or what its first steps made of it."""
+        own = self._rundir.checkpoint(iteration)
+        return own if iteration or own.is_dir() else self._config.path
 
     def sampler(self, iteration: int) -> Sampler:
         """The sampler of an iteration's checkpoint. It is loaded if another one is in memory."""
@@ -123,6 +124,6 @@ class Run:
         if self.config.keep_checkpoints == "all" or not self.done:
             return
         iterations = range(len(self.done))
-        kept = {self.best(), iterations[-1], self.reigning}
+        kept = {0, self.best(), iterations[-1], self.reigning}  # trainings may start from iteration 0
         for iteration in self.rundir.checkpoints() & {*iterations} - kept:
             shutil.rmtree(self.rundir.checkpoint(iteration))

@@ -79,6 +79,17 @@ def teaching(
     return Teaching(made, list(dict.fromkeys(lesson.pair for lesson in made if lesson.pair)))
 
 
+def first_teaching(
+    archive: Archive, config: RunConfig, protocol: str, shots: Sequence[Pair], rng: np.random.Generator
+) -> Teaching:
+    """The lessons of the training before the first proposal: the pairs that the run begins with."""
+    own = config.finetune
+    pairs = archive.choose(own.solutions_per_puzzle, before_first_iteration=True, shortest=own.shortest)
+    proposer_shots = 0 if protocol == "plain" else config.prompt.shots
+    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng, {})
+    return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
+
+
 def iterations_learned(archive: Archive, config: RunConfig, iteration: int) -> list[int]:
     """The iterations whose finds this one trains on, in order."""
     kept = [number for number in range(1, iteration + 1) if number not in archive.set_aside()]

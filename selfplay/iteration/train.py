@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from puzzles.puzzle import InputError
 from selfplay.iteration.alarms import answer
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
-from selfplay.iteration.teach import teaching
+from selfplay.iteration.teach import Teaching, first_teaching, teaching
 from selfplay.training.backend import Training
 
 LACKING = {
@@ -61,12 +63,37 @@ def teach_stage(run: Run, iteration: int) -> Training:
     run.archive.sync()  # after a power cut, no checkpoint may be left without the record of its pairs
     # If a rollback leaves nothing to learn, the best weights stay as they are.
     start = run.models.place(begins_with if config.start == "previous" or not taught.lessons else 0)
-    notes = {
+    notes = _notes(run, iteration, taught, start)
+    notes |= {"rolled_back_to": begins_with} if action == "rollback" else {}
+    return Training(start, taught.lessons, config, run.config.model, [run.config.seed, iteration, 4], notes)
+
+
+def first_training(run: Run) -> Training:
+    """The training before the first proposal, on the pairs that the run begins with, which it records.
+
+    Raises:
+        InputError: None of these pairs can be learned.
+    """
+    check_budget(run, 0)
+    own = run.config.finetune
+    config = replace(own, objective="sft", max_steps=own.first_steps, epochs=float(own.first_steps))
+    rng = np.random.default_rng([run.config.seed, 0, 3])
+    with run.archive.transaction():
+        taught = first_teaching(run.archive, run.config, run.protocol, run.shots, rng)
+        if not taught.lessons:
+            raise InputError(f"finetune.first_steps: {nothing_to_train(run.protocol)}")
+        run.archive.add_trained(0, taught.pairs)
+    run.archive.sync()
+    notes = _notes(run, 0, taught, run.config.model.path)
+    return Training(run.config.model.path, taught.lessons, config, run.config.model, [run.config.seed, 0, 4], notes)
+
+
+def _notes(run: Run, iteration: int, taught: Teaching, start: str | Path) -> dict[str, Any]:
+    """What is kept beside the new weights."""
+    return {
         "protocol": run.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
         "shots": [[puzzle.source, solution.source] for puzzle, solution in run.shots],
-        **({"rolled_back_to": begins_with} if action == "rollback" else {}),
     }  # fmt: skip
-    return Training(start, taught.lessons, config, run.config.model, [run.config.seed, iteration, 4], notes)
 
 
 def train_stage(run: Run, iteration: int, training: Training) -> None:

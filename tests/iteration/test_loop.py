@@ -50,7 +50,7 @@ from selfplay.config import (
     SandboxConfig,
     SolveConfig,
 )
-from selfplay.iteration import beginning, champion
+from selfplay.iteration import beginning, champion, solve
 from selfplay.iteration.budget import BudgetSpent
 from selfplay.iteration.champion import dev_counts, reigns
 from selfplay.iteration.solve import worth_further
@@ -767,6 +767,44 @@ def test_training_puzzles_are_tried_as_configured(files, pool, tmp_path, which, 
             name for (name,) in archive.query("SELECT name FROM puzzles WHERE id IN (SELECT puzzle FROM candidates)")
         }
     assert names & {"thirds", "unsolved"} == set(tried)
+
+
+def test_at_most_so_many_training_puzzles_are_tried_and_the_likeliest_teach_most(files, pool, tmp_path):
+    config = config_of(files, propose=ProposeConfig(proposals=0), iterations=3)
+    config = dataclasses.replace(config, solve=SolveConfig(candidates_per_puzzle=4, most_training=2))
+    go(tmp_path / "run", config, pool)
+    with Archive(RunDir(tmp_path / "run").archive) as archive:
+        tried = archive.query(
+            "SELECT c.iteration, count(DISTINCT k.puzzle) FROM candidates k JOIN chunks c ON c.id = k.chunk GROUP BY 1"
+        )
+        assert [tuple(row) for row in tried] == [(1, 2), (2, 2), (3, 2)]
+        everything = solve.targets(archive, 4, dataclasses.replace(config, solve=SolveConfig()))
+        drawn = Counter(
+            puzzle
+            for seed in range(200)
+            for puzzle in solve.targets(archive, 4, dataclasses.replace(config, seed=seed))
+        )
+        counts = dict(archive.query("SELECT puzzle, sum(verdict = 'accepted') FROM candidates GROUP BY 1"))
+        tries = dict(archive.query("SELECT puzzle, count(*) FROM candidates GROUP BY 1"))
+    worth = {puzzle: solve.worth_further(counts.get(puzzle, 0), tries.get(puzzle, 0)) for puzzle in everything}
+    assert sum(drawn.values()) == 400
+    assert drawn[max(worth, key=worth.get)] > drawn[min(worth, key=worth.get)]
+
+
+def test_a_run_may_learn_the_pairs_it_begins_with_before_the_first_proposal(files, pool, tmp_path):
+    backend, config = Backend(), config_of(files, finetune=FinetuneConfig(first_steps=5), iterations=1)
+    records = go(tmp_path / "run", config, pool, backend)
+    rundir = RunDir(tmp_path / "run")
+    first, second = backend.trainings
+    assert first["start"] == "base"
+    assert second["start"] == str(rundir.checkpoint(0))
+    assert records[0]["checkpoint"] == backend.load(rundir.checkpoint(0), None).checkpoint
+    assert records[0]["checkpoint"] != backend.load("base", None).checkpoint
+    assert records[0]["trained_pairs"] == first["notes"]["pairs"] > 0
+    assert records[0]["training"]["steps"] == 7
+    with Archive(rundir.archive) as archive:
+        (pairs,) = archive.query("SELECT count(*) FROM solutions WHERE iteration = 0")[0]
+    assert records[0]["trained_pairs"] <= pairs
 
 
 def test_without_references_only_the_models_own_solutions_are_trained_on(files, pool, tmp_path):
