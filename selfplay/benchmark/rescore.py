@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
@@ -36,6 +37,7 @@ def rescore(
     errata: Mapping[str, str] | None,
     ks: Sequence[int] | None = None,
     sandbox: tuple[Pool, dict[str, Any]] | None = None,
+    puzzles: str = "",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score a benchmark's candidates again, and write its files again.
 
@@ -44,6 +46,8 @@ def rescore(
         errata: Puzzles to leave out: the reason of each by id. None keeps the stored ones.
         ks: The k of pass@k; None keeps the stored ones.
         sandbox: A pool and its protections, to judge the stored texts again; None keeps the stored verdicts.
+        puzzles: The set that may be read to judge again, if it is no embedded one. `results.json` may be somebody
+            else's, so no file is read because it stands there.
 
     Returns:
         The content of `results.json` before and after.
@@ -64,7 +68,7 @@ def rescore(
             found = f"got {there.get(puzzle, 0)} of puzzle {shown(puzzle)}"
             raise InputError(f"{folder / results.SAMPLES}: expected {scored.get(puzzle, 0)} candidates, {found}")
         left_out = before["selfplay"]["errata"] if errata is None else errata
-        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
+        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox, puzzles)
 
 
 def _rescored(
@@ -74,12 +78,15 @@ def _rescored(
     errata: Mapping[str, str],
     ks: Sequence[int] | None,
     sandbox: tuple[Pool, dict[str, Any]] | None,
+    puzzles: str,
 ) -> dict[str, Any]:
     facts = {key: value for key, value in own.items() if key in results.FACTS}
     if ks is not None:
         _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
+        if (path := facts["set"]["path"]) not in (*EMBEDDED_SETS, puzzles):
+            raise InputError(f"{folder}: scored on {shown(path)}: name this file yourself: add --puzzles FILE")
         facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)

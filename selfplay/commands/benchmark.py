@@ -124,7 +124,11 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--rescore", nargs="*", metavar="FOLDER",
         help="score stored candidates again, without a model; default: everything below runs/",
     )  # fmt: skip
-    parser.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
+    parser.add_argument(
+        "--judge-again",
+        action="store_true",
+        help="with --rescore: judge the stored texts again; --puzzles must name the set if it is a file",
+    )
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -253,7 +257,7 @@ def _rescore(options: argparse.Namespace) -> int:
             if is_run(folder):
                 print(f"{folder}\n{rescored_run_table(rescored_run(folder, errata or read_errata(), ks))}\n")
             else:
-                before, after = rescore(folder, errata, ks, sandbox)
+                before, after = rescore(folder, errata, ks, sandbox, options.puzzles)
                 print(f"{folder}\n{rescored_table(before['selfplay'], after['selfplay'])}\n")
     return 0
 
