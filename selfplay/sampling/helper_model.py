@@ -31,6 +31,7 @@ MOST_TOKEN_CHARACTERS = 4096
 """Longest text of a token."""
 MOST_NAMED = 1 << 20
 """Largest number that a tokenizer may pad or cut texts to."""
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 BUFFER_BYTES = 512 << 20
 """Memory for a model's own tables, such as masks, that no file holds."""
 FILE_BYTES = 1 << 20
@@ -49,12 +50,14 @@ def tried(question: dict[str, Any]) -> dict[str, Any]:
     """The sizes of the folder's model.
 
     Raises:
+        Malformed: A file is not what its name says.
         Refused: It asks for too much.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     folder, known = question["folder"], {"local_files_only": True, "trust_remote_code": False}
+    check_described(folder, question["tensors"])
     tokenizer = AutoTokenizer.from_pretrained(folder, **known)
     check_tokenizer(tokenizer, set(question["known"]))
     config = AutoConfig.from_pretrained(folder, **known)
@@ -71,6 +74,53 @@ def tried(question: dict[str, Any]) -> dict[str, Any]:
     if kept > max(BUFFER_BYTES, 2 * size):
         raise Refused(f"config.json describes a model with tables of {kept:,} bytes beside its weights")
     return {"elements": elements}
+
+
+class Malformed(Exception):
+    """A file is not what its name says."""
+
+
+def check_described(folder: str, tensors: int) -> None:
+    """Check the files of JSON before a library makes something of them.
+
+    Raises:
+        Malformed: One is no object of JSON.
+        Refused: It asks for too much.
+    """
+    described = {}
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+        if os.path.exists(place := f"{folder}/{name}"):
+            with open(place, "rb") as file:
+                content = file.read()
+            try:
+                described[name] = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise Malformed(f"{place}: expected JSON, {error}") from None
+            if not isinstance(described[name], dict):
+                raise Malformed(f"{place}: expected an object")
+    tokens = [
+        described.get("tokenizer.json", {}).get("added_tokens"),
+        described.get("tokenizer_config.json", {}).get("added_tokens_decoder"),
+        described.get("added_tokens.json"),
+    ]
+    added = max((len(each) for each in tokens if isinstance(each, list | dict)), default=0)
+    if added > MOST_ADDED:
+        raise Refused(f"its tokenizer has {added:,} added tokens, at most {MOST_ADDED:,} is safe")
+    if described.get("tokenizer_config.json", {}).get("fast_tokenizer_files"):
+        raise Refused("tokenizer_config.json names other files (fast_tokenizer_files) than tokenizer.json")
+    for key, value in pairs(described.get("config.json")):
+        if key in LAYERS and isinstance(value, int) and value > tensors:
+            raise Refused(f"config.json describes {value:,} layers ({key}), but its weights are {tensors:,} tensors")
+
+
+def pairs(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of a JSON value with what stands under them, at any depth."""
+    waiting = [value]
+    while waiting:
+        member = waiting.pop()
+        if isinstance(member, dict):
+            yield from member.items()
+        waiting += member.values() if isinstance(member, dict) else member if isinstance(member, list) else []
 
 
 def check_tokenizer(tokenizer: Any, known: set[str]) -> None:
@@ -97,10 +147,13 @@ def check_tokenizer(tokenizer: Any, known: set[str]) -> None:
         for change in (core.padding or {}, core.truncation or {}):
             if wrong := [value for value in change.values() if isinstance(value, int) and value > MOST_NAMED]:
                 raise Refused(f"its tokenizer pads or cuts texts to {wrong[0]:,} tokens")
-    for character in list(characters)[:MOST_PROBES]:
-        tokens = tokenizer.encode(character * RUN + "!", add_special_tokens=True)
-        if len(tokens) > MOST_GROWTH * RUN:
-            raise Refused(f"its tokenizer makes {len(tokens):,} tokens of {RUN:,} characters")
+    probed = list(characters)[:MOST_PROBES]
+    for character in probed:
+        # The others come later, because an engine may first see whether what a pattern must hold is there at all.
+        text = f"{character * RUN}\x01{''.join(probed)}\x01{character * RUN}"
+        tokens = tokenizer.encode(text, add_special_tokens=True)
+        if len(tokens) > MOST_GROWTH * len(text):
+            raise Refused(f"its tokenizer makes {len(tokens):,} tokens of {len(text):,} characters")
     text = tokenizer.decode(list(range(min(100, len(tokenizer)))))
     if len(text) > 100 * MOST_TOKEN_CHARACTERS * MOST_GROWTH:
         raise Refused("its tokenizer writes too long texts")
@@ -248,6 +301,8 @@ def outcome(question: dict[str, Any]) -> dict[str, Any]:
         return tried(question)
     except Refused as refused:
         return {"refused": str(refused)}
+    except Malformed as error:
+        return {"malformed": str(error)[:1000]}
     except (MemoryError, RecursionError):
         return {"refused": _too_much(question)}
     except Exception as error:  # noqa: BLE001  # an odd folder can make the library raise anything

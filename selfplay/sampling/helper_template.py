@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import Any
 
-CPU_SECONDS = 5.0
+CPU_SECONDS = 2.0
 """CPU time of one chat. The process ends when it is spent: even one operation may take for ever."""
 MEMORY_BYTES = 512 << 20
 FILE_BYTES = 1 << 20

@@ -33,6 +33,7 @@ READ = (".json", ".jinja", ".txt", ".model")
 """Ends of the names of files that libraries read beside the weights."""
 SMALL = ("config.json", "generation_config.json", "selfplay.json", "preprocessor_config.json", "processor_config.json")
 SMALL_BYTES = 4 << 20
+INDEX_BYTES = 16 << 20
 LARGE_BYTES = 64 << 20
 """Largest file beside the weights. Gemma's tokenizer.json has 33 MB."""
 HEADER_BYTES = 16 << 20
@@ -72,6 +73,7 @@ class Found:
     elements: int
     """Numbers in the weights."""
     weight_bytes: int
+    tensors: int
 
 
 def check(folder: Path) -> None:
@@ -88,6 +90,7 @@ def check(folder: Path) -> None:
         return
     question = {
         "folder": str(folder), "elements": found.elements, "bytes": found.weight_bytes, "known": _own_patterns(),
+        "tensors": found.tensors,
         "cpu_seconds": CPU_SECONDS + found.beside_bytes // BYTES_PER_SECOND, "wall_seconds": WALL_SECONDS,
         "memory_bytes": ROOM_BYTES + ROOM_PER_BYTE * found.beside_bytes,
     }  # fmt: skip
@@ -95,6 +98,8 @@ def check(folder: Path) -> None:
         answer = _helper.ask(question, 2 * WALL_SECONDS)
     except HelperDied as error:
         answer = {"refused": f"it cannot be tried: {error}"}
+    if "malformed" in answer:
+        raise InputError(answer["malformed"])
     if "refused" in answer:
         raise InputError(f"{folder}: {answer['refused']}: use another model, or repair this one")
     if "failed" in answer:
@@ -128,7 +133,7 @@ def looked_through(folder: Path) -> Found:
         Unloadable: A file of weights is damaged.
     """
     digest = hashlib.sha256(f"{TRIAL} {_versions()}".encode())
-    beside = elements = weight_bytes = 0
+    beside = elements = weight_bytes = tensors = 0
     files = list(_files(folder))
     _check_described(folder)
     read = {"model.safetensors"} if (folder / "model.safetensors").exists() else {*shards(folder)}
@@ -137,8 +142,8 @@ def looked_through(folder: Path) -> Found:
     for file in files:
         size = file.stat().st_size
         if file.name in read:
-            content, held = _header(file, size)
-            elements, weight_bytes = elements + held, weight_bytes + size
+            content, number, held = _header(file, size)
+            elements, weight_bytes, tensors = elements + held, weight_bytes + size, tensors + number
         elif file.suffix in READ and file.name != "selfplay.json":
             content = file.read_bytes()
             beside += size
@@ -146,7 +151,7 @@ def looked_through(folder: Path) -> Found:
             continue
         digest.update(f"\0{file.relative_to(folder)}\0{len(content)}\0".encode("utf-8", "surrogateescape"))
         digest.update(content)
-    return Found(f"model-{digest.hexdigest()}", beside, elements, weight_bytes)
+    return Found(f"model-{digest.hexdigest()}", beside, elements, weight_bytes, tensors)
 
 
 @functools.cache
@@ -172,12 +177,26 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         if not stat.S_ISREG(mode):
             raise InputError(f"{file}: expected a regular file, got a device, a pipe or a socket: remove it")
-        most = SMALL_BYTES if file.name in SMALL else LARGE_BYTES
-        if file.suffix == ".safetensors" and 0 < file.stat().st_blocks * 512 < file.stat().st_size // SPARSE:
+        most = SMALL_BYTES if file.name in SMALL else INDEX_BYTES if file.name == INDEX else LARGE_BYTES
+        if file.suffix == ".safetensors" and _is_hollow(file):
             raise InputError(f"{file}: expected weights, got a file of {file.stat().st_size:,} bytes that is empty")
         if file.suffix in READ and file.stat().st_size > most:
             raise InputError(f"{file}: expected at most {most:,} bytes, got {file.stat().st_size:,}")
         yield file
+
+
+def _is_hollow(file: Path) -> bool:
+    """Whether a large file takes next to no room on the disk: then reading it would take longer than sending it."""
+    found = file.stat()
+    if found.st_size < LARGE_BYTES or found.st_blocks * 512 >= found.st_size // SPARSE:
+        return False
+    if found.st_blocks:
+        return True
+    with file.open("rb") as opened:  # some file systems tell no blocks
+        try:
+            return os.lseek(opened.fileno(), 0, os.SEEK_HOLE) < found.st_size // SPARSE
+        except OSError:
+            return False
 
 
 def _check_place(file: Path, root: Path) -> None:
@@ -190,8 +209,8 @@ def _check_place(file: Path, root: Path) -> None:
         raise InputError(f"{file}: expected a file in the model's folder, got a link out of it: copy the file there")
 
 
-def _header(file: Path, size: int) -> tuple[bytes, int]:
-    """The header of a file of weights, and the number of its numbers."""
+def _header(file: Path, size: int) -> tuple[bytes, int, int]:
+    """The header of a file of weights, its number of tensors, and of numbers in them."""
     with file.open("rb") as opened:
         first = opened.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
@@ -211,7 +230,7 @@ def _header(file: Path, size: int) -> tuple[bytes, int]:
     if end != size - 8 - length:
         raise Unloadable(f"{file.name}: expected {end:,} bytes of weights, got {size - 8 - length:,}")
     elements = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    return header, min(elements, 2 * size)  # a number has four bits or more
+    return header, len(tensors), min(elements, 2 * size)  # a number has four bits or more
 
 
 def shards(folder: Path) -> list[str]:
@@ -230,7 +249,7 @@ def shards(folder: Path) -> list[str]:
 def _check_described(folder: Path) -> None:
     """Check the files of JSON by which libraries find others."""
     described: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("config.json", "generation_config.json"):  # the others are large: the helper reads them
         if (file := folder / name).exists():
             described[name] = parse_json(file.read_bytes(), str(file))
             expect(described[name], {"type": "object"}, str(file))
@@ -244,8 +263,6 @@ def _check_described(folder: Path) -> None:
             raise InputError(f"{folder / 'config.json'}: {key}: code from elsewhere is never run, got {shown(value)}")
         if key == "transformers_weights" and value:
             raise InputError(f"{folder / 'config.json'}: {key}: expected weights under their usual name")
-    if described.get("tokenizer_config.json", {}).get("fast_tokenizer_files"):
-        raise InputError(f"{folder / 'tokenizer_config.json'}: fast_tokenizer_files: expected tokenizer.json alone")
 
 
 def _values(value: Any) -> Iterator[tuple[str, Any]]:
