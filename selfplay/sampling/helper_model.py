@@ -36,8 +36,8 @@ BUFFER_BYTES = 512 << 20
 """Memory for a model's own tables, such as masks, that no file holds."""
 FILE_BYTES = 1 << 20
 """Largest file that it may write: libraries try whether they could."""
-RUN = 20_000
-"""Characters of a text that repeats one of them."""
+RUN = 6000
+"""Characters of a text that repeats one of them. Honest patterns take up to the square of it in steps."""
 USUAL = " \n\tax0_.(!'é中"
 MOST_PROBES = 40
 

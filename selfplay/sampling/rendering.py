@@ -15,7 +15,11 @@ _helper = Helper(Path(__file__).with_name("helper_template.py"))
 
 
 class TemplateFailed(Exception):
-    """The template raised an error, or needs too much time or memory."""
+    """The template raised an error."""
+
+
+class TemplateTakesTooMuch(TemplateFailed):
+    """The template needs too much time or memory, or writes too much."""
 
 
 def rendered(
@@ -31,6 +35,7 @@ def rendered(
 
     Raises:
         TemplateFailed: There is none.
+        TemplateTakesTooMuch: There is none, and another try would take as much.
     """
     question = {
         "template": template, "messages": list(messages), "tokens": dict(tokens),
@@ -39,9 +44,9 @@ def rendered(
     try:
         answer = _helper.ask(question, WALL_SECONDS)
     except HelperDied:
-        raise TemplateFailed("it takes too much time or memory") from None
+        raise TemplateTakesTooMuch("it takes too much time or memory") from None
     if "refused" in answer:
-        raise TemplateFailed(answer["refused"])
+        raise TemplateTakesTooMuch(answer["refused"])
     if "failed" in answer:
         said = next((line for line in answer["failed"].splitlines() if line.strip()), answer["kind"])
         raise TemplateFailed(said)

@@ -232,5 +232,5 @@ def test_an_ablation_lets_no_base_act_that_is_a_strangers_run(tmp_path):
     file.write_text(
         'run = "config.toml"\nseeds = [0]\ncontrol = "a"\nsettings = []\n[arms]\na = ["seed=1"]\nb = ["iterations=1"]\n'
     )
-    with pytest.raises(InputError, match="model.path = '/elsewhere/model'"):
+    with pytest.raises(InputError, match=r"model\.path = '/elsewhere/model'"):
         load_ablation(file)
