@@ -289,14 +289,21 @@ def _too_much(question: dict[str, Any]) -> str:
     )
 
 
+def limit(kind: int, most: int) -> None:
+    """Set a limit of this process, unless a narrower one holds already."""
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
 def outcome(question: dict[str, Any]) -> dict[str, Any]:
     """What a trial says, within its limits."""
     with open("/proc/self/statm", encoding="ascii") as file:
         room = int(file.read().split()[0]) * resource.getpagesize() + question["memory_bytes"]
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    resource.setrlimit(resource.RLIMIT_CPU, (question["cpu_seconds"], question["cpu_seconds"] + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit(resource.RLIMIT_AS, room)
+    limit(resource.RLIMIT_CPU, question["cpu_seconds"])
+    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
     try:
         return tried(question)
     except Refused as refused:

@@ -39,15 +39,22 @@ def answered(question: dict[str, Any], render: Any) -> dict[str, Any]:
     return {"written": written}
 
 
+def limit(kind: int, most: int) -> None:
+    """Set a limit of this process, unless a narrower one holds already."""
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (most, most))
+
+
 def main() -> None:
     """Answer until the input ends."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     with open("/proc/self/statm", encoding="ascii") as file:
         room = int(file.read().split()[0]) * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (room, room))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit(resource.RLIMIT_AS, room)
+    limit(resource.RLIMIT_FSIZE, FILE_BYTES)
+    limit(resource.RLIMIT_CORE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted command closes the input
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer

@@ -134,12 +134,12 @@ def looked_through(folder: Path) -> Found:
     """
     digest = hashlib.sha256(f"{TRIAL} {_versions()}".encode())
     beside = elements = weight_bytes = tensors = 0
-    files = list(_files(folder))
+    found = list(files(folder))
     _check_described(folder)
     read = {"model.safetensors"} if (folder / "model.safetensors").exists() else {*shards(folder)}
     if not read:
         raise Unloadable("expected weights in the form of safetensors, there are none")
-    for file in files:
+    for file in found:
         size = file.stat().st_size
         if file.name in read:
             content, number, held = _header(file, size)
@@ -159,8 +159,12 @@ def _versions() -> str:
     return " ".join(metadata.version(name) for name in ("torch", "transformers", "tokenizers"))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """The files of a folder in the order of their names, each of them regular, inside, and of bounded size."""
+def files(folder: Path) -> Iterator[Path]:
+    """The files of a folder in the order of their names, each of them regular, inside, and of bounded size.
+
+    Raises:
+        InputError: One is not.
+    """
     root = folder.resolve()
     if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
         root = root.parent.parent  # the hub's cache: files are links into `blobs` beside the snapshots

@@ -19,6 +19,7 @@ from selfplay.sampling.model import LanguageModel
 from selfplay.settings import embedded_file
 
 CPU = ModelConfig(device="cpu", threads=1)
+TEMPLATE_FOLDER = model_files.TEMPLATES
 HONEST = {
     "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -95,9 +96,9 @@ FILES = {
     "notes": (lambda folder: (folder / "selfplay.json").unlink() or (folder / "selfplay.json").symlink_to("/etc/hosts"),
               "selfplay.json: expected a file in the model's folder"),
     "template": (lambda folder: os.mkfifo(folder / "chat_template.jinja"), "chat_template.jinja: expected a regular"),
-    "templates": (lambda folder: (folder / model_files.TEMPLATES).symlink_to("/etc"), "got a link out of it"),
+    "templates": (lambda folder: (folder / TEMPLATE_FOLDER).symlink_to("/etc"), "got a link out of it"),
     "a template inside": (
-        lambda folder: os.mkdir(folder / model_files.TEMPLATES) or os.mkfifo(folder / f"{model_files.TEMPLATES}/x.jinja"),
+        lambda folder: os.mkdir(folder / TEMPLATE_FOLDER) or os.mkfifo(folder / TEMPLATE_FOLDER / "x.jinja"),
         "x.jinja: expected a regular file",
     ),
     "large tokenizer": (lambda folder: os.truncate(folder / "tokenizer.json", 65 << 20), "expected at most 67,108,864"),
