@@ -32,12 +32,28 @@ def is_run(folder: Path) -> bool:
     return RunDir(folder).config.is_file()
 
 
+def check_named(folder: Path, puzzles: str) -> None:
+    """Check that the set of a benchmark may be read to judge its candidates again.
+
+    `results.json` may be somebody else's, so no file is read because it stands there.
+
+    Args:
+        folder: A folder with `results.json`.
+        puzzles: The file that the user names.
+
+    Raises:
+        InputError: The set is another file, and no embedded one.
+    """
+    path = results.read(folder)["selfplay"]["set"]["path"]
+    if path not in (*EMBEDDED_SETS, puzzles):
+        raise InputError(f"{folder}: its candidates are of {shown(path)}: name this file yourself: --puzzles FILE")
+
+
 def rescore(
     folder: Path,
     errata: Mapping[str, str] | None,
     ks: Sequence[int] | None = None,
     sandbox: tuple[Pool, dict[str, Any]] | None = None,
-    puzzles: str = "",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score a benchmark's candidates again, and write its files again.
 
@@ -46,8 +62,6 @@ def rescore(
         errata: Puzzles to leave out: the reason of each by id. None keeps the stored ones.
         ks: The k of pass@k; None keeps the stored ones.
         sandbox: A pool and its protections, to judge the stored texts again; None keeps the stored verdicts.
-        puzzles: The set that may be read to judge again, if it is no embedded one. `results.json` may be somebody
-            else's, so no file is read because it stands there.
 
     Returns:
         The content of `results.json` before and after.
@@ -68,7 +82,7 @@ def rescore(
             found = f"got {there.get(puzzle, 0)} of puzzle {shown(puzzle)}"
             raise InputError(f"{folder / results.SAMPLES}: expected {scored.get(puzzle, 0)} candidates, {found}")
         left_out = before["selfplay"]["errata"] if errata is None else errata
-        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox, puzzles)
+        return before, _rescored(folder, before["selfplay"], lines, left_out, ks, sandbox)
 
 
 def _rescored(
@@ -78,15 +92,12 @@ def _rescored(
     errata: Mapping[str, str],
     ks: Sequence[int] | None,
     sandbox: tuple[Pool, dict[str, Any]] | None,
-    puzzles: str,
 ) -> dict[str, Any]:
     facts = {key: value for key, value in own.items() if key in results.FACTS}
     if ks is not None:
         _check_tries(folder, ks, facts["settings"]["samples_per_puzzle"])
         facts["settings"] = {**facts["settings"], "k": list(ks)}
     if sandbox is not None:
-        if (path := facts["set"]["path"]) not in (*EMBEDDED_SETS, puzzles):
-            raise InputError(f"{folder}: scored on {shown(path)}: name this file yourself: add --puzzles FILE")
         facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)
