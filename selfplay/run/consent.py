@@ -19,7 +19,6 @@ from typing import Any
 from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import shortened
 from puzzles.puzzle import InputError
-from sandbox.pool import available_cores
 from selfplay import settings
 from selfplay.config import RunConfig, flatten
 from selfplay.run import sessions, user_state
@@ -54,7 +53,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "sandbox.memory_mb": _at_most(2048),
     "sandbox.answer_kb": _at_most(4096),
     "sandbox.recursion_limit": _at_most(100_000),
-    "sandbox.lanes": lambda lanes: lanes <= available_cores(),
+    "sandbox.lanes": _at_most(256),
 }
 """The settings that can act, and which of their values do not."""
 

@@ -32,6 +32,10 @@ class HelperDied(Exception):
     """The helper ended, or did not answer in time: what it was asked for takes too much time or memory."""
 
 
+class HelperLate(HelperDied):
+    """The helper did not answer in time, and was ended."""
+
+
 class Helper:
     """A helper process. It is started when it is first asked, and again after it has died.
 
@@ -55,6 +59,7 @@ class Helper:
 
         Raises:
             HelperDied: There is no answer.
+            HelperLate: It took too long.
         """
         line = json.dumps(question).encode() + b"\n"
         with self._working:
@@ -99,7 +104,7 @@ class Helper:
             selector.register(process.stdout, selectors.EVENT_READ)
             while not found.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise HelperDied("it takes too long")
+                    raise HelperLate("it takes too long")
                 part = os.read(process.stdout.fileno(), 1 << 16)
                 found += part
                 if not part or len(found) > MOST_ANSWER_BYTES:

@@ -23,7 +23,7 @@ from typing import Any
 from puzzles.foreign import NATURAL, TEXT, an_object, each, expect, parse_json, shown
 from puzzles.puzzle import InputError
 from selfplay.run import user_state
-from selfplay.sampling.helper import Helper, HelperDied
+from selfplay.sampling.helper import Helper, HelperDied, HelperLate
 from selfplay.settings import embedded_file
 
 INDEX = "model.safetensors.index.json"
@@ -95,7 +95,7 @@ def check(folder: Path) -> None:
         "memory_bytes": ROOM_BYTES + ROOM_PER_BYTE * found.beside_bytes,
     }  # fmt: skip
     try:
-        answer = _helper.ask(question, 2 * WALL_SECONDS)
+        answer = _asked(question)
     except HelperDied as error:
         answer = {"refused": f"it cannot be tried: {error}"}
     if "malformed" in answer:
@@ -105,6 +105,15 @@ def check(folder: Path) -> None:
     if "failed" in answer:
         raise Unloadable(answer["failed"].strip() or answer["kind"])
     _remember(found.mark)
+
+
+def _asked(question: dict[str, Any]) -> Any:
+    try:
+        return _helper.ask(question, 2 * WALL_SECONDS)
+    except HelperLate:
+        raise
+    except HelperDied:  # it may just have ended because nothing was asked for long
+        return _helper.ask(question, 2 * WALL_SECONDS)
 
 
 def written_here(folder: Path) -> None:
