@@ -1038,3 +1038,23 @@ def test_a_key_that_a_server_repeats_is_in_no_sample(played, monkeypatch):
     sampled = Endpoint(config, [server.url], "hash").sample([prompt("def f(")], 1, SETTINGS, [0])
     assert server.keys == ["Bearer sk-a-secret-of-some-length"]
     assert sampled.completions_P_K[0][0].text == "(the key)"
+
+
+@pytest.mark.parametrize(("sent", "is_answer"), [(b"HTTP/1.1 200 OK\r\n\r\n", True), (b"X", False), (b"", False)])
+def test_whether_a_server_answers_is_known_in_time_whatever_it_drips(sent, is_answer):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(sent)
+                    while not is_answer:
+                        connection.sendall(sent)
+                        time.sleep(0.02)
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1/models"
+        assert serving.answers(url, seconds=5 if is_answer else 0.3) == is_answer
+    assert thread.daemon
