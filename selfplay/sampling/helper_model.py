@@ -31,11 +31,18 @@ MOST_TOKEN_CHARACTERS = 4096
 """Longest text of a token."""
 MOST_NAMED = 1 << 20
 """Largest number that a tokenizer may pad or cut texts to."""
+DESCRIBED = (
+    "config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
+)  # fmt: skip
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers")
 BUFFER_BYTES = 512 << 20
 """Memory for a model's own tables, such as masks, that no file holds."""
 FILE_BYTES = 1 << 20
 """Largest file that it may write: libraries try whether they could."""
+LARGEST, SHORT = 1 << 28, 8
+"""Numbers that the largest table may have when a model reads a text of so many tokens."""
+MOST_SQUARES = 20_000_000
+"""Most that the squares of the lengths of added tokens may come to: names are looked for in this time."""
 RUN = 6000
 """Characters of a text that repeats one of them. Honest patterns take up to the square of it in steps."""
 USUAL = " \n\tax0_.(!'é中"
@@ -73,7 +80,35 @@ def tried(question: dict[str, Any]) -> dict[str, Any]:
     kept = sum(table.numel() * table.element_size() for table in network.buffers())
     if kept > max(BUFFER_BYTES, 2 * size):
         raise Refused(f"config.json describes a model with tables of {kept:,} bytes beside its weights")
+    largest = largest_table(network)
+    if largest > max(LARGEST, 2 * elements):
+        raise Refused(f"config.json describes a model that makes tables of {largest:,} numbers to read a short text")
     return {"elements": elements}
+
+
+def largest_table(network: Any) -> int:
+    """Numbers in the largest table that a model makes when it reads a short text; 0 if it cannot be known.
+
+    Nothing is computed: on the device `meta` tables have a shape only.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Watching(TorchDispatchMode):  # type: ignore[misc]  # torch is not followed
+        most = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            sizes = [each.numel() for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+            self.most = max([self.most, *sizes])
+            return made
+
+    watching = Watching()
+    # A model whose work depends on numbers cannot be followed. What it made up to there counts.
+    with contextlib.suppress(RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError), watching:
+        network(input_ids=torch.zeros(1, SHORT, dtype=torch.long, device="meta"), use_cache=False)
+    return watching.most
 
 
 class Malformed(Exception):
@@ -88,7 +123,7 @@ def check_described(folder: str, tensors: int) -> None:
         Refused: It asks for too much.
     """
     described = {}
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "added_tokens.json"):
+    for name in DESCRIBED:
         if os.path.exists(place := f"{folder}/{name}"):
             with open(place, "rb") as file:
                 content = file.read()
@@ -99,10 +134,9 @@ def check_described(folder: str, tensors: int) -> None:
             if not isinstance(described[name], dict):
                 raise Malformed(f"{place}: expected an object")
     tokens = [
-        described.get("tokenizer.json", {}).get("added_tokens"),
-        described.get("tokenizer_config.json", {}).get("added_tokens_decoder"),
-        described.get("added_tokens.json"),
-    ]
+        described.get("tokenizer.json", {}).get("added_tokens"), described.get("added_tokens.json"),
+        *described.get("tokenizer_config.json", {}).values(), *described.get("special_tokens_map.json", {}).values(),
+    ]  # fmt: skip
     added = max((len(each) for each in tokens if isinstance(each, list | dict)), default=0)
     if added > MOST_ADDED:
         raise Refused(f"its tokenizer has {added:,} added tokens, at most {MOST_ADDED:,} is safe")
@@ -133,8 +167,9 @@ def check_tokenizer(tokenizer: Any, known: set[str]) -> None:
     longest = max(map(len, tokenizer.get_vocab()), default=0)
     if longest > MOST_TOKEN_CHARACTERS:
         raise Refused(f"its tokenizer has a token of {longest:,} characters, at most {MOST_TOKEN_CHARACTERS:,} is safe")
-    if (added := len(tokenizer.added_tokens_decoder)) > MOST_ADDED:
-        raise Refused(f"its tokenizer has {added:,} added tokens, at most {MOST_ADDED:,} is safe")
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    if len(added) > MOST_ADDED or sum(len(token) ** 2 for token in added) > MOST_SQUARES:
+        raise Refused(f"its tokenizer has {len(added):,} added tokens of up to {max(map(len, added)):,} characters")
     characters = dict.fromkeys(USUAL)
     core: Any = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(core, "normalizer"):

@@ -204,6 +204,13 @@ ASKED = {
     "hidden": (described(hidden_size=600_000, head_dim=100_000), "describes a model of "),
     "intermediate": (described(intermediate_size=10**9), "describes a model of "),
     "layers": (described(num_hidden_layers=50_000), "describes 50,000 layers (num_hidden_layers)"),
+    "long names": (tokenizer(added_tokens=[{**ADDED[0], "content": "<" + "a" * 4000}, *(
+        {**token, "content": "<" + "a" * 4000 + str(place)} for place, token in enumerate(ADDED[:10])
+    )]), ""),
+    "special tokens": (
+        lambda folder: change(folder / "tokenizer_config.json", extra_special_tokens=[f"<{i}>" for i in range(20_000)]),
+        "20,000 added tokens, at most 16,384 is safe",
+    ),
     "labels": (described(num_labels=10**9), "before any weight is read"),
 }  # fmt: skip
 
@@ -213,6 +220,22 @@ def test_a_folder_that_asks_for_too_much_is_refused_before_it_gets_it(shipped, k
     make, said = ASKED[kind]
     make(shipped)
     assert said in refusal(shipped)
+
+
+def test_a_model_that_pads_every_text_to_a_huge_one_is_known_before_it_does_so(shipped, tmp_path):
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, Mamba2Config
+
+    small = {"hidden_size": 16, "num_heads": 2, "head_dim": 16, "state_size": 8, "num_hidden_layers": 1, "n_groups": 1}
+    config = Mamba2Config(vocab_size=512, expand=2, eos_token_id=0, pad_token_id=0, bos_token_id=0, **small)
+    network = AutoModelForCausalLM.from_config(config)
+    weights = {name: weight.contiguous() for name, weight in network.state_dict().items()}
+    weights.pop("lm_head.weight", None)
+    save_file(weights, shipped / "model.safetensors", {"format": "pt"})
+    config.save_pretrained(shipped)
+    model_files.check(shipped)
+    change(shipped / "config.json", chunk_size=10**9)
+    assert "makes tables of " in refusal(shipped)
 
 
 def test_a_pattern_that_is_slow_though_nothing_in_it_repeats_a_group_is_found_by_trying(shipped, monkeypatch):
