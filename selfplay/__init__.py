@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from selfplay.experiments.engines import run_iterations
+    from selfplay.run.consent import load
     from selfplay.sampling.judging import judge_texts
     from selfplay.sampling.model import LanguageModel
     from selfplay.sampling.prompts import propose_prompt, solve_prompt
     from selfplay.sampling.sampler import SamplingSettings
-    from selfplay.settings import load
 
 # Before torch is imported anywhere: its threads otherwise spin while they wait for each other, and one
 # busy neighbour makes sampling five times slower (590 against 3,050 tokens/s on two cores).
@@ -34,7 +34,7 @@ _HOMES = {
     "LanguageModel": "selfplay.sampling.model",
     "SamplingSettings": "selfplay.sampling.sampler",
     "judge_texts": "selfplay.sampling.judging",
-    "load": "selfplay.settings",
+    "load": "selfplay.run.consent",
     "propose_prompt": "selfplay.sampling.prompts",
     "run_iterations": "selfplay.experiments.engines",
     "solve_prompt": "selfplay.sampling.prompts",

@@ -27,6 +27,8 @@ from selfplay.config import AT_MOST_1, CHOICES, MAY_BE_ZERO, MAY_CHANGE, MOST, C
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     """A run's settings from a TOML file (None: the embedded default) and `key=value` overrides.
 
+    They may be anybody's: to show or compare them. What acts on settings reads them by `run/consent.py`.
+
     Raises:
         InputError: A key is unknown, a value has the wrong type or is out of range, or the file is unreadable.
     """

@@ -13,6 +13,12 @@ from tiny_models import make_model
 import selfplay  # noqa: F401  # before torch, whose threads then do not spin beside a busy neighbour
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests keep their key and marks in a folder of their own, and so do the commands that they start."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny model of a shape; not to be written into."""

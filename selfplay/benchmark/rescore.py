@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
@@ -29,6 +30,23 @@ def stored(places: Sequence[Path]) -> list[Path]:
 def is_run(folder: Path) -> bool:
     """Whether the folder is that of a run."""
     return RunDir(folder).config.is_file()
+
+
+def check_named(folder: Path, puzzles: str) -> None:
+    """Check that the set of a benchmark may be read to judge its candidates again.
+
+    `results.json` may be somebody else's, so no file is read because it stands there.
+
+    Args:
+        folder: A folder with `results.json`.
+        puzzles: The file that the user names.
+
+    Raises:
+        InputError: The set is another file, and no embedded one.
+    """
+    path = results.read(folder)["selfplay"]["set"]["path"]
+    if path not in (*EMBEDDED_SETS, puzzles):
+        raise InputError(f"{folder}: its candidates are of {shown(path)}: name this file yourself: --puzzles FILE")
 
 
 def rescore(

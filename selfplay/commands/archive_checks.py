@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import ARCHIVE, command
+from selfplay.commands.grammar import ARCHIVE, add_allowed, allowed, command
 from selfplay.commands.terminal import archive_path, bars, page
 from selfplay.text import one_line, printable, render
 
@@ -23,6 +23,7 @@ def add_replay(actions: Any) -> None:
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")
+    add_allowed(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -32,15 +33,17 @@ def _replay(options: argparse.Namespace) -> int:
     from puzzles.archive.worlds import seed_of
     from selfplay.experiments.engines import engine
     from selfplay.experiments.replay import replay, replay_text
-    from selfplay.iteration.training_set import config_beside
+    from selfplay.iteration.training_set import is_of_a_run
+    from selfplay.run import consent
     from selfplay.run.pools import proven_pool
     from selfplay.run.rundir import RunDir
 
     path = archive_path(options.archive)
-    config = config_beside(path)
-    if config is None:
+    if not is_of_a_run(path):
         raise InputError(f"{path}: expected the archive of a run, beside its config.toml and checkpoints")
-    differ, rundir, sandbox = False, RunDir(path.parent), proven_pool(config.sandbox, seed_of(path, config.seed))
+    differ, rundir = False, RunDir(path.parent)
+    config = consent.load(rundir.config, (), allowed(options))
+    sandbox = proven_pool(config.sandbox, seed_of(path, config.seed))
     with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
         identifier, counter = row_of(archive, options.id)["id"], bars().counter
         for again in replay(archive, rundir, config, identifier, backend, pool, counter):
@@ -57,6 +60,7 @@ def add_reverify(actions: Any) -> None:
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("--python", metavar="PATH", help="judge with this Python interpreter; it needs no packages")
+    add_allowed(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -64,13 +68,18 @@ def _reverify(options: argparse.Namespace) -> int:
     from puzzles.archive.store import Archive
     from selfplay.config import RunConfig
     from selfplay.inspecting.reverify import at_least, judge_elsewhere, judge_here, reverify, stored_limits
-    from selfplay.iteration.training_set import config_beside
+    from selfplay.iteration.training_set import is_of_a_run
+    from selfplay.run import consent
     from selfplay.run.pools import proven_pool
+    from selfplay.run.rundir import RunDir
 
-    path = archive_path(options.archive)
-    config = config_beside(path) or RunConfig()
+    path, may_act = archive_path(options.archive), allowed(options)
+    own = is_of_a_run(path)
+    config = consent.load_part(RunDir(path.parent).config, "sandbox.", may_act) if own else RunConfig()
     with Archive(path) as archive, contextlib.ExitStack() as stack:
-        sandbox, seed = at_least(config.sandbox, stored_limits(archive)), archive.worlds or config.seed
+        sandbox = at_least(config.sandbox, stored_limits(archive))
+        consent.check_limits(str(path), RunConfig(sandbox=sandbox), config, may_act)
+        seed = config.seed if archive.worlds is None else archive.worlds
         given = ["--cpu-seconds", str(sandbox.cpu_seconds), "--memory-mb", str(sandbox.memory_mb)]
         given += ["--answer-kb", str(sandbox.answer_kb), "--recursion-limit", str(sandbox.recursion_limit)]
         given += ["--worlds", str(seed), *(part for module in sandbox.modules for part in ("--module", module))]

@@ -126,7 +126,11 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--rescore", nargs="*", metavar="FOLDER",
         help="score stored candidates again, without a model; default: everything below runs/",
     )  # fmt: skip
-    parser.add_argument("--judge-again", action="store_true", help="with --rescore: judge the stored texts again")
+    parser.add_argument(
+        "--judge-again",
+        action="store_true",
+        help="with --rescore: judge the stored texts again; --puzzles must name the set if it is a file",
+    )
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -238,7 +242,15 @@ def _distinct(models: Sequence[str]) -> list[str]:
 def _rescore(options: argparse.Namespace) -> int:
     """Score stored candidates again. A benchmark's files are written again; a run's scores are only shown."""
     from puzzles.archive.formats import read_errata
-    from selfplay.benchmark.rescore import is_run, rescore, rescored_run, rescored_run_table, rescored_table, stored
+    from selfplay.benchmark.rescore import (
+        check_named,
+        is_run,
+        rescore,
+        rescored_run,
+        rescored_run_table,
+        rescored_table,
+        stored,
+    )
     from selfplay.run.pools import proven_pool
 
     if options.models:
@@ -261,6 +273,8 @@ def _rescore(options: argparse.Namespace) -> int:
             if is_run(folder):
                 print(f"{folder}\n{rescored_run_table(rescored_run(folder, errata or read_errata(), ks))}\n")
             else:
+                if options.judge_again:
+                    check_named(folder, options.puzzles)
                 before, after = rescore(folder, errata, ks, sandbox)
                 print(f"{folder}\n{rescored_table(before['selfplay'], after['selfplay'])}\n")
     return 0

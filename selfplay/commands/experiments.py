@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfplay.commands.grammar import SETTINGS_HINT, command, natural
+from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, natural
 from selfplay.commands.log import log_to
 from selfplay.commands.run import require_packages, with_rows
 from selfplay.commands.terminal import RUNS, bars, below_runs, run_dir
@@ -65,19 +65,22 @@ def add_reproduce(commands: Any) -> None:
     parser.add_argument("run", metavar="RUN", help="the run's name or folder; it is only read")
     parser.add_argument("--iterations", type=natural, metavar="N", help="repeat the run only up to iteration N")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the new run; default: runs/RUN-again")
+    add_allowed(parser)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
     from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.experiments.reproduce import begin, reproduce, told
+    from selfplay.run.consent import load
     from selfplay.run.rundir import RunDir
-    from selfplay.settings import load
 
     there = run_dir(options.run)
     here = RunDir(Path(options.out) if options.out else RUNS / f"{there.path.absolute().name}-again")
+    if there.config.is_file():  # refused before the new folder is made; `begin` says so if there is no file
+        load(there.config, (), allowed(options))
     last = begin(there, here, options.iterations)
-    config = load(there.config)
+    config = load(there.config, (), allowed(options))
     require_packages(config)
     seed = worlds.seed_of(there.archive, config.seed)
     with log_to(here.log), judges(config, bars().say, seed) as (pool, protections), engine(config, here) as backend:

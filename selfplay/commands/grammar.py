@@ -133,6 +133,19 @@ def add_worlds(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_allowed(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets settings of a run act which somebody else began. `allowed` reads it."""
+    parser.add_argument(
+        "--allow-settings", metavar="KEY,…",
+        help="let these settings of a run act that was not begun by you on this machine, such as endpoint.urls",
+    )  # fmt: skip
+
+
+def allowed(options: argparse.Namespace) -> list[str]:
+    """The keys of `--allow-settings`."""
+    return [key.strip() for key in (options.allow_settings or "").split(",") if key.strip()]
+
+
 def sandbox_of(options: argparse.Namespace, modules: Sequence[str] = ()) -> SandboxConfig:
     """The sandbox that the options of `add_limits` ask for."""
     from selfplay.config import SandboxConfig

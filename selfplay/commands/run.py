@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import SETTINGS_HINT, command, integers, positive
+from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, integers, positive
 from selfplay.commands.log import log_to
 from selfplay.commands.terminal import bars, below_runs, run_dir
 
@@ -36,6 +36,7 @@ def add_run(commands: Any) -> None:
         "--set", action="append", metavar="KEY=VALUE",
         help=f"change a setting, such as solve.temperature=0.7; may be repeated; {SETTINGS_HINT}",
     )  # fmt: skip
+    add_allowed(parser)
     parser.add_argument("--name", help="name of the run's folder below runs/; default: the config's name")
     parser.add_argument(
         "--from",
@@ -63,12 +64,12 @@ def add_run(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run the command `run`."""
+    from selfplay.run.consent import load
     from selfplay.run.rundir import RunDir
-    from selfplay.settings import load
 
     _check_options(options)
     parent = _parent(options.from_run)
-    config = load(options.config or (parent[0].config if parent else None), options.set or ())
+    config = load(options.config or (parent[0].config if parent else None), options.set or (), allowed(options))
     name = options.name or (_run_name(Path(options.config)) if options.config else "embedded")
     rundir = RunDir(below_runs(name))
     if options.shard is not None:

@@ -28,6 +28,7 @@ from selfplay.iteration.beginning import check_settings
 from selfplay.iteration.guarding import examine_archive, guard_of, guarded_sets
 from selfplay.iteration.loop import run
 from selfplay.iteration.training_set import NO_PUZZLES
+from selfplay.run import consent
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import SCORED_SETS, RunDir, write_atomically
 from selfplay.scoring.compare import Difference, difference
@@ -142,7 +143,7 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
     if not ARM_NAME.fullmatch(name):
         raise ConfigError(f"{path}: arms: expected letters, digits, blanks and ,.+- in a name, got {shown(name)}")
     try:
-        config = load(base, settings)
+        config = consent.load(base, settings)
     except InputError as error:
         raise ConfigError(f"{path}: {name}: {error}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):

@@ -35,6 +35,7 @@ from selfplay.iteration.loop import run
 from selfplay.run import sessions
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import SCORED_SETS, RunDir, read_lines, told_if_closed
+from selfplay.sampling import model_files
 from selfplay.sampling.cost import without_times
 from selfplay.settings import load
 from selfplay.training.backend import Backend
@@ -115,6 +116,8 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
         raise InputError(f"--iterations {last}: expected {first} to {recorded}, the iterations of {there.path}")
     with _reading(there):
         pass
+    for number in sorted(there.checkpoints()):
+        list(model_files.files(there.checkpoint(number)))  # refuses what cannot be read to an end
     began = next((session["began"] for session in sessions.sessions(there)), None)
     mark = {"reproduces": {"run": there.path.absolute().name, "began": began}}
     if here.path.resolve().is_relative_to(there.path.resolve()):

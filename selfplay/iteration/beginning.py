@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from puzzles.archive.store import Archive
@@ -15,7 +17,8 @@ from selfplay.iteration import champion
 from selfplay.iteration.training_set import NO_PUZZLES
 from selfplay.run import sessions
 from selfplay.run.progress import Progress
-from selfplay.run.rundir import RunDir, append_line, folder_atomically, read_lines
+from selfplay.run.rundir import SCORED_SETS, RunDir, append_line, folder_atomically, read_lines
+from selfplay.sampling import model_files
 from selfplay.sampling.sampler import Sampler
 from selfplay.scoring.sets import content_hash_of
 from selfplay.settings import differences, load
@@ -100,13 +103,23 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
             archive.copy_until(new.archive, last)
         for number in {0, *needed}:  # iteration 0 has a checkpoint if it has learned something
             if parent.checkpoint(number).is_dir():
-                shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
+                _copy_checkpoint(parent.checkpoint(number), new.checkpoint(number))
         for record in records[: last + 1]:
             append_line(new.records, record)
-        for file in sorted((parent.path / "scores").glob("*.jsonl")):
-            if int(file.name.split("-")[1]) <= last:
-                new.samples(0, "dev").parent.mkdir(exist_ok=True)
-                shutil.copy(file, new.samples(0, "dev").parent)
+        for number, name in itertools.product(range(last + 1), SCORED_SETS):
+            if (file := parent.samples(number, name)).exists():
+                if file.is_symlink() or not file.is_file():
+                    raise InputError(f"{file}: expected a regular file of the run: remove it, or copy the file there")
+                new.samples(number, name).parent.mkdir(exist_ok=True)
+                shutil.copy(file, new.samples(number, name))
+
+
+def _copy_checkpoint(there: Path, here: Path) -> None:
+    """Copy the files of a checkpoint. A stranger's may hold a link to something without an end, which is refused."""
+    for file in model_files.files(there):
+        place = here / file.relative_to(there)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
 
 
 def begin_session(

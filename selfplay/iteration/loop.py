@@ -28,7 +28,7 @@ from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
 from selfplay.iteration.train import first_training, teach_stage, train_stage
 from selfplay.iteration.training_set import import_training, protocol_of, training_texts
-from selfplay.run import resources
+from selfplay.run import consent, resources
 from selfplay.run.heartbeat import Heartbeat
 from selfplay.run.progress import Progress
 from selfplay.run.resources import DiskFull, TrainingNeeds
@@ -105,6 +105,9 @@ def run(
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         begin_session(rundir, config, base, protections, progress)
+        if unsigned := consent.sign(rundir, config):
+            logger.warning("%s", unsigned)
+            progress.say(unsigned)
         # Everything that the settings name exists now, so a mistyped name cannot become part of the run's settings.
         write_atomically(rundir.config, to_toml(config))
         guard = guard_of(pool, sets)

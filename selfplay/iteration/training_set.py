@@ -89,15 +89,15 @@ def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
     return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
 
 
-def config_beside(path: Path) -> RunConfig | None:
-    """The settings of the run that an archive belongs to; None for an archive on its own."""
-    rundir = RunDir(path.parent)
-    return load(rundir.config) if rundir.config.is_file() and path.name == rundir.archive.name else None
+def is_of_a_run(archive: Path) -> bool:
+    """Whether an archive is that of a run, beside its settings."""
+    rundir = RunDir(archive.parent)
+    return rundir.config.is_file() and archive.name == rundir.archive.name
 
 
 def known_shots(archive: Archive) -> list[Pair] | None:
     """The few-shot pairs of an archive's run; None if the run shows none, or the archive belongs to no run."""
-    config = config_beside(archive.path)
+    config = load(RunDir(archive.path.parent).config) if is_of_a_run(archive.path) else None
     protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
     return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 from puzzles.foreign import shortened
 from puzzles.puzzle import InputError
+from selfplay.sampling.rendering import TemplateFailed, TemplateTakesTooMuch, rendered
 
 CHAT_TIME = datetime(2026, 1, 1, 12, tzinfo=UTC)
 """The time that every chat template is told. A time of its own for each run would make the same seed give other
@@ -40,6 +41,10 @@ PROBE = "def f(x: int):\n    return x == 17"
 
 _forms: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
 """For each tokenizer its template, and the form that this wants a message in."""
+
+
+class TakesTooMuch(InputError):
+    """A template takes too much, whatever the form of the messages."""
 
 
 def chat_text(tokenizer: Any, content: str, *reply: str) -> str:
@@ -72,6 +77,8 @@ def _form(tokenizer: Any) -> str:
             if _checked(tokenizer, PROBE, (), form) == _checked(tokenizer, PROBE, (), form):
                 return form
             raise InputError("protocol chat: this model's chat template writes another text each time")
+        except TakesTooMuch:
+            raise
         except InputError as error:
             first = first or error
     raise first or AssertionError
@@ -82,18 +89,12 @@ def _checked(tokenizer: Any, content: str, reply: tuple[str, ...], form: str) ->
     messages = [{"role": role, "content": _content(text, form)} for role, text in _turns(content, reply)]
     try:
         template = tokenizer.get_chat_template()
-        written = str(
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=not reply,
-                chat_template=_STOPPED_CLOCK + template if CLOCK.search(template) else template,
-            )
-        )  # fmt: skip
-    except Exception as error:  # a template may raise anything
-        if isinstance(error, MemoryError):
-            raise
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise InputError(
-            f"protocol chat: this model's chat template fails: {shortened(said)}: choose plain or few-shot"
+        template = _STOPPED_CLOCK + template if CLOCK.search(template) else template
+        written = rendered(template, messages, tokenizer.special_tokens_map, not reply)
+    except (TemplateFailed, ValueError) as error:  # ValueError: there is no template
+        kind = TakesTooMuch if isinstance(error, TemplateTakesTooMuch) else InputError
+        raise kind(
+            f"protocol chat: this model's chat template fails: {shortened(error)}: choose plain or few-shot"
         ) from None
     if content.strip() not in written:
         raise InputError("protocol chat: this model's chat template drops our message: choose plain or few-shot")

@@ -31,6 +31,7 @@ from selfplay.sampling.replies import NoAnswer, Reply, SeveralRefused
 from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
 from selfplay.sampling.serving import HOST, ManagedServer, ServerDied
 from selfplay.sampling.tokens import encode_after, is_border
+from selfplay.sampling.transfer import MOST_LISTED_BYTES, Unreadable, fetch, most_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,9 @@ MOST_REVIVALS = 5
 """Restarts of one server within the iteration that it was started for."""
 LOST = (httpx.HTTPError, httpx.InvalidURL)
 """Exceptions of the client for a failed connection."""
+
+MOST_NAME = 200
+"""Longest name of a model, in characters."""
 
 _MODELS = an_object(data=a_list(an_object(id=TEXT), least=1))
 
@@ -205,7 +209,7 @@ class Endpoint:
             return {"url": f"{url}/chat/completions", "json": body}
         return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text}}
 
-    def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1) -> Reply:
+    def read(self, reply: httpx.Response, prompt: Prompt, copies: int = 1, max_tokens: int | None = None) -> Reply:
         """The answer in a reply, as `replies.read` has it, with advice in the message of a refusal.
 
         Raises:
@@ -214,7 +218,9 @@ class Endpoint:
             InputError: The server refuses the request for good, or has told no tokens yet, though a budget bounds them.
         """
         try:
-            found = replies.read(reply, prompt.chat, copies)
+            is_told = bool(self.config.send.max_tokens)
+            bounds = None if max_tokens is None else replies.bounds_of(prompt.text, max_tokens, is_told)
+            found = replies.read(reply, prompt.chat, copies, bounds)
         except InputError as error:
             raise InputError(f"{error}{self._advice(reply)}") from None
         untold = found.completions[0].tokens is None or (self.config.prompt_price and found.prompt_tokens is None)
@@ -322,10 +328,11 @@ class Endpoint:
         heard = {prompt: reply for prompt, reply in found.items() if any(reply.first) or not reply.may_go_on}
         others = [prompt for prompt, reply in heard.items() if not _goes_with(self._greedy[prompt], *reply.first)]
         if 2 * len(others) > len(heard):
+            continued = shown("".join(found[others[0]].first))
             raise InputError(
                 f"{url}: expected the weights {self.checkpoint}, which continue a prompt with "
-                f"{self._greedy[others[0]]!r}, but it continues with {''.join(found[others[0]].first)!r}: serve these "
-                "weights, or set model.path = '' if only the server has its model"
+                f"{self._greedy[others[0]]!r}, but it continues with {continued}: serve these weights, or "
+                "set model.path = '' if only the server has its model"
             )
         if not heard:
             self._is_undecided = True
@@ -336,20 +343,21 @@ class Endpoint:
         for tried in range(tries):
             try:
                 asked = self.asked(url, prompt, settings, seed, copies)
-                reply = asyncio.run(self._at_once("POST", **asked))
-                return self.read(reply, prompt, copies)
-            except (NoAnswer, TimeoutError, *LOST) as error:
+                most = most_bytes(settings.max_tokens, copies)
+                reply = asyncio.run(self._at_once("POST", most=most, **asked))
+                return self.read(reply, prompt, copies, settings.max_tokens)
+            except (NoAnswer, Unreadable, TimeoutError, *LOST) as error:
                 said = _told(error)
                 time.sleep(_pause(tried))
         raise EndpointFailed(f"{url}: no answer in {tries} tries, the last failure: {said}")
 
-    async def _at_once(self, method: str, url: str, **body: Any) -> httpx.Response:
+    async def _at_once(self, method: str, url: str, most: int, **body: Any) -> httpx.Response:
         """Send one request. The time limit holds for the whole reply, also if it comes byte by byte."""
         async with (
             asyncio.timeout(self.config.request_seconds),
             self.client() as client,
         ):
-            return await client.request(method, url, **body)
+            return await fetch(client, method, url, most, **body)
 
     def client(self, **options: Any) -> httpx.AsyncClient:
         """A client for the servers. Those that were started here are used without a proxy."""
@@ -359,8 +367,8 @@ class Endpoint:
         """The name that the first server gives its model."""
         url = f"{self._servers[0].url}/models"
         try:
-            reply = asyncio.run(self._at_once("GET", url))
-        except (TimeoutError, *LOST) as error:
+            reply = asyncio.run(self._at_once("GET", url, MOST_LISTED_BYTES))
+        except (Unreadable, TimeoutError, *LOST) as error:
             raise EndpointFailed(f"{url}: {_told(error)}") from None
         if reply.status_code != 200:
             raise InputError(
@@ -368,7 +376,10 @@ class Endpoint:
             )
         models = parse_json(reply.content, url, "a list of models")
         expect(models, _MODELS, url)
-        return str(models["data"][0]["id"])
+        name = str(models["data"][0]["id"])
+        if not (name.isprintable() and 0 < len(name) <= MOST_NAME):  # it stands in requests, records and tables
+            raise InputError(f"{url}: expected a model's name, got {shown(name)}: set endpoint.model")
+        return name
 
 
 class _Server:
@@ -484,12 +495,15 @@ class _Sampling:
         for tried in range(self.config.attempts):
             try:
                 await server.revive(self.endpoint.prove)
+                asked = self.endpoint.asked(server.url, prompt, self.settings, request.seed, request.copies)
+                most = most_bytes(self.settings.max_tokens, request.copies)
                 async with asyncio.timeout(self.config.request_seconds):
-                    asked = self.endpoint.asked(server.url, prompt, self.settings, request.seed, request.copies)
-                    reply = await self.client.post(**asked)
-                return self.endpoint.read(reply, prompt, request.copies)
+                    reply = await fetch(self.client, "POST", most=most, **asked)
+                return self.endpoint.read(reply, prompt, request.copies, self.settings.max_tokens)
             except TimeoutError:
                 trouble = NoAnswer("no answer in time", f"{self.config.request_seconds:g} s")
+            except Unreadable as error:
+                trouble = NoAnswer("unreadable answer", _told(error))
             except LOST as error:
                 trouble = NoAnswer("connection lost", _told(error))
             except NoAnswer as error:

@@ -31,7 +31,7 @@ from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
 from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
-from selfplay.sampling import decode, proofs
+from selfplay.sampling import decode, model_files, proofs
 from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, has_window
 from selfplay.sampling.decode import LineTable
@@ -94,11 +94,13 @@ class LanguageModel:
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
             local = _is_folder(self.path) or not _hub_answers()
+            folder = self.path if _is_folder(self.path) else _from_hub(self.path, local)
+            model_files.check(Path(folder))
             # Without `trust_remote_code` transformers would ask on the terminal whether a model's own code may run.
-            known = {"local_files_only": local, "trust_remote_code": False}
-            self.tokenizer = AutoTokenizer.from_pretrained(self.path, **known)
+            known = {"local_files_only": True, "trust_remote_code": False}
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **known)
             self.network, report = AutoModelForCausalLM.from_pretrained(
-                self.path, dtype=self.dtype, use_safetensors=True, output_loading_info=True, **known
+                folder, dtype=self.dtype, use_safetensors=True, output_loading_info=True, **known
             )
             self.network.config.get_text_config(decoder=True)  # raises if it is about several texts
             if not self.tokenizer("def f(x: int):\n", truncation=False).input_ids:
@@ -114,8 +116,8 @@ class LanguageModel:
             _end_ids(self.network, self.tokenizer), _pad_id(self.network, self.tokenizer)
         )
         self.network.to(self.device).eval()
-        self.checkpoint = _hash(self.path, (self.tokenizer.chat_template, self._end_ids()))
-        self.notes = read_notes(self.path, local)
+        self.checkpoint = _hash(Path(folder), (self.tokenizer.chat_template, self._end_ids()))
+        self.notes = read_notes(folder)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
         self._padding: tuple[bool, bool] | None = None
@@ -422,6 +424,7 @@ def save(network: Any, tokenizer: Any, folder: Path, notes: dict[str, Any]) -> N
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
         raise
     (folder / NOTES_FILE).write_text(json.dumps(notes, indent=1) + "\n", encoding="utf-8")
+    model_files.written_here(folder)
 
 
 def _end_ids(network: Any, tokenizer: Any) -> list[int]:
@@ -555,6 +558,20 @@ def _hub_answers() -> bool:
     return True
 
 
+def _from_hub(name: str, local: bool) -> str:
+    """The folder of a hub name in the hub's cache, after a download unless `local`.
+
+    Of the weights only those are loaded down that the library will read.
+    """
+    small = ["*.json", "*.txt", "*.model", "*.jinja", "model.safetensors"]
+    folder = huggingface_hub.snapshot_download(name, allow_patterns=small, local_files_only=local)
+    index = Path(folder) / model_files.INDEX
+    if not local and not (Path(folder) / "model.safetensors").exists() and index.exists():
+        shards = model_files.shards(Path(folder))
+        huggingface_hub.snapshot_download(name, allow_patterns=shards)
+    return str(folder)
+
+
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
     """Report a model that is missing or cannot be loaded as an InputError of one line."""
@@ -562,10 +579,6 @@ def _clear_errors(path: str) -> Iterator[None]:
         raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
     if not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
         raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name), there is none")
-    if _is_folder(path):
-        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
-            if (file := Path(path) / name).exists():
-                expect(parse_json(_bytes(file), str(file)), {"type": "object"}, str(file))
     try:
         yield
     except Exception as error:
@@ -585,18 +598,17 @@ def _bytes(file: Path) -> bytes:
         raise InputError(f"{file}: {error.strerror}: expected JSON") from None
 
 
-def _hash(path: str, settings: object) -> str:
+def _hash(folder: Path, settings: object) -> str:
     """Hash of 16 digits over weights, configuration and tokenizer as they are on disk, and over loaded settings.
 
     The settings are hashed as loaded because the chat template and the end tokens are in one of several files, and move
     when a model is saved.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        folder = Path(transformers.utils.cached_file(path, "config.json", local_files_only=True)).parent
-    digest = hashlib.sha256(repr(settings).encode())
-    names = [name for name in sorted(os.listdir(folder)) if name.endswith(".safetensors") or name in _HASHED_FILES]
-    for name in names:
+    digest, there = hashlib.sha256(repr(settings).encode()), sorted(os.listdir(folder))
+    hashed = _HASHED_FILES if "tokenizer.json" in there else (*_HASHED_FILES, *_HASHED_WITHOUT_TOKENIZER)
+    for name in there:
+        if not (name.endswith(".safetensors") or name in hashed):
+            continue
         digest.update(name.encode())
         with (folder / name).open("rb") as file:
             while block := file.read(1 << 20):
@@ -607,21 +619,23 @@ def _hash(path: str, settings: object) -> str:
 _HASHED_FILES = (
     "config.json", "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model",
 )  # fmt: skip
+_HASHED_WITHOUT_TOKENIZER = (
+    "added_tokens.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json",
+    "tokenizer_config.json", "vocab.txt",
+)  # fmt: skip
+"""Files that a tokenizer is made from where there is no `tokenizer.json`."""
 
 
-def read_notes(path: str, local: bool = True) -> dict[str, Any]:
-    """The notes that were saved beside the weights of a folder or, unless `local`, of a hub name.
+def read_notes(folder: str | Path) -> dict[str, Any]:
+    """The notes that were saved beside the weights of a folder.
 
     Raises:
         InputError: The notes cannot be read, or have another form.
     """
-    file = transformers.utils.cached_file(
-        path, NOTES_FILE, local_files_only=local, _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    if not file:
+    file = Path(folder) / NOTES_FILE
+    if not file.exists():
         return {}
-    notes: dict[str, Any] = parse_json(_bytes(Path(file)), str(file))
+    notes: dict[str, Any] = parse_json(_bytes(file), str(file))
     expect(notes, _NOTES, str(file))
     return notes
 

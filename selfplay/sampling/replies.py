@@ -9,8 +9,12 @@
       the end is `length`, `content_filter` or the like                 cut; its text is judged like any other
       the end is missing, null or an unknown word                       whether it was cut is not known
       a count of tokens is missing, null or no whole number             this count is not known
+      a count is larger than what was asked for can need                this count is not known
+      a text is longer than its token limit can make it                 cut there
+      more choices than were asked for                                  the first ones, as many as were asked for
     status 200, and the server says that it gave up (`abort`, …)      a failure
     status 200 without choices, or not JSON (a stream, half a reply)  a failure
+    larger than the answer can be, or packed otherwise than by gzip   a failure
     status 200 with an error in place of choices                      as the error's code; a failure if it has none
     status 408, 409, 425, 429, or 500 and above                       a failure
     no connection, or no whole reply within the time limit            a failure
@@ -23,12 +27,14 @@ that names the prompt. So no candidate of a score or of a run is left out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from puzzles.foreign import a_list, an_object, expect, parse_json, shortened, shown
 from puzzles.puzzle import InputError
 from selfplay.sampling.sampler import Completion
+from selfplay.sampling.transfer import REDACTED, key_of, without_key
 
 if TYPE_CHECKING:
     import httpx2 as httpx
@@ -46,8 +52,14 @@ CUT = (
 """Finish reasons of texts that were cut."""
 GIVEN_UP = ("abort", "aborted", "cancelled", "canceled", "error", "insufficient_system_resource")
 """Finish reasons by which a server says that it failed itself."""
-MOST_TOKENS = 2**31
-"""A larger number is no count of a reply's tokens."""
+MOST_TOKENS = 2**20
+"""A larger number is no count of a text's tokens."""
+CHARACTERS_PER_TOKEN = 256
+"""Longest text of a token: vocabularies have runs of 128 spaces, say."""
+TOKENS_BESIDE = 2**16
+"""Tokens that a server may read beside our prompt, for a system prompt of its own."""
+COUNTED_TWICE = 4
+"""A server may count a text several times: thoughts apart, say, or what it drew and left out."""
 THOUGHT = ("reasoning", "think", "thought")
 """Parts of the names of fields, and of the types of parts, that hold what a model thinks before it answers."""
 
@@ -64,6 +76,28 @@ class NoAnswer(Exception):
 
 class SeveralRefused(Exception):
     """The server refuses a request of several candidates. It may grant each by a request of its own."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a reply can hold of each text that was asked for. What exceeds it cannot be true."""
+
+    characters: int = CHARACTERS_PER_TOKEN * MOST_TOKENS
+    tokens: int = MOST_TOKENS
+    prompt_tokens: int = MOST_TOKENS
+
+
+def bounds_of(prompt: str, max_tokens: int, is_told: bool) -> Bounds:
+    """The bounds of an answer.
+
+    Args:
+        prompt: The prompt. A token has at least one byte of it.
+        max_tokens: Token limit of a text.
+        is_told: Whether the server is told this limit. If not, its texts may have more tokens, and are cut here.
+    """
+    tokens = COUNTED_TWICE * max_tokens if is_told else MOST_TOKENS
+    read = TOKENS_BESIDE + len(prompt.encode("utf-8", "replace"))
+    return Bounds(CHARACTERS_PER_TOKEN * max_tokens, min(tokens, MOST_TOKENS), read)
 
 
 @dataclass(frozen=True)
@@ -89,13 +123,14 @@ class Reply:
         return finished is False or (finished is None and not any(self.first))
 
 
-def read(reply: httpx.Response, chat: bool, copies: int = 1) -> Reply:
+def read(reply: httpx.Response, chat: bool, copies: int = 1, bounds: Bounds | None = None) -> Reply:
     """The answer in a reply, by the table above.
 
     Args:
         reply: The reply.
         chat: Whether a message was asked for, not a plain completion.
         copies: Number of candidates that were asked for. Further ones are left out.
+        bounds: What each of them can hold.
 
     Raises:
         NoAnswer: The reply is a failure.
@@ -108,7 +143,7 @@ def read(reply: httpx.Response, chat: bool, copies: int = 1) -> Reply:
         answer = _parsed(reply)
         told = isinstance(answer, dict) and bool(answer.get("error")) and not answer.get("choices")
         if not told:
-            return _answer(answer, str(reply.url), chat, copies)
+            return _answer(answer, str(reply.url), chat, copies, bounds or Bounds())
     except InputError as error:
         raise NoAnswer("malformed answer", _without_key(reply, str(error))) from None
     raise _told_error(reply, answer["error"], copies)
@@ -117,10 +152,10 @@ def read(reply: httpx.Response, chat: bool, copies: int = 1) -> Reply:
 def _parsed(reply: httpx.Response) -> Any:
     if reply.content.lstrip().startswith((b"data:", b"event:")):
         raise InputError(f"{reply.url}: expected one object of JSON, got a stream of events")
-    return parse_json(reply.content, str(reply.url), "an answer")
+    return without_key(parse_json(reply.content, str(reply.url), "an answer"), key_of(reply.request))
 
 
-def _answer(answer: Any, where: str, chat: bool, copies: int) -> Reply:
+def _answer(answer: Any, where: str, chat: bool, copies: int, bounds: Bounds) -> Reply:
     """The answer in a JSON value.
 
     Raises:
@@ -132,9 +167,13 @@ def _answer(answer: Any, where: str, chat: bool, copies: int) -> Reply:
     ends = [_finished(choice) for choice in choices]
     messages = [_message(choice, where) if chat else choice for choice in choices]
     texts = [_text(message.get("content" if chat else "text"), where) for message in messages]
-    tokens, prompt_tokens = _counts(answer.get("usage"), texts)
-    completions = [Completion(*each) for each in zip(texts, tokens, ends, strict=True)]
-    return Reply(completions, [_thoughts(message) for message in messages], prompt_tokens)
+    most = bounds.characters
+    tokens, prompt_tokens = _counts(answer.get("usage"), texts, bounds)
+    completions = [
+        Completion(text[:most], count, False if len(text) > most else end)
+        for text, count, end in zip(texts, tokens, ends, strict=True)
+    ]
+    return Reply(completions, [_unicode(_thoughts(message))[:most] for message in messages], prompt_tokens)
 
 
 def _told_error(reply: httpx.Response, error: Any, copies: int) -> Exception:
@@ -189,7 +228,12 @@ def _text(content: Any, where: str) -> str:
         if not isinstance(text, str | None):
             raise InputError(f"{where}: expected a text or its parts as content, got {shown(text)}")
         texts.append(text or "")
-    return "".join(texts)
+    return _unicode("".join(texts))
+
+
+def _unicode(text: str) -> str:
+    """A text that UTF-8 can encode: JSON's escapes can write halves of characters."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _is_thought(part: dict[str, Any]) -> bool:
@@ -222,18 +266,19 @@ def _all_texts(value: Any) -> str:
     return "".join(found)
 
 
-def _counts(usage: Any, texts: list[str]) -> tuple[list[int | None], int | None]:
+def _counts(usage: Any, texts: list[str], bounds: Bounds) -> tuple[list[int | None], int | None]:
     """Tokens of each text and of the prompt. The reply has one number for all texts, which is shared out evenly."""
     told = usage if isinstance(usage, dict) else {}
-    tokens, prompt_tokens = _count(told.get("completion_tokens")), _count(told.get("prompt_tokens"))
+    tokens = _count(told.get("completion_tokens"), bounds.tokens * len(texts))
+    prompt_tokens = _count(told.get("prompt_tokens"), bounds.prompt_tokens * len(texts))
     if tokens is None or (tokens == 0 and any(texts)):
         return [None] * len(texts), prompt_tokens or None
     share, rest = divmod(tokens, len(texts))
     return [share + (place < rest) for place in range(len(texts))], prompt_tokens or None
 
 
-def _count(value: Any) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < MOST_TOKENS:
+def _count(value: Any, most: int) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         return None
     return int(value) if value == int(value) else None
 
@@ -241,7 +286,7 @@ def _count(value: Any) -> int | None:
 def said(reply: httpx.Response) -> str:
     """The message of a refusal, in one line. If it repeats the key, the key is replaced."""
     try:
-        body = parse_json(reply.content, str(reply.url))
+        body = without_key(parse_json(reply.content, str(reply.url)), key_of(reply.request))
         error = (body.get("error") or body) if isinstance(body, dict) else body
         told = error.get("message", error) if isinstance(error, dict) else error
     except InputError:
@@ -251,12 +296,13 @@ def said(reply: httpx.Response) -> str:
 
 def _without_key(reply: httpx.Response, text: str) -> str:
     key = reply.request.headers.get("authorization", "").removeprefix("Bearer ")
-    return text.replace(key, "(the key)") if key else text
+    return text.replace(key, REDACTED) if key else text
 
 
 def _seconds(text: str) -> float:
     """Seconds of a Retry-After header that is a number; 0 for anything else, such as a date, which is rare."""
     try:
-        return max(0.0, float(text))
+        seconds = float(text)
     except ValueError:
         return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0

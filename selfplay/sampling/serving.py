@@ -5,8 +5,8 @@ The engine is installed in another environment. The run knows only the command t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import os
 import shlex
 import shutil
@@ -14,11 +14,11 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+
+import httpx2 as httpx
 
 from puzzles.puzzle import InputError
 
@@ -139,14 +139,21 @@ def arguments_of(command: str, checkpoint: str, port: int) -> list[str]:
 
 
 def answers(url: str, seconds: float = 2.0) -> bool:
-    """Whether a server answers at this URL. A refusal for want of a key is an answer too."""
+    """Whether a server answers at this URL, within so many seconds in all. A refusal for want of a key is an answer."""
+
+    async def status() -> int:
+        async with (
+            asyncio.timeout(seconds),
+            httpx.AsyncClient(trust_env=False, timeout=None) as client,
+            client.stream("GET", url) as reply,
+        ):
+            return int(reply.status_code)
+
     try:
-        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=seconds).close()
-    except urllib.error.HTTPError as error:
-        return error.code in (401, 403)
-    except (OSError, ValueError, http.client.HTTPException):
+        found = asyncio.run(status())
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL):  # a TimeoutError is an OSError
         return False
-    return True
+    return found < 400 or found in (401, 403)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -352,7 +352,9 @@ def test_the_command_judges_again(bench, run_folder, command):
     lines = results.unpack(bench)
     lines[0]["results"][0]["verdicts"] = ["wrong_answer"] * N
     results.pack(bench, lines)
-    status, out, err = command("bench", "--rescore", "--judge-again", "--lanes", "2")
+    named = content_of(bench)["selfplay"]["set"]["path"]
+    assert "name this file yourself" in refusal(command("bench", "--rescore", "--judge-again", "--lanes", "2"))
+    status, out, err = command("bench", "--rescore", "--judge-again", "--puzzles", named, "--lanes", "2")
     assert status == 0, err
     assert "runs/mine" not in out, "a run goes on with the verdicts it has"
     assert sum(c for _, c in content_of(bench)["selfplay"]["per_puzzle"].values()) == 2 * sum(COUNTS.values())
@@ -406,7 +408,8 @@ def spoiled(bench, kind):
         ("no samples", ["--rescore"], "runs/bench: expected samples.jsonl.gz beside results.json, to score it again"),
         ("cut samples", ["--rescore"], "runs/bench/samples.jsonl.gz: expected the samples of a benchmark, "),
         ("no JSON", ["--rescore"], "runs/bench/results.json: expected a results.json of `selfplay bench`, "),
-        ("set", ["--rescore", "--judge-again"], "gone.jsonl: No such file or directory"),
+        ("set", ["--rescore", "--judge-again", "--puzzles", "gone.jsonl"], "gone.jsonl: No such file or directory"),
+        ("set", ["--rescore", "--judge-again"], "runs/bench: its candidates are of 'gone.jsonl': name this file yours"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_again_is_refused_and_left_as_it_was(bench, command, kind, arguments, expected):

@@ -54,7 +54,7 @@ from selfplay.iteration import beginning, champion, solve
 from selfplay.iteration.budget import BudgetSpent
 from selfplay.iteration.champion import dev_counts, reigns
 from selfplay.iteration.solve import worth_further
-from selfplay.run import resources
+from selfplay.run import consent, resources
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, read_lines
 from selfplay.sampling.sampler import Arithmetic
@@ -114,7 +114,7 @@ def test_what_a_run_writes_does_not_depend_on_what_is_sampled_while_it_judges(wh
 def test_a_run_is_a_folder_of_ordinary_files(whole):
     names = {name for name in whole["content"]["files"] if not name.startswith("archive.sqlite-")}
     assert names == {
-        "archive.sqlite", "config.toml", "lock", "records.jsonl", "sessions.jsonl", "status.json",
+        "archive.sqlite", "config.toml", "lock", "records.jsonl", "sessions.jsonl", "signatures.txt", "status.json",
         "checkpoints", "scores",
         *(f"checkpoints/iteration-00{i}" for i in (1, 2)),
         *(f"checkpoints/iteration-00{i}/{name}" for i in (1, 2) for name in ("selfplay.json", "weights")),
@@ -731,6 +731,27 @@ def test_a_branch_behind_the_gate_must_score_as_the_run_it_came_from(files, pool
     slower = SandboxConfig(cpu_seconds=0.5)
     with pytest.raises(InputError, match=r"sandbox limits: expected .*, as in the scores of .*branch, got "):
         go(tmp_path / "branch", config_of(files, gate=True, sandbox=slower), pool)
+
+
+@pytest.mark.parametrize("name", ["checkpoints/iteration-001/weights", "scores/iteration-001-dev.jsonl"])
+@pytest.mark.parametrize("to", ["/dev/zero", "/etc/hostname"])
+def test_a_branch_copies_nothing_that_is_not_a_file_of_the_run(files, pool, tmp_path, name, to):
+    go(tmp_path / "run", config_of(files, iterations=1), pool)
+    (tmp_path / "run" / name).unlink()
+    (tmp_path / "run" / name).symlink_to(to)
+    with pytest.raises(InputError, match=f"{name}: expected a "):
+        beginning.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
+    assert not (tmp_path / "branch").exists()
+
+
+def test_a_run_that_was_begun_here_goes_on_by_its_own_settings(files, pool, tmp_path, monkeypatch):
+    config = config_of(files, iterations=1)
+    go(tmp_path / "run", config, pool)
+    assert consent.acting(config), "its sets are files"
+    assert consent.load(tmp_path / "run" / "config.toml").data == config.data
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    with pytest.raises(InputError, match=r"--allow-settings model\.path,data\.train"):
+        consent.load(tmp_path / "run" / "config.toml")
 
 
 def test_the_gate_asks_the_scores_of_dev(files, pool, tmp_path):

@@ -1,6 +1,8 @@
 """Servers as samplers: a server here plays what real ones do, good and bad; one test asks a real one."""
 
+import asyncio
 import contextlib
+import gzip
 import importlib.util
 import json
 import logging
@@ -15,6 +17,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 from interrupted import descendants, still_running
 from scripted_run import puzzle_files
@@ -977,3 +980,81 @@ def kill_a_server():
     for pid in descendants(os.getpid()):
         if b"--port" in cmdline(pid) and cmdline(pid).startswith(sys.executable.encode()):
             os.kill(pid, signal.SIGKILL)
+
+
+# ---- a server that may say anything ----
+
+
+HUGE = (200, {}, b'{"choices": [{"text": "' + b"a" * 20_000_000 + b'"}]}')
+PACKED = (200, {"content-encoding": "gzip"}, gzip.compress(b" " * 50_000_000))
+
+
+@pytest.mark.parametrize(("said", "told"), [(HUGE, "larger than 8,"), (PACKED, "larger than expected when unpacked")])
+def test_a_reply_that_is_too_large_is_a_failure_and_the_next_one_a_sample(played, said, told):
+    server = played(lambda body, number: said if number == 1 else echo(body, number))
+    asked = Endpoint(EndpointConfig((server.url,), model="m", attempts=3), [server.url], "hash")
+    sampled = asked.sample([prompt("def f(")], 1, SETTINGS, [0])
+    assert sampled.completions_P_K[0][0].text.startswith("def f(/")
+    assert sampled.asked_again == 1
+    assert asked.troubles == {"unreadable answer": 1}
+    alone = Endpoint(EndpointConfig((server.url,), model="m", attempts=1), [played(lambda *_: said).url], "hash")
+    with pytest.raises(EndpointFailed, match=f"unreadable answer: {told}"):
+        alone.sample([prompt("def f(")], 1, SETTINGS, [0])
+
+
+def test_a_reply_that_comes_byte_by_byte_ends_with_its_time(played, monkeypatch):
+    async def drip():
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    def client(self, **options):
+        transport = httpx.MockTransport(lambda request: httpx.Response(200, content=drip()))
+        return httpx.AsyncClient(transport=transport)
+
+    monkeypatch.setattr(Endpoint, "client", client)
+    config = EndpointConfig(("http://here/v1",), model="m", attempts=2, request_seconds=0.1)
+    with pytest.raises(EndpointFailed, match=r"no answer in time: 0\.1 s"):
+        Endpoint(config, ["http://here/v1"], "hash").sample([prompt("def f(")], 1, SETTINGS, [0])
+
+
+@pytest.mark.parametrize("name", ["m\x1b[31mEVIL", "", "a" * 201, "\ud800", "a\nb", "a\0b"])
+def test_a_model_is_not_called_what_a_terminal_or_a_request_cannot_hold(name, monkeypatch):
+    async def listed():
+        yield json.dumps({"data": [{"id": name}]}).encode()
+
+    def client(self, **options):
+        return httpx.AsyncClient(transport=httpx.MockTransport(lambda request: httpx.Response(200, content=listed())))
+
+    monkeypatch.setattr(Endpoint, "client", client)
+    with pytest.raises(InputError, match=r"expected a model's name, got .*: set endpoint\.model"):
+        Endpoint(EndpointConfig(("http://here/v1",)), ["http://here/v1"], "hash")
+
+
+def test_a_key_that_a_server_repeats_is_in_no_sample(played, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a-secret-of-some-length")
+    server = played(lambda body, number: answer("sk-a-secret-of-some-length"))
+    config = EndpointConfig((server.url,), model="m")
+    sampled = Endpoint(config, [server.url], "hash").sample([prompt("def f(")], 1, SETTINGS, [0])
+    assert server.keys == ["Bearer sk-a-secret-of-some-length"]
+    assert sampled.completions_P_K[0][0].text == "(the key)"
+
+
+@pytest.mark.parametrize(("sent", "is_answer"), [(b"HTTP/1.1 200 OK\r\n\r\n", True), (b"X", False), (b"", False)])
+def test_whether_a_server_answers_is_known_in_time_whatever_it_drips(sent, is_answer):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip():
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.sendall(sent)
+                    while not is_answer:
+                        connection.sendall(sent)
+                        time.sleep(0.02)
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1/models"
+        assert serving.answers(url, seconds=5 if is_answer else 0.3) == is_answer
+    assert thread.daemon

@@ -212,3 +212,69 @@ def test_a_server_may_ask_for_time(header, seconds):
     with pytest.raises(NoAnswer) as raised:
         replies.read(reply({}, 429, **{"retry-after": header}), chat=True)
     assert raised.value.wait_seconds == seconds
+
+
+# ---- bounds ----
+
+
+BOUNDS = replies.bounds_of("def g():", max_tokens=10, is_told=True)
+
+
+@pytest.mark.parametrize("end", ["stop", "length", None])
+def test_a_text_that_is_longer_than_its_tokens_can_make_it_is_cut_and_counted_as_cut(end):
+    message = {"content": "x" * 1_000_000, "reasoning": "y" * 1_000_000}
+    read = replies.read(chat(message, end), chat=True, bounds=BOUNDS)
+    assert only(read) == Completion("x" * 10 * replies.CHARACTERS_PER_TOKEN, 12, finished=False)
+    assert len(read.thoughts[0]) == 10 * replies.CHARACTERS_PER_TOKEN
+
+
+def test_a_text_of_the_largest_tokens_is_whole():
+    whole = "x" * 10 * replies.CHARACTERS_PER_TOKEN
+    assert only(replies.read(chat({"content": whole}), chat=True, bounds=BOUNDS)).finished is True
+
+
+@pytest.mark.parametrize("number", [41, 2**20, 2**31, 2**62, 2**63 - 1, 2**64, 1e300, -1, float("nan"), float("inf")])
+def test_a_number_of_tokens_that_cannot_be_is_not_known(number):
+    usage = {"prompt_tokens": number + 2**20, "completion_tokens": number}
+    read = replies.read(chat({"content": "x"}, usage=usage), chat=True, bounds=BOUNDS)
+    assert (only(read).tokens, read.prompt_tokens) == (None, None)
+
+
+def test_a_server_that_was_not_told_the_limit_may_count_more_but_not_anything():
+    free = replies.bounds_of("def g():", max_tokens=10, is_told=False)
+    assert (
+        only(replies.read(chat({"content": "x"}, usage={"completion_tokens": 9000}), True, bounds=free)).tokens == 9000
+    )
+    many = chat({"content": "x"}, usage={"completion_tokens": 2**40})
+    assert only(replies.read(many, chat=True, bounds=free)).tokens is None
+
+
+def test_halves_of_characters_become_whole_ones_so_that_anything_can_keep_the_text():
+    body = b'{"choices": [{"message": {"content": "a\\ud800b", "reasoning": "\\udfff"}}]}'
+    read = replies.read(reply(body), chat=True)
+    assert only(read).text.encode() == b"a?b"
+    assert read.thoughts[0].encode() == b"?"
+
+
+def test_a_key_is_in_no_text_and_no_message_also_not_in_part():
+    key = "sk-" + "0123456789" * 8
+    asked = httpx.Request("POST", URL, headers={"authorization": f"Bearer {key}"})
+    escaped = "".join(f"\\u{ord(c):04x}" for c in key)
+    for content in (f'{{"choices": "{escaped}"}}', f'{{"choices": [{{"message": "{escaped}"}}]}}'):
+        with pytest.raises(NoAnswer) as caught:
+            replies.read(httpx.Response(200, content=content.encode(), request=asked), chat=True)
+        assert "0123456789" not in str(caught.value)
+    body = f'{{"choices": [{{"message": {{"content": "{escaped}"}}}}]}}'
+    read = replies.read(httpx.Response(200, content=body.encode(), request=asked), chat=True)
+    assert only(read).text == "(the key)"
+    body = f'{{"error": {{"message": "{escaped}"}}}}'
+    with pytest.raises(InputError) as refused:
+        replies.read(httpx.Response(400, content=body.encode(), request=asked), chat=True)
+    assert "0123456789" not in str(refused.value)
+
+
+@pytest.mark.parametrize("header", ["inf", "nan", "-inf", "1e999", "9" * 5000, "soon"])
+def test_a_pause_that_never_ends_is_none(header):
+    with pytest.raises(NoAnswer) as caught:
+        replies.read(reply({}, 429, **{"retry-after": header}), chat=True)
+    assert caught.value.wait_seconds == 0.0
