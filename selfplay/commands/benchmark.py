@@ -195,7 +195,7 @@ def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sam
     check_urls("--url", options.url)
     send = build(SendConfig, dict(map(_renaming, options.send)), "--send")
     check_send("--send", send)
-    is_here = model.path == "embedded" or Path(model.path).is_dir()
+    is_here = model.path in ("embedded", "smollm2") or Path(model.path).exists()
     endpoint = EndpointConfig(
         tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,
         candidates_per_request=options.candidates_per_request, proof=options.proof, send=send,

@@ -148,7 +148,7 @@ class ServedBackend(TransformersBackend):
         sampled = model.sample(PROBES[chats], 1, greedy, [0])
         self._size = _Size(model.parameters, model.free_bytes + model.own_bytes)
         return {
-            "path": model.path, "checkpoint": model.checkpoint, "notes": model.notes, "chats": chats,
+            "path": model.place, "checkpoint": model.checkpoint, "notes": model.notes, "chats": chats,
             "greedy": dict(zip(PROBES[chats], (row[0].text for row in sampled.completions_P_K), strict=True)),
             "tokenizer": model.tokenizer, "context_tokens": model.context_tokens,
         }  # fmt: skip

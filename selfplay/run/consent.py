@@ -37,7 +37,7 @@ def _at_most(most: float) -> Callable[[Any], bool]:
 
 
 HARMLESS: dict[str, Callable[[Any], bool]] = {
-    "model.path": lambda path: path in ("embedded", ""),
+    "model.path": lambda path: path in ("embedded", "smollm2", ""),
     "data.train": lambda path: path in SETS,
     "data.dev": lambda path: path in SETS,
     "data.heldout": lambda path: path in SETS,

@@ -31,7 +31,7 @@ from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
 from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
-from selfplay.sampling import decode, model_files, proofs
+from selfplay.sampling import decode, gguf, model_files, proofs
 from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, has_window
 from selfplay.sampling.decode import LineTable
@@ -75,7 +75,7 @@ class LanguageModel:
     """A model with its tokenizer. Implements `sampler.Sampler`.
 
     Args:
-        path: `embedded`, a local Hugging Face folder, or a hub name.
+        path: `embedded`, `smollm2`, a local Hugging Face folder, a GGUF file or a folder with one, or a hub name.
         config: Device, dtype and threads; `config.path` is not used.
 
     Raises:
@@ -93,8 +93,9 @@ class LanguageModel:
         self._overlap = config.overlap
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
-            local = _is_folder(self.path) or not _hub_answers()
-            folder = self.path if _is_folder(self.path) else _from_hub(self.path, local)
+            self.place = gguf.plain_folder(self.path)
+            local = _is_folder(self.place) or not _hub_answers()
+            folder = self.place if _is_folder(self.place) else _from_hub(self.place, local)
             model_files.check(Path(folder))
             # Without `trust_remote_code` transformers would ask on the terminal whether a model's own code may run.
             known = {"local_files_only": True, "trust_remote_code": False}
@@ -575,10 +576,13 @@ def _from_hub(name: str, local: bool) -> str:
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
     """Report a model that is missing or cannot be loaded as an InputError of one line."""
-    if _is_folder(path) and not (Path(path) / "config.json").is_file():
+    if gguf.is_gguf(path):
+        gguf.plain_folder(path)  # its errors are lines of its own
+    elif _is_folder(path) and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
-    if not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        raise InputError(f"{path}: expected `embedded`, a model folder or a hub name (owner/name), there is none")
+    elif not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
+        known = "`embedded`, `smollm2`, a model folder, a GGUF file or a hub name (owner/name)"
+        raise InputError(f"{path}: expected {known}, there is none")
     try:
         yield
     except Exception as error:

@@ -149,8 +149,8 @@ def error_of(path) -> str:
 
 
 def test_a_missing_folder_is_an_error_that_says_what_was_expected(tmp_path):
-    assert "expected `embedded`, a model folder or a hub name" in error_of(tmp_path / "nowhere")
-    assert "expected `embedded`, a model folder or a hub name" in error_of("nowhere")
+    assert "expected `embedded`, `smollm2`, a model folder, a GGUF file or a hub name" in error_of(tmp_path / "nowhere")
+    assert "expected `embedded`, `smollm2`, a model folder, a GGUF file or a hub name" in error_of("nowhere")
 
 
 def test_a_folder_that_is_no_model_is_an_error_that_says_what_is_missing(tmp_path):
