@@ -27,7 +27,7 @@ import torch
 from transformers import AttentionInterface, DynamicCache
 
 from puzzles.puzzle import InputError
-from selfplay.sampling.proofs import FAILURES, FORCED_TOKENS, is_near, plain_logits, two_texts
+from selfplay.sampling.proofs import FAILURES, FORCED_TOKENS, adds_no_error, is_near, plain_logits, two_texts
 from selfplay.sampling.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
@@ -479,24 +479,47 @@ def _next_logits(network: Any, token_B: torch.Tensor, waves: list[_Wave]) -> tor
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
-def agrees(network: Any) -> bool:
-    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths."""
+def agrees(network: Any, exactly: bool = True) -> bool:
+    """Whether the model gives the same logits with shared prompts as without, on two texts of different lengths.
+
+    In float32 the logits must be equal within rounding. In a coarser dtype the same must hold of a copy in float32, and
+    sharing may add no more error than the dtype itself does.
+
+    Args:
+        network: A causal language model.
+        exactly: Whether there is memory for a copy in float32, of 4 bytes per weight. Without it the logits of the
+            coarse dtype are compared with each other.
+    """
     if network._is_stateful:
         return False
     texts = two_texts(network, FORCED_TOKENS)
     try:
-        wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
-        for step in range(FORCED_TOKENS):
-            expected_BV = torch.stack(
-                [plain_logits(network, text[: len(text) - FORCED_TOKENS + step])[-1] for text in texts]
-            )
-            if not is_near(logits_BV, expected_BV.repeat_interleave(2, dim=0), network.dtype):
-                return False
-            token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
-            logits_BV = _next_logits(network, token_B.repeat_interleave(2), [wave])
+        if network.dtype == torch.float32 or not exactly:
+            return is_near(_shared_logits(network, texts), _plain_logits(network, texts), network.dtype)
+        exact = copy.deepcopy(network).float()
+        expected_NV = _plain_logits(exact, texts)
+        if not is_near(_shared_logits(exact, texts), expected_NV, torch.float32):
+            return False
+        del exact
+        return adds_no_error(_shared_logits(network, texts), _plain_logits(network, texts), expected_NV)
     except FAILURES:
         return False
-    return True
+
+
+def _plain_logits(network: Any, texts: Sequence[list[int]]) -> torch.Tensor:
+    """The logits `NV` behind the last `FORCED_TOKENS` places of each text, two of each: what is right."""
+    logits_NV = [plain_logits(network, text)[-FORCED_TOKENS - 1 : -1] for text in texts]
+    return torch.stack([logits_NV[row // 2] for row in range(4)], dim=1).flatten(0, 1)
+
+
+def _shared_logits(network: Any, texts: Sequence[list[int]]) -> torch.Tensor:
+    """The same logits `NV`, of two rows per text that share its beginning."""
+    wave, logits_BV = _begin(_read(network, [text[:-FORCED_TOKENS] for text in texts]), [0, 0, 1, 1])
+    found = [logits_BV]
+    for step in range(FORCED_TOKENS - 1):
+        token_B = torch.tensor([text[len(text) - FORCED_TOKENS + step] for text in texts], device=network.device)
+        found.append(_next_logits(network, token_B.repeat_interleave(2), [wave]))
+    return torch.cat(found)
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed

@@ -67,6 +67,8 @@ PEAK_SIZE = {"cpu": 2048}
 PEAK_SIZE_ELSEWHERE = 8192
 PEAK_SECONDS = 0.5
 """Longest expected time of a product that measures the peak."""
+BYTES_OF_A_COPY = 8
+"""Free bytes per weight that a copy in float32 needs, while it is made."""
 HUB_SECONDS = 5
 """Time limit for any answer of the hub."""
 
@@ -331,7 +333,8 @@ class LanguageModel:
     def _shares_prompts(self, tokens: int = 0) -> bool:
         """Whether prompts can be shared in texts of this many tokens."""
         if self._agrees is None:
-            self._agrees = not has_window(self.network) and decode.agrees(self.network)
+            exactly = free_bytes(self.device) > BYTES_OF_A_COPY * self.parameters
+            self._agrees = not has_window(self.network) and decode.agrees(self.network, exactly)
             if not self._agrees:
                 proofs.say_once(
                     f"this kind of model ({proofs.kind_of(self.network)}) is sampled by `generate`: "
