@@ -27,8 +27,21 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from puzzles.archive import schema
-from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
+from puzzles.archive import opening, schema
+from puzzles.foreign import (
+    MOST_JSON_BYTES,
+    NATURAL,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    Shape,
+    a_list,
+    an_object,
+    expect,
+    parse_json,
+    shown,
+    unpacked,
+)
 from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
@@ -40,9 +53,6 @@ from puzzles.puzzle import (
     VerifiedPair,
     content_hash,
 )
-
-MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
-"""SQLite's error codes for failures of the machine, which say nothing about the file."""
 
 FAILURES = (sqlite3.DatabaseError, TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
 """Exceptions that a damaged row can cause anywhere in the code. After one of them the archive is checked for damage."""
@@ -110,6 +120,10 @@ PLANS: Mapping[str, Shape] = {
     "further": _SOLVE,
 }
 """Shape of a chunk's plan, by stage. The plan lists what the chunk asks for."""
+_SET_ASIDE: Shape = {
+    "type": "object", "patternProperties": {r"^[0-9]{1,9}$": NATURAL}, "additionalProperties": False,
+}  # fmt: skip
+"""Shape of the mark that lists the iterations that were rolled back."""
 _SAMPLED = an_object(protocol=TEXT)
 _DRAWN = an_object(ids=a_list({"type": "array"}), ended=a_list({"type": "string", "enum": ("token", "line", "cut")}))
 """Shape of the tokens of a chunk's texts."""
@@ -168,13 +182,20 @@ class Archive:
         guard: The guard, which decides the puzzles that are refused.
         create: Whether a missing file is created. If not, it is an error.
         read_only: Whether writing is impossible. Changes that another process makes meanwhile are visible.
+        trust: Whether the rows are not checked, because this program wrote them or has just checked them. The schema is
+            compared in any case.
 
     Raises:
-        InputError: The file is missing, not an archive, or of a newer schema.
+        InputError: The file is missing, damaged, of a newer schema, or not an archive that this program writes.
     """
 
     def __init__(
-        self, path: str | Path, guard: Guard | None = None, create: bool = False, read_only: bool = False
+        self,
+        path: str | Path,
+        guard: Guard | None = None,
+        create: bool = False,
+        read_only: bool = False,
+        trust: bool = False,
     ) -> None:
         self.path = Path(path)
         self.guard = guard or Guard()
@@ -183,12 +204,13 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(
-                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
-            )
+            if create:
+                opening.check_files(self.path)
+                opening.make_file(self.path)
+            self._connection = opening.connect(self.path, self._mode(create, read_only), not read_only)
             self._connection.row_factory = sqlite3.Row
             try:
-                schema.prepare(self._connection, self.path, create, self.guard.identity)
+                schema.prepare(self._connection, self.path, create, self.guard.identity, trust)
                 self._kept_by_guard = self.mark("guard") == self.guard.identity
                 # A commit survives the death of the process; only a power cut may lose the last ones.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -197,14 +219,16 @@ class Archive:
                 raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
-            if kind in MACHINE_ERRORS:
+            if kind in schema.MACHINE_ERRORS:
                 raise
             closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
             expected = "expected a folder that can be written: copy it to one" if closed else "expected an archive"
-            raise InputError(f"{self.path}: {expected}, {error}") from None
+            said = opening.told(error) if isinstance(error, sqlite3.Error) else error
+            raise InputError(f"{self.path}: {expected}, {said}") from None
 
-    def _address(self, create: bool, read_only: bool) -> str:
-        """The URI to open. It opens a read-only file as immutable, so that SQLite makes no files beside it.
+    def _mode(self, create: bool, read_only: bool) -> str:
+        """How to open the file. One that cannot be written is opened as immutable, so that SQLite makes no files beside
+        it.
 
         Raises:
             InputError: The file cannot be written, and changes in the log beside it are not in the file yet.
@@ -215,7 +239,7 @@ class Archive:
             raise InputError(
                 f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both files"
             )
-        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else '?mode=ro' if read_only else ''}"
+        return "immutable=1" if closed else "mode=ro" if read_only else "mode=rw"
 
     def __enter__(self) -> Archive:
         return self
@@ -234,8 +258,10 @@ class Archive:
 
     def _blame(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if isinstance(error, sqlite3.DatabaseError) and code in MACHINE_ERRORS:
+        if isinstance(error, sqlite3.DatabaseError) and code in schema.MACHINE_ERRORS:
             return
+        if code in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_TOOBIG):
+            raise InputError(f"{self.path}: {opening.told(error)}") from error  # type: ignore[arg-type]  # it has a code
         found = schema.damage(self._connection)
         if (
             not found
@@ -623,7 +649,10 @@ class Archive:
 
         Their puzzles are neither trained on nor shown to a model any more.
         """
-        return {int(number): since for number, since in json.loads(self.mark("set_aside") or "{}").items()}
+        where = f"{self.path}, mark set_aside"
+        noted = parse_json(self.mark("set_aside") or "{}", where)
+        expect(noted, _SET_ASIDE, where)
+        return {int(number): since for number, since in noted.items()}
 
     def roll_back(self, until: int, iteration: int) -> None:
         """Roll back: from `iteration` on, set aside the iterations after `until`, up to and including `iteration`."""
@@ -742,8 +771,10 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
 
 
 def _storable(text: str) -> str:
-    """A text as SQLite can store it. SQLite's texts are UTF-8, so a lone surrogate becomes an escape sequence."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text as SQLite can store it, cut to `MOST_TEXT_BYTES`. SQLite's texts are UTF-8, so a lone surrogate becomes an
+    escape sequence.
+    """
+    return text.encode("utf-8", "backslashreplace")[: schema.MOST_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def _compress(value: Any) -> bytes:
@@ -751,8 +782,4 @@ def _compress(value: Any) -> bytes:
 
 
 def _decompress(blob: bytes, where: str) -> Any:
-    try:
-        text = zlib.decompress(blob)
-    except (zlib.error, TypeError) as error:
-        raise InputError(f"{where}: expected compressed JSON, {error}") from None
-    return parse_json(text, where)
+    return parse_json(unpacked(blob, MOST_JSON_BYTES, where), where)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import logging.handlers
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from puzzles.writing import open_in_place
 
 LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
 """Size at which a log is set aside, and the number of older logs that are kept."""
@@ -15,11 +18,12 @@ PACKAGES = ("selfplay", "puzzles", "sandbox")
 
 
 class _Log(logging.handlers.RotatingFileHandler):
-    """A log that makes its folder, because nodes and servers may write to it before the run begins."""
+    """A log that makes its folder, because nodes and servers may write to it before the run begins. It is no link."""
 
     def _open(self) -> Any:
-        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
-        return super()._open()
+        path = Path(self.baseFilename)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return io.TextIOWrapper(open_in_place(path), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from typing import Any
 from puzzles.archive.store import CANDIDATES_N_C, QUARANTINED, Archive
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
+from puzzles.writing import folder_atomically, path_atomically
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
-from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
 from selfplay.text import markdown
 
@@ -171,14 +171,8 @@ def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, lice
             count = _lines(part / "data" / "pairs.jsonl", pair_rows(archive))
             (part / "README.md").write_text(card(archive, licence), "utf-8")
         return count
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.part")
-    try:
-        count = _write_file(archive, beside, file_format, pool)
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
+    with path_atomically(out) as part:
+        return _write_file(archive, part, file_format, pool)
 
 
 def _write_file(archive: Archive, path: Path, file_format: str, pool: Pool | None) -> int:
