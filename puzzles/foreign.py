@@ -363,3 +363,22 @@ def unpacked(content: bytes, most: int, where: str) -> bytes:
     if not machine.eof:
         raise InputError(f"{where}: expected compressed JSON, it was cut short")
     return text
+
+
+_MOST_DEFLATED = 1032
+"""Most bytes that one byte of a packed text becomes, by the format."""
+_PIECE_BYTES = 1024**2
+
+
+def unpacks_to_more(content: bytes, most: int) -> bool:
+    """Whether a text that zlib packed becomes larger than a bound. It is never in memory as a whole."""
+    if len(content) * _MOST_DEFLATED <= most:
+        return False
+    machine, count = zlib.decompressobj(), 0
+    try:
+        while content and count <= most:
+            count += len(machine.decompress(content, _PIECE_BYTES))
+            content = machine.unconsumed_tail
+    except zlib.error:
+        return False  # whoever reads it is told what it is
+    return count > most

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, SET_ASIDE, Archive
+from puzzles.foreign import parse_json
 from puzzles.guard import LEVELS
 from puzzles.puzzle import InputError
 
@@ -237,7 +237,8 @@ def row_of(archive: Archive, beginning: str) -> dict[str, Any]:
     if len(rows) != 1:
         found = "there is none" if not rows else f"{len(rows)} ids begin with it"
         raise InputError(f"{archive.path}: expected the id of one puzzle, got {beginning!r}: {found}")
-    return dict(rows[0]) | {name: json.loads(rows[0][name]) for name in ("skills", "parents")}
+    row, where = dict(rows[0]), f"{archive.path}, puzzle {rows[0]['id']}"
+    return row | {name: parse_json(row[name], f"{where}, {name}") for name in ("skills", "parents")}
 
 
 def history(archive: Archive, beginning: str) -> dict[str, Any]:

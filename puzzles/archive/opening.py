@@ -123,8 +123,8 @@ def _set_up(connection: sqlite3.Connection) -> sqlite3.Connection:
         for limit, most in _LIMITS.items():
             connection.setlimit(limit, most)
         if hasattr(connection, "setconfig"):  # since Python 3.12
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+            for name, value in (("DEFENSIVE", True), ("ENABLE_TRIGGER", False)):
+                connection.setconfig(getattr(sqlite3, f"SQLITE_DBCONFIG_{name}"), value)
         for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
             connection.execute(f"PRAGMA {pragma}").close()
         connection.set_progress_handler(connection.takes_too_long, STEPS_BETWEEN_LOOKS)

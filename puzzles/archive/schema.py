@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from puzzles.archive import identity, opening, statements
-from puzzles.foreign import in_bytes, shown
+from puzzles.foreign import MOST_JSON_BYTES, in_bytes, shown, unpacks_to_more
 from puzzles.puzzle import InputError
 from puzzles.writing import path_atomically
 
@@ -210,7 +210,10 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
             f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this program"
         )
     if fault := statements.fault(connection, _written(), _WRITTEN_BEFORE):
-        raise InputError(f"{path}: expected an archive as this program writes it, but {fault}: remove that")
+        raise InputError(
+            f"{path}: expected an archive as this program writes it, but {fault}: do not use this file; if you made "
+            "that yourself, take it out with an SQLite tool"
+        )
     if fault := _missing(connection, version) or ("" if trust else damage(connection, version, references=False)):
         raise InputError(f"{path}: the archive is damaged: {fault}")
     if version < SCHEMA_VERSION:
@@ -259,6 +262,15 @@ def _by_table(connection: sqlite3.Connection) -> dict[str, list[tuple[str, str, 
     for table, column, kind, filled in connection.execute(_COLUMNS):
         found.setdefault(table, []).append((column, kind, bool(filled)))
     return found
+
+
+def tables() -> dict[str, list[str]]:
+    """The names of the columns of each table that is not made of others, in an order in which they can be filled."""
+    return {
+        table: [name for name, _, _ in columns]
+        for table, columns in _columns().items()
+        if not _is_made_of_others(table)
+    }
 
 
 def _is_made_of_others(table: str) -> bool:
@@ -370,8 +382,8 @@ def _faults_of(table: str, columns: list[tuple[str, str, bool]]) -> Iterator[tup
     if table == "marks":
         yield _OF_SET_ASIDE, "value", "a JSON object of iterations in the mark set_aside"
     if table == "puzzles":
-        itself = "SELECT 1 FROM json_each(parents) WHERE value = puzzles.id"
-        yield f"EXISTS ({itself})", "parents", "other puzzles than this one in column parents"
+        came = "origin NOT IN ('model', 'variant') AND parents != '[]'"
+        yield came, "parents", "no parents of a puzzle from outside the run in column parents"
 
 
 def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tuple[str, str, bool]]) -> str:
@@ -386,8 +398,9 @@ def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tup
         return f"expected {asked} of table {table}, row {found[0]}, got {shown(value)}"
     last = 0
     try:
-        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # named if reading fails
-            pass
+        for last, *values in connection.execute(f"SELECT rowid, * FROM {table}"):
+            if any(isinstance(value, bytes) and unpacks_to_more(value, MOST_JSON_BYTES) for value in values):
+                return f"row {last} of table {table} unpacks to more than {in_bytes(MOST_JSON_BYTES)}"
     except sqlite3.OperationalError as error:  # a text is not UTF-8
         return f"table {table}, after row {last}: {opening.told(error)}"
     return ""

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -207,7 +207,7 @@ class Archive:
             if create:
                 opening.check_files(self.path)
                 opening.make_file(self.path)
-            self._connection = opening.connect(self.path, self._mode(create, read_only), not read_only)
+            self._connection = opening.connect(self.path, self._mode(read_only, create), not read_only)
             self._connection.row_factory = sqlite3.Row
             try:
                 schema.prepare(self._connection, self.path, create, self.guard.identity, trust)
@@ -226,7 +226,11 @@ class Archive:
             said = opening.told(error) if isinstance(error, sqlite3.Error) else error
             raise InputError(f"{self.path}: {expected}, {said}") from None
 
-    def _mode(self, create: bool, read_only: bool) -> str:
+    def address(self, read_only: bool = False) -> str:
+        """The URI by which SQLite can attach this archive to another one."""
+        return f"{self.path.absolute().as_uri()}?{self._mode(read_only)}"
+
+    def _mode(self, read_only: bool, create: bool = False) -> str:
         """How to open the file. One that cannot be written is opened as immutable, so that SQLite makes no files beside
         it.
 
@@ -343,13 +347,14 @@ class Archive:
             "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
-                provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
+                provenance.iteration, provenance.chunk, provenance.position, self.add_protections(protections),
                 pair.judgement.cpu_seconds, pair.judgement.judge_cpu_seconds, time.time(),
             ),
         )  # fmt: skip
         return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
 
-    def _protections(self, protections: Mapping[str, object]) -> str:
+    def add_protections(self, protections: Mapping[str, object]) -> str:
+        """Add what the sandbox has verified, unless it is there; returns its id."""
         content = json.dumps(protections, sort_keys=True)
         identifier = content_hash(content)
         self._connection.execute("INSERT OR IGNORE INTO protections VALUES (?,?)", (identifier, content))
@@ -669,23 +674,6 @@ class Archive:
                     f" WHERE number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
                 )
 
-    def copy_until(self, path: Path, iteration: int) -> None:
-        """Write a new archive file with the rows that existed when an iteration ended."""
-        with closing(sqlite3.connect(path)) as copy:
-            self._connection.backup(copy)
-            for table in ("candidates", "proposals"):
-                copy.execute(
-                    f"DELETE FROM {table} WHERE chunk IN (SELECT id FROM chunks WHERE iteration > ?)", (iteration,)
-                )
-            for table in ("trained", "solutions", "puzzles", "chunks"):
-                copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
-            copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
-            kept = {number: since for number, since in self.set_aside().items() if since <= iteration}
-            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (json.dumps(kept),))
-            for table in schema.SEARCHED:
-                copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
-            copy.commit()
-
     def raw_puzzles(self) -> list[RawPuzzle]:
         """All puzzles with their solutions, as `formats.import_puzzles` takes them.
 
@@ -699,7 +687,7 @@ class Archive:
         return [
             RawPuzzle(
                 row["name"] or row["id"], row["source"], tuple(solutions.get(row["id"], ())),
-                tuple(json.loads(row["skills"])), row["difficulty"],
+                tuple(parse_json(row["skills"], f"{self.path}, skills")), row["difficulty"],
             )
             for row in self.query("SELECT * FROM puzzles ORDER BY number")
         ]  # fmt: skip

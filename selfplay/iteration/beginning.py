@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from puzzles.archive.believing import compute_identities, judge_pairs
+from puzzles.archive.copying import copy
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay.config import ROUNDING, RunConfig, flatten
+from puzzles.verify import truth_pool
+from selfplay.config import ROUNDING, RunConfig, SandboxConfig, flatten
 from selfplay.iteration import champion
 from selfplay.iteration.training_set import NO_PUZZLES
 from selfplay.run import sessions
+from selfplay.run.pools import proven_pool
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampling.sampler import Sampler
@@ -57,16 +62,25 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
 
 
-def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
+def branch(
+    parent: RunDir,
+    iteration: int | None,
+    rundir: RunDir,
+    origin: Mapping[str, Any] | None = None,
+    trust: bool = True,
+) -> None:
     """Begin a new run with what another run had at the end of an iteration.
 
-    A run that was already begun in this way is left as it is.
+    The new run's archive is a database of its own, filled with the rows of the other. The ids of puzzles and solutions
+    are computed from their texts. A run that was already begun in this way is left as it is.
 
     Args:
         parent: The run to branch from.
         iteration: The iteration after which the branch begins; None for the last one.
         rundir: The new run.
         origin: More to note about where the new run comes from.
+        trust: Whether the other run's verdicts are believed. If not, every pair is judged again here, and those that do
+            not hold are left out.
 
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists and is another.
@@ -97,7 +111,8 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
         new = RunDir(part)
         sessions.note_origin(new, {"branched_from": {"run": name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
-            archive.copy_until(new.archive, last)
+            copy(archive, new.archive, last)
+        _examine_copy(new, trust)
         for number in needed:
             if parent.checkpoint(number).is_dir():
                 shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
@@ -107,6 +122,20 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
             if int(file.name.split("-")[1]) <= last:
                 new.samples(0, "dev").parent.mkdir(exist_ok=True)
                 shutil.copy(file, new.samples(0, "dev").parent)
+
+
+def _examine_copy(rundir: RunDir, trust: bool) -> None:
+    """Compute the identities in a copied archive, and judge its pairs if they are not to be believed."""
+    with Archive(rundir.archive, trust=True) as archive, contextlib.ExitStack() as stack:
+        pool, protections = (
+            (stack.enter_context(truth_pool()), None) if trust else stack.enter_context(proven_pool(SandboxConfig(), 0))
+        )
+        refused = compute_identities(archive, pool)
+        if protections is not None:
+            refused += judge_pairs(archive, pool, protections)
+            archive.set_mark("added_past_guard", "yes")
+        for reason, count in refused.items():
+            logger.warning("%s: %d times left out of the new run: %s", rundir.path, count, reason)
 
 
 def begin_session(

@@ -140,7 +140,7 @@ def test_a_merge_that_fails_leaves_the_archive_as_it_was(runs, copies):
     change(copies[1], "DROP TABLE trained")
     change(copies[1], "CREATE TABLE trained (other)")
     change(copies[1], "INSERT INTO trained VALUES (1)")
-    with pytest.raises(InputError, match=r"1\.sqlite: expected an archive, no such column"):
+    with pytest.raises(InputError, match=r"1\.sqlite: .* it has the table 'trained' with a part that no version"):
         both(copies, merge)
     assert archive_content(copies[0]) == archive_content(runs[0])
 
