@@ -18,8 +18,9 @@ import stat
 import tomllib
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from puzzles.puzzle import InputError
 
@@ -234,31 +235,32 @@ def read_json(path: str | Path, shape: Shape | None = None, expected: str = "JSO
 # ---- bytes ----
 
 
-def open_regular(path: str | Path, expected: str = "a file") -> BinaryIO:
+def open_regular(path: str | Path, expected: str = "") -> BufferedReader:
     """Open a regular file to read its bytes. Pipes and devices are refused, because reading one may never end.
 
     Args:
         path: The file.
-        expected: What the message says was expected.
+        expected: What the message says was expected; an empty text if the user knows.
 
     Raises:
         InputError: The file cannot be opened, or is of another kind.
     """
+    asked = f": expected {expected}" if expected else ""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:  # a ValueError: a NUL in the name
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{shortened(path)}: {reason}: expected {expected}") from None
+        raise InputError(f"{shortened(path)}: {reason}{asked}") from None
     kind = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(kind):
         os.close(descriptor)
         folder = stat.S_ISDIR(kind)
         came = os.strerror(errno.EISDIR) if folder else "a pipe, a socket or a device; copy its content into a file"
-        raise InputError(f"{shortened(path)}: {came}: expected {expected}")
+        raise InputError(f"{shortened(path)}: {came}{asked}")
     return os.fdopen(descriptor, "rb")
 
 
-def read_bytes(path: str | Path, most: int = MOST_FILE_BYTES, expected: str = "a file") -> bytes:
+def read_bytes(path: str | Path, most: int = MOST_FILE_BYTES, expected: str = "") -> bytes:
     """The bytes of a regular file of at most `most` bytes.
 
     Raises:
@@ -268,9 +270,10 @@ def read_bytes(path: str | Path, most: int = MOST_FILE_BYTES, expected: str = "a
         try:
             content = file.read(most + 1)
         except OSError as error:
-            raise InputError(f"{shortened(path)}: {error.strerror}: expected {expected}") from None
+            raise InputError(f"{shortened(path)}: {error.strerror}") from None
     if len(content) > most:
-        raise InputError(f"{shortened(path)}: expected {expected} of at most {in_bytes(most)}, it is larger")
+        asked = f"expected {expected or 'a file'} of at most {in_bytes(most)}"
+        raise InputError(f"{shortened(path)}: {asked}, it is larger")
     return content
 
 
@@ -289,7 +292,7 @@ class _Unpacked(io.RawIOBase):
         InputError: More comes out than `MOST_FILE_BYTES`, or than `MOST_PACKED_RATIO` allows for what went in.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BufferedReader, name: str) -> None:
         self._file, self._name, self._count = file, name, 0
         self._stream = gzip.GzipFile(fileobj=file, mode="rb")
 
@@ -311,7 +314,7 @@ class _Unpacked(io.RawIOBase):
         super().close()
 
 
-def open_unpacked(path: str | Path, expected: str = "a file") -> BinaryIO:
+def open_unpacked(path: str | Path, expected: str = "") -> BufferedReader:
     """Open a regular file to read its bytes; a file that ends in .gz is unpacked while it is read, up to a bound.
 
     Raises:
@@ -321,7 +324,7 @@ def open_unpacked(path: str | Path, expected: str = "a file") -> BinaryIO:
     return io.BufferedReader(_Unpacked(file, str(path))) if Path(path).suffix == ".gz" else file
 
 
-def lines_of(path: str | Path, expected: str = "a file") -> Iterator[bytes]:
+def lines_of(path: str | Path, expected: str) -> Iterator[bytes]:
     """The lines of a file, which may end in .gz, one after the other, each with its end of line.
 
     Raises:

@@ -192,15 +192,37 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
     Raises:
         InputError: The database is not an archive of this project, is damaged, or is of a newer version.
     """
-    (application,), (version,), (tables,) = (
-        connection.execute(sql).fetchone()
-        for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    )
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if create and not tables:
         connection.execute("PRAGMA journal_mode = WAL")
         kept = f"INSERT INTO marks VALUES ('guard', '{guard}')"
         _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), kept, *_IDENTITY])
         return
+    version = check(connection, path, trust)
+    if version < SCHEMA_VERSION:
+        with _alone(path.absolute().parent):
+            (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
+            if version < SCHEMA_VERSION:
+                _bring_up_to_date(connection, path, version)
+
+
+def check(connection: sqlite3.Connection, path: Path, trust: bool = False) -> int:
+    """Check that a database is an archive of this or an older version, and that nothing in it may run.
+
+    Args:
+        connection: Connection to the database.
+        path: Its path, for messages.
+        trust: Whether the rows are not looked at.
+
+    Returns:
+        Its schema version.
+
+    Raises:
+        InputError: It is something else, or is damaged.
+    """
+    (application,), (version,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+    )
     if application != APPLICATION_ID:
         raise InputError(f"{path}: expected an archive, got another SQLite file")
     if version < 1:
@@ -216,11 +238,7 @@ def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str
         )
     if fault := _missing(connection, version) or ("" if trust else damage(connection, version, references=False)):
         raise InputError(f"{path}: the archive is damaged: {fault}")
-    if version < SCHEMA_VERSION:
-        with _alone(path.absolute().parent):
-            (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
-            if version < SCHEMA_VERSION:
-                _bring_up_to_date(connection, path, version)
+    return int(version)
 
 
 _COLUMNS_SINCE = {

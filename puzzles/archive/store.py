@@ -301,8 +301,12 @@ class Archive:
     def sync(self) -> None:
         """Make sure that a power cut loses no committed change."""
         log = self.path.with_name(f"{self.path.name}-wal")
-        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
-            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """The rows of a read-only query."""
@@ -479,7 +483,7 @@ class Archive:
         where = f"{self.path}, chunk {identifier}"
         plan, completions = self._plan(identifier, row["stage"], row["plan"]), None
         if row["completions"] is not None:
-            completions = _decompress(row["completions"], f"{where}, completions")
+            completions = unpacked_json(row["completions"], f"{where}, completions")
             expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
             asked = (
                 len(plan["shots"]) * plan["copies"]
@@ -502,7 +506,7 @@ class Archive:
         where = f"{self.path}, chunk {chunk}"
         if stage not in PLANS:
             raise InputError(f"{where}: expected one of the stages {', '.join(PLANS)}, got {shown(stage)}")
-        plan = _decompress(blob, f"{where}, plan")
+        plan = unpacked_json(blob, f"{where}, plan")
         expect(plan, PLANS[stage], f"{where}, plan")
         return plan
 
@@ -549,7 +553,7 @@ class Archive:
         blob, where = self._scalar("SELECT token_ids FROM chunks WHERE id = ?", chunk), f"{self.path}, chunk {chunk}"
         if blob is None:
             return None
-        kept = _decompress(blob, f"{where}, token_ids")
+        kept = unpacked_json(blob, f"{where}, token_ids")
         expect(kept, _DRAWN, f"{where}, token_ids")
         if len(kept["ids"]) != len(kept["ended"]):
             raise InputError(f"{where}, token_ids: expected as many ends as texts, got {len(kept['ended'])}")
@@ -769,5 +773,10 @@ def _compress(value: Any) -> bytes:
     return zlib.compress(json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
-def _decompress(blob: bytes, where: str) -> Any:
+def unpacked_json(blob: bytes, where: str) -> Any:
+    """The value that a chunk keeps packed.
+
+    Raises:
+        InputError: It is not packed JSON, or becomes too large.
+    """
     return parse_json(unpacked(blob, MOST_JSON_BYTES, where), where)

@@ -91,6 +91,7 @@ def _report(options: argparse.Namespace) -> int:
     rundir = run_dir(options.run)
     out = Path(options.out) if options.out else rundir.report
     spare(out.absolute())
+    rundir.check()
     page = report(rundir)
     with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)

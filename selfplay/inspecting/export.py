@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.archive.store import CANDIDATES_N_C, QUARANTINED, Archive
+from puzzles.foreign import parse_json
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
 from puzzles.writing import folder_atomically, path_atomically
@@ -61,9 +62,10 @@ def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
             "id": row["id"], "name": row["name"] or row["id"], "puzzle": row["source"],
             "solutions": [solution["source"] for solution in solutions],
             "answers": [solution["answer"] for solution in solutions],
-            "answer_type": row["answer_type"], "skills": json.loads(row["skills"]), "difficulty": row["difficulty"],
+            "answer_type": row["answer_type"], "skills": parse_json(row["skills"], "skills"),
+            "difficulty": row["difficulty"],
             "description": row["description"], "origin": row["origin"], "iteration": row["iteration"],
-            "parents": json.loads(row["parents"]), "n": row["n"], "c": row["c"],
+            "parents": parse_json(row["parents"], "parents"), "n": row["n"], "c": row["c"],
             "quarantined": bool(row["quarantined"]),
         }  # fmt: skip
 
@@ -75,7 +77,7 @@ def pair_rows(archive: Archive) -> Iterator[dict[str, Any]]:
         " LEFT JOIN protections r ON r.id = s.protections ORDER BY s.number"
     )
     for row in rows:
-        pair = dict(row) | {name: json.loads(row[name]) for name in JSON_COLUMNS}
+        pair = dict(row) | {name: parse_json(row[name], name) for name in JSON_COLUMNS}
         yield pair | {"quarantined": bool(row["quarantined"])}
 
 

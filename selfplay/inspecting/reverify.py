@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.archive.store import Archive
+from puzzles.foreign import parse_json
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
@@ -57,7 +58,7 @@ def stored_limits(archive: Archive) -> dict[str, float]:
     """The largest of each limit that `archive import` was told to judge pairs of this archive with."""
     largest: dict[str, float] = {}
     for (content,) in archive.query("SELECT content FROM protections"):
-        limits = json.loads(content).get("limits", {})
+        limits = parse_json(content, f"{archive.path}, protections").get("limits", {})
         for name, value in limits.items() if isinstance(limits, dict) else ():
             if isinstance(value, int | float):
                 largest[name] = max(value, largest.get(name, 0))

@@ -15,6 +15,7 @@ from typing import Any
 
 from puzzles.archive.catalogue import row_of
 from puzzles.archive.store import Archive, Chunk
+from puzzles.foreign import parse_json
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from selfplay.iteration import propose, solve, vary
 from selfplay.sampling.shots import Pair, prompt_for
@@ -167,7 +168,8 @@ class _Teller:
             self.breaks.append(f"the protections of solution {row['id']} are missing")
         trained = self._rows("trained", "puzzle = ? AND solution = ? ORDER BY iteration", row["id"])
         told = {
-            **_without(row, "puzzle"), "protections": json.loads(protections[0][0]) if protections else None,
+            **_without(row, "puzzle"),
+            "protections": parse_json(protections[0][0], "protections") if protections else None,
             "trained in iterations": [each["iteration"] for each in trained],
         }  # fmt: skip
         chunk = self._chunk(row["chunk"], f"solution {row['id']}")

@@ -95,6 +95,7 @@ def branch(
                 "or go on with it without --from"
             )
         return
+    parent.check()
     records = parent.read_records()
     if not parent.config.is_file() or not records:
         raise InputError(f"{parent.path}: expected a run with at least one record")
