@@ -94,7 +94,7 @@ def tokens(sql: str) -> Tokens:
         kept.append(token)
         if kept[-3:] == ["(", "id", ")"] and len(kept) > 4 and kept[-5] == "REFERENCES":
             del kept[-3:]
-    return tuple(kept)
+    return tuple(kept[:-1] if kept[-1:] == [";"] else kept)
 
 
 def _read(found: Tokens) -> tuple[str, str, list[Tokens]]:
