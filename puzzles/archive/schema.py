@@ -337,8 +337,8 @@ limit of an answer is a setting."""
 MOST_ITERATION = 10**9
 _OF_SET_ASIDE = (
     "name = 'set_aside' AND (NOT json_valid(value) OR json_type(value) != 'object' OR EXISTS"
-    " (SELECT 1 FROM json_each(marks.value) WHERE type != 'integer' OR key GLOB '*[^0-9]*' OR length(key) NOT BETWEEN 1 AND 9"
-    f" OR atom NOT BETWEEN 0 AND {MOST_ITERATION}))"
+    " (SELECT 1 FROM json_each(marks.value) WHERE type != 'integer' OR key GLOB '*[^0-9]*'"
+    f" OR length(key) NOT BETWEEN 1 AND 9 OR atom NOT BETWEEN 0 AND {MOST_ITERATION}))"
 )
 """SQL condition: the mark that lists the iterations that were set aside holds something else."""
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import ARCHIVE, add_limits, command, sandbox_of
-from selfplay.commands.terminal import archive_path, bars
-from selfplay.text import one_line, printable, render
+from selfplay.commands.terminal import archive_path, bars, tell
+from selfplay.text import one_line, render
 
 if TYPE_CHECKING:
     from puzzles.archive.formats import ImportReport
@@ -60,7 +60,7 @@ def _import(options: argparse.Namespace) -> int:
             archive.index()
     print(import_table(report))
     if report.examples:
-        print(f"\nto list all refused texts: selfplay archive list {path} --refused")
+        tell(f"\nto list all refused texts: selfplay archive list {path} --refused")
     if refused:
         raise InputError(all_refused([record.detail for record in refused]))
     return 0
@@ -153,7 +153,7 @@ def _merge(options: argparse.Namespace) -> int:
             with Archive(source, trust=True) as other:  # it has just been checked
                 merged, refused = merge_foreign(archive, other, *judged) if judged else (merge(archive, other), {})
             grown = ", ".join(f"{count:,} {what}" for what, count in vars(merged).items())
-            print(printable(f"{source}: {grown} new in {into}"))
+            tell(f"{source}: {grown} new in {into}")
             if refused:
                 reasons = [[one_line(reason), f"{count:,}"] for reason, count in sorted(refused.items())]
                 print(render([["left out, because it does not hold here", "number"], *reasons], right=[1]))
@@ -213,5 +213,5 @@ def _export(options: argparse.Namespace) -> int:
     with Archive(archive_path(options.archive)) as archive, contextlib.ExitStack() as stack:
         pool = stack.enter_context(proven_pool(SandboxConfig(), 0))[0] if options.format == "preferences" else None
         count = write(archive, out, options.format, pool, options.license)
-    print(f"{out}: {count:,} {FORMATS[options.format]}")
+    tell(f"{out}: {count:,} {FORMATS[options.format]}")
     return 0

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.writing import open_in_place
+from sandbox.printing import visible
+from selfplay.text import printable
 
 LOG_BYTES, LOGS_BEFORE = 10_000_000, 3
 """Size at which a log is set aside, and the number of older logs that are kept."""
@@ -26,12 +28,24 @@ class _Log(logging.handlers.RotatingFileHandler):
         return io.TextIOWrapper(open_in_place(path), encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
+class Formatter(logging.Formatter):
+    """A formatter whose lines show everything in them. A message is one line, whatever its parts are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging calls it so
+        """The line of a record, without the traceback below it."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, information: Any) -> str:  # noqa: N802  # logging calls it so
+        """The traceback of a record, which has several lines."""
+        return printable(super().formatException(information))
+
+
 @contextlib.contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Write the log lines of the packages to a file."""
     # The file is opened at the first line, so that a second run that is refused does not touch the first one's log.
     handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(name)s: %(message)s"))
     for name in PACKAGES:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)

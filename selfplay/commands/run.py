@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+from sandbox.printing import visible
 from selfplay.commands.grammar import SETTINGS_HINT, command, integers, positive
 from selfplay.commands.log import log_to
-from selfplay.commands.terminal import bars, below_runs, run_dir
+from selfplay.commands.terminal import bars, below_runs, run_dir, tell
 
 if TYPE_CHECKING:
     from selfplay.config import RunConfig
@@ -156,16 +158,17 @@ def _told(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
     if len(records) > 1:
         print(f"\n{cost_table(records)}")
     if spent:
-        print(f"\n{rundir.path}: {spent}")
+        tell(f"\n{rundir.path}: {spent}")
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
-        print(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", file=sys.stderr)
-    print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
-    print(f"  selfplay report {rundir.path}")
+        tell(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", sys.stderr)
+    tell(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
+    place, base, dev = (quote(visible(name)) for name in (rundir.path, config.model.path, config.data.dev))
+    tell(f"  selfplay report {place}")
     if rundir.checkpoint(last).is_dir():
-        print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
-    print(f"  selfplay run {again}--set iterations={last + 3}")
+        tell(f"  selfplay bench {base} {quote(str(rundir.checkpoint(last)))} --puzzles {dev}")
+    tell(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
 
 
@@ -181,10 +184,10 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
     with log_to(own.log), judges(config, bars().say) as (pool, protections), engine(config, own) as backend:
         try:
-            print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+            tell(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
-            print(f"{own.path}: {spent}{MORE}")
-    print(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
+            tell(f"{own.path}: {spent}{MORE}")
+    tell(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from puzzles.writing import folder_atomically, path_atomically
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
 from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
-from selfplay.text import markdown
+from selfplay.text import code, markdown
 
 FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
@@ -289,7 +290,12 @@ def card(archive: Archive, licence: str) -> str:
         "Contamination": _contamination(archive)
     }
     parts = [f"## {title}\n\n{_table(counts)}" for title, counts in counted.items() if counts]
-    return CARD.format(licence=licence, sections="\n\n".join(parts))
+    return CARD.format(licence=_in_yaml(licence), sections="\n\n".join(parts))
+
+
+def _in_yaml(text: str) -> str:
+    """A text as a value in YAML; JSON's texts are YAML too."""
+    return text if re.fullmatch(r"[A-Za-z][\w.-]*", text) else json.dumps(text)
 
 
 def _contamination(archive: Archive) -> dict[str, int]:
@@ -303,5 +309,5 @@ def _contamination(archive: Archive) -> dict[str, int]:
 
 
 def _table(counts: Mapping[str, int]) -> str:
-    rows = [["`" + name.replace("`", "'") + "`", f"{count:,}"] for name, count in counts.items()]
+    rows = [[code(name), f"{count:,}"] for name, count in counts.items()]
     return markdown(["", "number"], rows)
