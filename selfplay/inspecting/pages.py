@@ -36,6 +36,7 @@ from puzzles.archive.catalogue import (
 from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.puzzle import InputError
 from selfplay.inspecting import markup
+from selfplay.text import printable
 
 NAME = "archive"
 """Name of the database in the addresses of datasette's pages."""
@@ -152,11 +153,14 @@ def extra_css_urls(view_name: str) -> list[str]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(value: Any, column: str, table: str, database: str) -> Markup | None:
-    """Link a puzzle's id in datasette's tables to the puzzle's page."""
+    """A cell of datasette's tables: a puzzle's id is a link to the puzzle's page, and any other text is only text.
+
+    Datasette would make a link of an address.
+    """
     value = value["value"] if isinstance(value, dict) else value  # a foreign key with its label
     named = column in ("puzzle", "puzzle_id") or (table, column) == ("puzzles", "id")
     if database != NAME or not named or not re.fullmatch(r"[0-9a-f]+", str(value)):
-        return None
+        return Markup('<span class="text">{}</span>').format(printable(value)) if isinstance(value, str) else None
     return Markup('<a href="/puzzle/{0}">{0}</a>').format(value)
 
 

@@ -20,7 +20,7 @@ from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from sandbox.printing import visible
 from selfplay.iteration import propose, solve, vary
 from selfplay.sampling.shots import Pair, prompt_for
-from selfplay.text import one_line, printable, render
+from selfplay.text import one_line, render
 
 
 @dataclass
@@ -244,7 +244,7 @@ def story_text(told: Story, shown: Callable[[str], str]) -> str:
         trained = ", ".join(map(str, solution["trained in iterations"])) or "none"
         parts += [
             visible(f"# Solution {solution['id']}, {solution['origin']}, iteration {solution['iteration']}"),
-            shown(solution["source"]), f"answer {printable(str(solution['answer']))}",
+            shown(solution["source"]), f"answer {visible(solution['answer'])}",
             visible(f"confirmed {_date(solution['added_at'])} under tier {tier}; trained on in iterations: {trained}"),
         ]  # fmt: skip
         parts += _sampled_text(solution, shown) if "text" in solution else []
