@@ -67,8 +67,8 @@ def archive(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["stats A", "list A", "list A --refused", "list A --search evil", "show A a1", "show A b2", "show A \x1b", "why A a1",
-     "why A b2", "why A \x1b", "diff A O", "diff O A", "reverify A", "contamination A --against O",
+    ["stats A", "list A", "list A --refused", "list A --search evil", "show A a1", "show A b2", "show A \x1b",
+     "why A a1", "why A b2", "why A \x1b", "diff A O", "diff O A", "reverify A", "contamination A --against O",
      "export A E.jsonl", "stats A --json", "list A --json", "show A a1 --json", "why A a1 --json"],
 )  # fmt: skip
 def test_no_command_prints_what_controls_a_terminal_or_forges_a_line(archive, arguments, tmp_path, capsys):
