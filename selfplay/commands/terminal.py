@@ -81,11 +81,9 @@ def highlighted(source: str) -> str:
     """Python source, coloured if standard output is a terminal with colours."""
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return printable(source)
-    from pygments import highlight
-    from pygments.formatters import TerminalFormatter
-    from pygments.lexers import PythonLexer
+    from selfplay.inspecting.colouring import on_terminal
 
-    return str(highlight(printable(source), PythonLexer(), TerminalFormatter())).rstrip("\n")
+    return on_terminal(printable(source).rstrip("\n"))
 
 
 def tell(text: object, stream: TextIO | None = None) -> None:
