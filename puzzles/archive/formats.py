@@ -139,9 +139,13 @@ def _items(path: str | Path) -> Iterator[_Item]:
 
 
 def _read(file: TextIO, characters: int, name: str) -> str:
-    """The next characters of a file."""
+    """The next characters of a file, asked for in pieces: room is made for as many as are asked for."""
+    pieces: list[str] = []
     try:
-        return file.read(characters)
+        while characters > 0 and (piece := file.read(min(characters, START_CHARACTERS))):
+            pieces.append(piece)
+            characters -= len(piece)
+        return "".join(pieces)
     except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{name}: expected UTF-8 text, {reason}") from None
