@@ -232,7 +232,9 @@ def _reading(rundir: RunDir, trust: bool = True) -> Iterator[sqlite3.Connection]
     with closing(opening.connect(file, mode)) as connection:
         connection.row_factory = sqlite3.Row
         try:
-            version = schema.check(connection, file, trust)
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version in (WITHOUT_TOKENS, schema.SCHEMA_VERSION):
+                schema.check(connection, file, trust)
         except sqlite3.DatabaseError as error:
             raise InputError(f"{file}: expected an archive, {opening.told(error)}") from None
         if version not in (WITHOUT_TOKENS, schema.SCHEMA_VERSION):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,15 +114,20 @@ def branch(
         with Archive(parent.archive) as archive:
             copy(archive, new.archive, last)
         _examine_copy(new, trust)
-        for number in needed:
-            if parent.checkpoint(number).is_dir():
-                shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
         for record in records[: last + 1]:
             append_line(new.records, record)
-        for file in sorted((parent.path / "scores").glob("*.jsonl")):
-            if int(file.name.split("-")[1]) <= last:
-                new.samples(0, "dev").parent.mkdir(exist_ok=True)
-                shutil.copy(file, new.samples(0, "dev").parent)
+        _copy_files(parent, new, needed, last)
+
+
+def _copy_files(parent: RunDir, new: RunDir, checkpoints: Sequence[int], last: int) -> None:
+    """Copy the checkpoints of some iterations, and the scores up to the last one."""
+    for number in checkpoints:
+        if parent.checkpoint(number).is_dir():
+            shutil.copytree(parent.checkpoint(number), new.checkpoint(number))
+    for file in sorted((parent.path / "scores").glob("*.jsonl")):
+        if int(file.name.split("-")[1]) <= last:
+            new.samples(0, "dev").parent.mkdir(exist_ok=True)
+            shutil.copy(file, new.samples(0, "dev").parent)
 
 
 def _examine_copy(rundir: RunDir, trust: bool) -> None:
