@@ -244,6 +244,26 @@ def test_one_that_stopped_under_other_conditions_begins_anew(copies, pool):
     assert [each.what for each in judged_again(copies[0], judge_here(pool))] == ["answer"]
 
 
+def test_notes_that_come_with_an_archive_from_elsewhere_are_not_believed(copies, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("selfplay.inspecting.reverify.BATCH", 3)
+    change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
+    calls = []
+
+    def all_is_well(batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        judged_again(copies[0], all_is_well)
+    there = tmp_path / "there"
+    there.mkdir()
+    for file in ("0.sqlite", "0.sqlite.reverify.jsonl"):
+        shutil.copy(copies[0].parent / file, there)
+    assert [each.what for each in judged_again(there / "0.sqlite", judge_here(pool))] == ["answer"]
+
+
 @pytest.fixture
 def bare_python(tmp_path):
     """One without packages."""
