@@ -56,14 +56,23 @@ class StoredPair:
     answer: str | None
 
 
+MOST_STORED: Mapping[str, float] = {
+    "cpu_seconds": 60.0, "memory_bytes": 4 * 1024**3, "answer_bytes": 64 * 1024**2, "recursion_limit": 1_000_000,
+}  # fmt: skip
+"""Largest limits that are taken from an archive."""
+
+
 def stored_limits(archive: Archive) -> dict[str, float]:
-    """The largest of each limit that `archive import` was told to judge pairs of this archive with."""
+    """The largest of each limit that `archive import` was told to judge pairs of this archive with.
+
+    The archive may come from somebody else, so none is above MOST_STORED. The settings may name a larger one.
+    """
     largest: dict[str, float] = {}
     for (content,) in archive.query("SELECT content FROM protections"):
         limits = parse_json(content, f"{archive.path}, protections").get("limits", {})
         for name, value in limits.items() if isinstance(limits, dict) else ():
-            if isinstance(value, int | float):
-                largest[name] = max(value, largest.get(name, 0))
+            if name in MOST_STORED and isinstance(value, int | float) and value > 0:
+                largest[name] = max(min(value, MOST_STORED[name]), largest.get(name, 0))
     return largest
 
 
