@@ -1,20 +1,43 @@
-"""Reads data from outside: TOML, JSON, checks of JSON against a shape, and values as messages show them.
+"""The one door for files from outside: their bytes, JSON, TOML, and what is packed in them.
 
-Somebody else may have written a file, or a crash may have cut it short. So its content is checked against a shape where
-it is read, and the code that uses the content can rely on it.
+Somebody else may have written a file, or a crash may have cut it short. So only this module reads such files (SQLite
+files come in through `archive/opening.py`). It reads regular files only, never waits for one, and reads no more than a
+bound, packed or unpacked. Content is checked against a shape where it is read, so the code that uses it can rely on it.
 """
 
 from __future__ import annotations
 
+import errno
+import gzip
+import io
 import json
 import math
+import os
 import re
+import stat
 import tomllib
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from puzzles.puzzle import InputError
+
+MOST_TOML_BYTES = 1024**2
+"""Largest TOML file, and so the largest file of settings."""
+MOST_JSON_BYTES = 64 * 1024**2
+"""Largest JSON text that is read as a whole: a summary, a reply, what is packed in a chunk."""
+MOST_JSON_MEMORY = 768 * 1024**2
+"""Most memory that the values of one JSON text may take, as `_weight` estimates it."""
+MOST_LINE_BYTES = 64 * 1024**2
+"""Longest line of a file of JSON lines, unpacked. A line is a puzzle, a record, or a chunk of a score."""
+MOST_FILE_BYTES = 512 * 1024**2
+"""Largest file of puzzles, records or scores, unpacked."""
+MOST_PACKED_RATIO = 100
+"""Most bytes that each byte of a packed file may become. Texts of programs become 5 to 20."""
+FREE_BYTES = 16 * 1024**2
+"""Number of bytes up to which a packed text may become any multiple of itself."""
 
 SHOWN_CHARACTERS = 60
 """Longest part of a value that a message shows."""
@@ -156,11 +179,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read, or is not TOML.
     """
+    content = read_bytes(path, MOST_TOML_BYTES, "a TOML file")
     try:
-        text = Path(path).read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{shortened(path)}: {reason}: expected a TOML file") from None
+        text = content.decode("utf-8-sig")
+    except ValueError:
+        raise InputError(f"{shortened(path)}: it is not UTF-8 text: expected a TOML file") from None
     return parse_toml(text, str(path))
 
 
@@ -173,15 +196,192 @@ def parse_json(text: str | bytes, where: str, expected: str = "JSON") -> Any:
         expected: What the message says was expected.
 
     Raises:
-        InputError: The text is not JSON, is nested too deeply, or holds a number with thousands of digits.
+        InputError: The text is not JSON, is nested too deeply, holds a number with thousands of digits, or its values
+            would fill the memory.
     """
+    if _weight(text) > MOST_JSON_MEMORY:
+        raise InputError(f"{where}: expected {expected} with fewer values, these would fill the memory")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: expected {expected}, {shortened(error)}") from None
 
 
+def _weight(text: str | bytes) -> int:
+    """Most bytes of memory that the values of a JSON text can take: 72 for a list or object, 60 for another value."""
+    if isinstance(text, str):
+        return 72 * (text.count("[") + text.count("{")) + 60 * (text.count(",") + text.count(":"))
+    return 72 * (text.count(b"[") + text.count(b"{")) + 60 * (text.count(b",") + text.count(b":"))
+
+
 def shortened(said: object) -> str:
     """The beginning of a library's message, or of a path."""
     text = str(said)
     return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def read_json(path: str | Path, shape: Shape | None = None, expected: str = "JSON") -> Any:
+    """The value of a JSON file, of the given shape.
+
+    Raises:
+        InputError: The file cannot be read, is not JSON, or its value has another shape.
+    """
+    value = parse_json(read_bytes(path, MOST_JSON_BYTES, expected), str(path), expected)
+    if shape is not None:
+        expect(value, shape, str(path))
+    return value
+
+
+# ---- bytes ----
+
+
+def open_regular(path: str | Path, expected: str = "") -> BufferedReader:
+    """Open a regular file to read its bytes. Pipes and devices are refused, because reading one may never end.
+
+    Args:
+        path: The file.
+        expected: What the message says was expected; an empty text if the user knows.
+
+    Raises:
+        InputError: The file cannot be opened, or is of another kind.
+    """
+    asked = f": expected {expected}" if expected else ""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:  # a ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shortened(path)}: {reason}{asked}") from None
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(kind)
+        came = os.strerror(errno.EISDIR) if folder else "a pipe, a socket or a device; copy its content into a file"
+        raise InputError(f"{shortened(path)}: {came}{asked}")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | Path, most: int = MOST_FILE_BYTES, expected: str = "") -> bytes:
+    """The bytes of a regular file of at most `most` bytes.
+
+    Raises:
+        InputError: The file cannot be read, is of another kind, or is larger.
+    """
+    with open_regular(path, expected) as file:
+        try:
+            content = file.read(most + 1)
+        except OSError as error:
+            raise InputError(f"{shortened(path)}: {error.strerror}") from None
+    if len(content) > most:
+        asked = f"expected {expected or 'a file'} of at most {in_bytes(most)}"
+        raise InputError(f"{shortened(path)}: {asked}, it is larger")
+    return content
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes in words: as `64 MiB`, or as `1,000 bytes`."""
+    for size, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
+        if count >= size and count % size == 0:
+            return f"{count // size:,} {name}"
+    return f"{count:,} bytes"
+
+
+class _Unpacked(io.RawIOBase):
+    """The unpacked bytes of a gzip file, as a stream.
+
+    Raises:
+        InputError: More comes out than `MOST_FILE_BYTES`, or than `MOST_PACKED_RATIO` allows for what went in.
+    """
+
+    def __init__(self, file: BufferedReader, name: str) -> None:
+        self._file, self._name, self._count = file, name, 0
+        self._stream = gzip.GzipFile(fileobj=file, mode="rb")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read1(len(buffer))
+        self._count += len(content)
+        allowed = min(MOST_FILE_BYTES, max(FREE_BYTES, MOST_PACKED_RATIO * self._file.tell()))
+        if self._count > allowed:
+            raise InputError(f"{self._name}: it unpacks to more than {in_bytes(allowed)}: unpack it, and look at it")
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._file.close()
+        super().close()
+
+
+def open_unpacked(path: str | Path, expected: str = "") -> BufferedReader:
+    """Open a regular file to read its bytes; a file that ends in .gz is unpacked while it is read, up to a bound.
+
+    Raises:
+        InputError: The file cannot be opened, or is of another kind. Reading raises it if too much comes out.
+    """
+    file = open_regular(path, expected)
+    return io.BufferedReader(_Unpacked(file, str(path))) if Path(path).suffix == ".gz" else file
+
+
+def lines_of(path: str | Path, expected: str) -> Iterator[bytes]:
+    """The lines of a file, which may end in .gz, one after the other, each with its end of line.
+
+    Raises:
+        InputError: The file cannot be read, or a line is too long, or all lines together.
+    """
+    count, where = 0, shortened(path)
+    try:
+        with open_unpacked(path, expected) as file:
+            while line := file.readline(MOST_LINE_BYTES + 1):
+                count += len(line)
+                if len(line) > MOST_LINE_BYTES:
+                    raise InputError(f"{where}: expected lines of at most {in_bytes(MOST_LINE_BYTES)}, one is longer")
+                if count > MOST_FILE_BYTES:
+                    raise InputError(f"{where}: expected {expected} of at most {in_bytes(MOST_FILE_BYTES)}")
+                yield line
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{where}: expected {expected}, {reason}") from None
+
+
+def unpacked(content: bytes, most: int, where: str) -> bytes:
+    """What a text that zlib packed was. No more than the bound is ever unpacked.
+
+    Args:
+        content: The packed text.
+        most: Largest number of bytes that may come out.
+        where: File and place, for the message.
+
+    Raises:
+        InputError: It is not packed by zlib, was cut short, or becomes larger.
+    """
+    machine = zlib.decompressobj()
+    try:
+        text = machine.decompress(content, most + 1)
+    except (zlib.error, TypeError) as error:
+        raise InputError(f"{where}: expected compressed JSON, {error}") from None
+    if len(text) > most:
+        raise InputError(f"{where}: expected at most {in_bytes(most)} when it is unpacked, it becomes more")
+    if not machine.eof:
+        raise InputError(f"{where}: expected compressed JSON, it was cut short")
+    return text
+
+
+_MOST_DEFLATED = 1032
+"""Most bytes that one byte of a packed text becomes, by the format."""
+_PIECE_BYTES = 1024**2
+
+
+def unpacks_to_more(content: bytes, most: int) -> bool:
+    """Whether a text that zlib packed becomes larger than a bound. It is never in memory as a whole."""
+    if len(content) * _MOST_DEFLATED <= most:
+        return False
+    machine, count = zlib.decompressobj(), 0
+    try:
+        while content and count <= most:
+            count += len(machine.decompress(content, _PIECE_BYTES))
+            content = machine.unconsumed_tail
+    except zlib.error:
+        return False  # whoever reads it is told what it is
+    return count > most

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sandbox.printing import visible
+
 
 class SandboxError(Exception):
     """The sandbox or the machine failed. This says nothing about the job's program."""
@@ -69,8 +71,7 @@ SHOWN_CHARACTERS = 200
 
 def printable(message: bytes) -> str:
     """A child's message as text: cut short, with control characters escaped."""
-    text = message[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS]
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return visible(message[: 4 * SHOWN_CHARACTERS].decode("utf-8", "replace")[:SHOWN_CHARACTERS])
 
 
 @dataclass(frozen=True)

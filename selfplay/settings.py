@@ -11,7 +11,6 @@ import functools
 import inspect
 import itertools
 import json
-import tomllib
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -19,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import read_toml, shortened, shown
+from puzzles.foreign import parse_toml, read_toml, shortened, shown
 from selfplay import config as config_module
 from selfplay.config import AT_MOST_1, CHOICES, MAY_BE_ZERO, MAY_CHANGE, MOST, ConfigError, RunConfig, flatten
 
@@ -55,7 +54,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(f"--set {shortened(override)}: expected key=value, such as solve.temperature=0.7")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        value = parse_toml(f"value = {text}", "--set")["value"]
     except (ValueError, RecursionError):  # not TOML, so a text without quotes
         value = text
     *tables, name = key.strip().split(".")

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sandbox.printing import visible
+
 LINE_CHARACTERS = 100
 
 
 def printable(text: str) -> str:
-    """A text with control characters as escapes, so that it cannot control a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+    """A text of several lines in which everything can be seen, so that it cannot control a terminal."""
+    return visible(text, kept="\n")
 
 
-def one_line(text: str) -> str:
+def one_line(text: object) -> str:
     """The beginning of a text on one line, for a table's cell."""
-    return "".join(c if c.isprintable() else "⏎" if c == "\n" else "·" for c in text)[:LINE_CHARACTERS]
+    return visible(str(text)[:LINE_CHARACTERS].replace("\n", "⏎"))[:LINE_CHARACTERS]
 
 
 def render(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Rows as aligned columns. The first row is the heading. Columns listed in `right` are aligned to the right."""
+    rows = [[*map(visible, row)] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -56,11 +59,24 @@ def span(values: Sequence[int]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns in its source."""
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (head, *rows)]
+    """A Markdown table with aligned columns in its source. A cell is text: no link, no HTML, no cell more."""
+    cells = [[*map(_cell, row)] for row in (head, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def code(text: object) -> str:
+    """A text that is not ours as a span of code in Markdown."""
+    return "`" + visible(" ".join(str(text).split())).replace("`", "'") + "`"
+
+
+def _cell(text: str) -> str:
+    """A cell of a Markdown table. Inside a span of code only the bar has a meaning."""
+    text = visible(" ".join(text.split())).replace("|", "\\|")
+    if len(text) > 1 and text[0] == text[-1] == "`" and "`" not in text[1:-1]:
+        return text
+    return text.replace("<", "\\<").replace("](", "]\\(")
 
 
 def count_table(title: str, content: dict[str, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, SET_ASIDE, Archive
+from puzzles.foreign import parse_json
 from puzzles.guard import LEVELS
 from puzzles.puzzle import InputError
 
@@ -28,6 +28,8 @@ ORDERS = {
 """Orders of a page, as SQL. `hardest` starts with the lowest solve rate above zero; puzzles that no candidate solved
 come last. `varied` starts with the most distinct solutions."""
 STATES = {"solved": SOLVED, "unsolved": f"NOT {SOLVED}", "quarantined": QUARANTINED}
+PAGE_CHARACTERS = 20_000
+"""Longest part of a text that a page of many shows. What is longer is shown whole on the page of its puzzle."""
 FEW_PLACES = 10_000
 """Number of matches below which a search starts from the matches; common words stand in most solutions."""
 SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -113,12 +115,13 @@ def page_of(
     condition, parameters = chosen.condition(archive)
     # The subquery chooses the page first, so that candidates are counted only for the puzzles on it.
     page = f"SELECT p.number FROM puzzles p WHERE {condition} ORDER BY {ORDERS[order]} LIMIT ? OFFSET ?"
+    source = f"substr(p.source, 1, {PAGE_CHARACTERS}) AS source"
     return archive.query(
         "SELECT p.id AS puzzle, p.origin, p.iteration, p.answer_type AS type, p.difficulty,"
         f" {CANDIDATES_N_C}, (SELECT count(*) FROM solutions s WHERE s.puzzle = p.id) AS solutions,"
         f" CASE WHEN {CONTAMINATED} THEN 'contaminated' WHEN {SET_ASIDE} THEN 'rolled back' WHEN {QUARANTINED}"
         " THEN 'unstable' ELSE '' END AS quarantine,"
-        f" p.name, p.source FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
+        f" p.name, {source} FROM puzzles p WHERE p.number IN ({page}) ORDER BY {ORDERS[order]}",
         *parameters,
         limit,
         offset,
@@ -134,7 +137,8 @@ def number_of(archive: Archive, chosen: Filter) -> int:
 def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
     """A page of the verified pairs, newest first: both texts, the answer, and the solution's origin."""
     return archive.query(
-        "SELECT s.number, s.puzzle, s.id AS solution, p.name, p.source, s.source AS solution_source, s.answer,"
+        f"SELECT s.number, s.puzzle, s.id AS solution, p.name, substr(p.source, 1, {PAGE_CHARACTERS}) AS source,"
+        f" substr(s.source, 1, {PAGE_CHARACTERS}) AS solution_source, substr(s.answer, 1, {PAGE_CHARACTERS}) AS answer,"
         " s.origin, s.iteration FROM solutions s JOIN puzzles p ON p.id = s.puzzle WHERE s.number IN"
         " (SELECT number FROM solutions ORDER BY number DESC LIMIT ? OFFSET ?) ORDER BY s.number DESC",
         limit,
@@ -237,7 +241,8 @@ def row_of(archive: Archive, beginning: str) -> dict[str, Any]:
     if len(rows) != 1:
         found = "there is none" if not rows else f"{len(rows)} ids begin with it"
         raise InputError(f"{archive.path}: expected the id of one puzzle, got {beginning!r}: {found}")
-    return dict(rows[0]) | {name: json.loads(rows[0][name]) for name in ("skills", "parents")}
+    row, where = dict(rows[0]), f"{archive.path}, puzzle {rows[0]['id']}"
+    return row | {name: parse_json(row[name], f"{where}, {name}") for name in ("skills", "parents")}
 
 
 def history(archive: Archive, beginning: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ accepted. `import_puzzles` calls both and adds the results to an archive.
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
@@ -20,7 +19,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from puzzles.archive.store import AddStatus, Archive, Provenance
-from puzzles.foreign import parse_json, parse_toml, shortened, shown
+from puzzles.foreign import (
+    MOST_LINE_BYTES,
+    in_bytes,
+    open_unpacked,
+    parse_json,
+    parse_toml,
+    read_bytes,
+    read_toml,
+    shortened,
+    shown,
+)
 from puzzles.parse import SOLUTION_NAMES, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.verify import admit, changed_by_names, too_slow_to_judge, verify
@@ -29,6 +38,12 @@ from sandbox.pool import Pool
 EMBEDDED_SETS = ("train", "dev", "heldout")
 """Names of the hand-written sets inside the package. They can be used wherever a puzzle file can."""
 PUZZLE_ID = re.compile("[0-9a-f]{16}")
+MOST_PROGRAM_BYTES = 16 * 1024**2
+"""Largest `.py` file that is read."""
+MOST_ARRAY_CHARACTERS = 256 * 1024**2
+"""Longest JSON array. It is read as a whole; a file of lines is read line by line."""
+START_CHARACTERS = 1 << 16
+"""Characters in which the first one that is no white space is looked for."""
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
 """Beginning of a pickle of protocol 2 or later. No UTF-8 text begins like this."""
 
@@ -85,16 +100,11 @@ def read_puzzles(
         InputError: The file is missing, an object in it is not of the format, or the first object fits no format. With
             `refused`: no line of it can be read.
     """
-    name = str(path)
-    if name in EMBEDDED_SETS:
-        text, name = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8"), f"{name}.jsonl"
-    elif Path(path).suffix == ".py":
+    if Path(path).suffix == ".py":
         text = read_program(Path(path))
         return [RawPuzzle(Path(path).stem, text, (text,) if _HAS_SOLUTION.search(text) else ())]
-    else:
-        text = _read_text(Path(path), by_line=refused is not None)
     puzzles = []
-    for item in _json_array(text, name) if text.lstrip()[:1] == "[" else _json_lines(io.StringIO(text), name):
+    for item in _items(path):
         try:
             record = _object(item)
             if file_format == "auto":
@@ -109,6 +119,38 @@ def read_puzzles(
     return puzzles
 
 
+def _items(path: str | Path) -> Iterator[_Item]:
+    """The lines of an embedded set or a file, or the members of its array."""
+    name = str(path)
+    if name in EMBEDDED_SETS:
+        text = (resources.files("puzzles") / f"{name}.jsonl").read_text("utf-8")
+        yield from _json_lines(io.StringIO(text), f"{name}.jsonl")
+        return
+    with open_text(Path(path), "surrogateescape") as file:
+        start = _read(file, START_CHARACTERS, name)
+        if PICKLE.match(start[:2].encode("utf-8", "surrogateescape")):
+            came = "got a pickle, which may run anything when loaded: write its objects as JSON"
+            raise InputError(f"{name}: expected UTF-8 text, {came}")
+    with open_text(Path(path), "surrogateescape") as file:
+        if start.lstrip()[:1] == "[":
+            yield from _json_array(_read(file, MOST_ARRAY_CHARACTERS + 1, name), name)
+        else:
+            yield from _json_lines(file, name)
+
+
+def _read(file: TextIO, characters: int, name: str) -> str:
+    """The next characters of a file, asked for in pieces: room is made for as many as are asked for."""
+    pieces: list[str] = []
+    try:
+        while characters > 0 and (piece := file.read(min(characters, START_CHARACTERS))):
+            pieces.append(piece)
+            characters -= len(piece)
+        return "".join(pieces)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{name}: expected UTF-8 text, {reason}") from None
+
+
 def all_refused(details: Sequence[str]) -> str:
     """One line about the lines of a file that were refused while the others were taken."""
     return details[0] if len(details) == 1 else f"{details[0]} (and {len(details) - 1:,} lines more were refused)"
@@ -120,11 +162,10 @@ def read_program(path: Path) -> str:
     Raises:
         InputError: The file cannot be read, or is not in its encoding.
     """
+    content = read_bytes(path, MOST_PROGRAM_BYTES)
     try:
-        with tokenize.open(path) as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+        return io.TextIOWrapper(io.BytesIO(content), encoding).read()
     except (SyntaxError, ValueError, LookupError) as error:  # of the line, of the text, of the encoding's name
         asked = "expected UTF-8 text, or a coding line with its encoding"
         raise InputError(f"{path}: {asked}: {shortened(error)}") from None
@@ -149,12 +190,11 @@ def read_errata(path: str | Path | None = None) -> dict[str, str]:
         InputError: The file is missing or not of the format.
     """
     shipped = (resources.files("puzzles") / "errata.toml").read_text("utf-8")
-    errata = _read_errata(shipped, "errata.toml")
-    return errata if path is None else errata | _read_errata(_read_text(Path(path)), str(path))
+    errata = _errata(parse_toml(shipped, "errata.toml"), "errata.toml")
+    return errata if path is None else errata | _errata(read_toml(path), str(path))
 
 
-def _read_errata(text: str, name: str) -> dict[str, str]:
-    content = parse_toml(text, name)
+def _errata(content: dict[str, Any], name: str) -> dict[str, str]:
     entries = content.pop("erratum", [])
     if content or not isinstance(entries, list):
         raise InputError(
@@ -221,36 +261,16 @@ def with_header(raw: RawPair, header: str) -> str:
 
 
 def open_text(path: Path, errors: str = "strict") -> TextIO:
-    """Open a text file; a file that ends in .gz is decompressed.
+    """Open a text file; a file that ends in .gz is unpacked while it is read, up to a bound.
 
     Args:
         path: The file.
         errors: How bytes that are not UTF-8 are handled. With `surrogateescape`, `read_pairs` can name their line.
 
     Raises:
-        InputError: The file cannot be opened.
+        InputError: The file cannot be opened, or is no regular file.
     """
-    try:
-        if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", errors=errors)
-        return path.open(encoding="utf-8-sig", errors=errors)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def _read_text(path: Path, by_line: bool = False) -> str:
-    """The text of a file. With `by_line`, bytes that are not UTF-8 stay in their lines, for `_json_lines` to refuse."""
-    try:
-        with open_text(path, "surrogateescape" if by_line else "strict") as file:
-            text = file.read()
-    except (UnicodeDecodeError, EOFError, zlib.error) as error:
-        pickled = isinstance(error, UnicodeDecodeError) and PICKLE.match(error.object)
-        came = "got a pickle, which may run anything when loaded: write its objects as JSON" if pickled else error
-        raise InputError(f"{path}: expected UTF-8 text, {came}") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    has_lines = text.lstrip()[:1] != "[" and not PICKLE.match(text[:2].encode("utf-8", "surrogateescape"))
-    return text if has_lines or not by_line else _read_text(path)
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", errors=errors)
 
 
 @dataclass(frozen=True)
@@ -278,6 +298,10 @@ def _object(item: _Item) -> dict[str, Any]:
 
 
 def _json_array(text: str, name: str) -> Iterator[_Item]:
+    if len(text) > MOST_ARRAY_CHARACTERS:
+        raise InputError(f"{name}: expected a JSON array of at most {in_bytes(MOST_ARRAY_CHARACTERS)}, or JSON lines")
+    if fault := _not_utf_8(text):
+        raise InputError(f"{name}: {fault}")
     for number, value in enumerate(parse_json(text, name, "a JSON array")):
         yield _Item(f"{name}, item {number}", json.dumps(value), value)
 
@@ -285,22 +309,34 @@ def _json_array(text: str, name: str) -> Iterator[_Item]:
 def _json_lines(file: TextIO, name: str) -> Iterator[_Item]:
     number = 0
     try:
-        for number, line in enumerate(file, 1):
+        while line := file.readline(MOST_LINE_BYTES + 1):
+            number += 1
             line = line.removeprefix("\ufeff") if number == 1 else line  # standard input keeps it
             if not line.strip():
                 continue
             where = f"{name}, line {number}"
-            try:
-                line.encode()
-            except UnicodeEncodeError:  # `surrogateescape` kept the bytes, so that the other lines could be read
-                yield _Item(where, line, None, f"{where}: expected UTF-8 text, got {shown(line.strip())}")
+            if len(line) > MOST_LINE_BYTES:
+                raise InputError(f"{where}: expected a line of at most {in_bytes(MOST_LINE_BYTES)}")
+            if fault := _not_utf_8(line):
+                yield _Item(where, line, None, f"{where}: {fault}")
                 continue
             try:
                 yield _Item(where, line, parse_json(line, where, "one JSON object"))
             except InputError as error:
                 yield _Item(where, line, None, str(error))
-    except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{name}, after line {number}: {error.strerror}") from None
         raise InputError(f"{name}, after line {number}: expected UTF-8 text, {error}") from None
+
+
+def _not_utf_8(text: str) -> str:
+    """What was expected, if `surrogateescape` has kept bytes in a text so that the other lines could be read."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"expected UTF-8 text, got {shown(text[max(0, error.start - 20) :].strip())}"
+    return ""
 
 
 def _string(record: dict[str, Any], key: str, where: str) -> str:

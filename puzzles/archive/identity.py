@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import sqlite3
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import MOST_JSON_BYTES, parse_json, unpacked
 from puzzles.parse import Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, Puzzle, Verdict
+from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict
 from puzzles.verify import truth_pool, verify
 from sandbox.pool import Pool
 
@@ -44,7 +46,7 @@ def renew(connection: sqlite3.Connection, path: Path) -> None:
     with truth_pool() as pool:
         puzzles = _renew_puzzles(connection, pool)
         solutions = _renew_solutions(connection, pool)
-        _follow(connection, puzzles, solutions)
+        follow(connection, puzzles, solutions)
         quarantined = _judge_again(connection, pool, {*puzzles.values()})
     logger.warning(
         "%s: %d puzzles and %d solutions have another id; %d pairs do not hold and are in quarantine",
@@ -92,10 +94,16 @@ def _renew_solutions(connection: sqlite3.Connection, pool: Pool) -> dict[tuple[s
     return renewed
 
 
-def _follow(
+def follow(
     connection: sqlite3.Connection, puzzles: Mapping[str, str], solutions: Mapping[tuple[str, str], str]
 ) -> None:
-    """Use the new ids everywhere. A row that has become equal to an earlier one is left out."""
+    """Use new ids everywhere but in `puzzles`. A row that has become equal to an earlier one is left out.
+
+    Args:
+        connection: Connection to the archive, in a transaction.
+        puzzles: New ids of puzzles by the old ones.
+        solutions: New ids of solutions by the old ids of puzzle and solution.
+    """
     connection.execute("CREATE TEMP TABLE renewed (puzzle TEXT, old TEXT, new TEXT, PRIMARY KEY (puzzle, old))")
     rows = [(puzzle, old, new) for (puzzle, old), new in solutions.items()]
     connection.executemany("INSERT INTO temp.renewed VALUES (?, ?, ?)", rows)
@@ -111,22 +119,28 @@ def _follow(
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, which: str) -> None:
+    """Give rows their new ids, by way of ids that no row has: a new id may be the old one of another row."""
     renewed = f"(SELECT r.new FROM temp.renewed r WHERE {which})"
-    connection.execute(f"UPDATE OR IGNORE {table} SET {column} = {renewed} WHERE {renewed} IS NOT NULL")
+    aside = f"renewed-{secrets.token_hex(8)}-"
+    moved = f"substr({column}, 1, {len(aside)}) = '{aside}'"
+    connection.execute(f"UPDATE OR IGNORE {table} SET {column} = '{aside}' || {renewed} WHERE {renewed} IS NOT NULL")
     if table in ("solutions", "trained", "contamination"):
         connection.execute(f"DELETE FROM {table} WHERE {renewed} IS NOT NULL")
+    connection.execute(f"UPDATE OR IGNORE {table} SET {column} = substr({column}, {len(aside) + 1}) WHERE {moved}")
+    connection.execute(f"DELETE FROM {table} WHERE {moved}")
 
 
 def _follow_in_lists(connection: sqlite3.Connection, puzzles: Mapping[str, str]) -> None:
     """Use the new ids in the lists of parents and in the plans of chunks."""
     for number, parents in connection.execute("SELECT number, parents FROM puzzles WHERE parents != '[]'").fetchall():
-        if (now := json.dumps(_replaced(json.loads(parents), puzzles))) != parents:
+        old = parse_json(parents, f"puzzle {number}, parents")
+        if (now := json.dumps(_replaced(old, puzzles))) != parents:
             connection.execute("UPDATE puzzles SET parents = ? WHERE number = ?", (now, number))
     for (chunk,) in connection.execute("SELECT id FROM chunks").fetchall():
         (blob,) = connection.execute("SELECT plan FROM chunks WHERE id = ?", (chunk,)).fetchone()
         try:
-            plan = json.loads(zlib.decompress(blob))
-        except (zlib.error, ValueError, TypeError):
+            plan = parse_json(unpacked(blob, MOST_JSON_BYTES, f"chunk {chunk}"), f"chunk {chunk}")
+        except InputError:
             continue  # whoever reads the plan is told that it is damaged
         if (now := _replaced(plan, puzzles)) != plan:
             packed = zlib.compress(json.dumps(now).encode())

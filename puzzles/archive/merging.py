@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from puzzles.archive.believing import compute_identities, judge_pairs
+from puzzles.archive.copying import beside, copy
 from puzzles.archive.store import Archive
+from sandbox.pool import Pool
 
 
 @dataclass
@@ -25,23 +30,13 @@ class Differences:
         return bool(self.answers) or any(first or second for first, second in self.only.values())
 
 
-@contextmanager
-def _beside(first: Archive, second: Archive) -> Iterator[sqlite3.Connection]:
-    """The connection of the first archive, with the second archive attached as `other`."""
-    first.connection.execute("ATTACH ? AS other", (second.path.absolute().as_uri(),))
-    try:
-        yield first.connection
-    finally:
-        first.connection.execute("DETACH other")
-
-
 _IDS = {"puzzles": "SELECT id FROM {}.puzzles", "pairs": "SELECT puzzle || '/' || id FROM {}.solutions"}
 
 
 def compare(first: Archive, second: Archive) -> Differences:
     """The puzzles and pairs that only one of two archives has, and the pairs whose answers differ."""
     found = Differences()
-    with _beside(first, second) as connection:
+    with beside(first, second) as connection:
         for what, ids in _IDS.items():
             one, other = ids.format("main"), ids.format("other")
             found.only[what] = (_without(connection, one, other), _without(connection, other, one))
@@ -85,7 +80,9 @@ _COLUMNS = {
 
 
 def merge(into: Archive, other: Archive) -> Merged:
-    """Copy everything from another archive: its puzzles, pairs, chunks and candidates, with their history.
+    """Copy everything from an archive of one's own: its puzzles, pairs, chunks and candidates, with their history.
+
+    Nothing is computed or judged again; `merge_foreign` does that.
 
     A puzzle or pair that `into` already has keeps its history. Two chunks of one iteration and stage are the same if
     they have the same weights, seed and plan. If another chunk already has a new chunk's number, the new one is
@@ -100,12 +97,47 @@ def merge(into: Archive, other: Archive) -> Merged:
         InputError: `other` is damaged.
     """
     other.check()
-    with _beside(into, other) as connection, into.transaction():
+    with beside(into, other) as connection, into.transaction():
         grown = _take_in(connection)
         if into.mark("guard") != other.mark("guard") or other.mark("added_past_guard"):
             into.set_mark("added_past_guard", "yes")
     into.index()
     return Merged(*(grown[table] for table in _COUNTED))
+
+
+def merge_foreign(
+    into: Archive, other: Archive, pool: Pool, protections: Mapping[str, object] | None
+) -> tuple[Merged, Counter[str]]:
+    """Copy everything that holds from an archive that somebody else may have made.
+
+    All ids are computed from the texts. Texts that are no puzzles or solutions and pairs that the sandbox does not
+    accept are left out; they are in the table `refusals` of `into` afterwards. The guard that `other` names is not
+    believed: the next run with a guard examines all puzzles.
+
+    Args:
+        into: An archive that has passed `Archive.check`.
+        other: The archive to copy from; it is checked first, and only read.
+        pool: The sandbox.
+        protections: The sandbox's verified protections; None if pairs are not judged, because they are one's own.
+
+    Returns:
+        What came in, and the number of what was left out by reason.
+
+    Raises:
+        InputError: `other` is damaged.
+    """
+    other.check()
+    with tempfile.TemporaryDirectory(prefix=f".{into.path.name}.", dir=into.path.parent) as folder:
+        path = Path(folder, "copy.sqlite")
+        copy(other, path)
+        with Archive(path, trust=True) as examined:
+            refused = compute_identities(examined, pool)
+            if protections is not None:
+                refused += judge_pairs(examined, pool, protections)
+                with examined.transaction():
+                    examined.connection.execute("DELETE FROM contamination")
+                    examined.set_mark("added_past_guard", "yes")
+            return merge(into, examined), refused
 
 
 def _take_in(connection: sqlite3.Connection) -> dict[str, int]:

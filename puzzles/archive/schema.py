@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from puzzles.archive import identity
-from puzzles.foreign import shown
+from puzzles.archive import identity, opening, statements
+from puzzles.foreign import MOST_JSON_BYTES, in_bytes, shown, unpacks_to_more
 from puzzles.puzzle import InputError
+from puzzles.writing import path_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ SCHEMA_VERSION = 5
 form that renames no name with a meaning."""
 APPLICATION_ID = 0x5E1F914A
 """SQLite's application id, which marks a file as an archive of this project."""
+MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
+"""SQLite's error codes for failures of the machine, which say nothing about the file."""
 SEARCHED = {"puzzles": ("name", "source", "description"), "solutions": ("source",)}
 """Tables with a full-text index, which is named `search_` and the table, and the columns of that index."""
 
@@ -184,40 +187,68 @@ CREATE VIEW iterations AS
 """
 
 
-def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str) -> None:
+def prepare(connection: sqlite3.Connection, path: Path, create: bool, guard: str, trust: bool = False) -> None:
     """Make sure that a database is an archive of this version: fill an empty one, upgrade an older one.
+
+    Its schema is compared with ours before anything else is read.
 
     Args:
         connection: Connection to the database, in autocommit.
         path: The database's path, for messages. The backup of an older archive is put beside it.
         create: Whether an empty database becomes an archive.
         guard: Identity of the guard of a new archive. It is empty, so all its puzzles will have passed this guard.
+        trust: Whether the rows are not looked at. Otherwise every value is checked.
 
     Raises:
         InputError: The database is not an archive of this project, is damaged, or is of a newer version.
     """
-    (application,), (version,), (tables,) = (
-        connection.execute(sql).fetchone()
-        for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
-    )
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if create and not tables:
         connection.execute("PRAGMA journal_mode = WAL")
         kept = f"INSERT INTO marks VALUES ('guard', '{guard}'), ('worlds', '{secrets.randbits(SEED_BITS)}')"
         _in_one(connection, [*_statements(_TABLES + _NUMBERED + _DERIVED), kept, *_IDENTITY])
         return
-    if application != APPLICATION_ID:
-        raise InputError(f"{path}: expected an archive, got another SQLite file")
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this program"
-        )
-    if fault := _missing(connection, version):
-        raise InputError(f"{path}: the archive is damaged: {fault}")
+    version = check(connection, path, trust)
     if version < SCHEMA_VERSION:
         with _alone(path.absolute().parent):
             (version,) = connection.execute("PRAGMA user_version").fetchone()  # another process may have upgraded it
             if version < SCHEMA_VERSION:
                 _bring_up_to_date(connection, path, version)
+
+
+def check(connection: sqlite3.Connection, path: Path, trust: bool = False) -> int:
+    """Check that a database is an archive of this or an older version, and that nothing in it may run.
+
+    Args:
+        connection: Connection to the database.
+        path: Its path, for messages.
+        trust: Whether the rows are not looked at.
+
+    Returns:
+        Its schema version.
+
+    Raises:
+        InputError: It is something else, or is damaged.
+    """
+    (application,), (version,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+    )
+    if application != APPLICATION_ID:
+        raise InputError(f"{path}: expected an archive, got another SQLite file")
+    if version < 1:
+        raise InputError(f"{path}: the archive is damaged: expected a schema from 1, got {version}")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: the archive has schema {version}, this version reads up to {SCHEMA_VERSION}: upgrade this program"
+        )
+    if fault := statements.fault(connection, _written(), _WRITTEN_BEFORE):
+        raise InputError(
+            f"{path}: expected an archive as this program writes it, but {fault}: do not use this file; if you made "
+            "that yourself, take it out with an SQLite tool"
+        )
+    if fault := _missing(connection, version) or ("" if trust else damage(connection, version, references=False)):
+        raise InputError(f"{path}: the archive is damaged: {fault}")
+    return int(version)
 
 
 _COLUMNS_SINCE = {
@@ -226,6 +257,13 @@ _COLUMNS_SINCE = {
     "solutions.program": 5, "solutions.entry": 5, "solutions.puzzle_name": 5,
 }  # fmt: skip
 """First schema version of tables and columns that older schemas lack."""
+_WRITTEN_BEFORE = {
+    "id TEXT NOT NULL UNIQUE": "id TEXT PRIMARY KEY",
+    "UNIQUE (puzzle, id)": "PRIMARY KEY (puzzle, id)",
+    "CREATE INDEX candidates_by_puzzle ON candidates (puzzle, verdict)":
+        "CREATE INDEX candidates_by_puzzle ON candidates (puzzle)",
+}  # fmt: skip
+"""Parts of tables, and an index, as schemas 1 and 2 wrote them, by today's text."""
 _COLUMNS = (
     'SELECT m.name, c.name, c.type, c."notnull" OR c.pk FROM sqlite_master m, pragma_table_info(m.name) c'
     " WHERE m.type IN ('table', 'view') ORDER BY m.rowid, c.cid"
@@ -233,9 +271,17 @@ _COLUMNS = (
 
 
 @functools.cache
+def _written() -> tuple[str, ...]:
+    """The statements of an archive's schema as SQLite keeps them, with those that a full-text index makes."""
+    with closing(opening.in_memory()) as connection:
+        connection.executescript(_TABLES + _NUMBERED + _DERIVED)
+        return tuple(sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL"))
+
+
+@functools.cache
 def _columns() -> Mapping[str, list[tuple[str, str, bool]]]:
     """Columns of each table and view: name, type, and whether the column has a value in every row."""
-    with closing(sqlite3.connect(":memory:")) as connection:
+    with closing(opening.in_memory()) as connection:
         connection.executescript(_TABLES + _NUMBERED + _DERIVED)
         return _by_table(connection)
 
@@ -245,6 +291,15 @@ def _by_table(connection: sqlite3.Connection) -> dict[str, list[tuple[str, str, 
     for table, column, kind, filled in connection.execute(_COLUMNS):
         found.setdefault(table, []).append((column, kind, bool(filled)))
     return found
+
+
+def tables() -> dict[str, list[str]]:
+    """The names of the columns of each table that is not made of others, in an order in which they can be filled."""
+    return {
+        table: [name for name, _, _ in columns]
+        for table, columns in _columns().items()
+        if not _is_made_of_others(table)
+    }
 
 
 def _is_made_of_others(table: str) -> bool:
@@ -282,46 +337,101 @@ _JSON = {
 """JSON type of each column that holds JSON. An array holds texts only."""
 
 
-def damage(connection: sqlite3.Connection) -> str:
-    """The first damaged page, row or value of an archive of this version, as a message; an empty text if none is.
+MOST_TEXT_BYTES = 1024**2
+"""Longest text in a column that is not listed below. The archive cuts what it stores to this length."""
+_MOST_BYTES = {
+    ("puzzles", "source"): 16 * 1024**2, ("solutions", "source"): 16 * 1024**2, ("marks", "value"): 16 * 1024**2,
+    ("solutions", "answer"): 96 * 1024**2, ("candidates", "answer"): 96 * 1024**2,
+}  # fmt: skip
+"""Longest text of columns that may hold more. A canonical source can be far longer than the text it came from; the
+limit of an answer is a setting."""
+MOST_ITERATION = 10**9
+_OF_SET_ASIDE = (
+    "name = 'set_aside' AND (NOT json_valid(value) OR json_type(value) != 'object' OR EXISTS"
+    " (SELECT 1 FROM json_each(marks.value) WHERE type != 'integer' OR key GLOB '*[^0-9]*'"
+    f" OR length(key) NOT BETWEEN 1 AND 9 OR atom NOT BETWEEN 0 AND {MOST_ITERATION}))"
+)
+"""SQL condition: the mark that lists the iterations that were set aside holds something else."""
+
+
+def damage(connection: sqlite3.Connection, version: int = SCHEMA_VERSION, references: bool = True) -> str:
+    """The first damaged page, row or value of an archive, as a message; an empty text if none is.
 
     Reads every row.
+
+    Args:
+        connection: Connection to the archive.
+        version: Its schema version.
+        references: Whether rows must not refer to missing rows.
     """
     try:
         (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if said != "ok":
             return str(said)
         for table, columns in _columns().items():
-            if not _is_made_of_others(table) and (fault := _fault_of_rows(connection, table, columns)):
+            if _is_made_of_others(table) or _COLUMNS_SINCE.get(table, 1) > version:
+                continue
+            there = [column for column in columns if _COLUMNS_SINCE.get(f"{table}.{column[0]}", 1) <= version]
+            if fault := _fault_of_rows(connection, table, there):
                 return fault
-        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+        for table in SEARCHED if version >= 3 else ():
+            if connection.execute(f"SELECT 1 FROM search_{table}_config WHERE k != 'version'").fetchone():
+                return f"its full-text index search_{table} has options that no version of this program sets"
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check") if references else ():
             return f"row {row} of table {table} refers to a missing row of table {parent}"
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+    except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in MACHINE_ERRORS:
+            raise
+        return opening.told(error)
+    except UnicodeDecodeError as error:
         return str(error)
     return ""
 
 
-def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tuple[str, str, bool]]) -> str:
+def _faults_of(table: str, columns: list[tuple[str, str, bool]]) -> Iterator[tuple[str, str, str]]:
+    """What a row of a table may not hold, each as an SQL condition with the column and what was expected."""
     kinds = {"INTEGER": "'integer'", "REAL": "'real'", "TEXT": "'text'", "BLOB": "'blob'"}
     for column, kind, filled in columns:
         allowed = kinds[kind] if filled else f"{kinds[kind]}, 'null'"
-        wrong = f"typeof({column}) NOT IN ({allowed})"
-        asked = f"expected {kind} in column {column}"
+        asked = f"{kind} in column {column}"
+        yield f"typeof({column}) NOT IN ({allowed})", column, asked
+        if kind == "TEXT":
+            most = _MOST_BYTES.get((table, column), MOST_TEXT_BYTES)
+            yield f"length(CAST({column} AS BLOB)) > {most}", column, f"{asked}, at most {in_bytes(most)}"
+        if kind == "REAL":
+            yield f"NOT abs({column}) < 1e15", column, f"{asked}, a finite number"
+        if column in ("iteration", "position"):
+            yield f"{column} NOT BETWEEN 0 AND {MOST_ITERATION}", column, f"{asked}, from 0 to {MOST_ITERATION:,}"
         if json_type := _JSON.get((table, column)):
-            wrong += f" OR NOT json_valid({column}) OR json_type({column}) != '{json_type}'"
-            asked += f", a JSON {json_type}"
+            wrong, asked = f"json_type({column}) != '{json_type}'", f"{asked}, a JSON {json_type}"
             if json_type == "array":
                 wrong += f" OR EXISTS (SELECT 1 FROM json_each({column}) WHERE type != 'text')"
                 asked += " of texts"
-        found = connection.execute(f"SELECT rowid, {column} FROM {table} WHERE {wrong} LIMIT 1").fetchone()
-        if found:
-            return f"{asked} of table {table}, row {found[0]}, got {shown(found[1])}"
+            yield f"NOT json_valid({column}) OR {wrong}", column, asked
+    if table == "marks":
+        yield _OF_SET_ASIDE, "value", "a JSON object of iterations in the mark set_aside"
+    if table == "puzzles":
+        came = "origin NOT IN ('model', 'variant') AND parents != '[]'"
+        yield came, "parents", "no parents of a puzzle from outside the run in column parents"
+
+
+def _fault_of_rows(connection: sqlite3.Connection, table: str, columns: list[tuple[str, str, bool]]) -> str:
+    faults = [*_faults_of(table, columns)]
+    cases = " ".join(f"WHEN {wrong} THEN {number}" for number, (wrong, _, _) in enumerate(faults))
+    found = connection.execute(
+        f"SELECT * FROM (SELECT rowid AS row, CASE {cases} END AS fault FROM {table}) WHERE fault NOT NULL LIMIT 1"
+    ).fetchone()
+    if found:
+        _, column, asked = faults[found[1]]
+        (value,) = connection.execute(f"SELECT {column} FROM {table} WHERE rowid = ?", (found[0],)).fetchone()
+        return f"expected {asked} of table {table}, row {found[0]}, got {shown(value)}"
     last = 0
     try:
-        for last, *_ in connection.execute(f"SELECT rowid, * FROM {table}"):  # noqa: B007  # named if reading fails
-            pass
+        for last, *values in connection.execute(f"SELECT rowid, * FROM {table}"):
+            if any(isinstance(value, bytes) and unpacks_to_more(value, MOST_JSON_BYTES) for value in values):
+                return f"row {last} of table {table} unpacks to more than {in_bytes(MOST_JSON_BYTES)}"
     except sqlite3.OperationalError as error:  # a text is not UTF-8
-        return f"table {table}, after row {last}: {error}"
+        return f"table {table}, after row {last}: {opening.told(error)}"
     return ""
 
 
@@ -329,6 +439,7 @@ _IDENTITY = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version 
 
 
 def _statements(text: str) -> list[str]:
+    """The statements of a text, one by one."""
     return [statement for statement in text.split(";\n") if statement.strip()]
 
 
@@ -365,16 +476,14 @@ def _alone(folder: Path) -> Iterator[None]:
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path, version: int) -> None:
     names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     backups = (path.with_name(f"{path.stem}.schema-{version}{more}{path.suffix}") for more in names)
-    backup = next(backup for backup in backups if not backup.exists())
-    part = backup.with_name(f".{backup.name}.part")
-    with closing(sqlite3.connect(part)) as copy:
+    backup = next(backup for backup in backups if not os.path.lexists(backup))
+    with path_atomically(backup) as part, closing(opening.connect(part)) as copy:
         connection.backup(copy)
-    part.replace(backup)
-    statements = _to_schema_3(version) if version < 3 else []
-    statements += ["ALTER TABLE chunks ADD COLUMN token_ids BLOB"] if version < 4 else []
-    statements += _to_schema_5() if version >= 3 else []
+    changes = _to_schema_3(version) if version < 3 else []
+    changes += ["ALTER TABLE chunks ADD COLUMN token_ids BLOB"] if version < 4 else []
+    changes += _to_schema_5() if version >= 3 else []
     with transaction(connection):
-        for statement in statements:
+        for statement in changes:
             connection.execute(statement)
         if version < 4:
             identity.renew(connection, path)

@@ -21,14 +21,27 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from puzzles.archive import schema
-from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, Shape, a_list, an_object, expect, parse_json, shown
+from puzzles.archive import opening, schema
+from puzzles.foreign import (
+    MOST_JSON_BYTES,
+    NATURAL,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    Shape,
+    a_list,
+    an_object,
+    expect,
+    parse_json,
+    shown,
+    unpacked,
+)
 from puzzles.guard import LEVELS, Guard, Hit
 from puzzles.puzzle import (
     WORLDS_DISAGREE,
@@ -41,9 +54,6 @@ from puzzles.puzzle import (
     content_hash,
     kept_answer,
 )
-
-MACHINE_ERRORS = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM)
-"""SQLite's error codes for failures of the machine, which say nothing about the file."""
 
 FAILURES = (sqlite3.DatabaseError, TypeError, ValueError, AttributeError, LookupError, OverflowError, RecursionError)
 """Exceptions that a damaged row can cause anywhere in the code. After one of them the archive is checked for damage."""
@@ -111,6 +121,10 @@ PLANS: Mapping[str, Shape] = {
     "further": _SOLVE,
 }
 """Shape of a chunk's plan, by stage. The plan lists what the chunk asks for."""
+_SET_ASIDE: Shape = {
+    "type": "object", "patternProperties": {r"^[0-9]{1,9}$": NATURAL}, "additionalProperties": False,
+}  # fmt: skip
+"""Shape of the mark that lists the iterations that were rolled back."""
 _SAMPLED = an_object(protocol=TEXT)
 _DRAWN = an_object(ids=a_list({"type": "array"}), ended=a_list({"type": "string", "enum": ("token", "line", "cut")}))
 """Shape of the tokens of a chunk's texts."""
@@ -169,13 +183,20 @@ class Archive:
         guard: The guard, which decides the puzzles that are refused.
         create: Whether a missing file is created. If not, it is an error.
         read_only: Whether writing is impossible. Changes that another process makes meanwhile are visible.
+        trust: Whether the rows are not checked, because this program wrote them or has just checked them. The schema is
+            compared in any case.
 
     Raises:
-        InputError: The file is missing, not an archive, or of a newer schema.
+        InputError: The file is missing, damaged, of a newer schema, or not an archive that this program writes.
     """
 
     def __init__(
-        self, path: str | Path, guard: Guard | None = None, create: bool = False, read_only: bool = False
+        self,
+        path: str | Path,
+        guard: Guard | None = None,
+        create: bool = False,
+        read_only: bool = False,
+        trust: bool = False,
     ) -> None:
         self.path = Path(path)
         self.guard = guard or Guard()
@@ -184,12 +205,13 @@ class Archive:
         if not create and not self.path.is_file():
             raise InputError(f"{self.path}: there is no archive here")
         try:
-            self._connection = sqlite3.connect(
-                self._address(create, read_only), uri=True, isolation_level=None, check_same_thread=not read_only
-            )
+            if create:
+                opening.check_files(self.path)
+                opening.make_file(self.path)
+            self._connection = opening.connect(self.path, self._mode(read_only, create), not read_only)
             self._connection.row_factory = sqlite3.Row
             try:
-                schema.prepare(self._connection, self.path, create, self.guard.identity)
+                schema.prepare(self._connection, self.path, create, self.guard.identity, trust)
                 self._kept_by_guard = self.mark("guard") == self.guard.identity
                 # A commit survives the death of the process; only a power cut may lose the last ones.
                 self._connection.execute("PRAGMA synchronous = NORMAL")
@@ -198,14 +220,20 @@ class Archive:
                 raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
-            if kind in MACHINE_ERRORS:
+            if kind in schema.MACHINE_ERRORS:
                 raise
             closed = kind in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) and not self.path.is_dir()
             expected = "expected a folder that can be written: copy it to one" if closed else "expected an archive"
-            raise InputError(f"{self.path}: {expected}, {error}") from None
+            said = opening.told(error) if isinstance(error, sqlite3.Error) else error
+            raise InputError(f"{self.path}: {expected}, {said}") from None
 
-    def _address(self, create: bool, read_only: bool) -> str:
-        """The URI to open. It opens a read-only file as immutable, so that SQLite makes no files beside it.
+    def address(self, read_only: bool = False) -> str:
+        """The URI by which SQLite can attach this archive to another one."""
+        return f"{self.path.absolute().as_uri()}?{self._mode(read_only)}"
+
+    def _mode(self, read_only: bool, create: bool = False) -> str:
+        """How to open the file. One that cannot be written is opened as immutable, so that SQLite makes no files beside
+        it.
 
         Raises:
             InputError: The file cannot be written, and changes in the log beside it are not in the file yet.
@@ -216,7 +244,7 @@ class Archive:
             raise InputError(
                 f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both files"
             )
-        return f"{self.path.absolute().as_uri()}{'?immutable=1' if closed else '?mode=ro' if read_only else ''}"
+        return "immutable=1" if closed else "mode=ro" if read_only else "mode=rw"
 
     def __enter__(self) -> Archive:
         return self
@@ -235,8 +263,10 @@ class Archive:
 
     def _blame(self, error: Exception) -> None:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if isinstance(error, sqlite3.DatabaseError) and code in MACHINE_ERRORS:
+        if isinstance(error, sqlite3.DatabaseError) and code in schema.MACHINE_ERRORS:
             return
+        if code in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_TOOBIG):
+            raise InputError(f"{self.path}: {opening.told(error)}") from error  # type: ignore[arg-type]  # it has a code
         found = schema.damage(self._connection)
         if (
             not found
@@ -272,8 +302,12 @@ class Archive:
     def sync(self) -> None:
         """Make sure that a power cut loses no committed change."""
         log = self.path.with_name(f"{self.path.name}-wal")
-        with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
-            os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
     def query(self, sql: str, *parameters: Any) -> list[sqlite3.Row]:
         """The rows of a read-only query."""
@@ -328,14 +362,15 @@ class Archive:
             "INSERT OR IGNORE INTO solutions VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 pair.puzzle.id, pair.solution.id, pair.solution.source, pair.judgement.answer, provenance.origin,
-                provenance.iteration, provenance.chunk, provenance.position, self._protections(protections),
+                provenance.iteration, provenance.chunk, provenance.position, self.add_protections(protections),
                 pair.judgement.cpu_seconds, pair.judgement.judge_cpu_seconds, time.time(),
                 pair.solution.text, pair.solution.run[1], pair.solution.calls,
             ),
         )  # fmt: skip
         return AddStatus.NEW if cursor.rowcount else AddStatus.DUPLICATE
 
-    def _protections(self, protections: Mapping[str, object]) -> str:
+    def add_protections(self, protections: Mapping[str, object]) -> str:
+        """Add what the sandbox has verified, unless it is there; returns its id."""
         content = json.dumps(protections, sort_keys=True)
         identifier = content_hash(content)
         self._connection.execute("INSERT OR IGNORE INTO protections VALUES (?,?)", (identifier, content))
@@ -460,7 +495,7 @@ class Archive:
         where = f"{self.path}, chunk {identifier}"
         plan, completions = self._plan(identifier, row["stage"], row["plan"]), None
         if row["completions"] is not None:
-            completions = _decompress(row["completions"], f"{where}, completions")
+            completions = unpacked_json(row["completions"], f"{where}, completions")
             expect(completions, a_list(TEXTS) if "puzzles" in plan else TEXTS, f"{where}, completions")
             asked = (
                 len(plan["shots"]) * plan["copies"]
@@ -483,7 +518,7 @@ class Archive:
         where = f"{self.path}, chunk {chunk}"
         if stage not in PLANS:
             raise InputError(f"{where}: expected one of the stages {', '.join(PLANS)}, got {shown(stage)}")
-        plan = _decompress(blob, f"{where}, plan")
+        plan = unpacked_json(blob, f"{where}, plan")
         expect(plan, PLANS[stage], f"{where}, plan")
         return plan
 
@@ -530,7 +565,7 @@ class Archive:
         blob, where = self._scalar("SELECT token_ids FROM chunks WHERE id = ?", chunk), f"{self.path}, chunk {chunk}"
         if blob is None:
             return None
-        kept = _decompress(blob, f"{where}, token_ids")
+        kept = unpacked_json(blob, f"{where}, token_ids")
         expect(kept, _DRAWN, f"{where}, token_ids")
         if len(kept["ids"]) != len(kept["ended"]):
             raise InputError(f"{where}, token_ids: expected as many ends as texts, got {len(kept['ended'])}")
@@ -635,7 +670,10 @@ class Archive:
 
         Their puzzles are neither trained on nor shown to a model any more.
         """
-        return {int(number): since for number, since in json.loads(self.mark("set_aside") or "{}").items()}
+        where = f"{self.path}, mark set_aside"
+        noted = parse_json(self.mark("set_aside") or "{}", where)
+        expect(noted, _SET_ASIDE, where)
+        return {int(number): since for number, since in noted.items()}
 
     def roll_back(self, until: int, iteration: int) -> None:
         """Roll back: from `iteration` on, set aside the iterations after `until`, up to and including `iteration`."""
@@ -652,23 +690,6 @@ class Archive:
                     f" WHERE number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
                 )
 
-    def copy_until(self, path: Path, iteration: int) -> None:
-        """Write a new archive file with the rows that existed when an iteration ended."""
-        with closing(sqlite3.connect(path)) as copy:
-            self._connection.backup(copy)
-            for table in ("candidates", "proposals"):
-                copy.execute(
-                    f"DELETE FROM {table} WHERE chunk IN (SELECT id FROM chunks WHERE iteration > ?)", (iteration,)
-                )
-            for table in ("trained", "solutions", "puzzles", "chunks"):
-                copy.execute(f"DELETE FROM {table} WHERE iteration > ?", (iteration,))
-            copy.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
-            kept = {number: since for number, since in self.set_aside().items() if since <= iteration}
-            copy.execute("UPDATE marks SET value = ? WHERE name = 'set_aside'", (json.dumps(kept),))
-            for table in schema.SEARCHED:
-                copy.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
-            copy.commit()
-
     def raw_puzzles(self) -> list[RawPuzzle]:
         """All puzzles with their solutions, as `formats.import_puzzles` takes them.
 
@@ -684,7 +705,7 @@ class Archive:
         return [
             RawPuzzle(
                 row["name"] or row["id"], row["program"] or row["source"], tuple(solutions.get(row["id"], ())),
-                tuple(json.loads(row["skills"])), row["difficulty"],
+                tuple(parse_json(row["skills"], f"{self.path}, skills")), row["difficulty"],
             )
             for row in self.query("SELECT * FROM puzzles ORDER BY number")
         ]  # fmt: skip
@@ -757,17 +778,20 @@ def _puzzle(row: sqlite3.Row) -> Puzzle:
 
 
 def _storable(text: str) -> str:
-    """A text as SQLite can store it. SQLite's texts are UTF-8, so a lone surrogate becomes an escape sequence."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    """A text as SQLite can store it, cut to `MOST_TEXT_BYTES`. SQLite's texts are UTF-8, so a lone surrogate becomes an
+    escape sequence.
+    """
+    return text.encode("utf-8", "backslashreplace")[: schema.MOST_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def _compress(value: Any) -> bytes:
     return zlib.compress(json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
-def _decompress(blob: bytes, where: str) -> Any:
-    try:
-        text = zlib.decompress(blob)
-    except (zlib.error, TypeError) as error:
-        raise InputError(f"{where}: expected compressed JSON, {error}") from None
-    return parse_json(text, where)
+def unpacked_json(blob: bytes, where: str) -> Any:
+    """The value that a chunk keeps packed.
+
+    Raises:
+        InputError: It is not packed JSON, or becomes too large.
+    """
+    return parse_json(unpacked(blob, MOST_JSON_BYTES, where), where)

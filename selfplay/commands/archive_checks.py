@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from puzzles.puzzle import InputError
+from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, add_allowed, allowed, command
-from selfplay.commands.terminal import archive_path, bars, page
+from selfplay.commands.terminal import archive_path, bars, page, tell
 from selfplay.text import one_line, printable, render
 
 
@@ -124,9 +125,11 @@ def _diff(options: argparse.Namespace) -> int:
         lines = []
         for what, (one, other) in found.only.items():
             lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
-            lines += [f"  {side} {identifier}" for side, ids in (("A", one), ("B", other)) for identifier in ids]
+            lines += [
+                f"  {side} {visible(identifier)}" for side, ids in (("A", one), ("B", other)) for identifier in ids
+            ]
         lines.append(f"answers that differ: {len(found.answers):,}")
-        lines += [f"  {pair}: {one_line(str(one))} and {one_line(str(other))}" for pair, one, other in found.answers]
+        lines += [f"  {visible(pair)}: {one_line(one)} and {one_line(other)}" for pair, one, other in found.answers]
         page(printable("\n".join(lines)))
         return int(bool(found))
 
@@ -176,5 +179,5 @@ def _contamination(options: argparse.Namespace) -> int:
         f"{guard.behaviours} of them also by behaviour: {len(found) or 'none'} found"
     )
     for when, levels in refused.items():
-        print(f"refused when they came, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
+        tell(f"refused when they came, {when}: {', '.join(f'{count} {level}' for level, count in levels.items())}")
     return 1 if found else 0

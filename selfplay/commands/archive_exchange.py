@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import ARCHIVE, add_limits, command, sandbox_of
-from selfplay.commands.terminal import archive_path, bars
+from selfplay.commands.terminal import archive_path, bars, tell
 from selfplay.text import one_line, render
 
 if TYPE_CHECKING:
     from puzzles.archive.formats import ImportReport
     from puzzles.archive.store import Archive
+    from sandbox.pool import Pool
     from selfplay.run.rundir import RunDir
 
 
@@ -43,29 +44,38 @@ def _import(options: argparse.Namespace) -> int:
     from puzzles.archive.formats import RefusedRecord, all_refused, import_puzzles, read_puzzles
     from puzzles.archive.store import Archive
     from puzzles.archive.worlds import seed_of
-    from selfplay.config import RunConfig, SandboxConfig
+    from selfplay.config import RunConfig
     from selfplay.iteration.guarding import guard_of, guarded_sets
     from selfplay.run.pools import proven_pool
 
     refused: list[RefusedRecord] = []
     raws, sandbox = read_puzzles(options.file, options.format, refused), sandbox_of(options, options.module or ())
     path = _archive_or_new(options.archive)
+    if path.exists() and path.stat().st_size:
+        Archive(path).close()  # a wrong one is refused before the guard learns for seconds
     path.parent.mkdir(parents=True, exist_ok=True)
     with proven_pool(sandbox, seed_of(path)) as (pool, protections):
-        if pool.limits != SandboxConfig().limits():
-            protections["limits"] = asdict(pool.limits)  # for `archive reverify`
+        protections = _of_limits(pool, protections)
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
-        with Archive(path, guard, create=True) as archive:
+        with Archive(path, guard, create=True, trust=True) as archive:
             archive.keep_worlds(pool.seed)
             count = bars().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
     print(import_table(report))
     if report.examples:
-        print(f"\nto list all refused texts: selfplay archive list {path} --refused")
+        tell(f"\nto list all refused texts: selfplay archive list {path} --refused")
     if refused:
         raise InputError(all_refused([record.detail for record in refused]))
     return 0
+
+
+def _of_limits(pool: Pool, protections: dict[str, Any]) -> dict[str, Any]:
+    """The protections, with the limits if they are not the usual ones: `archive reverify` uses them."""
+    from selfplay.config import SandboxConfig
+
+    usual = pool.limits == SandboxConfig().limits()
+    return protections if usual else {**protections, "limits": asdict(pool.limits)}
 
 
 def _archive_or_new(text: str) -> Path:
@@ -106,13 +116,19 @@ def add_merge(actions: Any) -> None:
         "copy everything new from other archives into one archive; into a run only its own parts (run --shard)",
         "archive merge all.sqlite one two",
     )
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="the archives are your own: do not judge their pairs again (the parts of a run are never judged again)",
+    )  # fmt: skip
+    add_limits(parser)
     parser.add_argument("into", metavar="INTO", help=f"archive to write into: {ARCHIVE}, or a file that is to be made")
     parser.add_argument("sources", metavar="FROM", nargs="+", help=f"archives to copy from: {ARCHIVE}")
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from puzzles.archive.merging import merge
+    from puzzles.archive.merging import merge, merge_foreign
     from puzzles.archive.store import Archive
+    from selfplay.run.pools import proven_pool
     from selfplay.run.rundir import RunDir, told_if_closed
     from selfplay.run.shard import GOES_ON_FROM
 
@@ -124,19 +140,27 @@ def _merge(options: argparse.Namespace) -> int:
     with run.lock() if is_run else contextlib.nullcontext(), contextlib.ExitStack() as stack:
         archive = None
         if into.exists():
-            archive = stack.enter_context(Archive(into))
+            archive = stack.enter_context(Archive(into, trust=True))
             archive.check()
             if archive.mark(GOES_ON_FROM) and not is_run:
                 raise InputError(f"{into}: this is a part of a run: merge it into the run, and nothing into it")
+        judged = None
+        if not is_run:
+            pool, protections = stack.enter_context(proven_pool(sandbox_of(options), 0))
+            judged = pool, None if options.trust else _of_limits(pool, protections)
         _check_sources(archive, run if is_run else None, sources)
         if archive is None:
             with told_if_closed(into, "name another place"):
                 into.parent.mkdir(parents=True, exist_ok=True)
             archive = stack.enter_context(Archive(into, create=True))
         for source in sources:
-            with Archive(source) as other:
-                grown = vars(merge(archive, other))
-            print(f"{source}: {', '.join(f'{count:,} {what}' for what, count in grown.items())} new in {into}")
+            with Archive(source, trust=True) as other:  # it has just been checked
+                merged, refused = merge_foreign(archive, other, *judged) if judged else (merge(archive, other), {})
+            grown = ", ".join(f"{count:,} {what}" for what, count in vars(merged).items())
+            tell(f"{source}: {grown} new in {into}")
+            if refused:
+                reasons = [[one_line(reason), f"{count:,}"] for reason, count in sorted(refused.items())]
+                print(render([["left out, because it does not hold here", "number"], *reasons], right=[1]))
     return 0
 
 
@@ -152,7 +176,7 @@ def _check_sources(into: Archive | None, run: RunDir | None, sources: Sequence[P
 
     joining = Joining(into, load(run.config), run.read_records()) if into and run else None
     for source in sources:
-        with Archive(source) as other:
+        with Archive(source, trust=True) as other:
             other.check()
             if joining:
                 joining.check(other)
@@ -194,5 +218,5 @@ def _export(options: argparse.Namespace) -> int:
         judged = options.format == "preferences"
         pool = stack.enter_context(proven_pool(SandboxConfig(), archive.worlds or 0))[0] if judged else None
         count = write(archive, out, options.format, pool, options.license)
-    print(f"{out}: {count:,} {FORMATS[options.format]}")
+    tell(f"{out}: {count:,} {FORMATS[options.format]}")
     return 0

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, command, natural, positive
 from selfplay.commands.terminal import archive_path, highlighted, page
 from selfplay.text import count_table, one_line, render
@@ -120,9 +121,8 @@ def _show(options: argparse.Namespace) -> int:
         parts = [render([[key, one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])])]
         parts.append(f"\n{highlighted(story['source'])}\n")
         for solution in story["solutions"]:
-            parts.append(
-                f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(str(solution['answer']))}"
-            )
+            about = f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(solution['answer'])}"
+            parts.append(visible(about))
             parts.append(f"{highlighted(solution['source'])}\n")
         if story["candidates by verdict"]:
             parts.append(count_table("candidates", story["candidates by verdict"]))

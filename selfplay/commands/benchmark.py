@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+from sandbox.printing import visible
 from selfplay.commands.grammar import (
     SETTINGS_HINT,
     add_limits,
@@ -23,7 +24,7 @@ from selfplay.commands.grammar import (
     share,
     temperature,
 )  # fmt: skip
-from selfplay.commands.terminal import RUNS, bars
+from selfplay.commands.terminal import RUNS, bars, tell
 from selfplay.text import printable
 
 if TYPE_CHECKING:
@@ -175,14 +176,14 @@ def _bench(options: argparse.Namespace) -> int:
             own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
             results.append(own)
             folders.append(folder)
-            print(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", file=sys.stderr)
+            tell(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", sys.stderr)
     if len(results) == 1:
-        print(result_tables(results[0]), end="")
+        print(printable(result_tables(results[0])), end="")
         return 0
-    print(score_table(results) + "\n")
+    tell(score_table(results) + "\n")
     for folder, own in zip(folders[1:], results[1:], strict=True):
-        print(f"{own['model']['path']} beside {results[0]['model']['path']}: ", end="")
-        print(conclusion(compare(folders[0], folder, anyway=True)))
+        beside = visible(f"{own['model']['path']} beside {results[0]['model']['path']}: ")
+        tell(beside + conclusion(compare(folders[0], folder, anyway=True)))
     return 0
 
 
@@ -271,12 +272,12 @@ def _rescore(options: argparse.Namespace) -> int:
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):
-                print(f"{folder}\n{rescored_run_table(rescored_run(folder, errata or read_errata(), ks))}\n")
+                tell(f"{folder}\n{rescored_run_table(rescored_run(folder, errata or read_errata(), ks))}\n")
             else:
                 if options.judge_again:
                     check_named(folder, options.puzzles)
                 before, after = rescore(folder, errata, ks, sandbox)
-                print(f"{folder}\n{rescored_table(before['selfplay'], after['selfplay'])}\n")
+                tell(f"{folder}\n{rescored_table(before['selfplay'], after['selfplay'])}\n")
     return 0
 
 

@@ -10,8 +10,7 @@ from typing import Any
 from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, natural
 from selfplay.commands.log import log_to
 from selfplay.commands.run import require_packages, with_rows
-from selfplay.commands.terminal import RUNS, bars, below_runs, run_dir
-from selfplay.text import printable
+from selfplay.commands.terminal import RUNS, bars, below_runs, run_dir, tell
 
 
 def add_ablate(commands: Any) -> None:
@@ -52,7 +51,7 @@ def _ablate(options: argparse.Namespace) -> int:
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
     write_atomically(folder / "ablation.md", f"{table}\n")
     write_atomically(folder / "ablation.svg", chart.ablation_chart(ablation, done))
-    print(f"\n{table}\n\n{folder}: ablation.md (this table), ablation.svg, ablation.json, and a folder for each run")
+    tell(f"\n{table}\n\n{folder}: ablation.md (this table), ablation.svg, ablation.json, and a folder for each run")
     return 0
 
 
@@ -87,5 +86,5 @@ def _reproduce(options: argparse.Namespace) -> int:
         done = reproduce(there, here, last, backend, pool, protections, with_rows())
     print()
     for line in told(there, here, done):
-        print(printable(line))
+        tell(line)
     return 0 if done.is_identical else 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import sqlite3
 import sys
@@ -22,6 +23,7 @@ from selfplay.commands.archive_looks import add_view
 from selfplay.commands.benchmark import add_bench, add_compare
 from selfplay.commands.doctor import add_doctor
 from selfplay.commands.experiments import add_ablate, add_reproduce
+from selfplay.commands.log import Formatter
 from selfplay.commands.pretrain import add_pretrain
 from selfplay.commands.run import add_run
 from selfplay.commands.runs import add_league, add_report, add_runs
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     If the command does not react to a signal within the grace period, the whole process ends. (Main thread only.)
     """
+    if logging.lastResort is not None:  # it prints warnings where no log is written
+        logging.lastResort.setFormatter(Formatter())
     parser = grammar()
     options = parser.parse_args(arguments)
     interrupted = f"selfplay: interrupted{KEPT if options.resumes else ''}"

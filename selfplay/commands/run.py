@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+from sandbox.printing import visible
 from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, integers, positive
 from selfplay.commands.log import log_to
-from selfplay.commands.terminal import bars, below_runs, run_dir
+from selfplay.commands.terminal import bars, below_runs, run_dir, tell
 
 if TYPE_CHECKING:
     from selfplay.config import RunConfig
@@ -43,6 +45,9 @@ def add_run(commands: Any) -> None:
         dest="from_run",
         metavar="RUN[@ITERATION]",
         help="begin a new run with another run's archive and model",
+    )
+    parser.add_argument(
+        "--trust", action="store_true", help="with --from: that run is your own, so its pairs are not judged again"
     )
     parser.add_argument(
         "--shard",
@@ -77,7 +82,7 @@ def run_command(options: argparse.Namespace) -> int:
     if options.forecast:
         nodes = () if options.nodes is None else integers(options.nodes, "--nodes")
         return _forecast(config, nodes, options.gpus or 1)
-    _begin(rundir, config, parent)
+    _begin(rundir, config, parent, options.trust)
     spent = _run_and_print(rundir, config)
     is_default = not (options.config or options.set or options.name or parent)
     return _print_end(rundir, config, spent, "" if is_default else f"{rundir.config} --name {name} ")
@@ -92,6 +97,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError("--nodes needs --forecast: add it")
     if options.gpus and options.nodes is None:
         raise InputError("--gpus needs --forecast and --nodes: add both")
+    if options.trust and not options.from_run:
+        raise InputError("--trust is about the run that --from names: add it")
     if options.forecast and options.from_run:
         raise InputError("--forecast estimates a whole run, but --from continues a part of one: leave out --from")
 
@@ -111,14 +118,14 @@ def _run_name(config: Path) -> str:
     return config.absolute().parent.name if config.name == "config.toml" else config.stem
 
 
-def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] | None) -> None:
+def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] | None, trust: bool) -> None:
     """Branch from the parent if there is one, and check the settings before the sandbox starts."""
     from selfplay.iteration.beginning import branch, check_settings
     from selfplay.run import sessions
 
     require_packages(config)
     if parent:
-        branch(*parent, rundir)
+        branch(*parent, rundir, trust=trust)
     elif not rundir.config.exists() and "branched_from" in sessions.origin(rundir):
         raise InputError(
             f"{rundir.path}: the run was begun with --from and has no settings yet: give the same --from again"
@@ -157,16 +164,17 @@ def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int
     if len(records) > 1:
         print(f"\n{cost_table(records)}")
     if spent:
-        print(f"\n{rundir.path}: {spent}")
+        tell(f"\n{rundir.path}: {spent}")
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
-        print(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", file=sys.stderr)
-    print(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
-    print(f"  selfplay report {rundir.path}")
+        tell(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", sys.stderr)
+    tell(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
+    place, base, dev = (quote(visible(name)) for name in (rundir.path, config.model.path, config.data.dev))
+    tell(f"  selfplay report {place}")
     if rundir.checkpoint(last).is_dir():
-        print(f"  selfplay bench {config.model.path} {rundir.checkpoint(last)} --puzzles {config.data.dev}")
-    print(f"  selfplay run {again}--set iterations={last + 3}")
+        tell(f"  selfplay bench {base} {quote(str(rundir.checkpoint(last)))} --puzzles {dev}")
+    tell(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
 
 
@@ -184,11 +192,11 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     seed = worlds.seed_of(rundir.archive, config.seed)
     with log_to(own.log), judges(config, bars().say, seed) as (pool, protections), engine(config, own) as backend:
         try:
-            print(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+            tell(run_part(rundir, own, part, config, backend, pool, protections, bars()))
         except BudgetSpent as spent:
-            print(f"{own.path}: {spent}{MORE}")
+            tell(f"{own.path}: {spent}{MORE}")
     if len(rundir.read_records()) <= config.iterations:
-        print(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
+        tell(f"When all parts are done: selfplay archive merge {rundir.path} {rundir.path}-*-of-{part.parts}")
     return 0
 
 

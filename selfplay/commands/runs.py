@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
+from sandbox.printing import visible
 from selfplay.commands.grammar import command
-from selfplay.commands.terminal import RUNS, run_dir
-from selfplay.text import interval, one_line, printable, render
+from selfplay.commands.terminal import RUNS, run_dir, tell
+from selfplay.text import interval, one_line, render
 
 if TYPE_CHECKING:
     from selfplay.run.rundir import RunDir
@@ -34,7 +35,7 @@ def _runs(options: argparse.Namespace) -> int:
 def _run_row(rundir: RunDir) -> list[str]:
     from selfplay.settings import load
 
-    name = printable(rundir.path.name)
+    name = visible(rundir.path.name)
     try:
         records = rundir.read_records()
         iterations = load(rundir.config).iterations if rundir.config.is_file() else None
@@ -73,7 +74,7 @@ def add_league(commands: Any) -> None:
 def _league(options: argparse.Namespace) -> int:
     from selfplay.iteration.champion import league, league_table
 
-    print(league_table(league(run_dir(options.run))))
+    tell(league_table(league(run_dir(options.run))))
     return 0
 
 
@@ -91,8 +92,9 @@ def _report(options: argparse.Namespace) -> int:
     rundir = run_dir(options.run)
     out = Path(options.out) if options.out else rundir.report
     spare(out.absolute())
+    rundir.check()
     page = report(rundir)
     with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB; it opens in any browser")
+    tell(f"{out}: {out.stat().st_size / 1e6:.1f} MB; it opens in any browser")
     return 0

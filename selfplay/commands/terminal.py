@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pydoc
+import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from puzzles.puzzle import InputError
 from selfplay.run.progress import Progress
@@ -15,6 +16,7 @@ from selfplay.text import printable
 if TYPE_CHECKING:
     from selfplay.run.rundir import RunDir
 
+COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
 RUNS = Path("runs")
 """The folder of runs, below the current folder."""
 
@@ -79,14 +81,22 @@ def highlighted(source: str) -> str:
     """Python source, coloured if standard output is a terminal with colours."""
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return printable(source)
-    from pygments import highlight
-    from pygments.formatters import TerminalFormatter
-    from pygments.lexers import PythonLexer
+    from selfplay.inspecting.colouring import on_terminal
 
-    return str(highlight(printable(source), PythonLexer(), TerminalFormatter())).rstrip("\n")
+    return on_terminal(printable(source).rstrip("\n"))
+
+
+def tell(text: object, stream: TextIO | None = None) -> None:
+    """Print a line, or lines, in which everything can be seen; on standard output if no stream is named."""
+    print(printable(str(text)), file=stream, flush=True)
 
 
 def page(text: str) -> None:
-    """Print a text. On a terminal, a text longer than the screen is shown by the pager."""
+    """Print a text. On a terminal, a text longer than the screen is shown by the pager.
+
+    Of what controls a terminal only the colours of `highlighted` are left.
+    """
+    pieces = COLOUR.split(text) if sys.stdout.isatty() else [text]
+    text = "".join(piece if COLOUR.fullmatch(piece) else printable(piece) for piece in pieces)
     os.environ.setdefault("LESS", "-FRX")
     pydoc.pager(text) if sys.stdout.isatty() else print(text)

@@ -20,7 +20,7 @@ import numpy as np
 
 from puzzles.archive.formats import read_errata
 from puzzles.archive.store import Archive
-from puzzles.foreign import read_toml, shortened, shown
+from puzzles.foreign import read_bytes, read_json, read_toml, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
 from selfplay.config import BudgetConfig, ConfigError, RunConfig, flatten
@@ -221,7 +221,7 @@ def _take_base_scores(rundir: RunDir, siblings: Sequence[RunDir]) -> None:
         scored = [sibling.samples(0, name) for sibling in siblings if sibling.read_records()]
         kept = [path for path in scored if path.exists()]
         if kept and not samples.exists():
-            write_atomically(samples, kept[0].read_text("utf-8"))
+            write_atomically(samples, read_bytes(kept[0]).decode("utf-8"))
 
 
 def _scores(
@@ -234,7 +234,7 @@ def _scores(
     progress: Progress,
 ) -> ArmScores:
     file = rundir.path / OUTCOME
-    outcome = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    outcome = read_json(file, {"type": "object"}) if file.exists() else {}
     if outcome.get("iteration") == config.iterations:
         for record in rundir.read_records():
             progress.row(record)

@@ -15,7 +15,6 @@ import filecmp
 import itertools
 import json
 import sqlite3
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,8 +24,9 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 
-from puzzles.archive.schema import SCHEMA_VERSION
-from puzzles.archive.store import OWN
+from puzzles.archive import opening, schema
+from puzzles.archive.store import OWN, unpacked_json
+from puzzles.foreign import parse_json
 from puzzles.puzzle import InputError, Verdict
 from sandbox.pool import Pool
 from selfplay.config import BudgetConfig, RunConfig
@@ -114,7 +114,8 @@ def begin(there: RunDir, here: RunDir, iterations: int | None = None) -> int:
     last = recorded if iterations is None else iterations
     if not first <= last <= recorded:
         raise InputError(f"--iterations {last}: expected {first} to {recorded}, the iterations of {there.path}")
-    with _reading(there):
+    there.check()
+    with _reading(there, trust=False):
         pass
     for number in sorted(there.checkpoints()):
         list(model_files.files(there.checkpoint(number)))  # refuses what cannot be read to an end
@@ -221,8 +222,8 @@ def _ends(records: Sequence[Mapping[str, Any]], config: RunConfig, recorded: int
 
 
 @contextmanager
-def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
-    """Open a run's archive to read it.
+def _reading(rundir: RunDir, trust: bool = True) -> Iterator[sqlite3.Connection]:
+    """Open a run's archive to read it; if it is not trusted yet, every row is checked.
 
     If nobody else has it open, it is opened as immutable, because SQLite would otherwise leave two files beside it.
 
@@ -233,15 +234,17 @@ def _reading(rundir: RunDir) -> Iterator[sqlite3.Connection]:
     if not file.is_file():
         raise InputError(f"{file}: there is no archive here")
     mode = "mode=ro" if file.with_name(f"{file.name}-wal").exists() else "immutable=1"
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)) as connection:
+    with closing(opening.connect(file, mode)) as connection:
         connection.row_factory = sqlite3.Row
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if OLDEST_SCHEMA <= version <= schema.SCHEMA_VERSION:
+                schema.check(connection, file, trust)
         except sqlite3.DatabaseError as error:
-            raise InputError(f"{file}: expected an archive, {error}") from None
-        if not OLDEST_SCHEMA <= version <= SCHEMA_VERSION:
+            raise InputError(f"{file}: expected an archive, {opening.told(error)}") from None
+        if not OLDEST_SCHEMA <= version <= schema.SCHEMA_VERSION:
             raise InputError(
-                f"{file}: the archive has schema {version}, this version needs {SCHEMA_VERSION}: "
+                f"{file}: the archive has schema {version}, this version needs {schema.SCHEMA_VERSION}: "
                 "`selfplay archive stats` upgrades an older archive"
             )
         yield connection
@@ -333,21 +336,21 @@ def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[
         return None
     row = dict(connection.execute("SELECT * FROM chunks WHERE id = ?", (chunk["id"],)).fetchone())
     rest = {key: value for key, value in without_times(row).items() if key not in ("id", "judged")}
-    tokens = rest.pop("token_ids", None)
+    tokens, where = rest.pop("token_ids", None), f"chunk {row['id']}"
     return {
         **{key: rest.pop(key) for key in ("iteration", "stage", "number", "checkpoint")},
-        "plan": json.loads(zlib.decompress(rest.pop("plan"))),
+        "plan": unpacked_json(rest.pop("plan"), where),
         "seed": rest.pop("seed"),
-        "settings": {key: value for key, value in json.loads(rest.pop("settings")).items() if key != "versions"},
-        "text": _texts(rest.pop("completions")),
-        **({"token": json.loads(zlib.decompress(tokens))} if tokens else {}),
+        "settings": {key: value for key, value in parse_json(rest.pop("settings"), where).items() if key != "versions"},
+        "text": _texts(rest.pop("completions"), where),
+        **({"token": unpacked_json(tokens, where)} if tokens else {}),
         **rest,
     }
 
 
-def _texts(completions: bytes | None) -> list[str]:
+def _texts(completions: bytes | None, where: str) -> list[str]:
     """The texts by position."""
-    texts = json.loads(zlib.decompress(completions)) if completions else []
+    texts = unpacked_json(completions, where) if completions else []
     return [text for row in texts for text in ([row] if isinstance(row, str) else row)]
 
 

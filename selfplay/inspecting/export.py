@@ -14,18 +14,20 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from puzzles.archive.store import CANDIDATES_N_C, QUARANTINED, Archive
+from puzzles.foreign import parse_json
 from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
+from puzzles.writing import folder_atomically, path_atomically
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
-from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
-from selfplay.text import markdown
+from selfplay.text import code, markdown
 
 FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
@@ -61,9 +63,10 @@ def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
             "id": row["id"], "name": row["name"] or row["id"], "puzzle": row["source"],
             "solutions": [solution["source"] for solution in solutions],
             "answers": [solution["answer"] for solution in solutions],
-            "answer_type": row["answer_type"], "skills": json.loads(row["skills"]), "difficulty": row["difficulty"],
+            "answer_type": row["answer_type"], "skills": parse_json(row["skills"], "skills"),
+            "difficulty": row["difficulty"],
             "description": row["description"], "origin": row["origin"], "iteration": row["iteration"],
-            "parents": json.loads(row["parents"]), "n": row["n"], "c": row["c"],
+            "parents": parse_json(row["parents"], "parents"), "n": row["n"], "c": row["c"],
             "quarantined": bool(row["quarantined"]),
         }  # fmt: skip
 
@@ -75,7 +78,7 @@ def pair_rows(archive: Archive) -> Iterator[dict[str, Any]]:
         " LEFT JOIN protections r ON r.id = s.protections ORDER BY s.number"
     )
     for row in rows:
-        pair = dict(row) | {name: json.loads(row[name]) for name in JSON_COLUMNS}
+        pair = dict(row) | {name: parse_json(row[name], name) for name in JSON_COLUMNS}
         yield pair | {"quarantined": bool(row["quarantined"])}
 
 
@@ -171,14 +174,8 @@ def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, lice
             count = _lines(part / "data" / "pairs.jsonl", pair_rows(archive))
             (part / "README.md").write_text(card(archive, licence), "utf-8")
         return count
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.part")
-    try:
-        count = _write_file(archive, beside, file_format, pool)
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
-    return count
+    with path_atomically(out) as part:
+        return _write_file(archive, part, file_format, pool)
 
 
 def _write_file(archive: Archive, path: Path, file_format: str, pool: Pool | None) -> int:
@@ -293,7 +290,12 @@ def card(archive: Archive, licence: str) -> str:
         "Contamination": _contamination(archive)
     }
     parts = [f"## {title}\n\n{_table(counts)}" for title, counts in counted.items() if counts]
-    return CARD.format(licence=licence, sections="\n\n".join(parts))
+    return CARD.format(licence=_in_yaml(licence), sections="\n\n".join(parts))
+
+
+def _in_yaml(text: str) -> str:
+    """A text as a value in YAML; JSON's texts are YAML too."""
+    return text if re.fullmatch(r"[A-Za-z][\w.-]*", text) else json.dumps(text)
 
 
 def _contamination(archive: Archive) -> dict[str, int]:
@@ -307,5 +309,5 @@ def _contamination(archive: Archive) -> dict[str, int]:
 
 
 def _table(counts: Mapping[str, int]) -> str:
-    rows = [["`" + name.replace("`", "'") + "`", f"{count:,}"] for name, count in counts.items()]
+    rows = [[code(name), f"{count:,}"] for name, count in counts.items()]
     return markdown(["", "number"], rows)

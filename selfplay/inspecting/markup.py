@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from markupsafe import Markup, escape
 
+from selfplay.inspecting.colouring import pieces
 from selfplay.text import printable
 
 
@@ -28,6 +26,9 @@ def _as_text(value: Any) -> Any:
 
 
 def python(source: str) -> Markup:
-    """A program as coloured HTML. Pygments escapes it."""
-    formatted = highlight(printable(source), PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
-    return Markup(formatted.rstrip("\n"))
+    """A program as coloured HTML."""
+    spans = (
+        Markup('<span class="{}">{}</span>').format(kind, text) if kind else escape(text)
+        for kind, text in pieces(printable(source).rstrip("\n"))
+    )
+    return Markup("").join(spans)

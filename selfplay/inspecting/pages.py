@@ -23,6 +23,7 @@ from datasette.plugins import pm
 from datasette.utils.asgi import Response
 from markupsafe import Markup
 
+from puzzles.archive import schema
 from puzzles.archive.catalogue import (
     ORDERS,
     STATES,
@@ -33,9 +34,11 @@ from puzzles.archive.catalogue import (
     refused_imports,
     refused_proposals,
 )
+from puzzles.archive.opening import STEPS_BETWEEN_LOOKS
 from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.puzzle import InputError
 from selfplay.inspecting import markup
+from selfplay.text import printable
 
 NAME = "archive"
 """Name of the database in the addresses of datasette's pages."""
@@ -51,11 +54,14 @@ STRICT = {
 """Headers of our own pages, which have no script."""
 SETTINGS = {
     "allow_download": False,
+    "allow_csv_stream": False,  # it would send all rows, without a limit of time
     "default_cache_ttl": 0,  # a running loop keeps writing
     "default_page_size": ROWS,
     "suggest_facets": False,  # they would read all rows
     "sql_time_limit_ms": 3000,
 }
+PAGE_SECONDS = 60.0
+"""Time after which a page of ours is given up."""
 MOST_VALUE_BYTES = 20_000_000
 """Longest value that SQL may make. Making one of a gigabyte takes several gigabytes, and no time limit stops it."""
 SEARCH = {table: {"fts_table": f"search_{table}", "fts_pk": "number"} for table in ("puzzles", "solutions")}
@@ -100,12 +106,55 @@ METADATA = {
 }
 
 
+FUNCTIONS = frozenset({
+    "->", "->>", "abs", "avg", "bm25", "char", "coalesce", "count", "cume_dist", "date", "datetime", "dense_rank",
+    "escape_fts", "first_value", "format", "glob", "group_concat", "hex", "highlight", "ifnull", "iif", "instr", "json",
+    "json_array", "json_array_length", "json_extract", "json_group_array", "json_group_object", "json_object",
+    "json_patch", "json_quote", "json_remove", "json_replace", "json_set", "json_type", "json_valid", "julianday",
+    "lag", "last_value", "lead", "length", "like", "likelihood", "likely", "lower", "ltrim", "match", "max", "min",
+    "nth_value", "ntile", "nullif", "percent_rank", "printf", "quote", "rank", "replace", "round", "row_number",
+    "rtrim", "sign", "snippet", "strftime", "substr", "substring", "sum", "time", "total", "trim", "typeof", "unicode",
+    "unixepoch", "unlikely", "upper",
+})  # fmt: skip
+"""Functions that SQL from a page may call. SQLite has others that change what it does, or even end the process."""
+PRAGMAS = frozenset({
+    "cache_size", "data_version", "database_list", "foreign_key_list", "index_info", "index_list", "index_xinfo",
+    "page_count", "page_size", "schema_version", "table_info", "table_list", "table_xinfo",
+})  # fmt: skip
+"""Pragmas by which datasette learns what the tables are."""
+SCHEMAS = frozenset({"sqlite_master", "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema"})
+TABLES = (
+    frozenset(schema.tables())
+    | SCHEMAS
+    | {"pairs", "iterations", "json_each", "json_tree"}
+    | {f"search_{table}{part}" for table in schema.SEARCHED for part in ("", "_data", "_idx", "_docsize", "_config")}
+    | {f"pragma_{name}" for name in PRAGMAS}
+)
+
+
+def may(action: int, one: str | None, other: str | None, database: str | None, by: str | None) -> int:
+    """SQLite's authorizer: whether a step of a statement from a page is allowed. It may read our tables."""
+    allowed = (
+        action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
+        # Rows are only counted where no column is named.
+        or (action == sqlite3.SQLITE_READ and (one in TABLES or not one or not other))
+        or (action == sqlite3.SQLITE_FUNCTION and str(other).lower() in FUNCTIONS)
+        or (action == sqlite3.SQLITE_PRAGMA and one in PRAGMAS)
+        # A table that a module makes is declared so when it is first used. Nothing can be written there: the connection
+        # is read-only, and the pragma that opens the schema is not allowed.
+        or (action in (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE) and one in SCHEMAS)
+        or (action == sqlite3.SQLITE_CREATE_TABLE and one in TABLES)
+    )
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
 class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no types
     """An archive as a datasette database. Every connection is read-only."""
 
     def connect(self, write: bool = False) -> sqlite3.Connection:
-        connection = Archive(self.path, read_only=True).connection
+        connection = Archive(self.path, read_only=True, trust=True).connection
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE_BYTES)
+        connection.set_authorizer(may)
         self._all_file_connections.append(connection)
         return connection
 
@@ -113,9 +162,15 @@ class _ArchiveDatabase(Database):  # type: ignore[misc]  # datasette has no type
         return await super().execute(*arguments, **{**options, "log_sql_errors": False})  # the page shows them
 
 
-def over(path: Path) -> Datasette:
-    """A datasette that serves an archive, with our pages."""
+def over(path: Path, is_ending: Callable[[], bool] = lambda: False) -> Datasette:
+    """A datasette that serves an archive, with our pages.
+
+    Args:
+        path: The archive, which has been checked.
+        is_ending: Whether the server is ending, so that a page that is being made is not needed any more.
+    """
     datasette = Datasette(files=[], metadata=METADATA, settings=SETTINGS)
+    datasette.selfplay_is_ending = is_ending
     datasette.remove_database("_memory")
     datasette.add_database(_ArchiveDatabase(datasette, str(path)), name=NAME)
     return datasette
@@ -152,11 +207,14 @@ def extra_css_urls(view_name: str) -> list[str]:
 
 @hookimpl  # type: ignore[untyped-decorator]
 def render_cell(value: Any, column: str, table: str, database: str) -> Markup | None:
-    """Link a puzzle's id in datasette's tables to the puzzle's page."""
+    """A cell of datasette's tables: a puzzle's id is a link to the puzzle's page, and any other text is only text.
+
+    Datasette would make a link of an address.
+    """
     value = value["value"] if isinstance(value, dict) else value  # a foreign key with its label
     named = column in ("puzzle", "puzzle_id") or (table, column) == ("puzzles", "id")
     if database != NAME or not named or not re.fullmatch(r"[0-9a-f]+", str(value)):
-        return None
+        return Markup('<span class="text">{}</span>').format(printable(value)) if isinstance(value, str) else None
     return Markup('<a href="/puzzle/{0}">{0}</a>').format(value)
 
 
@@ -220,14 +278,26 @@ class _Asked:
 def _page(template: str, find: Callable[[Archive, _Asked], dict[str, Any]]) -> Any:
     """A page that a template makes from what `find` reads in one read transaction."""
 
-    def read(path: Path, request: Any) -> dict[str, Any]:
-        with Archive(path, read_only=True) as archive:
+    def read(path: Path, request: Any, is_ending: Callable[[], bool]) -> dict[str, Any]:
+        last = time.monotonic() + PAGE_SECONDS
+
+        def is_over() -> bool:
+            return is_ending() or time.monotonic() > last
+
+        with Archive(path, read_only=True, trust=True) as archive:
+            archive.connection.set_progress_handler(is_over, STEPS_BETWEEN_LOOKS)
             archive.connection.execute("BEGIN")
-            return find(archive, _Asked(request))
+            try:
+                return find(archive, _Asked(request))
+            except sqlite3.OperationalError as error:
+                if is_over():
+                    raise InputError(f"this page takes more than {PAGE_SECONDS:.0f} seconds") from error
+                raise
 
     async def view(request: Any, datasette: Any) -> Response:
         path = datasette.get_database(NAME).path
-        return _shown(template, request, path, await asyncio.to_thread(read, Path(path), request))
+        found = await asyncio.to_thread(read, Path(path), request, datasette.selfplay_is_ending)
+        return _shown(template, request, path, found)
 
     return view
 

@@ -21,6 +21,7 @@ from pygments.formatters import HtmlFormatter
 from puzzles.archive import trends
 from puzzles.archive.catalogue import Filter, history, page_of
 from puzzles.archive.store import QUARANTINED, Archive
+from puzzles.foreign import MOST_TOML_BYTES, read_bytes
 from puzzles.puzzle import InputError
 from selfplay.config import RunConfig
 from selfplay.experiments.ablate import arms_beside
@@ -58,6 +59,7 @@ def report(rundir: RunDir) -> str:
     environment = markup.environment("reporting")
     environment.filters["cut"] = _cut
     style = _file("report.css") + _colours_of_code()
+    settings = read_bytes(rundir.config, MOST_TOML_BYTES).decode("utf-8", "replace")
     with Archive(rundir.archive) as archive:
         drawn = {
             "Scores": [*panels.scores({name: panels.some(own) for name, own in runs.items()})],
@@ -70,7 +72,7 @@ def report(rundir: RunDir) -> str:
             name=rundir.path.absolute().name, place=shlex.quote(str(rundir.path)), headline=_headline(records),
             facts=_facts(rundir, config, records, archive),
             sections={title: found for title, found in drawn.items() if found}, lists=LISTS, cards=cards,
-            puzzles=archive.query("SELECT count(*) FROM puzzles")[0][0], settings=rundir.config.read_text("utf-8"),
+            puzzles=archive.query("SELECT count(*) FROM puzzles")[0][0], settings=settings,
             style=Markup(style), script=Markup(_file("report.js")),
             hashes=[_hash(style), _hash(_file("report.js"))],
         )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.archive.store import Archive
+from puzzles.foreign import parse_json
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
+from puzzles.writing import open_in_place
 from sandbox.pool import Pool
 from selfplay.config import SandboxConfig
 from selfplay.run.rundir import append_line, read_lines
@@ -64,14 +67,23 @@ class StoredPair:
         return Text(self.puzzle_text or self.puzzle_source or ""), Text(self.text or self.source, rename=rename)
 
 
+MOST_STORED: Mapping[str, float] = {
+    "cpu_seconds": 60.0, "memory_bytes": 4 * 1024**3, "answer_bytes": 64 * 1024**2, "recursion_limit": 1_000_000,
+}  # fmt: skip
+"""Largest limits that are taken from an archive."""
+
+
 def stored_limits(archive: Archive) -> dict[str, float]:
-    """The largest of each limit that `archive import` was told to judge pairs of this archive with."""
+    """The largest of each limit that `archive import` was told to judge pairs of this archive with.
+
+    The archive may come from somebody else, so none is above MOST_STORED. The settings may name a larger one.
+    """
     largest: dict[str, float] = {}
     for (content,) in archive.query("SELECT content FROM protections"):
-        limits = json.loads(content).get("limits", {})
+        limits = parse_json(content, f"{archive.path}, protections").get("limits", {})
         for name, value in limits.items() if isinstance(limits, dict) else ():
-            if isinstance(value, int | float):
-                largest[name] = max(value, largest.get(name, 0))
+            if name in MOST_STORED and isinstance(value, int | float) and value > 0:
+                largest[name] = max(min(value, MOST_STORED[name]), largest.get(name, 0))
     return largest
 
 
@@ -107,11 +119,13 @@ def reverify(
         interrupted session has judged the same rows.
     """
     notes = archive.path.with_name(f"{archive.path.name}.reverify.jsonl")
-    head, lines = {"how": how}, read_lines(notes)
-    if lines[:1] != [head]:
+    lines = read_lines(notes)
+    if not lines or lines[0] != _head(how, archive.path, notes):
+        lines = []
         notes.unlink(missing_ok=True)
-        append_line(notes, head)
-    judged = {line["rows"]: line["found"] for line in lines[1:]} if lines[:1] == [head] else {}
+        open_in_place(notes).close()
+        append_line(notes, _head(how, archive.path, notes))
+    judged = {line["rows"]: line["found"] for line in lines[1:]}
     found, earlier = list[Found](), 0
     for batch in _batches(archive):
         rows = content_hash(json.dumps([asdict(each) for each in batch]))
@@ -125,6 +139,15 @@ def reverify(
         progress(len(batch))
     notes.unlink(missing_ok=True)
     return found, earlier
+
+
+def _head(how: str, *files: Path) -> dict[str, Any]:
+    """What the first line of an interrupted session's notes says.
+
+    It has the numbers that the file system gave to the archive and to the notes. So notes that somebody has put beside
+    an archive, and that say that all was judged, are not believed.
+    """
+    return {"how": how, "files": [[found.st_dev, found.st_ino] for found in map(os.stat, files)]}
 
 
 def _batches(archive: Archive) -> Iterator[list[StoredPair]]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from puzzles.archive.catalogue import row_of
 from puzzles.archive.store import Archive, Chunk
+from puzzles.foreign import parse_json
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
+from sandbox.printing import visible
 from selfplay.iteration import propose, solve, vary
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.text import one_line, render
@@ -167,7 +169,8 @@ class _Teller:
             self.breaks.append(f"the protections of solution {row['id']} are missing")
         trained = self._rows("trained", "puzzle = ? AND solution = ? ORDER BY iteration", row["id"])
         told = {
-            **_without(row, "puzzle"), "protections": json.loads(protections[0][0]) if protections else None,
+            **_without(row, "puzzle"),
+            "protections": parse_json(protections[0][0], "protections") if protections else None,
             "trained in iterations": [each["iteration"] for each in trained],
         }  # fmt: skip
         chunk = self._chunk(row["chunk"], f"solution {row['id']}")
@@ -226,41 +229,44 @@ def _without(row: sqlite3.Row, name: str) -> dict[str, Any]:
 
 
 def story_text(told: Story, shown: Callable[[str], str]) -> str:
-    """A puzzle's story for the terminal. `shown` makes a text safe to print, and may colour it."""
+    """A puzzle's story for the terminal. `shown` makes a program safe to print, and may colour it."""
     puzzle, came = told.puzzle, told.came
-    parts = [f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}", shown(puzzle["source"])]
+    head = visible(f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}")
+    parts = [head, shown(puzzle["source"])]
     parts.append("# Where it came from")
     if "chunk" in came:
         parts += _sampled_text(came, shown)
     elif "original" in came:
-        parts += [f"imported as {shown(came['name']) or 'unnamed'}", shown(came["original"])]
-    parts.append(f"parents: {', '.join(puzzle['parents']) or 'none'}; parent of {len(told.parent_of)}")
+        parts += [f"imported as {visible(came['name']) or 'unnamed'}", shown(came["original"])]
+    parts.append(visible(f"parents: {', '.join(puzzle['parents']) or 'none'}; parent of {len(told.parent_of)}"))
     for solution in told.solutions:
         tier = (solution["protections"] or {}).get("tier", "unknown")
         trained = ", ".join(map(str, solution["trained in iterations"])) or "none"
         parts += [
-            f"# Solution {solution['id']}, {solution['origin']}, iteration {solution['iteration']}",
-            shown(solution["source"]), f"answer {shown(str(solution['answer']))}",
-            f"confirmed {_date(solution['added_at'])} under tier {tier}; trained on in iterations: {trained}",
+            visible(f"# Solution {solution['id']}, {solution['origin']}, iteration {solution['iteration']}"),
+            shown(solution["source"]), f"answer {visible(solution['answer'])}",
+            visible(f"confirmed {_date(solution['added_at'])} under tier {tier}; trained on in iterations: {trained}"),
         ]  # fmt: skip
         parts += _sampled_text(solution, shown) if "text" in solution else []
     if told.candidates:
         parts.append(f"# Its {len(told.candidates)} candidates")
         rows = [["chunk", "stage", "position", "verdict", "answer", "detail"]]
         rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
-        parts.append(shown(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows])))
+        parts.append(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows]))
     parts += [f"In quarantine: {one_line(reason)}" for reason in told.quarantine]
-    parts += ["# The story has gaps", *told.breaks] if told.breaks else []
+    parts += ["# The story has gaps", *map(visible, told.breaks)] if told.breaks else []
     return "\n\n".join(parts)
 
 
 def _sampled_text(where: Mapping[str, Any], shown: Callable[[str], str]) -> list[str]:
     settings = "".join(f", {key} {value}" for key, value in where["settings"].items() if not isinstance(value, dict))
     parts = [
-        f"text {where['position']} of chunk {where['chunk']} ({where['stage']}, iteration {where['iteration']}), "
-        f"weights {where['checkpoint']}, seed {where['seed']}{settings}"
+        visible(
+            f"text {where['position']} of chunk {where['chunk']} ({where['stage']}, iteration {where['iteration']}), "
+            f"weights {where['checkpoint']}, seed {where['seed']}{settings}"
+        )
     ]
-    parts += [f"made by {where['variation']}"] if "variation" in where else []
+    parts += [visible(f"made by {where['variation']}")] if "variation" in where else []
     parts += ["prompt:", shown(where["prompt"])] if where.get("prompt") else []
     return [*parts, "text:", shown(where["text"])] if where.get("text") else parts
 

@@ -1,31 +1,46 @@
 """`selfplay view`: an archive in the browser, on this machine only and read only.
 
 `pages.py` makes the pages, on top of datasette. This file decides who may read them: requests over the loopback device
-whose host is this machine. A foreign web page can point its own name at 127.0.0.1 and could then read and query the
-archive. Its requests carry that name and are refused.
+whose host is this machine, from whoever has the address that was printed. A foreign web page can point its own name at
+127.0.0.1 and could then read and query the archive. Its requests carry that name and are refused. Another user of this
+machine does not know the token in the address.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hmac
+import html
 import importlib.util
 import os
 import re
+import secrets
 import signal
 import socket
+import tempfile
+import threading
+import urllib.parse
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
+from selfplay.text import printable
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Callable[[], Awaitable[Message]], Send], Awaitable[None]]
 
 ADDRESS = "127.0.0.1"
+TOKEN = "token"
+"""Name of the address's parameter that has the token."""
+COOKIE = "selfplay-view"
+TOKEN_BYTES = 32
+LAST_SECONDS = 7.0
+"""Seconds from the signal that ends the server until the process ends in any case."""
 OWN_NAMES = re.compile(rb"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?")
 """Values of the Host header that are accepted: from a browser on this machine, or through a forwarded port."""
 OWN_SITES = {b"same-origin", b"none"}
@@ -50,6 +65,25 @@ def require() -> None:
         raise InputError("view: the package datasette is not installed: pip install 'selfplay-puzzles[view]'")
 
 
+class Ending:
+    """Whether the server is ending. What still runs then is interrupted."""
+
+    def __init__(self) -> None:
+        self._ending = threading.Event()
+
+    def begin(self) -> None:
+        """End what runs. If something does not end, the process ends without it."""
+        if not self._ending.is_set():
+            self._ending.set()
+            last = threading.Timer(LAST_SECONDS, os._exit, [1])
+            last.daemon = True
+            last.start()
+
+    def has_begun(self) -> bool:
+        """Whether the server is ending."""
+        return self._ending.is_set()
+
+
 def serve(path: Path, port: int, opened: bool = False) -> None:
     """Serve an archive until SIGINT or SIGTERM.
 
@@ -69,24 +103,33 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
 
     Archive(path).close()
     listening = _listen(port)
-    address = f"http://{ADDRESS}:{listening.getsockname()[1]}/"
-    shown = pages.over(path)
+    token, ending = secrets.token_urlsafe(TOKEN_BYTES), Ending()
+    address = f"http://{ADDRESS}:{listening.getsockname()[1]}/?{TOKEN}={token}"
+    shown = pages.over(path, ending.has_begun)
+
+    class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn has no types
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            ending.begin()
+            super().handle_exit(sig, frame)
+
     config = uvicorn.Config(
-        only_here(shown.app()), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
+        only_here(shown.app(), token), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
     )
-    print(f"{path}: {address} (Ctrl-C ends it)", flush=True)
-    if opened:
-        webbrowser.open(address)
+    print(f"{printable(str(path))}: {address} (Ctrl-C ends it)", flush=True)
     # The server ends within a second and raises the signal again. `ending` would count that as a second signal.
     signal.set_wakeup_fd(-1)
     try:
-        with contextlib.suppress(KeyboardInterrupt):  # the server has stopped, and raises the signal again
-            uvicorn.Server(config).run(sockets=[listening])
+        with (
+            _in_browser(address) if opened else contextlib.nullcontext(),
+            contextlib.suppress(KeyboardInterrupt),
+        ):  # the server has stopped, and raises the signal again
+            Server(config).run(sockets=[listening])
     finally:
+        ending.begin()
         listening.close()
         pages.close(shown)
         with contextlib.suppress(InputError):  # the file may be gone
-            Archive(path).close()  # the last connection to close may write, so that SQLite leaves one file
+            Archive(path, trust=True).close()  # the last connection to close may write, so that SQLite leaves one file
 
 
 def _listen(port: int) -> socket.socket:
@@ -99,13 +142,16 @@ def _listen(port: int) -> socket.socket:
         raise InputError(f"--port {port}: the port is not available ({reason}): name another, or 0 for any") from None
 
 
-def only_here(application: Application) -> Application:
-    """An application that refuses requests for another host, and adds the protective HEADERS to its responses."""
+def only_here(application: Application, token: str) -> Application:
+    """An application for whoever knows a token.
+
+    The first request has it in its address, and is answered with a cookie; the others have the cookie. Requests for
+    another host or from another site are refused. All responses have the protective HEADERS.
+    """
 
     async def guarded(scope: Message, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             return await application(scope, receive, send)
-        names = [value for name, value in scope["headers"] if name == b"host"]
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -114,15 +160,64 @@ def only_here(application: Application) -> Application:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
-        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
-        if len(names) != 1 or not OWN_NAMES.fullmatch(names[0].lower()) or {*sites} - OWN_SITES:
-            return await _refuse(send_guarded)
-        return await application(scope, receive, send_guarded)
+        names, sites, cookies = (
+            [value for name, value in scope["headers"] if name == asked]
+            for asked in (b"host", b"sec-fetch-site", b"cookie")
+        )
+        if len(names) != 1 or not OWN_NAMES.fullmatch(names[0].lower()):
+            return await _refuse(send_guarded, b"This archive is shown to this machine only.\n")
+        asked = urllib.parse.parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        if scope["method"] == "GET" and any(name == TOKEN and _is(token, value) for name, value in asked):
+            rest = urllib.parse.urlencode([(name, value) for name, value in asked if name != TOKEN])
+            return await _welcome(send_guarded, scope, token, rest)
+        if {*sites} - OWN_SITES:
+            return await _refuse(send_guarded, b"This archive is shown to this machine only.\n")
+        if any(_is(token, value) for cookie in cookies for value in _values(cookie)):
+            return await application(scope, receive, send_guarded)
+        return await _refuse(send_guarded, b"Open the address that `selfplay view` has printed, with its token.\n")
 
     return guarded
 
 
-async def _refuse(send: Send) -> None:
+def _is(token: str, given: str) -> bool:
+    return hmac.compare_digest(token.encode(), given.encode("utf-8", "replace"))
+
+
+def _values(cookie: bytes) -> list[str]:
+    """The values of our cookie in a Cookie header. A browser sends those of all ports of a host."""
+    pairs = (pair.strip().partition("=") for pair in cookie.decode("latin-1").split(";"))
+    return [value for name, _, value in pairs if name == COOKIE]
+
+
+async def _welcome(send: Send, scope: Message, token: str, rest: str) -> None:
+    """Answer with the cookie, and with a page that opens the same page without the token in its address.
+
+    It is no redirect, so that the browser takes the next request as one of our own pages, wherever this one came from.
+    """
+    place = "/" + urllib.parse.quote(scope["path"].lstrip("/\\"), safe="/~:") + (f"?{rest}" if rest else "")
+    body = f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={html.escape(place)}"><title>selfplay</title>'
+    headers = [
+        [b"content-type", b"text/html; charset=utf-8"], [b"cache-control", b"no-store"],
+        [b"set-cookie", f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()],
+    ]  # fmt: skip
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
+@contextlib.contextmanager
+def _in_browser(address: str) -> Iterator[None]:
+    """Open a browser at an address that nobody else may learn.
+
+    Everybody can read the arguments of a process. So the browser is given a file that only this user can read.
+    """
+    with tempfile.TemporaryDirectory(prefix="selfplay-view-") as folder:
+        file = Path(folder) / "open.html"
+        file.write_text(f'<!DOCTYPE html><meta http-equiv="refresh" content="0; url={html.escape(address)}">', "utf-8")
+        webbrowser.open(file.as_uri())
+        yield
+
+
+async def _refuse(send: Send, told: bytes) -> None:
     headers = [[b"content-type", b"text/plain; charset=utf-8"]]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": b"This archive is shown to this machine only.\n"})
+    await send({"type": "http.response.body", "body": told})

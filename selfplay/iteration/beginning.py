@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from puzzles.archive.believing import compute_identities, judge_pairs
+from puzzles.archive.copying import copy
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay.config import ROUNDING, RunConfig, flatten
+from puzzles.verify import truth_pool
+from selfplay.config import ROUNDING, RunConfig, SandboxConfig, flatten
 from selfplay.iteration import champion
 from selfplay.iteration.training_set import NO_PUZZLES
 from selfplay.run import sessions
+from selfplay.run.pools import proven_pool
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import SCORED_SETS, RunDir, append_line, folder_atomically, read_lines
 from selfplay.sampling import model_files
@@ -60,16 +65,25 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
 
 
-def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mapping[str, Any] | None = None) -> None:
+def branch(
+    parent: RunDir,
+    iteration: int | None,
+    rundir: RunDir,
+    origin: Mapping[str, Any] | None = None,
+    trust: bool = True,
+) -> None:
     """Begin a new run with what another run had at the end of an iteration.
 
-    A run that was already begun in this way is left as it is.
+    The new run's archive is a database of its own, filled with the rows of the other. The ids of puzzles and solutions
+    are computed from their texts. A run that was already begun in this way is left as it is.
 
     Args:
         parent: The run to branch from.
         iteration: The iteration after which the branch begins; None for the last one.
         rundir: The new run.
         origin: More to note about where the new run comes from.
+        trust: Whether the other run's verdicts are believed. If not, every pair is judged again here, and those that do
+            not hold are left out.
 
     Raises:
         InputError: There is no such run or iteration, its checkpoint is gone, or the new run exists and is another.
@@ -84,6 +98,7 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
                 "or go on with it without --from"
             )
         return
+    parent.check()
     records = parent.read_records()
     if not parent.config.is_file() or not records:
         raise InputError(f"{parent.path}: expected a run with at least one record")
@@ -100,18 +115,24 @@ def branch(parent: RunDir, iteration: int | None, rundir: RunDir, origin: Mappin
         new = RunDir(part)
         sessions.note_origin(new, {"branched_from": {"run": name, "iteration": last}, **(origin or {})})
         with Archive(parent.archive) as archive:
-            archive.copy_until(new.archive, last)
-        for number in {0, *needed}:  # iteration 0 has a checkpoint if it has learned something
-            if parent.checkpoint(number).is_dir():
-                _copy_checkpoint(parent.checkpoint(number), new.checkpoint(number))
+            copy(archive, new.archive, last)
+        _examine_copy(new, trust)
         for record in records[: last + 1]:
             append_line(new.records, record)
-        for number, name in itertools.product(range(last + 1), SCORED_SETS):
-            if (file := parent.samples(number, name)).exists():
-                if file.is_symlink() or not file.is_file():
-                    raise InputError(f"{file}: expected a regular file of the run: remove it, or copy the file there")
-                new.samples(number, name).parent.mkdir(exist_ok=True)
-                shutil.copy(file, new.samples(number, name))
+        _copy_files(parent, new, needed, last)
+
+
+def _copy_files(parent: RunDir, new: RunDir, checkpoints: Sequence[int], last: int) -> None:
+    """Copy the checkpoints of some iterations, and the scores up to the last one."""
+    for number in {0, *checkpoints}:  # iteration 0 has a checkpoint if it has learned something
+        if parent.checkpoint(number).is_dir():
+            _copy_checkpoint(parent.checkpoint(number), new.checkpoint(number))
+    for number, name in itertools.product(range(last + 1), SCORED_SETS):
+        if (file := parent.samples(number, name)).exists():
+            if file.is_symlink() or not file.is_file():
+                raise InputError(f"{file}: expected a regular file of the run: remove it, or copy the file there")
+            new.samples(number, name).parent.mkdir(exist_ok=True)
+            shutil.copy(file, new.samples(number, name))
 
 
 def _copy_checkpoint(there: Path, here: Path) -> None:
@@ -120,6 +141,19 @@ def _copy_checkpoint(there: Path, here: Path) -> None:
         place = here / file.relative_to(there)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
+
+
+def _examine_copy(rundir: RunDir, trust: bool) -> None:
+    """Compute the identities in a copied archive, and judge its pairs if they are not to be believed."""
+    with Archive(rundir.archive, trust=True) as archive, contextlib.ExitStack() as stack:
+        pool, protections = stack.enter_context(truth_pool()), None
+        refused = compute_identities(archive, pool)
+        if not trust:
+            pool, protections = stack.enter_context(proven_pool(SandboxConfig(), archive.worlds or 0))
+            refused += judge_pairs(archive, pool, protections)
+            archive.set_mark("added_past_guard", "yes")
+        for reason, count in refused.items():
+            logger.warning("%s: %d times left out of the new run: %s", rundir.path, count, reason)
 
 
 def begin_session(

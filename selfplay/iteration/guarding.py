@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from puzzles.archive.store import Archive
 from puzzles.guard import Guard, Hit
+from puzzles.parse import Text, parse_puzzles
+from puzzles.puzzle import Puzzle
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.run.progress import Progress
@@ -55,12 +57,19 @@ def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
 def examine_archive(
     archive: Archive, pool: Pool, guard: Guard, progress: Callable[[int], object] = lambda done: None
 ) -> dict[str, Hit]:
-    """The puzzles of an archive that the guard hits, by id. All are read again and compared at every level."""
+    """The puzzles of an archive that the guard hits, by the id that they have there.
+
+    All are read again and compared at every level. The guard compares the ids that follow from their texts.
+    """
     hits: dict[str, Hit] = {}
     identifiers = archive.puzzle_ids()
     for start in range(0, len(identifiers), GUARD_BATCH):
         batch = identifiers[start : start + GUARD_BATCH]
-        hits |= guard.examine(pool, [archive.puzzle(identifier) for identifier in batch])
+        stored = [archive.puzzle(identifier) for identifier in batch]
+        parsed = parse_puzzles(pool, [Text(puzzle.source) for puzzle in stored])
+        read = [new if isinstance(new, Puzzle) else old for new, old in zip(parsed, stored, strict=True)]
+        found = guard.examine(pool, read)
+        hits |= {old.id: found[new.id] for new, old in zip(read, stored, strict=True) if new.id in found}
         progress(len(batch))
     return hits
 

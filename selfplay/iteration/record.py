@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from puzzles.foreign import read_bytes
 from selfplay.iteration import champion
 from selfplay.iteration.alarms import alarms, measures
 from selfplay.iteration.budget import check_budget, iteration_costs
@@ -30,7 +31,7 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     file, scored = run.rundir.samples(iteration, name), run.ends_with(iteration)
     earlier = run.rundir.samples(scored, name)
     if scored != iteration and not file.exists() and earlier.exists():  # unchanged weights are not scored again
-        write_atomically(file, earlier.read_text("utf-8"))
+        write_atomically(file, read_bytes(earlier).decode("utf-8"))
     asked = Questions(puzzles, run.protocol, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts)
     return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
 

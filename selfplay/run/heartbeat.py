@@ -24,7 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from puzzles.foreign import NATURAL, TEXT, an_object, expect
+from puzzles.foreign import NATURAL, TEXT, an_object, read_json
+from puzzles.puzzle import InputError
+from puzzles.writing import file_atomically, open_in_place
 from selfplay.run import ending
 from selfplay.run.progress import Progress
 
@@ -71,9 +73,7 @@ def now() -> str:
 def read_status(file: Path) -> Status | None:
     """The status that a run last wrote; None if there is none, or another version wrote it in another form."""
     with contextlib.suppress(OSError, ValueError, TypeError):
-        said = json.loads(file.read_text("utf-8"))
-        expect(said, SHAPE, str(file))
-        status = Status(**said)
+        status = Status(**read_json(file, SHAPE))
         seconds_since(status.beat_at), seconds_since(status.since)
         return status
     return None
@@ -175,16 +175,14 @@ class Heartbeat:
             self._write()
 
     def _write(self) -> None:
-        beside = self._file.with_name(f".{self._file.name}.part")
         content = f"{json.dumps(asdict(self._status))}\n".encode("ascii")
-        with self._lock, contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError, InputError):
             try:
-                beside.write_bytes(content)
-                beside.replace(self._file)
+                with file_atomically(self._file, sync=False) as file:
+                    file.write(content)
             except OSError:
                 # A full disk has no room for a new file, but the old one already has a block.
-                beside.unlink(missing_ok=True)
-                with self._file.open("r+b") as file:
+                with open_in_place(self._file, create=False, append=False) as file:
                     file.write(content)
                     file.truncate()
 

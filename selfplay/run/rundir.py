@@ -12,19 +12,39 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, BinaryIO
 
-from puzzles.foreign import ANY, NATURAL, NUMBER, TEXT, TEXTS, an_object, each, expect, parse_json, shown
+from puzzles.foreign import (
+    ANY,
+    NATURAL,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    an_object,
+    each,
+    expect,
+    lines_of,
+    open_regular,
+    parse_json,
+    shown,
+)
 from puzzles.puzzle import InputError
+from puzzles.writing import check_folder, open_in_place
+from puzzles.writing import folder_atomically as folder_atomically
+from puzzles.writing import write_atomically as write_atomically
 from selfplay.run.heartbeat import ALIVE_SECONDS, Status, is_another, read_status, seconds_since, starting
+
+logger = logging.getLogger(__name__)
+HOLDER_BYTES = 1000
+"""Most bytes of the lock file that are shown."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +149,11 @@ class RunDir:
     def is_locked(self) -> bool:
         """Whether some process of this machine is writing this run now."""
         try:
-            with (self.path / "lock").open() as file:
+            with open_regular(self.path / "lock") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:
+        except (OSError, InputError):
             return False
         return False
 
@@ -153,7 +173,7 @@ class RunDir:
                 _lock(file)
             except BlockingIOError:
                 file.seek(0)
-                raise InputError(self._refusal(file.read().strip())) from None
+                raise InputError(self._refusal(file.read(HOLDER_BYTES).decode("utf-8", "replace").strip())) from None
             except OSError as error:
                 raise InputError(
                     f"{self.path}: this file system has no locks ({error.strerror}): put the run on one that has them"
@@ -164,14 +184,31 @@ class RunDir:
                     f"{self._refusal(str(last))}; if that process is gone, try again in {ALIVE_SECONDS:.0f} seconds"
                 )
             file.truncate(0)
-            file.write(f"{own}\n")
+            file.write(f"{own}\n".encode("utf-8", "backslashreplace"))
             file.flush()
             yield own
 
-    def _opened_lock(self) -> TextIO:
+    def check(self) -> None:
+        """Check that the folder holds ordinary files and folders only, before anything is written into it.
+
+        A file of another user is told about, because its owner may change it at any time.
+
+        Raises:
+            InputError: It holds a link, a pipe or a device.
+        """
+        if others := check_folder(self.path):
+            logger.warning(
+                "%s: %d files belong to another user, who may change them, such as %s",
+                self.path,
+                len(others),
+                others[0],
+            )
+
+    def _opened_lock(self) -> BinaryIO:
         with told_if_closed(self.path, "give another --name"):
             self.path.mkdir(parents=True, exist_ok=True)
-            return (self.path / "lock").open("a+", encoding="utf-8", errors="backslashreplace")
+            self.check()
+            return open_in_place(self.path / "lock")
 
     def _refusal(self, holder: str) -> str:
         status = read_status(self.status)
@@ -179,7 +216,7 @@ class RunDir:
         return f"{self.path}: another process is writing this run: {holder}{does}"
 
 
-def _lock(file: TextIO) -> None:
+def _lock(file: BinaryIO) -> None:
     """Take the lock. A second try follows the first, because `is_locked` holds the lock for a moment."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -272,7 +309,7 @@ def is_archive(path: Path) -> bool:
     """Whether a file is an SQLite database, by its first bytes."""
     if not path.is_file():
         return False
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(SQLITE)) == SQLITE
 
 
@@ -284,11 +321,8 @@ def read_lines(path: Path) -> list[Any]:
     """
     if not path.exists():
         return []
-    records = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-        where = f"{path}, line {number}"
-        records.append(parse_json(line, where, "one JSON object"))
-    return records
+    whole = (line for line in lines_of(path, "JSON objects") if line.endswith(b"\n"))
+    return [parse_json(line, f"{path}, line {number}", "one JSON object") for number, line in enumerate(whole, 1)]
 
 
 TAIL_BYTES = 1 << 16
@@ -298,7 +332,7 @@ def append_line(path: Path, record: Any) -> None:
     """Append one JSON object as a line. It is on disk when this returns. A torn line before it is cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(record).encode("ascii") + b"\n"
-    with path.open("ab+") as file:
+    with open_in_place(path) as file:
         file.truncate(_whole_bytes(file))
         file.write(line)
         file.flush()
@@ -315,45 +349,3 @@ def _whole_bytes(file: BinaryIO) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file, or leave it as it was. A character that UTF-8 cannot encode is written as an escape."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename permanent: a file's name is stored in its folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def folder_atomically(path: Path) -> Iterator[Path]:
-    """A folder to fill. It takes its name only when it is complete."""
-    beside = path.with_name(f".{path.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        yield beside
-        for file in filter(Path.is_file, beside.rglob("*")):
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-        shutil.rmtree(path, ignore_errors=True)
-        beside.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

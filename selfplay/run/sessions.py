@@ -16,6 +16,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from puzzles.foreign import open_regular
 from puzzles.puzzle import InputError
 from sandbox.pool import available_cores
 from selfplay.config import RunConfig
@@ -76,7 +77,7 @@ def source_hash() -> str:
 
 def file_hash(file: Path) -> str:
     """Hash of 16 digits over a file's bytes."""
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ would have written. The next stage builds on all parts of this one, so it needs 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -17,10 +18,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from puzzles.archive.opening import SIDE_FILES, check_files
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import Archive
 from puzzles.foreign import expect, parse_json
 from puzzles.puzzle import InputError, content_hash
+from puzzles.writing import path_atomically
 from selfplay.config import MAY_CHANGE, RunConfig, flatten
 
 MOST_PARTS = 100_000
@@ -81,27 +84,27 @@ def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
         raise InputError(
             f"{theirs}: a process is writing it, or died while it wrote: wait for its end, or run it again"
         )
-    beside = own.with_name(f".{own.name}.part")
-    _remove(beside)
-    shutil.copyfile(theirs, beside)  # not by SQLite, which would write files beside it: many parts may read it at once
-    with Archive(beside) as archive:
-        judged = json.dumps([number for (number,) in archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")])
-        archive.set_mark(TAKEN_OVER, judged)
-        archive.set_mark(GOES_ON_FROM, _hash(record))
-    if own.exists() and _made_of(own) == (judged, _hash(record)):
-        beside.unlink()
-        return
-    _remove(own)
-    beside.replace(own)
+    check_files(theirs)
+    with contextlib.suppress(_AsItWas), path_atomically(own) as beside:
+        # Not by SQLite, which would write files beside it: many parts may read it at once.
+        shutil.copyfile(theirs, beside)
+        with Archive(beside, trust=True) as archive:
+            numbers = archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")
+            judged = json.dumps([number for (number,) in numbers])
+            archive.set_mark(TAKEN_OVER, judged)
+            archive.set_mark(GOES_ON_FROM, _hash(record))
+        if own.exists() and _made_of(own) == (judged, _hash(record)):
+            raise _AsItWas
+        for end in SIDE_FILES:  # a write-ahead log is valid only with its own file
+            own.with_name(f"{own.name}{end}").unlink(missing_ok=True)
 
 
-def _remove(archive: Path) -> None:
-    for suffix in ("-wal", "-shm", ""):  # a write-ahead log is valid only with its own file
-        archive.with_name(f"{archive.name}{suffix}").unlink(missing_ok=True)
+class _AsItWas(Exception):
+    """The part's archive was already made of this, so it is kept."""
 
 
 def _made_of(own: Path) -> tuple[str | None, str | None]:
-    with Archive(own) as archive:
+    with Archive(own, trust=True) as archive:
         return archive.mark(TAKEN_OVER), archive.mark(GOES_ON_FROM)
 
 
@@ -201,7 +204,7 @@ def _chunks(archive: Archive) -> Iterator[tuple[_Place, _Chunk]]:
     """The chunks of an archive, with hashes of their plans."""
     rows = archive.query("SELECT iteration, stage, number, checkpoint, seed, plan, settings FROM chunks ORDER BY id")
     for iteration, stage, number, checkpoint, seed, plan, settings in rows:
-        told = json.loads(settings)
+        told = parse_json(settings, f"{archive.path}, settings of a chunk")
         shared = json.dumps([told.get(key) for key in SAMPLED_BY])
         chunk = _Chunk(checkpoint, seed, hashlib.sha256(plan).hexdigest(), shared)
         yield (iteration, stage, number), chunk

@@ -17,7 +17,6 @@ import gzip
 import json
 import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,9 @@ from typing import Any
 
 import numpy as np
 
-from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, shortened
+from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, lines_of, parse_json, read_json
 from puzzles.puzzle import InputError, Verdict
-from selfplay.run.rundir import write_atomically
+from puzzles.writing import file_atomically, write_atomically
 from selfplay.scoring.evaluate import expect_chunk, not_told
 from selfplay.scoring.metrics import detectable_difference, interval, pass_at_k
 
@@ -288,12 +287,9 @@ def read(place: str | Path) -> dict[str, Any]:
         InputError: There is no such file, or it is not a valid result of `selfplay bench`.
     """
     path = Path(place) / RESULTS if Path(place).is_dir() else Path(place)
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{place}: expected a folder that `selfplay bench` wrote, there is no {RESULTS}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected a {RESULTS} of `selfplay bench`, {shortened(error)}") from None
+    if not path.exists():
+        raise InputError(f"{place}: expected a folder that `selfplay bench` wrote, there is no {RESULTS}")
+    content: dict[str, Any] = read_json(path, expected=f"a {RESULTS} of `selfplay bench`")
     own = content.get("selfplay") if isinstance(content, dict) else None
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
@@ -322,11 +318,9 @@ def _schema() -> dict[str, Any]:
 
 def pack(folder: Path, lines: Sequence[Line]) -> None:
     """Write all chunks to `samples.jsonl.gz`. Equal lines make equal files."""
-    beside = folder / f".{SAMPLES}.part"
-    with beside.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+    with file_atomically(folder / SAMPLES) as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         for line in lines:
             file.write(json.dumps(line).encode("ascii") + b"\n")
-    beside.replace(folder / SAMPLES)
 
 
 def unpack(folder: Path) -> list[Line]:
@@ -336,16 +330,14 @@ def unpack(folder: Path) -> list[Line]:
         InputError: The file is damaged.
     """
     path = folder / SAMPLES
-    try:
-        with gzip.open(path, "rt", encoding="ascii") as file:
-            lines = [json.loads(line) for line in file]
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected the samples of a benchmark, {shortened(error)}") from None
-    for number, line in enumerate(lines, 1):
+    lines = []
+    for number, text in enumerate(lines_of(path, "the samples of a benchmark"), 1):
+        line = parse_json(text, f"{path}, line {number}", "the samples of a benchmark")
         expect_chunk(line, f"{path}, line {number}")
         expect(line["times"], _MACHINE, f"{path}, line {number}, times")
+        lines.append(line)
     return lines
 
 

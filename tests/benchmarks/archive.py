@@ -210,11 +210,12 @@ def pages(file: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         try:
-            address = server.stdout.readline().split()[1]
+            address, _, token = server.stdout.readline().split()[1].partition("?token=")
             print(f"| (from the command to its address) | {time.perf_counter() - started:.2f} |")
             for name, place in asked.items():
                 started = time.perf_counter()
-                with urllib.request.urlopen(address + place) as answer:
+                request = urllib.request.Request(address + place, headers={"Cookie": f"selfplay-view={token}"})
+                with urllib.request.urlopen(request) as answer:
                     answer.read()
                 print(f"| {name} | {time.perf_counter() - started:.2f} |", flush=True)
         finally:

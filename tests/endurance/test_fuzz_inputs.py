@@ -93,7 +93,7 @@ def test_half_an_output_is_found(fuzzer, monkeypatch):
 
     monkeypatch.setattr(export, "write", half)
     action = "export jsonl"
-    damages = (("statement", "UPDATE puzzles SET skills = '['"),)
+    damages = (("statement", "DELETE FROM protections"),)  # a check finds it, opening does not
     with pytest.raises(Wrong, match="a refused export touched what was there before"):
         fuzzer.shop.attempt(Case("archives", action, READERS["archives"][action].file, damages))
 

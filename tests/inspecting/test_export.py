@@ -1,6 +1,7 @@
 """What an archive is written as for others, and that nothing is lost on the way back."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_a_file_that_cannot_be_finished_leaves_what_was_there(archive, pool, tmp
     out = tmp_path / "out"
     write(archive, out, file_format, pool, "mit")
     before = out.read_bytes()
-    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
+    monkeypatch.setattr(os, "rename", lambda *_, **__: (_ for _ in ()).throw(OSError("stopped")))
     with pytest.raises(OSError, match="stopped"):
         write(archive, out, file_format, pool, "mit")
     assert out.read_bytes() == before

@@ -258,7 +258,7 @@ def test_a_card_that_is_too_large_leaves_the_others_there(rundir, monkeypatch):
     monkeypatch.setattr(report_module, "CHARACTERS", 10**7)
     with Archive(rundir.archive) as archive:
         (one, *_) = trends.most_used(archive, 1)
-        archive.connection.execute("UPDATE puzzles SET name = ? WHERE id = ?", ("x" * 4_000_000, one))
+        archive.connection.execute("UPDATE puzzles SET source = ? WHERE id = ?", ("x" * 4_000_000, one))
     assert report(rundir).count('<details class="card"') == full - 1
 
 

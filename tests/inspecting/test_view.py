@@ -25,7 +25,11 @@ from puzzles.guard import Hit
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from selfplay.commands.main import main
 from selfplay.inspecting import pages
-from selfplay.inspecting.view import only_here
+from selfplay.inspecting.view import COOKIE, only_here
+
+TOKEN = "a-token"
+TOKENS = {}
+"""The token of each server, by its address."""
 
 SETTINGS = {"protocol": "few-shot", "temperature": 0.5}
 PLACES = (
@@ -92,11 +96,12 @@ def answers(path, *addresses, headers=None):
     async def ask(application):
         transport = httpx.ASGITransport(app=application, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001") as client:
-            return [await client.get(address, headers=headers) for address in addresses]
+            asked = {"cookie": f"{COOKIE}={TOKEN}"} | (headers or {})
+            return [await client.get(address, headers=asked) for address in addresses]
 
     shown = pages.over(path)
     try:
-        return asyncio.run(ask(only_here(shown.app())))
+        return asyncio.run(ask(only_here(shown.app(), TOKEN)))
     finally:
         pages.close(shown)
 
@@ -126,9 +131,17 @@ def served(path, *options):
         [*command, "--port", "0", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            yield process, re.search(r"http://\S+/", process.stdout.readline())[0]
+            address, token = re.search(r"(http://\S+/)\?token=(\S+)", process.stdout.readline()).groups()
+            TOKENS[address.rstrip("/")] = token
+            yield process, address
         finally:
             process.kill()
+
+
+def got(address, **more):
+    """What a server answers to whoever has its cookie."""
+    token = TOKENS[re.match(r"http://[^/]+", address)[0]]
+    return httpx.get(address, headers={"cookie": f"other=1; {COOKIE}={token}"}, **more)
 
 
 # ---- pages ----
@@ -240,7 +253,8 @@ def test_datasette_searches_by_the_index(path):
 
 
 def test_sql_makes_no_text_of_a_gigabyte(path):
-    assert "too big" in page(path, "/archive?sql=select+hex(zeroblob(900000000))", 400)
+    long = "printf('%25.*c',20000,'a')"
+    assert "too big" in page(path, f"/archive?sql=select+replace({long},'a',{long})", 400)
 
 
 def test_a_page_elsewhere_sends_nobody_here(path):
@@ -313,11 +327,94 @@ def test_sql_reads_and_does_not_write(path, sql):
 def test_datasette_has_no_connection_that_writes(path):
     shown = pages.over(path)
     with contextlib.closing(shown.get_database(pages.NAME).connect(write=True)) as connection:
+        for sql in ("INSERT INTO marks VALUES ('a', 'b')", "SELECT load_extension('x')"):
+            with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+                connection.execute(sql)
+        connection.set_authorizer(None)
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             connection.execute("INSERT INTO marks VALUES ('a', 'b')")
-        with pytest.raises(sqlite3.OperationalError, match="not authorized"):
-            connection.execute("SELECT load_extension('x')")
     pages.close(shown)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select fts3_tokenizer('simple', x'4141414141414141')", "select * from fts3tokenize where input = 'a'",
+        "select * from dbstat", "select * from bytecode('select 1')", "select sqlite_version()", "select randomblob(9)",
+        "select zeroblob(9)", "pragma writable_schema = on", "pragma table_info('puzzles'); pragma trusted_schema = on",
+        "select * from sqlite_stmt", "select * from pragma_compile_options", "select readfile('/etc/passwd')",
+        "select * from generate_series(1, 9)", "savepoint a", "begin", "select 1; select 2", "reindex", "analyze",
+        "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n",
+    ],
+)  # fmt: skip
+def test_sql_may_do_nothing_but_read_our_tables_within_limits(path, sql, monkeypatch):
+    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 200)
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": sql}))
+    assert answer.status_code == 400, answer.text
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select count(*) from puzzles where id in (select rowid from search_puzzles where search_puzzles match 'x')",
+        "select value from puzzles, json_each(parents)", "select p.*, row_number() over () from pairs p",
+        "select group_concat(verdict, ', ') from candidates", "select * from iterations where proposed >= 0",
+        "select json_extract(settings, '$.protocol') from chunks", "select name from pragma_table_info('puzzles')",
+    ],
+)  # fmt: skip
+def test_sql_that_reads_our_tables_is_answered(path, sql):
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": sql}))
+    assert answer.status_code == 200, answer.text
+
+
+def test_no_more_than_a_thousand_rows_are_sent_and_no_stream_of_all(path):
+    sql = "with recursive n(i) as (select 1 union all select i + 1 from n limit 5000) select i from n"
+    rows, stream = answers(
+        path, httpx.URL("/archive.json", params={"sql": sql, "_shape": "array"}), "/archive/puzzles.csv?_stream=on"
+    )
+    assert len(rows.json()) == 1000
+    assert stream.status_code == 400
+
+
+# ---- who is served ----
+
+
+def test_nobody_without_the_token_is_served(path):
+    for cookie in ("", f"{COOKIE}=", f"{COOKIE}=other", f"other={TOKEN}", f"{COOKIE}={TOKEN}x", "\u00fc=\u00fc"):
+        for address in ("/", "/view.css", "/archive.json?sql=select+1", "/?token=other", "/?token="):
+            (answer,) = answers(path, address, headers={"cookie": cookie.encode("latin-1")})
+            assert answer.status_code == 403
+            assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("site", ["none", "cross-site"])
+def test_the_printed_address_gives_the_cookie_once_and_leads_to_the_page_without_the_token(path, site):
+    address = f"/puzzles?words=a%26b&token={TOKEN}&sort=oldest"
+    (answer,) = answers(path, address, headers={"cookie": "", "sec-fetch-site": site})
+    assert answer.status_code == 200
+    assert answer.headers["set-cookie"] == f"{COOKIE}={TOKEN}; Path=/; HttpOnly; SameSite=Strict"
+    assert 'url=/puzzles?words=a%26b&amp;sort=oldest"' in answer.text
+    assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize("place", ["//evil.example/", "/\\evil.example", "/%22%3E%3Cscript%3E"])
+def test_the_printed_address_leads_nowhere_else(path, place):
+    (answer,) = answers(path, httpx.URL(f"http://127.0.0.1:8001{place}?token={TOKEN}"), headers={"cookie": ""})
+    (where,) = re.findall(r'content="0; url=([^"]*)"', answer.text)
+    assert re.match(r"/[^/\\]", where)
+    assert "<script" not in answer.text
+
+
+def test_a_token_does_not_open_the_pages_to_another_host(path):
+    (answer,) = answers(path, f"/?token={TOKEN}", headers={"host": "evil.example"})
+    assert answer.status_code == 403
+
+
+def test_a_link_in_an_archive_is_text(path):
+    with Archive(path) as archive:
+        archive.connection.execute("UPDATE puzzles SET name = 'https://evil.example/', answer_type = 'javascript:x()'")
+    for answer in answers(path, *OURS, "/archive/puzzles", "/archive/pairs", "/archive?sql=select+name+from+puzzles"):
+        assert "evil.example" not in "".join(re.findall(r'href="([^"]*)"', answer.text))
 
 
 # ---- archives of all kinds ----
@@ -339,9 +436,9 @@ with Archive({str(path)!r}) as archive:
 """
 
     async def ask(address):
-        transport = httpx.ASGITransport(app=only_here(shown.app()))
+        transport = httpx.ASGITransport(app=only_here(shown.app(), TOKEN))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            return (await client.get(address)).text
+            return (await client.get(address, headers={"cookie": f"{COOKIE}={TOKEN}"})).text
 
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -426,11 +523,35 @@ def test_without_datasette_it_says_what_to_install(capsys, path, monkeypatch):
 def test_ending_it_is_no_error_and_leaves_the_archive_alone_in_its_folder(path, number):
     with served(path.parent) as (process, address):
         assert address.startswith("http://127.0.0.1:")
-        assert httpx.get(address).status_code == httpx.get(f"{address}archive/pairs").status_code == 200
+        assert got(address).status_code == got(f"{address}archive/pairs").status_code == 200
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (0, "", "")
     assert [file.name for file in path.parent.iterdir()] == ["archive.sqlite"]
+
+
+ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
+
+
+@pytest.mark.parametrize("busy", ["a page", "sql"])
+def test_it_ends_whatever_it_is_doing(path, busy):
+    """A page would take a minute, and a statement of SQL three seconds."""
+    code = (
+        "import sys\nfrom selfplay.inspecting import pages\n"
+        f"pages._start = lambda archive, asked: archive.query({ENDLESS!r})\n"
+        "from selfplay.commands.main import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", code, "view", str(path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address, token = re.search(r"(http://\S+/)\?token=(\S+)", process.stdout.readline()).groups()
+            where = "" if busy == "a page" else "archive.json?sql=" + ENDLESS.replace("+", "%2B").replace(" ", "+")
+            with pytest.raises(httpx.TimeoutException):
+                print(httpx.get(address + where, headers={"cookie": f"{COOKIE}={token}"}, timeout=1).text)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) is not None
+        finally:
+            process.kill()
 
 
 def test_only_the_loopback_device_is_listened_at(path):
@@ -446,7 +567,7 @@ def test_only_the_loopback_device_is_listened_at(path):
 def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
     older(tmp_path / "archive.sqlite", 2)
     with served(tmp_path / "archive.sqlite") as (process, address):
-        assert httpx.get(f"{address}archive/candidates").status_code == httpx.get(address).status_code == 200
+        assert got(f"{address}archive/candidates").status_code == got(address).status_code == 200
         process.send_signal(signal.SIGINT)
         assert f"upgraded from schema 2 to {SCHEMA_VERSION}" in process.communicate(timeout=20)[1]
     assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
@@ -467,6 +588,8 @@ def address(tmp_path_factory):
 
 def looked_at(browser, address, **options):
     context = browser.new_context(**options)
+    origin = re.match(r"http://[^/]+", address)[0]
+    context.add_cookies([{"name": COOKIE, "value": TOKENS[origin], "url": origin}])
     opened = context.new_page()
     opened.requested, opened.complaints = [], []
     opened.on("request", lambda request: opened.requested.append(request.url))

@@ -1,4 +1,8 @@
+import gzip
 import json
+import os
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import jsonschema
@@ -6,9 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from puzzles.foreign import an_object, each, expect, parse_json, parse_toml, read_toml, shown
+from puzzles.archive.formats import read_errata, read_program, read_puzzles
+from puzzles.foreign import (
+    MOST_TOML_BYTES,
+    an_object,
+    each,
+    expect,
+    lines_of,
+    parse_json,
+    parse_toml,
+    read_bytes,
+    read_json,
+    read_toml,
+    shown,
+    unpacked,
+    unpacks_to_more,
+)
 from puzzles.puzzle import InputError
-from selfplay.run import rundir
+from selfplay.run import rundir, sessions
 from selfplay.scoring import results
 
 SCALARS = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-3, 3) | st.sampled_from(["", "a", "pass@1"])
@@ -122,3 +141,91 @@ def test_a_toml_file_is_read_with_and_without_a_byte_order_mark(tmp_path):
     for content in (b"a = 1", b"\xef\xbb\xbfa = 1\r\n"):
         (tmp_path / "a.toml").write_bytes(content)
         assert read_toml(tmp_path / "a.toml") == {"a": 1}
+
+
+# ---- bytes ----
+
+
+def refusal(function, *arguments):
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def all_lines(path):
+    return [*lines_of(path, "JSON objects")]
+
+
+READERS = {
+    "toml": read_toml, "json": read_json, "bytes": read_bytes, "lines": all_lines, "puzzles": read_puzzles,
+    "program": read_program, "errata": read_errata, "results": results.read, "hash": sessions.file_hash,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+@pytest.mark.parametrize("name", ["pipe", "pipe.gz", "pipe.py"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, read, name):
+    os.mkfifo(tmp_path / name)
+    assert "a pipe, a socket or a device; copy its content into a file" in refusal(read, tmp_path / name)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS.keys())
+def test_a_device_without_an_end_is_refused(read):
+    assert "a device; copy its content into a file" in refusal(read, "/dev/zero")
+
+
+def bomb(path, start, end=b""):
+    """A packed file of 60 KB that unpacks to 60 MB."""
+    with gzip.open(path, "wb", compresslevel=9) as file:
+        file.write(start)
+        for _ in range(60):
+            file.write(b"a" * 1_000_000)
+        file.write(end)
+    return path
+
+
+@pytest.mark.parametrize("start", [b'{"puzzle": "', b'["', b"\n"], ids=["lines", "array", "blank"])
+@pytest.mark.parametrize("read", [read_puzzles, all_lines])
+def test_a_packed_file_that_becomes_a_thousand_times_as_long_is_refused_before_it_has(tmp_path, read, start):
+    path = bomb(tmp_path / "puzzles.jsonl.gz", start)
+    tracemalloc.start()
+    try:
+        assert "it unpacks to more than" in refusal(read, path)
+        assert tracemalloc.get_traced_memory()[1] < 59_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_packed_file_of_ordinary_texts_is_read(tmp_path):
+    lines = [b'{"puzzle": "def f(x: int): return x == %d"}\n' % number for number in range(100_000)]
+    with gzip.open(tmp_path / "a.jsonl.gz", "wb") as file:
+        file.writelines(lines)
+    assert all_lines(tmp_path / "a.jsonl.gz") == lines
+
+
+def test_a_file_over_its_bound_is_refused(tmp_path):
+    (tmp_path / "config.toml").write_bytes(b"#" * (MOST_TOML_BYTES + 1))
+    assert "expected a TOML file of at most 1 MiB, it is larger" in refusal(read_toml, tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize("text", ["[" + "[]," * 12_000_000 + "[]]", "[" + "1," * 14_000_000 + "1]"])
+def test_a_text_whose_values_would_fill_the_memory_is_refused_before_it_is_read(text):
+    assert "these would fill the memory" in refusal(parse_json, text, "here")
+
+
+@given(st.binary(max_size=2000), st.integers(0, 2000))
+def test_what_is_unpacked_is_what_was_packed_or_too_much(content, most):
+    packed = zlib.compress(content)
+    if len(content) <= most:
+        assert unpacked(packed, most, "here") == content
+    else:
+        assert "it becomes more" in refusal(unpacked, packed, most, "here")
+    assert "it was cut short" in refusal(unpacked, packed[:-3], 4000, "here")
+
+
+def test_it_is_known_beforehand_what_unpacks_to_too_much():
+    packed = zlib.compress(bytes(3_000_000), 9)
+    assert unpacks_to_more(packed, 2_999_999)
+    assert not unpacks_to_more(packed, 3_000_000)
+    assert not unpacks_to_more(b"no zlib" * 1000, 10)

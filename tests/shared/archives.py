@@ -65,7 +65,7 @@ def older(path, version):
         connection.execute("INSERT INTO protections VALUES ('p', '{}')")
         connection.execute(
             "INSERT INTO chunks (iteration, stage, number, checkpoint, seed, settings, plan, judged, tokens,"
-            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', '', 1, 7, 0.5, 0.25)"
+            " sampling_seconds, judging_seconds) VALUES (1, 'solve', 0, 'weights', '0-1', '{}', x'', 1, 7, 0.5, 0.25)"
         )
         connection.execute("INSERT INTO candidates VALUES (1, 0, 'a1', 's42', 'accepted', '', '42', 0.25)")
         connection.commit()

@@ -8,6 +8,7 @@ from archives import HUMAN, PROTECTIONS, made, pair, plan
 
 from puzzles.archive import catalogue
 from puzzles.archive.catalogue import ORDERS, Filter, number_of, page_of, row_of
+from puzzles.archive.copying import copy
 from puzzles.archive.store import Archive, Provenance
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
 
@@ -157,10 +158,10 @@ def test_a_word_that_came_after_the_index_is_found_once(archive):
 
 def test_a_copy_until_an_iteration_finds_what_it_has(archive, tmp_path):
     archive.index()
-    archive.copy_until(tmp_path / "copy.sqlite", 1)
-    with Archive(tmp_path / "copy.sqlite") as copy:
-        assert ids(copy, words="old_name") == ["a1", "b2"]
-        copy.query("INSERT INTO search_puzzles (search_puzzles) VALUES ('integrity-check')")
+    copy(archive, tmp_path / "copy.sqlite", 1)
+    with Archive(tmp_path / "copy.sqlite") as copied:
+        assert ids(copied, words="old_name") == ["a1", "b2"]
+        copied.query("INSERT INTO search_puzzles (search_puzzles) VALUES ('integrity-check')")
 
 
 def test_an_archive_of_which_nothing_can_be_written_can_be_read(tmp_path, monkeypatch):

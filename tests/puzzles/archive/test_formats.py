@@ -377,7 +377,7 @@ def test_a_directory_is_no_puzzle_file(tmp_path, name):
 
 def test_a_file_that_is_not_utf_8_is_named(write):
     path = write(b'{"puzzle": "p"}\n{"puzzle": "\xff"}\n')
-    assert problem(read_puzzles, path).startswith(f"{path}: expected UTF-8 text, ")
+    assert problem(read_puzzles, path).startswith(f"{path}, line 2: expected UTF-8 text, ")
 
 
 def test_a_truncated_gzip_file_is_named(write):
@@ -394,7 +394,7 @@ def test_a_gzip_file_with_a_damaged_inside_is_named(write):
 
 def test_a_plain_file_called_gz_is_named(write):
     path = write(lines({"puzzle": "p"}), "puzzles.jsonl.gz")
-    assert problem(read_puzzles, path) == f"{path}: Not a gzipped file (b'{{\"')"
+    assert problem(read_puzzles, path) == f"{path}: expected UTF-8 text, Not a gzipped file (b'{{\"')"
 
 
 # ---- pairs to verify ----
@@ -608,7 +608,7 @@ def test_errata_are_reasons_by_id(write):
     ("content", "expected"),
     [
         ("[[erratum]", ": expected TOML, "),
-        (b"\xff", ": expected UTF-8 text, "),
+        (b"\xff", ": it is not UTF-8 text: expected a TOML file"),
         ("errata = 1\n", ": expected [[erratum]] tables and nothing else, got errata"),
         ('[erratum]\npuzzle = "0123456789abcdef"\n', ": expected [[erratum]] tables and nothing else, got erratum"),
         (ERRATUM + "[other]\n", ": expected [[erratum]] tables and nothing else, got other"),
@@ -631,7 +631,9 @@ def test_malformed_errata_are_named_by_file_and_place(write, content, expected):
 
 
 def test_errata_that_are_not_there_are_named(tmp_path):
-    assert problem(read_errata, tmp_path / "none.toml") == f"{tmp_path / 'none.toml'}: No such file or directory"
+    assert problem(read_errata, tmp_path / "none.toml") == (
+        f"{tmp_path / 'none.toml'}: No such file or directory: expected a TOML file"
+    )
 
 
 # ---- importing ----

@@ -13,7 +13,7 @@ from scripted_run import archive_content, config_of, go, puzzle_files
 from puzzles.archive.merging import Merged, compare, merge
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
-from selfplay.inspecting.reverify import Found, judge_elsewhere, judge_here, reverify
+from selfplay.inspecting.reverify import Found, judge_elsewhere, judge_here, reverify, stored_limits
 from selfplay.inspecting.story import story, story_text
 from selfplay.run.rundir import RunDir
 
@@ -140,7 +140,7 @@ def test_a_merge_that_fails_leaves_the_archive_as_it_was(runs, copies):
     change(copies[1], "DROP TABLE trained")
     change(copies[1], "CREATE TABLE trained (other)")
     change(copies[1], "INSERT INTO trained VALUES (1)")
-    with pytest.raises(InputError, match=r"1\.sqlite: expected an archive, no such column"):
+    with pytest.raises(InputError, match=r"1\.sqlite: .* it has the table 'trained' with a part that no version"):
         both(copies, merge)
     assert archive_content(copies[0]) == archive_content(runs[0])
 
@@ -242,6 +242,33 @@ def test_one_that_stopped_under_other_conditions_begins_anew(copies, pool):
     )
     change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
     assert [each.what for each in judged_again(copies[0], judge_here(pool))] == ["answer"]
+
+
+def test_limits_that_an_archive_names_are_bounded(copies):
+    named = {"cpu_seconds": 1e300, "memory_bytes": 10**15, "answer_bytes": -5, "recursion_limit": "many", "other": 9}
+    change(copies[0], "UPDATE protections SET content = ?", json.dumps({"limits": named}))
+    with Archive(copies[0]) as archive:
+        assert stored_limits(archive) == {"cpu_seconds": 60.0, "memory_bytes": 4 * 1024**3}
+
+
+def test_notes_that_come_with_an_archive_from_elsewhere_are_not_believed(copies, pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("selfplay.inspecting.reverify.BATCH", 3)
+    change(copies[0], "UPDATE solutions SET answer = '-1' WHERE number = 1")
+    calls = []
+
+    def all_is_well(batch):
+        calls.append(batch)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        judged_again(copies[0], all_is_well)
+    there = tmp_path / "there"
+    there.mkdir()
+    for file in ("0.sqlite", "0.sqlite.reverify.jsonl"):
+        shutil.copy(copies[0].parent / file, there)
+    assert [each.what for each in judged_again(there / "0.sqlite", judge_here(pool))] == ["answer"]
 
 
 @pytest.fixture
