@@ -164,13 +164,9 @@ def _bench(options: argparse.Namespace) -> int:
     if len(set(names)) < len(names):
         raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
     results, folders = [], []
-    from puzzles.archive.worlds import drawn
-
-    seed = drawn() if options.worlds is None else options.worlds
-    with proven_pool(sandbox_of(options), seed) as (pool, protections):
-        for model, name in zip(options.models, names, strict=True):
-            out = options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}"
-            folder = Path(out) / name if options.out and len(options.models) > 1 else Path(out)
+    places = [_folder(options, name) for name in names]
+    with proven_pool(sandbox_of(options), _worlds(options, places[0])) as (pool, protections):
+        for model, folder in zip(options.models, places, strict=True):
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
             load = _served(options, model_config) if options.url else None
             own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
@@ -240,6 +236,24 @@ def _distinct(models: Sequence[str]) -> list[str]:
     ]
 
 
+def _folder(options: argparse.Namespace, name: str) -> Path:
+    """The folder of a model's results."""
+    out = Path(options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}")
+    return out / name if options.out and len(options.models) > 1 else out
+
+
+def _worlds(options: argparse.Namespace, folder: Path) -> int:
+    """The seed of the worlds: the one that was given, or that of results already there, or a new one."""
+    from puzzles.archive.worlds import drawn
+    from selfplay.scoring.results import read
+
+    if options.worlds is not None:
+        return int(options.worlds)
+    with contextlib.suppress(InputError):
+        return int(read(folder)["selfplay"]["worlds"])
+    return drawn()
+
+
 def _rescore(options: argparse.Namespace) -> int:
     """Score stored candidates again. A benchmark's files are written again; a run's scores are only shown."""
     from puzzles.archive.formats import read_errata
@@ -265,10 +279,11 @@ def _rescore(options: argparse.Namespace) -> int:
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: expected results below {RUNS.resolve()}, there are none: name their folders")
-    from puzzles.archive.worlds import drawn
-
-    seed = drawn() if options.worlds is None else options.worlds
-    pool = proven_pool(sandbox_of(options), seed) if options.judge_again else contextlib.nullcontext()
+    pool = (
+        proven_pool(sandbox_of(options), _worlds(options, folders[0]))
+        if options.judge_again
+        else contextlib.nullcontext()
+    )
     with pool as sandbox:
         for folder in folders:
             if is_run(folder):

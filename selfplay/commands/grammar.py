@@ -71,6 +71,13 @@ def natural(text: str) -> int:
     return value
 
 
+def seed(text: str) -> int:
+    """An option's seed, which may have 63 bits."""
+    if not 0 <= (value := int(text)) < 2**63:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 and below 2**63, got {text}")
+    return value
+
+
 def seconds(text: str) -> float:
     """An option's number of seconds, above 0."""
     value = float(text)
@@ -128,7 +135,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 def add_worlds(parser: argparse.ArgumentParser) -> None:
     """Add the option for the seed of the worlds in which answers are judged."""
     parser.add_argument(
-        "--worlds", type=natural, metavar="SEED",
+        "--worlds", type=seed, metavar="SEED",
         help="seed of the random numbers and hashes that programs see; default: drawn, so that nobody knows it before",
     )  # fmt: skip
 

@@ -48,8 +48,6 @@ def _verify(options: argparse.Namespace) -> int:
     part = None if options.shard is None else parse_part(options.shard)
     count, refused = bars().counter(0, "verify", "pair"), list[str]()
     sandbox, seed = sandbox_of(options, options.module or ()), drawn() if options.worlds is None else options.worlds
-    if options.worlds is None:
-        print(f"random numbers by a seed drawn now; to judge in the same worlds: --worlds {seed}", file=sys.stderr)
     with _pairs(options) as pairs, proven_pool(sandbox, seed) as (pool, _):
         if part:
             pairs = itertools.islice(pairs, part.number - 1, None, part.parts)
@@ -58,6 +56,8 @@ def _verify(options: argparse.Namespace) -> int:
             count(len(batch))
     if refused:
         raise InputError(all_refused(refused))
+    if options.worlds is None:
+        print(f"judged in worlds of a new seed; for the same again: --worlds {seed}", file=sys.stderr)
     return 0
 
 

@@ -562,7 +562,7 @@ def untimed(folder):
     """A benchmark's results, apart from what depends on the machine or the hour."""
     content = json.loads((Path(folder) / "results.json").read_text())
     del content["date"], content["total_evaluation_time_seconds"]
-    for key in ("cost", "machine", "started"):
+    for key in ("cost", "machine", "started", "worlds"):
         del content["selfplay"][key]
     return content
 

@@ -260,7 +260,7 @@ OF_A_SESSION = ("archive.sqlite-wal", "archive.sqlite-shm")
 
 
 def archive_content(archive: Path) -> dict[str, list[list[Any]]]:
-    """Every table of an archive, apart from times and the index made of them."""
+    """Every table of an archive, apart from times, the index made of them, and the seed of its worlds."""
     with contextlib.closing(sqlite3.connect(archive)) as connection:
         sql = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'search%'"
         tables = [name for (name,) in connection.execute(sql)]
@@ -268,7 +268,7 @@ def archive_content(archive: Path) -> dict[str, list[list[Any]]]:
         for table in tables:
             cursor = connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
             kept = [i for i, column in enumerate(cursor.description) if column[0] not in cost.TIMES]
-            found[table] = [[row[i] for i in kept] for row in cursor]
+            found[table] = [[row[i] for i in kept] for row in cursor if (table, row[0]) != ("marks", "worlds")]
     return found
 
 
