@@ -64,19 +64,37 @@ SAME_VALUES = 0.75
 """Least share of a guarded puzzle's values that a puzzle computes which counts as asking the same."""
 SHARED_VALUES = 0.35
 """The same for a puzzle that also says the same of all answers."""
+SUSPECT_VALUES = 0.25
+"""The same for a puzzle that also says the same of all answers, and computes OWN_VALUES on the guarded one's own."""
+OWN_VALUES = 0.6
+MOST_SUSPECTS = 3
+"""Most guarded puzzles that one puzzle is compared with closely."""
+MOST_OWN = 2
+"""Most of a guarded puzzle's own answers on which suspects are traced."""
 MIN_WEIGHT = 8.0
 """Least weight per answer of the shared values."""
 LONG_VALUE = 8
 """Letters and digits of a value beyond this number tell nothing more."""
 TELLING = 6
 """Telling answers on which all puzzles of a type are traced."""
-SHARED_REFERENCES = 12
+SHARED_REFERENCES = 6
 """Most reference answers on which all puzzles of a type are traced."""
 MOST_SHARED_BYTES = 2000
 FOREIGN_TELLING, FOREIGN_REFERENCES = 3, 3
 """How many telling answers and references of one type a puzzle of another type is traced on."""
 MOST_FOREIGN = 24
 """Most answers of other types that a puzzle is traced on."""
+READERS = {
+    ("str", "int"): "int", ("str", "float"): "float", ("str", "List"): "split|list|for ",
+    ("str", "Tuple"): "split|tuple", ("str", "Set"): "split|set", ("str", "Dict"): "split|dict", ("List", "str"): "join", ("List", "int"): "join|int",
+    ("List", "Tuple"): "tuple", ("List", "Set"): "set", ("List", "Dict"): "dict", ("Tuple", "List"): "list",
+    ("Tuple", "Set"): "set", ("Tuple", "str"): "join", ("Tuple", "Dict"): "dict", ("Set", "List"): "list|sorted",
+    ("float", "int"): "int|round", ("int", "str"): "str", ("int", "List"): "str", ("int", "float"): "float|/",
+    ("Dict", "List"): "list", ("Dict", "Set"): "set",
+}  # fmt: skip
+"""What a puzzle must hold, to be asked about answers of another type: by its own type's name and the other's."""
+MEMBER_READERS = {"Tuple": "", "List": r"\[0\]|\[-1\]|,\)|next|pop", "Dict": r"\[['\"]"}
+"""The same where its type has the other one as a member."""
 MOST_FORM_BYTES = 10_000
 MOST_KEYS = 8
 CHILDREN = 4
@@ -117,8 +135,10 @@ class _Behaviour:
     """Further answers, encoded."""
     of_probes: list[bool]
     """Whether it accepts each of the further answers."""
+    own: list[bytes]
+    """Answers that it accepts, encoded."""
     traced: list[Items | None]
-    """The values that it computes on each shared answer of its type."""
+    """The values that it computes on each shared answer of its type, and then on its own answers."""
 
 
 @dataclass(frozen=True)
@@ -287,14 +307,14 @@ class Guard:
             self._shared[kind] = _shared_answers(pool, kind, references)
         probes = [_probes(pool, puzzle.answer_type, own) for puzzle, own in learned]
         asked = [
-            Asked(puzzle.source, self._shared[kind], said=[*self._references[kind], *near])
-            for (puzzle, _), near in zip(learned, probes, strict=True)
+            Asked(puzzle.source, [*self._shared[kind], *own[:MOST_OWN]], said=[*self._references[kind], *near])
+            for (puzzle, own), near in zip(learned, probes, strict=True)
             for kind in [puzzle.answer_type]
         ]
-        for (puzzle, _), near, report in zip(learned, probes, self._reports(pool, asked), strict=True):
-            self._learn(puzzle, near, report)
+        for (puzzle, own), near, report in zip(learned, probes, self._reports(pool, asked), strict=True):
+            self._learn(puzzle, own[:MOST_OWN], near, report)
 
-    def _learn(self, puzzle: Puzzle, probes: Sequence[bytes], report: Report) -> None:
+    def _learn(self, puzzle: Puzzle, own: list[bytes], probes: Sequence[bytes], report: Report) -> None:
         kind = puzzle.answer_type
         references = self._references[kind]
         of_references, of_probes = report.said[: len(references)], report.said[len(references) :]
@@ -307,6 +327,7 @@ class Guard:
                 of_references,
                 [*settled],
                 [*settled.values()],
+                own,
                 report.traced,
             )
         )
@@ -322,29 +343,45 @@ class Guard:
             for behaviour, (share, weight) in shares.items():
                 if share >= SAME_VALUES and weight >= MIN_WEIGHT:
                     found.append((puzzle.id, Hit("trace", behaviour.name, f"computes {share:.0%} of its values")))
-            said = iter(report.said)
-            for kind in self._own_kinds(puzzle):
-                outcomes = [*itertools.islice(said, len(self._references[kind]))]
-                for behaviour in self._behaviours[kind]:
-                    share, weight = shares.get(behaviour, (0.0, 0.0))
-                    enough = behaviour.is_telling or (share >= SHARED_VALUES and weight >= MIN_WEIGHT / 2)
-                    if enough and _agree(outcomes, behaviour.of_references):
-                        suspects.append((puzzle, behaviour, share))
+            if found and found[-1][0] == puzzle.id:
+                continue  # what else it may be like does not matter
+            suspects += self._suspects(puzzle, report, shares)
         return [*found, *self._confirmed(pool, suspects)]
 
-    def _confirmed(self, pool: Pool, suspects: Sequence[tuple[Puzzle, _Behaviour, float]]) -> Iterator[tuple[str, Hit]]:
-        """The suspects that say the same of the guarded puzzle's own answers too. They get ample time."""
-        asked = [Asked(puzzle.source, (), said=behaviour.probes) for puzzle, behaviour, _ in suspects]
+    def _suspects(
+        self, puzzle: Puzzle, report: Report, shares: Mapping[_Behaviour, tuple[float, float]]
+    ) -> list[tuple[Puzzle, _Behaviour, float]]:
+        """The guarded puzzles that a puzzle may be like, with the share of their values that it computes."""
+        said = iter(report.said)
+        found: list[tuple[Puzzle, _Behaviour, float]] = []
+        for kind in self._own_kinds(puzzle):
+            outcomes = [*itertools.islice(said, len(self._references[kind]))]
+            for behaviour in self._behaviours[kind]:
+                share, _ = shares.get(behaviour, (0.0, 0.0))
+                accepts_one = any(one and other for one, other in zip(outcomes, behaviour.of_references, strict=True))
+                enough = accepts_one if behaviour.is_telling else share >= SUSPECT_VALUES
+                if (enough or share >= SHARED_VALUES) and _agree(outcomes, behaviour.of_references):
+                    found.append((puzzle, behaviour, share))
+        return sorted(found, key=lambda each: -each[2])[:MOST_SUSPECTS]
+
+    def _confirmed(
+        self, pool: Pool, suspects: Sequence[tuple[Puzzle, _Behaviour, float]]
+    ) -> Iterator[tuple[str, Hit]]:
+        """The suspects that say and compute the same on the guarded puzzle's own answers too. They get ample time."""
+        asked = [Asked(puzzle.source, behaviour.own, said=behaviour.probes) for puzzle, behaviour, _ in suspects]
         found = reports(pool, asked, CHILDREN, pool.limits.cpu_seconds)
         for (puzzle, behaviour, share), report in zip(suspects, found, strict=True):
+            if not _agree(report.said, behaviour.of_probes):
+                continue
             settled = sum(said is not None for said in report.said)
-            if _agree(report.said, behaviour.of_probes) and settled >= min(len(report.said), LEAST_SETTLED):
-                count = len(behaviour.of_references) + settled
-                detail = f"says the same of {count} answers"
-                if behaviour.is_telling:
-                    yield puzzle.id, Hit("behaviour", behaviour.name, detail)
-                else:
-                    yield puzzle.id, Hit("trace", behaviour.name, f"{detail}, computes {share:.0%} of its values")
+            detail = f"says the same of {len(behaviour.of_references) + settled} answers"
+            is_slow = settled < min(len(report.said), LEAST_SETTLED)
+            own_share = _share_of(behaviour.traced[-len(behaviour.own) :], report.traced)
+            if behaviour.is_telling and not is_slow:
+                yield puzzle.id, Hit("behaviour", behaviour.name, detail)
+            elif share >= SUSPECT_VALUES and own_share >= (SAME_VALUES if is_slow else OWN_VALUES):
+                detail = f"{detail}, computes {own_share:.0%} of its values there and {share:.0%} elsewhere"
+                yield puzzle.id, Hit("trace", behaviour.name, detail)
 
     # ---- values ----
 
@@ -359,6 +396,8 @@ class Guard:
         others = sorted(self._behaviours.keys() - own, key=lambda kind: (-len(self._behaviours[kind]), kind))
         left = MOST_FOREIGN
         for kind in others:
+            if not _may_read(puzzle, kind):
+                continue
             for reading in self._foreign(kind, puzzle.answer_type, keys):
                 if left > 0:
                     readings.append(reading)
@@ -442,6 +481,15 @@ class Guard:
                         self._weights[behaviour, place] = self._weights.get((behaviour, place), 0.0) + told
 
 
+def _may_read(puzzle: Puzzle, kind: str) -> bool:
+    """Whether a puzzle's text has what it takes to get an answer of another type out of its own."""
+    name, arguments = answer_type.split(puzzle.answer_type)
+    if kind in arguments and (sign := MEMBER_READERS.get(name)) is not None:
+        return re.search(sign, puzzle.source) is not None
+    sign = READERS.get((name, answer_type.split(kind)[0]))
+    return sign is not None and re.search(sign, puzzle.source) is not None
+
+
 _KEY = re.compile(r"""\[['"](\w+)['"]""")
 """A text that a program uses as an index."""
 
@@ -453,10 +501,20 @@ def _value_weight(weight: int, computed_by: int, of: int) -> float:
     return min(length, LONG_VALUE) * rarity * (1.5 if is_pair else 1)
 
 
+def _share_of(known: Sequence[Items | None], found: Sequence[Items | None]) -> float:
+    """The share of a guarded puzzle's values that are among those found, by their weights."""
+    shared = whole = 0.0
+    for one, other in zip(known, found, strict=False):
+        for value, weight in (one or {}).items():
+            told = _value_weight(weight, 1, 1)
+            whole += told
+            shared += told if value in (other or {}) else 0.0
+    return shared / whole if whole else 0.0
+
+
 def _agree(one: Sequence[bool | None], other: Sequence[bool | None]) -> bool:
-    """Whether two puzzles say the same of all answers that both decide, and accept one of them."""
-    settled = [pair for pair in zip(one, other, strict=True) if None not in pair]
-    return all(said == known for said, known in settled)
+    """Whether two puzzles say the same of all answers that both decide. What met a limit is no difference."""
+    return all(said == known for said, known in zip(one, other, strict=True) if None not in (said, known))
 
 
 def _shared_answers(pool: Pool, kind: str, references: Sequence[bytes]) -> list[bytes]:

@@ -220,7 +220,8 @@ class Recorder:
         """The functions that a rewritten program calls, by name."""
         return {
             VALUE: self._value, COMPARE: self._compare, CHAIN: self._chain, ALL: self._all, ANY: self._any,
-            EACH: self._each, GO: self._go, ENTER: self._enter, FIRST: self._first, "range": _short_range,
+            METHOD: self._method, EACH: self._each, GO: self._go, ENTER: self._enter, FIRST: self._first,
+            "range": _short_range,
         }  # fmt: skip
 
     def _value(self, place: int, value: Any) -> Any:
@@ -228,6 +229,13 @@ class Recorder:
         if len(values) < PLACE_VALUES and (seen := plain(value)) is not None:
             values.add(seen)
         return value
+
+    def _method(self, place: int, owner: Any, name: str, *arguments: Any, **named: Any) -> Any:
+        """The value of a method. It is recorded as well as what was called, unless that only changes its owner."""
+        values = self.places[place]
+        if name not in _CHANGING and len(values) < PLACE_VALUES and (seen := plain(owner)) is not None:
+            values.add((name, seen, *map(plain, arguments)))
+        return self._value(place, getattr(owner, name)(*arguments, **named))
 
     def _compare(self, place: int, name: str, left: Any, right: Any) -> Any:
         values = self.places[place]
@@ -293,8 +301,8 @@ class Recorder:
 
 MARK = "__traced_"
 """Beginning of the names that a rewritten program has for its recorder."""
-VALUE, COMPARE, CHAIN, ALL, ANY, EACH, GO, ENTER, FIRST = (
-    f"{MARK}{name}__" for name in ("value", "compare", "chain", "all", "any", "each", "go", "enter", "first")
+VALUE, METHOD, COMPARE, CHAIN, ALL, ANY, EACH, GO, ENTER, FIRST = (
+    f"{MARK}{name}__" for name in ("value", "method", "compare", "chain", "all", "any", "each", "go", "enter", "first")
 )
 OUT = "__traced_out__"
 """Name of the variable that holds what a function would have returned early."""
@@ -304,6 +312,9 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "GtE": operator.ge, "Is": operator.is_, "IsNot": operator.is_not,
     "In": lambda member, container: member in container, "NotIn": lambda member, container: member not in container,
 }  # fmt: skip
+_CHANGING = frozenset(
+    "append add extend insert pop popleft appendleft update remove discard setdefault clear sort reverse get".split()
+)
 _MEMBERSHIP = ("In", "NotIn")
 
 
@@ -434,7 +445,7 @@ _WITH_PARTS = (ast.expr, ast.stmt, ast.comprehension, ast.excepthandler, ast.key
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Rewrites a program's syntax tree. What a text search can tell is not looked for in the tree, which takes longer."""
+    """Rewrites a syntax tree. What a text search can tell is not looked for in the tree, which takes longer."""
 
     def __init__(self, source: str) -> None:
         self.places = 0
@@ -475,6 +486,10 @@ class _Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.func, ast.Name) and (node.func.id in _WITHOUT_VALUE or node.func.id.startswith(MARK)):
             return node
+        if isinstance(node.func, ast.Attribute):
+            name = ast.Constant(node.func.attr, **AT)
+            arguments = [self._place(), node.func.value, name, *node.args]
+            return ast.Call(ast.Name(METHOD, ast.Load(), **AT), arguments, node.keywords, **AT)
         return self._call(VALUE, self._place(), node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
@@ -504,6 +519,18 @@ class _Rewriter(ast.NodeTransformer):
         if self._is_bound_to_place:
             return node
         return self._call(ALL if isinstance(node.op, ast.And) else ANY, *map(_delayed, node.values))
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        """`a if b else False` is `b and a`."""
+        self.generic_visit(node)
+        if self._is_bound_to_place:
+            return node
+        if _is_false(node.orelse):
+            return self._call(ALL, _delayed(node.test), _delayed(node.body))
+        if _is_false(node.body):
+            test = ast.UnaryOp(ast.Not(), node.test, **AT)
+            return self._call(ALL, _delayed(test), _delayed(node.orelse))
+        return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
         self.generic_visit(node)
@@ -548,7 +575,7 @@ class _Rewriter(ast.NodeTransformer):
     def _ends_for_itself(self, function: ast.FunctionDef) -> bool:
         """Whether a function must keep its early returns: it calls itself, or is a generator."""
         text = "\n".join(self._lines[function.body[0].lineno - 1 : function.end_lineno])
-        return "yield" in text or re.search(rf"\b{function.name}\b", text) is not None
+        return "yield" in text or re.search(rf"\b{function.name}\(", text) is not None
 
     def _going_on(self, body: list[ast.stmt], in_loop: bool, in_try: bool) -> list[ast.stmt]:
         """Statements that go on where these give up."""
@@ -595,6 +622,10 @@ def _delayed(operand: ast.expr) -> ast.Lambda:
 
 def _is_flag(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Constant) and (value.value is True or value.value is False)
+
+
+def _is_false(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is False
 
 
 def _gives_up(part: ast.stmt) -> bool:

@@ -728,7 +728,7 @@ def texts_of(source: str, declared: str, near: Sequence[Any], rng: random.Random
     made += [("held-out structure: two to four of all", text, True) for text in of_all]
     for name, other in OTHER.items():
         same = name.endswith("of nothing")
-        for base in several[:2] or [source]:
+        for base in several[: 1 if same else 2] or [source]:
             tree = ast.parse(base)
             if with_other(tree, declared, other, rng):
                 made.append((f"other: {name}", ast.unparse(ast.fix_missing_locations(tree)), same))
@@ -815,7 +815,7 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
         if any(a is not b for a, b in zip(one, other, strict=True) if a is not None and b is not None):
             wrong.add(place)
     left_out = Counter(kept[place][0] for place in wrong)
-    print(f"{len(texts)} texts, {len(kept)} puzzles, {len(wrong)} left out as other puzzles")
+    print(flush=True); print(f"{len(texts)} texts, {len(kept)} puzzles, {len(wrong)} left out as other puzzles")
     kept = [each for place, each in enumerate(kept) if place not in wrong]
     caught: dict[str, Counter[str]] = defaultdict(Counter)
     begun = time.perf_counter()
