@@ -62,11 +62,10 @@ QUARTERS = 4
 people write few other floats: 12.25 counts as 49."""
 SAME_VALUES = 0.75
 """Least share of a guarded puzzle's values that a puzzle computes which counts as asking the same."""
-SHARED_VALUES = 0.35
-"""The same for a puzzle that also says the same of all answers."""
 SUSPECT_VALUES = 0.25
 """The same for a puzzle that also says the same of all answers, and computes OWN_VALUES on the guarded one's own."""
-OWN_VALUES = 0.6
+OWN_VALUES, OWN_VALUES_OF_FEW = 0.7, 0.9
+"""Least share of the values on the guarded puzzle's own answers; the second one where the values elsewhere are few."""
 MOST_SUSPECTS = 3
 """Most guarded puzzles that one puzzle is compared with closely."""
 MOST_OWN = 2
@@ -85,13 +84,29 @@ FOREIGN_TELLING, FOREIGN_REFERENCES = 3, 3
 MOST_FOREIGN = 24
 """Most answers of other types that a puzzle is traced on."""
 READERS = {
-    ("str", "int"): "int", ("str", "float"): "float", ("str", "List"): "split|list|for ",
-    ("str", "Tuple"): "split|tuple", ("str", "Set"): "split|set", ("str", "Dict"): "split|dict", ("List", "str"): "join", ("List", "int"): "join|int",
-    ("List", "Tuple"): "tuple", ("List", "Set"): "set", ("List", "Dict"): "dict", ("Tuple", "List"): "list",
-    ("Tuple", "Set"): "set", ("Tuple", "str"): "join", ("Tuple", "Dict"): "dict", ("Set", "List"): "list|sorted",
-    ("float", "int"): "int|round", ("int", "str"): "str", ("int", "List"): "str", ("int", "float"): "float|/",
-    ("Dict", "List"): "list", ("Dict", "Set"): "set",
-}  # fmt: skip
+    ("str", "int"): "int",
+    ("str", "float"): "float",
+    ("str", "List"): "split|list|for ",
+    ("str", "Tuple"): "split|tuple",
+    ("str", "Set"): "split|set",
+    ("str", "Dict"): "split|dict",
+    ("int", "str"): "str",
+    ("int", "List"): "str",
+    ("int", "float"): "float|/",
+    ("float", "int"): "int|round",
+    ("List", "str"): "join",
+    ("List", "int"): "join|int",
+    ("List", "Tuple"): "tuple",
+    ("List", "Set"): "set",
+    ("List", "Dict"): "dict",
+    ("Tuple", "str"): "join",
+    ("Tuple", "List"): "list",
+    ("Tuple", "Set"): "set",
+    ("Tuple", "Dict"): "dict",
+    ("Set", "List"): "list|sorted",
+    ("Dict", "List"): "list",
+    ("Dict", "Set"): "set",
+}
 """What a puzzle must hold, to be asked about answers of another type: by its own type's name and the other's."""
 MEMBER_READERS = {"Tuple": "", "List": r"\[0\]|\[-1\]|,\)|next|pop", "Dict": r"\[['\"]"}
 """The same where its type has the other one as a member."""
@@ -127,6 +142,8 @@ class _Behaviour:
     """What a guarded puzzle does: which answers it accepts, and what it computes on some."""
 
     name: str
+    kind: str
+    """Type of its answer."""
     is_telling: bool
     """Whether the answers that it accepts are evidence enough on their own."""
     of_references: list[bool | None]
@@ -151,6 +168,60 @@ class _Reading:
     """Places of the answers among the shared ones of that type."""
     answers: list[bytes]
     """The answers in the puzzle's type, encoded."""
+    way: str
+    """SAME_ANSWER, or the number of the form that the answers have in the puzzle's type."""
+
+
+SAME_ANSWER = "same answer"
+"""The way in which a puzzle reads an answer of its own type."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Suspect:
+    """A puzzle that computes much of what a guarded one computes, or accepts the same of the reference answers."""
+
+    puzzle: Puzzle
+    behaviour: _Behaviour
+    way: str
+    """How it reads the answers: SAME_ANSWER, the number of a form, or the name of a transformation."""
+    share: float
+    """Share of the guarded puzzle's values that it computes."""
+    weight: float
+    """Weight of these values for each answer."""
+    accepts: bool = False
+    """Whether it accepts an answer that the guarded one accepts."""
+    agrees: bool = False
+    """Whether it says the same of all reference answers."""
+
+    def asked(self, shared: Mapping[str, Sequence[bytes]], answer_bytes: int) -> Asked:
+        """What to ask it now: the guarded puzzle's own answers, and near-misses of them."""
+        own = self.behaviour.own
+        if self.way == SAME_ANSWER:
+            return Asked(self.puzzle.source, own, said=self.behaviour.probes if self.agrees else ())
+        if self.way.isdigit():
+            keys = _keys(self.puzzle)
+            made = [forms(codec.decode(answer), self.puzzle.answer_type, keys)[int(self.way) :] for answer in own]
+            return Asked(self.puzzle.source, [codec.encode(each[0], answer_bytes) for each in made if each])
+        traced = [*shared[self.behaviour.kind][:FOREIGN_TELLING], *own]
+        return Asked(self.puzzle.source, traced, len(traced))
+
+    def hit(self, report: Report) -> Hit | None:
+        """The hit, if the answers to this confirm it."""
+        behaviour = self.behaviour
+        seen: Sequence[Items | None] = report.traced
+        if self.way != SAME_ANSWER and not self.way.isdigit():
+            seen = report.views.get(self.way, [])[FOREIGN_TELLING:]
+        own_share = _share_of(behaviour.traced[-len(behaviour.own) :], seen)
+        settled = sum(said is not None for said in report.said)
+        detail = f"computes {self.share:.0%} of its values, {own_share:.0%} on its own answer"
+        if self.agrees and settled >= min(len(report.said), LEAST_SETTLED) and _agree(report.said, behaviour.of_probes):
+            if behaviour.is_telling:
+                count = len(behaviour.of_references) + settled
+                return Hit("behaviour", behaviour.name, f"says the same of {count} answers")
+            least = OWN_VALUES if self.weight >= MIN_WEIGHT / 2 else OWN_VALUES_OF_FEW
+            return Hit("trace", behaviour.name, detail) if own_share >= least else None
+        is_same = self.share >= SAME_VALUES and self.weight >= MIN_WEIGHT and own_share >= SAME_VALUES
+        return Hit("trace", behaviour.name, detail) if is_same else None
 
 
 @dataclass
@@ -323,6 +394,7 @@ class Guard:
         self._behaviours.setdefault(kind, []).append(
             _Behaviour(
                 self.names[puzzle.id],
+                kind,
                 sum(map(_evidence, held)) >= MIN_EVIDENCE,
                 of_references,
                 [*settled],
@@ -335,53 +407,44 @@ class Guard:
     def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
         """A hit for every guarded puzzle that one of these puzzles behaves like, with that puzzle's id."""
         readings = [self._readings(puzzle) for puzzle in puzzles]
-        asked = [self._asked(puzzle, reading) for puzzle, reading in zip(puzzles, readings, strict=True)]
-        found: list[tuple[str, Hit]] = []
-        suspects: list[tuple[Puzzle, _Behaviour, float]] = []
-        for puzzle, reading, report in zip(puzzles, readings, self._reports(pool, asked), strict=True):
-            shares = self._shares(reading, report)
-            for behaviour, (share, weight) in shares.items():
-                if share >= SAME_VALUES and weight >= MIN_WEIGHT:
-                    found.append((puzzle.id, Hit("trace", behaviour.name, f"computes {share:.0%} of its values")))
-            if found and found[-1][0] == puzzle.id:
-                continue  # what else it may be like does not matter
-            suspects += self._suspects(puzzle, report, shares)
-        return [*found, *self._confirmed(pool, suspects)]
+        asked = [self._asked(puzzle, each) for puzzle, each in zip(puzzles, readings, strict=True)]
+        found = zip(puzzles, readings, self._reports(pool, asked), strict=True)
+        suspects = [each for puzzle, reading, report in found for each in self._suspects(puzzle, reading, report)]
+        return [(suspect.puzzle.id, hit) for suspect, hit in self._confirmed(pool, suspects)]
 
-    def _suspects(
-        self, puzzle: Puzzle, report: Report, shares: Mapping[_Behaviour, tuple[float, float]]
-    ) -> list[tuple[Puzzle, _Behaviour, float]]:
-        """The guarded puzzles that a puzzle may be like, with the share of their values that it computes."""
+    def _suspects(self, puzzle: Puzzle, readings: Sequence[_Reading], report: Report) -> list[_Suspect]:
+        """The guarded puzzles that a puzzle may be like, the likeliest first."""
+        shares = self._shares(readings, report)
+        found = [
+            _Suspect(puzzle, behaviour, way, share, weight)
+            for (behaviour, way), (share, weight) in shares.items()
+            if way != SAME_ANSWER and share >= SAME_VALUES and weight >= MIN_WEIGHT
+        ]
         said = iter(report.said)
-        found: list[tuple[Puzzle, _Behaviour, float]] = []
         for kind in self._own_kinds(puzzle):
             outcomes = [*itertools.islice(said, len(self._references[kind]))]
             for behaviour in self._behaviours[kind]:
-                share, _ = shares.get(behaviour, (0.0, 0.0))
-                accepts_one = any(one and other for one, other in zip(outcomes, behaviour.of_references, strict=True))
-                enough = accepts_one if behaviour.is_telling else share >= SUSPECT_VALUES
-                if (enough or share >= SHARED_VALUES) and _agree(outcomes, behaviour.of_references):
-                    found.append((puzzle, behaviour, share))
-        return sorted(found, key=lambda each: -each[2])[:MOST_SUSPECTS]
+                share, weight = shares.get((behaviour, SAME_ANSWER), (0.0, 0.0))
+                own = [one for one, other in zip(outcomes, behaviour.of_references, strict=True) if other]
+                if own and all(one is False for one in own):
+                    continue  # it refuses all that the guarded puzzle accepts
+                agrees = _agree(outcomes, behaviour.of_references)
+                is_like = agrees and (share >= SUSPECT_VALUES or (behaviour.is_telling and any(own)))
+                if is_like or (share >= SAME_VALUES and weight >= MIN_WEIGHT):
+                    found.append(_Suspect(puzzle, behaviour, SAME_ANSWER, share, weight, any(own), agrees))
+        return sorted(found, key=lambda each: -each.share)[:MOST_SUSPECTS]
 
-    def _confirmed(
-        self, pool: Pool, suspects: Sequence[tuple[Puzzle, _Behaviour, float]]
-    ) -> Iterator[tuple[str, Hit]]:
-        """The suspects that say and compute the same on the guarded puzzle's own answers too. They get ample time."""
-        asked = [Asked(puzzle.source, behaviour.own, said=behaviour.probes) for puzzle, behaviour, _ in suspects]
-        found = reports(pool, asked, CHILDREN, pool.limits.cpu_seconds)
-        for (puzzle, behaviour, share), report in zip(suspects, found, strict=True):
-            if not _agree(report.said, behaviour.of_probes):
-                continue
-            settled = sum(said is not None for said in report.said)
-            detail = f"says the same of {len(behaviour.of_references) + settled} answers"
-            is_slow = settled < min(len(report.said), LEAST_SETTLED)
-            own_share = _share_of(behaviour.traced[-len(behaviour.own) :], report.traced)
-            if behaviour.is_telling and not is_slow:
-                yield puzzle.id, Hit("behaviour", behaviour.name, detail)
-            elif share >= SUSPECT_VALUES and own_share >= (SAME_VALUES if is_slow else OWN_VALUES):
-                detail = f"{detail}, computes {own_share:.0%} of its values there and {share:.0%} elsewhere"
-                yield puzzle.id, Hit("trace", behaviour.name, detail)
+    def _confirmed(self, pool: Pool, suspects: Sequence[_Suspect]) -> Iterator[tuple[_Suspect, Hit]]:
+        """The suspects that compute the same on the guarded puzzle's own answers too. They get ample time."""
+        clear = [each for each in suspects if each.accepts and each.share >= SAME_VALUES and each.weight >= MIN_WEIGHT]
+        for each in clear:
+            yield each, Hit("trace", each.behaviour.name, f"computes {each.share:.0%} of its values")
+        rest = [each for each in suspects if each not in clear]
+        asked = [each.asked(self._shared, pool.limits.answer_bytes) for each in rest]
+        for suspect, report in zip(rest, reports(pool, asked, CHILDREN, pool.limits.cpu_seconds), strict=True):
+            hit = suspect.hit(report)
+            if hit is not None:
+                yield suspect, hit
 
     # ---- values ----
 
@@ -391,8 +454,8 @@ class Guard:
     def _readings(self, puzzle: Puzzle) -> list[_Reading]:
         """The shared answers to trace a puzzle on: those of its own type, then some of other types in its type."""
         own = self._own_kinds(puzzle)
-        readings = [_Reading(kind, [*range(len(self._shared[kind]))], self._shared[kind]) for kind in own]
-        keys = tuple(dict.fromkeys(_KEY.findall(puzzle.source)))[:MOST_KEYS]
+        readings = [_Reading(kind, [*range(len(self._shared[kind]))], self._shared[kind], SAME_ANSWER) for kind in own]
+        keys = _keys(puzzle)
         others = sorted(self._behaviours.keys() - own, key=lambda kind: (-len(self._behaviours[kind]), kind))
         left = MOST_FOREIGN
         for kind in others:
@@ -416,8 +479,8 @@ class Guard:
                     with contextlib.suppress(codec.CodecError):
                         made[number].append((place, codec.encode(form, MOST_FORM_BYTES)))
             self._forms_of[known] = [
-                _Reading(kind, [place for place, _ in answers], [answer for _, answer in answers])
-                for answers in made.values()
+                _Reading(kind, [place for place, _ in answers], [answer for _, answer in answers], str(number))
+                for number, answers in made.items()
             ]
         return self._forms_of[known]
 
@@ -440,15 +503,19 @@ class Guard:
             found[index] = replace(found[index], traced=report.traced + rest, views=report.views)
         return found
 
-    def _shares(self, readings: Sequence[_Reading], report: Report) -> dict[_Behaviour, tuple[float, float]]:
-        """The largest share of each guarded puzzle's values that a puzzle computes too, with the weight per answer."""
+    def _shares(
+        self, readings: Sequence[_Reading], report: Report
+    ) -> dict[tuple[_Behaviour, str], tuple[float, float]]:
+        """The share of each guarded puzzle's values that a puzzle computes too, with their weight for each answer, by
+        the way in which it reads the answers.
+        """
         if not self._values:
             self._index_values()
         traced = iter(report.traced)
-        seen = [(reading, [*itertools.islice(traced, len(reading.answers))]) for reading in readings]
-        seen += [(readings[0], list(values)) for values in report.views.values()]
-        best: dict[_Behaviour, tuple[float, float]] = {}
-        for reading, items in seen:
+        seen = [(reading.way, reading, [*itertools.islice(traced, len(reading.answers))]) for reading in readings]
+        seen += [(view, readings[0], list(values)) for view, values in report.views.items()]
+        best: dict[tuple[_Behaviour, str], tuple[float, float]] = {}
+        for way, reading, items in seen:
             found: dict[_Behaviour, float] = defaultdict(float)
             known = [(place, each) for place, each in zip(reading.places, items, strict=False) if each is not None]
             for place, each in known:
@@ -459,7 +526,7 @@ class Guard:
                         found[behaviour] += weight
             for behaviour, weight in found.items():
                 whole = sum(self._weights.get((behaviour, place), 0.0) for place, _ in known)
-                best[behaviour] = max(best.get(behaviour, (0.0, 0.0)), (weight / whole, weight / len(known)))
+                best[behaviour, way] = (weight / whole, weight / len(known))
         return best
 
     def _index_values(self) -> None:
@@ -492,6 +559,10 @@ def _may_read(puzzle: Puzzle, kind: str) -> bool:
 
 _KEY = re.compile(r"""\[['"](\w+)['"]""")
 """A text that a program uses as an index."""
+
+
+def _keys(puzzle: Puzzle) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_KEY.findall(puzzle.source)))[:MOST_KEYS]
 
 
 def _value_weight(weight: int, computed_by: int, of: int) -> float:

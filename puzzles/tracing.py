@@ -312,9 +312,11 @@ _OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
     "GtE": operator.ge, "Is": operator.is_, "IsNot": operator.is_not,
     "In": lambda member, container: member in container, "NotIn": lambda member, container: member not in container,
 }  # fmt: skip
-_CHANGING = frozenset(
-    "append add extend insert pop popleft appendleft update remove discard setdefault clear sort reverse get".split()
-)
+_CHANGING = {
+    "append", "add", "extend", "insert", "pop", "popleft", "appendleft", "update", "remove", "discard", "setdefault",
+    "clear", "sort", "reverse", "get",
+}  # fmt: skip
+"""Methods that change their owner, or are written in many ways."""
 _MEMBERSHIP = ("In", "NotIn")
 
 
@@ -479,6 +481,11 @@ class _Rewriter(ast.NodeTransformer):
     def _recorded(self, node: ast.expr) -> ast.expr:
         self.generic_visit(node)
         return self._call(VALUE, self._place(), node)
+
+    def visit_List(self, node: ast.List) -> ast.expr:
+        if isinstance(node.ctx, ast.Store) or all(isinstance(part, ast.Constant) for part in node.elts):
+            return self.generic_visit(node)  # type: ignore[return-value]  # an expression stays one
+        return self._recorded(node)
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_BinOp = visit_JoinedStr = _recorded
 
