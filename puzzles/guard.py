@@ -74,9 +74,9 @@ MIN_WEIGHT = 8.0
 """Least weight per answer of the shared values."""
 LONG_VALUE = 8
 """Letters and digits of a value beyond this number tell nothing more."""
-TELLING = 6
+TELLING = 5
 """Telling answers on which all puzzles of a type are traced."""
-SHARED_REFERENCES = 6
+SHARED_REFERENCES = 4
 """Most reference answers on which all puzzles of a type are traced."""
 MOST_SHARED_BYTES = 2000
 FOREIGN_TELLING, FOREIGN_REFERENCES = 3, 3
@@ -489,7 +489,7 @@ class Guard:
         return Asked(
             puzzle.source,
             [answer for reading in readings for answer in reading.answers],
-            min(TELLING, len(readings[0].answers)) if own else 0,
+            min(FOREIGN_TELLING, len(readings[0].answers)) if own else 0,
             [answer for kind in own for answer in self._references[kind]],
         )
 

@@ -47,13 +47,14 @@ CHARACTERS = 120
 """Most characters of a text that count for its hash."""
 HEAVIEST = 15
 """Most letters and digits that count as a value's weight."""
-MOST_VIEWS = 3
+MOST_VIEWS = 2
 """Most transformations of an answer that are tried."""
 ITEM = struct.Struct("<IB")
 """A recorded value: its hash, and its weight."""
 TRACED, VIEWED, SAID = b"T", b"W", b"S"
-HEADER = struct.Struct("<III")
-"""Largest answer in bytes, number of traced answers, how many of these are looked at for transformations."""
+HEADER = struct.Struct("<III?")
+"""Largest answer in bytes, number of traced answers, how many of these are looked at for transformations, and whether
+all are asked at once."""
 
 Items = dict[int, int]
 """Weights of recorded values, by the values' hashes."""
@@ -94,16 +95,16 @@ def reports(pool: Pool, asked: Sequence[Asked], children: int, cpu_seconds: floa
         cpu_seconds: CPU limit of each child.
     """
     found = [Report() for _ in asked]
-    for _ in range(children):
+    for together in (True, *[False] * (children - 1)):
         waiting = [
             index
             for index, (ask, report) in enumerate(zip(asked, found, strict=True))
             if len(report.traced) < len(ask.traced) or len(report.said) < len(ask.said)
         ]
         rests = [_rest(asked[index], found[index]) for index in waiting]
-        jobs = (Job(TRACE, _payload(pool, rest), 1, "tracing a puzzle", cpu_seconds) for rest in rests)
+        jobs = (Job(TRACE, _payload(pool, rest, together), 1, "tracing a puzzle", cpu_seconds) for rest in rests)
         for index, rest, result in zip(waiting, rests, pool.run(jobs), strict=True):
-            _read(result, rest, found[index])
+            _read(result, rest, found[index], together)
     return [
         replace(
             report,
@@ -120,7 +121,7 @@ def _rest(asked: Asked, done: Report) -> Asked:
     return Asked(asked.source, asked.traced[len(done.traced) :], own, asked.said[len(done.said) :])
 
 
-def _payload(pool: Pool, asked: Asked) -> bytes:
+def _payload(pool: Pool, asked: Asked, together: bool) -> bytes:
     """The job's payload, with as many of the answers as fit."""
     source = asked.source.encode("utf-8", "surrogatepass")
     room = 2 * pool.limits.answer_bytes + 512 * 1024 - len(source)
@@ -128,11 +129,11 @@ def _payload(pool: Pool, asked: Asked) -> bytes:
     fitting = max(1, sum(size <= room for size in sizes))
     traced = asked.traced[:fitting]
     said = asked.said[: fitting - len(traced)]
-    header = HEADER.pack(pool.limits.answer_bytes, len(traced), min(asked.own, len(traced)))
+    header = HEADER.pack(pool.limits.answer_bytes, len(traced), min(asked.own, len(traced)), together)
     return child.pack([header, source, *traced, *said])
 
 
-def _read(result: Result, asked: Asked, report: Report) -> None:
+def _read(result: Result, asked: Asked, report: Report, together: bool) -> None:
     """Add a child's records to a report. A program can write into them, so nothing in them is trusted."""
     view, traced, said = "", 0, 0
     for record in result.records:
@@ -148,6 +149,8 @@ def _read(result: Result, asked: Asked, report: Report) -> None:
         elif tag == SAID and said < len(asked.said):
             report.said.append(content == b"1")
             said += 1
+    if together:
+        return  # which answer ended the child is not known: the next one is asked about each for itself
     # The answer that ended the child is the first one without a record. The next child goes on behind it.
     if traced < len(asked.traced):
         report.traced.append(None)
@@ -162,32 +165,57 @@ def _items(content: bytes) -> Items:
 # ---- below: what runs in a child ----
 
 
+ASK = "__traced_ask__"
+ASKING = f"""
+def {ASK}(answers):
+    said = []
+    for answer in answers:
+        try:
+            said.append(f(answer) is True)
+        except (Exception, __traced_stop__):
+            said.append(False)
+        __traced_next__()
+    return said
+"""
+"""Asks a puzzle about many answers. To load it for each of them would take most of the time."""
+
+
 def trace(payload: bytes) -> Iterator[bytes]:
     """Job for a child: yields the values for each traced answer and view, and what was accepted."""
     header, source, *answers = child.unpack(payload)
-    answer_bytes, traced, own = HEADER.unpack(header)
+    answer_bytes, traced, own, together = HEADER.unpack(header)
     text = source.decode("utf-8", "surrogatepass")
     recorder = Recorder()
     child.SCOPE.update(recorder.scope())
 
-    def run(asked: Sequence[bytes], to_code: Callable[[bytes, int], CodeType]) -> Iterator[bytes]:
-        calls = [b"[" + answer + b"]" for answer in asked]
-        return child.run_calls(child.program([text], "f", calls, answer_bytes), to_code) if calls else iter(())
+    def run(asked: Sequence[bytes], to_code: Callable[[bytes, int], CodeType], at_once: bool) -> Iterator[bool]:
+        """Whether each answer is accepted. An answer that ends the child ends those behind it too, or all at once."""
+        calls = [b"[[" + b",".join(asked) + b"]]"] if at_once else [b"[[" + answer + b"]]" for answer in asked]
+        program = child.program([text, ASKING], ASK, calls if asked else [], answer_bytes)
+        for record in child.run_calls(program, to_code) if asked else ():
+            if record[:1] == child.VALUE:
+                yield from codec.decode(record[1:])
+            elif not at_once:
+                yield False
 
     views: set[tuple[str, Any]] | None = None
-    for number, _ in enumerate(run(answers[:traced], recorder.instrumented)):
+    recorder.runs = []
+    for number, _ in enumerate(run(answers[:traced], recorder.instrumented, together)):
+        values = recorder.runs[number] if number < len(recorder.runs) else set()
         if number < own:
-            found = _views(codec.decode(answers[number]), recorder.values())
+            found = _views(codec.decode(answers[number]), values)
             views = found if views is None else views & found
-        yield TRACED + recorder.drained()
+        yield TRACED + _packed(values)
     for view in sorted(views or (), key=_strangeness, reverse=True)[:MOST_VIEWS]:
         yield VIEWED + f"{view[0]} {view[1]}".strip().encode("ascii", "replace")
         changed = [codec.encode(_undone(view, codec.decode(answer)), answer_bytes) for answer in answers[:own]]
-        for _ in run(changed, recorder.instrumented):
-            yield TRACED + recorder.drained()
-    child.SCOPE["range"] = range
-    for record in run(answers[traced:], child.compiled):
-        yield SAID + (b"1" if record == child.VALUE + b"true" else b"0")
+        recorder.runs = []
+        for _ in run(changed, recorder.instrumented, True):
+            pass
+        yield from (TRACED + _packed(values) for values in recorder.runs)
+    child.SCOPE.update({"range": range, "__traced_next__": lambda: None})
+    for said in run(answers[traced:], child.compiled, together):
+        yield SAID + (b"1" if said else b"0")
 
 
 class Stop(BaseException):
@@ -198,30 +226,33 @@ class Recorder:
     """Rewrites a program so that it records values here, and holds those of one run."""
 
     def __init__(self) -> None:
+        self.runs: list[set[Any]] = []
+        """The values of each run that has ended."""
         self.places: list[set[Any]] = []
         self.left: list[int] = []
 
     def instrumented(self, source: bytes, index: int) -> CodeType:
-        """The code of the rewritten program. A run begins anew here, because each call loads its program anew."""
+        """The code of the rewritten program; what asks it stays as it is."""
+        if index:
+            return child.compiled(source, index)
         code, places = _rewritten(source)
         self.places = [set() for _ in range(places)]
         self.left = [LOOP_STEPS] * places
         return code
 
-    def values(self) -> set[Any]:
-        """All values of the run so far."""
-        return set().union(*self.places)
-
-    def drained(self) -> bytes:
-        """All values of the run, as ITEMs."""
-        return _packed(self.values())
+    def _next(self) -> None:
+        """End a run and begin the next one."""
+        self.runs.append(set().union(*self.places))
+        self.left = [LOOP_STEPS] * len(self.left)
+        for values in self.places:
+            values.clear()
 
     def scope(self) -> dict[str, Any]:
         """The functions that a rewritten program calls, by name."""
         return {
             VALUE: self._value, COMPARE: self._compare, CHAIN: self._chain, ALL: self._all, ANY: self._any,
             METHOD: self._method, EACH: self._each, GO: self._go, ENTER: self._enter, FIRST: self._first,
-            "range": _short_range,
+            "range": _short_range, "__traced_next__": self._next, "__traced_stop__": Stop,
         }  # fmt: skip
 
     def _value(self, place: int, value: Any) -> Any:
