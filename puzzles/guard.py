@@ -146,8 +146,10 @@ class _Behaviour:
     """Type of its answer."""
     is_telling: bool
     """Whether the answers that it accepts are evidence enough on their own."""
-    of_references: list[bool | None]
-    """Whether it accepts each reference answer of all guarded puzzles with its answer type."""
+    accepted: int
+    """The reference answers of all guarded puzzles with its answer type that it accepts, as bits."""
+    refused: int
+    """Those that it refuses. What met a limit is in neither."""
     probes: list[bytes]
     """Further answers, encoded."""
     of_probes: list[bool]
@@ -216,7 +218,7 @@ class _Suspect:
         detail = f"computes {self.share:.0%} of its values, {own_share:.0%} on its own answer"
         if self.agrees and settled >= min(len(report.said), LEAST_SETTLED) and _agree(report.said, behaviour.of_probes):
             if behaviour.is_telling:
-                count = len(behaviour.of_references) + settled
+                count = behaviour.accepted.bit_count() + behaviour.refused.bit_count() + settled
                 return Hit("behaviour", behaviour.name, f"says the same of {count} answers")
             least = OWN_VALUES if self.weight >= MIN_WEIGHT / 2 else OWN_VALUES_OF_FEW
             return Hit("trace", behaviour.name, detail) if own_share >= least else None
@@ -396,7 +398,7 @@ class Guard:
                 self.names[puzzle.id],
                 kind,
                 sum(map(_evidence, held)) >= MIN_EVIDENCE,
-                of_references,
+                *_bits(of_references),
                 [*settled],
                 [*settled.values()],
                 own,
@@ -423,15 +425,16 @@ class Guard:
         said = iter(report.said)
         for kind in self._own_kinds(puzzle):
             outcomes = [*itertools.islice(said, len(self._references[kind]))]
+            accepted, refused = _bits(outcomes)
             for behaviour in self._behaviours[kind]:
-                share, weight = shares.get((behaviour, SAME_ANSWER), (0.0, 0.0))
-                own = [one for one, other in zip(outcomes, behaviour.of_references, strict=True) if other]
-                if own and all(one is False for one in own):
+                if not behaviour.accepted & ~refused:
                     continue  # it refuses all that the guarded puzzle accepts
-                agrees = _agree(outcomes, behaviour.of_references)
-                is_like = agrees and (share >= SUSPECT_VALUES or (behaviour.is_telling and any(own)))
+                share, weight = shares.get((behaviour, SAME_ANSWER), (0.0, 0.0))
+                accepts = bool(accepted & behaviour.accepted)
+                agrees = not (accepted & behaviour.refused or refused & behaviour.accepted)
+                is_like = agrees and (share >= SUSPECT_VALUES or (behaviour.is_telling and accepts))
                 if is_like or (share >= SAME_VALUES and weight >= MIN_WEIGHT):
-                    found.append(_Suspect(puzzle, behaviour, SAME_ANSWER, share, weight, any(own), agrees))
+                    found.append(_Suspect(puzzle, behaviour, SAME_ANSWER, share, weight, accepts, agrees))
         return sorted(found, key=lambda each: -each.share)[:MOST_SUSPECTS]
 
     def _confirmed(self, pool: Pool, suspects: Sequence[_Suspect]) -> Iterator[tuple[_Suspect, Hit]]:
@@ -491,6 +494,7 @@ class Guard:
             [answer for reading in readings for answer in reading.answers],
             min(FOREIGN_TELLING, len(readings[0].answers)) if own else 0,
             [answer for kind in own for answer in self._references[kind]],
+            len(readings) == len(own) and not _transforms(puzzle),
         )
 
     def _reports(self, pool: Pool, asked: Sequence[Asked]) -> list[Report]:
@@ -561,6 +565,17 @@ _KEY = re.compile(r"""\[['"](\w+)['"]""")
 """A text that a program uses as an index."""
 
 
+_FIRST_PARAMETERS = re.compile(r"def \w+\((\w+)")
+
+
+def _transforms(puzzle: Puzzle) -> bool:
+    """Whether a puzzle's text may shift, negate or reverse its answer before it asks about it."""
+    names = "|".join(dict.fromkeys(_FIRST_PARAMETERS.findall(puzzle.source)))
+    name = rf"\b(?:{names})\b"
+    sign = rf"{name} [-+] |[-+] ?{name}|{name}\[::-1\]|reversed\({name}|[-+][^\[\]]* for \w+ in {name}|swapcase"
+    return re.search(sign, puzzle.source) is not None
+
+
 def _keys(puzzle: Puzzle) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_KEY.findall(puzzle.source)))[:MOST_KEYS]
 
@@ -581,6 +596,12 @@ def _share_of(known: Sequence[Items | None], found: Sequence[Items | None]) -> f
             whole += told
             shared += told if value in (other or {}) else 0.0
     return shared / whole if whole else 0.0
+
+
+def _bits(outcomes: Sequence[bool | None]) -> tuple[int, int]:
+    """The places of what was accepted and of what was refused, as bits."""
+    accepted = sum(1 << place for place, said in enumerate(outcomes) if said)
+    return accepted, sum(1 << place for place, said in enumerate(outcomes) if said is False)
 
 
 def _agree(one: Sequence[bool | None], other: Sequence[bool | None]) -> bool:

@@ -51,10 +51,10 @@ MOST_VIEWS = 2
 """Most transformations of an answer that are tried."""
 ITEM = struct.Struct("<IB")
 """A recorded value: its hash, and its weight."""
-TRACED, VIEWED, SAID = b"T", b"W", b"S"
-HEADER = struct.Struct("<III?")
-"""Largest answer in bytes, number of traced answers, how many of these are looked at for transformations, and whether
-all are asked at once."""
+TRACED, VIEWED, SAID, REFUSED = b"T", b"W", b"S", b"R"
+HEADER = struct.Struct("<III??")
+"""Largest answer in bytes, number of traced answers, how many of these are looked at for transformations, whether all
+are asked at once, and whether a puzzle that accepts nothing need not be traced."""
 
 Items = dict[int, int]
 """Weights of recorded values, by the values' hashes."""
@@ -71,6 +71,8 @@ class Asked:
     """Number of traced answers that show whether the puzzle first transforms its answer."""
     said: Sequence[bytes] = ()
     """Answers on which it is only asked whether it accepts them."""
+    unless_refused: bool = False
+    """Whether it need not be traced if it accepts none of these."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ def reports(pool: Pool, asked: Sequence[Asked], children: int, cpu_seconds: floa
 def _rest(asked: Asked, done: Report) -> Asked:
     """What is still to be asked."""
     own = asked.own if not done.traced else 0
-    return Asked(asked.source, asked.traced[len(done.traced) :], own, asked.said[len(done.said) :])
+    return Asked(
+        asked.source, asked.traced[len(done.traced) :], own, asked.said[len(done.said) :], asked.unless_refused
+    )
 
 
 def _payload(pool: Pool, asked: Asked, together: bool) -> bytes:
@@ -129,7 +133,9 @@ def _payload(pool: Pool, asked: Asked, together: bool) -> bytes:
     fitting = max(1, sum(size <= room for size in sizes))
     traced = asked.traced[:fitting]
     said = asked.said[: fitting - len(traced)]
-    header = HEADER.pack(pool.limits.answer_bytes, len(traced), min(asked.own, len(traced)), together)
+    header = HEADER.pack(
+        pool.limits.answer_bytes, len(traced), min(asked.own, len(traced)), together, asked.unless_refused
+    )
     return child.pack([header, source, *traced, *said])
 
 
@@ -141,6 +147,8 @@ def _read(result: Result, asked: Asked, report: Report, together: bool) -> None:
         if tag == VIEWED:
             view = content.decode("ascii", "replace")
             report.views.setdefault(view, [])
+        elif tag == REFUSED:
+            report.traced.extend([{}] * (len(asked.traced) - len(report.traced)))
         elif tag == TRACED and view:
             report.views[view].append(_items(content))
         elif tag == TRACED and traced < len(asked.traced):
@@ -183,10 +191,10 @@ def {ASK}(answers):
 def trace(payload: bytes) -> Iterator[bytes]:
     """Job for a child: yields the values for each traced answer and view, and what was accepted."""
     header, source, *answers = child.unpack(payload)
-    answer_bytes, traced, own, together = HEADER.unpack(header)
+    answer_bytes, traced, own, together, unless_refused = HEADER.unpack(header)
     text = source.decode("utf-8", "surrogatepass")
     recorder = Recorder()
-    child.SCOPE.update(recorder.scope())
+    child.SCOPE.update(IDLE)
 
     def run(asked: Sequence[bytes], to_code: Callable[[bytes, int], CodeType], at_once: bool) -> Iterator[bool]:
         """Whether each answer is accepted. An answer that ends the child ends those behind it too, or all at once."""
@@ -198,8 +206,15 @@ def trace(payload: bytes) -> Iterator[bytes]:
             elif not at_once:
                 yield False
 
+    if together:
+        # Most puzzles refuse all, and need not be traced. Slow ones are traced first, which takes less time.
+        accepted = [*run(answers[traced:], child.compiled, True)]
+        yield from (SAID + (b"1" if said else b"0") for said in accepted)
+        if unless_refused and len(accepted) == len(answers) - traced and not any(accepted):
+            yield REFUSED
+            return
+    child.SCOPE.update(recorder.scope())
     views: set[tuple[str, Any]] | None = None
-    recorder.runs = []
     for number, _ in enumerate(run(answers[:traced], recorder.instrumented, together)):
         values = recorder.runs[number] if number < len(recorder.runs) else set()
         if number < own:
@@ -213,13 +228,17 @@ def trace(payload: bytes) -> Iterator[bytes]:
         for _ in run(changed, recorder.instrumented, True):
             pass
         yield from (TRACED + _packed(values) for values in recorder.runs)
-    child.SCOPE.update({"range": range, "__traced_next__": lambda: None})
-    for said in run(answers[traced:], child.compiled, together):
+    child.SCOPE.update(IDLE)
+    for said in run(answers[traced:], child.compiled, False) if not together else ():
         yield SAID + (b"1" if said else b"0")
 
 
 class Stop(BaseException):
     """A function was called too often."""
+
+
+IDLE: dict[str, Any] = {"range": range, "__traced_next__": lambda: None, "__traced_stop__": Stop}
+"""What a program that is not rewritten calls in place of a recorder."""
 
 
 class Recorder:

@@ -14,7 +14,8 @@ from puzzles import guard as guard_module
 from puzzles.archive.catalogue import stats
 from puzzles.archive.formats import import_puzzles, read_puzzles
 from puzzles.archive.store import Archive, Provenance
-from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit, near_misses
+from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit
+from puzzles.probing import near_misses
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.rules import families
