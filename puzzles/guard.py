@@ -1,14 +1,16 @@
 """The guard of the dev and held-out puzzles: it refuses a puzzle that is one of them or too near to one, and says why.
 
-A puzzle is compared at four levels, the cheapest first:
+A puzzle is compared at five levels, the cheapest first:
 
 * `exact`: the canonical texts are equal. Layout, comments and docstrings do not count.
 * `normal_form`: the puzzles differ only in names, in constants, or in the order of parts that can be moved.
 * `near_duplicate`: the puzzles share most of their text, or a guarded puzzle stands inside a larger one.
 * `behaviour`: both accept the same answers, among reference answers of guarded puzzles and many near-misses of them.
-  This needs a solution of the guarded puzzle, and the sandbox.
+* `trace`: the puzzle computes most of the values that a guarded one computes, on the same answers (`tracing`). It may
+  accept more answers, take its answer in another type, inside a container, shifted, negated or reversed, or waste time.
 
-The texts alone decide the first three levels. `examine` computes the fourth and remembers the result.
+The texts alone decide the first three levels. The others need a solution of the guarded puzzle, and the sandbox.
+`examine` computes them and remembers the result. A puzzle that met a limit on an answer has not said anything about it.
 """
 
 from __future__ import annotations
@@ -84,30 +86,27 @@ FOREIGN_TELLING, FOREIGN_REFERENCES = 3, 3
 MOST_FOREIGN = 24
 """Most answers of other types that a puzzle is traced on."""
 READERS = {
-    ("str", "int"): "int",
-    ("str", "float"): "float",
-    ("str", "List"): "split|list|for ",
-    ("str", "Tuple"): "split|tuple",
-    ("str", "Set"): "split|set",
-    ("str", "Dict"): "split|dict",
-    ("int", "str"): "str",
-    ("int", "List"): "str",
-    ("int", "float"): "float|/",
-    ("float", "int"): "int|round",
-    ("List", "str"): "join",
-    ("List", "int"): "join|int",
-    ("List", "Tuple"): "tuple",
-    ("List", "Set"): "set",
-    ("List", "Dict"): "dict",
-    ("Tuple", "str"): "join",
-    ("Tuple", "List"): "list",
-    ("Tuple", "Set"): "set",
-    ("Tuple", "Dict"): "dict",
-    ("Set", "List"): "list|sorted",
-    ("Dict", "List"): "list",
-    ("Dict", "Set"): "set",
+    ("str", "int"): r"int\(X|map\(int, X|int\(''\.join",
+    ("str", "float"): r"float\(X",
+    ("str", "List"): r"X\.split|(?<!len\()list\(X|map\(int, X",
+    ("str", "Tuple"): r"X\.split|tuple\(X",
+    ("str", "Set"): r"X\.split",
+    ("str", "Dict"): r"X\.split",
+    ("float", "int"): r"int\(X|round\(X",
+    ("List", "str"): r"join\(X",
+    ("List", "int"): r"join\(X|join\(map\(str, X|join\(\(?str\(",
+    ("List", "Tuple"): r"tuple\(X",
+    ("List", "Set"): r"(?<!len\()set\(X",
+    ("List", "Dict"): r"dict\(X",
+    ("Tuple", "str"): r"join\(X",
+    ("Tuple", "List"): r"list\(X|\[\*X",
+    ("Tuple", "Set"): r"(?<!len\()set\(X",
+    ("Tuple", "Dict"): r"dict\(X",
+    ("Set", "List"): r"list\(X",
+    ("Dict", "List"): r"list\(X",
 }
-"""What a puzzle must hold, to be asked about answers of another type: by its own type's name and the other's."""
+"""What a puzzle must hold, to be asked about answers of another type: by its own type's name and the other's. X stands
+for the first parameter of one of its functions."""
 MEMBER_READERS = {"Tuple": "", "List": r"\[0\]|\[-1\]|,\)|next|pop", "Dict": r"\[['\"]"}
 """The same where its type has the other one as a member."""
 MOST_FORM_BYTES = 10_000
@@ -289,7 +288,12 @@ class Guard:
 
     @property
     def behaviours(self) -> int:
-        """Number of guarded puzzles that are also compared by behaviour."""
+        """Number of guarded puzzles whose accepted answers alone are evidence enough."""
+        return sum(behaviour.is_telling for behaviours in self._behaviours.values() for behaviour in behaviours)
+
+    @property
+    def traced(self) -> int:
+        """Number of guarded puzzles that are also compared by the values that they compute."""
         return sum(map(len, self._behaviours.values()))
 
     def hit(self, puzzle: Puzzle) -> Hit | None:
@@ -558,7 +562,12 @@ def _may_read(puzzle: Puzzle, kind: str) -> bool:
     if kind in arguments and (sign := MEMBER_READERS.get(name)) is not None:
         return re.search(sign, puzzle.source) is not None
     sign = READERS.get((name, answer_type.split(kind)[0]))
-    return sign is not None and re.search(sign, puzzle.source) is not None
+    return sign is not None and re.search(sign.replace("X", _answer_names(puzzle)), puzzle.source) is not None
+
+
+def _answer_names(puzzle: Puzzle) -> str:
+    """A pattern for the names that the answer may have: those of every function's first parameter."""
+    return rf"\b(?:{'|'.join(dict.fromkeys(_FIRST_PARAMETERS.findall(puzzle.source)))})\b"
 
 
 _KEY = re.compile(r"""\[['"](\w+)['"]""")
@@ -570,10 +579,10 @@ _FIRST_PARAMETERS = re.compile(r"def \w+\((\w+)")
 
 def _transforms(puzzle: Puzzle) -> bool:
     """Whether a puzzle's text may shift, negate or reverse its answer before it asks about it."""
-    names = "|".join(dict.fromkeys(_FIRST_PARAMETERS.findall(puzzle.source)))
-    name = rf"\b(?:{names})\b"
-    sign = rf"{name} [-+] |[-+] ?{name}|{name}\[::-1\]|reversed\({name}|[-+][^\[\]]* for \w+ in {name}|swapcase"
-    return re.search(sign, puzzle.source) is not None
+    name = _answer_names(puzzle)
+    shift = rf"= {name} [-+] \w+$|\w\({name} [-+] \w+[,)]|[-+][^\[\]]* for \w+ in {name}"
+    turn = rf"= -{name}$|\w\(-{name}[,)]|[=(] ?{name}\[::-1\]|reversed\({name}|swapcase"
+    return re.search(f"{shift}|{turn}", puzzle.source, re.MULTILINE) is not None
 
 
 def _keys(puzzle: Puzzle) -> tuple[str, ...]:

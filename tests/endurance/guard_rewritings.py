@@ -815,7 +815,8 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
         if any(a is not b for a, b in zip(one, other, strict=True) if a is not None and b is not None):
             wrong.add(place)
     left_out = Counter(kept[place][0] for place in wrong)
-    print(flush=True); print(f"{len(texts)} texts, {len(kept)} puzzles, {len(wrong)} left out as other puzzles")
+    print(flush=True)
+    print(f"{len(texts)} texts, {len(kept)} puzzles, {len(wrong)} left out as other puzzles")
     kept = [each for place, each in enumerate(kept) if place not in wrong]
     caught: dict[str, Counter[str]] = defaultdict(Counter)
     begun = time.perf_counter()
