@@ -136,9 +136,9 @@ def _members(value: Any) -> list[Any] | None:
 
 def _as_container(value: Any, name: str, arguments: tuple[str, ...]) -> Iterator[Any]:
     members = _members(value)
-    if members is None and type(value) is str and len(value) > 1:
+    if members is None and type(value) is str and len(value) > 1 and name == "List":
         members = list(value)
-    if members is None and type(value) is int and value > 9:
+    if members is None and type(value) is int and value > 9 and name == "List":
         members = list(str(value)) if arguments[0] == "str" else [*map(int, str(value))]
     if members is None:
         return
