@@ -464,9 +464,9 @@ class Guard:
         readings = [_Reading(kind, [*range(len(self._shared[kind]))], self._shared[kind], SAME_ANSWER) for kind in own]
         keys = _keys(puzzle)
         others = sorted(self._behaviours.keys() - own, key=lambda kind: (-len(self._behaviours[kind]), kind))
-        left = MOST_FOREIGN
+        left, text = MOST_FOREIGN, _with_x(puzzle)
         for kind in others:
-            if not _may_read(puzzle, kind):
+            if not _may_read(text, puzzle.answer_type, kind):
                 continue
             for reading in self._foreign(kind, puzzle.answer_type, keys):
                 if left > 0:
@@ -498,7 +498,7 @@ class Guard:
             [answer for reading in readings for answer in reading.answers],
             min(FOREIGN_TELLING, len(readings[0].answers)) if own else 0,
             [answer for kind in own for answer in self._references[kind]],
-            len(readings) == len(own) and not _transforms(puzzle),
+            len(readings) == len(own) and not _TRANSFORMING.search(_with_x(puzzle)),
         )
 
     def _reports(self, pool: Pool, asked: Sequence[Asked]) -> list[Report]:
@@ -556,33 +556,31 @@ class Guard:
                         self._weights[behaviour, place] = self._weights.get((behaviour, place), 0.0) + told
 
 
-def _may_read(puzzle: Puzzle, kind: str) -> bool:
-    """Whether a puzzle's text has what it takes to get an answer of another type out of its own."""
-    name, arguments = answer_type.split(puzzle.answer_type)
+def _may_read(text: str, declared: str, kind: str) -> bool:
+    """Whether a text with X for its answer has what it takes to get an answer of another type out of its own."""
+    name, arguments = answer_type.split(declared)
     if kind in arguments and (sign := MEMBER_READERS.get(name)) is not None:
-        return re.search(sign, puzzle.source) is not None
+        return re.search(sign, text) is not None
     sign = READERS.get((name, answer_type.split(kind)[0]))
-    return sign is not None and re.search(sign.replace("X", _answer_names(puzzle)), puzzle.source) is not None
+    return sign is not None and re.search(sign, text) is not None
 
 
-def _answer_names(puzzle: Puzzle) -> str:
-    """A pattern for the names that the answer may have: those of every function's first parameter."""
-    return rf"\b(?:{'|'.join(dict.fromkeys(_FIRST_PARAMETERS.findall(puzzle.source)))})\b"
+def _with_x(puzzle: Puzzle) -> str:
+    """A puzzle's text with X for every name that its answer may have: those of every function's first parameter."""
+    names = set(_FIRST_PARAMETER.findall(puzzle.source))
+    return _WORD.sub(lambda found: "X" if found[0] in names else found[0], puzzle.source)
 
 
+_WORD = re.compile(r"\w+")
+_FIRST_PARAMETER = re.compile(r"def \w+\((\w+)")
+_TRANSFORMING = re.compile(
+    r"= X [-+] \w+$|\w\(X [-+] \w+[,)]|[-+][^\[\]]* for \w+ in X\b"  # it is shifted
+    r"|= -X$|\w\(-X[,)]|[=(] ?X\[::-1\]|reversed\(X\b|swapcase",  # it is turned
+    re.MULTILINE,
+)
+"""What a text with X for its answer holds, if it may shift, negate or reverse its answer before it asks about it."""
 _KEY = re.compile(r"""\[['"](\w+)['"]""")
 """A text that a program uses as an index."""
-
-
-_FIRST_PARAMETERS = re.compile(r"def \w+\((\w+)")
-
-
-def _transforms(puzzle: Puzzle) -> bool:
-    """Whether a puzzle's text may shift, negate or reverse its answer before it asks about it."""
-    name = _answer_names(puzzle)
-    shift = rf"= {name} [-+] \w+$|\w\({name} [-+] \w+[,)]|[-+][^\[\]]* for \w+ in {name}"
-    turn = rf"= -{name}$|\w\(-{name}[,)]|[=(] ?{name}\[::-1\]|reversed\({name}|swapcase"
-    return re.search(f"{shift}|{turn}", puzzle.source, re.MULTILINE) is not None
 
 
 def _keys(puzzle: Puzzle) -> tuple[str, ...]:

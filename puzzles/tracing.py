@@ -186,6 +186,7 @@ def {ASK}(answers):
     return said
 """
 """Asks a puzzle about many answers. To load it for each of them would take most of the time."""
+child.compiled(ASKING.encode(), 1)  # every child inherits the code
 
 
 def trace(payload: bytes) -> Iterator[bytes]:

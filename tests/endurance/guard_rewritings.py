@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import argparse
 import ast
-import builtins
 import copy
 import json
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -149,14 +150,16 @@ def for_to_while(tree: ast.Module, rng: random.Random) -> bool:
 def outermost(tree: ast.Module, wanted: Callable[[ast.AST], bool]) -> list[ast.expr]:
     """Expressions of the puzzle that stand inside no comprehension and no lambda."""
     found: list[ast.expr] = []
+    closed = (
+        ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda, ast.FunctionDef, ast.arguments,
+    )  # fmt: skip
 
     def walk(node: ast.AST) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.expr) and wanted(child):
                 found.append(child)
-            if not isinstance(child, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp | ast.Lambda):
-                if not isinstance(child, ast.FunctionDef | ast.arguments):
-                    walk(child)
+            if not isinstance(child, closed):
+                walk(child)
 
     for part in puzzle_of(tree).body:
         walk(part)
@@ -677,7 +680,7 @@ def with_other(tree: ast.Module, declared: str, change: Any, rng: random.Random)
     if made is None:
         return False
     kind, texts = made
-    answer.annotation = expression(repr(kind)) if False else expression(kind)
+    answer.annotation = expression(kind)
     function.body[:0] = [part for text in texts for part in _statements_in_function(text)]
     return True
 
@@ -786,7 +789,6 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
     from puzzles.probing import near_misses
     from puzzles.puzzle import Puzzle
     from puzzles.verify import accepts
-    from sandbox import codec
 
     rng = random.Random(options.seed)
     if options.puzzles:
@@ -795,7 +797,7 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
     texts: list[tuple[str, Any, str, bool]] = []
     for item in items:
         own = answers[item.puzzle.id]
-        near = [value for value in near_misses(own[0])][:40] if own else []
+        near = list(near_misses(own[0]))[:40] if own else []
         made = texts_of(item.puzzle.source, item.puzzle.answer_type, near, random.Random(f"{options.seed}{item.name}"))
         texts += [(kind, item, text, same) for kind, text, same in made if options.kinds in kind]
     parsed = parse_puzzles(pool, [Text(text) for _, _, text, _ in texts])
@@ -815,7 +817,6 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
         if any(a is not b for a, b in zip(one, other, strict=True) if a is not None and b is not None):
             wrong.add(place)
     left_out = Counter(kept[place][0] for place in wrong)
-    print(flush=True)
     print(f"{len(texts)} texts, {len(kept)} puzzles, {len(wrong)} left out as other puzzles")
     kept = [each for place, each in enumerate(kept) if place not in wrong]
     caught: dict[str, Counter[str]] = defaultdict(Counter)
@@ -840,7 +841,6 @@ def measure_catches(pool: Any, guard: Any, items: list[Any], options: argparse.N
         total = sum(counts.total() for counts in chosen)
         if total:
             print(f"{1 - sum(counts['missed'] for counts in chosen) / total:7.1%} of {total:5d}  {group}, all kinds")
-    del codec
 
 
 def known_answers(pool: Any, items: list[Any]) -> dict[str, list[Any]]:
@@ -892,7 +892,7 @@ def measure_alarms(pool: Any, guard: Any, options: argparse.Namespace) -> None:
         levels = Counter(hit.level for hit in hits.values())
         print(f"{title}: {len(puzzles)} puzzles, {len(hits)} hits {dict(levels)}")
         for name, hit in shown:
-            print(f"    {name}: {hit}\n{textwrap_indent(puzzles[name].source)}")
+            print(f"    {name}: {hit}\n{textwrap.indent(puzzles[name].source, ' ' * 8)}")
 
     named = {name: {item.name: item.puzzle for item in items} for name, items in sets.items()}
     count("train against dev and held-out", guard, named["train"])
@@ -913,22 +913,19 @@ def measure_alarms(pool: Any, guard: Any, options: argparse.Namespace) -> None:
     count("puzzles by rule against dev and held-out", guard, there)
 
 
-def textwrap_indent(text: str) -> str:
-    return "\n".join("        " + line for line in text.splitlines())
-
-
 def measure_costs(options: argparse.Namespace) -> None:
     """Ask this guard and the other checkout's about the same proposals, in turn."""
     from puzzles.rules import families
 
     texts = [pair.puzzle for pair in families.generate(options.seed + 5, 500)]
-    file = Path("/tmp/guard_proposals.json")
-    file.write_text(json.dumps(texts))
-    for turn in range(2):
-        for name, root in (("this", ROOT), ("other", options.beside)):
-            command = [sys.executable, __file__, "--cost-of", str(file), "--root", str(root)]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            print(f"turn {turn}, {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "proposals.json"
+        file.write_text(json.dumps(texts))
+        for turn in range(2):
+            for name, root in (("this", ROOT), ("other", options.beside)):
+                command = [sys.executable, __file__, "--cost-of", str(file), "--root", str(root)]
+                found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+                print(f"turn {turn}, {name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
 
 
 def costs(texts: list[str]) -> dict[str, float]:
@@ -959,5 +956,4 @@ def costs(texts: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    del builtins
     raise SystemExit(main())
