@@ -221,7 +221,8 @@ class _Suspect:
                 return Hit("behaviour", behaviour.name, f"says the same of {count} answers")
             least = OWN_VALUES if self.weight >= MIN_WEIGHT / 2 else OWN_VALUES_OF_FEW
             return Hit("trace", behaviour.name, detail) if own_share >= least else None
-        is_same = self.share >= SAME_VALUES and self.weight >= MIN_WEIGHT and own_share >= SAME_VALUES
+        least = SAME_VALUES if self.way == SAME_ANSWER else OWN_VALUES_OF_FEW
+        is_same = self.share >= SAME_VALUES and self.weight >= MIN_WEIGHT and own_share >= least
         return Hit("trace", behaviour.name, detail) if is_same else None
 
 
