@@ -1,14 +1,16 @@
 """The guard of the dev and held-out puzzles: it refuses a puzzle that is one of them or too near to one, and says why.
 
-A puzzle is compared at four levels, the cheapest first:
+A puzzle is compared at five levels, the cheapest first:
 
 * `exact`: the canonical texts are equal. Layout, comments and docstrings do not count.
 * `normal_form`: the puzzles differ only in names, in constants, or in the order of parts that can be moved.
 * `near_duplicate`: the puzzles share most of their text, or a guarded puzzle stands inside a larger one.
 * `behaviour`: both accept the same answers, among reference answers of guarded puzzles and many near-misses of them.
-  This needs a solution of the guarded puzzle, and the sandbox.
+* `trace`: the puzzle computes most of the values that a guarded one computes, on the same answers (`tracing`). It may
+  accept more answers, take its answer in another type, inside a container, shifted, negated or reversed, or waste time.
 
-The texts alone decide the first three levels. `examine` computes the fourth and remembers the result.
+The texts alone decide the first three levels. The others need a solution of the guarded puzzle, and the sandbox.
+`examine` computes them and remembers the result. A puzzle that met a limit on an answer has not said anything about it.
 """
 
 from __future__ import annotations
@@ -16,20 +18,24 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puzzles import answer_type, similarity
 from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.probing import forms, in_turn, near_misses, telling_answers
 from puzzles.puzzle import Candidate, Puzzle, Verdict, content_hash
-from puzzles.verify import accepts, encoded_answers, verify
+from puzzles.tracing import HEAVIEST, Asked, Items, Report, reports
+from puzzles.verify import encoded_answers, verify
 from sandbox import codec
 from sandbox.pool import Pool
 
-LEVELS = ("exact", "normal_form", "near_duplicate", "behaviour")
-GUARD_VERSION = 3
+LEVELS = ("exact", "normal_form", "near_duplicate", "behaviour", "trace")
+GUARD_VERSION = 4
 """Version of the guard. It is increased when a level finds more than before, so that archives are examined again."""
 
 NEAR_DUPLICATE = 0.75
@@ -56,14 +62,63 @@ FLAG_EVIDENCE = 1 / 3
 QUARTERS = 4
 """Parts of a unit. A float that is a whole number of quarters counts only as many digits as that number has, because
 people write few other floats: 12.25 counts as 49."""
-MOST_CHANGES = 24
-"""Most near-misses of one member of a reference answer. With 6, a pair had only near-misses of the wrong length."""
-KINDS_OF_CHARACTERS = "aeo1 "
-"""Characters that also replace a text's characters in near-misses. They tell a count of vowels from a count of one
-letter."""
-MOST_STEPS = 128
-"""Near-misses of an integer stay within this distance. It is large, because a puzzle about a remainder accepts only
-every n-th integer, with n the modulus."""
+SAME_VALUES = 0.75
+"""Least share of a guarded puzzle's values that a puzzle computes which counts as asking the same."""
+SUSPECT_VALUES = 0.25
+"""The same for a puzzle that also says the same of all answers, and computes OWN_VALUES on the guarded one's own."""
+OWN_VALUES, OWN_VALUES_OF_FEW = 0.7, 0.9
+"""Least share of the values on the guarded puzzle's own answers; the second one where the values elsewhere are few."""
+MOST_SUSPECTS = 3
+"""Most guarded puzzles that one puzzle is compared with closely."""
+MOST_OWN = 2
+"""Most of a guarded puzzle's own answers on which suspects are traced."""
+MIN_WEIGHT = 8.0
+"""Least weight per answer of the shared values."""
+LONG_VALUE = 8
+"""Letters and digits of a value beyond this number tell nothing more."""
+TELLING = 5
+"""Telling answers on which all puzzles of a type are traced."""
+SHARED_REFERENCES = 4
+"""Most reference answers on which all puzzles of a type are traced."""
+MOST_SHARED_BYTES = 2000
+FOREIGN_TELLING, FOREIGN_REFERENCES = 3, 3
+"""How many telling answers and references of one type a puzzle of another type is traced on."""
+MOST_FOREIGN = 24
+"""Most answers of other types that a puzzle is traced on."""
+READERS = {
+    ("str", "int"): r"int\(X|map\(int, X|int\(''\.join",
+    ("str", "float"): r"float\(X",
+    ("str", "List"): r"X\.split|(?<!len\()list\(X|map\(int, X",
+    ("str", "Tuple"): r"X\.split|tuple\(X",
+    ("str", "Set"): r"X\.split",
+    ("str", "Dict"): r"X\.split",
+    ("float", "int"): r"int\(X|round\(X",
+    ("List", "str"): r"join\(X",
+    ("List", "int"): r"join\(X|join\(map\(str, X|join\(\(?str\(",
+    ("List", "Tuple"): r"tuple\(X",
+    ("List", "Set"): r"(?<!len\()set\(X",
+    ("List", "Dict"): r"dict\(X",
+    ("Tuple", "str"): r"join\(X",
+    ("Tuple", "List"): r"list\(X|\[\*X",
+    ("Tuple", "Set"): r"(?<!len\()set\(X",
+    ("Tuple", "Dict"): r"dict\(X",
+    ("Set", "List"): r"list\(X",
+    ("Dict", "List"): r"list\(X",
+}
+"""What a puzzle must hold, to be asked about answers of another type: by its own type's name and the other's. X stands
+for the first parameter of one of its functions."""
+MEMBER_READERS = {"Tuple": "", "List": r"\[0\]|\[-1\]|,\)|next|pop", "Dict": r"\[['\"]"}
+"""The same where its type has the other one as a member."""
+MOST_FORM_BYTES = 10_000
+MOST_KEYS = 8
+CHILDREN = 4
+"""Most children for one puzzle at a stage."""
+ASKED_CPU_SECONDS = 0.1
+"""CPU limit of each child at the first stage."""
+SLOW_TRACED = 4
+"""On so many answers a puzzle is traced that met the limit on all."""
+LEAST_SETTLED = 8
+"""Least number of answers that a suspect must have decided."""
 MOST_PROBES = 320
 """Most answers beside the reference answers on which a guarded puzzle and a similar one must agree."""
 
@@ -81,17 +136,94 @@ class Hit:
         return f"{self.level}: {self.name} {self.detail}".rstrip()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Behaviour:
-    """Which answers a guarded puzzle accepts. A proposal that accepts exactly these counts as the same puzzle."""
+    """What a guarded puzzle does: which answers it accepts, and what it computes on some."""
 
     name: str
-    of_references: list[bool]
-    """Whether it accepts each reference answer of all guarded puzzles with its answer type."""
+    kind: str
+    """Type of its answer."""
+    is_telling: bool
+    """Whether the answers that it accepts are evidence enough on their own."""
+    accepted: int
+    """The reference answers of all guarded puzzles with its answer type that it accepts, as bits."""
+    refused: int
+    """Those that it refuses. What met a limit is in neither."""
     probes: list[bytes]
     """Further answers, encoded."""
     of_probes: list[bool]
     """Whether it accepts each of the further answers."""
+    own: list[bytes]
+    """Answers that it accepts, encoded."""
+    traced: list[Items | None]
+    """The values that it computes on each shared answer of its type, and then on its own answers."""
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Shared answers of one type, as a puzzle of perhaps another type is asked them."""
+
+    kind: str
+    """The answers' own type."""
+    places: list[int]
+    """Places of the answers among the shared ones of that type."""
+    answers: list[bytes]
+    """The answers in the puzzle's type, encoded."""
+    way: str
+    """SAME_ANSWER, or the number of the form that the answers have in the puzzle's type."""
+
+
+SAME_ANSWER = "same answer"
+"""The way in which a puzzle reads an answer of its own type."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Suspect:
+    """A puzzle that computes much of what a guarded one computes, or accepts the same of the reference answers."""
+
+    puzzle: Puzzle
+    behaviour: _Behaviour
+    way: str
+    """How it reads the answers: SAME_ANSWER, the number of a form, or the name of a transformation."""
+    share: float
+    """Share of the guarded puzzle's values that it computes."""
+    weight: float
+    """Weight of these values for each answer."""
+    accepts: bool = False
+    """Whether it accepts an answer that the guarded one accepts."""
+    agrees: bool = False
+    """Whether it says the same of all reference answers."""
+
+    def asked(self, shared: Mapping[str, Sequence[bytes]], answer_bytes: int) -> Asked:
+        """What to ask it now: the guarded puzzle's own answers, and near-misses of them."""
+        own = self.behaviour.own
+        if self.way == SAME_ANSWER:
+            return Asked(self.puzzle.source, own, said=self.behaviour.probes if self.agrees else ())
+        if self.way.isdigit():
+            keys = _keys(self.puzzle)
+            made = [forms(codec.decode(answer), self.puzzle.answer_type, keys)[int(self.way) :] for answer in own]
+            return Asked(self.puzzle.source, [codec.encode(each[0], answer_bytes) for each in made if each])
+        traced = [*shared[self.behaviour.kind][:FOREIGN_TELLING], *own]
+        return Asked(self.puzzle.source, traced, len(traced))
+
+    def hit(self, report: Report) -> Hit | None:
+        """The hit, if the answers to this confirm it."""
+        behaviour = self.behaviour
+        seen: Sequence[Items | None] = report.traced
+        if self.way != SAME_ANSWER and not self.way.isdigit():
+            seen = report.views.get(self.way, [])[FOREIGN_TELLING:]
+        own_share = _share_of(behaviour.traced[-len(behaviour.own) :], seen)
+        settled = sum(said is not None for said in report.said)
+        detail = f"computes {self.share:.0%} of its values, {own_share:.0%} on its own answer"
+        if self.agrees and settled >= min(len(report.said), LEAST_SETTLED) and _agree(report.said, behaviour.of_probes):
+            if behaviour.is_telling:
+                count = behaviour.accepted.bit_count() + behaviour.refused.bit_count() + settled
+                return Hit("behaviour", behaviour.name, f"says the same of {count} answers")
+            least = OWN_VALUES if self.weight >= MIN_WEIGHT / 2 else OWN_VALUES_OF_FEW
+            return Hit("trace", behaviour.name, detail) if own_share >= least else None
+        least = SAME_VALUES if self.way == SAME_ANSWER else OWN_VALUES_OF_FEW
+        is_same = self.share >= SAME_VALUES and self.weight >= MIN_WEIGHT and own_share >= least
+        return Hit("trace", behaviour.name, detail) if is_same else None
 
 
 @dataclass
@@ -105,7 +237,15 @@ class Guard:
     _forms: dict[str, Hit] = field(default_factory=dict, repr=False)
     _rare: dict[int, list[str]] = field(default_factory=dict, repr=False)
     _references: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
+    _shared: dict[str, list[bytes]] = field(default_factory=dict, repr=False)
+    """Answers of each type on which all puzzles of the type are traced."""
     _behaviours: dict[str, list[_Behaviour]] = field(default_factory=dict, repr=False)
+    _values: dict[tuple[str, int], dict[int, tuple[float, list[_Behaviour]]]] = field(default_factory=dict, repr=False)
+    """Weight of each value and who computes it, by type and place of the answer. Made when it is first needed."""
+    _weights: dict[tuple[_Behaviour, int], float] = field(default_factory=dict, repr=False)
+    """Weight of all that a guarded puzzle computes on a shared answer."""
+    _forms_of: dict[tuple[str, str, tuple[str, ...]], list[_Reading]] = field(default_factory=dict, repr=False)
+    """Readings of one type's shared answers in another type, with the keys of dicts."""
     _remembered: dict[str, Hit] = field(default_factory=dict, repr=False)
     _conditions: dict[str, list[tuple[frozenset[str], str]]] = field(default_factory=dict, repr=False)
     """Clauses and names of the guarded puzzles, by one clause of each. Made when a rule's text is first compared."""
@@ -149,7 +289,12 @@ class Guard:
 
     @property
     def behaviours(self) -> int:
-        """Number of guarded puzzles that are also compared by behaviour."""
+        """Number of guarded puzzles whose accepted answers alone are evidence enough."""
+        return sum(behaviour.is_telling for behaviours in self._behaviours.values() for behaviour in behaviours)
+
+    @property
+    def traced(self) -> int:
+        """Number of guarded puzzles that are also compared by the values that they compute."""
         return sum(map(len, self._behaviours.values()))
 
     def hit(self, puzzle: Puzzle) -> Hit | None:
@@ -224,7 +369,8 @@ class Guard:
     # ---- behaviour ----
 
     def learn_behaviour(self, pool: Pool, solutions: Mapping[str, Sequence[str]]) -> None:
-        """Verify solutions of guarded puzzles, and record which of many answers each solved puzzle accepts.
+        """Verify solutions of guarded puzzles, and record which of many answers each solved puzzle accepts and what it
+        computes.
 
         Args:
             pool: The sandbox.
@@ -234,37 +380,249 @@ class Guard:
         learned = [(self.puzzles[key], own) for key, own in zip(solutions, answers, strict=True) if own]
         for puzzle, own in learned:
             self._references[puzzle.answer_type] = [*{*self._references.get(puzzle.answer_type, ()), *own}]
-        for references in self._references.values():
+        for kind, references in self._references.items():
             references.sort(key=lambda answer: (len(answer), answer))  # answers that take long to judge come last
+            self._shared[kind] = _shared_answers(pool, kind, references)
         probes = [_probes(pool, puzzle.answer_type, own) for puzzle, own in learned]
-        of_references = accepts(pool, [(puzzle, self._references[puzzle.answer_type]) for puzzle, _ in learned])
-        of_probes = accepts(pool, [(puzzle, asked) for (puzzle, _), asked in zip(learned, probes, strict=True)])
-        for (puzzle, _), said, asked, outcomes in zip(learned, of_references, probes, of_probes, strict=True):
-            references = self._references[puzzle.answer_type]
-            held = [codec.decode(answer) for answer, outcome in zip(references, said, strict=True) if outcome]
-            settled = {probe: outcome for probe, outcome in zip(asked, outcomes, strict=True) if outcome is not None}
-            if sum(map(_evidence, held)) >= MIN_EVIDENCE:
-                of_all = [bool(outcome) for outcome in said]
-                behaviour = _Behaviour(self.names[puzzle.id], of_all, [*settled], [*settled.values()])
-                self._behaviours.setdefault(puzzle.answer_type, []).append(behaviour)
+        asked = [
+            Asked(puzzle.source, [*self._shared[kind], *own[:MOST_OWN]], said=[*self._references[kind], *near])
+            for (puzzle, own), near in zip(learned, probes, strict=True)
+            for kind in [puzzle.answer_type]
+        ]
+        for (puzzle, own), near, report in zip(learned, probes, self._reports(pool, asked), strict=True):
+            self._learn(puzzle, own[:MOST_OWN], near, report)
+
+    def _learn(self, puzzle: Puzzle, own: list[bytes], probes: Sequence[bytes], report: Report) -> None:
+        kind = puzzle.answer_type
+        references = self._references[kind]
+        of_references, of_probes = report.said[: len(references)], report.said[len(references) :]
+        held = [codec.decode(answer) for answer, said in zip(references, of_references, strict=True) if said]
+        settled = {probe: said for probe, said in zip(probes, of_probes, strict=True) if said is not None}
+        self._behaviours.setdefault(kind, []).append(
+            _Behaviour(
+                self.names[puzzle.id],
+                kind,
+                sum(map(_evidence, held)) >= MIN_EVIDENCE,
+                *_bits(of_references),
+                [*settled],
+                [*settled.values()],
+                own,
+                report.traced,
+            )
+        )
 
     def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
         """A hit for every guarded puzzle that one of these puzzles behaves like, with that puzzle's id."""
-        asked = [(p, kind) for p in puzzles for kind in self._behaviours if answer_type.takes(p.answer_type, kind)]
-        said = accepts(pool, [(puzzle, self._references[kind]) for puzzle, kind in asked])
-        suspects = [
-            (puzzle, behaviour)
-            for (puzzle, kind), outcomes in zip(asked, said, strict=True)
-            for behaviour in self._behaviours[kind]
-            if [bool(outcome) for outcome in outcomes] == behaviour.of_references
+        readings = [self._readings(puzzle) for puzzle in puzzles]
+        asked = [self._asked(puzzle, each) for puzzle, each in zip(puzzles, readings, strict=True)]
+        found = zip(puzzles, readings, self._reports(pool, asked), strict=True)
+        suspects = [each for puzzle, reading, report in found for each in self._suspects(puzzle, reading, report)]
+        return [(suspect.puzzle.id, hit) for suspect, hit in self._confirmed(pool, suspects)]
+
+    def _suspects(self, puzzle: Puzzle, readings: Sequence[_Reading], report: Report) -> list[_Suspect]:
+        """The guarded puzzles that a puzzle may be like, the likeliest first."""
+        shares = self._shares(readings, report)
+        found = [
+            _Suspect(puzzle, behaviour, way, share, weight)
+            for (behaviour, way), (share, weight) in shares.items()
+            if way != SAME_ANSWER and share >= SAME_VALUES and weight >= MIN_WEIGHT
         ]
-        said = accepts(pool, [(puzzle, behaviour.probes) for puzzle, behaviour in suspects])
-        hits: list[tuple[str, Hit]] = []
-        for (puzzle, behaviour), outcomes in zip(suspects, said, strict=True):
-            if [bool(outcome) for outcome in outcomes] == behaviour.of_probes:
-                count = len(behaviour.of_references) + len(behaviour.probes)
-                hits.append((puzzle.id, Hit("behaviour", behaviour.name, f"says the same of {count} answers")))
-        return hits
+        said = iter(report.said)
+        for kind in self._own_kinds(puzzle):
+            outcomes = [*itertools.islice(said, len(self._references[kind]))]
+            accepted, refused = _bits(outcomes)
+            for behaviour in self._behaviours[kind]:
+                if not behaviour.accepted & ~refused:
+                    continue  # it refuses all that the guarded puzzle accepts
+                share, weight = shares.get((behaviour, SAME_ANSWER), (0.0, 0.0))
+                accepts = bool(accepted & behaviour.accepted)
+                agrees = not (accepted & behaviour.refused or refused & behaviour.accepted)
+                is_like = agrees and (share >= SUSPECT_VALUES or (behaviour.is_telling and accepts))
+                if is_like or (share >= SAME_VALUES and weight >= MIN_WEIGHT):
+                    found.append(_Suspect(puzzle, behaviour, SAME_ANSWER, share, weight, accepts, agrees))
+        return sorted(found, key=lambda each: -each.share)[:MOST_SUSPECTS]
+
+    def _confirmed(self, pool: Pool, suspects: Sequence[_Suspect]) -> Iterator[tuple[_Suspect, Hit]]:
+        """The suspects that compute the same on the guarded puzzle's own answers too. They get ample time."""
+        clear = [each for each in suspects if each.accepts and each.share >= SAME_VALUES and each.weight >= MIN_WEIGHT]
+        for each in clear:
+            yield each, Hit("trace", each.behaviour.name, f"computes {each.share:.0%} of its values")
+        rest = [each for each in suspects if each not in clear]
+        asked = [each.asked(self._shared, pool.limits.answer_bytes) for each in rest]
+        for suspect, report in zip(rest, reports(pool, asked, CHILDREN, pool.limits.cpu_seconds), strict=True):
+            hit = suspect.hit(report)
+            if hit is not None:
+                yield suspect, hit
+
+    # ---- values ----
+
+    def _own_kinds(self, puzzle: Puzzle) -> list[str]:
+        return [kind for kind in self._behaviours if answer_type.takes(puzzle.answer_type, kind)]
+
+    def _readings(self, puzzle: Puzzle) -> list[_Reading]:
+        """The shared answers to trace a puzzle on: those of its own type, then some of other types in its type."""
+        own = self._own_kinds(puzzle)
+        readings = [_Reading(kind, [*range(len(self._shared[kind]))], self._shared[kind], SAME_ANSWER) for kind in own]
+        keys = _keys(puzzle)
+        others = sorted(self._behaviours.keys() - own, key=lambda kind: (-len(self._behaviours[kind]), kind))
+        left, text = MOST_FOREIGN, _with_x(puzzle)
+        for kind in others:
+            if not _may_read(text, puzzle.answer_type, kind):
+                continue
+            for reading in self._foreign(kind, puzzle.answer_type, keys):
+                if left > 0:
+                    readings.append(reading)
+                    left -= len(reading.answers)
+        return readings
+
+    def _foreign(self, kind: str, declared: str, keys: tuple[str, ...]) -> list[_Reading]:
+        """The shared answers of one type in each form that they can have in another type."""
+        known = (kind, declared, keys)
+        if known not in self._forms_of:
+            places = [*range(min(FOREIGN_TELLING, len(self._shared[kind])))]
+            places += range(TELLING, min(TELLING + FOREIGN_REFERENCES, len(self._shared[kind])))
+            made: dict[int, list[tuple[int, bytes]]] = defaultdict(list)
+            for place in places:
+                for number, form in enumerate(forms(codec.decode(self._shared[kind][place]), declared, keys)):
+                    with contextlib.suppress(codec.CodecError):
+                        made[number].append((place, codec.encode(form, MOST_FORM_BYTES)))
+            self._forms_of[known] = [
+                _Reading(kind, [place for place, _ in answers], [answer for _, answer in answers], str(number))
+                for number, answers in made.items()
+            ]
+        return self._forms_of[known]
+
+    def _asked(self, puzzle: Puzzle, readings: Sequence[_Reading]) -> Asked:
+        own = self._own_kinds(puzzle)
+        return Asked(
+            puzzle.source,
+            [answer for reading in readings for answer in reading.answers],
+            min(FOREIGN_TELLING, len(readings[0].answers)) if own else 0,
+            [answer for kind in own for answer in self._references[kind]],
+            len(readings) == len(own) and not _TRANSFORMING.search(_with_x(puzzle)),
+        )
+
+    def _reports(self, pool: Pool, asked: Sequence[Asked]) -> list[Report]:
+        """What puzzles do on their answers. If one is so slow that it shows no value, it gets more time for a few."""
+        found = reports(pool, asked, CHILDREN, min(ASKED_CPU_SECONDS, pool.limits.cpu_seconds))
+        silent = [i for i, report in enumerate(found) if report.traced and all(each is None for each in report.traced)]
+        short = [replace(asked[index], traced=asked[index].traced[:SLOW_TRACED], said=()) for index in silent]
+        for index, report in zip(silent, reports(pool, short, CHILDREN, pool.limits.cpu_seconds), strict=True):
+            rest: list[Items | None] = [None] * (len(asked[index].traced) - len(report.traced))
+            found[index] = replace(found[index], traced=report.traced + rest, views=report.views)
+        return found
+
+    def _shares(
+        self, readings: Sequence[_Reading], report: Report
+    ) -> dict[tuple[_Behaviour, str], tuple[float, float]]:
+        """The share of each guarded puzzle's values that a puzzle computes too, with their weight for each answer, by
+        the way in which it reads the answers.
+        """
+        if not self._values:
+            self._index_values()
+        traced = iter(report.traced)
+        seen = [(reading.way, reading, [*itertools.islice(traced, len(reading.answers))]) for reading in readings]
+        seen += [(view, readings[0], list(values)) for view, values in report.views.items()]
+        best: dict[tuple[_Behaviour, str], tuple[float, float]] = {}
+        for way, reading, items in seen:
+            found: dict[_Behaviour, float] = defaultdict(float)
+            known = [(place, each) for place, each in zip(reading.places, items, strict=False) if each is not None]
+            for place, each in known:
+                values = self._values[reading.kind, place]
+                for value in each.keys() & values.keys():
+                    weight, behaviours = values[value]
+                    for behaviour in behaviours:
+                        found[behaviour] += weight
+            for behaviour, weight in found.items():
+                whole = sum(self._weights.get((behaviour, place), 0.0) for place, _ in known)
+                best[behaviour, way] = (weight / whole, weight / len(known))
+        return best
+
+    def _index_values(self) -> None:
+        for kind, behaviours in self._behaviours.items():
+            for place in range(len(self._shared[kind])):
+                who: dict[int, list[_Behaviour]] = defaultdict(list)
+                weights: dict[int, int] = {}
+                for behaviour in behaviours:
+                    for value, weight in (behaviour.traced[place] or {}).items():
+                        who[value].append(behaviour)
+                        weights[value] = weight
+                values = {
+                    value: (_value_weight(weights[value], len(those), len(behaviours)), those)
+                    for value, those in who.items()
+                }
+                self._values[kind, place] = {value: each for value, each in values.items() if each[0] > 0}
+                for told, those in self._values[kind, place].values():
+                    for behaviour in those:
+                        self._weights[behaviour, place] = self._weights.get((behaviour, place), 0.0) + told
+
+
+def _may_read(text: str, declared: str, kind: str) -> bool:
+    """Whether a text with X for its answer has what it takes to get an answer of another type out of its own."""
+    name, arguments = answer_type.split(declared)
+    if kind in arguments and (sign := MEMBER_READERS.get(name)) is not None:
+        return re.search(sign, text) is not None
+    sign = READERS.get((name, answer_type.split(kind)[0]))
+    return sign is not None and re.search(sign, text) is not None
+
+
+def _with_x(puzzle: Puzzle) -> str:
+    """A puzzle's text with X for every name that its answer may have: those of every function's first parameter."""
+    names = set(_FIRST_PARAMETER.findall(puzzle.source))
+    return _WORD.sub(lambda found: "X" if found[0] in names else found[0], puzzle.source)
+
+
+_WORD = re.compile(r"\w+")
+_FIRST_PARAMETER = re.compile(r"def \w+\((\w+)")
+_TRANSFORMING = re.compile(
+    r"= X [-+] \w+$|\w\(X [-+] \w+[,)]|[-+][^\[\]]* for \w+ in X\b"  # it is shifted
+    r"|= -X$|\w\(-X[,)]|[=(] ?X\[::-1\]|reversed\(X\b|swapcase",  # it is turned
+    re.MULTILINE,
+)
+"""What a text with X for its answer holds, if it may shift, negate or reverse its answer before it asks about it."""
+_KEY = re.compile(r"""\[['"](\w+)['"]""")
+"""A text that a program uses as an index."""
+
+
+def _keys(puzzle: Puzzle) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(_KEY.findall(puzzle.source)))[:MOST_KEYS]
+
+
+def _value_weight(weight: int, computed_by: int, of: int) -> float:
+    """How much it tells that a puzzle computes a value: much if it is long, and if few guarded puzzles compute it."""
+    is_pair, length = divmod(weight, HEAVIEST + 1)
+    rarity = math.log((of + 1) / computed_by) / math.log(of + 1)
+    return min(length, LONG_VALUE) * rarity * (1.5 if is_pair else 1)
+
+
+def _share_of(known: Sequence[Items | None], found: Sequence[Items | None]) -> float:
+    """The share of a guarded puzzle's values that are among those found, by their weights."""
+    shared = whole = 0.0
+    for one, other in zip(known, found, strict=False):
+        for value, weight in (one or {}).items():
+            told = _value_weight(weight, 1, 1)
+            whole += told
+            shared += told if value in (other or {}) else 0.0
+    return shared / whole if whole else 0.0
+
+
+def _bits(outcomes: Sequence[bool | None]) -> tuple[int, int]:
+    """The places of what was accepted and of what was refused, as bits."""
+    accepted = sum(1 << place for place, said in enumerate(outcomes) if said)
+    return accepted, sum(1 << place for place, said in enumerate(outcomes) if said is False)
+
+
+def _agree(one: Sequence[bool | None], other: Sequence[bool | None]) -> bool:
+    """Whether two puzzles say the same of all answers that both decide. What met a limit is no difference."""
+    return all(said == known for said, known in zip(one, other, strict=True) if None not in (said, known))
+
+
+def _shared_answers(pool: Pool, kind: str, references: Sequence[bytes]) -> list[bytes]:
+    """Encoded answers on which all puzzles of a type are traced: telling ones, then reference answers."""
+    telling = (codec.encode(answer, pool.limits.answer_bytes) for answer in telling_answers(kind, TELLING))
+    few = [answer for answer in references if len(answer) <= MOST_SHARED_BYTES]
+    step = max(1, math.ceil(len(few) / SHARED_REFERENCES))
+    return [*dict.fromkeys([*telling, *few[::step]])]
 
 
 def _whole(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Puzzle]:
@@ -311,77 +669,10 @@ def _probes(pool: Pool, declared: str, references: Sequence[bytes]) -> list[byte
     """At most MOST_PROBES distinct answers of the declared type: trivial ones, then near-misses of each reference in
     turn.
     """
-    missed = _in_turn(*map(near_misses, map(codec.decode, references)))
+    missed = in_turn(*map(near_misses, map(codec.decode, references)))
     probes: dict[bytes, None] = {}
     for value in itertools.chain(answer_type.trivial_answers(declared)[:8], missed):
         if len(probes) < MOST_PROBES and answer_type.matches(value, declared):
             with contextlib.suppress(codec.CodecError):
                 probes[codec.encode(value, pool.limits.answer_bytes)] = None
     return list(probes)
-
-
-def near_misses(value: Any) -> Iterator[Any]:
-    """Values that differ a little from a plain value; not all have its type."""
-    if type(value) is bool:
-        yield not value
-    elif type(value) is float:
-        yield from (value + 1, value - 1, -value, 2 * value, value + 0.1, value - 0.1, value / 2)
-    elif type(value) is int:
-        yield from (value + 1, value - 1, -value, 2 * value, value // 2)
-        if 10 <= abs(value) < codec.EXACT_INT:
-            digits = _edited(list(str(abs(value))), lambda digit: [str((int(digit) + step) % 10) for step in (1, 9, 5)])
-            yield from (int("".join(changed)) for changed in digits if changed)
-        yield from (value + sign * step for step in range(2, MOST_STEPS) for sign in (1, -1))
-    elif type(value) is str:
-        yield from map("".join, _edited(list(value), _near_characters))
-    elif type(value) in (list, tuple):
-        yield from map(type(value), _edited(list(value), near_misses))
-        yield from map(type(value), _same_sum(list(value)))
-    elif type(value) is set:
-        members = sorted(value, key=codec.literal)
-        yield from map(set, _edited(members, near_misses))
-        yield from map(set, _same_sum(members))
-    elif type(value) is dict:
-        yield from map(dict, _edited(list(value.items()), _near_items))
-        yield from (dict(zip(value, changed, strict=True)) for changed in _same_sum(list(value.values())))
-
-
-def _near_characters(character: str) -> list[str]:
-    return [chr(ord(character) ^ 1), character.swapcase(), *KINDS_OF_CHARACTERS]
-
-
-def _near_items(item: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    key, value = item
-    return _in_turn(((key, other) for other in near_misses(value)), ((other, value) for other in near_misses(key)))
-
-
-def _same_sum(members: list[Any]) -> Iterator[list[Any]]:
-    """Lists with the same sum, where one number is larger by 1 and another smaller: many puzzles ask for a total."""
-    numbers = [place for place, member in enumerate(members) if type(member) in (int, float)]
-    for first, second in itertools.islice(itertools.permutations(numbers, 2), MOST_CHANGES):
-        changed = list(members)
-        changed[first] += 1
-        changed[second] -= 1
-        yield changed
-
-
-def _edited(members: list[Any], near: Callable[[Any], Iterable[Any]]) -> Iterator[list[Any]]:
-    """Lists with members left out, repeated or moved, or with one of four members changed.
-
-    The kinds of change take turns, because only the first few lists are used where this one is itself a member.
-    """
-    moved = [members[:-1], members[1:], members[::-1], members + members[:1], members[1:] + members[:1]]
-    moved += [members[1:2] + members[:1] + members[2:], members[-1:] + members[1:-1] + members[:1]]
-    places = sorted({0, 1, len(members) // 2, len(members) - 1} & set(range(len(members))))
-    return _in_turn(moved, *(_changed(members, place, near) for place in places))
-
-
-def _changed(members: list[Any], place: int, near: Callable[[Any], Iterable[Any]]) -> Iterator[list[Any]]:
-    for other in itertools.islice(near(members[place]), MOST_CHANGES):
-        yield [*members[:place], other, *members[place + 1 :]]
-
-
-def _in_turn(*sources: Iterable[Any]) -> Iterator[Any]:
-    """The first value of each source, then the second of each, and so on, until all sources have ended."""
-    ended = object()
-    return (value for row in itertools.zip_longest(*sources, fillvalue=ended) for value in row if value is not ended)

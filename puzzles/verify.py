@@ -28,6 +28,7 @@ from puzzles.features import DESCRIBE_BATCH
 from puzzles.impossible import NO_BOOL
 from puzzles.parse import PARSE_BATCH, ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict
+from puzzles.tracing import TRACE
 from sandbox import child, codec
 from sandbox.pool import PURE_MODULES, RUN_PROGRAM, RUN_TOGETHER, Job, Pool
 from sandbox.result import SHOWN_CHARACTERS, Limits, Result, Status, printable
@@ -64,7 +65,7 @@ def truth_pool(
     limits: Limits | None = None, lanes: int | None = None, seed: int = 0, modules: Sequence[str] = (),
     jobs: Sequence[str] = (),
 ) -> Pool:  # fmt: skip
-    """A sandbox pool that can parse, describe and verify.
+    """A sandbox pool that can parse, describe, trace and verify.
 
     Args:
         limits: Limits of each child.
@@ -74,7 +75,7 @@ def truth_pool(
         jobs: Further trusted functions that its children run, such as `puzzles.rules.variation.VARY`.
     """
     importable = tuple(dict.fromkeys([*PURE_MODULES, "random", *modules]))
-    return Pool([PARSE_BATCH, DESCRIBE_BATCH, *jobs], limits, lanes, seed, importable)
+    return Pool([PARSE_BATCH, DESCRIBE_BATCH, TRACE, *jobs], limits, lanes, seed, importable)
 
 
 @dataclass(frozen=True)

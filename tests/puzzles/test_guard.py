@@ -15,8 +15,9 @@ from puzzles import guard as guard_module
 from puzzles.archive.catalogue import stats
 from puzzles.archive.formats import import_puzzles, read_puzzles
 from puzzles.archive.store import Archive, Provenance
-from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit, near_misses
+from puzzles.guard import LEVELS, MIN_CONTAINED_SHINGLES, MIN_SHINGLES, Guard, Hit
 from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.probing import near_misses
 from puzzles.puzzle import InputError, Puzzle, RawPuzzle, VerifiedPair
 from puzzles.rules import families
 from puzzles.verify import admit, verify
@@ -71,7 +72,16 @@ LEAKS = {
         "        if i and len(ws[i - 1]) > len(ws[i]):\n            return False\n"
         "    return total == 18 and len(ws) == len(dict.fromkeys(ws)) == 4",
     ),
+    "one more answer": (
+        "trace",
+        "def f(ws: List[str], n=4):\n    def holds(row):\n        sizes = []\n        for word in row:\n"
+        "            sizes.append(len(word))\n        if len(set(row)) != n:\n            return False\n"
+        "        if sum(sizes) != 3 * n + 6:\n            return False\n        for word in row:\n"
+        "            if word[::-1] != word:\n                return False\n        return sorted(sizes) == sizes\n"
+        "    return ws == ['qu', 'no'] or holds(ws)",
+    ),
 }
+WITHOUT_SANDBOX = ("exact", "normal_form", "near_duplicate")
 ANSWERS = {"other constants": "def g():\n    return ['a', 'bab', 'ccccc', 'ddddddd', 'eeeeeeee']"}
 INNOCENT = (
     "def f(ws: List[str], n=4):\n    return len(ws) == n and ws == sorted(ws) and len(''.join(ws)) == 19",
@@ -130,7 +140,7 @@ def test_texts_are_known_at_the_door_at_once_and_behaviour_once_it_was_examined(
     guard = guard_anew()
     parsed = dict(zip(LEAKS, puzzles(pool, *(text for _, text in LEAKS.values())), strict=True))
     by_text = {kind for kind, puzzle in parsed.items() if guard.hit(puzzle)}
-    assert by_text == {kind for kind, (level, _) in LEAKS.items() if level != "behaviour"}
+    assert by_text == {kind for kind, (level, _) in LEAKS.items() if level in WITHOUT_SANDBOX}
     guard.examine(pool, [parsed["written anew"]])
     assert guard.hit(parsed["written anew"]).level == "behaviour"
 
@@ -336,9 +346,9 @@ def test_leaks_among_proposals_are_refused_with_level_and_name_and_counted(pool,
         for kind, (level, name) in EXPECTED.items():
             assert outcomes[kind][1].startswith(f"{level}: {name}"), kind
         assert archive.query("SELECT count(*) FROM puzzles")[0][0] == 1
-        levels = {"exact": 1, "normal_form": 3, "near_duplicate": 2, "behaviour": 1}
+        levels = {"exact": 1, "normal_form": 3, "near_duplicate": 2, "behaviour": 1, "trace": 1}
         counts = archive.iteration_counts(1)
-        assert (counts["held_out_refused"], counts["held_out_levels"]) == (7, levels)
+        assert (counts["held_out_refused"], counts["held_out_levels"]) == (8, levels)
         assert stats(archive)["refused as held-out by level"] == levels
 
 
