@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from puzzles.archive.formats import EMBEDDED_SETS
-from puzzles.foreign import shortened
+from puzzles.foreign import open_regular, shortened
 from puzzles.puzzle import InputError
 from selfplay import settings
 from selfplay.config import RunConfig, flatten
@@ -183,6 +183,6 @@ def _signatures(rundir: RunDir) -> list[str]:
     file = rundir.path / SIGNATURES
     if not file.is_file():
         return []
-    with file.open("rb") as opened:
+    with open_regular(file, "signatures") as opened:
         text = opened.read(MOST_SIGNATURES_BYTES).decode("ascii", "replace")
     return [line for line in text.splitlines() if len(line) == 64]

@@ -7,7 +7,6 @@ folders are in `$XDG_CACHE_HOME/selfplay/gguf`, by default `~/.cache/selfplay/gg
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
-from puzzles.foreign import shortened
+from puzzles.foreign import open_regular, parse_json, shortened
 from puzzles.puzzle import InputError
 from selfplay.sampling.helper import ONE_THREAD
 
@@ -105,7 +104,7 @@ def _cache() -> Path:
 
 def _hash(file: Path, named: str) -> str:
     digest = hashlib.sha256(f"{CONVERSION}".encode())
-    with file.open("rb") as opened:
+    with open_regular(file, "a GGUF file") as opened:
         start = opened.read(READ_BYTES)
         if not start.startswith(MAGIC):
             raise InputError(f"{named}: expected a GGUF file, it does not begin with {MAGIC.decode()}")
@@ -135,5 +134,5 @@ def _convert(file: Path, folder: Path, named: str) -> None:
         raise InputError(f"{named}: it takes more than {seconds} s to read: use another model") from None
     if done.returncode or not (folder / "config.json").is_file():
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-        said = json.loads(lines[-1])["error"] if lines else f"reading it ended with status {done.returncode}"
+        said = parse_json(lines[-1], named)["error"] if lines else f"reading it ended with status {done.returncode}"
         raise InputError(f"{named}: cannot be read as a causal language model: {shortened(said)}")

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import NATURAL, TEXT, an_object, each, expect, parse_json, shown
+from puzzles.foreign import NATURAL, TEXT, an_object, each, expect, open_regular, parse_json, read_bytes, shown
 from puzzles.puzzle import InputError
 from selfplay.run import user_state
 from selfplay.sampling.helper import Helper, HelperDied, HelperLate
@@ -154,7 +154,7 @@ def looked_through(folder: Path) -> Found:
             content, number, held = _header(file, size)
             elements, weight_bytes, tensors = elements + held, weight_bytes + size, tensors + number
         elif file.suffix in READ and file.name != "selfplay.json":
-            content = file.read_bytes()
+            content = read_bytes(file, LARGE_BYTES)
             beside += size
         else:
             continue
@@ -205,7 +205,7 @@ def _is_hollow(file: Path) -> bool:
         return False
     if found.st_blocks:
         return True
-    with file.open("rb") as opened:  # some file systems tell no blocks
+    with open_regular(file) as opened:  # some file systems tell no blocks
         try:
             return os.lseek(opened.fileno(), 0, os.SEEK_HOLE) < found.st_size // SPARSE
         except OSError:
@@ -224,7 +224,7 @@ def _check_place(file: Path, root: Path) -> None:
 
 def _header(file: Path, size: int) -> tuple[bytes, int, int]:
     """The header of a file of weights, its number of tensors, and of numbers in them."""
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         first = opened.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
         if length > size - 8:
@@ -250,7 +250,7 @@ def shards(folder: Path) -> list[str]:
     """The files of weights that the folder's index names; none if it has no index."""
     if not (folder / INDEX).exists():
         return []
-    index = parse_json((folder / INDEX).read_bytes(), str(folder / INDEX))
+    index = parse_json(read_bytes(folder / INDEX, INDEX_BYTES), str(folder / INDEX))
     expect(index, an_object(weight_map=each(TEXT)), str(folder / INDEX))
     names = sorted({*index["weight_map"].values()})
     for name in names:
@@ -264,7 +264,7 @@ def _check_described(folder: Path) -> None:
     described: dict[str, Any] = {}
     for name in ("config.json", "generation_config.json"):  # the others are large: the helper reads them
         if (file := folder / name).exists():
-            described[name] = parse_json(file.read_bytes(), str(file))
+            described[name] = parse_json(read_bytes(file, LARGE_BYTES), str(file))
             expect(described[name], {"type": "object"}, str(file))
     if (folder / "adapter_config.json").exists():
         raise InputError(
