@@ -26,6 +26,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from puzzles import answer_type, similarity
+from puzzles.foreign import TEXT, TEXTS, Shape, a_list, an_object
+from puzzles.foreign import each as any_key
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.probing import forms, in_turn, near_misses, telling_answers
 from puzzles.puzzle import Candidate, Puzzle, Verdict, content_hash
@@ -411,6 +413,20 @@ class Guard:
             )
         )
 
+    def learned(self) -> dict[str, Any]:
+        """What `learn_behaviour` has found out, for JSON."""
+        return {
+            "references": {kind: _texts(answers) for kind, answers in self._references.items()},
+            "shared": {kind: _texts(answers) for kind, answers in self._shared.items()},
+            "behaviours": {kind: [_kept(each) for each in known] for kind, known in self._behaviours.items()},
+        }
+
+    def recall(self, learned: Mapping[str, Any]) -> None:
+        """Take what `learned` of an equal guard has given, in place of `learn_behaviour`."""
+        self._references = {kind: _answers(texts) for kind, texts in learned["references"].items()}
+        self._shared = {kind: _answers(texts) for kind, texts in learned["shared"].items()}
+        self._behaviours = {kind: [_recalled(each) for each in kept] for kind, kept in learned["behaviours"].items()}
+
     def behaving_alike(self, pool: Pool, puzzles: Sequence[Puzzle]) -> list[tuple[str, Hit]]:
         """A hit for every guarded puzzle that one of these puzzles behaves like, with that puzzle's id."""
         readings = [self._readings(puzzle) for puzzle in puzzles]
@@ -623,6 +639,39 @@ def _shared_answers(pool: Pool, kind: str, references: Sequence[bytes]) -> list[
     few = [answer for answer in references if len(answer) <= MOST_SHARED_BYTES]
     step = max(1, math.ceil(len(few) / SHARED_REFERENCES))
     return [*dict.fromkeys([*telling, *few[::step]])]
+
+
+LEARNED: Shape = an_object(
+    references=any_key(TEXTS), shared=any_key(TEXTS), behaviours=any_key(a_list(an_object(
+        name=TEXT, kind=TEXT, is_telling={"type": "boolean"}, accepted=TEXT, refused=TEXT, probes=TEXTS,
+        of_probes=a_list({"type": "boolean"}), own=TEXTS, traced=a_list({"type": ["array", "null"]}),
+    ))),
+)  # fmt: skip
+"""JSON shape of what a guard has learned."""
+
+
+def _texts(answers: Sequence[bytes]) -> list[str]:
+    return [answer.decode("ascii") for answer in answers]
+
+
+def _answers(texts: Sequence[str]) -> list[bytes]:
+    return [text.encode("ascii") for text in texts]
+
+
+def _kept(behaviour: _Behaviour) -> dict[str, Any]:
+    """A behaviour for JSON. Bits are written in hexadecimal, because they make long integers."""
+    return {
+        **vars(behaviour), "accepted": f"{behaviour.accepted:x}", "refused": f"{behaviour.refused:x}",
+        "probes": _texts(behaviour.probes), "own": _texts(behaviour.own),
+        "traced": [None if items is None else [*items.items()] for items in behaviour.traced],
+    }  # fmt: skip
+
+
+def _recalled(kept: Mapping[str, Any]) -> _Behaviour:
+    traced = [None if items is None else {int(value): int(times) for value, times in items} for items in kept["traced"]]
+    bits = {name: int(kept[name], 16) for name in ("accepted", "refused")}
+    answers = {name: _answers(kept[name]) for name in ("probes", "own")}
+    return _Behaviour(**{**kept, **bits, **answers, "traced": traced})
 
 
 def _whole(pool: Pool, puzzles: Sequence[Puzzle]) -> list[Puzzle]:

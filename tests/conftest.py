@@ -15,8 +15,12 @@ import selfplay  # noqa: F401  # before torch, whose threads then do not spin be
 
 @pytest.fixture(scope="session", autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests keep their key and marks in a folder of their own, and so do the commands that they start."""
+    """Tests keep key, marks and cache in folders of their own, and so do the commands that they start."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    base = tmp_path_factory.getbasetemp()
+    # What a guard has learned is the same for all workers.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from puzzles import guard as guard_module
+from puzzles import probing, tracing
 from puzzles.archive.store import Archive
-from puzzles.guard import Guard, Hit
+from puzzles.foreign import read_json
+from puzzles.guard import LEARNED, Guard, Hit
 from puzzles.parse import Text, parse_puzzles
-from puzzles.puzzle import Puzzle
+from puzzles.puzzle import InputError, Puzzle
+from puzzles.writing import write_atomically
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
+from selfplay.run import user_cache
 from selfplay.run.progress import Progress
 from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
 
@@ -41,17 +51,42 @@ def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:
 def guard_of(pool: Pool, sets: dict[str, list[NamedPuzzle]]) -> Guard:
     """A guard around the sets. Refusals name a puzzle by its set and name. Comparing behaviour needs the solutions.
 
-    To learn the behaviour of the embedded sets takes seconds. So a process learns it once: an ablation has many runs.
+    To learn the behaviour of the embedded sets takes seconds. So it is learned once, and kept in the user's cache.
     """
     named = [(f"{name}/{item.name}", item) for name, items in sets.items() for item in items]
     key = (repr(pool.limits), *((name, item.puzzle.source, item.solutions[:GUARD_SOLUTIONS]) for name, item in named))
     if key not in _KNOWN:
-        guard = Guard.of((name, item.puzzle) for name, item in named)
-        guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
-        _KNOWN[key] = guard
+        guard = _KNOWN[key] = Guard.of((name, item.puzzle) for name, item in named)
+        file = _file(key)
+        if file is None or not _recall(guard, file):
+            guard.learn_behaviour(pool, {item.puzzle.id: item.solutions[:GUARD_SOLUTIONS] for _, item in named})
+            _keep(guard, file)
     guard = _KNOWN[key].anew()
     logger.info("guarded: %d puzzles, %d of them by behaviour too", len(guard.puzzles), guard.behaviours)
     return guard
+
+
+def _file(key: tuple[object, ...]) -> Path | None:
+    """Where the user's cache keeps what a guard has learned. It depends on the guard's code, too."""
+    code = [Path(str(module.__file__)).read_bytes() for module in (guard_module, probing, tracing)]
+    digest = hashlib.sha256(repr((sys.version, key, code)).encode("utf-8", "surrogatepass")).hexdigest()
+    folder = user_cache.folder("guard")
+    return None if folder is None else folder / f"{digest[:32]}.json"
+
+
+def _recall(guard: Guard, file: Path) -> bool:
+    """Whether the cache had what the guard needs."""
+    with contextlib.suppress(InputError, ValueError):
+        guard.recall(read_json(file, LEARNED))
+        return True
+    return False
+
+
+def _keep(guard: Guard, file: Path | None) -> None:
+    """Keep what the guard has learned. Where that is not possible, it is learned again."""
+    if file is not None:
+        with contextlib.suppress(OSError, InputError):
+            write_atomically(file, json.dumps(guard.learned()))
 
 
 def examine_archive(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from puzzles.foreign import open_regular, parse_json, shortened
 from puzzles.puzzle import InputError
+from selfplay.run import user_cache
 from selfplay.sampling.helper import ONE_THREAD
 
 ENDING = ".gguf"
@@ -84,7 +85,10 @@ def _packaged() -> Path:
 def _converted(file: Path, named: str) -> Path:
     if missing := [name for name in NEEDED if util.find_spec(name) is None]:
         raise InputError(f"{named}: GGUF needs the package {missing[0]}: pip install '.[gguf]'")
-    folder = _cache() / _hash(file, named)
+    cache = user_cache.folder("gguf")
+    if cache is None:
+        raise InputError(f"{named}: expected a place for the plain model folder: set XDG_CACHE_HOME")
+    folder = cache / _hash(file, named)
     if not (folder / "config.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as name:
@@ -94,12 +98,6 @@ def _converted(file: Path, named: str) -> Path:
             except OSError:  # another process was quicker
                 shutil.rmtree(Path(name) / "model", ignore_errors=True)
     return folder
-
-
-def _cache() -> Path:
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    return base / "selfplay" / "gguf"
 
 
 def _hash(file: Path, named: str) -> str:

@@ -617,3 +617,39 @@ def test_no_rule_family_is_near_a_guarded_puzzle_by_behaviour_nor_a_single_rule_
     items = [NamedPuzzle(name, puzzle) for (name, _), puzzle in zip(pairs, parsed, strict=True)]
     found = found_among(real_guard, pool, items)
     assert [(name, level) for name, level in found if name in SINGLE_RULES or level == "behaviour"] == []
+
+
+# ---- what is learned is kept ----
+
+
+def test_what_a_guard_has_learned_is_recalled_as_it_was(pool, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(guarding, "_KNOWN", {})
+    (secret,) = puzzles(pool, SECRET)
+    sets = {"heldout": [NamedPuzzle("secret", secret, solutions=(ANSWER,))]}
+    learned = guarding.guard_of(pool, sets)
+    (file,) = tmp_path.rglob("*.json")
+    monkeypatch.setattr(guarding, "_KNOWN", {})
+    monkeypatch.setattr(Guard, "learn_behaviour", lambda *_: pytest.fail("it is learned again"))
+    recalled = guarding.guard_of(pool, sets)
+    assert (
+        json.loads(file.read_text())
+        == json.loads(json.dumps(recalled.learned()))
+        == json.loads(json.dumps(learned.learned()))
+    )
+    assert recalled.identity == learned.identity
+    assert recalled.behaviours == learned.behaviours > 0
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"references": {}}', "[1]"])
+def test_what_is_damaged_in_the_cache_is_learned_again(pool, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (secret,) = puzzles(pool, SECRET)
+    sets = {"heldout": [NamedPuzzle("secret", secret, solutions=(ANSWER,))]}
+    monkeypatch.setattr(guarding, "_KNOWN", {})
+    before = guarding.guard_of(pool, sets)
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(content)
+    monkeypatch.setattr(guarding, "_KNOWN", {})
+    assert guarding.guard_of(pool, sets).learned() == before.learned()
+    assert json.loads(file.read_text())["behaviours"]

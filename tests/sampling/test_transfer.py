@@ -86,7 +86,11 @@ def test_a_packing_that_cannot_be_bounded_is_refused(packing):
         got(b"x" * 100, content_encoding=packing)
 
 
-@pytest.mark.parametrize("content", [b"no packing", gzip.compress(TEXT)[:40], zlib.compress(TEXT)[:-8]])
+@pytest.mark.parametrize(
+    "content",
+    [b"no packing", gzip.compress(TEXT)[:40], zlib.compress(TEXT)[:-8]],
+    ids=["not packed", "cut", "another packing"],
+)
 def test_a_damaged_packing_is_refused(content):
     with pytest.raises(Unreadable, match=r"not packed as gzip|the end of the gzip is missing"):
         got(content, content_encoding="gzip")

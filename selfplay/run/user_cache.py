@@ -1,0 +1,19 @@
+"""Files that this user's commands have made and can make again, beside all runs.
+
+They are in `$XDG_CACHE_HOME/selfplay`, by default `~/.cache/selfplay`. Nothing that is handed over can be there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def folder(name: str) -> Path | None:
+    """The folder for one kind of file; None if this user has no home. It need not exist."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError:
+        return None
+    return base / "selfplay" / name if base.is_absolute() else None
