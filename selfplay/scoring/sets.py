@@ -28,12 +28,18 @@ class NamedPuzzle:
     difficulty: int | None = None
 
 
+_READ: dict[str, list[NamedPuzzle]] = {}
+"""The embedded sets that this process has read."""
+
+
 def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
     """A puzzle file (or an archive's puzzles) as a set to be scored.
 
     Raises:
         InputError: A text in it is no puzzle.
     """
+    if path in _READ:
+        return list(_READ[path])
     raws = read_any(path)
     parsed = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
     named = []
@@ -43,7 +49,9 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
         named.append(NamedPuzzle(raw.name, puzzle, raw.solutions, raw.skills, raw.difficulty))
     if not named:
         raise InputError(f"{path}: expected puzzles, there are none")
-    return named
+    if path in EMBEDDED_SETS:  # they do not change while a process runs
+        _READ[path] = named
+    return list(named)
 
 
 def read_any(path: str) -> list[Any]:
