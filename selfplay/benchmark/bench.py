@@ -155,6 +155,8 @@ def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
         return config.protocol, "option"
     if "protocol" in model.notes:
         return str(model.notes["protocol"]), "saved with the checkpoint"
+    if getattr(getattr(model, "tokenizer", None), "chat_template", None):
+        return "chat", "the model has a chat template"
     return "few-shot", "default"
 
 

@@ -51,7 +51,8 @@ def add_bench(commands: Any) -> None:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"],
-        help="how puzzles are shown; auto takes the protocol that the model was trained with, else few-shot",
+        help="how puzzles are shown; auto takes the protocol that the model was trained with, else chat if it has a "
+        "template for that, else few-shot",
     )  # fmt: skip
     parser.add_argument("--shots", type=natural, default=5, help="solved pairs before each puzzle, with few-shot")
     parser.add_argument("--samples", type=positive, default=100, help="candidates per puzzle (n)")
