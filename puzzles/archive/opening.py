@@ -93,18 +93,22 @@ def check_files(path: Path) -> None:
     """Check that a database and the files that SQLite keeps beside it are regular files, as far as they are there.
 
     Raises:
-        InputError: One is a link, or of another kind.
+        InputError: One is a link, of another kind, or has a second name somewhere (a hard link), so that what is
+            written into it would change another's file.
     """
     for file in (path, *(path.with_name(f"{path.name}{end}") for end in SIDE_FILES)):
         try:
-            kind = os.lstat(file).st_mode
+            found = os.lstat(file)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        kind = found.st_mode
         if stat.S_ISLNK(kind):
             remedy = f"name {shortened(os.path.realpath(file))} itself" if file == path else "remove the link"
             raise InputError(f"{file}: expected an archive's own file, got a link: {remedy}")
         if not stat.S_ISREG(kind) and not (file == path and stat.S_ISDIR(kind)):
             raise InputError(f"{file}: expected an archive's own file, got a folder, a pipe or a device")
+        if stat.S_ISREG(kind) and found.st_nlink > 1:
+            raise InputError(f"{file}: expected an archive's own file, got one with a second name: copy it, or remove it")
 
 
 def told(error: sqlite3.Error) -> str:

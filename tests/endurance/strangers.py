@@ -42,6 +42,7 @@ import learned  # noqa: E402
 
 SECONDS = 120.0
 GIB = 1024**3
+STATUSES = (0, 1, 2, 3)
 MOST_LINE = 2500
 """Characters of the line that refuses a thing."""
 CONTROLS = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]")
@@ -61,6 +62,7 @@ class Command:
 
     name: str
     arguments: tuple[str, ...]
+    """Several commands, which run in one process, have `;` between them."""
     writes: bool = False
     """Whether it may write into the thing itself."""
 
@@ -73,24 +75,31 @@ def command(line: str, name: str = "", writes: bool = False) -> Command:
 
 COMMANDS: dict[str, tuple[Command, ...]] = {
     "archive": (
-        command("archive stats THING"), command("archive stats THING --json", "stats --json"),
-        command("archive list THING"), command("archive list THING --refused", "list --refused"),
-        command("archive list THING --search forged --sort hardest", "list --search"),
-        command("archive show THING ID"), command("archive why THING ID"),
-        command("archive diff THING GOOD/runs/good"), command("archive export THING own/out.jsonl"),
-        command("archive export THING own/chat.jsonl --format chat", "export chat"),
-        command("archive merge own/merged.sqlite THING"), command("archive contamination THING --against GOOD/five.jsonl"),
-        command("archive reverify THING"), command("archive replay THING ID", writes=False),
-        command("archive import THING GOOD/five.jsonl", writes=True), command("view THING --port 0"),
+        command(
+            "archive stats THING ; archive stats THING --json ; archive list THING ; archive list THING --refused ;"
+            " archive list THING --search forged --sort hardest ; archive show THING ID ; archive why THING ID ;"
+            " archive diff THING GOOD/runs/good ; archive export THING own/out.jsonl ;"
+            " archive export THING own/chat.jsonl --format chat ; archive replay THING ID",
+            "what reads",
+        ),
+        command("archive merge own/merged.sqlite THING ; archive contamination THING --against GOOD/five.jsonl ;"
+                " archive reverify THING", "what judges"),
+        command("archive import THING GOOD/five.jsonl", writes=True),
+        command("view THING --port 0"),
         command(f"bench GOOD/model --puzzles THING {' '.join(SMALL)} --out own/b"),
     ),
     "run folder": (
-        command("report THING --out own/report.html"), command("report THING", "report into it", writes=True),
+        command(
+            "runs ; league THING ; archive stats THING ; archive why THING ID ; settings --config THING/config.toml ;"
+            " report THING --out own/report.html",
+            "what reads",
+        ),
+        command(f"archive reverify THING --allow-settings {ALLOWED} ; archive replay THING ID --allow-settings {ALLOWED}",
+                "what judges"),
+        command("report THING", "report into it", writes=True),
         command(f"run THING/config.toml --name strange --allow-settings {ALLOWED}", "run", writes=True),
-        command(f"run GOOD/tiny.toml --name child --from strange --set iterations=0", "run --from"),
+        command("run GOOD/tiny.toml --name child --from strange --set iterations=0", "run --from"),
         command(f"reproduce THING --out own/again --allow-settings {ALLOWED}"),
-        command("runs"), command("league THING"), command("archive stats THING"),
-        command("archive replay THING ID"), command("archive reverify THING"), command("settings --config THING/config.toml"),
     ),
     "model": (
         command(f"bench THING --puzzles GOOD/five.jsonl {' '.join(SMALL)} --out own/b"),
@@ -104,7 +113,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         command(f"bench GOOD/model --puzzles THING {' '.join(SMALL)} --out own/b"),
     ),
     "settings": (
-        command("settings --config THING"), command("run THING --name new --forecast", "run"),
+        command("settings --config THING"), command("run THING --name new", "run"),
         command("ablate THING --name new"),
     ),
     "results": (
@@ -241,10 +250,14 @@ class Ended:
     seconds: float
 
 
-def prepare(variables: dict[str, str]) -> None:
-    """Called in the command's process before it runs."""
+def prepare(variables: dict[str, str], lines: list[list[str]]) -> None:
+    """Called in the command's process before it runs. All lines but the last run here."""
     os.setsid()
     os.environ.update(variables)
+    for line in lines:
+        status = interrupted.main(line)
+        if status not in STATUSES:
+            sys.exit(status)
 
 
 def memory(pids: Iterable[int]) -> int:
@@ -302,7 +315,8 @@ class Walk:
             "XDG_STATE_HOME": str(self.work / "state"), "HOME": str(self.work / "home"), "HF_HUB_OFFLINE": "1",
         } | more  # fmt: skip
         began, most, ended = time.monotonic(), 0, True
-        given = (folder, self.protections, list(arguments), (prepare, variables))
+        *before, last = [line.split("\0") for line in "\0".join(arguments).split("\0;\0")]
+        given = (folder, self.protections, last, (prepare, variables, before))
         process = self.server.Process(target=interrupted.in_a_process, args=given)
         process.start()
         while process.is_alive():
@@ -365,7 +379,7 @@ class Walk:
             "wrong accepts": len(wrong_verdicts(ended.out)) if command.name == "verify" else 0,
             "without an end": ended.status is None,
             "tracebacks": "Traceback (most recent" in ended.out + ended.err,
-            "odd endings": bool(odd := oddness(ended)),
+            "odd endings": bool(odd := oddness(ended, 1 + command.arguments.count(";"))),
         }
         self.note(kind, stranger, command, ended, wrong, sorted(changed), odd)
         shutil.rmtree(folder, ignore_errors=True)
@@ -412,7 +426,7 @@ def copy_good(kind: str, place: hostile.Place) -> None:
     elif kind == "texts":
         shutil.copy(place.good / "five.jsonl", place.thing)
     elif kind == "settings":
-        place.thing.write_text("seed = 1\niterations = 0\n[model]\nthreads = 1\n")
+        place.thing.write_text((place.good / "tiny.toml").read_text().replace("iterations = 1", "iterations = 0"))
     else:
         shutil.copytree(
             place.good / {"run folder": "runs/good", "model": "model", "results": "result"}[kind], place.thing
@@ -431,16 +445,16 @@ def wrong_verdicts(out: str) -> list[str]:
     return found
 
 
-def oddness(ended: Ended) -> str:
+def oddness(ended: Ended, lines: int) -> str:
     """What is odd about an ending; an empty text for one that is in order."""
     if ended.status is None:
         return ""
-    if ended.status not in (0, 1, 2, 3):
+    if ended.status not in STATUSES:
         return f"status {ended.status}"
     if seen := CONTROLS.search(ended.out + ended.err):
         return f"printed {ascii(seen[0])}"
     reasons = [line for line in ended.err.splitlines() if line.startswith("selfplay: ")]
-    if ended.status >= 2 and (len(reasons) != 1 and not ended.out):
+    if ended.status >= 2 and not 1 <= len(reasons) <= lines and not ended.out:
         return f"{len(reasons)} lines say why"
     return "a line without end" if any(len(line) > MOST_LINE for line in reasons) else ""
 
