@@ -7,6 +7,7 @@ to a port, and `strangers.py` looks for both.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import json
 import os
@@ -799,9 +800,10 @@ def flood(first: bytes, count: int = 6000) -> Iterator[bytes]:
     yield from (b"a" * 1_000_000 for _ in range(count))
 
 
+@functools.cache
 def bomb() -> bytes:
     machine = zlib.compressobj(9, zlib.DEFLATED, 31)
-    parts = [machine.compress(b'{"choices": "'), *(machine.compress(b"a" * 1_000_000) for _ in range(2000))]
+    parts = [machine.compress(b'{"choices": "'), *(machine.compress(b"a" * 1_000_000) for _ in range(600))]
     return b"".join([*parts, machine.flush()])
 
 

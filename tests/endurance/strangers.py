@@ -299,8 +299,8 @@ def snapshot(*folders: Path) -> dict[str, tuple[Any, ...]]:
 class Walk:
     """All commands over all things."""
 
-    def __init__(self, work: Path, protections: Any) -> None:
-        self.work, self.good, self.protections = work, work / "good", protections
+    def __init__(self, work: Path, protections: Any, limit: float = SECONDS) -> None:
+        self.limit, self.work, self.good, self.protections = limit, work, work / "good", protections
         self.listening = Listening()
         self.server = interrupted.server()
         self.rows = {kind: Row() for kind in COMMANDS}
@@ -368,7 +368,7 @@ class Walk:
         looked = (victim,) if command.writes or (stranger and "older" in stranger.name) else (victim, theirs)
         before, connections, heard = snapshot(*looked), self.listening.connections, len(self.listening.heard)
         words = self.words(stranger, command, str(thing.relative_to(folder)))
-        ended = self.process(folder, words, {}, SECONDS)
+        ended = self.process(folder, words, {}, self.limit)
         after = snapshot(*looked)
         changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
         wrong = {
@@ -477,7 +477,7 @@ def look(folder: Path, pid: int) -> None:
 
 
 def walk(work: Path, strangers: Sequence[hostile.Stranger], jobs: int, protections: Any, small: bool = False,
-         only: str = "") -> Walk:  # fmt: skip
+         only: str = "", limit: float = SECONDS) -> Walk:  # fmt: skip
     """Try all commands on some strangers.
 
     Args:
@@ -487,11 +487,12 @@ def walk(work: Path, strangers: Sequence[hostile.Stranger], jobs: int, protectio
         protections: The sandbox's self-check.
         small: No run is made, so only what needs none can be tried.
         only: Part of the name of the commands that are tried.
+        limit: Seconds in which a command must have ended.
     """
     for name in ("home", "state"):
         (work / name).mkdir(parents=True, exist_ok=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    done = Walk(work, protections)
+    done = Walk(work, protections, limit)
     if small:
         make_small(done.good)
     else:
@@ -520,6 +521,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="part of the kind or the name of the things to try")
     parser.add_argument("--command", default="", help="part of the name of the commands to try")
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="in which a command must have ended")
     options = parser.parse_args()
     from puzzles.verify import truth_pool
     from sandbox import selfcheck
@@ -529,7 +531,7 @@ def main() -> int:
     chosen = [each for each in hostile.STRANGERS if options.only in f"{each.kind}: {each.name}"]
     with tempfile.TemporaryDirectory() as temporary:
         work = (options.work or Path(temporary)).absolute()
-        done = walk(work, chosen, options.jobs, protections, only=options.command)
+        done = walk(work, chosen, options.jobs, protections, only=options.command, limit=options.seconds)
     print(done.table())
     for finding in done.findings:
         print(finding)
