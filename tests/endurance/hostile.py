@@ -173,8 +173,6 @@ archive("wrong pair", "UPDATE solutions SET source = 'def g(): return -1', progr
 archive("puzzle that reads a file", "UPDATE puzzles SET source = 'def f(x: int): return x == len(open(\"/etc/passwd\")"
         ".read())', program = ''")  # fmt: skip
 archive("deep settings", "UPDATE chunks SET settings = replace(hex(zeroblob(90000)), '00', '{\"a\":')")
-archive("a million protections", "UPDATE protections SET id = id || 'x'", "INSERT INTO protections SELECT 'p' || value,"
-        " '{}' FROM generate_series(1, 2) WHERE 0")  # fmt: skip
 
 
 def _made(place: Place) -> None:
@@ -221,7 +219,7 @@ def _(place: Place) -> None:
 def _(place: Place) -> None:
     _made(place)
     name = str(place.victim / "precious.txt").encode()
-    end = struct.pack(">II", 0, len(name)) + name + struct.pack(">II", len(name), sum(name)) + b""
+    end = struct.pack(">I", 0) + name + struct.pack(">II", len(name), sum(name))
     journal = place.thing.with_name("archive.sqlite-journal")
     magic = bytes.fromhex("d9d505f920a163d7")
     journal.write_bytes(magic.ljust(512, b"\0") + end + magic)
@@ -645,7 +643,7 @@ lines("names that a rewriting changes", pairs(
     wrong_coding=("# -*- coding: utf-7 -*-\n" + FIVE + "\n# +AAo-def f(x: int): return True", "def g(): return 7"),
     wrong_feed=("def f(x: int):\n\x0c    return x == 5\n\x0c# def f(x: int): return True", "def g(): return 7"),
     wrong_tabs=("def f(x: int):\n\tif x == 5:\n\t\treturn True\n\treturn False", "def g(): return 7"),
-    wrong_nul=("def f(x: int): return x == 5 # \x00\ndef f(x: int): return True", "def g(): return 7"),
+    nul=("def f(x: int): return x == 5 # \x00\ndef f(x: int): return True", "def g(): return 7"),
     wrong_rebound=("def f(x: int): return x == 5\nold = f\ndef f(x: int): return old(x) and x == 6",
                    "def g(): return 5"),
     wrong_dunder=("def f(x: int):\n    return x == 5 and len(f.__annotations__) == 9", "def g(): return 5"),

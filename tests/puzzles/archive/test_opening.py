@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import struct
 import zlib
 
 import pytest
@@ -178,6 +179,17 @@ def test_a_second_name_of_another_file_is_refused_and_that_file_stays(change, tm
     with pytest.raises(InputError, match=f"{link.name}: expected an archive's own file, got one with a second name"):
         Archive(path)
     assert precious.read_bytes() == before
+
+
+def test_a_journal_that_names_another_file_is_refused_and_that_file_stays(change, tmp_path):
+    path, precious = change(""), tmp_path / "precious"
+    precious.write_text("years of work")
+    name, magic = str(precious).encode(), bytes.fromhex("d9d505f920a163d7")
+    end = struct.pack(">I", 0) + name + struct.pack(">II", len(name), sum(name)) + magic
+    path.with_name("archive.sqlite-journal").write_bytes(magic.ljust(512, b"\0") + end)
+    with pytest.raises(InputError, match="expected the journal of one archive, it names another file"):
+        Archive(path)
+    assert precious.exists()
 
 
 @pytest.mark.parametrize("end", ["", *opening.SIDE_FILES])
