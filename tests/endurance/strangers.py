@@ -420,7 +420,7 @@ class Walk:
                 f"{kind}: {name}: {command.name}: {ended.status}, {ended.seconds:.0f} s, {ended.most_bytes >> 20} MiB"
             )
             last = (ended.err.strip().splitlines() or [""])[-1]
-            print(f"{told}: {ascii(last[:300])}", flush=True)
+            print(f"{told}: {last[:300]!a}", flush=True)
             if bad:
                 self.findings.append(f"{told}: {bad} {odd} {[Path(path).name for path in changed[:4]]}")
                 print("  FOUND", self.findings[-1], ascii(ended.err[-1500:]), flush=True)
@@ -468,7 +468,7 @@ def oddness(ended: Ended, lines: int) -> str:
     if ended.status not in STATUSES:
         return f"status {ended.status}"
     if seen := CONTROLS.search(ended.out + ended.err):
-        return f"printed {ascii(seen[0])}"
+        return f"printed {seen[0]!a}"
     reasons = [line for line in ended.err.splitlines() if line.startswith("selfplay: ")]
     if ended.status >= 2 and not 1 <= len(reasons) <= lines and not ended.out:
         return f"{len(reasons)} lines say why"

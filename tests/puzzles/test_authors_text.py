@@ -169,9 +169,12 @@ CHANGED_BELOW = {
     "setattr": "class A: k = 5\nsetattr(A, 'k', 6)\ndef f(x: int): return x == A.k",
     "a list of a class": "class A: k = [5]\nA.k.append(6)\ndef f(x: int): return x == A.k[-1]",
     "a default": "def h(k=[5]): return k\nh().append(6)\ndef f(x: int): return x == h()[-1]",
-    "a call that counts": "def h(k=[4]):\n    k.append(k[-1] + 1)\n    return k[-1]\nh()\ndef f(x: int): return x == h()",
-    "a module's member in a loop": "import math\nfor _ in [0]: math.pi = 6\ndef f(x: int): return x == 5 and math.pi < 4",
-    "what runs where it is no program of its own": "k = 5\nif __name__ == '__main__':\n    pass\nelse:\n    k = 6\ndef f(x: int): return x == k",
+    "a call that counts":
+        "def h(k=[4]):\n    k.append(k[-1] + 1)\n    return k[-1]\nh()\ndef f(x: int): return x == h()",
+    "a module's member in a loop":
+        "import math\nfor _ in [0]: math.pi = 6\ndef f(x: int): return x == 5 and math.pi < 4",
+    "what runs where it is no program of its own":
+        "k = 5\nif __name__ == '__main__':\n    pass\nelse:\n    k = 6\ndef f(x: int): return x == k",
 }  # fmt: skip
 
 
