@@ -96,8 +96,8 @@ def check_files(path: Path) -> None:
     """Check that a database and the files that SQLite keeps beside it are regular files, as far as they are there.
 
     Raises:
-        InputError: One is a link, of another kind, a journal that names another file (SQLite would remove that), or has a second name somewhere (a hard link), so that what is
-            written into it would change another's file.
+        InputError: One is a link, or of another kind; or a journal that names another file, which SQLite would remove;
+            or it has a second name somewhere (a hard link), so that writing it would change another's file.
     """
     for file in (path, *(path.with_name(f"{path.name}{end}") for end in SIDE_FILES)):
         try:

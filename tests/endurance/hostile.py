@@ -4,6 +4,8 @@ Each is made from a good one. What a program hidden in it would do is touch a fi
 to a port, and `strangers.py` looks for both.
 """
 
+# ruff: noqa: E501  # tables of programs
+
 from __future__ import annotations
 
 import contextlib

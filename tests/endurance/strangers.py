@@ -9,6 +9,8 @@ It needs about an hour on two slow cores (`--jobs 2`). `--work FOLDER` keeps wha
 from there the next time. Exit status 1 if any count is not 0. Each finding is printed with the command.
 """
 
+# ruff: noqa: E501  # tables of programs
+
 from __future__ import annotations
 
 import argparse
