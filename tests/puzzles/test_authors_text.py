@@ -164,7 +164,8 @@ def test_what_a_text_does_not_need_is_left_out_and_nothing_else_is_touched(pool)
 
 CHANGED_BELOW = {
     "a pattern that binds the puzzle": "def f(x: int): return x == 5\nmatch (lambda x: x == 6):\n    case f: pass",
-    "a pattern with a star": "def k(): return [5]\nmatch [lambda: [6], 1]:\n    case [k, *q]: pass\ndef f(x: int): return [x] == k()",
+    "a pattern with a star":
+        "def k(): return [5]\nmatch [lambda: [6], 1]:\n    case [k, *q]: pass\ndef f(x: int): return [x] == k()",
     "a pattern with a rest": "d = {'a': 5}\nmatch {'a': 6}:\n    case {**d}: pass\ndef f(x: int): return x == d['a']",
     "setattr": "class A: k = 5\nsetattr(A, 'k', 6)\ndef f(x: int): return x == A.k",
     "a list of a class": "class A: k = [5]\nA.k.append(6)\ndef f(x: int): return x == A.k[-1]",
