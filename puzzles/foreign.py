@@ -26,6 +26,8 @@ from puzzles.puzzle import InputError
 
 MOST_TOML_BYTES = 1024**2
 """Largest TOML file, and so the largest file of settings."""
+MOST_DOTS = 100
+"""Most dots in a line of TOML. The time that a key of many parts takes grows with the square of their number."""
 MOST_JSON_BYTES = 64 * 1024**2
 """Largest JSON text that is read as a whole: a summary, a reply, what is packed in a chunk."""
 MOST_JSON_MEMORY = 768 * 1024**2
@@ -165,8 +167,10 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        InputError: The text is not TOML, or holds a number with thousands of digits.
+        InputError: The text is not TOML, has a line with too many dots, or holds a number with thousands of digits.
     """
+    if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
+        raise InputError(f"{where}: expected lines with at most {MOST_DOTS} dots, one has more")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # TOMLDecodeError and the errors of int() are ValueErrors

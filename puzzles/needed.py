@@ -16,6 +16,8 @@ from puzzles.pruning import HARMLESS_MODULES
 
 _CALLABLES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
+_GUARD = tuple(ast.dump(ast.parse(side, mode="eval").body) for side in ("__name__", "'__main__'"))
+"""The two sides of what a main guard asks."""
 _SHOWING = frozenset({"print", "input"})
 
 
@@ -133,17 +135,24 @@ class _Program:
             return touched
         touched |= (_roots(statement) & self.data) | (_roots(statement, set_only=True) & self.callables.keys())
         if not self._is_check(statement):
-            touched |= self._mentioned(statement) & self.data
-            if isinstance(statement, ast.Expr | ast.Assign):  # random.seed(0) changes what `from random import …` gives
-                modules = {self.modules[name] for name in _names(statement) & self.modules.keys()}
-                touched |= {name for name, module in self.modules.items() if module in modules}
+            touched |= self._mentioned(statement) & (self.data | self._changed_by_calls(statement))
+            # random.seed(0) changes what `from random import …` gives.
+            modules = {self.modules[name] for name in _names(statement) & self.modules.keys()}
+            touched |= {name for name, module in self.modules.items() if module in modules}
         return touched
+
+    def _changed_by_calls(self, statement: ast.stmt) -> set[str]:
+        """Functions and classes that keep a value which the statement may change: it calls, or hands them on."""
+        calls = any(isinstance(node, ast.Call) for node in ast.walk(statement))
+        return {*self.callables} if calls else set()
 
 
 def _is_guard(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.If) and any(
-        isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(statement.test)
-    )
+    """Whether it runs only where the text is a program of its own. With an `else`, or asked otherwise, it may run."""
+    if not isinstance(statement, ast.If) or statement.orelse or not isinstance(statement.test, ast.Compare):
+        return False
+    sides = [ast.dump(side) for side in (statement.test.left, *statement.test.comparators)]
+    return isinstance(statement.test.ops[0], ast.Eq) and sorted(sides) == sorted(_GUARD)
 
 
 def _is_harmless(statement: ast.Import | ast.ImportFrom) -> bool:
@@ -168,7 +177,11 @@ def _bound(statement: ast.stmt) -> set[str]:
             names.add(node.name)
         elif isinstance(node, ast.alias):
             names.add(node.asname or node.name.partition(".")[0])
-    return names
+        elif isinstance(node, ast.MatchAs | ast.MatchStar | ast.ExceptHandler):
+            names.add(node.name or "")
+        elif isinstance(node, ast.MatchMapping):
+            names.add(node.rest or "")
+    return names - {""}
 
 
 def _globals(tree: ast.Module) -> set[str]:

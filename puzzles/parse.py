@@ -342,13 +342,15 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     author = _Author(_without(text, before, tree.body), tree)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{name} must be callable with no arguments")
+    mentioned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    only_f = "f" in mentioned and not mentioned & {*rename}
     _give_names(tree, {**rename, name: "g"}, known=[*rename])
     source = _canonical(tree)
     return {
         "source": source,
         "text": author.text_unless(source),
         "entry": name,
-        "puzzle_name": next((old for old, new in rename.items() if new == "f"), "f"),
+        "puzzle_name": next((old for old, new in rename.items() if new == "f" and not only_f), "f"),
         "id": content_hash(similarity.normal_form(pruned(tree, "g")) + author.seen_by_itself(source)),
         "left_out": left_out,
     }

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import in_bytes, shortened
+from puzzles.foreign import in_bytes, open_regular, shortened
 from puzzles.puzzle import InputError
 
 MOST_VALUE_BYTES = 128 * 1024**2
@@ -27,6 +27,9 @@ STEPS_BETWEEN_LOOKS = 500_000
 """Steps of SQLite's machine between two looks at the clock; some milliseconds."""
 SIDE_FILES = ("-wal", "-shm", "-journal")
 """Ends of the names of the files that SQLite keeps beside a database."""
+
+_JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
+"""Last bytes of a journal that names another file, which SQLite removes when it has rolled the journal back."""
 
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: MOST_VALUE_BYTES, sqlite3.SQLITE_LIMIT_SQL_LENGTH: MOST_STATEMENT_BYTES,
@@ -93,18 +96,32 @@ def check_files(path: Path) -> None:
     """Check that a database and the files that SQLite keeps beside it are regular files, as far as they are there.
 
     Raises:
-        InputError: One is a link, or of another kind.
+        InputError: One is a link, or of another kind; or a journal that names another file, which SQLite would remove;
+            or it has a second name somewhere (a hard link), so that writing it would change another's file.
     """
     for file in (path, *(path.with_name(f"{path.name}{end}") for end in SIDE_FILES)):
         try:
-            kind = os.lstat(file).st_mode
+            found = os.lstat(file)
         except (FileNotFoundError, NotADirectoryError):
             continue
+        kind = found.st_mode
         if stat.S_ISLNK(kind):
             remedy = f"name {shortened(os.path.realpath(file))} itself" if file == path else "remove the link"
             raise InputError(f"{file}: expected an archive's own file, got a link: {remedy}")
         if not stat.S_ISREG(kind) and not (file == path and stat.S_ISDIR(kind)):
             raise InputError(f"{file}: expected an archive's own file, got a folder, a pipe or a device")
+        if stat.S_ISREG(kind) and found.st_nlink > 1:
+            raise InputError(
+                f"{file}: expected an archive's own file, got one with a second name: copy it, or remove it"
+            )
+        if file.name.endswith("-journal") and _names_a_file(file):
+            raise InputError(f"{file}: expected the journal of one archive, it names another file: remove it")
+
+
+def _names_a_file(journal: Path) -> bool:
+    with open_regular(journal) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(_JOURNAL_END)))
+        return file.read(len(_JOURNAL_END)) == _JOURNAL_END
 
 
 def told(error: sqlite3.Error) -> str:

@@ -20,7 +20,8 @@ MOST_OBJECTS = 100
 _TOKEN = re.compile(
     r"""(?P<skipped>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))|'(?:[^']|'')*'|"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\]|\w+|.""", re.DOTALL
 )
-_QUOTED_NAME = re.compile(r"""["`\[](\w+)["`\]]""")
+_QUOTED_NAME = re.compile(r"""["`\[]([a-z_]\w*)["`\]]""")
+"""Quotes around one of our names, which need none. A keyword in quotes is none: `"UNIQUE"` is the name of a type."""
 _NEEDED = ("PRIMARY", "UNIQUE", ")")
 """First tokens of the parts of a table that are no columns. None of them may be missing."""
 _DEFAULTS = ("''", "0", "0.0", "NULL")

@@ -194,8 +194,11 @@ class RunDir:
         A file of another user is told about, because its owner may change it at any time.
 
         Raises:
-            InputError: It holds a link, a pipe or a device.
+            InputError: It holds a link, a pipe or a device; or a file that grows in its place has a second name.
         """
+        for file in (self.log, self.server_log, self.records, self.sessions):
+            if os.path.lexists(file):
+                open_in_place(file, create=False).close()
         if others := check_folder(self.path):
             logger.warning(
                 "%s: %d files belong to another user, who may change them, such as %s",

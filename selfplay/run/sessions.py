@@ -16,7 +16,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import open_regular
+from puzzles.foreign import ANY, expect, open_regular
 from puzzles.puzzle import InputError
 from sandbox.pool import available_cores
 from selfplay.config import RunConfig
@@ -29,6 +29,12 @@ PACKAGES = ("sandbox", "puzzles", "selfplay")
 SOURCES = (".py", ".toml")
 OF_ITS_OWN = ("began", "host", "process")
 """Keys that differ in every session and change no result."""
+_FACT = {"type": ["string", "integer", "number", "boolean", "null"]}
+SESSION = {
+    "type": "object", "properties": {"branched_from": ANY, "reproduces": ANY},
+    "additionalProperties": {"type": [*_FACT["type"], "object"], "additionalProperties": _FACT},
+}  # fmt: skip
+"""JSON shape of a session: facts, and objects of facts."""
 SETTINGS_OF_SETS = {f"sets.{name}": f"data.{name}" for name in ("train", "dev", "heldout")}
 
 
@@ -88,12 +94,22 @@ def note_origin(rundir: RunDir, origin: Mapping[str, Any]) -> None:
 
 def origin(rundir: RunDir) -> dict[str, Any]:
     """The recorded origin of a run; empty for a run that was not made from another one."""
-    return {key: value for line in read_lines(rundir.sessions) if "began" not in line for key, value in line.items()}
+    return {key: value for line in _lines(rundir) if "began" not in line for key, value in line.items()}
 
 
 def sessions(rundir: RunDir) -> list[dict[str, Any]]:
     """A run's sessions in order; empty for a run from before sessions were recorded."""
-    return [line for line in read_lines(rundir.sessions) if "began" in line]
+    return [line for line in _lines(rundir) if "began" in line]
+
+
+def _lines(rundir: RunDir) -> list[dict[str, Any]]:
+    lines = read_lines(rundir.sessions)
+    for number, line in enumerate(lines, 1):
+        where = f"{rundir.sessions}, line {number}"
+        expect(line, {"type": "object"}, where)
+        if "began" in line:
+            expect(line, SESSION, where)
+    return lines
 
 
 def begin_session(rundir: RunDir, config: RunConfig, content: Mapping[str, Any]) -> list[str]:

@@ -162,6 +162,36 @@ def test_what_a_text_does_not_need_is_left_out_and_nothing_else_is_touched(pool)
     )
 
 
+CHANGED_BELOW = {
+    "a pattern that binds the puzzle": "def f(x: int): return x == 5\nmatch (lambda x: x == 6):\n    case f: pass",
+    "a pattern with a star":
+        "def k(): return [5]\nmatch [lambda: [6], 1]:\n    case [k, *q]: pass\ndef f(x: int): return [x] == k()",
+    "a pattern with a rest": "d = {'a': 5}\nmatch {'a': 6}:\n    case {**d}: pass\ndef f(x: int): return x == d['a']",
+    "setattr": "class A: k = 5\nsetattr(A, 'k', 6)\ndef f(x: int): return x == A.k",
+    "a list of a class": "class A: k = [5]\nA.k.append(6)\ndef f(x: int): return x == A.k[-1]",
+    "a default": "def h(k=[5]): return k\nh().append(6)\ndef f(x: int): return x == h()[-1]",
+    "a call that counts":
+        "def h(k=[4]):\n    k.append(k[-1] + 1)\n    return k[-1]\nh()\ndef f(x: int): return x == h()",
+    "a module's member in a loop":
+        "import math\nfor _ in [0]: math.pi = 6\ndef f(x: int): return x == 5 and math.pi < 4",
+    "what runs where it is no program of its own":
+        "k = 5\nif __name__ == '__main__':\n    pass\nelse:\n    k = 6\ndef f(x: int): return x == k",
+}  # fmt: skip
+
+
+def test_no_statement_is_left_out_that_changes_what_the_puzzle_uses(pool):
+    pairs = [(text, "def g(): return 5") for text in CHANGED_BELOW.values()]
+    verdicts = [judgement.verdict for judgement in verify_texts(pool, pairs)]
+    assert dict(zip(CHANGED_BELOW, verdicts, strict=True)) == dict.fromkeys(CHANGED_BELOW, "wrong_answer")
+
+
+@pytest.mark.parametrize("name", ["f", "sat"])
+def test_a_solution_may_call_the_puzzle_as_f_or_by_its_own_name(pool, name):
+    solution = f"def sol():\n    return next(n for n in range(9) if {name}(n))"
+    (judgement,) = verify_texts(pool, [("def sat(x: int): return x == 5", solution)])
+    assert (judgement.verdict, judgement.answer) == ("accepted", "5")
+
+
 SPOT_CHECK = (
     "import random\ndef f(x: List[int]):\n    if len(x) != 1000: return False\n    for _ in range(20):\n"
     "        i = random.randrange(1000)\n        if x[i] != i * i: return False\n    return True\n"

@@ -137,6 +137,11 @@ def test_toml_that_cannot_be_read_is_named(text):
         parse_toml(text, "here")
 
 
+def test_a_key_of_very_many_parts_is_refused():
+    with pytest.raises(InputError, match="here: expected lines with at most 100 dots"):
+        parse_toml("a" + ".a" * 400_000 + " = 1", "here")
+
+
 def test_a_toml_file_is_read_with_and_without_a_byte_order_mark(tmp_path):
     for content in (b"a = 1", b"\xef\xbb\xbfa = 1\r\n"):
         (tmp_path / "a.toml").write_bytes(content)

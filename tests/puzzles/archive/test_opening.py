@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import struct
 import zlib
 
 import pytest
@@ -165,6 +166,33 @@ def test_a_link_beside_an_archive_is_refused_and_what_it_leads_to_stays(change, 
 
 
 @pytest.mark.parametrize("end", ["", *opening.SIDE_FILES])
+def test_a_second_name_of_another_file_is_refused_and_that_file_stays(change, tmp_path, end):
+    path, precious = change(""), tmp_path / "precious"
+    link = path.with_name(path.name + end)
+    if end:
+        precious.write_text("years of work")
+        link.unlink(missing_ok=True)
+    else:
+        link.rename(precious)
+    os.link(precious, link)
+    before = precious.read_bytes()
+    with pytest.raises(InputError, match=f"{link.name}: expected an archive's own file, got one with a second name"):
+        Archive(path)
+    assert precious.read_bytes() == before
+
+
+def test_a_journal_that_names_another_file_is_refused_and_that_file_stays(change, tmp_path):
+    path, precious = change(""), tmp_path / "precious"
+    precious.write_text("years of work")
+    name, magic = str(precious).encode(), bytes.fromhex("d9d505f920a163d7")
+    end = struct.pack(">I", 0) + name + struct.pack(">II", len(name), sum(name)) + magic
+    path.with_name("archive.sqlite-journal").write_bytes(magic.ljust(512, b"\0") + end)
+    with pytest.raises(InputError, match="expected the journal of one archive, it names another file"):
+        Archive(path)
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("end", ["", *opening.SIDE_FILES])
 def test_a_pipe_in_the_place_of_a_file_is_refused(change, end):
     path = change("")
     link = path.with_name(path.name + end)
@@ -225,6 +253,11 @@ def test_what_upgrades_leave_behind_is_ours(tmp_path, version):
 )
 def test_white_space_comments_and_quotes_do_not_count(text):
     assert statements.tokens(text) == statements.tokens("CREATE TABLE t (a INT, b TEXT REFERENCES u, UNIQUE (a, b))")
+
+
+def test_a_keyword_in_quotes_is_a_name_and_no_keyword():
+    plain, quoted = (statements.tokens(f"CREATE TABLE t (a TEXT {words})") for words in ("UNIQUE", '"UNIQUE"'))
+    assert plain != quoted
 
 
 def test_every_statement_of_ours_is_known(base):
