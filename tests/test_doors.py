@@ -30,6 +30,7 @@ OURS = {
     "selfplay/inspecting/pages.py *.read_text": 1,
     "selfplay/inspecting/report.py *.read_text": 1,
     "selfplay/run/sessions.py *.read_bytes": 1,
+    "selfplay/iteration/guarding.py *.read_bytes": 1,
     # The kernel's files.
     "selfplay/run/sessions.py *.read_text": 1,
     "selfplay/run/heartbeat.py *.read_text": 1,

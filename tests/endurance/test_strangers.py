@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 import strangers
 from places import ROOT
 
 
+@pytest.mark.slow
 def test_a_dozen_hostile_things_act_nowhere_and_end_in_one_line():
     script = ROOT / "tests" / "endurance" / "strangers.py"
     done = subprocess.run([sys.executable, script, "--few"], capture_output=True, text=True, timeout=600, check=False)
