@@ -426,6 +426,7 @@ class Archive:
         self._connection.executemany("INSERT OR REPLACE INTO contamination VALUES (?,?,?,?,?,?)", rows)
         self.set_mark("guard", identity)
         self._connection.execute("DELETE FROM marks WHERE name = 'added_past_guard'")
+        self._kept_by_guard = True
         sql = "SELECT id, plan FROM chunks WHERE completions IS NULL AND stage = 'propose'"
         for identifier, blob in self.query(sql) if hits else ():
             plan = self._plan(identifier, "propose", blob)
@@ -663,7 +664,9 @@ class Archive:
 
     def set_mark(self, name: str, value: str) -> None:
         """Set a mark, which records a step that is done once."""
-        self._connection.execute("INSERT OR REPLACE INTO marks VALUES (?,?)", (name, value))
+        self._connection.execute(
+            "INSERT INTO marks VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+        )
 
     def set_aside(self) -> dict[int, int]:
         """Iterations that were rolled back, each with the iteration from which on it is.

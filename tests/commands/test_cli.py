@@ -439,7 +439,7 @@ def test_runs_lists_one_that_is_still_starting_and_shows_nobodys_escapes(done):
         assert done("runs").splitlines()[1].split()[:3] == ["new", "running", "-"]
     status = vars(owner) | {"state": "ended", "reason": "\x1b[2J no such model"}
     write_atomically(Path("runs/new/status.json"), json.dumps(status))
-    assert "stopped: ·[2J no such model" in done("runs")
+    assert "stopped: \\x1b[2J no such model" in done("runs")
 
 
 def test_what_is_told_before_a_run_has_a_folder_is_in_its_log(capsys):

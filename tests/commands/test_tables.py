@@ -58,7 +58,7 @@ def test_an_imports_refusals_stand_below_its_counts_the_commonest_first():
         "refused          1      1,235",
         "",
         "refused   reason        number  for example",
-        "puzzle    syntax             1  a: line 1:⏎·[2J",
+        "puzzle    syntax             1  a: line 1:⏎\\x1b[2J",
         "solution  time_limit     1,234  c",
         "solution  wrong_answer       1  b",
     ]

@@ -76,7 +76,7 @@ WITHIN = {
     "writing what is trained on": "puzzles.archive.store:Archive.add_trained",
     "writing sampled texts": "puzzles.archive.store:Archive.set_completions",
     "writing a file": "os:fsync",
-    "renaming a file": "os:replace",
+    "renaming a file": "os:rename",
 }
 KILL, TERM, INT, HUP = (int(number) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 POWER_CUT, ANYWHERE, AGAIN = "power cut", "killed anywhere", "killed again and again"

@@ -28,7 +28,11 @@ def test_some_seconds_of_broken_files_find_nothing(tmp_path, few):
     said = []
     summary = fuzz_inputs.fuzz_inputs(10, 11, tmp_path, said.append)
     assert summary.findings == [], summary.table()
-    assert all(counts["refused"] for counts in summary.outcomes.values()), summary.table()
+    often = [
+        counts for counts in summary.outcomes.values() if sum(counts.values()) > 5
+    ]  # on a slow machine some are rare
+    assert all(counts["refused"] for counts in often), summary.table()
+    assert often
     assert sum(counts["fine"] for counts in summary.outcomes.values()) > 0
     assert not [*tmp_path.iterdir()]
     assert said[0].splitlines()[0].split() == ["inputs", "fine", "refused", "wrong"]

@@ -739,7 +739,7 @@ def test_a_branch_copies_nothing_that_is_not_a_file_of_the_run(files, pool, tmp_
     go(tmp_path / "run", config_of(files, iterations=1), pool)
     (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / name).symlink_to(to)
-    with pytest.raises(InputError, match=f"{name}: expected a "):
+    with pytest.raises(InputError, match=f"{name}: expected an ordinary file"):
         beginning.branch(RunDir(tmp_path / "run"), 1, RunDir(tmp_path / "branch"))
     assert not (tmp_path / "branch").exists()
 

@@ -551,6 +551,8 @@ def test_three_in_five_guarded_puzzles_are_guarded_by_behaviour_too(real_guard):
 def test_every_guarded_puzzle_accepts_an_answer_that_it_is_guarded_by(pool, hand_written, monkeypatch):
     monkeypatch.setattr(guard_module, "MIN_EVIDENCE", 0.1)
     monkeypatch.setattr(guarding, "_KNOWN", {})
+    monkeypatch.setattr(guarding, "_recall", lambda guard, file: False)
+    monkeypatch.setattr(guarding, "_keep", lambda guard, file: None)
     guard = guarding.guard_of(pool, {name: hand_written[name] for name in ("dev", "heldout")})
     share = guard.behaviours / len(guard.puzzles)
     assert share == 1

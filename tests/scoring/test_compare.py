@@ -461,7 +461,7 @@ def spoil(kind):
         ("cut", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("bytes", "new/results.json: expected a results.json of `selfplay bench`, "),
         ("deep", "new/results.json: expected a results.json of `selfplay bench`, "),
-        ("folder", "new/results.json: expected a results.json of `selfplay bench`, "),
+        ("folder", "new/results.json: Is a directory: expected a results.json of `selfplay bench`"),
         ("per_puzzle", "new/results.json, selfplay: expected an object under 'per_puzzle', got 3"),
         ("settings", "new/results.json, selfplay: expected an object under 'settings', got 3"),
     ],

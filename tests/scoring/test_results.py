@@ -331,6 +331,7 @@ def test_what_the_scores_depend_on_is_kept(pool, own_set, tmp_path):
             "batch_rows": 128,
         },
         "limits": vars(pool.limits),
+        "worlds": pool.seed,
         "sandbox": {"tier": "B", "layers": {}},
         "versions": {"torch": "2.0", "transformers": "5.0", "python": platform.python_version()},
         "contamination": None,
