@@ -29,12 +29,12 @@ PACKAGES = ("sandbox", "puzzles", "selfplay")
 SOURCES = (".py", ".toml")
 OF_ITS_OWN = ("began", "host", "process")
 """Keys that differ in every session and change no result."""
-_FACT = {"type": ["string", "integer", "number", "boolean", "null"]}
+_FACT = {"type": ["string", "integer", "number", "boolean", "null", "array"], "items": {"type": "string"}}
 SESSION = {
     "type": "object", "properties": {"branched_from": ANY, "reproduces": ANY},
-    "additionalProperties": {"type": [*_FACT["type"], "object"], "additionalProperties": _FACT},
+    "additionalProperties": {**_FACT, "type": [*_FACT["type"], "object"], "additionalProperties": _FACT},
 }  # fmt: skip
-"""JSON shape of a session: facts, and objects of facts."""
+"""JSON shape of a session: facts, lists of texts, and objects of these."""
 SETTINGS_OF_SETS = {f"sets.{name}": f"data.{name}" for name in ("train", "dev", "heldout")}
 
 
