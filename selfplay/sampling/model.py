@@ -580,7 +580,7 @@ def _from_hub(name: str, local: bool) -> str:
 def _clear_errors(path: str) -> Iterator[None]:
     """Report a model that is missing or cannot be loaded as an InputError of one line."""
     if gguf.is_gguf(path):
-        gguf.plain_folder(path)  # its errors are lines of its own
+        pass  # `plain_folder` reads the file, and has errors of its own
     elif _is_folder(path) and not (Path(path) / "config.json").is_file():
         raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
     elif not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
