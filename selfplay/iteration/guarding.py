@@ -12,6 +12,7 @@ from pathlib import Path
 
 from puzzles import guard as guard_module
 from puzzles import probing, tracing
+from puzzles.archive.believing import compute_identities
 from puzzles.archive.store import Archive
 from puzzles.foreign import read_json
 from puzzles.guard import LEARNED, Guard, Hit
@@ -107,6 +108,21 @@ def examine_archive(
         hits |= {old.id: found[new.id] for new, old in zip(read, stored, strict=True) if new.id in found}
         progress(len(batch))
     return hits
+
+
+def compute_again(archive: Archive, pool: Pool, progress: Progress) -> None:
+    """Compute what the archive of a run from elsewhere says about its texts. The guard will examine all of them.
+
+    A held-out puzzle under a forged id would pass the guard, and be trained on. The verdicts are believed.
+    """
+    refused = compute_identities(archive, pool)
+    archive.set_mark("added_past_guard", "yes")
+    left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
+    progress.say(
+        f"{archive.path.parent}: not begun by you on this machine: its texts were read again"
+        + (f", left out: {left_out}" if left_out else "")
+        + "; its verdicts are believed: `selfplay run --from` judges them again"
+    )
 
 
 def set_contaminated_aside(archive: Archive, pool: Pool, progress: Progress) -> None:

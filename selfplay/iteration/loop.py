@@ -22,7 +22,7 @@ from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import champion, collapse, propose
 from selfplay.iteration.beginning import as_begun, begin_session, check_settings
-from selfplay.iteration.guarding import guard_of, guarded_sets, set_contaminated_aside
+from selfplay.iteration.guarding import compute_again, guard_of, guarded_sets, set_contaminated_aside
 from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
@@ -104,6 +104,7 @@ def run(
         propose.check_strategy(config, protocol_of(config, base))
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
+        is_foreign = rundir.archive.exists() and not consent.is_own(rundir)
         begin_session(rundir, config, base, protections, progress)
         if unsigned := consent.sign(rundir, config):
             logger.warning("%s", unsigned)
@@ -113,6 +114,8 @@ def run(
         guard = guard_of(pool, sets)
         with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
             archive.keep_worlds(pool.seed)
+            if is_foreign:
+                compute_again(archive, pool, progress)
             set_contaminated_aside(archive, pool, progress)
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
@@ -183,6 +186,8 @@ def run_part(
             if said := archive.mark(FINISHED):
                 return said
             note_settings(archive, config)
+            if not consent.is_own(rundir):
+                compute_again(archive, pool, progress)
             set_contaminated_aside(archive, pool, progress)
             models = Models(rundir, config, backend, base)
             state = Run(rundir, config, archive, pool, protections, models, sets, progress, part)

@@ -6,7 +6,8 @@ These are taken from the command line, from a settings file that the user names 
 user's signature. Else they are refused by name.
 
 The signature is made with a key that is not in the folder (`user_state.py`). It signs the settings that act, and the
-run's first session, so it goes with a copy of the run and fits no other one.
+run's first session, so it goes with a copy of the run and fits no other one. What the archive of an unsigned run says
+about its texts is computed anew before that run goes on (`iteration/guarding.py`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ SIGNATURES = "signatures.txt"
 MOST_SIGNATURES_BYTES = 1 << 16
 KEY_NAMES = "_API_KEY"
 """End of the names of variables that hold keys for servers. Another variable may hold any other secret."""
-SETS = (*EMBEDDED_SETS, "none")
 
 
 def _at_most(most: float) -> Callable[[Any], bool]:
@@ -38,9 +38,9 @@ def _at_most(most: float) -> Callable[[Any], bool]:
 
 HARMLESS: dict[str, Callable[[Any], bool]] = {
     "model.path": lambda path: path in ("embedded", "smollm2", ""),
-    "data.train": lambda path: path in SETS,
-    "data.dev": lambda path: path in SETS,
-    "data.heldout": lambda path: path in SETS,
+    "data.train": lambda path: path in (*EMBEDDED_SETS, "none"),
+    "data.dev": lambda path: path in EMBEDDED_SETS,
+    "data.heldout": lambda path: path in EMBEDDED_SETS,
     "executor": lambda executor: executor == "local",
     "ray.address": lambda address: not address,
     "endpoint.serve": lambda command: not command,
@@ -132,15 +132,17 @@ def refusal(where: str, foreign: Mapping[str, Any]) -> InputError:
 
 
 def sign(rundir: RunDir, config: RunConfig) -> str:
-    """Sign the settings of a run that act, so that its own `config.toml` may continue it.
+    """Sign a run, so that its own `config.toml` may continue it, whatever its settings do.
 
     Returns:
         What the user must know: that they could not be signed, and what follows; or "".
     """
-    acts = acting(config)
-    if not acts or _is_signed(rundir, config):
+    if _is_signed(rundir, config):
         return ""
+    acts = acting(config)
     made = user_state.signature(_signed(rundir, acts), make_key=True)
+    if made is None and not acts:
+        return ""
     if made is None:
         return (
             f"{rundir.path}: there is no secret key in {user_state.folder() or 'your home, which is missing'}, so this "
@@ -148,6 +150,11 @@ def sign(rundir: RunDir, config: RunConfig) -> str:
         )
     write_atomically(rundir.path / SIGNATURES, "\n".join([*_signatures(rundir), made]) + "\n")
     return ""
+
+
+def is_own(rundir: RunDir) -> bool:
+    """Whether this user has begun the run in the folder, or has gone on with it before."""
+    return rundir.config.is_file() and _is_signed(rundir, settings.load(rundir.config))
 
 
 def _known(allowed: Iterable[str]) -> set[str]:

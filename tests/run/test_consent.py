@@ -84,8 +84,11 @@ def test_the_default_run_and_any_number_of_it_ask_for_nothing(tmp_path):
     rundir = made(tmp_path / "strange", "solve.candidates_per_puzzle=7", "sandbox.cpu_seconds=2", "data.train=none")
     assert load(rundir.config).solve.candidates_per_puzzle == 7
     assert sign(rundir, settings.load(rundir.config)) == ""
-    assert not (rundir.path / SIGNATURES).exists()
-    assert not (tmp_path / "state").exists()
+
+
+def test_none_is_a_file_where_it_is_a_set_that_is_scored(tmp_path):
+    rundir = made(tmp_path / "strange", "data.dev=none", "data.heldout=none")
+    assert [*acting(settings.load(rundir.config))] == ["data.dev", "data.heldout"]
 
 
 def test_a_run_that_this_user_began_goes_on_by_itself_wherever_it_is_moved_or_copied(tmp_path):

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sqlite3
+from dataclasses import replace
 
 import pytest
 from scripted_run import archive_content, config_of, go, puzzle_files
@@ -13,6 +14,7 @@ from puzzles.archive.merging import merge_foreign
 from puzzles.archive.store import Archive
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
+from selfplay.iteration import loop
 from selfplay.iteration.beginning import branch
 from selfplay.iteration.guarding import examine_archive, guard_of, guarded_sets
 from selfplay.run.rundir import RunDir
@@ -159,6 +161,24 @@ def test_a_run_that_begins_from_a_strangers_believes_no_verdict(there, tmp_path)
         for name in ("believing", "judging")
     ]
     assert [WRONG in each for each in sources] == [True, False]
+
+
+def test_a_run_of_another_user_goes_on_under_the_ids_of_its_texts(run, there, pool, monkeypatch):
+    config = replace(run[1], iterations=3)
+    with Archive(there[0].archive) as archive:
+        (heldout,) = [item for item in guarded_sets(pool, config)["heldout"] if item.name == "cube"]
+    there[1]("UPDATE puzzles SET source = ?, id = '00000000000000ee' WHERE number = 1", heldout.puzzle.source)
+    monkeypatch.setenv("XDG_STATE_HOME", str(there[0].path / "another"))
+    go(there[0].path, config, pool)
+    with Archive(there[0].archive) as archive:
+        assert heldout.puzzle.id in archive.contamination()
+        assert "00000000000000ee" not in archive.puzzle_ids()
+        assert heldout.puzzle.id not in [puzzle for (puzzle,) in archive.query("SELECT puzzle FROM trained")]
+
+
+def test_ones_own_run_goes_on_without_a_second_look(run, there, pool, monkeypatch):
+    monkeypatch.setattr(loop, "compute_again", pytest.fail)
+    go(there[0].path, replace(run[1], iterations=3), pool)
 
 
 def test_no_run_begins_from_one_whose_archive_has_a_trigger(there, tmp_path):
