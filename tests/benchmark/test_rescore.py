@@ -362,6 +362,7 @@ def test_the_command_judges_again(bench, run_folder, command):
     assert "a run keeps its verdicts" in refusal(command("bench", "--rescore", run_folder, "--judge-again"))
 
 
+@pytest.mark.slow
 def test_the_command_needs_no_torch(bench, run_folder, ids):
     code = (
         "import sys\nclass Block:\n    def find_spec(self, name, *more):\n"

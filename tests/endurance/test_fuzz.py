@@ -118,6 +118,7 @@ def test_what_is_accepted_once_and_not_again_is_found(fuzzer):
     assert violation.value.items == [MARKED]
 
 
+@pytest.mark.slow
 def test_the_smallest_reproduction_is_kept(marked, tmp_path):
     marked(raises)
     said = []

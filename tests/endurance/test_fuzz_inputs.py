@@ -24,6 +24,7 @@ def few(monkeypatch):
     monkeypatch.setattr(fuzz_inputs, "EXAMPLES", dict.fromkeys(READERS, 12))
 
 
+@pytest.mark.slow
 def test_some_seconds_of_broken_files_find_nothing(tmp_path, few):
     said = []
     summary = fuzz_inputs.fuzz_inputs(10, 11, tmp_path, said.append)
@@ -71,6 +72,7 @@ def found_by(fuzzer, kind, rounds=20):
     raise AssertionError("a planted fault was not found")
 
 
+@pytest.mark.slow
 def test_a_reader_that_raises_is_found_and_the_smallest_case_is_kept(fuzzer, monkeypatch):
     from puzzles.archive import formats
 

@@ -210,6 +210,7 @@ def test_the_common_base_of_a_seed_is_scored_once(whole):
         assert with_times[0] == with_times[1] != with_times[2] == with_times[3]
 
 
+@pytest.mark.slow
 def test_arms_without_a_puzzle_of_people_whose_rules_differ_score_each_its_own_base(ablation, pool, tmp_path):
     arm = ablation.arms["nothing new"]
     arms = {
@@ -224,6 +225,7 @@ def test_arms_without_a_puzzle_of_people_whose_rules_differ_score_each_its_own_b
     assert shots[0] != shots[1]
 
 
+@pytest.mark.slow
 def test_heldout_that_is_scored_now_and_then_leaves_gaps_in_table_and_chart(ablation, pool, tmp_path):
     arms = {
         name: dataclasses.replace(config, iterations=3 * config.iterations - 2, heldout_every=3)
@@ -276,6 +278,7 @@ def test_an_ablation_that_stopped_anywhere_comes_to_the_same_end(whole, ablation
         assert same(content(tmp_path / name), content(whole["folder"] / name))
 
 
+@pytest.mark.slow
 def test_one_that_stopped_before_an_archive_was_compared_compares_it(whole, ablation, pool, tmp_path, monkeypatch):
     examined = ablate_module._examined
     monkeypatch.setattr(ablate_module, "_examined", lambda *_: (_ for _ in ()).throw(Crash))
@@ -286,6 +289,7 @@ def test_one_that_stopped_before_an_archive_was_compared_compares_it(whole, abla
     assert go(ablation, tmp_path, pool) == whole["outcome"]
 
 
+@pytest.mark.slow
 def test_more_iterations_extend_the_runs_and_fewer_take_their_beginning(whole, ablation, pool, tmp_path):
     shorter = dataclasses.replace(ablation, seeds=(4,), arms={
         name: dataclasses.replace(config, iterations=1) for name, config in ablation.arms.items()
@@ -299,6 +303,7 @@ def test_more_iterations_extend_the_runs_and_fewer_take_their_beginning(whole, a
     assert again[0]["contrasts"] == first[0]["contrasts"]
 
 
+@pytest.mark.slow
 def test_a_seed_that_was_longer_ago_scored_on_heldout_leaves_a_gap_where_another_was_not(ablation, pool, tmp_path):
     def lasting(iterations, seeds):
         arms = {
@@ -322,6 +327,7 @@ def test_a_seed_that_was_longer_ago_scored_on_heldout_leaves_a_gap_where_another
     assert "NaN" not in chart
 
 
+@pytest.mark.slow
 def test_a_last_iteration_that_was_not_scored_on_heldout_is_refused(ablation, pool, tmp_path):
     arms = {name: dataclasses.replace(config, iterations=4, heldout_every=2) for name, config in ablation.arms.items()}
     go(Ablation((4,), "nothing new", arms), tmp_path, pool)
@@ -340,6 +346,7 @@ def test_a_folder_of_other_settings_is_refused_before_anything_runs(whole, ablat
     assert not (whole["folder"] / "more-4").exists()
 
 
+@pytest.mark.slow
 def test_a_puzzle_that_came_past_the_guard_is_found_and_said(ablation, pool, tmp_path):
     one = dataclasses.replace(ablation, seeds=(4,))
     go(one, tmp_path, pool)

@@ -114,6 +114,7 @@ def expected(config, pool, tmp_path, backend=None):
     return forecast(config, backend or Backend(), pool, {"tier": "A"}, tmp_path, Progress())
 
 
+@pytest.mark.slow
 def test_texts_are_those_that_the_settings_ask_for(files, pool, tmp_path):
     found = expected(config_of(files), pool, tmp_path)
     assert [list(costs) for costs in found.iterations] == [["score"]] + [["propose", "solve", "train", "score"]] * 2
@@ -128,6 +129,7 @@ def test_texts_are_those_that_the_settings_ask_for(files, pool, tmp_path):
     assert found.arithmetic is None
 
 
+@pytest.mark.slow
 def test_further_candidates_and_variations_are_counted(files, pool, tmp_path):
     solving = SolveConfig(candidates_per_puzzle=8, further_puzzles=10, further_candidates=6)
     found = expected(config_of(files, solve=solving, vary=VaryConfig(variations=30)), pool, tmp_path)

@@ -110,6 +110,7 @@ def test_times_are_no_difference(there, pool):
     assert again(there, pool).difference is None
 
 
+@pytest.mark.slow
 def test_a_reproduction_that_was_stopped_goes_on(reproduced, pool, tmp_path):
     shutil.copytree(reproduced[0].path, tmp_path / "run")
     with watched(crash_at=150), pytest.raises(Crash):
@@ -119,6 +120,7 @@ def test_a_reproduction_that_was_stopped_goes_on(reproduced, pool, tmp_path):
     assert done.rows == reproduced[1].rows
 
 
+@pytest.mark.slow
 def test_fewer_iterations_are_done_again_if_asked(reproduced, pool, tmp_path):
     shutil.copytree(reproduced[0].path, tmp_path / "run")
     done = again(RunDir(tmp_path / "run"), pool, iterations=1)
@@ -138,6 +140,7 @@ def test_a_run_that_died_in_an_iteration_is_compared_up_to_its_last_record(confi
     assert (done.difference, done.iterations) == (None, [0])
 
 
+@pytest.mark.slow
 def test_heldout_is_scored_when_it_was_however_the_run_was_extended(config, pool, tmp_path):
     for iterations in (1, 2, 3):
         go(tmp_path / "run", dataclasses.replace(config, iterations=iterations, heldout_every=5), pool)
@@ -145,6 +148,7 @@ def test_heldout_is_scored_when_it_was_however_the_run_was_extended(config, pool
     assert (done.difference, done.iterations) == (None, [0, 1, 2, 3])
 
 
+@pytest.mark.slow
 def test_heldout_is_not_scored_where_the_run_went_on_without(config, pool, tmp_path):
     go(tmp_path / "run", dataclasses.replace(config, iterations=2, heldout_every=5), pool)
     done = again(RunDir(tmp_path / "run"), pool, iterations=1)
@@ -152,6 +156,7 @@ def test_heldout_is_not_scored_where_the_run_went_on_without(config, pool, tmp_p
     assert "heldout" not in RunDir(tmp_path / "run-again").read_records()[1]
 
 
+@pytest.mark.slow
 def test_checkpoints_that_were_not_kept_are_compared_by_their_hashes(config, pool, tmp_path):
     go(tmp_path / "run", dataclasses.replace(config, iterations=3, keep_checkpoints="best"), pool)
     there = RunDir(tmp_path / "run")
@@ -175,6 +180,7 @@ def test_what_a_run_may_cost_does_not_end_its_reproduction(config, pool, tmp_pat
     assert again(RunDir(tmp_path / "other"), pool).difference is None
 
 
+@pytest.mark.slow
 def test_a_branch_is_done_again_from_where_it_was_branched(reproduced, config, pool, tmp_path):
     other = dataclasses.replace(config, iterations=3, seed=9)
     branch(reproduced[0], 1, RunDir(tmp_path / "branch"))
@@ -410,6 +416,7 @@ def test_an_environment_that_is_the_same_is_said_to_be(there, pool):
     assert told(there, there, done)[-1] == "the recorded environment is the same"
 
 
+@pytest.mark.slow
 def test_a_run_from_before_sessions_were_recorded_can_be_done_again(there, pool):
     there.sessions.unlink()
     shutil.rmtree(there.path.with_name("run-again"))

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -162,6 +163,7 @@ def test_an_empty_archive_has_a_page(rundir):
     assert 'id="pairs"' not in html
 
 
+@pytest.mark.slow
 def test_arms_of_the_same_seed_stand_beside_an_arm_and_beside_no_other_run(rundir):
     others = {name: RunDir(shutil.copytree(rundir.path, rundir.path.parent / name)) for name in ("b-4", "c-9", "own")}
     others["c-9"].config.write_text(rundir.config.read_text().replace("seed = 4", "seed = 9"))
@@ -204,6 +206,7 @@ def test_the_page_allows_its_own_script_and_style_only_and_nothing_from_elsewher
     assert not [own for tag, own in parsed.tags if tag in ("link", "iframe", "object", "base") or "style" in own]
 
 
+@pytest.mark.slow
 def test_a_page_of_long_texts_stays_below_five_megabytes_and_says_what_was_cut(rundir):
     with Archive(rundir.archive) as archive:
         for number in range(80):
@@ -222,6 +225,7 @@ def test_a_folder_without_a_run_is_one_clear_line(tmp_path, capsys, monkeypatch)
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_place_that_cannot_be_written_is_one_clear_line(rundir, capsys):
     assert main(["report", str(rundir.path), "--out", str(rundir.path)]) == 2
     assert "name another place with --out" in capsys.readouterr().err
@@ -235,6 +239,7 @@ def test_it_is_never_written_over_what_a_run_needs(rundir, capsys, name):
     assert (rundir.path / name).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_of_many_iterations_shows_some_of_them_from_the_first_to_the_last(rundir):
     first, *_, last = rundir.read_records()
     lines = [json.dumps({**last, "iteration": number}) + "\n" for number in range(1, 1001)]
@@ -244,6 +249,7 @@ def test_a_run_of_many_iterations_shows_some_of_them_from_the_first_to_the_last(
     assert (shown[0], shown[-1], len(shown)) == (0, 1000, panels.MOST_ITERATIONS)
 
 
+@pytest.mark.slow
 def test_a_puzzle_in_quarantine_says_so(rundir):
     with Archive(rundir.archive) as archive:
         (one, *_) = trends.most_used(archive, 1)
@@ -253,6 +259,7 @@ def test_a_puzzle_in_quarantine_says_so(rundir):
     assert [card[:16] for card in cards if "<span>in quarantine</span>" in card] == [one]
 
 
+@pytest.mark.slow
 def test_a_card_that_is_too_large_leaves_the_others_there(rundir, monkeypatch):
     full = report(rundir).count('<details class="card"')
     monkeypatch.setattr(report_module, "CHARACTERS", 10**7)
@@ -273,12 +280,20 @@ def test_the_command_writes_it_into_the_run_or_where_it_is_told(rundir, tmp_path
 # ---- in a browser ----
 
 
-@pytest.fixture
-def hostile(rundir):
+@pytest.fixture(scope="module")
+def attacked(finished, tmp_path_factory):
+    """The page of a run whose archive has a hostile pair; not to be written into."""
+    rundir = RunDir(shutil.copytree(finished.path, tmp_path_factory.mktemp("attacked") / "a run"))
     with Archive(rundir.archive) as archive:
         add_pair(archive, "f" * 16, f"def f(x: int):\n    return x == 1 and {ATTACK!r}", ATTACK, ATTACK, ATTACK, ATTACK)
     rundir.report.write_text(report(rundir))
     return rundir.report
+
+
+@pytest.fixture
+def hostile(attacked, tmp_path):
+    """A copy of that page, which a test may change."""
+    return Path(shutil.copy(attacked, tmp_path / "report.html"))
 
 
 @pytest.fixture

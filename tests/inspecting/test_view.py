@@ -533,6 +533,7 @@ def test_ending_it_is_no_error_and_leaves_the_archive_alone_in_its_folder(path, 
 ENDLESS = "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", ["a page", "sql"])
 def test_it_ends_whatever_it_is_doing(path, busy):
     """A page would take a minute, and a statement of SQL three seconds."""
@@ -615,6 +616,7 @@ def test_a_stored_script_is_read_as_text_in_a_browser(browser, address):
         assert hostile(place) in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_screen(browser, address, width):
     for where in (*OURS, f"/puzzle/{'c3' * 400}", "/archive/hardest"):

@@ -101,6 +101,7 @@ def test_a_gain_too_small_to_show_counts_with_the_next_one():
     assert reigns([first, second]) == [0, 0]
 
 
+@pytest.mark.slow
 def test_equal_models_pass_about_as_often_as_the_level_says():
     rng, rates_P, passed = np.random.default_rng(3), np.random.default_rng(5).uniform(0, 0.6, 40), 0
     for _ in range(400):
@@ -139,6 +140,7 @@ def test_champions_are_a_matter_of_the_score_files_alone(run_of):
         assert reigns(dev_counts(place, range(done))) == champions[:done]
 
 
+@pytest.mark.slow
 def test_a_run_that_crashed_anywhere_has_the_same_champions(pool, tmp_path):
     config = dataclasses.replace(config_of(puzzle_files(tmp_path)), iterations=3)
     go(tmp_path / "whole", config, pool)

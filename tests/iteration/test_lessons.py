@@ -346,6 +346,7 @@ def test_iterations_are_paired_among_themselves(archive, shown):
     assert list(preferred(archive, [], 2, **shown)) == []
 
 
+@pytest.mark.slow
 def test_the_model_against_itself_only_failing_texts_or_any_but_the_verified_ones(archive, shown, pool):
     pairs = archive.choose(2)
     real = {(solve_prompt("plain", puzzle).header, solution.source.partition("\n")[2]) for puzzle, solution in pairs}

@@ -231,6 +231,7 @@ def test_without_a_solved_puzzle_no_proposal_goes_on_from_one(files, pool, tmp_p
     assert [begin for plan in plans(tmp_path / "run", 1) for begin in plan["begins"]] == [None] * 4
 
 
+@pytest.mark.slow
 def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(files, pool, tmp_path):
     config = config_of(files, propose=ProposeConfig(proposals=40, proposals_per_prompt=10, begun=0.6))
     go(tmp_path / "run", config, pool)
@@ -261,6 +262,7 @@ def test_a_share_of_the_proposals_goes_on_from_the_beginnings_of_solved_puzzles(
     assert same(content(resumed), content(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_more_candidates_are_sampled_where_the_first_let_most_be_hoped_for(files, pool, tmp_path):
     further = SolveConfig(candidates_per_puzzle=4, further_puzzles=3, further_candidates=5)
     config = config_of(files, solve=further, finetune=FinetuneConfig(solutions_per_puzzle=100))
@@ -376,6 +378,7 @@ def test_a_run_that_stopped_anywhere_goes_on_to_the_same_end(whole, files, pool,
         assert same(content(tmp_path / str(crash_at)), whole["content"]), event
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_again_and_again_comes_to_the_same_end(whole, files, pool, tmp_path):
     for session in range(1, 200):
         try:
@@ -563,6 +566,7 @@ def apart_from_settings(content_: dict) -> dict:
     return {part: value for part, value in content_.items() if part != "config"}
 
 
+@pytest.mark.slow
 def test_a_budget_of_tokens_ends_a_run_before_each_step_and_a_larger_one_goes_on_to_the_same_end(
     whole, files, pool, tmp_path
 ):
@@ -626,6 +630,7 @@ def test_a_budget_that_is_enough_changes_nothing(whole, files, pool, tmp_path):
     assert same(apart_from_settings(content(tmp_path / "run")), apart_from_settings(whole["content"]))
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_run_that_samples_ahead_and_loses_none_of_what_was_finished(whole, files, pool, tmp_path):
     steps, path = spent_by_step(whole), tmp_path / "run"
     for budget in (sum(steps[:3]), sum(steps[:5])):  # in the middle of proposing and of solving
@@ -671,6 +676,7 @@ def test_the_best_checkpoint_on_dev_and_the_last_are_kept(files, pool, tmp_path)
     assert checkpoints(tmp_path / "run") == ["iteration-001", "iteration-003"]
 
 
+@pytest.mark.slow
 def test_an_iteration_does_not_look_at_all_that_went_before(files, pool, tmp_path, monkeypatch):
     """A run has thousands of them."""
     looked, place = Counter(), RunDir.checkpoint
@@ -686,6 +692,7 @@ def test_an_iteration_does_not_look_at_all_that_went_before(files, pool, tmp_pat
     assert len(set(np.diff(by_iteration)[3:])) == 1
 
 
+@pytest.mark.slow
 def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool, tmp_path):
     with watched() as seen:
         go(tmp_path / "whole", best_of(files), pool, Rigged())
@@ -697,6 +704,7 @@ def test_a_crash_before_checkpoints_are_deleted_leaves_none_too_many(files, pool
     assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "whole") == ["iteration-001", "iteration-003"]
 
 
+@pytest.mark.slow
 def test_behind_the_gate_a_checkpoint_is_sampled_from_once_it_has_won(files, pool, tmp_path, monkeypatch):
     won = {(0, 1): False, (0, 2): True, (2, 3): False, (2, 4): False}
     monkeypatch.setattr(champion, "dev_counts", lambda rundir, iterations: tuple(iterations))
@@ -944,6 +952,7 @@ def test_without_verdicts_the_shortest_distinct_candidates_of_a_puzzle_are_taken
     }
 
 
+@pytest.mark.slow
 def test_without_verdicts_the_references_are_trained_on_as_configured_and_no_other_solution_of_theirs(
     files, pool, tmp_path
 ):
@@ -959,6 +968,7 @@ def test_without_verdicts_the_references_are_trained_on_as_configured_and_no_oth
     assert trained[True] == trained[False]
 
 
+@pytest.mark.slow
 def test_replacing_without_verdicts_trains_on_what_the_last_iteration_wrote_alone(files, pool, tmp_path):
     learned = {}
     for kept in ("accumulate", "replace"):
@@ -987,6 +997,7 @@ def test_a_puzzle_found_contaminated_is_trained_on_no_more(files, pool, tmp_path
         assert {row[0] for row in archive.query("SELECT iteration FROM trained WHERE puzzle = ?", found)} == {1}
 
 
+@pytest.mark.slow
 def test_training_without_verdicts_that_stopped_goes_on_to_the_same_end(files, pool, tmp_path):
     config = unverified(files, iterations=1)
     with watched() as seen:
@@ -1059,6 +1070,7 @@ def test_imported_puzzles_may_have_other_names_defaults_helpers_and_layout(files
     assert {(row["what"], row["reason"]) for row in found["refusals"]} == {("puzzle", "no_function")}
 
 
+@pytest.mark.slow
 def test_an_archive_may_be_trained_on(whole, files, pool, tmp_path):
     for train in (whole["path"], RunDir(whole["path"]).archive):
         folder = tmp_path / train.name

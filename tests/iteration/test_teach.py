@@ -57,6 +57,7 @@ def test_each_objective_is_given_its_lessons_and_what_is_learned_of_the_archive_
     assert all((puzzle, solution) in pairs or (not solution and puzzle in puzzles) for _, puzzle, solution in kept)
 
 
+@pytest.mark.slow
 def test_without_an_objective_nothing_is_trained_and_nothing_scored_again(files, pool, tmp_path):
     backend = Backend()
     records = go(tmp_path / "run", config_of(files, finetune=FinetuneConfig(objective="none")), pool, backend)
@@ -77,6 +78,7 @@ def found(lessons):
     return {(each.prompt.text, each.completion) for each in lessons}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["sft", "filtered"])
 def test_replacing_trains_on_what_the_last_iteration_found_alone(files, pool, tmp_path, objective):
     data, runs = DataConfig(**files, references=False), {}
@@ -88,6 +90,7 @@ def test_replacing_trains_on_what_the_last_iteration_found_alone(files, pool, tm
     assert found(runs["accumulate"][0]) - found(runs["replace"][1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["spin", "dpo"])
 def test_contrasts_are_of_two_iterations_as_spins_published_runs(files, pool, tmp_path, objective):
     own = FinetuneConfig(objective=objective, start="previous")
@@ -131,6 +134,7 @@ def test_a_collapse_stops_a_run_before_it_is_learned_and_another_answer_goes_on(
     assert len(go(tmp_path / "run", config_of(files), pool, backend)) == 3
 
 
+@pytest.mark.slow
 def test_a_rollback_trains_on_what_the_best_iteration_had_and_the_rest_stays_aside(
     files, pool, tmp_path, monkeypatch, collapsing
 ):
@@ -182,6 +186,7 @@ def test_a_branch_without_training_scores_held_out_though_its_parent_did_not(fil
     assert records[2]["heldout"]["puzzles"] == 3
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_rolled_back_begins_with_the_best_weights_that_it_has(
     files, pool, tmp_path, monkeypatch, collapsing
 ):
@@ -208,6 +213,7 @@ def test_a_rollback_that_leaves_nothing_to_learn_goes_on_with_the_best_weights(f
         assert archive.set_aside() == {1: 1}
 
 
+@pytest.mark.slow
 def test_only_one_model_is_in_memory_while_it_is_trained(files, pool, tmp_path):
     alive = []
 
@@ -244,6 +250,7 @@ def test_the_story_of_a_puzzle_whose_text_alone_was_learned_has_nothing_missing(
         assert story(archive, puzzle).breaks == []
 
 
+@pytest.mark.slow
 def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_path, collapsing):
     config = config_of(files, iterations=2, collapse=collapse_config("rollback"))
     go(tmp_path / "run", config, pool)
@@ -256,6 +263,7 @@ def test_a_branch_from_before_a_rollback_knows_nothing_of_it(files, pool, tmp_pa
             assert archive.set_aside() == expected
 
 
+@pytest.mark.slow
 def test_rebalancing_evens_the_pairs_of_the_iteration_that_collapsed(files, pool, tmp_path, monkeypatch, collapsing):
     evened = []
     monkeypatch.setattr(teach, "balanced", lambda pairs, cell_of, rng: evened.append(len(pairs)) or pairs)

@@ -99,6 +99,7 @@ def test_wrong_answers_become_puzzles_that_they_are_right_for(whole, rows):
     assert made > 2
 
 
+@pytest.mark.slow
 def test_no_variant_is_made_of_what_was_rolled_back(files, pool, tmp_path, monkeypatch):
     monkeypatch.setattr(Run, "best", lambda self: 1)
     monkeypatch.setattr(collapse, "alarms", lambda history, config: ["alike"] if history[-1]["iteration"] == 2 else [])
@@ -127,6 +128,7 @@ def test_variants_are_tried_in_their_iteration_and_learned_from_with_what_the_mo
     assert {tuple(row) for row in rows(trained)} == {tuple(row) for row in rows(solved)} != set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["hindsight", "join", "nest"])
 def test_only_the_ways_asked_for_are_taken(files, pool, tmp_path, way):
     go(tmp_path / "run", varying(files, ways=(way,), iterations=2), pool)

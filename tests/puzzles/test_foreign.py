@@ -76,6 +76,7 @@ EXACT = jsonschema.validators.extend(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, database=None, derandomize=True)
 @given(VALUES, SHAPES)
 def test_a_value_has_a_shape_if_jsonschema_says_so(value, shape):

@@ -548,6 +548,7 @@ def test_three_in_five_guarded_puzzles_are_guarded_by_behaviour_too(real_guard):
     assert share > 0.58
 
 
+@pytest.mark.slow
 def test_every_guarded_puzzle_accepts_an_answer_that_it_is_guarded_by(pool, hand_written, monkeypatch):
     monkeypatch.setattr(guard_module, "MIN_EVIDENCE", 0.1)
     monkeypatch.setattr(guarding, "_KNOWN", {})
@@ -562,6 +563,7 @@ def test_no_training_puzzle_is_near_a_guarded_one_at_any_level(pool, real_guard,
     assert found_among(real_guard, pool, hand_written["train"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("guarding", "asked"), [("dev", "heldout"), ("heldout", "dev")])
 def test_neither_guarded_set_is_near_the_other_at_any_level(pool, hand_written, guarding, asked):
     guard = guard_of(pool, {guarding: hand_written[guarding]})
@@ -592,6 +594,7 @@ def drawn(seed, draws, names):
 SINGLE_RULES = [name for name in families.FAMILIES if name not in families.COMPOSED]
 
 
+@pytest.mark.slow
 def test_no_family_of_a_single_rule_draws_a_text_near_a_guarded_one(real_guard):
     hits = ((name, real_guard.hit_of_rule(text)) for name, text in drawn(5, 40, SINGLE_RULES))
     assert [(name, str(hit)) for name, hit in hits if hit] == []
@@ -606,6 +609,7 @@ def test_a_rules_puzzle_that_asks_all_that_a_guarded_one_does_and_more_is_a_hit(
     assert guard.hit(*puzzles(pool, more)) is None
 
 
+@pytest.mark.slow
 def test_hardly_a_composed_puzzle_is_near_a_guarded_one_by_its_text(real_guard):
     """The grammar is wide and its puzzles short, so that a few are; pretraining skips them."""
     hits = [real_guard.hit_of_rule(pair.condition) for pair in families.generate(7, 2000, sorted(families.COMPOSED))]

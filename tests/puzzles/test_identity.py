@@ -171,6 +171,7 @@ def renamed(text, rng):
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
+@pytest.mark.slow
 def test_equal_identities_of_renamed_puzzles_mean_equal_verdicts(pool):
     rng = np.random.default_rng(11)
     lines = [json.loads(line) for line in (ROOT / "puzzles" / "train.jsonl").read_text().splitlines()]

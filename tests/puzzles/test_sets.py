@@ -150,6 +150,7 @@ def test_every_reference_is_accepted(judgements, name):
     assert {puzzle_name: verdict for puzzle_name, verdict in verdicts.items() if verdict != "accepted"} == {}
 
 
+@pytest.mark.slow
 @each_set
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_reference_solved_and_judged_in_one_world_holds_there(pool, puzzles, references, name, world):

@@ -84,7 +84,7 @@ def merged(folder, owns):
                 merge(into, other)
 
 
-@pytest.mark.parametrize("parts", [2, 5])
+@pytest.mark.parametrize("parts", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_parts_merged_in_order_are_the_run_in_all_its_rows(parts, whole, config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
     for iteration in (1, 2):
@@ -157,6 +157,7 @@ def test_a_part_takes_the_runs_archive_when_there_is_something_new_in_it_and_kee
     assert not list(own.path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_what_a_missing_part_has_not_done_is_left_to_do(whole, config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
     _, last = one_part(tmp_path, Part(3, 3), config, pool)
@@ -169,6 +170,7 @@ def test_what_a_missing_part_has_not_done_is_left_to_do(whole, config, pool, tmp
         assert sorted(map(tuple, one.query(asked))) == sorted(map(tuple, other.query(asked)))
 
 
+@pytest.mark.slow
 def test_a_part_that_had_nothing_left_to_do_takes_part_in_the_next_iteration(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
     for _ in range(STAGES + 1):
@@ -214,6 +216,7 @@ def test_nothing_is_merged_into_a_run_that_is_being_written(config, pool, tmp_pa
     assert main(merge) == 0
 
 
+@pytest.mark.slow
 def test_a_part_leaves_what_is_its_own_and_it_is_whole(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
     for stage in ("propose", "solve"):
@@ -526,6 +529,7 @@ def test_a_part_is_judged_where_the_settings_say(begun, monkeypatch, capsys):
 # ---- verify ----
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_verification_are_all_of_it_with_their_ids(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     rows = [{"puzzle": f"def f(x: int):\n    return x == {n}", "solution": "def g():\n    return 3"} for n in range(7)]

@@ -913,6 +913,7 @@ def without_usage(body, number):
     return status, headers, json.dumps({"choices": told["choices"]}).encode()
 
 
+@pytest.mark.slow
 def test_a_run_records_what_servers_do_not_tell(played, proved, here):
     server = played(without_usage)
     assert chat_run(server, here, "--set=endpoint.send.top_p=", "--set=endpoint.proof=skip") == 0
@@ -934,6 +935,7 @@ def test_a_price_cannot_be_bounded_by_a_server_that_tells_no_tokens(played, prov
     assert "which budget.tokens and budget.price need, got none" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_parameters_that_it_began_with(played, proved, here, capsys):
     server = played(chatting)
     assert chat_run(server, here, "--set=endpoint.send.top_p=") == 0
@@ -941,6 +943,7 @@ def test_a_run_goes_on_with_the_parameters_that_it_began_with(played, proved, he
     assert "endpoint.send.top_p ('' there, 'top_p' here)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_leaves_in_the_middle_of_a_run_loses_nothing(played, proved, here, capsys):
     leaving = played(lambda body, number: chatting(body, number) if number < 60 else (503, {}, b""))
     assert chat_run(leaving, here, "--set=endpoint.attempts=2") == 3

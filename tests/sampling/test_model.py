@@ -63,6 +63,7 @@ def texts(model, prompts=PROMPTS, copies=3, settings=FREE, seed=(7,)):
 # ---- folders ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_saved_model_is_a_plain_folder_that_samples_by_default(loaded, tmp_path, shape):
     (tmp_path / "saved").mkdir()
@@ -670,6 +671,7 @@ def test_greedy_texts_are_the_same_with_one_thread_and_with_two(loaded, threaded
     assert len(sampled_by - {threading.main_thread()}) == len(sampled_by) == 2
 
 
+@pytest.mark.slow
 def test_texts_do_not_depend_on_which_thread_is_faster(threaded, monkeypatch):
     model, delays, decode_waves, dealt = threaded(), random.Random(3), decode._decode_waves, set()
 
@@ -1005,6 +1007,7 @@ def test_prompts_are_counted_as_often_as_they_are_read(loaded, monkeypatch, shap
     assert model.sample([], 3, FREE, [1]).prompt_tokens == 0
 
 
+@pytest.mark.slow
 def test_a_prompt_with_more_copies_than_a_wave_is_read_once_by_each_thread(loaded, threaded):
     once = sum(len(encode_prompt(loaded().tokenizer, one)) for one in PROMPTS)
     for model, threads in ((loaded(), 1), (threaded(), 2)):

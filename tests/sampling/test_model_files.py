@@ -330,6 +330,7 @@ TEMPLATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TEMPLATES)
 def test_a_template_that_takes_too_much_is_one_line_also_if_it_does_so_only_for_some_messages(kind):
     from transformers import AutoTokenizer

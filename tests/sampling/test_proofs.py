@@ -176,6 +176,7 @@ def with_more_tokens(folder, *names):
     return LanguageModel(folder, CPU)
 
 
+@pytest.mark.slow
 def test_tokens_without_an_embedding_are_a_warning_until_one_is_used(copy, caplog):
     model = with_more_tokens(copy, "qpictureq", "qsoundq")
     told = "this model (lfm2) has 330 embeddings for 332 tokens: a text with one of the others would be refused"

@@ -202,6 +202,7 @@ def test_an_aliasing_bomb_is_refused_quickly(pool, part):
     assert result.records[0].startswith(b"UCodecError: the value is over the limit: too many parts")
 
 
+@pytest.mark.slow
 def test_no_program_is_ended_before_its_limit_however_busy_the_machine(pool):
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:

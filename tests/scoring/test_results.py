@@ -338,6 +338,7 @@ def test_what_the_scores_depend_on_is_kept(pool, own_set, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_prompts_hash_is_that_of_the_prompts_whatever_is_drawn_from_them(pool, own_set, tmp_path, monkeypatch):
     hashes = [
         score(pool, Model({}), own_set, tmp_path / name, **more)["selfplay"]["prompts_hash"]

@@ -57,6 +57,7 @@ def trained(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES + WITH_LORA)
 def test_two_processes_come_to_the_weights_of_one(case, trained, tiny, tmp_path):
     if case in WITH_LORA:
@@ -75,6 +76,7 @@ def test_two_processes_come_to_the_weights_of_one(case, trained, tiny, tmp_path)
         assert told["training"][name] == (expected and pytest.approx(expected, rel=1e-4, abs=1e-5))
 
 
+@pytest.mark.slow
 def test_a_sharded_training_leaves_a_plain_folder(trained, tiny):
     assert {f.name for f in (trained / "sft-full").iterdir()} == {f.name for f in tiny().iterdir()}
     config = json.loads((trained / "sft-full" / "config.json").read_text())

@@ -429,6 +429,7 @@ def test_the_kind_of_the_examples_is_the_objective():
         objective_of([*CONTRASTS, *GRADED], config)
 
 
+@pytest.mark.slow
 def test_better_responses_gain_on_worse_ones(tiny, tmp_path):
     stats = tuned(tiny, tmp_path / "new", CONTRASTS, dataclasses.replace(CONFIG, epochs=8, beta=(0.5,)))
     gains = [
@@ -480,6 +481,7 @@ def test_at_the_first_step_nothing_has_moved_and_no_chance_is_in_it(tiny, tmp_pa
     assert graded.clipped == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["spin", "grpo"])
 def test_parts_and_a_memory_that_runs_out_change_no_more_than_rounding(tiny, tmp_path, monkeypatch, kind, caplog):
     whole = tuned(tiny, tmp_path / "whole", KINDS[kind])

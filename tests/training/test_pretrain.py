@@ -76,6 +76,7 @@ def made(tmp_path_factory):
 # ---- the whole ----
 
 
+@pytest.mark.slow
 def test_a_model_is_made_again_to_the_bit(made, tmp_path):
     folder, stats, _ = made
     torch.manual_seed(99)  # what came before does not matter
@@ -85,6 +86,7 @@ def test_a_model_is_made_again_to_the_bit(made, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_another_seed_makes_another_model(made, tmp_path):
     pretrain(dataclasses.replace(SMALL, seed=1), tmp_path / "other", lambda pool: Guard())
     assert (tmp_path / "other" / "model.safetensors").read_bytes() != (made[0] / "model.safetensors").read_bytes()
@@ -125,6 +127,7 @@ def test_its_card_says_what_it_was_made_of(made):
     assert "# A small model of programming puzzles" in (folder / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_shipped_model_is_of_the_shipped_settings_and_of_the_rules_as_they_are():
     notes = json.loads((embedded_file("model") / "selfplay.json").read_text("utf-8"))
     config = load_pretrain_config(embedded_file("pretrain.toml"))
@@ -138,6 +141,7 @@ def test_the_shipped_model_is_of_the_shipped_settings_and_of_the_rules_as_they_a
     assert (notes["parameters"] <= 5_000_000, size <= 12_000_000) == (True, True)
 
 
+@pytest.mark.slow
 def test_the_loss_begins_at_chance_and_falls(tmp_path):
     config = dataclasses.replace(SMALL, steps=30, learning_rate=2e-2)
     stats = pretrain(config, tmp_path / "model", lambda pool: Guard())

@@ -141,6 +141,7 @@ def test_parts_of_one_length_hold_every_example_once():
     assert [shared for _, shared in parts] == [40, 40, 40, 0]
 
 
+@pytest.mark.slow
 def test_a_lesson_with_a_token_that_has_no_embedding_is_one_line(tmp_path):
     from transformers import AutoTokenizer
 

@@ -38,6 +38,7 @@ def test_every_solution_is_accepted(pool, pairs):
     assert Counter(str(judgement.verdict) for judgement in judgements) == {"accepted": len(pairs)}
 
 
+@pytest.mark.slow
 def test_every_puzzle_is_admitted_and_has_the_type_asked_for(pool, pairs, puzzles):
     assert [refusal for refusal in admit(pool, puzzles) if refusal] == []
     assert [puzzle.answer_type for puzzle in puzzles] == [declared for declared, *_ in pairs]
@@ -57,6 +58,7 @@ def test_a_condition_is_short_and_an_answer_too():
         assert len(solution.partition("return ")[2]) <= composition.MOST_VALUE_CHARACTERS
 
 
+@pytest.mark.slow
 def test_no_draw_takes_long_whatever_the_puzzle_asks_of_trivial_answers():
     rng, slowest = random.Random(7), 0.0
     for declared in [*ANSWERS] * 200:

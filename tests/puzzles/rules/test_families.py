@@ -62,6 +62,7 @@ def test_puzzles_are_canonical_with_nothing_left_out(puzzles: list[Puzzle]) -> N
     assert not any(puzzle.imports for puzzle in puzzles)
 
 
+@pytest.mark.slow
 def test_all_texts_are_what_unparse_writes() -> None:
     for pair in generate(SEED, 1500):
         for text in (pair.puzzle, pair.solution):
@@ -77,6 +78,7 @@ def test_all_answer_types_occur(puzzles: list[Puzzle]) -> None:
     assert {puzzle.answer_type for puzzle in puzzles} == ANSWER_TYPES
 
 
+@pytest.mark.slow
 def test_every_family_is_wide_and_short() -> None:
     for name in FAMILIES:
         pairs = list(generate(SEED, 40, [name]))
@@ -85,10 +87,12 @@ def test_every_family_is_wide_and_short() -> None:
         assert max(len(pair.solution) for pair in pairs) < 320
 
 
+@pytest.mark.slow
 def test_all_families_are_drawn() -> None:
     assert {pair.family for pair in generate(SEED, 2000)} == set(FAMILIES)
 
 
+@pytest.mark.slow
 def test_a_puzzle_has_more_than_one_solution_text() -> None:
     rng = random.Random(SEED)
     solutions: dict[str, set[str]] = {}
@@ -101,6 +105,7 @@ def test_the_same_seed_gives_the_same_pairs_everywhere() -> None:
     assert _digest(generate(0, 200)) == "05fc1c2b4c0ea4cc50a70ad1581e1587a64d0d0f1512245f74b3bd4c9a501b57"
 
 
+@pytest.mark.slow
 def test_the_order_of_sets_in_this_process_does_not_matter() -> None:
     code = (
         "import zlib; from puzzles.rules.families import generate;"

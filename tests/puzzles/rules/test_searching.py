@@ -85,6 +85,7 @@ def test_what_they_find_may_be_another_answer_than_the_known_one(pool):
     assert {(str(judgement.verdict), judgement.answer) for judgement in judged} == {("accepted", "24")}
 
 
+@pytest.mark.slow
 def test_searches_of_all_types_are_right(pool):
     rng, made, given = random.Random(4), [], Counter()
     for declared in composition.ANSWERS:

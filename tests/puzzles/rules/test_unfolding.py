@@ -47,6 +47,7 @@ def test_where_there_is_nothing_to_unfold_the_puzzle_stays(puzzle):
     assert forms(puzzle) == {puzzle}
 
 
+@pytest.mark.slow
 def test_an_unfolded_puzzle_accepts_what_it_did_and_nothing_else(pool):
     rng, texts, answers = random.Random(2), [], []
     for declared in composition.ANSWERS:

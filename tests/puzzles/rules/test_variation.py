@@ -113,6 +113,7 @@ def test_the_same_seed_gives_the_same_text(pool):
     assert len(set(texts)) > 1
 
 
+@pytest.mark.slow
 def test_the_answer_that_a_puzzle_was_made_for_is_accepted(pool):
     rng = random.Random(0)
     drawn = list(families.generate(17, 300))
