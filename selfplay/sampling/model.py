@@ -245,7 +245,7 @@ class LanguageModel:
         What all prompts begin with is held once.
         """
         config = self.network.config.get_text_config()
-        kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
+        kept = 2 * config.num_hidden_layers * key_width(config) * self.dtype.itemsize
         own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
         bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
         fitting = max(1, (free_bytes(self.device) // 2 - PROMPT_ROOM * begun_tokens * kept) // bytes_per_row)
@@ -523,6 +523,14 @@ def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable
     while kept and kept[-1] == pad and pad not in ends:
         kept.pop()
     return kept
+
+
+def key_width(config: Any) -> int:
+    """Numbers in a layer's key of one token. Layers with grouped heads keep fewer than the model's width."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    grouped = getattr(config, "num_key_value_heads", None)
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(size * (grouped if isinstance(grouped, int) and grouped else heads))
 
 
 def device_of(name: str) -> torch.device:

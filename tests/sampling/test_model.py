@@ -1023,6 +1023,16 @@ def test_the_rows_are_a_power_of_two_that_falls_with_the_memory_and_never_below_
     assert set(by_memory) == {1 << bits for bits in range(11)}, "no power is left out"
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_width_of_keys_is_that_of_the_models_own_cache(shape, loaded):
+    network = loaded(shape).network
+    cache = network(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    if not (layers := getattr(cache, "layers", [])):
+        pytest.skip("it keeps no keys")
+    _, heads, _, size = layers[0].keys.shape
+    assert model_module.key_width(network.config.get_text_config()) == heads * size
+
+
 def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch):
     model, kept = loaded(), []
     monkeypatch.setattr(model_module, "free_bytes", lambda device: 1_000_000)
