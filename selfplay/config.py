@@ -32,7 +32,8 @@ class ModelConfig:
     device: str = "auto"
     """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` or `mps`."""
     dtype: str = "auto"
-    """Number format for sampling. `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """Number format for sampling. `auto` is bfloat16 on CUDA, and for weights of 100 MB or more on a processor that is
+    measured to be fast at it; else float32. The run then keeps it."""
     threads: int = 0
     """Threads of torch on a CPU. 0 takes the cores available when the run begins; the run then keeps that number."""
     overlap: str = "auto"

@@ -173,7 +173,9 @@ def _bench(options: argparse.Namespace) -> int:
             own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
             results.append(own)
             folders.append(folder)
-            tell(f"{model}: {own['protocol']} protocol ({own['protocol_from']}), results in {folder}", sys.stderr)
+            engine = f", sampled by {own['model']['engine']}" if "engine_reason" in own["model"] else ""
+            shown = f"{own['protocol']} protocol ({own['protocol_from']}){engine}"
+            tell(f"{model}: {shown}, results in {folder}", sys.stderr)
     if len(results) == 1:
         print(printable(result_tables(results[0])), end="")
         return 0

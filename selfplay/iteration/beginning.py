@@ -16,7 +16,7 @@ from puzzles.archive.copying import copy
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from puzzles.verify import truth_pool
-from selfplay.config import ROUNDING, RunConfig, SandboxConfig, flatten
+from selfplay.config import CHOICES, ROUNDING, RunConfig, SandboxConfig, flatten
 from selfplay.iteration import champion
 from selfplay.iteration.training_set import NO_PUZZLES
 from selfplay.run import sessions
@@ -29,6 +29,8 @@ from selfplay.scoring.sets import content_hash_of
 from selfplay.settings import differences, load
 
 logger = logging.getLogger(__name__)
+
+AUTO = "auto"
 
 
 def check_settings(rundir: RunDir, config: RunConfig) -> None:
@@ -51,18 +53,28 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
 
 
 def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
-    """The settings, with `model.threads` and `batch_rows` as the run has had them from its beginning.
+    """The settings, with `model.dtype`, `model.threads` and `batch_rows` as the run has had them from its beginning.
 
-    A setting of 0 leaves both to the machine. Both change rounding, and so what is sampled. A run keeps them in its
-    `config.toml`; older runs keep them only in their score files. A run that has not begun has neither.
+    `auto` and 0 leave them to the machine. They change rounding, and so what is sampled. A run keeps them in its
+    `config.toml`; older runs keep them only in their score files. A run that has not begun has none of them.
     """
     stored = load(rundir.config) if rundir.config.exists() else config
-    threads, rows = stored.model.threads, stored.batch_rows
-    for line in [] if threads and rows else read_lines(rundir.samples(0, "dev"))[:1]:
-        threads = threads or line.get("sampler", {}).get("threads", 0)
+    dtype, threads, rows = stored.model.dtype, stored.model.threads, stored.batch_rows
+    is_known = dtype != AUTO and threads and rows
+    for line in [] if is_known else read_lines(rundir.samples(0, "dev"))[:1]:
+        sampler = line.get("sampler", {})
+        dtype = known_dtype(sampler) if dtype == AUTO else dtype
+        threads = threads or sampler.get("threads", 0)
         rows = rows or line["identity"]["settings"]["batch_rows"]
-    model = replace(config.model, threads=config.model.threads or threads)
+    dtype = dtype if config.model.dtype == AUTO else config.model.dtype
+    model = replace(config.model, dtype=dtype, threads=config.model.threads or threads)
     return replace(config, model=model, batch_rows=config.batch_rows or rows)
+
+
+def known_dtype(sampler: Mapping[str, Any]) -> str:
+    """The `model.dtype` of a sampler by its description; `auto` if it samples elsewhere, and does not tell."""
+    dtype = str(sampler.get("dtype", AUTO))
+    return dtype if dtype in CHOICES["model.dtype"] else AUTO
 
 
 def branch(
@@ -172,5 +184,7 @@ def begin_session(
     different = sessions.begin_session(rundir, config, content)
     for line in different:
         logger.warning("not as it was when this run began: %s", line)
+    if why := base.description.get("engine_reason"):
+        progress.say(f"this model is sampled in a slower way, {base.description['engine']}: {why}")
     if different:
         progress.say(f"{rundir.path}: not as it was when it began: {'; '.join(different)}")

@@ -21,7 +21,7 @@ from puzzles.puzzle import InputError
 from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import champion, collapse, propose
-from selfplay.iteration.beginning import as_begun, begin_session, check_settings
+from selfplay.iteration.beginning import AUTO, as_begun, begin_session, check_settings, known_dtype
 from selfplay.iteration.guarding import compute_again, guard_of, guarded_sets, set_contaminated_aside
 from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
@@ -98,6 +98,8 @@ def run(
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
         base = backend.load(config.model.path, config.model)
         config = replace(config, batch_rows=config.batch_rows or _fewest_rows(config, base))
+        if config.model.dtype == AUTO:
+            config = replace(config, model=replace(config.model, dtype=known_dtype(base.description)))
         if not rundir.config.exists():
             training_texts(config)
         base.fits(propose_prompt(protocol_of(config, base)), 1)

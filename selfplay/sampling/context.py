@@ -66,9 +66,14 @@ def alike_tokens(network: Any) -> int:
 
 def has_window(network: Any) -> bool:
     """Whether some layers look back a limited number of tokens."""
+    return window_tokens(network) < UNLIMITED
+
+
+def window_tokens(network: Any) -> int:
+    """The fewest tokens that a layer looks back. In a shorter text each token attends to all before it."""
     found = (getattr(config, name, None) for config in _configs(network.config) for name in WINDOWS)
     windows = (window for each in found for window in (each if isinstance(each, list | tuple) else [each]))
-    return any(type(window) is int and window > 0 for window in windows)
+    return min((window for window in windows if type(window) is int and window > 0), default=UNLIMITED)
 
 
 def _configs(config: Any) -> Iterator[Any]:

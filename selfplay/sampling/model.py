@@ -33,7 +33,7 @@ from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
 from selfplay.sampling import decode, gguf, model_files, proofs
 from selfplay.sampling.chat import clock_of
-from selfplay.sampling.context import alike_tokens, context_tokens, has_window
+from selfplay.sampling.context import alike_tokens, context_tokens, window_tokens
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt, end_of
 from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
@@ -65,10 +65,20 @@ DRAWING_BYTES = 40
 PEAK_SIZE = {"cpu": 2048}
 """Size of the matrices whose product measures the machine's peak. Other devices use `PEAK_SIZE_ELSEWHERE`."""
 PEAK_SIZE_ELSEWHERE = 8192
+DTYPE_SIZE = 256
+"""Size of the matrices whose products decide the dtype. A processor without bfloat16 takes .03 s for one, a hundred
+times as long as in float32."""
+CLEARLY_FASTER = 1.5
+"""Ratio of speeds from which `auto` takes bfloat16. With AVX-512 BF16 or AMX it was 2.7."""
+LARGE_BYTES = 100_000_000
+"""Size of the weight files from which `auto` may take bfloat16 on a CPU. In smaller models, such as the embedded one,
+products are too small a part of the work."""
 PEAK_SECONDS = 0.5
 """Longest expected time of a product that measures the peak."""
 BYTES_OF_A_COPY = 8
 """Free bytes per weight that a copy in float32 needs, while it is made."""
+WHY_GENERATE = "with shared prompts its texts would be others"
+WHY_SHORT_TEXTS = "in a longer text its layers look back less far, or its positions change"
 HUB_SECONDS = 5
 """Time limit for any answer of the hub."""
 
@@ -88,7 +98,6 @@ class LanguageModel:
         config = config or ModelConfig()
         self.path = str(embedded_file("model") if str(path) == "embedded" else path)
         self.device = device_of(config.device)
-        self.dtype = _dtype(config.dtype, self.device)
         self.threads = config.threads or available_cores()
         if self.threads > MOST_THREADS:
             raise InputError(f"model.threads: expected at most {MOST_THREADS}, got {self.threads}")
@@ -99,6 +108,7 @@ class LanguageModel:
             local = _is_folder(self.place) or not _hub_answers()
             folder = self.place if _is_folder(self.place) else _from_hub(self.place, local)
             model_files.check(Path(folder))
+            self.dtype = _dtype(config.dtype, self.device, Path(folder))
             # Without `trust_remote_code` transformers would ask on the terminal whether a model's own code may run.
             known = {"local_files_only": True, "trust_remote_code": False}
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **known)
@@ -126,6 +136,8 @@ class LanguageModel:
         self._padding: tuple[bool, bool] | None = None
         self._most_rows = sys.maxsize
         self._twins: list[Any] = []
+        # A text as long as a window may already be too long: kinds of models count the newest token or not.
+        self._shared_most = min(alike_tokens(self.network), window_tokens(self.network) - 1)
 
     def _check_numbers(self) -> None:
         """Check that all weights are finite, and that the ends have embeddings.
@@ -161,7 +173,20 @@ class LanguageModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "threads": self.threads,
             **({"chat_time": clock} if (clock := clock_of(self.tokenizer)) else {}),
+            **self._plainer_engine(),
         }
+
+    def _plainer_engine(self) -> dict[str, str]:
+        """The plainer way in which this kind of model is sampled, and why; nothing if its prompts can be shared."""
+        if self._shares_prompts():
+            if self._shared_most >= self.context_tokens:
+                return {}
+            return {"engine": f"generate beyond {self._shared_most} tokens", "engine_reason": WHY_SHORT_TEXTS}
+        pads, caches = self._generate_can()
+        if not caches:
+            return {"engine": "whole texts", "engine_reason": f"{WHY_GENERATE}, and so they would with its cache"}
+        by_length = "" if pads else "; it reads padding as text, so prompts are sampled by length"
+        return {"engine": "generate", "engine_reason": WHY_GENERATE + by_length}
 
     @property
     def overlap(self) -> bool:
@@ -212,13 +237,18 @@ class LanguageModel:
         """The largest power of two of rows that half of the free memory holds, at most `MOST_ROWS`."""
         return self._fitting_rows(max_tokens, MOST_ROWS)
 
-    def _fitting_rows(self, max_tokens: int, most: int, prompt_tokens: int = 0, copies: int = 1) -> int:
-        """`most` rows, or the largest power of two of them that half of the free memory holds, with their prompts."""
+    def _fitting_rows(
+        self, max_tokens: int, most: int, prompt_tokens: int = 0, copies: int = 1, begun_tokens: int = 0
+    ) -> int:
+        """`most` rows, or the largest power of two of them that half of the free memory holds, with their prompts.
+
+        What all prompts begin with is held once.
+        """
         config = self.network.config.get_text_config()
-        kept = 2 * config.num_hidden_layers * config.hidden_size * self.dtype.itemsize
+        kept = 2 * config.num_hidden_layers * key_width(config) * self.dtype.itemsize
         own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
         bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
-        fitting = max(1, free_bytes(self.device) // 2 // bytes_per_row)
+        fitting = max(1, (free_bytes(self.device) // 2 - PROMPT_ROOM * begun_tokens * kept) // bytes_per_row)
         return most if fitting >= most else 1 << fitting.bit_length() - 1
 
     def sample(
@@ -263,7 +293,9 @@ class LanguageModel:
     ) -> tuple[list[Completion], int, SamplingSettings]:
         """The same as `_sample_alike`, and the settings with the number of rows that fitted the memory."""
         most = min(settings.batch_rows, self._most_rows)
-        rows = self._fitting_rows(settings.max_tokens, most, max(map(len, prompts_U)), copies)
+        longest = max(map(len, prompts_U))
+        begun = decode.begun_tokens(prompts_U) if self._shares_prompts(longest + settings.max_tokens) else 0
+        rows = self._fitting_rows(settings.max_tokens, most, longest - begun, copies, begun)
         while True:
             settings, done = replace(settings, batch_rows=rows), 0
 
@@ -334,27 +366,31 @@ class LanguageModel:
         """Whether prompts can be shared in texts of this many tokens."""
         if self._agrees is None:
             exactly = free_bytes(self.device) > BYTES_OF_A_COPY * self.parameters
-            self._agrees = not has_window(self.network) and decode.agrees(self.network, exactly)
+            self._agrees = decode.agrees(self.network, exactly)
             if not self._agrees:
-                proofs.say_once(
-                    f"this kind of model ({proofs.kind_of(self.network)}) is sampled by `generate`: "
-                    "with shared prompts its texts would be others"
-                )
-        return self._agrees and tokens <= alike_tokens(self.network)
+                proofs.say_once(f"{self._kind} is sampled by `generate`: {WHY_GENERATE}")
+        if self._agrees and tokens > self._shared_most:
+            proofs.say_once(
+                f"{self._kind} is sampled by `generate` where a text may have more than {self._shared_most} tokens: "
+                f"{WHY_SHORT_TEXTS}"
+            )
+        return self._agrees and tokens <= self._shared_most
+
+    @property
+    def _kind(self) -> str:
+        return f"this kind of model ({proofs.kind_of(self.network)})"
 
     def _generate_can(self) -> tuple[bool, bool]:
         """Whether `generate` can be given rows with padding, and whether it can be given rows at all, with a cache."""
         if self._padding is None:
-            pad, kind = _pad_id(self.network, self.tokenizer), proofs.kind_of(self.network)
+            pad = _pad_id(self.network, self.tokenizer)
             proofs.check_reads(self.network, self.path)
             pads = proofs.generates_padded(self.network, pad)
             if not pads:
-                proofs.say_once(f"this kind of model ({kind}) reads padding as text: prompts are sampled by length")
+                proofs.say_once(f"{self._kind} reads padding as text: prompts are sampled by length")
             caches = pads or proofs.generates_cached(self.network, pad)
             if not caches:
-                proofs.say_once(
-                    f"this kind of model ({kind}) is sampled without its cache, which would change its texts"
-                )
+                proofs.say_once(f"{self._kind} is sampled without its cache, which would change its texts")
             self._padding = pads, caches
         return self._padding
 
@@ -489,6 +525,14 @@ def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable
     return kept
 
 
+def key_width(config: Any) -> int:
+    """Numbers in a layer's key of one token. Layers with grouped heads keep fewer than the model's width."""
+    heads = getattr(config, "num_attention_heads", None) or 1
+    grouped = getattr(config, "num_key_value_heads", None)
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(size * (grouped if isinstance(grouped, int) and grouped else heads))
+
+
 def device_of(name: str) -> torch.device:
     """The device that `model.device` names.
 
@@ -504,11 +548,26 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, folder: Path) -> torch.dtype:
+    """The dtype that `model.dtype` names, for the weights of a folder."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        is_small = sum(file.stat().st_size for file in folder.glob("*.safetensors")) < LARGE_BYTES
+        slow = device.type != "cuda" and (is_small or not is_fast_in_bfloat16(device))
+        return torch.float32 if slow else torch.bfloat16
     dtype: torch.dtype = getattr(torch, name)
     return dtype
+
+
+@functools.cache
+def is_fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices of bfloat16 clearly faster than those of float32, measured once.
+
+    All GPUs of NVIDIA count as fast, and other devices than processors as slow.
+    """
+    if device.type != "cpu":
+        return bool(device.type == "cuda")
+    seconds = [_product_seconds(device, dtype, DTYPE_SIZE, 5) for dtype in (torch.float32, torch.bfloat16)]
+    return seconds[0] > CLEARLY_FASTER * seconds[1]
 
 
 @functools.cache

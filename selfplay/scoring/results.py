@@ -34,7 +34,7 @@ from selfplay.scoring.metrics import detectable_difference, interval, pass_at_k
 
 SCHEMA_VERSION = 1
 RESULTS, SAMPLES, TABLES, CARD = "results.json", "samples.jsonl.gz", "results.md", "model-index.yaml"
-UNUSUAL = ("chat_time", "proof", "left_out", "renamed", "one_by_one")
+UNUSUAL = ("engine", "engine_reason", "chat_time", "proof", "left_out", "renamed", "one_by_one")
 """Keys of a sampler's description that say what is unusual about it. They go into the results."""
 GROUPS = ("skill", "answer_type", "difficulty")
 

@@ -78,6 +78,8 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
         f"the set's own solutions: {references['accepted']} accepted, {references['none']} puzzles have none"
         + (f", refused: {refused}" if refused else ""),
     ]  # fmt: skip
+    if "engine_reason" in model:
+        lines.append(f"sampled in a slower way, {model['engine']}: {model['engine_reason']}")
     lines += _servers(own)
     lines += _contamination(own)
     machine = own["machine"]

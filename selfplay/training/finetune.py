@@ -31,7 +31,7 @@ from selfplay.run.resources import OUT_OF_MEMORY, TrainingNeeds, give_memory_bac
 from selfplay.run.rundir import folder_atomically
 from selfplay.sampling.context import alike_tokens
 from selfplay.sampling.cost import Watch
-from selfplay.sampling.model import LanguageModel, device_of, peak_flops_per_second
+from selfplay.sampling.model import LanguageModel, device_of, is_fast_in_bfloat16, peak_flops_per_second
 from selfplay.sampling.prompts import Prompt, encode_completion, encode_prompt, encode_sampled, end_of, is_joined
 from selfplay.sampling.sampler import Drawn
 from selfplay.sampling.tokens import decode_after, encode_begun
@@ -589,8 +589,7 @@ def adamw(network: torch.nn.Module, config: FinetuneConfig, device: torch.device
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
-        fast = device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
-        name = "bfloat16" if fast else "float32"
+        name = "bfloat16" if is_fast_in_bfloat16(device) else "float32"
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 

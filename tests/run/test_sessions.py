@@ -245,6 +245,60 @@ def test_a_run_from_before_they_were_kept_goes_on_with_what_it_has_scored_with(f
     assert load(place.config).batch_rows == 64
 
 
+class OnProcessor(Backend):
+    """Where `auto` takes what the processor is fast at; it knows in which dtypes models were loaded."""
+
+    def __init__(self, fast):
+        super().__init__()
+        self.fast, self.dtypes = fast, []
+
+    def load(self, checkpoint, config):
+        model = super().load(checkpoint, config)
+        model.description = {"dtype": self.fast if config.dtype == "auto" else config.dtype}
+        self.dtypes.append(model.description["dtype"])
+        return model
+
+
+def test_a_run_that_goes_on_on_another_processor_keeps_its_dtype(files, pool, tmp_path):
+    config, place, elsewhere = config_of(files), RunDir(tmp_path / "run"), OnProcessor("float32")
+    go(place.path, dataclasses.replace(config, iterations=0), pool, OnProcessor("bfloat16"))
+    assert load(place.config).model.dtype == "bfloat16"
+    go(place.path, config, pool, elsewhere)
+    assert set(elsewhere.dtypes) == {"bfloat16"}
+    assert {record["sampler"]["dtype"] for record in place.read_records()} == {"bfloat16"}
+    with pytest.raises(InputError, match=r"model.dtype \('bfloat16' there, 'float32' here\)"):
+        go(place.path, dataclasses.replace(config, model=ModelConfig("base", dtype="float32")), pool)
+
+
+def test_a_run_from_before_the_dtype_was_kept_goes_on_with_what_it_has_scored_with(files, pool, tmp_path):
+    config, place, elsewhere = config_of(files), RunDir(tmp_path / "run"), OnProcessor("bfloat16")
+    go(place.path, dataclasses.replace(config, iterations=0), pool, OnProcessor("float32"))
+    place.config.write_text(place.config.read_text().replace('dtype = "float32"', 'dtype = "auto"'))
+    go(place.path, config, pool, elsewhere)
+    assert set(elsewhere.dtypes) == {"float32"}
+    assert load(place.config).model.dtype == "float32"
+
+
+def test_a_run_on_servers_leaves_the_dtype_to_them(files, pool, tmp_path):
+    place = RunDir(tmp_path / "run")
+    go(place.path, config_of(files, iterations=0), pool, OnProcessor("as served"))
+    assert load(place.config).model.dtype == "auto"
+
+
+def test_a_slower_way_of_sampling_is_said_and_recorded(files, pool, tmp_path):
+    class Slow(Backend):
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            model.description = {"engine": "generate", "engine_reason": "it is odd"}
+            return model
+
+    said, place = [], RunDir(tmp_path / "run")
+    go(place.path, config_of(files, iterations=1), pool, Slow(), Progress(say=said.append))
+    assert said == ["this model is sampled in a slower way, generate: it is odd"]
+    assert [record["sampler"]["engine"] for record in place.read_records()] == ["generate"] * 2
+    assert sessions.sessions(place)[0]["sampler"]["engine_reason"] == "it is odd"
+
+
 def test_a_run_without_puzzles_of_people_has_no_hash_of_them(files, pool, tmp_path):
     data = DataConfig(**{**files, "train": "none"}, rules=20)
     go(tmp_path / "run", config_of(files, iterations=0, data=data), pool)

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from puzzles.puzzle import InputError
 from selfplay.config import ModelConfig
-from selfplay.sampling import decode
+from selfplay.sampling import decode, proofs
 from selfplay.sampling import model as model_module
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.model import LanguageModel
@@ -136,6 +136,46 @@ def test_a_model_is_loaded_in_the_dtype_that_is_asked_for(tiny):
     model = LanguageModel(tiny(), dataclasses.replace(CPU, dtype="bfloat16"))
     assert {weight.dtype for weight in model.network.parameters()} == {torch.bfloat16}
     assert len(texts(model)[0]) == 3
+
+
+def test_a_usual_model_says_nothing_of_its_engine(loaded):
+    assert not {"engine", "engine_reason"} & loaded().description.keys()
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """Sets the measured speed of bfloat16, in that of float32. Returns the measurements that were made."""
+    model_module.is_fast_in_bfloat16.cache_clear()
+    measured = []
+
+    def set_to(speed):
+        def seconds(device, dtype, size, times):
+            measured.append(dtype)
+            return 1.0 / speed if dtype == torch.bfloat16 else 1.0
+
+        monkeypatch.setattr(model_module, "_product_seconds", seconds)
+        return measured
+
+    yield set_to
+    model_module.is_fast_in_bfloat16.cache_clear()
+
+
+@pytest.mark.parametrize(("speed", "dtype"), [(2.7, "bfloat16"), (1.2, "float32"), (0.01, "float32")])
+def test_auto_takes_bfloat16_for_a_large_model_where_the_processor_is_measured_to_be_fast(
+    tiny, speeds, monkeypatch, speed, dtype
+):
+    measured = speeds(speed)
+    monkeypatch.setattr(model_module, "LARGE_BYTES", 1000)
+    assert [LanguageModel(tiny(), CPU).description["dtype"] for _ in range(2)] == [dtype] * 2
+    assert measured == [torch.float32, torch.bfloat16], "it is measured once"
+    assert LanguageModel(tiny(), dataclasses.replace(CPU, dtype="float16")).description["dtype"] == "float16"
+
+
+def test_auto_leaves_small_models_such_as_the_embedded_one_in_float32(tiny, speeds):
+    measured = speeds(9.0)
+    for path in (tiny(), "embedded"):
+        assert LanguageModel(path, CPU).description["dtype"] == "float32"
+    assert not measured
 
 
 # ---- what cannot be loaded ----
@@ -453,6 +493,168 @@ def test_a_prompt_that_just_fits_is_sampled_to_its_last_token(loaded, shape):
     settings = dataclasses.replace(FREE, max_tokens=room)
     (row,) = loaded(shape).sample([long], 8, settings, [4]).completions_P_K
     assert len(row) == 8
+
+
+# ---- what all prompts begin with ----
+
+SHOTS = "".join(
+    f"def f(x: int):\n    return x * {number} == {number * 30 + 30}\n\ndef g():\n    return {number + 30}\n\n\n"
+    for number in range(2, 5)
+)
+SHOWN = [dataclasses.replace(one, text=SHOTS + one.text) for one in PROMPTS]
+CHATS = [Prompt("Solve this puzzle by a function g.\n" * 3 + one.text, chat=True, header="") for one in PROMPTS]
+
+
+def tokens_of(model, prompts):
+    return [encode_prompt(model.tokenizer, one) for one in prompts]
+
+
+def begun(model, prompts):
+    """Length of what the prompts begin with, counted plainly."""
+    ids = tokens_of(model, prompts)
+    most = min(map(len, ids)) - 1
+    return next((place for place in range(most) if len({row[place] for row in ids}) > 1), most)
+
+
+@pytest.mark.parametrize("prompts", [SHOWN, CHATS], ids=["few-shot", "chat"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_texts_behind_a_beginning_that_is_read_once_are_those_of_the_librarys_own_loop(
+    loaded, shape, prompts, monkeypatch
+):
+    model = loaded("qwen2" if prompts is CHATS else shape)
+    settings = dataclasses.replace(GREEDY, batch_rows=6)
+    ours, read = model.sample(prompts, 2, settings, [7]), []
+    plain = decode._read
+    monkeypatch.setattr(decode, "_read", lambda *given: read.append(given) or plain(*given))
+    assert model.sample(prompts, 2, settings, [7]) == ours
+    shared = begun(model, prompts)
+    assert {beginning.tokens for _, _, beginning in read} == {shared}
+    assert shared > decode.FEWEST_BEGUN
+    assert ours.prompt_tokens == shared + sum(len(ids) - shared for ids in tokens_of(model, prompts))
+    monkeypatch.setattr(model, "_agrees", False)
+    library = model.sample(prompts, 2, settings, [7])
+    assert library.completions_P_K == ours.completions_P_K
+    assert library.prompt_tokens == 2 * sum(map(len, tokens_of(model, prompts)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_texts_behind_a_beginning_do_not_depend_on_how_it_is_read(loaded, threaded, shape, monkeypatch):
+    model, settings = loaded(shape), dataclasses.replace(FREE, batch_rows=8)
+    expected, two = texts(model, SHOWN, 5, settings), threaded(shape)
+    assert texts(two, SHOWN, 5, settings) == expected
+    # Both threads read each prompt, because its copies do not fit one wave; but not what all begin with.
+    shared = begun(model, SHOWN)
+    own = sum(len(ids) - shared for ids in tokens_of(model, SHOWN))
+    assert two.sample(SHOWN, 5, settings, [7]).prompt_tokens == shared + 2 * own
+    monkeypatch.setattr(decode, "READ_PAIRS", 1)
+    assert texts(model, SHOWN, 5, settings) == expected
+    monkeypatch.setattr(decode, "FEWEST_BEGUN", 10**6)
+    assert texts(model, SHOWN, 5, settings) == expected
+    assert model.sample(SHOWN, 5, settings, [7]).prompt_tokens == sum(map(len, tokens_of(model, SHOWN)))
+
+
+def test_a_beginning_is_held_once_however_many_prompts_and_rows_go_on_from_it(loaded):
+    model, held = loaded(), set()
+    texts(model, SHOWN[:1], 1)  # the model's self-check reads a beginning of its own
+
+    def before(network, waves):
+        for wave in waves:
+            held.update(keys.data_ptr() for keys, _ in wave._beginning.layers)
+            assert all(keys.shape[0] == 1 for keys, _ in wave._beginning.layers)
+            assert all(keys.shape[2] < 60 for keys, _ in wave._prompts)
+
+    with steps(before):
+        texts(model, SHOWN * 5, 3)
+    assert len(held) == len(model.network.model.layers)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens"),
+    [
+        ([], 0),
+        ([[1] * 100], 0),  # alone it is read once in any case
+        ([[1] * 100, [1] * 100], 99),  # each keeps a token of its own
+        ([[1] * 100, [1] * 70, [1] * 90 + [2]], 69),
+        ([[1] * 80 + [2] * 9, [1] * 80 + [3] * 5, [1] * 80 + [2, 4]], 80),
+        ([[1] * 64 + [2], [1] * 64 + [3]], 64),
+        ([[1] * 63 + [2], [1] * 63 + [3]], 0),  # too short to be worth it
+        ([[2], [1] * 100], 0),
+    ],
+)
+def test_the_beginning_that_is_read_once_is_the_longest_of_all_prompts(prompts, tokens):
+    assert decode.FEWEST_BEGUN == 64
+    assert decode.begun_tokens(prompts) == tokens
+
+
+def test_prompts_without_a_long_beginning_are_sampled_as_ever_to_the_bit(loaded, monkeypatch):
+    model, logits = loaded(), []
+    step = decode._next_logits
+    monkeypatch.setattr(decode, "_next_logits", lambda *given: logits.append(step(*given)) or logits[-1])
+    texts(model)
+    usual = list(logits)
+    logits.clear()
+    monkeypatch.setattr(decode, "begun_tokens", lambda prompts_U: 0)
+    texts(model)
+    assert len(usual) == len(logits) > 20
+    assert all(torch.equal(one, other) for one, other in zip(usual, logits, strict=True))
+
+
+def test_shots_that_all_prompts_share_leave_room_for_more_rows(loaded, monkeypatch):
+    model = loaded()
+    monkeypatch.setattr(model_module, "free_bytes", lambda device: 2_000_000)
+    settings = dataclasses.replace(FREE, max_tokens=4, batch_rows=64)
+    shared = model.sample(SHOWN * 10, 1, settings, [1])
+    monkeypatch.setattr(decode, "begun_tokens", lambda prompts_U: 0)
+    assert 1 < model.sample(SHOWN * 10, 1, settings, [1]).batch_rows < shared.batch_rows
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    """A tiny Gemma 3: each second layer looks back a limited number of tokens."""
+    from tiny_models import make_tokenizer
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    def load(window):
+        tokenizer = make_tokenizer("gpt_neox")
+        config = Gemma3TextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=4, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=8, sliding_window=window, max_position_embeddings=CONTEXT,
+            layer_types=["sliding_attention", "full_attention"] * 2, query_pre_attn_scalar=8, initializer_range=0.5,
+            bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("gemma") / "model"
+        folder.mkdir()
+        model_module.save(Gemma3ForCausalLM(config), tokenizer, folder, {"protocol": "plain"})
+        return LanguageModel(folder, CPU)
+
+    return load
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, SHOWN], ids=["plain", "few-shot"])
+def test_a_model_with_a_window_shares_prompts_in_texts_that_are_shorter_than_it(gemma, prompts, monkeypatch):
+    model = gemma(300)
+    longest = max(map(len, tokens_of(model, prompts)))
+    assert longest + GREEDY.max_tokens < 300
+    ours = model.sample(prompts, 2, GREEDY, [1])
+    assert ours.prompt_tokens < 2 * sum(map(len, tokens_of(model, prompts)))
+    monkeypatch.setattr(model, "_agrees", False)
+    assert model.sample(prompts, 2, GREEDY, [1]).completions_P_K == ours.completions_P_K
+
+
+def test_a_model_with_a_window_is_sampled_by_generate_in_longer_texts_and_says_so(gemma, caplog):
+    proofs.say_once.cache_clear()
+    model = gemma(100)
+    prompts = tokens_of(model, SHOWN)
+    assert max(map(len, prompts)) + GREEDY.max_tokens >= 100
+    assert model.sample(SHOWN, 2, GREEDY, [1]).prompt_tokens == 2 * sum(map(len, prompts))
+    model.sample(SHOWN, 2, GREEDY, [1])
+    reason = "in a longer text its layers look back less far, or its positions change"
+    assert caplog.messages == [
+        "this kind of model (gemma3_text) is sampled by `generate` where a text may have more than 99 tokens: " + reason
+    ]
+    told = {key: model.description[key] for key in ("engine", "engine_reason")}
+    assert told == {"engine": "generate beyond 99 tokens", "engine_reason": reason}
 
 
 # ---- the stop at the end of a function ----
@@ -822,6 +1024,16 @@ def test_the_rows_are_a_power_of_two_that_falls_with_the_memory_and_never_below_
     by_memory = [rows for _, rows in sorted(found)]
     assert by_memory == sorted(by_memory)
     assert set(by_memory) == {1 << bits for bits in range(11)}, "no power is left out"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_width_of_keys_is_that_of_the_models_own_cache(shape, loaded):
+    network = loaded(shape).network
+    cache = network(torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
+    if not (layers := getattr(cache, "layers", [])):
+        pytest.skip("it keeps no keys")
+    _, heads, _, size = layers[0].keys.shape
+    assert model_module.key_width(network.config.get_text_config()) == heads * size
 
 
 def test_what_so_many_rows_keep_is_within_half_of_the_memory(loaded, monkeypatch):

@@ -84,6 +84,22 @@ def test_the_plainer_way_is_said_once(odd, caplog):
     ]
 
 
+WHY = "with shared prompts its texts would be others"
+
+
+@pytest.mark.parametrize(
+    ("kind", "engine", "reason"),
+    [
+        ("trocr", "generate", f"{WHY}; it reads padding as text, so prompts are sampled by length"),
+        ("roberta", "whole texts", f"{WHY}, and so they would with its cache"),
+        ("gpt_neo", "generate", WHY),
+    ],
+)
+def test_the_plainer_way_and_its_reason_stand_in_the_description(odd, kind, engine, reason):
+    description = odd(kind).description
+    assert (description["engine"], description["engine_reason"]) == (engine, reason)
+
+
 def test_a_usual_model_is_proved_once_and_nothing_is_said(tiny, caplog, monkeypatch):
     model = LanguageModel(tiny(), CPU)
     texts(model, [SHORT])

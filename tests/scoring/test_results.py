@@ -806,3 +806,15 @@ def test_a_private_set_shows_nothing_of_its_puzzles_but_ids(pool, tmp_path):
     card = yaml.safe_load((tmp_path / "out" / "model-index.yaml").read_text())
     (scored,) = {metric["args"]["puzzles"] for metric in card["model-index"][0]["results"][0]["metrics"]}
     assert scored == len(ids) - 1
+
+
+def test_a_slower_way_of_sampling_stands_in_the_results_and_the_tables(pool, own_set, tmp_path):
+    model = Model(COUNTS)
+    model.description = {**model.description, "engine": "generate", "engine_reason": "its texts would be others"}
+    own = score(pool, model, own_set, tmp_path / "slow")["selfplay"]
+    assert (own["model"]["engine"], own["model"]["engine_reason"]) == ("generate", "its texts would be others")
+    jsonschema.validate(results.read(tmp_path / "slow"), SCHEMA)
+    assert "- sampled in a slower way, generate: its texts would be others\n" in result_tables(own)
+    usual = score(pool, Model(COUNTS), own_set, tmp_path / "usual")["selfplay"]
+    assert not {"engine", "engine_reason"} & usual["model"].keys()
+    assert "slower way" not in result_tables(usual)
