@@ -17,11 +17,11 @@ from sandbox import child
 from sandbox.pool import RUN_PROGRAM, Job
 from sandbox.result import Limits, SandboxError, Status
 from selfplay.benchmark.bench import BenchConfig, bench
-from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import read_lines
 from selfplay.sampling.judging import judge_texts
-from selfplay.sampling.prompts import solve_prompt
+from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.scoring import evaluate as evaluate_module
 from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, Questions, evaluate, judge_surely, summarize
 from selfplay.scoring.results import unpack
@@ -77,7 +77,7 @@ class Scripted(ScriptedSampler):
 def score(
     pool, puzzles, file, sampler=None, config=CONFIG, shots=(), protocol="plain", seed=(3,), rows=8, chunk=8, **more
 ):
-    asked = Questions(puzzles, protocol, shots, config, seed, rows, chunk)
+    asked = Questions(puzzles, PromptFormat(protocol), shots, config, seed, rows, chunk)
     return evaluate(sampler or Scripted(), pool, asked, file, **more)
 
 
@@ -562,7 +562,13 @@ def puzzle_file(tmp_path_factory):
 
 def benched(tiny, pool, puzzle_file, folder, shape="llama", **changes):
     model = ModelConfig(path=str(tiny(shape)), device="cpu", threads=1)
-    options = {"puzzles": str(puzzle_file), "shots": 2, "seeds": (1,), "batch_rows": 16, "evaluate": CONFIG} | changes
+    options = {
+        "puzzles": str(puzzle_file),
+        "prompt": PromptConfig(shots=2),
+        "seeds": (1,),
+        "batch_rows": 16,
+        "evaluate": CONFIG,
+    } | changes
     return bench(model, BenchConfig(**options), folder, pool, {"tier": "A"}, Progress())
 
 
