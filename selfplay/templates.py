@@ -9,7 +9,7 @@ import difflib
 import string
 from collections.abc import Iterable, Mapping
 
-from puzzles.foreign import shown
+from puzzles.foreign import shortened, shown
 from puzzles.puzzle import InputError
 
 FIELDS = {
@@ -74,7 +74,9 @@ def _check(key: str, template: str, protocol: str) -> None:
             continue
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"{expected}, got {_braced([name])}{f'; did you mean {_braced(near)}?' if near else ''}")
+            raise InputError(
+                f"{expected}, got {_braced([shortened(name)])}{f'; did you mean {_braced(near)}?' if near else ''}"
+            )
         if conversion or (lead and (name != "shots" or set(lead) & set("{}"))):
             raise InputError(f"{expected}, got more than a name in {_braced([name])}; only {{shots:TEXT}} has a text")
     names = [name for _, name, _, _ in parts]

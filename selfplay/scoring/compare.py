@@ -155,7 +155,7 @@ def _unsent(own: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = str(value) or "none"
     return text if len(text) <= 60 else text[:59] + "…"
 
 

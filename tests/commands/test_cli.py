@@ -614,10 +614,13 @@ def test_models_with_and_without_a_chat_template_are_scored_alike(tiny, files, d
         assert (own["protocol"], own["protocol_from"]) == (saved, "saved with the checkpoint")
         assert sum(own["verdicts"].values()) == 12
     Path(chat, "selfplay.json").unlink()
-    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "template")
-    assert "- protocol chat (the model has a chat template), 0 shots" in out
-    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--protocol", "chat", "--out", "option")
+    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--shots", "1", "--out", "template")
+    assert "- protocol chat (the model has a chat template), 1 shots" in out
+    as_before = ("--protocol", "chat", "--shots-as-turns", "no", "--out", "option")
+    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, *as_before)
     assert "- protocol chat (option), 0 shots" in out
+    line = refused("compare", "option", "template")
+    assert "differ in prompt_format shots_as_turns (False and True)" in line
     assert [[r["texts"] for r in line["results"]] for line in packed("option")] == [
         [r["texts"] for r in line["results"]] for line in packed("out-chat")
     ]
