@@ -16,7 +16,6 @@ from selfplay.sampling.prompts import PromptFormat
 from selfplay.scoring import results
 from selfplay.scoring.compare import MUST_AGREE, compare, conclusion, to_json
 from selfplay.scoring.metrics import detectable_difference, paired_interval
-from selfplay.text import printable
 
 N = 4
 FACTS = {
@@ -27,7 +26,7 @@ FACTS = {
     "model": {"path": "base", "checkpoint": "b" * 16, "device": "cpu", "dtype": "float32", "threads": 1},
     "protocol": "plain",
     "protocol_from": "option",
-    "prompt_format": PromptFormat("plain").to_json(),
+    "prompt_format": PromptFormat("chat", solve="Solve {puzzle}").to_json(),
     "shots": [],
     "shots_refused": {},
     "prompts_hash": "c" * 16,
@@ -201,7 +200,7 @@ OTHERS = {
     "set hash": (("set", "hash"), "d" * 16),
     "protocol": (("protocol",), "chat"),
     "prompt_format system": (("prompt_format", "system"), "Be brief."),
-    "prompt_format solve": (("prompt_format", "solve"), "{puzzle}\n{header}"),
+    "prompt_format solve": (("prompt_format", "solve"), "{puzzle}, solved?"),
     "prompt_format shots_as_turns": (("prompt_format", "shots_as_turns"), True),
     "prompts_hash": (("prompts_hash",), "d" * 16),
     "settings samples_per_puzzle": (("settings", "samples_per_puzzle"), 6),
@@ -227,7 +226,7 @@ def test_other_conditions_are_refused_with_both_values(made, command, name):
     path, value = OTHERS[name]
     made("base", A)
     made("new", B, changes=[(path, value)])
-    shown = printable(f"{name} ({at(FACTS, path) or 'none'} and {value})")
+    shown = f"{name} ({str(at(FACTS, path)) or 'none'} and {value})"
     status, out, err = command("base", "new")
     assert (status, out) == (2, "")
     assert err == (
