@@ -41,6 +41,8 @@ no function of ours as an argument. The line break goes with the block, so that 
 PROBE, PROBE_SYSTEM = "def f(x: int):\n    return x == 17", "You write Python."
 """A message, and a text of the system, on which a template shows how it wants them."""
 
+OTHERWISE = "choose plain or few-shot"
+"""What to do where no chat can be written."""
 Turn = tuple[str, str]
 """A turn of a chat: its role (`system`, `user` or `assistant`) and its text."""
 
@@ -101,7 +103,16 @@ def _form(tokenizer: Any, has_system: bool) -> _Form:
             raise
         except InputError as error:
             first = first or error
+    if first and not has_system and _can_have_system(tokenizer):
+        raise InputError(str(first).replace(OTHERWISE, f"give prompt.system, or {OTHERWISE}"))
     raise first or AssertionError
+
+
+def _can_have_system(tokenizer: Any) -> bool:
+    try:
+        return bool(_form(tokenizer, has_system=True))
+    except InputError:
+        return False
 
 
 def _checked(tokenizer: Any, turns: Sequence[Turn], form: _Form) -> str:
@@ -116,12 +127,10 @@ def _checked(tokenizer: Any, turns: Sequence[Turn], form: _Form) -> str:
         written = rendered(template, messages, tokenizer.special_tokens_map, turns[-1][0] != "assistant")
     except (TemplateFailed, ValueError) as error:  # ValueError: there is no template
         kind = TakesTooMuch if isinstance(error, TemplateTakesTooMuch) else InputError
-        raise kind(
-            f"protocol chat: this model's chat template fails: {shortened(error)}: choose plain or few-shot"
-        ) from None
+        raise kind(f"protocol chat: this model's chat template fails: {shortened(error)}: {OTHERWISE}") from None
     ours = turns[:-1] if turns[-1][0] == "assistant" else turns
     if not all(text.strip() in written for _, text in ours):
-        raise InputError("protocol chat: this model's chat template drops our message: choose plain or few-shot")
+        raise InputError(f"protocol chat: this model's chat template drops our message: {OTHERWISE}")
     return written
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from puzzles.foreign import TEXT, TEXTS, an_object, expect
+from puzzles.foreign import TEXT, TEXTS, an_object, expect, shown
 from puzzles.parse import Text
 from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
 from sandbox.pool import PURE_MODULES
@@ -83,6 +83,8 @@ class PromptFormat:
     """Modules that solutions may import beside the pure ones, if a template names them."""
 
     def __post_init__(self) -> None:
+        if self.protocol not in OWN:
+            raise InputError(f"prompt.protocol: expected one of {', '.join(OWN)}, got {shown(self.protocol)}")
         for key, template in OWN[self.protocol].items():
             object.__setattr__(self, key, getattr(self, key) or template)
         check_templates(self.protocol, {key: getattr(self, key) for key in FIELDS}, self.shots_as_turns)
@@ -203,8 +205,8 @@ def solve_prompt(
     own = _format(prompt_format)
     fields = {"modules": ", ".join([*PURE_MODULES, *own.modules])}
 
-    def asked(about: Puzzle, shown: str) -> str:
-        known = {"puzzle": about.source, "header": about.header, "answer_type": about.answer_type, "shots": shown}
+    def asked(about: Puzzle, before: str) -> str:
+        known = {"puzzle": about.source, "header": about.header, "answer_type": about.answer_type, "shots": before}
         return filled(own.solve, fields | known)
 
     if own.protocol != "chat":
@@ -230,8 +232,8 @@ def propose_prompt(
     own = _format(prompt_format)
     fields = {"modules": ", ".join(PURE_MODULES), "header": begun}
     if own.protocol != "chat":
-        shown = "".join(f"{puzzle.source}\n\n\n" for puzzle in shots)
-        return Prompt(filled(own.propose, fields | {"shots": shown}), chat=False, header=begun)
+        before = "".join(f"{puzzle.source}\n\n\n" for puzzle in shots)
+        return Prompt(filled(own.propose, fields | {"shots": before}), chat=False, header=begun)
     blocks = [_fenced(puzzle.source) for puzzle in shots]
     asked = filled(own.propose, fields | {"shots": "" if own.shots_as_turns else "\n\n".join(blocks)})
     return _chat(own, fields, [(asked, block) for block in blocks] if own.shots_as_turns else (), asked)
@@ -241,13 +243,13 @@ def _format(prompt_format: str | PromptFormat) -> PromptFormat:
     return PromptFormat(prompt_format) if isinstance(prompt_format, str) else prompt_format
 
 
-def _chat(own: PromptFormat, fields: Mapping[str, str], shown: Sequence[tuple[str, str]], asked: str) -> Prompt:
+def _chat(own: PromptFormat, fields: Mapping[str, str], turns: Sequence[tuple[str, str]], asked: str) -> Prompt:
     """A chat: the system turn, if there is one, the shots with their replies, and what is asked."""
 
     def before() -> Iterator[Turn]:
         if own.system:
             yield "system", filled(own.system, fields)
-        for message, reply in shown:
+        for message, reply in turns:
             yield from (("user", message), ("assistant", reply))
 
     return Prompt(asked, chat=True, header="", before=tuple(before()))

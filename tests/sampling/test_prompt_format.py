@@ -288,6 +288,11 @@ def test_a_model_is_asked_in_a_chat_if_it_can_and_was_not_trained_here(protocol,
     assert asked_format(PromptConfig(protocol), model) == (chosen, why)
 
 
+def test_an_unknown_protocol_is_told_with_the_known_ones():
+    with pytest.raises(InputError, match=r"^prompt\.protocol: expected one of plain, few-shot, chat, got 'sonnet'$"):
+        solve_prompt("sonnet", TRIPLE)
+
+
 # ---- what a model reads ----
 
 NO_SYSTEM = "{% for m in messages if m.role == 'system' %}{{ raise_exception('no system') }}{% endfor %}" + TEMPLATE
@@ -320,6 +325,16 @@ def test_the_system_turn_goes_before_the_first_message_where_a_template_has_none
     written = tokenizer.apply_chat_template(messages, **asked)
     assert prompt_text(tokenizer, prompt) == written
     assert encode_prompt(tokenizer, prompt) == tokenizer.encode(written, add_special_tokens=False)
+
+
+def test_a_template_that_needs_a_system_turn_is_one_line_that_names_the_setting(tokenizer):
+    tokenizer.chat_template = NEEDS_SYSTEM
+    with pytest.raises(InputError) as caught:
+        prompt_text(tokenizer, Prompt("c", chat=True, header=""))
+    assert str(caught.value) == (
+        "protocol chat: this model's chat template fails: a system first: give prompt.system, or choose plain or "
+        "few-shot"
+    )
 
 
 def test_turns_are_parts_where_a_template_wants_parts(tokenizer):
