@@ -16,6 +16,7 @@ from typing import Any
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.result import Limits
+from selfplay.templates import FIELDS, check_templates
 
 
 class ConfigError(InputError):
@@ -48,8 +49,23 @@ class PromptConfig:
     protocol: str = "auto"
     """How a puzzle is shown. `auto` takes what the checkpoint was saved with, else few-shot."""
     shots: int = 5
-    """With `few-shot`: solved pairs shown before a puzzle, and puzzles shown before a proposal. The ancestor shows
-    5."""
+    """With `few-shot`: solved pairs shown before a puzzle, and puzzles shown before a proposal. The ancestor shows 5.
+    With `chat`: the same with `shots_as_turns`, or where a template has `{shots}`."""
+    shots_as_turns: str = "auto"
+    """Whether a chat shows its shots as turns: each is asked for like the last one, with its program as the reply.
+    `auto` takes what the checkpoint was saved with, else yes."""
+    system: str = ""
+    """Template of a chat's system turn; empty leaves it to the model's own template. Where that has no such turn, the
+    text stands at the beginning of the first message. Its field: `{modules}`."""
+    propose: str = ""
+    """Template of the prompt for a puzzle; with `chat`, of the user's message. Empty takes what the checkpoint was
+    saved with, else the protocol's own. Its fields: `{modules}`, those that a puzzle may import; `{shots}`, the shown
+    puzzles, where `{shots:TEXT}` has a text before them if there are any; and, not with `chat`, `{header}` at the end,
+    what the model goes on from. A brace that is text is doubled."""
+    solve: str = ""
+    """The same for a solution. Its fields: `{puzzle}`, the puzzle's code; `{answer_type}`, such as `List[int]`;
+    `{header}`, the solution's first line, at the end unless with `chat`; `{shots}`, the solved pairs; `{modules}`,
+    those that a solution may import."""
 
 
 @dataclass(frozen=True)
@@ -445,6 +461,7 @@ CHOICES = {
     "keep_checkpoints": ("all", "best"),
     "executor": ("local", "ray"),
     "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
+    "prompt.shots_as_turns": ("auto", "yes", "no"),
     "solve.training_puzzles": ("all", "unsolved", "none"),
     "sandbox.minimum_tier": ("A", "B", "D"),
     "propose.strategy": ("uniform", "niches"),
@@ -504,6 +521,7 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
     if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
         raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
+    check_prompt(config.prompt)
     _check_finetune(config)
     _check_evaluate(config.evaluate)
     _check_endpoint(config)
@@ -512,6 +530,18 @@ def _check(config: RunConfig) -> None:
             f"sandbox.wall_seconds: expected at least cpu_seconds ({config.sandbox.cpu_seconds}), "
             f"got {config.sandbox.wall_seconds}"
         )
+
+
+def check_prompt(prompt: PromptConfig) -> None:
+    """Check the templates of prompts.
+
+    Raises:
+        ConfigError: One is not as its protocol needs it.
+    """
+    try:
+        check_templates(prompt.protocol, {key: getattr(prompt, key) for key in FIELDS}, prompt.shots_as_turns == "yes")
+    except InputError as error:
+        raise ConfigError(str(error)) from None
 
 
 WITHOUT_VERDICTS = {

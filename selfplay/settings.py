@@ -18,9 +18,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from puzzles.foreign import parse_toml, read_toml, shortened, shown
+from puzzles.foreign import MOST_TOML_BYTES, parse_toml, read_bytes, read_toml, shortened, shown
 from selfplay import config as config_module
 from selfplay.config import AT_MOST_1, CHOICES, MAY_BE_ZERO, MAY_CHANGE, MOST, ConfigError, RunConfig, flatten
+from selfplay.templates import FIELDS, FILE_MARK
+
+TEMPLATES = tuple(f"prompt.{name}" for name in FIELDS)
+"""The settings that are templates of prompts. On the command line each may be a file."""
 
 
 def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -57,12 +61,29 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = parse_toml(f"value = {text}", "--set")["value"]
     except (ValueError, RecursionError):  # not TOML, so a text without quotes
         value = text
+    if key.strip() in TEMPLATES and text.startswith(FILE_MARK):
+        value = text_of(text)
     *tables, name = key.strip().split(".")
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
             raise ConfigError(f"--set {shortened(override)}: {shown(table)} is a value, not a table")
     values[name] = value
+
+
+def text_of(given: str) -> str:
+    """A text that an option gives: itself, or what is in the file that it names as `@FILE`, without the last newline.
+
+    Raises:
+        InputError: The file cannot be read, or is no text.
+    """
+    if not given.startswith(FILE_MARK):
+        return given
+    content = read_bytes(path := given.removeprefix(FILE_MARK), MOST_TOML_BYTES, "a text")
+    try:
+        return content.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{shortened(path)}: expected a text in UTF-8") from None
 
 
 def build(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
@@ -140,7 +161,7 @@ def differences(first: RunConfig, second: RunConfig) -> list[str]:
     """Settings in which two configs differ, apart from those that may change between sessions."""
     one, other = flatten(first), flatten(second)
     return [
-        f"{key} ({one[key]!r} there, {other[key]!r} here)"
+        f"{key} ({shown(one[key])} there, {shown(other[key])} here)"
         for key in one
         if one[key] != other[key] and key not in MAY_CHANGE
     ]

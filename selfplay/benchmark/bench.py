@@ -13,16 +13,17 @@ from typing import Any
 from puzzles.archive.formats import read_errata
 from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
-from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
+from puzzles.puzzle import Candidate, InputError, Puzzle
 from sandbox.pool import Pool
 from selfplay.benchmark.contamination import near_training, set_guard, training_archive
 from selfplay.benchmark.sets import ScoredSet, scored_set
-from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, write_atomically
 from selfplay.sampling.model import LanguageModel
+from selfplay.sampling.prompts import prompts_hash
 from selfplay.sampling.sampler import Sampler
-from selfplay.sampling.shots import Pair, prompt_for, solver_shots, training_pairs
+from selfplay.sampling.shots import Pair, asked_format, prompt_for, solver_shots, training_pairs
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import Questions, evaluate, read_chunks
 
@@ -35,10 +36,9 @@ class BenchConfig:
 
     puzzles: str = "heldout"
     """`dev`, `heldout`, `train`, a puzzle file or an archive."""
-    protocol: str = "auto"
-    """How puzzles are shown. `auto` takes the protocol saved with the checkpoint, else few-shot."""
-    shots: int = 5
-    """Solved pairs before each puzzle, with few-shot."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    """How puzzles are shown. With protocol `auto`, as was saved with the checkpoint, else in a chat if the model has a
+    template for that, else with few-shot prompts."""
     seeds: tuple[int, ...] = (0,)
     """Each seed draws n candidates per puzzle."""
     batch_rows: int = 0
@@ -111,30 +111,32 @@ def bench(
 def _asked(
     pool: Pool, config: BenchConfig, model: Sampler, name: str, chosen: ScoredSet
 ) -> tuple[Questions, dict[str, Any]]:
-    """The questions to the model, and their facts for the results: protocol, shots, prompts and contamination.
+    """The questions to the model, and their facts for the results: prompts, shots and contamination.
 
     Raises:
         InputError: No prompt fits the model's context, or too few shots are left.
     """
-    protocol, came_from = _protocol(config, model)
+    prompt_format, came_from = asked_format(config.prompt, model)
+    shows = prompt_format.shows_shots("solve")
     trained_on = config.trained_on or training_archive(name)
-    needs_guard = protocol == "few-shot" or trained_on is not None
+    needs_guard = shows or trained_on is not None
     guard = set_guard(pool, chosen) if needs_guard else Guard()  # guarding a large set takes some seconds
-    shots, refused = _shots(pool, config, model, chosen, guard) if protocol == "few-shot" else ([], {})
+    shots, refused = _shots(pool, config, model, chosen, guard) if shows else ([], {})
     near = near_training(pool, chosen, guard, name, Path(trained_on)) if trained_on else None
-    prompts = [prompt_for(protocol, item.puzzle, shots) for item in chosen.named]
+    prompts = [prompt_for(prompt_format, item.puzzle, shots) for item in chosen.named]
     if not any(model.fits(prompt, config.evaluate.max_tokens) for prompt in prompts):
         raise InputError(
             f"{config.puzzles}: no prompt with {config.evaluate.max_tokens} tokens of answer fits the model's context: "
             "give fewer --shots or --max-tokens"
         )
-    asked = Questions(chosen.named, protocol, shots, config.evaluate, [], config.batch_rows, CHUNK_TEXTS)
+    asked = Questions(chosen.named, prompt_format, shots, config.evaluate, [], config.batch_rows, CHUNK_TEXTS)
     return asked, {
-        "protocol": protocol,
+        "protocol": prompt_format.protocol,
         "protocol_from": came_from,
+        "prompt_format": prompt_format.to_json(),
         "shots": [puzzle.id for puzzle, _ in shots],
         "shots_refused": refused,
-        "prompts_hash": content_hash("\0".join(prompt.text for prompt in prompts)),
+        "prompts_hash": prompts_hash(prompts),
         "contamination": near,
     }
 
@@ -149,17 +151,6 @@ def _stored(lines: Sequence[results.Line], key: str) -> Any:
     return lines[-1]["sampler"][key]
 
 
-def _protocol(config: BenchConfig, model: Sampler) -> tuple[str, str]:
-    """The prompt protocol, and where it comes from."""
-    if config.protocol != "auto":
-        return config.protocol, "option"
-    if "protocol" in model.notes:
-        return str(model.notes["protocol"]), "saved with the checkpoint"
-    if getattr(getattr(model, "tokenizer", None), "chat_template", None):
-        return "chat", "the model has a chat template"
-    return "few-shot", "default"
-
-
 def _shots(
     pool: Pool, config: BenchConfig, model: Sampler, chosen: ScoredSet, guard: Guard
 ) -> tuple[list[Pair], dict[str, str]]:
@@ -168,10 +159,10 @@ def _shots(
     Raises:
         InputError: Too few pairs are left.
     """
-    saved = model.notes.get("shots", []) if config.protocol == "auto" else []
+    saved = model.notes.get("shots", []) if config.prompt.protocol == "auto" else []
     pairs = _pairs(pool, saved) if saved else training_pairs(pool)
     ranked = pairs if saved else solver_shots(pairs, len(pairs))
-    wanted = len(saved) or config.shots
+    wanted = len(saved) or config.prompt.shots
     hits = guard.examine(pool, [puzzle for puzzle, _ in ranked])
     refused: dict[str, str] = {}
     shots: list[Pair] = []

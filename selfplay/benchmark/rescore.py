@@ -15,6 +15,7 @@ from selfplay.benchmark.sets import scored_set
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import SCORED_SETS, RunDir
 from selfplay.sampling.cost import judging_watch
+from selfplay.sampling.prompts import kept_format
 from selfplay.sampling.shots import prompt_for
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import SetScores, judge_surely, read_chunks, summarize
@@ -125,7 +126,7 @@ def _judge_again(
     for line in lines:
         asked = [result for result in line["results"] if result["texts"]]
         group = [puzzles[result["puzzle"]] for result in asked]
-        prompts = [prompt_for(facts["protocol"], puzzle, []) for puzzle in group]
+        prompts = [prompt_for(kept_format(facts), puzzle, []) for puzzle in group]
         watch = judging_watch(pool)
         judged_P_K, machine = judge_surely(pool, group, prompts, [result["texts"] for result in asked])
         line["times"] |= {

@@ -15,11 +15,13 @@ from sandbox.printing import visible
 from selfplay.commands.grammar import (
     SETTINGS_HINT,
     add_limits,
+    add_prompt_options,
     add_worlds,
     command,
     integers,
     natural,
     positive,
+    prompt_of,
     sandbox_of,
     share,
     temperature,
@@ -49,12 +51,7 @@ def add_bench(commands: Any) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"],
-        help="how puzzles are shown; auto takes the protocol that the model was trained with, else chat if it has a "
-        "template for that, else few-shot",
-    )  # fmt: skip
-    parser.add_argument("--shots", type=natural, default=5, help="solved pairs before each puzzle, with few-shot")
+    add_prompt_options(parser, "solve")
     parser.add_argument("--samples", type=positive, default=100, help="candidates per puzzle (n)")
     parser.add_argument("--k", help="k of pass@k, with commas; default: 1,10,100 up to n, or the stored ones")
     parser.add_argument("--temperature", type=temperature, default=0.8, help="sampling temperature; 0 is greedy")
@@ -143,6 +140,7 @@ def _bench(options: argparse.Namespace) -> int:
     from selfplay.benchmark.bench import BenchConfig, bench
     from selfplay.config import EvaluateConfig, ModelConfig
     from selfplay.run.pools import proven_pool
+    from selfplay.sampling.prompts import kept_format
     from selfplay.scoring.compare import compare, conclusion
     from selfplay.scoring.tables import result_tables, score_table
 
@@ -158,7 +156,7 @@ def _bench(options: argparse.Namespace) -> int:
         samples_per_puzzle=options.samples, k=ks,
     )  # fmt: skip
     config = BenchConfig(
-        options.puzzles, options.protocol, options.shots, seeds, options.batch_rows, options.trained_on,
+        options.puzzles, prompt_of(options, "solve"), seeds, options.batch_rows, options.trained_on,
         options.errata, options.private, evaluate,
     )  # fmt: skip
     names = _distinct(options.models)
@@ -174,7 +172,9 @@ def _bench(options: argparse.Namespace) -> int:
             results.append(own)
             folders.append(folder)
             engine = f", sampled by {own['model']['engine']}" if "engine_reason" in own["model"] else ""
-            shown = f"{own['protocol']} protocol ({own['protocol_from']}){engine}"
+            written = kept_format(own)
+            prompts = "" if written.is_own else f", prompts {written.hash}"
+            shown = f"{own['protocol']} protocol ({own['protocol_from']}){prompts}{engine}"
             tell(f"{model}: {shown}, results in {folder}", sys.stderr)
     if len(results) == 1:
         print(printable(result_tables(results[0])), end="")

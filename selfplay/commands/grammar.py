@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from puzzles.puzzle import InputError
 
 if TYPE_CHECKING:
-    from selfplay.config import SandboxConfig
+    from selfplay.config import PromptConfig, SandboxConfig
 
 MOST = 10**12
 """Largest number that an option takes. It must fit an integer of SQLite."""
@@ -162,6 +162,48 @@ def sandbox_of(options: argparse.Namespace, modules: Sequence[str] = ()) -> Sand
         memory_mb=options.memory_mb, answer_kb=options.answer_kb, recursion_limit=options.recursion_limit,
         lanes=options.lanes, modules=tuple(modules),
     )  # fmt: skip
+
+
+def add_prompt_options(parser: argparse.ArgumentParser, role: str) -> None:
+    """Add the options for how prompts are written. `prompt_of` reads them.
+
+    Args:
+        parser: The command's parser.
+        role: `propose` or `solve`.
+    """
+    shown = "puzzles before a proposal" if role == "propose" else "solved pairs before each puzzle"
+    parser.add_argument(
+        "--protocol", default="auto", choices=["auto", "plain", "few-shot", "chat"],
+        help="how puzzles are shown; auto takes what the model was trained with, else chat if it has a template for "
+        "that, else few-shot",
+    )  # fmt: skip
+    parser.add_argument("--shots", type=natural, default=5, help=f"{shown}, if prompts show any")
+    parser.add_argument(
+        "--shots-as-turns", default="auto", choices=["auto", "yes", "no"],
+        help="with chat: whether shots are turns; auto takes what the model was trained with, else yes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--system", default="", metavar="TEXT", help="with chat: the system turn, or @FILE; as prompt.system"
+    )
+    parser.add_argument(
+        "--template", default="", metavar="TEXT",
+        help=f"template of the prompt, or @FILE; as prompt.{role}, which `selfplay settings prompt` explains",
+    )  # fmt: skip
+
+
+def prompt_of(options: argparse.Namespace, role: str) -> PromptConfig:
+    """The settings of prompts that the options of `add_prompt_options` ask for.
+
+    Raises:
+        InputError: A file cannot be read, or a template is not as its protocol needs it.
+    """
+    from selfplay.config import PromptConfig, check_prompt
+    from selfplay.settings import text_of
+
+    texts = {"system": text_of(options.system), role: text_of(options.template)}
+    prompt = PromptConfig(options.protocol, options.shots, options.shots_as_turns, **texts)
+    check_prompt(prompt)
+    return prompt
 
 
 def add_model_options(parser: argparse.ArgumentParser, count: str, candidates: int, temperature_default: float) -> None:

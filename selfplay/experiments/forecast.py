@@ -28,11 +28,12 @@ from selfplay.iteration.budget import stage_cost, training_cost
 from selfplay.iteration.guarding import guard_of, guarded_sets
 from selfplay.iteration.record_table import cost_table
 from selfplay.iteration.train import nothing_to_train
-from selfplay.iteration.training_set import few_shots, import_training, protocol_of
+from selfplay.iteration.training_set import few_shots, import_training, prompt_format_of
 from selfplay.run.progress import Progress
 from selfplay.sampling import cost
 from selfplay.sampling.chunks import Sampling
 from selfplay.sampling.cost import STAGES, StageCost, Watch
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Arithmetic, Sampler
 from selfplay.scoring.evaluate import Questions, evaluate
 from selfplay.scoring.sets import NamedPuzzle
@@ -82,11 +83,11 @@ def forecast(
     start, begun = Watch(), time.process_time()
     sets = guarded_sets(pool, config)
     sampler = backend.load(config.model.path, config.model)
-    protocol, load_seconds, overlap = protocol_of(config, sampler), begun + start.seconds(), sampler.overlap
+    prompt_format, load_seconds, overlap = prompt_format_of(config, sampler), begun + start.seconds(), sampler.overlap
     with Archive(folder / "archive.sqlite", guard_of(pool, sets), create=True) as archive:
         import_training(archive, pool, protections, config, progress)
         start_seconds = start.seconds()
-        trial = _Trial(config, backend, pool, protections, folder, archive, sampler, protocol)
+        trial = _Trial(config, backend, pool, protections, folder, archive, sampler, prompt_format)
         trial.proposing()
         trial.varying()
         trial.solving()
@@ -128,11 +129,11 @@ class _Trial:
         folder: Path,
         archive: Archive,
         sampler: Sampler,
-        protocol: str,
+        prompt_format: PromptFormat,
     ) -> None:
         self.config, self.backend, self.pool, self.protections = config, backend, pool, protections
-        self.folder, self.archive, self.sampler, self.protocol = folder, archive, sampler, protocol
-        self.shots = few_shots(archive, config, protocol)
+        self.folder, self.archive, self.sampler, self.prompt_format = folder, archive, sampler, prompt_format
+        self.shots = few_shots(archive, config, prompt_format)
         self.targets = solve.targets(archive, 0, config)
         self.references = len(archive.choose(config.finetune.solutions_per_puzzle, config.data.references))
         self.number = 0
@@ -148,11 +149,11 @@ class _Trial:
         def attempt(texts: int) -> bool:
             few = replace(config, chunk_texts=texts, propose=replace(config.propose, proposals=texts))
             self.number += 1
-            propose.plan(self.archive, self.number, few, self.protocol, self.sampler)
+            propose.plan(self.archive, self.number, few, self.prompt_format, self.sampler)
             chunk = self._sampled(
-                propose.STAGE, lambda chunk: propose.sampling(self.archive, chunk, self.sampler, self.protocol)
+                propose.STAGE, lambda chunk: propose.sampling(self.archive, chunk, self.sampler, self.prompt_format)
             )
-            propose.judge(self.archive, chunk, self.pool, self.protocol)
+            propose.judge(self.archive, chunk, self.pool, self.prompt_format)
             self._note(propose.STAGE)
             return True
 
@@ -175,12 +176,13 @@ class _Trial:
             few = replace(config, chunk_texts=texts, solve=replace(config.solve, candidates_per_puzzle=copies))
             self.number += 1
             watch = Watch()
-            solve.plan(self.archive, self.number, chosen, few, self.protocol, self.sampler)
+            solve.plan(self.archive, self.number, chosen, few, self.prompt_format, self.sampler)
             self.planning = watch.seconds() / texts
             chunk = self._sampled(
-                solve.STAGE, lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.protocol, self.shots)
+                solve.STAGE,
+                lambda chunk: solve.sampling(self.archive, chunk, self.sampler, self.prompt_format, self.shots),
             )
-            solve.judge(self.archive, chunk, self.pool, self.protocol, self.shots, self.protections)
+            solve.judge(self.archive, chunk, self.pool, self.prompt_format, self.shots, self.protections)
             tried = chunk.plan
             self._note(solve.STAGE)
             judged += self.cost[solve.STAGE].texts
@@ -270,7 +272,7 @@ class _Trial:
         def attempt(texts: int) -> bool:
             samples = min(texts, own.samples_per_puzzle)
             asked = Questions(
-                spread[: -(-texts // samples)], self.protocol, self.shots,
+                spread[: -(-texts // samples)], self.prompt_format, self.shots,
                 replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows,
                 self.config.chunk_texts,
             )  # fmt: skip
@@ -285,10 +287,10 @@ class _Trial:
         own, rng = self.config.finetune, np.random.default_rng(0)
         pairs = self.archive.choose(own.solutions_per_puzzle, self.config.data.references)
         pairs = pairs or self.archive.choose(own.solutions_per_puzzle)
-        proposer_shots = 0 if self.protocol == "plain" else self.config.prompt.shots
-        chosen, used = examples(pairs, own.roles, self.protocol, self.shots, proposer_shots, rng)
+        proposer_shots = self.config.prompt.shots if self.prompt_format.shows_shots("propose") else 0
+        chosen, used = examples(pairs, own.roles, self.prompt_format, self.shots, proposer_shots, rng)
         if not chosen:
-            raise InputError(nothing_to_train(self.protocol))
+            raise InputError(nothing_to_train(self.prompt_format.protocol))
         self.examples_per_pair = len(chosen) / len(used)
         del self.sampler  # two models at once may not fit
 

@@ -16,6 +16,7 @@ from selfplay.iteration import propose, solve, vary
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.judging import judge_texts
+from selfplay.sampling.prompts import PromptFormat, kept_format
 from selfplay.sampling.sampler import Sampler
 from selfplay.sampling.shots import prompt_for
 from selfplay.training.backend import Backend
@@ -87,20 +88,20 @@ def _sampled(
     archive: Archive, chunk: Chunk, identifier: str, config: RunConfig, sampler: Sampler, pool: Pool,
     progress: Callable[[int, str, str], Callable[..., object]],
 ) -> Replay:  # fmt: skip
-    protocol, now = chunk.settings["protocol"], sampler.description
+    prompt_format, now = kept_format(chunk.settings), sampler.description
     other = {key: (chunk.settings.get(key), value) for key, value in now.items() if chunk.settings.get(key) != value}
-    shots = few_shots(archive, config, protocol)
+    shots = few_shots(archive, config, prompt_format)
     if chunk.stage == propose.STAGE:
-        work = propose.sampling(archive, chunk, sampler, protocol)
+        work = propose.sampling(archive, chunk, sampler, prompt_format)
     else:
-        work = solve.sampling(archive, chunk, sampler, protocol, shots)
+        work = solve.sampling(archive, chunk, sampler, prompt_format, shots)
     before = _flat(chunk.completions)
     again = work(progress(len(before), f"chunk {chunk.id}", "text")).completions
     found = _texts_compared(chunk, before, _flat(again), other)
     if chunk.stage == propose.STAGE:
-        _judge_proposal(archive, chunk, identifier, again, protocol, pool, found)
+        _judge_proposal(archive, chunk, identifier, again, prompt_format, pool, found)
     else:
-        _judge_candidates(archive, chunk, identifier, again, protocol, shots, pool, found)
+        _judge_candidates(archive, chunk, identifier, again, prompt_format, shots, pool, found)
     return found
 
 
@@ -119,11 +120,17 @@ def _flat(completions: Any) -> list[str]:
 
 
 def _judge_proposal(
-    archive: Archive, chunk: Chunk, identifier: str, texts: list[str], protocol: str, pool: Pool, found: Replay
+    archive: Archive,
+    chunk: Chunk,
+    identifier: str,
+    texts: list[str],
+    prompt_format: PromptFormat,
+    pool: Pool,
+    found: Replay,
 ) -> None:
     (row,) = archive.query("SELECT position FROM puzzles WHERE id = ?", identifier)
     position = row["position"]
-    prompt = propose.prompts(archive, chunk.plan, protocol)[position // chunk.plan["copies"]]
+    prompt = propose.prompts(archive, chunk.plan, prompt_format)[position // chunk.plan["copies"]]
     (parsed,) = parse_puzzles(pool, [prompt.parsed_text(texts[position])])
     _compare_puzzle(parsed, identifier, position, found)
 
@@ -136,11 +143,11 @@ def _compare_puzzle(parsed: Puzzle | ParseFailure, identifier: str, position: in
 
 
 def _judge_candidates(
-    archive: Archive, chunk: Chunk, identifier: str, texts_P_K: list[list[str]], protocol: str,
+    archive: Archive, chunk: Chunk, identifier: str, texts_P_K: list[list[str]], prompt_format: PromptFormat,
     shots: Sequence[Any], pool: Pool, found: Replay,
 ) -> None:  # fmt: skip
     place, puzzle = chunk.plan["puzzles"].index(identifier), archive.puzzle(identifier)
-    prompt = prompt_for(protocol, puzzle, shots)
+    prompt = prompt_for(prompt_format, puzzle, shots)
     (judged_K,) = judge_texts(pool, [puzzle], [prompt], [texts_P_K[place]])
     own = solve.made_here(archive, [identifier])
     for k, (_, judgement) in enumerate(judged_K):

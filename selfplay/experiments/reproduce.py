@@ -299,8 +299,9 @@ def _archive_differences(
         name = f"{(chunk or same)['stage']} chunk {(chunk or same)['number']}"
         done.rows += 1
         content, again = _content(one, chunk), _content(other, same)
-        if content and again and "token" not in content:
-            again.pop("token", None)  # an older version did not keep them
+        if content and again:  # an older version did not keep these
+            _leave_out(again, {"token"} - {*content})
+            _leave_out(again["settings"], {"prompt_format"} - {*content["settings"]})
         yield from _compared(f"{at}, {name}", content, again)
         numbers = [chunk["id"]], [same["id"]]
         since = [iteration, *numbers[0]], [iteration, *numbers[1]]
@@ -346,6 +347,11 @@ def _content(connection: sqlite3.Connection, chunk: sqlite3.Row | None) -> dict[
         **({"token": unpacked_json(tokens, where)} if tokens else {}),
         **rest,
     }
+
+
+def _leave_out(content: dict[str, Any], keys: Iterable[str]) -> None:
+    for key in keys:
+        content.pop(key, None)
 
 
 def _texts(completions: bytes | None, where: str) -> list[str]:
@@ -449,8 +455,10 @@ def _asked(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_versions(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record or a scored chunk without times and versions."""
+    """A record or a scored chunk without times and versions. A chunk's whole prompts are compared, not their format."""
     kept = without_times(row)
+    if isinstance(asked := kept.get("identity"), Mapping):
+        kept["identity"] = {key: value for key, value in asked.items() if key != "prompt_format_hash"}
     if isinstance(sampler := kept.get("sampler"), Mapping):
         kept["sampler"] = {key: value for key, value in sampler.items() if key != "versions"}
     return kept

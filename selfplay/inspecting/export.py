@@ -26,7 +26,7 @@ from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
 from puzzles.writing import folder_atomically, path_atomically
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
-from selfplay.sampling.prompts import propose_completion, propose_prompt, solve_completion, solve_prompt
+from selfplay.sampling.prompts import kept_format, propose_completion, propose_prompt, solve_completion, solve_prompt
 from selfplay.text import code, markdown
 
 FORMATS = {
@@ -142,7 +142,7 @@ def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidat
     found: list[tuple[Text, str]] = []
     for number, group in itertools.groupby(rows, lambda row: row["chunk"]):
         chunk = archive.chunk(number)
-        prompt = solve_prompt(chunk.settings["protocol"], puzzle)
+        prompt = solve_prompt(kept_format(chunk.settings), puzzle)
         for row in group:
             if (text := text_at(chunk, row["position"])) is not None:
                 found.append((prompt.parsed_text(text), row["verdict"]))

@@ -19,6 +19,7 @@ from puzzles.foreign import parse_json
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from sandbox.printing import visible
 from selfplay.iteration import propose, solve, vary
+from selfplay.sampling.prompts import kept_format
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.text import one_line, render
 
@@ -49,7 +50,7 @@ def story(archive: Archive, beginning: str, shots: Sequence[Pair] | None = None)
     Args:
         archive: The archive with the puzzle.
         beginning: The puzzle's id, or its beginning.
-        shots: The run's few-shot pairs, if they are known. Otherwise few-shot prompts are shown without pairs.
+        shots: The pairs that the run shows, if they are known. Otherwise prompts are shown without pairs.
 
     Raises:
         InputError: No puzzle has an id that begins like this, or several have.
@@ -137,8 +138,8 @@ class _Teller:
         named = [*plan["shots"][0], *([plan["begins"][0][0]] if plan["begins"][0] else [])]
         if any(not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", identifier) for identifier in named):
             return None  # a parent is missing, which `breaks` says
-        (prompt,) = propose.prompts(self.archive, plan, chunk.settings["protocol"])
-        return prompt.text
+        (prompt,) = propose.prompts(self.archive, plan, kept_format(chunk.settings))
+        return prompt.whole
 
     def _text(self, chunk: Chunk, position: int) -> str | None:
         text = text_at(chunk, position)
@@ -185,7 +186,7 @@ class _Teller:
         return {**told, **_facts(chunk), "prompt": self._solve_prompt(chunk), "text": text}
 
     def _solve_prompt(self, chunk: Chunk) -> str:
-        return prompt_for(chunk.settings["protocol"], self.archive.puzzle(self.id), self.shots).text
+        return prompt_for(kept_format(chunk.settings), self.archive.puzzle(self.id), self.shots).whole
 
     def _check_accepted(self, candidates: Sequence[dict[str, Any]], answers: dict[str, str | None]) -> None:
         for each in candidates:

@@ -53,10 +53,11 @@ def check_settings(rundir: RunDir, config: RunConfig) -> None:
 
 
 def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
-    """The settings, with `model.dtype`, `model.threads` and `batch_rows` as the run has had them from its beginning.
+    """The settings, with what they leave open as the run has had it from its beginning.
 
-    `auto` and 0 leave them to the machine. They change rounding, and so what is sampled. A run keeps them in its
-    `config.toml`; older runs keep them only in their score files. A run that has not begun has none of them.
+    `auto` and 0 leave `model.dtype`, `model.threads` and `batch_rows` to the machine. They change rounding, and so what
+    is sampled. A run keeps them in its `config.toml`; older runs keep them only in their score files. It also keeps
+    `prompt.shots_as_turns`, which older runs did not know. A run that has not begun has none of them.
     """
     stored = load(rundir.config) if rundir.config.exists() else config
     dtype, threads, rows = stored.model.dtype, stored.model.threads, stored.batch_rows
@@ -68,7 +69,11 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
         rows = rows or line["identity"]["settings"]["batch_rows"]
     dtype = dtype if config.model.dtype == AUTO else config.model.dtype
     model = replace(config.model, dtype=dtype, threads=config.model.threads or threads)
-    return replace(config, model=model, batch_rows=config.batch_rows or rows)
+    turns = config.prompt.shots_as_turns
+    if turns == AUTO and rundir.config.exists():
+        turns = "no" if stored.prompt.shots_as_turns == AUTO else stored.prompt.shots_as_turns
+    prompt = replace(config.prompt, shots_as_turns=turns)
+    return replace(config, model=model, prompt=prompt, batch_rows=config.batch_rows or rows)
 
 
 def known_dtype(sampler: Mapping[str, Any]) -> str:

@@ -109,15 +109,15 @@ def dev_counts(rundir: RunDir, iterations: Iterable[int]) -> list[Counts]:
         if not counts:
             raise InputError(f"{file}: expected the scores of iteration {iteration}, there are none")
         conditions = {"puzzles": sorted(counts), **_conditions(lines)}
-        for key, value in (asked or conditions).items():
-            if conditions[key] != value:
+        for key, value in asked.items():
+            if conditions.get(key, value) != value:
                 there, here = (str(of)[:60] for of in (value, conditions[key]))
                 first = f"iteration {iterations[0]}"
                 raise InputError(
                     f"{file}: iteration {iteration} has other {key} than {first} ({here}, there {there}): "
                     "only complete scores with the same settings can be compared"
                 )
-        asked = asked or conditions
+        asked = {**conditions, **asked}
         found.append(counts)
     return found
 
@@ -148,7 +148,10 @@ def _conditions(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = ("samples_per_puzzle", "protocol", "shots", "limits")
     shared = {name.replace("_", " "): [own.get(name) for own in identities] for name in names}
     drawn = [{key: value for key, value in own["settings"].items() if key != "batch_rows"} for own in identities]
-    return {name: _distinct(values) for name, values in {**shared, "settings": drawn}.items()}
+    # Scores of older versions do not tell how their prompts were written.
+    formats = [own["prompt_format_hash"] for own in identities if "prompt_format_hash" in own]
+    compared = {**shared, "settings": drawn, **({"prompts": formats} if formats else {})}
+    return {name: _distinct(values) for name, values in compared.items()}
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:

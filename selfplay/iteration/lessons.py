@@ -22,7 +22,7 @@ from puzzles.archive.store import QUARANTINED, Archive, Chunk
 from puzzles.puzzle import FAILED, Verdict, content_hash
 from selfplay.iteration import propose, solve
 from selfplay.sampling.chunks import drawn_tokens
-from selfplay.sampling.prompts import Prompt, own_part, propose_completion, solve_completion, was_cut
+from selfplay.sampling.prompts import Prompt, PromptFormat, own_part, propose_completion, solve_completion, was_cut
 from selfplay.sampling.sampler import Drawn
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.training.game import ROLES, Payoffs, advantages, keep_above_mean
@@ -134,7 +134,7 @@ def graded(
     archive: Archive,
     iteration: int,
     payoffs: Payoffs,
-    protocol: str,
+    prompt_format: PromptFormat,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
     roles: Sequence[str] = ROLES,
@@ -147,7 +147,7 @@ def graded(
         archive: The archive, with all of the iteration's chunks judged.
         iteration: The iteration's number.
         payoffs: One of `game.GAMES`.
-        protocol: The prompt protocol used in sampling.
+        prompt_format: How prompts are written.
         shots: The fixed pairs of the solver's prompt.
         tokens_of: Gives the number of tokens of a text.
         roles: The roles whose texts are learned.
@@ -156,7 +156,7 @@ def graded(
     """
     for role in roles:
         paid = [item for item in _PAID[role](archive, iteration, payoffs) if item.reward is not None]
-        asked = _asked(archive, iteration, role, protocol, shots)
+        asked = _asked(archive, iteration, role, prompt_format, shots)
         rewards = [item.reward for item in paid if item.reward is not None]
         groups = [role if within == "role" else _prompt(asked, item) for item in paid]
         moving = {
@@ -172,7 +172,7 @@ def cloned(
     archive: Archive,
     iteration: int,
     payoffs: Payoffs,
-    protocol: str,
+    prompt_format: PromptFormat,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
     roles: Sequence[str] = ROLES,
@@ -194,7 +194,7 @@ def cloned(
             for item, keep in zip(paid, above, strict=True)
             if keep and item.right
         }
-        asked = _asked(archive, iteration, role, protocol, shots)
+        asked = _asked(archive, iteration, role, prompt_format, shots)
         for place, prompt, written in _texts(archive, list(kept), asked, tokens_of):
             own = _own(prompt, written)
             yield Example(prompt, own.text, kept[place], own.drawn)
@@ -204,7 +204,7 @@ def preferred(
     archive: Archive,
     iterations: Sequence[int],
     most_per_puzzle: int,
-    protocol: str,
+    prompt_format: PromptFormat,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
 ) -> Iterator[Contrast]:
@@ -217,12 +217,12 @@ def preferred(
         archive: The archive, with these iterations judged.
         iterations: The iterations whose candidates are used. Only candidates of the same iteration are paired.
         most_per_puzzle: Most contrasts of a puzzle in an iteration.
-        protocol: The prompt protocol used in sampling.
+        prompt_format: How prompts are written.
         shots: The fixed pairs of the solver's prompt.
         tokens_of: Gives the number of tokens of a text.
     """
     for iteration in iterations:
-        for tried in _tried(archive, iteration, protocol, shots, tokens_of):
+        for tried in _tried(archive, iteration, prompt_format, shots, tokens_of):
             right, failed = list(tried.accepted.items()), list(tried.failed.values())
             for number in range(min(most_per_puzzle, max(len(right), len(failed))) if right and failed else 0):
                 identifier, better = right[number % len(right)]
@@ -236,7 +236,7 @@ def against_itself(
     pairs: Sequence[Pair],
     failing_only: bool,
     most_per_puzzle: int,
-    protocol: str,
+    prompt_format: PromptFormat,
     shots: Sequence[Pair],
     tokens_of: TokensOf,
 ) -> Iterator[Contrast]:
@@ -250,18 +250,18 @@ def against_itself(
         failing_only: Whether the model's text must have failed, so that no verified solution is ever the worse side.
             Otherwise it may be any text, as in SPIN, except the verified solutions in `pairs`.
         most_per_puzzle: Most contrasts of a puzzle in an iteration.
-        protocol: The prompt protocol used in sampling.
+        prompt_format: How prompts are written.
         shots: The fixed pairs of the solver's prompt.
         tokens_of: Gives the number of tokens of a text.
     """
     solutions: dict[str, dict[str, _Written]] = {}
-    drawn = drawn_of_pairs(archive, pairs, protocol)
+    drawn = drawn_of_pairs(archive, pairs, prompt_format.protocol)
     for puzzle, solution in pairs:
-        if (completion := solve_completion(protocol, puzzle, solution)) is not None:
+        if (completion := solve_completion(prompt_format.protocol, puzzle, solution)) is not None:
             written = _Written(completion, drawn.get((puzzle.id, solution.id)))
             solutions.setdefault(puzzle.id, {})[solution.id] = written
     for iteration in iterations:
-        for tried in _tried(archive, iteration, protocol, shots, tokens_of):
+        for tried in _tried(archive, iteration, prompt_format, shots, tokens_of):
             real = solutions.get(tried.puzzle, {})
             better = list(real.items())
             any_text = _by_hash(tried.accepted | tried.failed | tried.others)
@@ -332,11 +332,11 @@ _Asked = dict[int, tuple[list[Prompt], int]]
 """For each chunk: its prompts, and the number of texts per prompt."""
 
 
-def _asked(archive: Archive, iteration: int, role: str, protocol: str, shots: Sequence[Pair]) -> _Asked:
+def _asked(archive: Archive, iteration: int, role: str, prompt_format: PromptFormat, shots: Sequence[Pair]) -> _Asked:
     def prompts(plan: Any) -> list[Prompt]:
         if role == "propose":
-            return propose.prompts(archive, plan, protocol)
-        return [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in plan["puzzles"]]
+            return propose.prompts(archive, plan, prompt_format)
+        return [prompt_for(prompt_format, archive.puzzle(identifier), shots) for identifier in plan["puzzles"]]
 
     stages = ", ".join(f"'{stage}'" for stage in STAGES_OF[role])
     plans = list(archive.plans(f"iteration = ? AND stage IN ({stages})", iteration))
@@ -405,7 +405,7 @@ class _Tried:
 
 
 def _tried(
-    archive: Archive, iteration: int, protocol: str, shots: Sequence[Pair], tokens_of: TokensOf
+    archive: Archive, iteration: int, prompt_format: PromptFormat, shots: Sequence[Pair], tokens_of: TokensOf
 ) -> Iterator[_Tried]:
     rows = archive.query(
         "SELECT c.chunk, c.position, c.puzzle, c.candidate, c.verdict,"
@@ -417,7 +417,7 @@ def _tried(
     )
     by_place = {(row["chunk"], row["position"]): row for row in rows}
     found: dict[str, _Tried] = {}
-    asked = _asked(archive, iteration, "solve", protocol, shots)
+    asked = _asked(archive, iteration, "solve", prompt_format, shots)
     for place, prompt, written in _texts(archive, list(by_place), asked, tokens_of):
         row = by_place[place]
         tried = found.setdefault(row["puzzle"], _Tried(row["puzzle"], prompt, {}, {}, {}))

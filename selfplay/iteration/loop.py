@@ -27,7 +27,7 @@ from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
 from selfplay.iteration.train import first_training, teach_stage, train_stage
-from selfplay.iteration.training_set import import_training, protocol_of, training_texts
+from selfplay.iteration.training_set import import_training, prompt_format_of, training_texts
 from selfplay.run import consent, resources
 from selfplay.run.heartbeat import Heartbeat
 from selfplay.run.progress import Progress
@@ -102,8 +102,7 @@ def run(
             config = replace(config, model=replace(config.model, dtype=known_dtype(base.description)))
         if not rundir.config.exists():
             training_texts(config)
-        base.fits(propose_prompt(protocol_of(config, base)), 1)
-        propose.check_strategy(config, protocol_of(config, base))
+        config = _with_prompts(config, base)
         needs = backend.needs(base, config.finetune) if config.finetune.trains else TrainingNeeds(0, 0, 0, "")
         resources.check(rundir.path, config, needs, len(rundir.read_records()))
         is_foreign = rundir.archive.exists() and not consent.is_own(rundir)
@@ -214,6 +213,19 @@ def _told_what_is_missing(rundir: RunDir, config: RunConfig, needs: TrainingNeed
             missing = resources.what_is_missing(rundir.path, config, needs, len(rundir.read_records()))
             raise DiskFull(missing) from error
         raise
+
+
+def _with_prompts(config: RunConfig, base: Sampler) -> RunConfig:
+    """The settings with `prompt.shots_as_turns` as the run will keep it, if prompts can be written as they say.
+
+    Raises:
+        InputError: They cannot.
+    """
+    prompt_format = prompt_format_of(config, base)
+    base.fits(propose_prompt(prompt_format), 1)
+    propose.check_strategy(config, prompt_format)
+    turns = "yes" if prompt_format.shots_as_turns else "no"
+    return replace(config, prompt=replace(config.prompt, shots_as_turns=turns))
 
 
 def _fewest_rows(config: RunConfig, base: Sampler) -> int:

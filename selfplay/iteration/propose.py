@@ -19,7 +19,7 @@ from selfplay.config import RunConfig
 from selfplay.iteration.goals import Goals
 from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.sampling.cost import Watch, judging_watch
-from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, propose_prompt
+from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, PromptFormat, propose_prompt
 from selfplay.sampling.sampler import Sampler, settings_of
 
 STAGE = "propose"
@@ -29,13 +29,15 @@ WORD_BORDER = re.compile(r"(?<=\w)(?=\W)|(?<=[^\w\s])(?=\s)|(?<=[^\w\s])(?=\w)")
 """Where a text may be cut: not inside a word, and not between a space and the token after it."""
 
 
-def check_strategy(config: RunConfig, protocol: str) -> None:
+def check_strategy(config: RunConfig, prompt_format: PromptFormat) -> None:
     """Check that proposals use solved puzzles at all, if these are to be chosen by niche.
 
     Raises:
-        InputError: With this protocol no solved puzzle is shown and none is continued.
+        InputError: With this format no solved puzzle is shown and none is continued.
     """
-    shows, begins = protocol != "plain" and config.prompt.shots, protocol != "chat" and config.propose.begun
+    protocol = prompt_format.protocol
+    shows = prompt_format.shows_shots("propose") and config.prompt.shots
+    begins = protocol != "chat" and config.propose.begun
     if config.propose.strategy == "niches" and not shows and not begins:
         wanted = "prompt.shots" if protocol == "chat" else "propose.begun"
         raise InputError(
@@ -45,26 +47,27 @@ def check_strategy(config: RunConfig, protocol: str) -> None:
 
 
 def plan(
-    archive: Archive, iteration: int, config: RunConfig, protocol: str, sampler: Sampler, pool: Pool | None = None
-) -> None:
+    archive: Archive, iteration: int, config: RunConfig, prompt_format: PromptFormat, sampler: Sampler,
+    pool: Pool | None = None,
+) -> None:  # fmt: skip
     """Plan the iteration's proposal chunks: the puzzles in each prompt, and the seed of each chunk.
 
     Args:
         archive: The run's archive.
         iteration: From 1.
         config: The run's settings.
-        protocol: The prompt protocol.
+        prompt_format: How prompts are written.
         sampler: The sampler of the model that proposes.
         pool: A sandbox that describes puzzles, for niches. Without it one is started for this step.
 
     Raises:
         InputError: Even a prompt without puzzles leaves no room for a proposal in the model's context.
     """
-    if not sampler.fits(propose_prompt(protocol), config.propose.max_tokens):
+    if not sampler.fits(propose_prompt(prompt_format), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
     parents = archive.solved_ids(before_iteration=iteration)
     rng = np.random.default_rng([config.seed, iteration, 0])
-    shots = 0 if protocol == "plain" else min(config.prompt.shots, len(parents))
+    shots = min(config.prompt.shots, len(parents)) if prompt_format.shows_shots("propose") else 0
 
     goals = _goals(archive, config, parents, pool) if config.propose.strategy == "niches" and parents else None
 
@@ -74,17 +77,17 @@ def plan(
             shown = goals.parents(goal, shots, rng)
         else:
             shown = [parents[i] for i in rng.choice(len(parents), shots, replace=False)]
-        fitting = _fitting(archive, sampler, config, protocol, shown)
+        fitting = _fitting(archive, sampler, config, prompt_format, shown)
         if not begun:
             return _Asked(fitting, None, goal)
         parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
         return _Asked(fitting, _beginning(archive, parent, rng, sampler.is_border), goal)
 
     proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
-    begun = round(proposals * config.propose.begun) if parents and protocol != "chat" else 0
+    begun = round(proposals * config.propose.begun) if parents and prompt_format.protocol != "chat" else 0
     contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: drawn(False))
     contents += _contents(begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: drawn(True))
-    settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, protocol)
+    settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, prompt_format)
     with archive.transaction():
         for number, content in enumerate(contents):
             seed = f"{config.seed}/{iteration}/1/{number}"
@@ -147,26 +150,28 @@ def begins(plan: dict[str, Any]) -> list[Any]:
     return plan.get("begins") or [None] * len(plan["shots"])
 
 
-def prompts(archive: Archive, plan: dict[str, Any], protocol: str) -> list[Prompt]:
+def prompts(archive: Archive, plan: dict[str, Any], prompt_format: PromptFormat) -> list[Prompt]:
     """The prompts of a planned chunk."""
     made = []
     for shots, begin in zip(plan["shots"], begins(plan), strict=True):
         begun = archive.puzzle(begin[0]).source[: begin[1]] if begin else PROPOSAL_HEADER
-        made.append(propose_prompt(protocol, [archive.puzzle(identifier) for identifier in shots], begun))
+        made.append(propose_prompt(prompt_format, [archive.puzzle(identifier) for identifier in shots], begun))
     return made
 
 
-def _fitting(archive: Archive, sampler: Sampler, config: RunConfig, protocol: str, drawn: list[str]) -> list[str]:
+def _fitting(
+    archive: Archive, sampler: Sampler, config: RunConfig, prompt_format: PromptFormat, drawn: list[str]
+) -> list[str]:
     """The first of the drawn puzzles: as many as leave room for a proposal in the model's context."""
     puzzles = [archive.puzzle(identifier) for identifier in drawn]
-    while puzzles and not sampler.fits(propose_prompt(protocol, puzzles), config.propose.max_tokens):
+    while puzzles and not sampler.fits(propose_prompt(prompt_format, puzzles), config.propose.max_tokens):
         puzzles.pop()
     return drawn[: len(puzzles)]
 
 
-def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) -> Sampling:
+def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, prompt_format: PromptFormat) -> Sampling:
     """The sampling of a planned chunk, as work that does not touch the archive once it has begun."""
-    planned = prompts(archive, chunk.plan, protocol)
+    planned = prompts(archive, chunk.plan, prompt_format)
     copies = chunk.plan["copies"]
     # Equal prompts are sampled as one, so that batches are full. With the plain protocol all prompts are equal.
     distinct = list(dict.fromkeys(planned))
@@ -181,11 +186,11 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str) ->
     return work
 
 
-def judge(archive: Archive, chunk: Chunk, pool: Pool, protocol: str) -> None:
+def judge(archive: Archive, chunk: Chunk, pool: Pool, prompt_format: PromptFormat) -> None:
     """Parse and admit a sampled chunk's proposals, and add the admitted puzzles that pass the archive's guard."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
-    asked = [prompt for prompt in prompts(archive, chunk.plan, protocol) for _ in range(chunk.plan["copies"])]
+    asked = [prompt for prompt in prompts(archive, chunk.plan, prompt_format) for _ in range(chunk.plan["copies"])]
     parsed = parse_puzzles(pool, [p.parsed_text(text) for p, text in zip(asked, chunk.completions, strict=True)])
     refusals = admission(archive, pool, parsed)
     with archive.transaction():

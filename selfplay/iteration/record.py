@@ -32,7 +32,9 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     earlier = run.rundir.samples(scored, name)
     if scored != iteration and not file.exists() and earlier.exists():  # unchanged weights are not scored again
         write_atomically(file, read_bytes(earlier).decode("utf-8"))
-    asked = Questions(puzzles, run.protocol, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts)
+    asked = Questions(
+        puzzles, run.prompt_format, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts
+    )
     return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
 
 
@@ -59,7 +61,8 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
         "checkpoint": sampler.checkpoint,
         "reigns": _reigning(run, iteration),
         "collapse": {"alarms": alarms(run, iteration), **back, **measures(run, iteration)},
-        "protocol": run.protocol,
+        "protocol": run.prompt_format.protocol,
+        "prompt_format_hash": run.prompt_format.hash,
         **run.archive.iteration_counts(iteration),
         "training": without_times(training),
         **{name: score.to_json() for name, score in scores.items()},

@@ -17,7 +17,7 @@ from selfplay.config import RunConfig
 from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.judging import judge_texts
-from selfplay.sampling.prompts import solve_prompt
+from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.sampling.sampler import Sampler, sample_fitting, settings_of
 from selfplay.sampling.shots import Pair, prompt_for
 
@@ -84,11 +84,11 @@ def promising(archive: Archive, iteration: int, count: int) -> list[str]:
 
 
 def plan(
-    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, protocol: str, sampler: Sampler,
-    stage: str = STAGE,
+    archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, prompt_format: PromptFormat,
+    sampler: Sampler, stage: str = STAGE,
 ) -> None:  # fmt: skip
     """Plan the iteration's solving chunks: the puzzles in each chunk, and its seed."""
-    settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, protocol)
+    settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, prompt_format)
     own = config.solve
     copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
     per_chunk = max(1, config.chunk_texts // copies)
@@ -99,9 +99,11 @@ def plan(
             archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
 
 
-def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, protocol: str, shots: Sequence[Pair]) -> Sampling:
+def sampling(
+    archive: Archive, chunk: Chunk, sampler: Sampler, prompt_format: PromptFormat, shots: Sequence[Pair]
+) -> Sampling:
     """The sampling of a planned chunk, as work that does not touch the archive once it has begun."""
-    prompts = [prompt_for(protocol, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
+    prompts = [prompt_for(prompt_format, archive.puzzle(identifier), shots) for identifier in chunk.plan["puzzles"]]
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch, copies = Watch(), chunk.plan["copies"]
@@ -137,14 +139,19 @@ def strictly(pool: Pool, judgement: Judgement) -> Judgement:
 
 
 def judge(
-    archive: Archive, chunk: Chunk, pool: Pool, protocol: str, shots: Sequence[Pair], protections: dict[str, object]
+    archive: Archive,
+    chunk: Chunk,
+    pool: Pool,
+    prompt_format: PromptFormat,
+    shots: Sequence[Pair],
+    protections: dict[str, object],
 ) -> None:
     """Judge a sampled chunk's candidates, keep all of them, and add the verified pairs."""
     assert chunk.completions is not None
     watch = judging_watch(pool)
     puzzles = [archive.puzzle(identifier) for identifier in chunk.plan["puzzles"]]
     own = made_here(archive, chunk.plan["puzzles"])
-    prompts = [prompt_for(protocol, puzzle, shots) for puzzle in puzzles]
+    prompts = [prompt_for(prompt_format, puzzle, shots) for puzzle in puzzles]
     judged_P_K = judge_texts(pool, puzzles, prompts, chunk.completions)
     copies = chunk.plan["copies"]
     with archive.transaction():
@@ -160,7 +167,12 @@ def judge(
 
 
 def unverified_pairs(
-    archive: Archive, pool: Pool, protocol: str, written_in: Sequence[int], most_per_puzzle: int, shortest: bool = True
+    archive: Archive,
+    pool: Pool,
+    prompt_format: PromptFormat,
+    written_in: Sequence[int],
+    most_per_puzzle: int,
+    shortest: bool = True,
 ) -> list[Pair]:
     """The model's own puzzles with distinct candidates from these iterations, whatever their verdicts.
 
@@ -175,7 +187,7 @@ def unverified_pairs(
         chunk = archive.chunk(number)
         assert chunk.completions is not None
         flat = [
-            (identifier, solve_prompt(protocol, puzzles[identifier]).parsed_text(text))
+            (identifier, solve_prompt(prompt_format, puzzles[identifier]).parsed_text(text))
             for identifier, texts in zip(chunk.plan["puzzles"], chunk.completions, strict=True)
             for text in texts
             if identifier in puzzles

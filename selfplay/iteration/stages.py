@@ -35,12 +35,12 @@ class _Stage:
 
 def propose_stage(run: Run, iteration: int) -> None:
     """Sample new puzzles, and admit or refuse each."""
-    archive, config, protocol, pool = run.archive, run.config, run.protocol, run.pool
+    archive, config, prompt_format, pool = run.archive, run.config, run.prompt_format, run.pool
     stage = _Stage(
         propose.STAGE, "shots", "proposal",
-        plan=lambda sampler: propose.plan(archive, iteration, config, protocol, sampler, pool),
-        sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, protocol),
-        judge=lambda chunk: propose.judge(archive, chunk, pool, protocol),
+        plan=lambda sampler: propose.plan(archive, iteration, config, prompt_format, sampler, pool),
+        sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, prompt_format),
+        judge=lambda chunk: propose.judge(archive, chunk, pool, prompt_format),
     )  # fmt: skip
     _work_through(run, iteration, stage)
 
@@ -83,12 +83,12 @@ def _targets(run: Run, iteration: int) -> list[str]:
 
 
 def _try(run: Run, iteration: int, name: str, choose: Callable[[], list[str]]) -> None:
-    archive, config, protocol, shots = run.archive, run.config, run.protocol, run.shots
+    archive, config, prompt_format, shots = run.archive, run.config, run.prompt_format, run.shots
     stage = _Stage(
         name, "puzzles", "candidate",
-        plan=lambda sampler: solve.plan(archive, iteration, choose(), config, protocol, sampler, name),
-        sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, protocol, shots),
-        judge=lambda chunk: solve.judge(archive, chunk, run.pool, protocol, shots, run.protections),
+        plan=lambda sampler: solve.plan(archive, iteration, choose(), config, prompt_format, sampler, name),
+        sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, prompt_format, shots),
+        judge=lambda chunk: solve.judge(archive, chunk, run.pool, prompt_format, shots, run.protections),
     )  # fmt: skip
     _work_through(run, iteration, stage)
 

@@ -12,7 +12,7 @@ from puzzles.archive.store import Archive
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import champion
-from selfplay.iteration.training_set import few_shots, protocol_of
+from selfplay.iteration.training_set import few_shots, prompt_format_of
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.run.shard import Part
@@ -94,9 +94,9 @@ class Run:
     """Measures of collapse by iteration, as long as they are needed."""
 
     def __post_init__(self) -> None:
-        self.protocol = protocol_of(self.config, self.models.sampler(0))
+        self.prompt_format = prompt_format_of(self.config, self.models.sampler(0))
         # The pairs that stand before every puzzle.
-        self.shots: list[Pair] = few_shots(self.archive, self.config, self.protocol)
+        self.shots: list[Pair] = few_shots(self.archive, self.config, self.prompt_format)
 
     @property
     def trains(self) -> bool:

@@ -20,6 +20,7 @@ from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import lessons, solve
 from selfplay.iteration.lessons import TokensOf
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.shots import Pair
 from selfplay.text import fraction, render
 from selfplay.training.game import GAMES
@@ -42,7 +43,7 @@ class Teaching:
 
 
 def teaching(
-    archive: Archive, pool: Pool, config: RunConfig, iteration: int, protocol: str, shots: Sequence[Pair],
+    archive: Archive, pool: Pool, config: RunConfig, iteration: int, prompt_format: PromptFormat, shots: Sequence[Pair],
     tokens_of: TokensOf, rng: np.random.Generator, balance: bool,
 ) -> Teaching:  # fmt: skip
     """The lessons of an iteration. All of its verdicts must be in the archive.
@@ -52,14 +53,14 @@ def teaching(
         pool: A sandbox in which puzzles are described and texts are parsed again.
         config: The run's settings.
         iteration: From 1.
-        protocol: The prompt protocol used in sampling.
+        prompt_format: How prompts are written.
         shots: The fixed pairs of the solver's prompt.
         tokens_of: Gives the number of tokens of a text.
         rng: Draws the shots of proposals, and the pairs that balancing leaves out.
         balance: Whether pairs are evened over niches.
     """
     own, found_in = config.finetune, iterations_learned(archive, config, iteration)
-    shown = (protocol, shots, tokens_of)
+    shown = (prompt_format, shots, tokens_of)
     made: list[Lesson] = []
     if own.objective == "filtered":
         for number in found_in:
@@ -75,18 +76,18 @@ def teaching(
             archive, found_in[-UNION:], pairs, own.failing_only, own.solutions_per_puzzle, *shown
         )
     else:
-        return _of_pairs(archive, pool, config, found_in, protocol, shots, rng, balance)
+        return _of_pairs(archive, pool, config, found_in, prompt_format, shots, rng, balance)
     return Teaching(made, list(dict.fromkeys(lesson.pair for lesson in made if lesson.pair)))
 
 
 def first_teaching(
-    archive: Archive, config: RunConfig, protocol: str, shots: Sequence[Pair], rng: np.random.Generator
+    archive: Archive, config: RunConfig, prompt_format: PromptFormat, shots: Sequence[Pair], rng: np.random.Generator
 ) -> Teaching:
     """The lessons of the training before the first proposal: the pairs that the run begins with."""
     own = config.finetune
     pairs = archive.choose(own.solutions_per_puzzle, before_first_iteration=True, shortest=own.shortest)
-    proposer_shots = 0 if protocol == "plain" else config.prompt.shots
-    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng, {})
+    proposer_shots = config.prompt.shots if prompt_format.shows_shots("propose") else 0
+    chosen, used = examples(pairs, own.roles, prompt_format, shots, proposer_shots, rng, {})
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
 
 
@@ -107,20 +108,20 @@ def verified_pairs(archive: Archive, config: RunConfig, found_in: Sequence[int])
 
 
 def _of_pairs(
-    archive: Archive, pool: Pool, config: RunConfig, found_in: Sequence[int], protocol: str, shots: Sequence[Pair],
-    rng: np.random.Generator, balance: bool,
+    archive: Archive, pool: Pool, config: RunConfig, found_in: Sequence[int], prompt_format: PromptFormat,
+    shots: Sequence[Pair], rng: np.random.Generator, balance: bool,
 ) -> Teaching:  # fmt: skip
     own, pairs = config.finetune, verified_pairs(archive, config, found_in)
     if not own.verified:
-        pairs += solve.unverified_pairs(archive, pool, protocol, found_in, own.solutions_per_puzzle, own.shortest)
+        pairs += solve.unverified_pairs(archive, pool, prompt_format, found_in, own.solutions_per_puzzle, own.shortest)
     if balance:
         cell_by_puzzle = cells(archive, pool, pairs)
         before = composition(pairs, cell_by_puzzle)
         pairs = balanced(pairs, lambda pair: cell_by_puzzle[pair[0].id], rng)
         logger.info("pairs evened over niches\n%s", balance_table(before, composition(pairs, cell_by_puzzle)))
-    proposer_shots = 0 if protocol == "plain" else config.prompt.shots
-    drawn = lessons.drawn_of_pairs(archive, pairs, protocol)
-    chosen, used = examples(pairs, own.roles, protocol, shots, proposer_shots, rng, drawn)
+    proposer_shots = config.prompt.shots if prompt_format.shows_shots("propose") else 0
+    drawn = lessons.drawn_of_pairs(archive, pairs, prompt_format.protocol)
+    chosen, used = examples(pairs, own.roles, prompt_format, shots, proposer_shots, rng, drawn)
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
 
 

@@ -55,10 +55,10 @@ def teach_stage(run: Run, iteration: int) -> Training:
         if action == "rollback":
             run.archive.roll_back(begins_with, iteration)
         taught = teaching(
-            run.archive, run.pool, run.config, iteration, run.protocol, run.shots, tokens_of, rng, balance
+            run.archive, run.pool, run.config, iteration, run.prompt_format, run.shots, tokens_of, rng, balance
         )
         if not taught.lessons and action != "rollback":
-            raise InputError(f"iteration {iteration}: {nothing_to_train(run.protocol, config.objective)}")
+            raise InputError(f"iteration {iteration}: {nothing_to_train(run.prompt_format.protocol, config.objective)}")
         run.archive.add_trained(iteration, taught.pairs)
     run.archive.sync()  # after a power cut, no checkpoint may be left without the record of its pairs
     # If a rollback leaves nothing to learn, the best weights stay as they are.
@@ -79,9 +79,9 @@ def first_training(run: Run) -> Training:
     config = replace(own, objective="sft", max_steps=own.first_steps, epochs=float(own.first_steps))
     rng = np.random.default_rng([run.config.seed, 0, 3])
     with run.archive.transaction():
-        taught = first_teaching(run.archive, run.config, run.protocol, run.shots, rng)
+        taught = first_teaching(run.archive, run.config, run.prompt_format, run.shots, rng)
         if not taught.lessons:
-            raise InputError(f"finetune.first_steps: {nothing_to_train(run.protocol)}")
+            raise InputError(f"finetune.first_steps: {nothing_to_train(run.prompt_format.protocol)}")
         run.archive.add_trained(0, taught.pairs)
     run.archive.sync()
     notes = _notes(run, 0, taught, run.config.model.path)
@@ -91,7 +91,8 @@ def first_training(run: Run) -> Training:
 def _notes(run: Run, iteration: int, taught: Teaching, start: str | Path) -> dict[str, Any]:
     """What is kept beside the new weights."""
     return {
-        "protocol": run.protocol, "iteration": iteration, "pairs": len(taught.pairs), "started_from": str(start),
+        "protocol": run.prompt_format.protocol, "prompt_format": run.prompt_format.to_json(), "iteration": iteration,
+        "pairs": len(taught.pairs), "started_from": str(start),
         "shots": [[puzzle.source, solution.source] for puzzle, solution in run.shots],
     }  # fmt: skip
 

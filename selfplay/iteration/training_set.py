@@ -10,12 +10,14 @@ import numpy as np
 
 from puzzles.archive.formats import EMBEDDED_SETS, import_puzzles
 from puzzles.archive.store import Archive
+from puzzles.foreign import parse_json
 from puzzles.puzzle import InputError, RawPuzzle
 from puzzles.rules import families
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
+from selfplay.sampling.prompts import PromptFormat, chosen_format, kept_format
 from selfplay.sampling.sampler import Sampler
 from selfplay.sampling.shots import Pair, solver_shots
 from selfplay.scoring.sets import read_any
@@ -78,12 +80,12 @@ def _import_rules(
         logger.info("puzzles by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
 
 
-def few_shots(archive: Archive, config: RunConfig, protocol: str) -> list[Pair]:
-    """The pairs that a run shows before every puzzle; none unless the protocol is few-shot.
+def few_shots(archive: Archive, config: RunConfig, prompt_format: PromptFormat) -> list[Pair]:
+    """The pairs that a run shows before every puzzle; none unless its prompts show any.
 
     Pairs by rule are shown only if there are no others, so that arms with and without rules have the same prompts.
     """
-    if protocol != "few-shot":
+    if not prompt_format.shows_shots("solve"):
         return []
     pairs, by_rule = archive.choose(1, before_first_iteration=True), set(archive.puzzle_ids("p.origin = 'rule'"))
     return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
@@ -96,14 +98,17 @@ def is_of_a_run(archive: Path) -> bool:
 
 
 def known_shots(archive: Archive) -> list[Pair] | None:
-    """The few-shot pairs of an archive's run; None if the run shows none, or the archive belongs to no run."""
+    """The pairs that an archive's run shows; None if the run shows none, or the archive belongs to no run."""
     config = load(RunDir(archive.path.parent).config) if is_of_a_run(archive.path) else None
-    protocols = archive.counts("SELECT json_extract(settings, '$.protocol'), 1 FROM chunks GROUP BY 1")
-    return few_shots(archive, config, "few-shot") if config and "few-shot" in protocols else None
+    sql = "SELECT DISTINCT json_extract(settings, '$.protocol'), json_extract(settings, '$.prompt_format') FROM chunks"
+    for protocol, kept in archive.query(sql) if config else ():
+        parts = parse_json(kept, "prompt_format of a chunk") if kept else None
+        own = kept_format({"protocol": protocol, "prompt_format": parts}) if protocol else None
+        if config and own and own.shows_shots("solve"):
+            return few_shots(archive, config, own)
+    return None
 
 
-def protocol_of(config: RunConfig, sampler: Sampler) -> str:
-    """The configured protocol; with `auto`, the one that the checkpoint was trained with, else few-shot."""
-    if config.prompt.protocol != "auto":
-        return config.prompt.protocol
-    return str(sampler.notes.get("protocol", "few-shot"))
+def prompt_format_of(config: RunConfig, sampler: Sampler) -> PromptFormat:
+    """How a run's prompts are written: as its settings say; with protocol `auto`, as the checkpoint was trained."""
+    return chosen_format(config.prompt, config.sandbox.modules, sampler.notes)

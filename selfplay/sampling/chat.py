@@ -1,4 +1,4 @@
-"""A chat as its model's own template writes it: what we ask as text, or one line about why the template cannot.
+"""A chat as its model's own template writes it: our turns as text, or one line about why the template cannot.
 
 A template comes with the model, so it is somebody else's program. It may refuse a conversation, fail, drop the text, or
 write the time into the prompt. The time is the same in every prompt here, so the same seed gives the same samples.
@@ -6,10 +6,12 @@ write the time into the prompt. The time is the same in every prompt here, so th
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -36,28 +38,46 @@ _STOPPED_CLOCK = (
 )
 """Stands before a template that reads the clock, and takes the place of the function that reads it. The library takes
 no function of ours as an argument. The line break goes with the block, so that the template begins its own line."""
-PROBE = "def f(x: int):\n    return x == 17"
-"""A message on which a template shows how it wants its messages."""
+PROBE, PROBE_SYSTEM = "def f(x: int):\n    return x == 17", "You write Python."
+"""A message, and a text of the system, on which a template shows how it wants them."""
 
-_forms: WeakKeyDictionary[Any, tuple[str, str]] = WeakKeyDictionary()
-"""For each tokenizer its template, and the form that this wants a message in."""
+OTHERWISE = "choose plain or few-shot"
+"""What to do where no chat can be written."""
+Turn = tuple[str, str]
+"""A turn of a chat: its role (`system`, `user` or `assistant`) and its text."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a template wants a chat."""
+
+    parts: bool
+    """Whether messages are lists of parts, as templates of models for pictures want them, and not texts."""
+    joined: bool
+    """Whether what the system says stands at the beginning of the first message, because there is no such role."""
+
+
+_forms: WeakKeyDictionary[Any, dict[tuple[str, bool], _Form]] = WeakKeyDictionary()
+"""For each tokenizer the form of chats, by the template and by whether there is a system turn."""
 
 
 class TakesTooMuch(InputError):
     """A template takes too much, whatever the form of the messages."""
 
 
-def chat_text(tokenizer: Any, content: str, *reply: str) -> str:
-    """A chat with this message of the user, up to where the model replies, or with a reply and its end.
+def chat_text(tokenizer: Any, turns: Sequence[Turn]) -> str:
+    """A chat with these turns, up to where the model replies, or to the end of a reply that is the last turn.
+
+    What the system says goes to the beginning of the first message if the template has no role for it.
 
     Raises:
-        InputError: The template refuses the chat, fails, or leaves out the message.
+        InputError: The template refuses the chat, fails, or leaves out a turn.
     """
-    template = str(tokenizer.chat_template)
-    known = _forms.get(tokenizer)
-    if known is None or known[0] != template:
-        known = _forms[tokenizer] = (template, _form(tokenizer))
-    return _checked(tokenizer, content, reply, known[1])
+    known = _forms.setdefault(tokenizer, {})
+    about = str(tokenizer.chat_template), turns[0][0] == "system"
+    if about not in known:
+        known[about] = _form(tokenizer, about[1])
+    return _checked(tokenizer, turns, known[about])
 
 
 def clock_of(tokenizer: Any) -> str | None:
@@ -65,46 +85,54 @@ def clock_of(tokenizer: Any) -> str | None:
     return CHAT_TIME.isoformat() if CLOCK.search(str(tokenizer.chat_template or "")) else None
 
 
-def _form(tokenizer: Any) -> str:
-    """The first form of a message that the template can write.
+def _form(tokenizer: Any, has_system: bool) -> _Form:
+    """The first form of a chat that the template can write.
 
     Raises:
         InputError: There is none; the message tells about the usual form. Or each call writes another text.
     """
+    probe: list[Turn] = [*[("system", PROBE_SYSTEM)] * has_system, ("user", PROBE)]
     first: InputError | None = None
-    for form in ("text", "parts"):
+    for joined, parts in itertools.product((False, True) if has_system else (False,), (False, True)):
+        form = _Form(parts, joined)
         try:
-            if _checked(tokenizer, PROBE, (), form) == _checked(tokenizer, PROBE, (), form):
+            if _checked(tokenizer, probe, form) == _checked(tokenizer, probe, form):
                 return form
             raise InputError("protocol chat: this model's chat template writes another text each time")
         except TakesTooMuch:
             raise
         except InputError as error:
             first = first or error
+    if first and not has_system and _can_have_system(tokenizer):
+        raise InputError(str(first).replace(OTHERWISE, f"give prompt.system, or {OTHERWISE}"))
     raise first or AssertionError
 
 
-def _checked(tokenizer: Any, content: str, reply: tuple[str, ...], form: str) -> str:
-    """The chat, with messages as texts or as lists of parts, as templates of models for pictures want them."""
-    messages = [{"role": role, "content": _content(text, form)} for role, text in _turns(content, reply)]
+def _can_have_system(tokenizer: Any) -> bool:
+    try:
+        return bool(_form(tokenizer, has_system=True))
+    except InputError:
+        return False
+
+
+def _checked(tokenizer: Any, turns: Sequence[Turn], form: _Form) -> str:
+    """The chat in this form."""
+    if form.joined:
+        (_, said), (role, text), *later = turns
+        turns = [(role, f"{said}\n\n{text}"), *later]
+    messages = [{"role": role, "content": _content(text, form.parts)} for role, text in turns]
     try:
         template = tokenizer.get_chat_template()
         template = _STOPPED_CLOCK + template if CLOCK.search(template) else template
-        written = rendered(template, messages, tokenizer.special_tokens_map, not reply)
+        written = rendered(template, messages, tokenizer.special_tokens_map, turns[-1][0] != "assistant")
     except (TemplateFailed, ValueError) as error:  # ValueError: there is no template
         kind = TakesTooMuch if isinstance(error, TemplateTakesTooMuch) else InputError
-        raise kind(
-            f"protocol chat: this model's chat template fails: {shortened(error)}: choose plain or few-shot"
-        ) from None
-    if content.strip() not in written:
-        raise InputError("protocol chat: this model's chat template drops our message: choose plain or few-shot")
+        raise kind(f"protocol chat: this model's chat template fails: {shortened(error)}: {OTHERWISE}") from None
+    ours = turns[:-1] if turns[-1][0] == "assistant" else turns
+    if not all(text.strip() in written for _, text in ours):
+        raise InputError(f"protocol chat: this model's chat template drops our message: {OTHERWISE}")
     return written
 
 
-def _turns(content: str, reply: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    yield "user", content
-    yield from (("assistant", text) for text in reply)
-
-
-def _content(text: str, form: str) -> str | list[dict[str, str]]:
-    return text if form == "text" else [{"type": "text", "text": text}]
+def _content(text: str, parts: bool) -> str | list[dict[str, str]]:
+    return [{"type": "text", "text": text}] if parts else text

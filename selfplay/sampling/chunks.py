@@ -9,6 +9,7 @@ from typing import Any
 from puzzles.archive.store import Archive, Chunk
 from puzzles.puzzle import InputError
 from selfplay.sampling.cost import Watch
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Drawn, Sampled, Sampler, SamplingSettings
 
 
@@ -70,9 +71,10 @@ Sampling = Callable[[Callable[[int], object]], ChunkSamples]
 call."""
 
 
-def recorded_settings(settings: SamplingSettings, sampler: Sampler, protocol: str) -> dict[str, Any]:
-    """The settings of a chunk, as its plan records them."""
-    return {**vars(settings), **sampler.description, "protocol": protocol}
+def recorded_settings(settings: SamplingSettings, sampler: Sampler, prompt_format: PromptFormat) -> dict[str, Any]:
+    """The settings of a chunk, as its plan records them. `prompts.kept_format` reads how its prompts are written."""
+    written = {"protocol": prompt_format.protocol, "prompt_format": prompt_format.to_json()}
+    return {**vars(settings), **sampler.description, **written}
 
 
 def planned_settings(chunk: Chunk) -> SamplingSettings:

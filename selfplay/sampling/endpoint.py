@@ -205,7 +205,7 @@ class Endpoint:
         names = asdict(self.config.send)
         body = {names[name]: value for name, value in parameters.items() if names[name]} | {"model": self._model}
         if prompt.chat:
-            body["messages"] = [{"role": "user", "content": prompt.text}]
+            body["messages"] = [{"role": role, "content": text} for role, text in prompt.turns]
             return {"url": f"{url}/chat/completions", "json": body}
         return {"url": f"{url}/completions", "json": {**body, "prompt": prompt.text}}
 
@@ -219,7 +219,7 @@ class Endpoint:
         """
         try:
             is_told = bool(self.config.send.max_tokens)
-            bounds = None if max_tokens is None else replies.bounds_of(prompt.text, max_tokens, is_told)
+            bounds = None if max_tokens is None else replies.bounds_of(prompt.whole, max_tokens, is_told)
             found = replies.read(reply, prompt.chat, copies, bounds)
         except InputError as error:
             raise InputError(f"{error}{self._advice(reply)}") from None

@@ -35,7 +35,7 @@ from selfplay.sampling import decode, gguf, model_files, proofs
 from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, window_tokens
 from selfplay.sampling.decode import LineTable
-from selfplay.sampling.prompts import PROTOCOLS, Prompt, encode_prompt, end_of
+from selfplay.sampling.prompts import KEPT, PROTOCOLS, Prompt, encode_prompt, end_of
 from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
 from selfplay.sampling.tokens import decode_after, encode_after, is_border
 from selfplay.settings import embedded_file
@@ -47,7 +47,7 @@ transformers.utils.logging.set_verbosity_error()
 logger = logging.getLogger(__name__)
 
 NOTES_FILE = "selfplay.json"
-"""File beside the weights: the protocol they were trained with, and what they were trained on."""
+"""File beside the weights: the prompts they were trained with, and what they were trained on."""
 MOST_THREADS = 1024
 MOST_ROWS = 1024
 """Most rows side by side, if the memory holds them. For 2 M parameters on a CPU twice as many are no faster
@@ -713,7 +713,7 @@ _TRAINING = an_object(
     peak_flops_per_second=_SECONDS,
 )  # fmt: skip
 _NOTES = an_object(
-    ["protocol", "shots", "training"],
-    protocol={"type": "string", "enum": PROTOCOLS}, training=_TRAINING,
+    ["protocol", "prompt_format", "shots", "training"],
+    protocol={"type": "string", "enum": PROTOCOLS}, prompt_format=KEPT, training=_TRAINING,
     shots=a_list({"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}),
 )  # fmt: skip

@@ -9,20 +9,27 @@ Protocols:
   few-shot  the same after a few solved pairs, as the ancestor does (arXiv:2207.14502); names are
             not numbered (f1, f2, ...) because every pair is a program of its own here
   chat      the model's own template; the answer is a fenced code block
+
+A protocol says how a completion is read. What stands before it is a `PromptFormat`: the protocol's own templates, or
+those of the settings.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from puzzles.foreign import TEXT, TEXTS, an_object, expect, shown
 from puzzles.parse import Text
-from puzzles.puzzle import Candidate, InputError, Puzzle
-from selfplay.sampling.chat import chat_text
+from puzzles.puzzle import Candidate, InputError, Puzzle, content_hash
+from sandbox.pool import PURE_MODULES
+from selfplay.config import PromptConfig
+from selfplay.sampling.chat import Turn, chat_text
 from selfplay.sampling.tokens import control_tokens, decode_after, encode_after, encode_rendered, encode_text
+from selfplay.templates import FIELDS, check_templates, filled, holds
 
 PROTOCOLS = ("plain", "few-shot", "chat")
 NOT_INDENTED = re.compile(r"\n(?=\S)")
@@ -43,6 +50,112 @@ PROPOSE_INSTRUCTION = (
     "and quick to check. Further parameters need defaults. No randomness, files or network. "
     "Reply with one Python code block that defines f and nothing else."
 )
+OWN = {
+    "plain": {"propose": "{header}", "solve": "{puzzle}\n\n{header}"},
+    "few-shot": {"propose": "{shots}{header}", "solve": "{shots}{puzzle}\n\n{header}"},
+    "chat": {
+        "propose": PROPOSE_INSTRUCTION + "{shots: It should be unlike these examples:\n\n}",
+        "solve": SOLVE_INSTRUCTION + "\n\n```python\n{puzzle}\n```",
+    },
+}
+"""Each protocol's own templates."""
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """How prompts are written: a protocol with its templates, in the form of `selfplay.templates`.
+
+    Raises:
+        InputError: A template is not as the protocol needs it.
+    """
+
+    protocol: str
+    """One of `PROTOCOLS`."""
+    system: str = ""
+    """Template of the system turn of a chat; empty for none of ours."""
+    propose: str = ""
+    """Template of a prompt for a puzzle, with `chat` of the user's message; if empty, the protocol's own."""
+    solve: str = ""
+    """The same for a solution."""
+    shots_as_turns: bool = False
+    """Whether shots are turns of a chat, and no part of a message."""
+    modules: tuple[str, ...] = ()
+    """Modules that solutions may import beside the pure ones, if a template names them."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in OWN:
+            raise InputError(f"prompt.protocol: expected one of {', '.join(OWN)}, got {shown(self.protocol)}")
+        for key, template in OWN[self.protocol].items():
+            object.__setattr__(self, key, getattr(self, key) or template)
+        check_templates(self.protocol, {key: getattr(self, key) for key in FIELDS}, self.shots_as_turns)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its templates are the protocol's own."""
+        return replace(self, shots_as_turns=False) == PromptFormat(self.protocol)
+
+    def shows_shots(self, role: str) -> bool:
+        """Whether prompts of a role, `propose` or `solve`, show puzzles."""
+        return self.shots_as_turns or holds(getattr(self, role), "shots")
+
+    @property
+    def hash(self) -> str:
+        """Hash of 16 digits over everything in it."""
+        return content_hash("\0".join([*map(str, asdict(self).values())]))
+
+    def to_json(self) -> dict[str, Any]:
+        """What records keep of it: its parts, and its hash."""
+        return {**asdict(self), "modules": list(self.modules), "hash": self.hash}
+
+
+KEPT = an_object(
+    ["hash"], protocol={"type": "string", "enum": PROTOCOLS}, system=TEXT, propose=TEXT, solve=TEXT,
+    shots_as_turns={"type": "boolean"}, modules=TEXTS, hash=TEXT,
+)  # fmt: skip
+"""JSON shape of a `PromptFormat` in records."""
+
+
+def kept_format(record: Mapping[str, Any]) -> PromptFormat:
+    """The format in a record of what was sampled or trained: a checkpoint's notes, a chunk's settings, or results.
+
+    Those of older versions have only a protocol, whose own templates they used.
+
+    Raises:
+        InputError: The record holds something else in its place.
+    """
+    kept = record.get("prompt_format")
+    if kept is None:
+        expect(record.get("protocol"), KEPT["properties"]["protocol"], "protocol")
+        return PromptFormat(record["protocol"])
+    expect(kept, KEPT, "prompt_format")
+    parts = {key: value for key, value in kept.items() if key in PromptFormat.__dataclass_fields__}
+    return PromptFormat(**{**parts, "modules": tuple(kept["modules"])})
+
+
+def chosen_format(
+    config: PromptConfig, modules: Sequence[str], notes: Mapping[str, Any], otherwise: str = "few-shot"
+) -> PromptFormat:
+    """The format that settings ask for.
+
+    Args:
+        config: The settings. With the protocol `auto`, what they leave open is as the checkpoint was trained.
+        modules: Modules that solutions may import beside the pure ones.
+        notes: The checkpoint's notes.
+        otherwise: The protocol where neither settings nor notes name one.
+
+    Raises:
+        InputError: A template is not as the protocol needs it.
+    """
+    if config.protocol == "auto" and "protocol" in notes:
+        base = kept_format(notes)
+    else:
+        protocol = otherwise if config.protocol == "auto" else config.protocol
+        base = PromptFormat(protocol, shots_as_turns=protocol == "chat")
+    given = {key: text for key in FIELDS if (text := getattr(config, key))}
+    turns = base.shots_as_turns if config.shots_as_turns == "auto" else config.shots_as_turns == "yes"
+    chosen = replace(base, **given, shots_as_turns=turns)
+    names_modules = any(holds(getattr(chosen, key), "modules") for key in FIELDS)
+    return replace(chosen, modules=tuple(modules)) if modules and names_modules else chosen
 
 
 @dataclass(frozen=True)
@@ -54,6 +167,18 @@ class Prompt:
     chat: bool
     header: str
     """Code that the completion continues and is parsed with: `def g():`, `def f(`; empty with `chat`."""
+    before: tuple[Turn, ...] = ()
+    """The turns of a chat before the message."""
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """All turns of a chat."""
+        return (*self.before, ("user", self.text))
+
+    @property
+    def whole(self) -> str:
+        """The prompt as one text, to be hashed or looked at. The turns of a longer chat stand under their roles."""
+        return "\n\n".join(f"[{role}]\n{text}" for role, text in self.turns) if self.before else self.text
 
     def parsed_text(self, completion: str) -> Text:
         """A completion in the form that the parser takes."""
@@ -62,27 +187,72 @@ class Prompt:
         return Text(self.header + completion, "continuation")
 
 
-def solve_prompt(protocol: str, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Candidate]] = ()) -> Prompt:
-    """A prompt that asks for a solution. With the few-shot protocol `shots` are shown first."""
-    if protocol == "chat":
-        return Prompt(f"{SOLVE_INSTRUCTION}\n\n{_fenced(puzzle.source)}", chat=True, header="")
-    shown = shots if protocol == "few-shot" else ()
-    parts = [f"{shot.source}\n\n{solution.source}\n\n\n" for shot, solution in shown]
-    return Prompt("".join(parts) + f"{puzzle.source}\n\n{puzzle.header}", chat=False, header=puzzle.header)
+def prompts_hash(prompts: Sequence[Prompt]) -> str:
+    """Hash of 16 digits over whole prompts, in order."""
+    return content_hash("\0".join(prompt.whole for prompt in prompts))
 
 
-def propose_prompt(protocol: str, shots: Sequence[Puzzle] = (), begun: str = PROPOSAL_HEADER) -> Prompt:
-    """A prompt that asks for a new puzzle. `shots` are shown first unless the protocol is plain.
+def solve_prompt(
+    prompt_format: str | PromptFormat, puzzle: Puzzle, shots: Sequence[tuple[Puzzle, Candidate]] = ()
+) -> Prompt:
+    """A prompt that asks for a solution.
 
-    `begun` is the beginning that the model continues. A chat model writes the whole puzzle.
+    Args:
+        prompt_format: The format; a protocol's name stands for its own one.
+        puzzle: The puzzle.
+        shots: Solved pairs to show, if the format shows any.
     """
-    shown = shots if protocol != "plain" else ()
-    if protocol == "chat":
-        examples = "".join(f"\n\n{_fenced(puzzle.source)}" for puzzle in shown)
-        text = PROPOSE_INSTRUCTION + (f" It should be unlike these examples:{examples}" if examples else "")
-        return Prompt(text, chat=True, header="")
-    parts = [f"{puzzle.source}\n\n\n" for puzzle in shown]
-    return Prompt("".join(parts) + begun, chat=False, header=begun)
+    own = _format(prompt_format)
+    fields = {"modules": ", ".join([*PURE_MODULES, *own.modules])}
+
+    def asked(about: Puzzle, before: str) -> str:
+        known = {"puzzle": about.source, "header": about.header, "answer_type": about.answer_type, "shots": before}
+        return filled(own.solve, fields | known)
+
+    if own.protocol != "chat":
+        pairs = [f"{shot.source}\n\n{solution.source}\n\n\n" for shot, solution in shots]
+        return Prompt(asked(puzzle, "".join(pairs)), chat=False, header=puzzle.header)
+    if own.shots_as_turns:
+        turns = [(asked(shot, ""), _fenced(solution.source)) for shot, solution in shots]
+        return _chat(own, fields, turns, asked(puzzle, ""))
+    blocks = [_fenced(program.source) for pair in shots for program in pair]
+    return _chat(own, fields, (), asked(puzzle, "\n\n".join(blocks)))
+
+
+def propose_prompt(
+    prompt_format: str | PromptFormat, shots: Sequence[Puzzle] = (), begun: str = PROPOSAL_HEADER
+) -> Prompt:
+    """A prompt that asks for a new puzzle.
+
+    Args:
+        prompt_format: The format; a protocol's name stands for its own one.
+        shots: Puzzles to show, if the format shows any.
+        begun: The beginning that the model continues. A chat model writes the whole puzzle.
+    """
+    own = _format(prompt_format)
+    fields = {"modules": ", ".join(PURE_MODULES), "header": begun}
+    if own.protocol != "chat":
+        before = "".join(f"{puzzle.source}\n\n\n" for puzzle in shots)
+        return Prompt(filled(own.propose, fields | {"shots": before}), chat=False, header=begun)
+    blocks = [_fenced(puzzle.source) for puzzle in shots]
+    asked = filled(own.propose, fields | {"shots": "" if own.shots_as_turns else "\n\n".join(blocks)})
+    return _chat(own, fields, [(asked, block) for block in blocks] if own.shots_as_turns else (), asked)
+
+
+def _format(prompt_format: str | PromptFormat) -> PromptFormat:
+    return PromptFormat(prompt_format) if isinstance(prompt_format, str) else prompt_format
+
+
+def _chat(own: PromptFormat, fields: Mapping[str, str], turns: Sequence[tuple[str, str]], asked: str) -> Prompt:
+    """A chat: the system turn, if there is one, the shots with their replies, and what is asked."""
+
+    def before() -> Iterator[Turn]:
+        if own.system:
+            yield "system", filled(own.system, fields)
+        for message, reply in turns:
+            yield from (("user", message), ("assistant", reply))
+
+    return Prompt(asked, chat=True, header="", before=tuple(before()))
 
 
 def solve_completion(protocol: str, puzzle: Puzzle, solution: Candidate) -> str | None:
@@ -127,12 +297,26 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
         InputError: The prompt is for a chat, and the model has no chat template, or one that does not write it.
     """
     if prompt.chat:
-        if not tokenizer.chat_template:
-            raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
-        return encode_rendered(tokenizer, lambda content: chat_text(tokenizer, content), prompt.text)
+        roles, texts = zip(*prompt.turns, strict=True)
+        return encode_rendered(tokenizer, lambda said: _rendered(tokenizer, zip(roles, said, strict=True)), texts)
     ids = encode_text(tokenizer, prompt.text, framed=True)
     # Some tokenizers add an end token to every text, but a prompt goes on.
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def prompt_text(tokenizer: Any, prompt: Prompt) -> str:
+    """The text that a model reads: a chat as its template writes it. A start token that is no text is not in it.
+
+    Raises:
+        InputError: As for `encode_prompt`.
+    """
+    return _rendered(tokenizer, prompt.turns) if prompt.chat else prompt.text
+
+
+def _rendered(tokenizer: Any, turns: Iterable[Turn]) -> str:
+    if not tokenizer.chat_template:
+        raise InputError("protocol chat: this model has no chat template: choose plain or few-shot")
+    return chat_text(tokenizer, tuple(turns))
 
 
 _ends: WeakKeyDictionary[Any, tuple[str, int]] = WeakKeyDictionary()
@@ -151,7 +335,7 @@ def end_of(tokenizer: Any, chat: bool) -> int:
 
 def _end_of_turn(tokenizer: Any) -> int:
     try:
-        behind = chat_text(tokenizer, "x", REPLY).rpartition(REPLY)[2].lstrip()
+        behind = chat_text(tokenizer, (("user", "x"), ("assistant", REPLY))).rpartition(REPLY)[2].lstrip()
     except Exception:  # noqa: BLE001  # a template may refuse a chat that has a reply, in its own words
         behind = ""
     ends = control_tokens(tokenizer)

@@ -1,4 +1,4 @@
-"""The solved pairs that a few-shot prompt shows before a puzzle."""
+"""The solved pairs that a prompt shows before a puzzle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from puzzles.archive.formats import read_puzzles
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from sandbox.pool import Pool
-from selfplay.sampling.prompts import Prompt, solve_prompt
+from selfplay.config import PromptConfig
+from selfplay.sampling.prompts import Prompt, PromptFormat, chosen_format, solve_prompt
+from selfplay.sampling.sampler import Sampler
 
 Pair = tuple[Puzzle, Candidate]
 
@@ -26,9 +28,31 @@ def solver_shots(pairs: Sequence[Pair], count: int) -> list[Pair]:
     return [*first_of_type.values(), *rest][:count]
 
 
-def prompt_for(protocol: str, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
+def asked_format(config: PromptConfig, model: Sampler) -> tuple[PromptFormat, str]:
+    """How a model is asked that may not have been trained here, and where its protocol comes from.
+
+    Args:
+        config: The settings. With the protocol `auto`, what they leave open is as the model was trained. One that was
+            not trained here is asked in a chat if it has a template for that, else with few-shot prompts.
+        model: The model.
+
+    Raises:
+        InputError: A template is not as the protocol needs it.
+    """
+    has_template = bool(getattr(getattr(model, "tokenizer", None), "chat_template", None))
+    otherwise = "chat" if has_template else "few-shot"
+    if config.protocol != "auto":
+        came_from = "option"
+    elif "protocol" in model.notes:
+        came_from = "saved with the checkpoint"
+    else:
+        came_from = "the model has a chat template" if has_template else "default"
+    return chosen_format(config, (), model.notes, otherwise), came_from
+
+
+def prompt_for(prompt_format: str | PromptFormat, puzzle: Puzzle, shots: Sequence[Pair]) -> Prompt:
     """The solver's prompt. A puzzle's own solution is never among its shots."""
-    return solve_prompt(protocol, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
+    return solve_prompt(prompt_format, puzzle, [shot for shot in shots if shot[0].id != puzzle.id])
 
 
 def training_pairs(pool: Pool) -> list[Pair]:

@@ -178,22 +178,22 @@ def encode_begun(tokenizer: Any, before: Sequence[int], ids: Sequence[int], text
     return [*ids[:number], *encode_after(tokenizer, text[len(begun) :])]
 
 
-def encode_rendered(tokenizer: Any, render: Callable[[str], str], content: str) -> list[int]:
-    """Token ids of a chat. Its template's control tokens are commands; their names in the content are text.
+def encode_rendered(tokenizer: Any, render: Callable[[Sequence[str]], str], contents: Sequence[str]) -> list[int]:
+    """Token ids of a chat. Its template's control tokens are commands; their names in the contents are text.
 
     Args:
         tokenizer: A tokenizer of transformers.
-        render: Writes the chat with a content, as text.
-        content: The user's message.
+        render: Writes the chat with the contents of its turns, as text.
+        contents: What each turn says.
     """
     facts = _facts(tokenizer)
     controls, names = facts.controls, facts.names
-    found = [match[0] for match in names.finditer(content)]
+    found = [match[0] for content in contents for match in names.finditer(content)]
     if not found:
-        return _encoded(tokenizer, render(content), True)
-    mark = next(chr(code) for code in MARKS if chr(code) not in content)
+        return _encoded(tokenizer, render(contents), True)
+    mark = next(chr(code) for code in MARKS if not any(chr(code) in content for content in contents))
     numbers = iter(range(len(found)))
-    chat = render(names.sub(lambda _: f"{mark}{next(numbers)}{mark}", content))
+    chat = render([names.sub(lambda _: f"{mark}{next(numbers)}{mark}", content) for content in contents])
     marked = re.compile(f"{mark}([0-9]+){mark}")
     pieces = re.split(f"({names.pattern})", chat)  # texts, and control tokens at the odd places
     runs = _runs(_encoded(tokenizer, chat, True), {*controls.values()})

@@ -25,7 +25,8 @@ Rates = NDArray[np.float64]
 
 SIGNIFICANT = 0.05
 MUST_AGREE = (
-    ("set", "hash"), ("protocol",), ("prompts_hash",), ("settings", "samples_per_puzzle"), ("settings", "temperature"),
+    ("set", "hash"), ("protocol",), *(("prompt_format", part) for part in ("system", "solve", "shots_as_turns")),
+    ("prompts_hash",), ("settings", "samples_per_puzzle"), ("settings", "temperature"),
     ("settings", "top_p"), ("settings", "max_tokens"), ("limits",),
 )  # fmt: skip
 """Conditions that two results must share. Otherwise the comparison is not about the models alone."""
@@ -131,6 +132,8 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Conditions that must be equal and are not, each with both values."""
     found = []
     for path in MUST_AGREE:
+        if not all(path[0] in own for own in (a, b)):  # results of older versions have the hash of their prompts alone
+            continue
         one, other = a, b
         for key in path:
             one, other = one[key], other[key]
@@ -152,7 +155,7 @@ def _unsent(own: Mapping[str, Any]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = str(value) or "none"
     return text if len(text) <= 60 else text[:59] + "…"
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from puzzles.archive.formats import read_errata
 from puzzles.foreign import NATURAL, NUMBER, TEXT, TEXTS, a_list, an_object, each, expect, shown
-from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, content_hash
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict
 from puzzles.verify import verify
 from sandbox.pool import Pool
 from sandbox.result import SandboxError
@@ -28,7 +28,7 @@ from selfplay.run.rundir import append_line, read_lines
 from selfplay.sampling import ahead
 from selfplay.sampling.cost import StageCost, Watch, judging_watch, total
 from selfplay.sampling.judging import judge_texts
-from selfplay.sampling.prompts import Prompt
+from selfplay.sampling.prompts import Prompt, PromptFormat, prompts_hash
 from selfplay.sampling.sampler import Completion, Sampled, Sampler, SamplingSettings, sample_fitting, settings_of
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.scoring.metrics import Score, scores
@@ -80,10 +80,10 @@ class Questions:
     """The questions by which a sampler is scored, and their division into chunks."""
 
     puzzles: Sequence[NamedPuzzle]
-    protocol: str
+    prompt_format: PromptFormat
     """How puzzles are shown."""
     shots: Sequence[Pair]
-    """Solved pairs shown first, with `few-shot`."""
+    """Solved pairs to show, if the format shows any."""
     config: EvaluateConfig
     """n, k and sampling settings."""
     seed: Sequence[int]
@@ -146,12 +146,13 @@ def _missing_chunks(
         )
     chunks = []
     for number, group in enumerate(groups):
-        prompts = [prompt_for(asked.protocol, named.puzzle, asked.shots) for named in group]
+        prompts = [prompt_for(asked.prompt_format, named.puzzle, asked.shots) for named in group]
         identity = {
-            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.protocol,
+            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.prompt_format.protocol,
             "seed": [*asked.seed, number], "settings": vars(settings), "samples_per_puzzle": copies,
             "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
-            "prompts": content_hash("\0".join(prompt.text for prompt in prompts)), "limits": asdict(pool.limits),
+            "prompt_format_hash": asked.prompt_format.hash, "prompts": prompts_hash(prompts),
+            "limits": asdict(pool.limits),
             **{key: sampler.description.get(key) for key in ("device", "dtype")},
             **{key: sampler.description[key] for key in HOW_SENT if key in sampler.description},
         }  # fmt: skip
@@ -206,8 +207,10 @@ def expect_chunk(line: Any, where: str) -> None:
 
 
 def _check_same(file: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    # The hash of whole prompts says as much where an older version has not kept that of their format.
+    older = {"prompt_format_hash"} - {*there}
     for key in (*here, *HOW_SENT):
-        if there.get(key) != here.get(key):
+        if key not in older and there.get(key) != here.get(key):
             raise InputError(
                 f"{file}: it holds results with another {key} "
                 f"({str(there.get(key))[:80]} there, {str(here.get(key))[:80]} here): move it away to score anew"

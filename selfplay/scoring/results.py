@@ -294,7 +294,7 @@ def read(place: str | Path) -> dict[str, Any]:
     if not isinstance(own, dict) or own.get("schema") != SCHEMA_VERSION:
         found = own.get("schema") if isinstance(own, dict) else "none"
         raise InputError(f"{path}: expected results of schema {SCHEMA_VERSION} under 'selfplay', found {found}")
-    if missing := {*FACTS, *COMPUTED} - set(own) - {"worlds"}:
+    if missing := {*FACTS, *COMPUTED} - set(own) - {*LATER}:
         raise InputError(f"{path}: expected the key {min(missing)!r} under 'selfplay', it is missing")
     expect(own, _schema()["properties"]["selfplay"], f"{path}, selfplay")
     expect(own, _READ, f"{path}, selfplay")
@@ -349,10 +349,12 @@ _MACHINE = an_object(["asked_again"], retried=NATURAL, judged_again=NATURAL, cha
 
 
 FACTS = (
-    "set", "model", "protocol", "protocol_from", "shots", "shots_refused", "prompts_hash", "settings", "limits",
-    "worlds", "sandbox", "versions", "contamination", "started",
+    "set", "model", "protocol", "protocol_from", "prompt_format", "shots", "shots_refused", "prompts_hash", "settings",
+    "limits", "worlds", "sandbox", "versions", "contamination", "started",
 )  # fmt: skip
-"""Keys under `selfplay` that are not computed from the samples. Results of older versions have no `worlds`."""
+"""Keys under `selfplay` that are not computed from the samples."""
+LATER = ("worlds", "prompt_format")
+"""Those that results of older versions lack."""
 COMPUTED = (
     "scores", "scores_unseen", "solved", "by", "verdicts", "truncated", "cost", "machine", "errata", "per_puzzle",
 )  # fmt: skip

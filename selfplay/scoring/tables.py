@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from selfplay.sampling.prompts import kept_format
 from selfplay.text import interval, markdown
 
 
@@ -69,7 +70,7 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
     lines = [
         f"{chosen['puzzles']} puzzles of {chosen['path']} (hash {chosen['hash']}){first}, "
         f"{candidates} candidates each, seed {seeds}",
-        f"protocol {own['protocol']} ({own['protocol_from']}), {len(own['shots'])} shots, "
+        f"protocol {own['protocol']} ({own['protocol_from']}){_prompts(own)}, {len(own['shots'])} shots, "
         f"temperature {settings['temperature']:g}, top-p {settings['top_p']:g}, "
         f"at most {settings['max_tokens']} tokens",
         f"model hash {model['checkpoint']}, {model['dtype']} on {model['device']}, {settings['batch_rows']} rows; "
@@ -94,6 +95,12 @@ def _conditions(own: dict[str, Any], candidates: int) -> list[str]:
     lines += [f"shot {puzzle} was refused: {reason}" for puzzle, reason in own["shots_refused"].items()]
     lines += [f"puzzle {puzzle} is left out, it is wrong: {reason}" for puzzle, reason in own["errata"].items()]
     return lines
+
+
+def _prompts(own: dict[str, Any]) -> str:
+    """What is said of prompts that are not the protocol's own."""
+    prompt_format = kept_format(own)
+    return "" if prompt_format.is_own else f", prompts {prompt_format.hash}"
 
 
 def _servers(own: dict[str, Any]) -> list[str]:

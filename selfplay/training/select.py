@@ -16,7 +16,7 @@ import numpy as np
 from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.features import Niche, described
 from sandbox.pool import Pool
-from selfplay.sampling.prompts import Prompt, propose_completion, propose_prompt, solve_completion
+from selfplay.sampling.prompts import Prompt, PromptFormat, propose_completion, propose_prompt, solve_completion
 from selfplay.sampling.sampler import Drawn
 from selfplay.sampling.shots import Pair, prompt_for
 
@@ -73,7 +73,7 @@ Lesson = Example | Contrast | Graded
 def examples(
     pairs: Sequence[Pair],
     roles: Sequence[str],
-    protocol: str,
+    prompt_format: PromptFormat,
     shots: Sequence[Pair],
     proposer_shots: int,
     rng: np.random.Generator,
@@ -85,19 +85,20 @@ def examples(
         pairs: Puzzles with their solutions. A puzzle may occur several times with other solutions.
         roles: `solve` teaches each pair's solution. `propose` teaches each puzzle once, or as often as its most
             repeated pair occurs.
-        protocol: The protocol of sampling.
+        prompt_format: How sampling writes prompts.
         shots: The fixed pairs of the solver's prompt.
         proposer_shots: Number of puzzles shown before a proposal.
         rng: Draws these puzzles.
         drawn: The tokens of completions that the model wrote, by the ids of an `Example`.
     """
     chosen: list[Example] = []
+    protocol = prompt_format.protocol
     used: dict[tuple[str, str], Pair] = {}
     seen, proposed = Counter[tuple[str, str]](), Counter[str]()
     puzzles = list({puzzle.id: puzzle for puzzle, _ in pairs}.values())
     for puzzle, solution in pairs:
         if "solve" in roles and (completion := solve_completion(protocol, puzzle, solution)) is not None:
-            prompt = prompt_for(protocol, puzzle, shots)
+            prompt = prompt_for(prompt_format, puzzle, shots)
             chosen.append(Example(prompt, completion, drawn=drawn.get((puzzle.id, solution.id))))
             used[puzzle.id, solution.id] = (puzzle, solution)
         seen[puzzle.id, solution.id] += 1
@@ -107,7 +108,7 @@ def examples(
                 # One puzzle more than needed, in case the puzzle itself is among them.
                 places = rng.choice(len(puzzles), min(proposer_shots + 1, len(puzzles)), replace=False)
                 before_it = [puzzles[i] for i in places if puzzles[i].id != puzzle.id][:proposer_shots]
-                prompt = propose_prompt(protocol, before_it)
+                prompt = propose_prompt(prompt_format, before_it)
                 chosen.append(Example(prompt, completion, drawn=drawn.get((puzzle.id, ""))))
                 used[puzzle.id, solution.id] = (puzzle, solution)
     return chosen, list(used.values())

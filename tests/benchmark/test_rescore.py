@@ -20,6 +20,7 @@ from selfplay.benchmark.sets import scored_set
 from selfplay.commands.main import main
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import RunDir, append_line
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import Questions, evaluate
 
@@ -266,7 +267,7 @@ def run_folder(pool, finished, tmp_path):
             model = Model({"thirds": 2 * number, "square": 4, "sum": number})
             file = rundir.samples(number, name)
             record[name] = evaluate(
-                model, pool, Questions(puzzles, "plain", [], config, [number], 8, 8), file
+                model, pool, Questions(puzzles, PromptFormat("plain"), [], config, [number], 8, 8), file
             ).to_json()
         append_line(rundir.records, record)
     return rundir.path
@@ -301,7 +302,7 @@ def test_a_run_whose_records_differ_in_n_and_k_is_scored_by_each_records_own(run
     for name in ("dev", "heldout"):
         file = rundir.samples(2, name)
         record[name] = evaluate(
-            Model(COUNTS), pool, Questions(named[:2], "plain", [], config, [2], 8, 8), file
+            Model(COUNTS), pool, Questions(named[:2], PromptFormat("plain"), [], config, [2], 8, 8), file
         ).to_json()
     append_line(rundir.records, record)
     scores = rescored_run(run_folder, {})

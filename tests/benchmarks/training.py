@@ -37,6 +37,7 @@ from puzzles.rules import families
 from puzzles.verify import truth_pool
 from selfplay.config import FinetuneConfig, ModelConfig
 from selfplay.sampling.model import LanguageModel
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.shots import solver_shots
 from selfplay.training import finetune
 from selfplay.training.select import examples
@@ -55,7 +56,7 @@ def tokenized(tokenizer, protocol, roles, count):
         candidates = parse_candidates(pool, [Text(raw.solution) for raw in raws])
     pairs = list(zip(puzzles, candidates, strict=True))
     shots = solver_shots(pairs, SHOTS) if protocol == "few-shot" else []
-    chosen, _ = examples(pairs, roles, protocol, shots, len(shots), np.random.default_rng(0))
+    chosen, _ = examples(pairs, roles, PromptFormat(protocol), shots, len(shots), np.random.default_rng(0))
     return [finetune.tokenize(tokenizer, example) for example in chosen]
 
 

@@ -627,10 +627,13 @@ def test_models_with_and_without_a_chat_template_are_scored_alike(tiny, files, d
         assert (own["protocol"], own["protocol_from"]) == (saved, "saved with the checkpoint")
         assert sum(own["verdicts"].values()) == 12
     Path(chat, "selfplay.json").unlink()
-    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--out", "template")
-    assert "- protocol chat (the model has a chat template), 0 shots" in out
-    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--protocol", "chat", "--out", "option")
+    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, "--shots", "1", "--out", "template")
+    assert "- protocol chat (the model has a chat template), 1 shots" in out
+    as_before = ("--protocol", "chat", "--shots-as-turns", "no", "--out", "option")
+    out = done("bench", chat, "--puzzles", files / "dev.jsonl", *BENCH, *as_before)
     assert "- protocol chat (option), 0 shots" in out
+    line = refused("compare", "option", "template")
+    assert "differ in prompt_format shots_as_turns (False and True)" in line
     assert [[r["texts"] for r in line["results"]] for line in packed("option")] == [
         [r["texts"] for r in line["results"]] for line in packed("out-chat")
     ]
@@ -727,6 +730,22 @@ def test_a_branch_that_scores_other_k_is_rescored(run_here, done):
     ]  # fmt: skip
 
 
+def test_a_template_that_is_given_is_told_and_kept_and_a_wrong_one_is_one_line(model, files, selfplay, refused):
+    Path("solve.txt").write_text("# Solve this.\n{puzzle}\n\n{header}\n")
+    command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out", "--template")
+    _, out, err = selfplay(*command, "@solve.txt")
+    own = json.loads(Path("out/results.json").read_text())["selfplay"]
+    assert own["prompt_format"]["solve"] == "# Solve this.\n{puzzle}\n\n{header}"
+    told = f"plain protocol (saved with the checkpoint), prompts {own['prompt_format']['hash']}"
+    assert f"{model}: {told}, results in out\n" in err
+    assert f"- {told.replace('plain protocol', 'protocol plain')}, 0 shots" in out
+    assert "holds results with another prompt_format_hash" in refused(*command, "{puzzle}\n{header}")
+    line = refused(*command, "# Solve this.\n{puzle}")
+    assert line.endswith("got {puzle}; did you mean {puzzle}?")
+    line = refused(*command, "{puzzle}{header}", "--system", "Be brief.")
+    assert line == "selfplay: prompt.system: expected none with protocol plain: only a chat has turns"
+
+
 def test_checkpoints_of_two_runs_have_results_of_their_own(run_here, files, done):
     shutil.copytree(run_here, "runs/second")
     for run in ("tiny", "second"):
@@ -765,6 +784,22 @@ def test_solve_shows_the_puzzle_and_each_candidate(model, done):
     assert len(verdicts) == 12
     accepted = sum(line.startswith("accepted") for line in verdicts)
     assert lines[-1] == f"{accepted} of 12 accepted"
+
+
+def test_propose_and_solve_show_the_prompt_as_the_model_reads_it_and_stop(model, tiny, files, done):
+    Path("mine.py").write_text("def f(x: int):\n    return 3 * x == 51\n")
+    assert done("propose", "--model", model, "--show-prompt") == "def f(\n"
+    shown = done(
+        "solve", "mine.py", "--model", model, "--show-prompt", "--template", "# {answer_type}\n{puzzle}\n{header}"
+    )
+    assert shown == "# int\ndef f(x: int):\n    return 3 * x == 51\ndef g():\n"
+    few = done("solve", "mine.py", "--model", model, "--show-prompt", "--protocol", "few-shot", "--shots", "1")
+    assert few.endswith("\n\n\ndef f(x: int):\n    return 3 * x == 51\n\ndef g():\n")
+    chat = ("--model", tiny("qwen2"), "--show-prompt", "--protocol", "chat", "--shots", "0", "--max-tokens", "9")
+    asked = done("solve", "mine.py", *chat, "--system", "You write.", "--template", "Solve {puzzle}")
+    puzzle = "def f(x: int):\n    return 3 * x == 51"
+    assert asked == f"<|user|>You write.<|end|><|user|>Solve {puzzle}<|end|><|assistant|>\n"
+    assert done("propose", *chat, "--template", "Write.") == "<|user|>Write.<|end|><|assistant|>\n"
 
 
 def test_solve_takes_a_puzzle_of_a_set_by_its_name(model, files, done):

@@ -17,6 +17,7 @@ from selfplay.experiments.replay import replay, replay_text
 from selfplay.inspecting.story import story, story_text
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
+from selfplay.sampling.prompts import PromptFormat
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_every_candidate_is_told_with_its_text_and_verdict(finished):
 
 def test_a_few_shot_prompt_is_told_with_the_runs_own_pairs(finished, config):
     with Archive(finished.archive) as archive:
-        shots = few_shots(archive, config, "few-shot")
+        shots = few_shots(archive, config, PromptFormat("few-shot"))
     (identifier, *_) = every_id(finished, "p.name = 'thirds'")
     found = [each for each in told(finished, identifier, shots).solutions if each["origin"] == "model"]
     assert all(shots[1][1].source in each["prompt"] for each in found)

@@ -187,6 +187,16 @@ def test_scores_that_were_drawn_otherwise_are_not_compared(run_of, identity, sai
         league(place)
 
 
+def test_scores_with_other_prompts_are_not_compared_and_those_of_older_versions_do_not_tell(run_of):
+    rows, one, other = [counts(1, 2)] * 3, {"prompt_format_hash": "one"}, {"prompt_format_hash": "other"}
+    assert dev_counts(run_of(*rows, of_1=one, of_2=one), range(3)) == rows
+    place = run_of(*rows, name="mixed", of_1=one, of_2=other)
+    with pytest.raises(
+        InputError, match=r"iteration 2 has other prompts than iteration 0 \(\['other'\], there \['one'"
+    ):
+        dev_counts(place, range(3))
+
+
 def test_scores_of_other_puzzles_or_that_are_not_finished_are_not_compared(run_of):
     place = run_of(counts(1, 2, 3), counts(1, 2))
     with pytest.raises(InputError, match="iteration 1 has other puzzles than iteration 0"):

@@ -19,7 +19,7 @@ from selfplay.iteration import lessons, propose
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.chunks import drawn_tokens
-from selfplay.sampling.prompts import own_part
+from selfplay.sampling.prompts import PromptFormat, own_part
 from selfplay.sampling.sampler import Completion, Drawn, Sampled
 from selfplay.sampling.tokens import encode_text, is_border
 from selfplay.settings import embedded_file
@@ -101,8 +101,8 @@ def shown(played, archive):
     def tokens_of(text):
         raise AssertionError("the tokens are known")
 
-    shots = few_shots(archive, played[2], "few-shot")
-    return {"protocol": "few-shot", "shots": shots, "tokens_of": tokens_of}
+    shots = few_shots(archive, played[2], PromptFormat("few-shot"))
+    return {"prompt_format": PromptFormat("few-shot"), "shots": shots, "tokens_of": tokens_of}
 
 
 def learned(tokens):
@@ -214,8 +214,12 @@ def test_without_tokens_everything_is_learned_as_before(pool, tokenizer, tmp_pat
     go(tmp_path / "run", config(tmp_path, finetune=FinetuneConfig(objective="sft")), pool, backend)
     with Archive(RunDir(tmp_path / "run").archive) as archive:
         assert archive.query("SELECT count(*) FROM chunks WHERE token_ids IS NOT NULL")[0][0] == 0
-        shots = few_shots(archive, played[2], "few-shot")
-        own = {"protocol": "few-shot", "shots": shots, "tokens_of": backend.load("base", None).tokens_of}
+        shots = few_shots(archive, played[2], PromptFormat("few-shot"))
+        own = {
+            "prompt_format": PromptFormat("few-shot"),
+            "shots": shots,
+            "tokens_of": backend.load("base", None).tokens_of,
+        }
         made = list(lessons.graded(archive, 2, GAMES["absolute-zero"], **own))
     assert made
     assert {lesson.drawn for lesson in (*made, *backend.trainings[-1]["examples"])} == {None}

@@ -14,7 +14,15 @@ from selfplay.config import PromptConfig, ProposeConfig, SolveConfig
 from selfplay.iteration import lessons
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
-from selfplay.sampling.prompts import encode_sampled, met_a_line, own_part, propose_prompt, solve_prompt, was_cut
+from selfplay.sampling.prompts import (
+    PromptFormat,
+    encode_sampled,
+    met_a_line,
+    own_part,
+    propose_prompt,
+    solve_prompt,
+    was_cut,
+)
 from selfplay.sampling.sampler import Completion, Sampled
 from selfplay.settings import embedded_file
 from selfplay.training.game import GAMES, advantages
@@ -121,8 +129,8 @@ def archive(played):
 def shown(played, archive, tokenizer):
     """The arguments by which texts are rendered."""
     return {
-        "protocol": "few-shot",
-        "shots": few_shots(archive, played["config"], "few-shot"),
+        "prompt_format": PromptFormat("few-shot"),
+        "shots": few_shots(archive, played["config"], PromptFormat("few-shot")),
         "tokens_of": Drawing(tokenizer, {}).tokens_of,
     }
 

@@ -15,6 +15,7 @@ from selfplay.iteration import beginning, collapse, vary
 from selfplay.iteration.state import Run
 from selfplay.iteration.training_set import few_shots
 from selfplay.run.rundir import RunDir
+from selfplay.sampling.prompts import PromptFormat
 
 VARIATIONS = 60
 
@@ -238,7 +239,7 @@ def test_with_neither_puzzles_nor_rules_there_is_nothing_to_begin_with(files, po
 
 
 def test_no_pair_by_rule_stands_before_a_puzzle_where_there_are_others(ruled, files):
-    shots = few_shots(ruled, config_of(files, prompt=PromptConfig("few-shot", shots=9)), "few-shot")
+    shots = few_shots(ruled, config_of(files, prompt=PromptConfig("few-shot", shots=9)), PromptFormat("few-shot"))
     origins = {row["id"]: row["origin"] for row in ruled.query("SELECT id, origin FROM puzzles")}
     assert [origins[puzzle.id] for puzzle, _ in shots] == ["import"] * 4
 
@@ -247,7 +248,7 @@ def test_where_there_are_none_pairs_by_rule_stand_there(files, pool, tmp_path):
     config = config_of(files, iterations=0, data=DataConfig(**{**files, "train": "none"}, rules=40))
     go(tmp_path / "run", config, pool)
     with Archive(RunDir(tmp_path / "run").archive) as archive:
-        assert len(few_shots(archive, config, "few-shot")) == 2
+        assert len(few_shots(archive, config, PromptFormat("few-shot"))) == 2
 
 
 def test_a_branch_may_add_pairs_by_rule(ruled, files, pool, tmp_path):

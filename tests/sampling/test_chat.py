@@ -24,7 +24,7 @@ def written(tokenizer):
 
     def write(template, content="Hello", *reply):
         tokenizer.chat_template = template
-        return chat_text(tokenizer, content, *reply)
+        return chat_text(tokenizer, [("user", content), *(("assistant", text) for text in reply)])
 
     return write
 

@@ -338,7 +338,7 @@ def test_a_template_that_takes_too_much_is_one_line_also_if_it_does_so_only_for_
     tokenizer = AutoTokenizer.from_pretrained(embedded_file("model"))
     tokenizer.chat_template = TEMPLATES[kind] + "{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(InputError) as caught:
-        chat_text(tokenizer, "later")
+        chat_text(tokenizer, [("user", "later")])
     assert str(caught.value).startswith("protocol chat: this model's chat template fails: it ")
     tokenizer.chat_template = "{% for m in messages %}<{{ m.content }}>{% endfor %}"
-    assert chat_text(tokenizer, "again") == "<again>", "another template is not affected"
+    assert chat_text(tokenizer, [("user", "again")]) == "<again>", "another template is not affected"

@@ -216,13 +216,13 @@ def test_a_chat_whose_control_tokens_take_spaces_away_is_as_the_tokenizer_has_it
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|end|>", rstrip=True, special=True)]})
     tokenizer.chat_template = "{% for m in messages %}<|end|>\n{{ m['content'] }} <|end|>\n{% endfor %}x"
 
-    def render(content):
-        messages = [{"role": "user", "content": content}]
+    def render(contents):
+        messages = [{"role": "user", "content": content} for content in contents]
         return tokenizer.apply_chat_template(messages, tokenize=False)
 
-    usual = encode_rendered(tokenizer, render, "return k + 9")
-    named = encode_rendered(tokenizer, render, "return k + 9<|end|>")
-    assert usual == tokenizer.encode(render("return k + 9"), add_special_tokens=False)
+    usual = encode_rendered(tokenizer, render, ["return k + 9"])
+    named = encode_rendered(tokenizer, render, ["return k + 9<|end|>"])
+    assert usual == tokenizer.encode(render(["return k + 9"]), add_special_tokens=False)
     end = tokenizer.convert_tokens_to_ids("<|end|>")
     assert named.count(end) == usual.count(end) == 2
     last = len(usual) - usual[::-1].index(end)

@@ -12,6 +12,7 @@ import pytest
 
 from puzzles.puzzle import InputError
 from selfplay.commands.main import main
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.scoring import results
 from selfplay.scoring.compare import MUST_AGREE, compare, conclusion, to_json
 from selfplay.scoring.metrics import detectable_difference, paired_interval
@@ -25,6 +26,7 @@ FACTS = {
     "model": {"path": "base", "checkpoint": "b" * 16, "device": "cpu", "dtype": "float32", "threads": 1},
     "protocol": "plain",
     "protocol_from": "option",
+    "prompt_format": PromptFormat("chat", solve="Solve {puzzle}").to_json(),
     "shots": [],
     "shots_refused": {},
     "prompts_hash": "c" * 16,
@@ -197,6 +199,9 @@ def test_without_samples_puzzles_have_their_ids(made):
 OTHERS = {
     "set hash": (("set", "hash"), "d" * 16),
     "protocol": (("protocol",), "chat"),
+    "prompt_format system": (("prompt_format", "system"), "Be brief."),
+    "prompt_format solve": (("prompt_format", "solve"), "{puzzle}, solved?"),
+    "prompt_format shots_as_turns": (("prompt_format", "shots_as_turns"), True),
     "prompts_hash": (("prompts_hash",), "d" * 16),
     "settings samples_per_puzzle": (("settings", "samples_per_puzzle"), 6),
     "settings temperature": (("settings", "temperature"), 0.5),
@@ -221,7 +226,7 @@ def test_other_conditions_are_refused_with_both_values(made, command, name):
     path, value = OTHERS[name]
     made("base", A)
     made("new", B, changes=[(path, value)])
-    shown = f"{name} ({at(FACTS, path)} and {value})"
+    shown = f"{name} ({str(at(FACTS, path)) or 'none'} and {value})"
     status, out, err = command("base", "new")
     assert (status, out) == (2, "")
     assert err == (
@@ -229,6 +234,18 @@ def test_other_conditions_are_refused_with_both_values(made, command, name):
         "score both under the same conditions, or give --anyway\n"
     )
     assert compare("base", "new", anyway=True).differing == [shown]
+
+
+def test_results_that_say_nothing_of_their_templates_are_compared_by_the_hash_of_their_prompts(made):
+    for name, changes in (("older", []), ("other", [(("prompts_hash",), "d" * 16)])):
+        folder = made(name, A, changes=changes)
+        content = json.loads((folder / "results.json").read_text())
+        del content["selfplay"]["prompt_format"]
+        (folder / "results.json").write_text(json.dumps(content))
+    made("new", B)
+    assert compare("older", "new").differing == []
+    with pytest.raises(InputError, match=r"they differ in prompts_hash \(d{16} and c{16}\): score both"):
+        compare("other", "new")
 
 
 def test_another_number_of_seeds_is_refused_and_other_seeds_are_not(made):

@@ -17,16 +17,17 @@ from sandbox import child
 from sandbox.pool import RUN_PROGRAM, Job
 from sandbox.result import Limits, SandboxError, Status
 from selfplay.benchmark.bench import BenchConfig, bench
-from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import read_lines
 from selfplay.sampling.judging import judge_texts
-from selfplay.sampling.prompts import solve_prompt
+from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.scoring import evaluate as evaluate_module
 from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, Questions, evaluate, judge_surely, summarize
 from selfplay.scoring.results import unpack
 from selfplay.scoring.sets import NamedPuzzle
 
+PLAIN = PromptFormat("plain")
 CONFIG = EvaluateConfig(samples_per_puzzle=4, k=(1, 2, 4), max_tokens=20)
 TEXTS = [
     "def f(x: int):\n    return 3 * x == 51",
@@ -75,9 +76,19 @@ class Scripted(ScriptedSampler):
 
 
 def score(
-    pool, puzzles, file, sampler=None, config=CONFIG, shots=(), protocol="plain", seed=(3,), rows=8, chunk=8, **more
+    pool,
+    puzzles,
+    file,
+    sampler=None,
+    config=CONFIG,
+    shots=(),
+    written=PLAIN,
+    seed=(3,),
+    rows=8,
+    chunk=8,
+    **more,
 ):
-    asked = Questions(puzzles, protocol, shots, config, seed, rows, chunk)
+    asked = Questions(puzzles, written, shots, config, seed, rows, chunk)
     return evaluate(sampler or Scripted(), pool, asked, file, **more)
 
 
@@ -181,7 +192,7 @@ def test_shots_stand_before_the_puzzle_unless_the_protocol_is_plain(pool, puzzle
     score(pool, puzzles, tmp_path / "plain", Scripted(write), shots=shots)
     assert not any("x + 8" in text for text in seen)
     seen.clear()
-    score(pool, puzzles, tmp_path / "few-shot", Scripted(write), shots=shots, protocol="few-shot")
+    score(pool, puzzles, tmp_path / "few-shot", Scripted(write), shots=shots, written=PromptFormat("few-shot"))
     assert all(text.startswith(SHOT[0]) for text in seen)
 
 
@@ -224,9 +235,27 @@ def test_a_finished_file_is_not_sampled_again(pool, puzzles, tmp_path):
     assert (tmp_path / "samples").read_bytes() == before
 
 
+def test_a_file_of_a_version_that_did_not_keep_formats_is_gone_on_with_by_the_hash_of_its_prompts(
+    pool, puzzles, tmp_path
+):
+    score(pool, puzzles, tmp_path / "samples")
+    lines = read_lines(tmp_path / "samples")
+    for line in lines:
+        del line["identity"]["prompt_format_hash"]
+    (tmp_path / "samples").write_text(json.dumps(lines[0]) + "\n")
+    sampler = Scripted()
+    score(pool, puzzles, tmp_path / "samples", sampler)
+    assert sampler.calls == len(lines) - 1
+    other = PromptFormat("plain", solve="# Solve.\n{puzzle}\n\n{header}")
+    (tmp_path / "samples").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(InputError, match=r"another prompts .*move it away"):
+        score(pool, puzzles, tmp_path / "samples", written=other)
+
+
 OTHERS = {
     "checkpoint": {"sampler": Scripted(checkpoint="another")},
-    "protocol": {"protocol": "few-shot"},
+    "protocol": {"written": PromptFormat("few-shot")},
+    "prompt_format_hash": {"written": PromptFormat("plain", solve="# Solve.\n{puzzle}\n\n{header}")},
     "seed": {"seed": (4,)},
     "settings": {"config": dataclasses.replace(CONFIG, temperature=0.5)},
     "settings, rows": {"rows": 9},
@@ -562,7 +591,13 @@ def puzzle_file(tmp_path_factory):
 
 def benched(tiny, pool, puzzle_file, folder, shape="llama", **changes):
     model = ModelConfig(path=str(tiny(shape)), device="cpu", threads=1)
-    options = {"puzzles": str(puzzle_file), "shots": 2, "seeds": (1,), "batch_rows": 16, "evaluate": CONFIG} | changes
+    options = {
+        "puzzles": str(puzzle_file),
+        "prompt": PromptConfig(shots=2),
+        "seeds": (1,),
+        "batch_rows": 16,
+        "evaluate": CONFIG,
+    } | changes
     return bench(model, BenchConfig(**options), folder, pool, {"tier": "A"}, Progress())
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from math import comb, sqrt
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -24,6 +25,7 @@ from sandbox.result import Limits
 from selfplay.benchmark import bench as bench_module
 from selfplay.benchmark.contamination import near_training, set_guard
 from selfplay.benchmark.sets import scored_set
+from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Completion, Sampled
 from selfplay.scoring import results
 from selfplay.scoring.metrics import interval
@@ -116,6 +118,7 @@ def test_the_schema_refuses_a_key_too_many_or_too_few_wherever_it_lists_them(ben
     assert {path[1] for path, _ in objects if len(path) > 1} == {
         "set",
         "model",
+        "prompt_format",
         "settings",
         "scores",
         "by",
@@ -324,6 +327,10 @@ def test_what_the_scores_depend_on_is_kept(pool, own_set, tmp_path):
         },
         "protocol": "plain",
         "protocol_from": "option",
+        "prompt_format": {
+            "protocol": "plain", "system": "", "propose": "{header}", "solve": "{puzzle}\n\n{header}",
+            "shots_as_turns": False, "modules": [], "hash": PromptFormat("plain").hash,
+        },
         "shots": [],
         "shots_refused": {},
         "settings": {
@@ -671,6 +678,40 @@ def test_the_protocol_saved_with_a_checkpoint_is_used_with_its_own_shots(pool, o
 
 def header(text):
     return "def g(k=1764):" if "k=1764" in text else "def g():"
+
+
+ASKING = PromptFormat("chat", system="You write Python.", solve="{puzzle}\nWrite g.", shots_as_turns=True)
+
+
+@pytest.mark.parametrize("shown", [[], [list(SHOWN[0])]], ids=["none", "one"])
+def test_the_templates_saved_with_a_checkpoint_are_used_and_said_so(pool, own_set, tmp_path, shown, monkeypatch):
+    monkeypatch.setattr(bench_module, "training_pairs", lambda pool: [])
+    model = Model(COUNTS, notes={"protocol": "chat", "prompt_format": ASKING.to_json(), "shots": shown})
+    own = score(pool, model, own_set, tmp_path, protocol="auto", shots=0)["selfplay"]
+    assert own["prompt_format"] == ASKING.to_json()
+    assert len(own["shots"]) == len(shown)
+    assert model.prompts == [f"{text}\nWrite g." for _, text, *_ in PUZZLES]
+    said = f"- protocol chat (saved with the checkpoint), prompts {ASKING.hash}, {len(shown)} shots"
+    assert said in (tmp_path / "results.md").read_text()
+
+
+def test_a_template_that_is_given_goes_before_the_checkpoints_own(pool, own_set, tmp_path):
+    model = Model(COUNTS, notes={"protocol": "chat", "prompt_format": ASKING.to_json()})
+    given = {"protocol": "auto", "shots": 0, "solve": "Write g for {puzzle}"}
+    own = score(pool, model, own_set, tmp_path, **given)["selfplay"]
+    assert own["prompt_format"]["solve"] == "Write g for {puzzle}"
+    assert (own["prompt_format"]["system"], own["prompt_format"]["shots_as_turns"]) == ("You write Python.", True)
+    assert model.prompts == [f"Write g for {text}" for _, text, *_ in PUZZLES]
+    with pytest.raises(InputError, match="holds results with another prompt_format_hash"):
+        score(pool, model, own_set, tmp_path, protocol="auto", shots=0)
+
+
+def test_results_of_an_untrained_model_that_chats_can_be_read_again(pool, own_set, tmp_path):
+    model = Model(COUNTS)
+    model.tokenizer = SimpleNamespace(chat_template="{{ messages }}")
+    own = score(pool, model, own_set, tmp_path, protocol="auto", shots=0)["selfplay"]
+    assert own["protocol_from"] == "the model has a chat template"
+    assert results.read(tmp_path)["selfplay"]["prompt_format"]["shots_as_turns"] is True
 
 
 @pytest.mark.parametrize("notes", [{"protocol": "plain"}, {"protocol": "chat"}])

@@ -61,6 +61,7 @@ def make_model(start: Path, folder: Path) -> Path:
     from puzzles.parse import Text, parse_candidates, parse_puzzles
     from puzzles.verify import truth_pool
     from selfplay.config import FinetuneConfig, ModelConfig
+    from selfplay.sampling.prompts import PromptFormat
     from selfplay.training.backend import Training
     from selfplay.training.finetune import finetune
     from selfplay.training.select import examples
@@ -69,7 +70,12 @@ def make_model(start: Path, folder: Path) -> Path:
         puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in PAIRS])
         solutions = parse_candidates(pool, [Text(solution) for _, solution in PAIRS])
     learned, _ = examples(
-        list(zip(puzzles, solutions, strict=True)), ("propose", "solve"), "plain", [], 0, np.random.default_rng(0)
+        list(zip(puzzles, solutions, strict=True)),
+        ("propose", "solve"),
+        PromptFormat("plain"),
+        [],
+        0,
+        np.random.default_rng(0),
     )
     config = FinetuneConfig(learning_rate=1.5e-2, max_steps=250, epochs=1000, batch_tokens=1024, dtype="float32")
     training = Training(start, 4 * learned, config, ModelConfig(threads=1), [0], {"protocol": "plain"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from selfplay.benchmark import bench as bench_module
 from selfplay.benchmark.bench import BenchConfig, bench
-from selfplay.config import EvaluateConfig, ModelConfig
+from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.sampling.sampler import Completion, Sampled
 
@@ -99,7 +100,9 @@ def score(pool, model, puzzles, folder, path="some/model", protections=None, **c
         name: changes.pop(name) for name in ("samples_per_puzzle", "k", "temperature", "max_tokens") if name in changes
     }
     evaluate = EvaluateConfig(**{"samples_per_puzzle": N, "k": (1, 2, N), "max_tokens": 20, **own})
-    config = BenchConfig(puzzles=str(puzzles), evaluate=evaluate, **{"protocol": "plain", "batch_rows": 128, **changes})
+    asked = {item.name: changes.pop(item.name) for item in fields(PromptConfig) if item.name in changes}
+    prompt = PromptConfig(**{"protocol": "plain", **asked})
+    config = BenchConfig(puzzles=str(puzzles), prompt=prompt, evaluate=evaluate, **{"batch_rows": 128, **changes})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench_module, "LanguageModel", lambda name, config: model)
         return bench(ModelConfig(path=path), config, Path(folder), pool, protections or {"tier": "A"}, Progress())

@@ -148,7 +148,8 @@ class Backend:
         with folder_atomically(folder) as part:
             (part / "selfplay.json").write_text(json.dumps({**notes, "training": {"steps": 7, "seconds": os.getpid()}}))
             happens("half a checkpoint")
-            (part / "weights").write_text(hashlib.sha256(repr((before, examples, seed)).encode()).hexdigest())
+            learned = repr((before, examples, seed)).replace(", before=()", "")  # as when prompts had no turns
+            (part / "weights").write_text(hashlib.sha256(learned.encode()).hexdigest())
             progress(10, 1.0)
         happens("finetuned")
 

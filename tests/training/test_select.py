@@ -8,7 +8,7 @@ from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle
 from puzzles.verify import truth_pool
 from selfplay.iteration.teach import balance_table as balance
-from selfplay.sampling.prompts import PROTOCOLS, propose_prompt, solve_prompt
+from selfplay.sampling.prompts import PROTOCOLS, PromptFormat, propose_prompt, solve_prompt
 from selfplay.sampling.shots import prompt_for, solver_shots
 from selfplay.training.select import balanced, cells, composition, examples, level
 
@@ -31,7 +31,7 @@ def pairs():
 
 
 def chosen(pairs, roles=("propose", "solve"), protocol="plain", shots=(), proposer_shots=0, seed=0):
-    return examples(pairs, roles, protocol, shots, proposer_shots, np.random.default_rng(seed))
+    return examples(pairs, roles, PromptFormat(protocol), shots, proposer_shots, np.random.default_rng(seed))
 
 
 # ---- plain, whole ----
