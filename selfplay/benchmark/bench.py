@@ -26,7 +26,8 @@ from selfplay.sampling.shots import Pair, prompt_for, solver_shots, training_pai
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import Questions, evaluate, read_chunks
 
-CHUNK_TEXTS = 4096
+CHUNK_TEXTS = 0
+"""Candidates per chunk: about a minute of work."""
 
 
 @dataclass(frozen=True)

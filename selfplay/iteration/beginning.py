@@ -68,7 +68,8 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
         rows = rows or line["identity"]["settings"]["batch_rows"]
     dtype = dtype if config.model.dtype == AUTO else config.model.dtype
     model = replace(config.model, dtype=dtype, threads=config.model.threads or threads)
-    return replace(config, model=model, batch_rows=config.batch_rows or rows)
+    texts = config.chunk_texts or stored.chunk_texts  # older runs keep a number
+    return replace(config, model=model, batch_rows=config.batch_rows or rows, chunk_texts=texts)
 
 
 def known_dtype(sampler: Mapping[str, Any]) -> str:

@@ -76,8 +76,18 @@ def run(
     pool: Pool,
     protections: dict[str, Any],
     progress: Progress | None = None,
+    paced_by: RunDir | None = None,
 ) -> list[dict[str, Any]]:
     """Run or resume until `config.iterations` are recorded.
+
+    Args:
+        rundir: The run's folder.
+        config: The settings.
+        backend: Loads and trains models.
+        pool: The sandbox that judges.
+        protections: The protections that the sandbox has proved.
+        progress: Shows what is done.
+        paced_by: A run whose chunks are to be repeated, with these settings.
 
     Returns:
         The records, one per iteration; number 0 is the untrained model's scores.
@@ -119,7 +129,7 @@ def run(
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress)
+            state = Run(rundir, config, archive, pool, protections, models, sets, progress, paced_by or rundir)
             _iterate(state)
     return rundir.read_records()
 
@@ -187,7 +197,7 @@ def run_part(
             note_settings(archive, config)
             set_contaminated_aside(archive, pool, progress)
             models = Models(rundir, config, backend, base)
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress, part)
+            state = Run(rundir, config, archive, pool, protections, models, sets, progress, rundir, part)
             for record in records:
                 state.note(record)
             said = f"iteration {iteration} is sampled and judged: the same command without --shard trains and scores"
