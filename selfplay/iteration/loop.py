@@ -78,16 +78,7 @@ def run(
     progress: Progress | None = None,
     paced_by: RunDir | None = None,
 ) -> list[dict[str, Any]]:
-    """Run or resume until `config.iterations` are recorded.
-
-    Args:
-        rundir: The run's folder.
-        config: The settings.
-        backend: Loads and trains models.
-        pool: The sandbox that judges.
-        protections: The protections that the sandbox has proved.
-        progress: Shows what is done.
-        paced_by: A run whose chunks are to be repeated, with these settings.
+    """Run or resume until `config.iterations` are recorded. Work is cut into chunks as in the run `paced_by`, if given.
 
     Returns:
         The records, one per iteration; number 0 is the untrained model's scores.

@@ -436,7 +436,7 @@ class LanguageModel:
                 logits_processor=LogitsProcessorList([_Drawing(settings, chance_BM)]),
                 stopping_criteria=StoppingCriteriaList([_LineStop(lines)] if lines else []),
             )
-        return [_without_padding(row, ends, pad, lines) for row in output_BT[:, width:].tolist()]
+        return [_without_padding(row, ends, lines) for row in output_BT[:, width:].tolist()]
 
     def _end_ids(self, chat: bool = False) -> list[int]:
         """The tokens that end a text; in a chat also the one that ends a turn."""
@@ -537,14 +537,11 @@ def _batches(prompts_N: Sequence[list[int]], rows: int, pads: bool) -> Iterator[
         yield from (alike[start : start + rows] for start in range(0, len(alike), rows))
 
 
-def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable | None) -> list[int]:
-    """A row of `generate` up to its end. A row that was stopped is padded, perhaps with the end token."""
+def _without_padding(ids: list[int], ends: list[int], lines: LineTable | None) -> list[int]:
+    """A row of `generate` up to its end. A row that was stopped is padded; the model may also draw that token."""
     length = next((position + 1 for position, token in enumerate(ids) if token in ends), len(ids))
     line = lines.first(ids[:length]) if lines else None
-    kept = ids[:length] if line is None else ids[: line + 1]
-    while kept and kept[-1] == pad and pad not in ends:
-        kept.pop()
-    return kept
+    return ids[:length] if line is None else ids[: line + 1]
 
 
 def device_of(name: str) -> torch.device:

@@ -136,19 +136,18 @@ def _check_done(sampler: Sampler, pool: Pool, asked: Questions, file: Path, done
     Raises:
         InputError: They are of another model, set or settings.
     """
-    first = 0
-    for number, line in enumerate(done):
-        chunk = _chunk(sampler, pool, asked, done, number, first, len(line["results"]))
-        there, here = line["identity"], chunk.identity
-        if "first" not in there:  # an older version had a seed for each chunk
-            here = {**{key: here[key] for key in here if key != "first"}, "seed": [*asked.seed, number]}
-        _check_same(file, there, here)
-        first += len(line["results"])
-    if first > len(asked.puzzles):
+    if (there := sum(len(line["results"]) for line in done)) > len(asked.puzzles):
         raise InputError(
-            f"{file}: it holds results with more puzzles ({first} there, {len(asked.puzzles)} here): "
+            f"{file}: it holds results with more puzzles ({there} there, {len(asked.puzzles)} here): "
             "move it away to score anew"
         )
+    first = 0
+    for number, line in enumerate(done):
+        here = _chunk(sampler, pool, asked, done, number, first, len(line["results"])).identity
+        if "first" not in line["identity"]:  # an older version had a seed for each chunk
+            here = {**{key: here[key] for key in here if key != "first"}, "seed": [*asked.seed, number]}
+        _check_same(file, line["identity"], here)
+        first += len(line["results"])
 
 
 def _next_chunks(sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]]) -> list[_Chunk]:
