@@ -419,8 +419,10 @@ class RunConfig:
     """Iterations of the run. A larger number extends a finished run."""
     seed: int = 0
     """All randomness of the run is drawn from it."""
-    chunk_texts: int = 4096
-    """Most texts per chunk. A chunk is the unit of resuming: at most this many are sampled again after a crash."""
+    chunk_texts: int = 0
+    """Most texts per chunk. A chunk is the unit of resuming: at most this many are sampled again after a crash. 0 takes
+    about a minute of sampling and judging: 16, 64, 256, 1,024 or 4,096 texts, by the rate that the last iteration
+    recorded, in iteration 0 by that of the first 64 candidates. Another size changes texts by rounding alone."""
     batch_rows: int = 0
     """Texts sampled side by side. 0 takes as many as fit half of the memory that is free when the run begins, at most
     1,024; the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""
@@ -478,7 +480,8 @@ CHOICES = {
     "endpoint.proof": ("ask", "skip"),
 }
 MAY_BE_ZERO = {
-    "seed", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps", "finetune.weight_decay",
+    "seed", "chunk_texts", "model.threads", "sandbox.lanes", "prompt.shots", "finetune.warmup_steps",
+    "finetune.weight_decay",
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
     "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
     "propose.begun", "solve.further_puzzles", "solve.most_proposed", "solve.most_training", "iterations",

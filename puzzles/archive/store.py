@@ -109,18 +109,24 @@ CHUNK_COSTS = (
 
 
 _COPIES: Shape = {"type": "integer", "minimum": 1}
-_SOLVE = an_object(puzzles=TEXTS, copies=_COPIES)
+_SOLVE = an_object(["first"], puzzles=TEXTS, copies=_COPIES, first=NATURAL)
 _BEGIN: Shape = {"type": ["array", "null"], "minItems": 2, "maxItems": 2}
 _GOAL: Shape = {"type": ["string", "null"]}
 PLANS: Mapping[str, Shape] = {
     "propose": an_object(
-        ["begins", "goals"], shots=a_list(TEXTS), begins=a_list(_BEGIN), goals=a_list(_GOAL), copies=_COPIES
+        ["begins", "goals", "first"],
+        shots=a_list(TEXTS),
+        begins=a_list(_BEGIN),
+        goals=a_list(_GOAL),
+        copies=_COPIES,
+        first=NATURAL,
     ),
     "vary": an_object(variations=a_list(an_object(how=TEXT, puzzles=TEXTS, answer=TEXT, seed=NATURAL))),
     "solve": _SOLVE,
     "further": _SOLVE,
 }
-"""Shape of a chunk's plan, by stage. The plan lists what the chunk asks for."""
+"""Shape of a chunk's plan, by stage. The plan lists what the chunk asks for, and says which of the stage's texts is its
+`first`."""
 _SET_ASIDE: Shape = {
     "type": "object", "patternProperties": {r"^[0-9]{1,9}$": NATURAL}, "additionalProperties": False,
 }  # fmt: skip

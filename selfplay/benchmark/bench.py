@@ -27,7 +27,8 @@ from selfplay.sampling.shots import Pair, asked_format, prompt_for, solver_shots
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import Questions, evaluate, read_chunks
 
-CHUNK_TEXTS = 4096
+CHUNK_TEXTS = 0
+"""Candidates per chunk: about a minute of work."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from selfplay.iteration.train import nothing_to_train
 from selfplay.iteration.training_set import few_shots, import_training, prompt_format_of
 from selfplay.run.progress import Progress
 from selfplay.sampling import cost
-from selfplay.sampling.chunks import Sampling
+from selfplay.sampling.chunks import MOST_CHUNK_TEXTS, Sampling
 from selfplay.sampling.cost import STAGES, StageCost, Watch
 from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Arithmetic, Sampler
@@ -132,6 +132,7 @@ class _Trial:
         prompt_format: PromptFormat,
     ) -> None:
         self.config, self.backend, self.pool, self.protections = config, backend, pool, protections
+        self.most = config.chunk_texts or MOST_CHUNK_TEXTS
         self.folder, self.archive, self.sampler, self.prompt_format = folder, archive, sampler, prompt_format
         self.shots = few_shots(archive, config, prompt_format)
         self.targets = solve.targets(archive, 0, config)
@@ -157,7 +158,7 @@ class _Trial:
             self._note(propose.STAGE)
             return True
 
-        most = min(config.chunk_texts, config.propose.proposals)
+        most = min(self.most, config.propose.proposals)
         if most:
             _doubling(FIRST_TEXTS, most, SECONDS["propose"], attempt)
 
@@ -189,7 +190,7 @@ class _Trial:
             return number < len(mixture) or copies < config.solve.candidates_per_puzzle
 
         if mixture:
-            _doubling(FIRST_TEXTS, config.chunk_texts, SECONDS["solve"], attempt)
+            _doubling(FIRST_TEXTS, self.most, SECONDS["solve"], attempt)
         known = set(self.targets)
         self.pairs_per_target = self._pairs_per_puzzle([p for p in tried["puzzles"] if p in known], tried["copies"])
         self.pairs_per_proposal = self._pairs_per_puzzle(
@@ -260,7 +261,7 @@ class _Trial:
             self._note(vary.STAGE)
             return True
 
-        most = min(config.chunk_texts, config.vary.variations)
+        most = min(self.most, config.vary.variations)
         if most:
             _doubling(FIRST_TEXTS, most, SECONDS["vary"], attempt)
 
@@ -273,8 +274,7 @@ class _Trial:
             samples = min(texts, own.samples_per_puzzle)
             asked = Questions(
                 spread[: -(-texts // samples)], self.prompt_format, self.shots,
-                replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows,
-                self.config.chunk_texts,
+                replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows, self.most,
             )  # fmt: skip
             file = self.folder / f"score-{texts}.jsonl"
             self.cost["score"] = evaluate(self.sampler, self.pool, asked, file).cost

@@ -162,7 +162,7 @@ def reproduce(
 
     try:
         for end in _ends(records[: last + 1], config, len(here.read_records())):
-            run(here, replace(config, iterations=end), backend, pool, protections, replace(shown, row=row))
+            run(here, replace(config, iterations=end), backend, pool, protections, replace(shown, row=row), there)
     except _Ended:
         pass
     known = sessions.sessions(there)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from selfplay.config import RunConfig
 from selfplay.experiments.forecast import Forecast
 from selfplay.iteration import solve
-from selfplay.sampling.cost import price, total
+from selfplay.sampling.chunks import texts_in_a_minute
+from selfplay.sampling.cost import StageCost, price, total
 from selfplay.text import render
 
 COPIED_BYTES_PER_SECOND = 200e6
@@ -67,7 +68,7 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
     shares = {
         stage: math.ceil(chunks / workers) / chunks
         for stage, cost in stages.items()
-        for chunks in [math.ceil(cost.texts / config.chunk_texts)]
+        for chunks in [math.ceil(cost.texts / _chunk_texts(config, cost))]
     }
     sampling = sum(cost.model_seconds * shares[stage] for stage, cost in stages.items())
     judging = sum(cost.judging_seconds * shares[stage] for stage, cost in stages.items())
@@ -97,6 +98,11 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
         workers, gpus, held | alone, hours, gpus * alone["training"] / 3600, total(costs.values()).tokens,
         price(sampled, config.endpoint.prompt_price, config.endpoint.completion_price),
     )  # fmt: skip
+
+
+def _chunk_texts(config: RunConfig, cost: StageCost) -> int:
+    seconds = cost.model_seconds + cost.judging_seconds
+    return config.chunk_texts or texts_in_a_minute(cost.texts, seconds)
 
 
 PLAN_NOTE = (

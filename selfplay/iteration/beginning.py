@@ -73,7 +73,8 @@ def as_begun(rundir: RunDir, config: RunConfig) -> RunConfig:
     if turns == AUTO and rundir.config.exists():
         turns = "no" if stored.prompt.shots_as_turns == AUTO else stored.prompt.shots_as_turns
     prompt = replace(config.prompt, shots_as_turns=turns)
-    return replace(config, model=model, prompt=prompt, batch_rows=config.batch_rows or rows)
+    rows, texts = config.batch_rows or rows, config.chunk_texts or stored.chunk_texts  # older runs keep a number
+    return replace(config, model=model, prompt=prompt, batch_rows=rows, chunk_texts=texts)
 
 
 def known_dtype(sampler: Mapping[str, Any]) -> str:

@@ -76,8 +76,9 @@ def run(
     pool: Pool,
     protections: dict[str, Any],
     progress: Progress | None = None,
+    paced_by: RunDir | None = None,
 ) -> list[dict[str, Any]]:
-    """Run or resume until `config.iterations` are recorded.
+    """Run or resume until `config.iterations` are recorded. Work is cut into chunks as in the run `paced_by`, if given.
 
     Returns:
         The records, one per iteration; number 0 is the untrained model's scores.
@@ -121,7 +122,7 @@ def run(
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress)
+            state = Run(rundir, config, archive, pool, protections, models, sets, progress, paced_by or rundir)
             _iterate(state)
     return rundir.read_records()
 
@@ -191,7 +192,7 @@ def run_part(
                 compute_again(archive, pool, progress)
             set_contaminated_aside(archive, pool, progress)
             models = Models(rundir, config, backend, base)
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress, part)
+            state = Run(rundir, config, archive, pool, protections, models, sets, progress, rundir, part)
             for record in records:
                 state.note(record)
             said = f"iteration {iteration} is sampled and judged: the same command without --shard trains and scores"

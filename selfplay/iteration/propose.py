@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,17 @@ from puzzles.verify import Refusal, admit, truth_pool
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration.goals import Goals
-from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
+from selfplay.sampling.chunks import (
+    ChunkSamples,
+    Sampling,
+    first_number,
+    planned_seed,
+    planned_settings,
+    recorded_settings,
+)  # fmt: skip
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, PromptFormat, propose_prompt
-from selfplay.sampling.sampler import Sampler, settings_of
+from selfplay.sampling.sampler import Sampler, numbered, settings_of
 
 STAGE = "propose"
 BEGUN_COPIES = 8
@@ -50,7 +57,7 @@ def plan(
     archive: Archive, iteration: int, config: RunConfig, prompt_format: PromptFormat, sampler: Sampler,
     pool: Pool | None = None,
 ) -> None:  # fmt: skip
-    """Plan the iteration's proposal chunks: the puzzles in each prompt, and the seed of each chunk.
+    """Plan the iteration's proposal chunks of `config.chunk_texts`: the puzzles in each prompt, and the stage's seed.
 
     Args:
         archive: The run's archive.
@@ -83,15 +90,17 @@ def plan(
         parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
         return _Asked(fitting, _beginning(archive, parent, rng, sampler.is_border), goal)
 
-    proposals, copies = config.propose.proposals, min(config.propose.proposals_per_prompt, config.chunk_texts)
-    begun = round(proposals * config.propose.begun) if parents and prompt_format.protocol != "chat" else 0
-    contents = _contents(proposals - begun, copies, config.chunk_texts, lambda: drawn(False))
-    contents += _contents(begun, min(copies, BEGUN_COPIES), config.chunk_texts, lambda: drawn(True))
-    settings = recorded_settings(settings_of(config.propose, config.batch_rows, sampler), sampler, prompt_format)
+    own, texts = config.propose, config.chunk_texts
+    begun = round(own.proposals * own.begun) if parents and prompt_format.protocol != "chat" else 0
+    grids = _grids(own.proposals - begun, own.proposals_per_prompt, lambda: drawn(False))
+    grids += _grids(begun, min(own.proposals_per_prompt, BEGUN_COPIES), lambda: drawn(True))
+    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, texts)
+    seed, first = f"{config.seed}/{iteration}/1", 0
     with archive.transaction():
-        for number, content in enumerate(contents):
-            seed = f"{config.seed}/{iteration}/1/{number}"
+        for number, (part, copies) in enumerate(part for grid in grids for part in _cut(*grid, texts)):
+            content = _content(part, copies, first)
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
+            first += len(part) * copies
 
 
 @dataclass(frozen=True)
@@ -103,16 +112,26 @@ class _Asked:
     goal: Niche | None
 
 
-def _contents(texts: int, copies: int, chunk_texts: int, draw: Callable[[], _Asked]) -> list[dict[str, Any]]:
-    """The contents of chunks with `texts` proposals in all: `copies` for each drawn prompt, fewer for the last one."""
+def _grids(texts: int, copies: int, draw: Callable[[], _Asked]) -> list[tuple[list[_Asked], int]]:
+    """Prompts with the copies of each, `texts` in all: `copies` of each drawn prompt, and fewer of the last one."""
     full, rest = divmod(texts, copies)
-    prompts, per_chunk = [draw() for _ in range(full + (rest > 0))], max(1, chunk_texts // copies)
-    parts = [(prompts[start : min(full, start + per_chunk)], copies) for start in range(0, full, per_chunk)]
-    return [_content(part, each) for part, each in [*parts, (prompts[full:], rest)] if part]
+    return [([draw() for _ in range(full)], copies), ([draw()] if rest else [], rest)]
 
 
-def _content(part: Sequence[_Asked], copies: int) -> dict[str, Any]:
-    content = {"shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies}
+def _cut(prompts: Sequence[_Asked], copies: int, texts: int) -> Iterator[tuple[Sequence[_Asked], int]]:
+    """Cut a grid, in order, into parts of at most so many texts. A prompt with more copies is in several parts."""
+    if copies > texts:
+        yield from (([asked], min(texts, copies - done)) for asked in prompts for done in range(0, copies, texts))
+    elif prompts:
+        per_part = texts // copies
+        yield from ((prompts[start : start + per_part], copies) for start in range(0, len(prompts), per_part))
+
+
+def _content(part: Sequence[_Asked], copies: int, first: int) -> dict[str, Any]:
+    content = {
+        "shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies,
+        "first": first,
+    }  # fmt: skip
     goals = [asked.goal and str(asked.goal) for asked in part]
     return {**content, "goals": goals} if any(goals) else content
 
@@ -179,7 +198,8 @@ def sampling(archive: Archive, chunk: Chunk, sampler: Sampler, prompt_format: Pr
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch = Watch()
-        sampled = sampler.sample(asked, each, planned_settings(chunk), planned_seed(chunk), progress)
+        numbers = numbered(len(asked), each, first_number(chunk))
+        sampled = sampler.sample(asked, each, planned_settings(chunk), planned_seed(chunk), progress, numbers)
         texts = [completion.text for row in sampled.completions_P_K for completion in row]
         return ChunkSamples.of(texts, sampled, watch)
 

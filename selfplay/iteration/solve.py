@@ -14,7 +14,14 @@ from puzzles.puzzle import Candidate, Judgement, Verdict, VerifiedPair
 from puzzles.verify import too_slow_to_judge
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
-from selfplay.sampling.chunks import ChunkSamples, Sampling, planned_seed, planned_settings, recorded_settings
+from selfplay.sampling.chunks import (
+    ChunkSamples,
+    Sampling,
+    first_number,
+    planned_seed,
+    planned_settings,
+    recorded_settings,
+)  # fmt: skip
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import PromptFormat, solve_prompt
@@ -87,15 +94,15 @@ def plan(
     archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, prompt_format: PromptFormat,
     sampler: Sampler, stage: str = STAGE,
 ) -> None:  # fmt: skip
-    """Plan the iteration's solving chunks: the puzzles in each chunk, and its seed."""
-    settings = recorded_settings(settings_of(config.solve, config.batch_rows, sampler), sampler, prompt_format)
-    own = config.solve
+    """Plan the iteration's solving chunks: the puzzles in each chunk of `config.chunk_texts`, and the stage's seed."""
+    own, texts = config.solve, config.chunk_texts
+    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, texts)
     copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
-    per_chunk = max(1, config.chunk_texts // copies)
+    per_chunk = max(1, texts // copies)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
-            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies}
-            seed = f"{config.seed}/{iteration}/{digit}/{number}"
+            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies, "first": start * copies}
+            seed = f"{config.seed}/{iteration}/{digit}"
             archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
 
 
@@ -107,7 +114,8 @@ def sampling(
 
     def work(progress: Callable[[int], object]) -> ChunkSamples:
         watch, copies = Watch(), chunk.plan["copies"]
-        sampled = sample_fitting(sampler, prompts, copies, planned_settings(chunk), planned_seed(chunk), progress)
+        settings, seed, first = planned_settings(chunk), planned_seed(chunk), first_number(chunk)
+        sampled = sample_fitting(sampler, prompts, copies, settings, seed, progress, first)
         texts_P_K = [[completion.text for completion in row] for row in sampled.completions_P_K]
         return ChunkSamples.of(texts_P_K, sampled, watch)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from selfplay.iteration.training_set import few_shots, prompt_format_of
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.run.shard import Part
-from selfplay.sampling.cost import record_costs, record_seconds, record_tokens, sampling_price
+from selfplay.sampling.chunks import texts_in_a_minute
+from selfplay.sampling.cost import record_costs, record_rates, record_seconds, record_tokens, sampling_price
 from selfplay.sampling.sampler import Sampler
 from selfplay.sampling.shots import Pair
 from selfplay.scoring.sets import NamedPuzzle
@@ -84,6 +85,8 @@ class Run:
     sets: dict[str, list[NamedPuzzle]]
     """The scored sets, `dev` and `heldout`."""
     progress: Progress
+    paced_by: RunDir
+    """The run whose rates decide how work is cut into chunks: this one, or the one that is reproduced."""
     part: Part | None = None
     """The part of each stage's chunks to do here; None for all chunks."""
     done: list[Done] = field(default_factory=list)
@@ -109,6 +112,17 @@ class Run:
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
         spent = sampling_price(self.config.endpoint, record_costs(record))
         self.done.append(Done(dev, record_seconds(record), record_tokens(record), spent))
+
+    def in_chunks(self, iteration: int, stage: str) -> RunConfig:
+        """The settings with the size of a stage's chunks: as set, or about a minute of work.
+
+        The rate is the one that was recorded last. So whoever goes on with the run, or does a part of it, cuts alike.
+        """
+        if self.config.chunk_texts:
+            return self.config
+        rates = record_rates(self.paced_by.read_records()[iteration - 1])
+        texts, seconds = rates[stage] if stage in rates else rates["all"]
+        return replace(self.config, chunk_texts=texts_in_a_minute(texts, seconds))
 
     def ends_with(self, iteration: int) -> int:
         """Number of the checkpoint after an iteration: its own or, without training, the one it sampled from."""

@@ -1,7 +1,11 @@
-"""The parts of a sampled chunk: the settings and seed that its plan fixed, its texts, and their cost."""
+"""The size of a chunk, and its parts: the settings and seed that its plan fixed, its texts, and their cost.
+
+Where work is cut into chunks does not change a text, but for rounding: a text is drawn by its number in its stage.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,6 +15,25 @@ from puzzles.puzzle import InputError
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Drawn, Sampled, Sampler, SamplingSettings
+
+CHUNK_SECONDS = 60.0
+"""Time that a chunk should take: sampling and judging."""
+FEWEST_CHUNK_TEXTS = 16
+"""Texts of the smallest chunk. Fewer of them side by side would take longer each."""
+FIRST_CHUNK_TEXTS = 64
+"""Texts of the chunk by which the rate is measured."""
+MOST_CHUNK_TEXTS = 4096
+"""Texts of the largest chunk. With 1,024 texts side by side, larger ones save no time, and need more memory."""
+
+
+def texts_in_a_minute(texts: int, seconds: float) -> int:
+    """How many texts a chunk should have if these took so many seconds.
+
+    A power of four, from `FEWEST_CHUNK_TEXTS` to `MOST_CHUNK_TEXTS`, so that measurements of one model on one machine
+    nearly always give the same number. A chunk then takes half a minute to two minutes.
+    """
+    expected = CHUNK_SECONDS * max(1, texts) / max(seconds, 1e-3)
+    return min(MOST_CHUNK_TEXTS, max(FEWEST_CHUNK_TEXTS, int(4 ** round(math.log(expected, 4)))))
 
 
 @dataclass(frozen=True)
@@ -71,10 +94,15 @@ Sampling = Callable[[Callable[[int], object]], ChunkSamples]
 call."""
 
 
-def recorded_settings(settings: SamplingSettings, sampler: Sampler, prompt_format: PromptFormat) -> dict[str, Any]:
-    """The settings of a chunk, as its plan records them. `prompts.kept_format` reads how its prompts are written."""
+def recorded_settings(
+    settings: SamplingSettings, sampler: Sampler, prompt_format: PromptFormat, chunk_texts: int
+) -> dict[str, Any]:
+    """The settings of a chunk, as its plan records them. `prompts.kept_format` reads how its prompts are written.
+
+    All chunks of a stage have the same `chunk_texts`.
+    """
     written = {"protocol": prompt_format.protocol, "prompt_format": prompt_format.to_json()}
-    return {**vars(settings), **sampler.description, **written}
+    return {**vars(settings), **sampler.description, **written, "chunk_texts": chunk_texts}
 
 
 def planned_settings(chunk: Chunk) -> SamplingSettings:
@@ -83,5 +111,10 @@ def planned_settings(chunk: Chunk) -> SamplingSettings:
 
 
 def planned_seed(chunk: Chunk) -> list[int]:
-    """The recorded seed as integers for `SeedSequence`."""
+    """The recorded seed as integers for `SeedSequence`. All chunks of a stage have the same."""
     return [int(part) for part in chunk.seed.split("/")]
+
+
+def first_number(chunk: Chunk) -> int:
+    """The number of the chunk's first text in its stage. Older plans have a seed for each chunk, and count from 0."""
+    return int(chunk.plan.get("first", 0))

@@ -513,15 +513,16 @@ class ModelActor:
         return self._model.batch_rows(max_tokens)
 
     def sample(
-        self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int]
-    ) -> Sampled:
+        self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int],
+        numbers: Sequence[int] | None,
+    ) -> Sampled:  # fmt: skip
         """The model's completions, with the CPU seconds of this process."""
         started, self._done = time.process_time(), 0
 
         def count(done: int) -> None:
             self._done += done
 
-        sampled = self._model.sample(prompts, copies, settings, seed, count)
+        sampled = self._model.sample(prompts, copies, settings, seed, count, numbers)
         return replace(sampled, cpu_seconds=time.process_time() - started)
 
     def done(self) -> int:
@@ -653,7 +654,7 @@ class RayModel:
 
     def sample(
         self, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings, seed: Sequence[int],
-        progress: Callable[[int], object] = lambda done: None,
+        progress: Callable[[int], object] = lambda done: None, numbers: Sequence[int] | None = None,
     ) -> Sampled:  # fmt: skip
         """`copies` completions of each prompt, by the next idle actor, or by another one if that one is lost.
 
@@ -665,7 +666,7 @@ class RayModel:
 
         while True:
             actor, counted = self._next(progress), 0
-            asked = actor.sample.remote(prompts, copies, settings, seed)
+            asked = actor.sample.remote(prompts, copies, settings, seed, numbers)
             try:
                 while not ray.wait([asked], timeout=POLL_SECONDS)[0]:
                     done = ray.get(actor.done.remote())

@@ -145,6 +145,17 @@ def record_costs(record: Mapping[str, Any]) -> dict[str, StageCost]:
     }
 
 
+def record_rates(record: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
+    """Texts that an iteration sampled and judged, and the seconds that this took: by stage, and of `all` stages."""
+    costs, seconds = record_costs(record), record.get("times", {}).get("stages", {})
+    rates = {
+        stage: (cost.texts, seconds[stage]["model_seconds"] + seconds[stage]["judging_seconds"])
+        for stage, cost in costs.items()
+        if stage != "train" and cost.texts and stage in seconds
+    }
+    return {**rates, "all": (sum(texts for texts, _ in rates.values()), sum(spent for _, spent in rates.values()))}
+
+
 def record_tokens(record: Mapping[str, Any]) -> int:
     """Tokens that an iteration sampled and trained on; 0 if its record is from before costs were recorded."""
     return int(sum(stage["tokens"] for stage in record.get("cost", {}).values()))

@@ -324,7 +324,7 @@ def decode(
     settings: SamplingSettings,
     ends: Sequence[int],
     lines: LineTable | None,
-    seed: int,
+    chance_NM: torch.Tensor,
     progress: Callable[[int], object] = lambda done: None,
 ) -> tuple[list[list[int]], int]:
     """Sample completions until an end token, a line that is not indented, or `max_tokens`.
@@ -336,7 +336,8 @@ def decode(
         settings: Temperature, top-p, max tokens, and the number of rows side by side, of all threads together.
         ends: Token ids that end a text.
         lines: Stops a row where its function ends; None for text that is not code.
-        seed: Seed of all completions.
+        chance_NM: A random number in [0, 1) for every token that may be drawn: prompts in order, copies together. They
+            are drawn in advance, so that a row's text does not depend on when other rows end.
         progress: Called at every step, by one thread at a time, with the number of completions that ended since the
             last call. An exception that it raises ends the work.
 
@@ -348,9 +349,6 @@ def decode(
     device, begun = networks[0].device, begun_tokens(prompts_U)
     beginning = _read_beginning(networks[0], prompts_U[0][:begun] if begun else [])
     output_NM = torch.full((len(prompts_U) * copies, settings.max_tokens), -1, device=device)
-    # Drawn in advance, so that a row's text does not depend on when other rows end.
-    generator = torch.Generator().manual_seed(seed)
-    chance_NM = torch.rand(output_NM.shape, generator=generator, dtype=torch.float64).to(device)
     end_ids = torch.tensor(list(ends), device=device)
     rests_U = [ids[begun:] for ids in prompts_U]
     asked = _Asked(beginning, rests_U, copies, settings, end_ids, lines, chance_NM, output_NM)
@@ -492,7 +490,7 @@ def _decode_waves(
             fresh_B = torch.zeros(len(rows), dtype=torch.bool, device=device)
             at_start_B, stopped_B = torch.cat([at_start_B, fresh_B]), torch.cat([stopped_B, fresh_B])
         length_B = torch.cat([torch.full((wave.rows,), wave.length, device=device) for wave in waves])
-        token_B = _draw(logits_BV, settings, asked.chance_NM[row_B, length_B])
+        token_B = draw(logits_BV, settings, asked.chance_NM[row_B, length_B])
         asked.output_NM[row_B, length_B] = torch.where(stopped_B, -1, token_B)
         stopped_B = stopped_B | torch.isin(token_B, asked.ends_E) | (length_B + 1 == settings.max_tokens)
         if asked.lines is not None:
@@ -658,11 +656,11 @@ def _shared_logits(network: Any, texts: Sequence[list[int]], begun: int) -> torc
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
 def continue_whole(
     network: Any, prompts_B: Sequence[Sequence[int]], settings: SamplingSettings, ends: Sequence[int],
-    lines: LineTable | None,
+    lines: LineTable | None, chance_BM: torch.Tensor,
 ) -> list[list[int]]:  # fmt: skip
     """Sample a completion of each prompt; all have one length. Every text is read whole for each of its tokens.
 
-    This assumes nothing of the model, and is slow. Random numbers come from torch's default generator.
+    This assumes nothing of the model, and is slow. A token is drawn by its number of `chance_BM`.
 
     Returns:
         Token ids of each completion, with the token that ended it.
@@ -670,10 +668,10 @@ def continue_whole(
     drawn_B: list[list[int]] = [[] for _ in prompts_B]
     left, end_ids = list(range(len(prompts_B))), torch.tensor(list(ends), device=network.device)
     at_start_B = torch.zeros(len(left), dtype=torch.bool, device=network.device)
-    for _ in range(settings.max_tokens):
+    for step in range(settings.max_tokens):
         texts_BT = torch.tensor([[*prompts_B[b], *drawn_B[b]] for b in left], device=network.device)
         logits_BV = _last_logits(network, texts_BT)
-        token_B = _draw(logits_BV, settings, torch.rand(len(left), dtype=torch.float64).to(network.device))
+        token_B = draw(logits_BV, settings, chance_BM[left, step])
         stopped_B = torch.isin(token_B, end_ids)
         if lines is not None:
             met_B, at_start_B = lines.step(token_B, at_start_B)
@@ -695,7 +693,7 @@ def _last_logits(network: Any, texts_BT: torch.Tensor) -> torch.Tensor:
     return torch.cat(read)
 
 
-def _draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:
+def draw(logits_BV: torch.Tensor, settings: SamplingSettings, chance_B: torch.Tensor) -> torch.Tensor:
     """One token per row: the one at which the row's random number in [0, 1) falls on the cumulated probabilities."""
     highest_B1 = logits_BV.amax(1, keepdim=True)
     if not bool(highest_B1.isfinite().all()):

@@ -21,10 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)  # fmt: skip
 
 from puzzles.foreign import NATURAL, NUMBER, TEXT, a_list, an_object, expect, parse_json, shortened, shown
 from puzzles.puzzle import InputError
@@ -36,7 +43,7 @@ from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, window_tokens
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import KEPT, PROTOCOLS, Prompt, encode_prompt, end_of
-from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings
+from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings, chances, numbered
 from selfplay.sampling.tokens import decode_after, encode_after, is_border
 from selfplay.settings import embedded_file
 
@@ -258,6 +265,7 @@ class LanguageModel:
         settings: SamplingSettings,
         seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
+        numbers: Sequence[int] | None = None,
     ) -> Sampled:
         """`copies` completions of each prompt, in the prompts' order.
 
@@ -269,14 +277,16 @@ class LanguageModel:
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         self.check_embedded(ids_P)
+        numbers_P = numbered(len(prompts), copies) if numbers is None else numbers
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
         completions_P_K: list[list[Completion]] = [[] for _ in prompts]
         read = 0
         for chat, same in itertools.groupby(order, key=lambda p: prompts[p].chat):
             chosen = list(same)
-            number = int(np.random.SeedSequence([*seed, chat]).generate_state(1, np.uint64)[0]) % 2**63
+            numbers_N = [numbers_P[p] + k for p in chosen for k in range(copies)]
+            chance_NM = torch.from_numpy(chances(seed, numbers_N, settings.max_tokens)).to(self.device)
             asked = [ids_P[p] for p in chosen]
-            sampled, tokens, settings = self._sample_fitting(asked, copies, chat, settings, number, progress)
+            sampled, tokens, settings = self._sample_fitting(asked, copies, chat, settings, chance_NM, progress)
             read += tokens
             for place, p in enumerate(chosen):
                 completions_P_K[p] = sampled[place * copies : (place + 1) * copies]
@@ -288,7 +298,7 @@ class LanguageModel:
         copies: int,
         chat: bool,
         settings: SamplingSettings,
-        seed: int,
+        chance_NM: torch.Tensor,
         progress: Callable[[int], object],
     ) -> tuple[list[Completion], int, SamplingSettings]:
         """The same as `_sample_alike`, and the settings with the number of rows that fitted the memory."""
@@ -305,7 +315,7 @@ class LanguageModel:
                 progress(number)
 
             try:
-                return *self._sample_alike(prompts_U, copies, chat, settings, seed, counted), settings
+                return *self._sample_alike(prompts_U, copies, chat, settings, chance_NM, counted), settings
             except RuntimeError as error:
                 if not OUT_OF_MEMORY.search(str(error)):
                     raise
@@ -327,7 +337,7 @@ class LanguageModel:
         copies: int,
         chat: bool,
         settings: SamplingSettings,
-        seed: int,
+        chance_NM: torch.Tensor,
         progress: Callable[[int], object],
     ) -> tuple[list[Completion], int]:
         """Completions of prompts that end by the same rules, copies together; and the number of prompt tokens read."""
@@ -335,17 +345,17 @@ class LanguageModel:
         prompts_N = [ids for ids in prompts_U for _ in range(copies)]
         if self._shares_prompts(max(map(len, prompts_U)) + settings.max_tokens):
             networks = self._networks(min(settings.batch_rows, len(prompts_U) * copies))
-            ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, seed, progress)
+            ids_N, read = decode.decode(networks, prompts_U, copies, settings, ends, lines, chance_NM, progress)
         else:
             pads, caches = self._generate_can()
             pads = pads and max(map(len, prompts_U)) + settings.max_tokens <= alike_tokens(self.network)
-            torch.manual_seed(seed)
             ids_N, read = [], sum(map(len, prompts_N))
             for batch in _batches(prompts_N, settings.batch_rows, pads):
+                chance_BM = chance_NM[len(ids_N) : len(ids_N) + len(batch)]
                 if caches:
-                    ids_N += self._generate(batch, settings, ends, lines)
+                    ids_N += self._generate(batch, settings, ends, lines, chance_BM)
                 else:
-                    ids_N += decode.continue_whole(self.network, batch, settings, ends, lines)
+                    ids_N += decode.continue_whole(self.network, batch, settings, ends, lines, chance_BM)
                 progress(len(batch))
         return [
             self._completion(ids, ends, settings.max_tokens, prompt, lines)
@@ -411,6 +421,7 @@ class LanguageModel:
         settings: SamplingSettings,
         ends: list[int],
         lines: LineTable | None,
+        chance_BM: torch.Tensor,
     ) -> list[list[int]]:
         """Sample with the library's own loop, for models that `decode` does not support."""
         width = max(map(len, prompts_B))
@@ -421,10 +432,11 @@ class LanguageModel:
             output_BT = self.network.generate(
                 input_ids_BT,
                 attention_mask=mask_BT,
-                generation_config=_generation_config(ends, pad, settings),
+                generation_config=_generation_config(ends, pad, settings.max_tokens),
+                logits_processor=LogitsProcessorList([_Drawing(settings, chance_BM)]),
                 stopping_criteria=StoppingCriteriaList([_LineStop(lines)] if lines else []),
             )
-        return [_without_padding(row, ends, pad, lines) for row in output_BT[:, width:].tolist()]
+        return [_without_padding(row, ends, lines) for row in output_BT[:, width:].tolist()]
 
     def _end_ids(self, chat: bool = False) -> list[int]:
         """The tokens that end a text; in a chat also the one that ends a turn."""
@@ -495,17 +507,27 @@ class _LineStop(StoppingCriteria):  # type: ignore[misc]  # transformers is not 
         return stop_B
 
 
-def _generation_config(ends: list[int], pad: int, settings: SamplingSettings | None = None) -> GenerationConfig:
-    """Configuration of `generate`. Without `settings` it samples from the model's own distribution."""
+class _Drawing(LogitsProcessor):  # type: ignore[misc]  # transformers is not followed
+    """Draws each row's next token as `decode` does, and leaves `generate` no other.
+
+    `generate` itself draws all rows by one generator, so a text would depend on those beside it.
+    """
+
+    def __init__(self, settings: SamplingSettings, chance_BM: torch.Tensor) -> None:
+        self._settings, self._chance_BM, self._step = settings, chance_BM, 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        token_B = decode.draw(scores.float(), self._settings, self._chance_BM[:, self._step])
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter(1, token_B[:, None], 0.0)
+
+
+def _generation_config(ends: list[int], pad: int, max_tokens: int | None = None) -> GenerationConfig:
+    """Configuration of `generate`: for `_Drawing` with a token limit, else to sample from the model's distribution."""
     common = {"eos_token_id": ends, "pad_token_id": pad}
-    if settings is None:
-        return GenerationConfig(**common, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
-    if settings.temperature == 0:
-        return GenerationConfig(**common, do_sample=False, max_new_tokens=settings.max_tokens)
-    return GenerationConfig(
-        **common, do_sample=True, temperature=settings.temperature, top_p=settings.top_p, top_k=0,
-        max_new_tokens=settings.max_tokens,
-    )  # fmt: skip
+    if max_tokens is not None:
+        return GenerationConfig(**common, do_sample=False, max_new_tokens=max_tokens)
+    return GenerationConfig(**common, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
 
 
 def _batches(prompts_N: Sequence[list[int]], rows: int, pads: bool) -> Iterator[list[list[int]]]:
@@ -515,14 +537,11 @@ def _batches(prompts_N: Sequence[list[int]], rows: int, pads: bool) -> Iterator[
         yield from (alike[start : start + rows] for start in range(0, len(alike), rows))
 
 
-def _without_padding(ids: list[int], ends: list[int], pad: int, lines: LineTable | None) -> list[int]:
-    """A row of `generate` up to its end. A row that was stopped is padded, perhaps with the end token."""
+def _without_padding(ids: list[int], ends: list[int], lines: LineTable | None) -> list[int]:
+    """A row of `generate` up to its end. A row that was stopped is padded; the model may also draw that token."""
     length = next((position + 1 for position, token in enumerate(ids) if token in ends), len(ids))
     line = lines.first(ids[:length]) if lines else None
-    kept = ids[:length] if line is None else ids[: line + 1]
-    while kept and kept[-1] == pad and pad not in ends:
-        kept.pop()
-    return kept
+    return ids[:length] if line is None else ids[: line + 1]
 
 
 def key_width(config: Any) -> int:

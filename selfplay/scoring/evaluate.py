@@ -2,7 +2,8 @@
 
 n is fixed in advance, and no candidate is ever dropped. A prompt that does not fit the context counts as wrong
 candidates, and so does a text that does not parse. Work is done in chunks, which are kept as lines of one file. Chunks
-in the file are not sampled again.
+in the file are not sampled again. If no size of chunks is set, the first one is small, and its rate decides how large
+the others are.
 
 The machine's failures are not scored as the model's. If the sandbox fails, the chunk is judged again; if it keeps
 failing, an error is raised. A candidate that met its time limit while it waited for a core is judged again, alone.
@@ -26,6 +27,7 @@ from sandbox.result import SandboxError
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import append_line, read_lines
 from selfplay.sampling import ahead
+from selfplay.sampling.chunks import FIRST_CHUNK_TEXTS, texts_in_a_minute
 from selfplay.sampling.cost import StageCost, Watch, judging_watch, total
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import Prompt, PromptFormat, prompts_hash
@@ -87,11 +89,13 @@ class Questions:
     config: EvaluateConfig
     """n, k and sampling settings."""
     seed: Sequence[int]
-    """Integers from which each chunk's seed is spawned."""
+    """Integers from which every candidate is drawn, with its number."""
     batch_rows: int
     """Texts sampled side by side; 0 leaves it to the sampler."""
     chunk_texts: int
-    """Candidates per chunk."""
+    """Candidates per chunk; 0 for about a minute of work."""
+    paced_by: Path | None = None
+    """The file whose first chunk tells the rate, with 0 `chunk_texts`; by default the one that is written."""
 
 
 def evaluate(
@@ -114,58 +118,76 @@ def evaluate(
         InputError: `file` holds chunks of another model, set or settings.
     """
     done = read_chunks(file)
-    chunks = _missing_chunks(sampler, pool, asked, file, done, progress)
-    works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
-    with closing(ahead.results(works, sampler.overlap)) as samples:
-        for chunk, sampled in zip(chunks, samples, strict=True):
-            line = chunk.judged(sampled, pool, sampler.description)
-            append_line(file, line)
-            done.append(line)
+    _check_done(sampler, pool, asked, file, done)
+    progress(sum(len(line["results"]) for line in done) * asked.config.samples_per_puzzle)
+    while chunks := _next_chunks(sampler, pool, asked, done):
+        works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
+        with closing(ahead.results(works, sampler.overlap)) as samples:
+            for chunk, sampled in zip(chunks, samples, strict=True):
+                line = chunk.judged(sampled, pool, sampler.description)
+                append_line(file, line)
+                done.append(line)
     return summarize(done, asked.config, read_errata())
 
 
-def _missing_chunks(
-    sampler: Sampler,
-    pool: Pool,
-    asked: Questions,
-    file: Path,
-    done: Sequence[dict[str, Any]],
-    progress: Callable[[int], object],
-) -> list[_Chunk]:
-    """The chunks that `file` does not hold; those that it holds are compared with what is asked."""
-    copies = asked.config.samples_per_puzzle
-    per_chunk = max(1, asked.chunk_texts // copies)
-    groups = [asked.puzzles[start : start + per_chunk] for start in range(0, len(asked.puzzles), per_chunk)]
+def _check_done(sampler: Sampler, pool: Pool, asked: Questions, file: Path, done: Sequence[dict[str, Any]]) -> None:
+    """Compare the chunks of the file with what is asked. They may be of any size.
+
+    Raises:
+        InputError: They are of another model, set or settings.
+    """
+    if (there := sum(len(line["results"]) for line in done)) > len(asked.puzzles):
+        raise InputError(
+            f"{file}: it holds results with more puzzles ({there} there, {len(asked.puzzles)} here): "
+            "move it away to score anew"
+        )
+    first = 0
+    for number, line in enumerate(done):
+        here = _chunk(sampler, pool, asked, done, number, first, len(line["results"])).identity
+        if "first" not in line["identity"]:  # an older version had a seed for each chunk
+            here = {**{key: here[key] for key in here if key != "first"}, "seed": [*asked.seed, number]}
+        _check_same(file, line["identity"], here)
+        first += len(line["results"])
+
+
+def _next_chunks(sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]]) -> list[_Chunk]:
+    """The chunks after those that are done: all that are left, or the first one alone if it shall tell the rate."""
+    first, texts = sum(len(line["results"]) for line in done), asked.chunk_texts
+    if not texts and done:
+        pace = [*(read_chunks(asked.paced_by)[:1] if asked.paced_by else []), done[0]]
+        cost = chunk_cost(pace[0])
+        texts = texts_in_a_minute(cost.texts, cost.model_seconds + cost.judging_seconds)
+    puzzles = max(1, (texts or FIRST_CHUNK_TEXTS) // asked.config.samples_per_puzzle)
+    starts = range(first, len(asked.puzzles), puzzles)
+    return [
+        _chunk(sampler, pool, asked, done, len(done) + place, start, puzzles)
+        for place, start in enumerate(starts if texts else starts[:1])
+    ]
+
+
+def _chunk(
+    sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]], number: int, first: int, size: int
+) -> _Chunk:
+    """The chunk of so many puzzles from `first` on."""
+    group, copies = asked.puzzles[first : first + size], asked.config.samples_per_puzzle
     # Rows stay as they were when the file was begun, whatever memory is free now.
     rows = done[0]["identity"]["settings"]["batch_rows"] if done and not asked.batch_rows else asked.batch_rows
     settings = settings_of(asked.config, rows, sampler)
-    if len(done) > len(groups):
-        raise InputError(
-            f"{file}: it holds results with more puzzles ({len(done)} chunks there, {len(groups)} here): "
-            "move it away to score anew"
-        )
-    chunks = []
-    for number, group in enumerate(groups):
-        prompts = [prompt_for(asked.prompt_format, named.puzzle, asked.shots) for named in group]
-        identity = {
-            "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.prompt_format.protocol,
-            "seed": [*asked.seed, number], "settings": vars(settings), "samples_per_puzzle": copies,
-            "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
-            "prompt_format_hash": asked.prompt_format.hash, "prompts": prompts_hash(prompts),
-            "limits": asdict(pool.limits),
-            **{key: sampler.description.get(key) for key in ("device", "dtype")},
-            **{key: sampler.description[key] for key in HOW_SENT if key in sampler.description},
-        }  # fmt: skip
-        if number < len(done):
-            _check_same(file, done[number]["identity"], identity)
-            progress(len(group) * copies)
-        else:
-            chunks.append(_Chunk(group, prompts, copies, settings, identity))
-    return chunks
+    prompts = [prompt_for(asked.prompt_format, named.puzzle, asked.shots) for named in group]
+    identity = {
+        "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.prompt_format.protocol,
+        "seed": [*asked.seed], "first": first * copies, "settings": vars(settings), "samples_per_puzzle": copies,
+        "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
+        "prompt_format_hash": asked.prompt_format.hash, "prompts": prompts_hash(prompts),
+        "limits": asdict(pool.limits),
+        **{key: sampler.description.get(key) for key in ("device", "dtype")},
+        **{key: sampler.description[key] for key in HOW_SENT if key in sampler.description},
+    }  # fmt: skip
+    return _Chunk(group, prompts, copies, settings, identity)
 
 
 _IDENTITY = an_object(
-    chunk=NATURAL, seed=a_list(NATURAL, 1), settings=an_object(batch_rows=NATURAL),
+    ["first"], chunk=NATURAL, seed=a_list(NATURAL, 1), first=NATURAL, settings=an_object(batch_rows=NATURAL),
     samples_per_puzzle={"type": "integer", "minimum": 1},
 )  # fmt: skip
 _RESULT = an_object(
@@ -231,8 +253,8 @@ class _Chunk:
         """The work that samples the chunk. Its result is the samples and the times they took."""
 
         def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
-            watch, seed = Watch(), self.identity["seed"]
-            sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress)
+            watch, seed, first = Watch(), self.identity["seed"], self.identity["first"]
+            sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress, first)
             cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
             return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": cpu_seconds}
 

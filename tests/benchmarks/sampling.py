@@ -101,7 +101,7 @@ def by_generate(
                 input_ids, attention_mask=mask, generation_config=config,
                 stopping_criteria=StoppingCriteriaList([_LineStop(model._lines())]),
             )  # fmt: skip
-        tokens += sum(len(_without_padding(row, ends, pad, model._lines())) for row in output[:, width:].tolist())
+        tokens += sum(len(_without_padding(row, ends, model._lines())) for row in output[:, width:].tolist())
     return tokens
 
 

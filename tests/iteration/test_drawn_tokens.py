@@ -47,9 +47,9 @@ class Odd(Model):
     def tokens_of(self, completion):
         raise AssertionError("the tokens are known")
 
-    def sample(self, prompts, copies, settings, seed, progress=lambda done: None):
-        sampled = super().sample(prompts, copies, settings, seed, progress)
-        rng = np.random.default_rng([*seed, 1])
+    def sample(self, prompts, copies, settings, seed, progress=lambda done: None, numbers=None):
+        sampled = super().sample(prompts, copies, settings, seed, progress, numbers)
+        rng = np.random.default_rng([*seed, *(numbers or [0])[:1], 1])
         rows = zip(prompts, sampled.completions_P_K, strict=True)
         return Sampled([[self._drawn(prompt, one.text, rng) for one in row] for prompt, row in rows], 0, 8)
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 import os
 import random
 import subprocess
@@ -20,6 +21,7 @@ from selfplay.benchmark.bench import BenchConfig, bench
 from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import read_lines
+from selfplay.sampling.chunks import texts_in_a_minute
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.scoring import evaluate as evaluate_module
@@ -196,6 +198,70 @@ def test_shots_stand_before_the_puzzle_unless_the_protocol_is_plain(pool, puzzle
     assert all(text.startswith(SHOT[0]) for text in seen)
 
 
+# ---- chunks ----
+
+
+def judged(file):
+    """Every candidate in order, with its verdict."""
+    results = [result for line in read_lines(file) for result in line["results"]]
+    return [
+        (one["name"], text, verdict)
+        for one in results
+        for text, verdict in zip(one["texts"] or [""] * 4, one["verdicts"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 20, 999])
+@pytest.mark.parametrize("too_long", [None, "k=1764"])
+def test_candidates_do_not_depend_on_the_size_of_chunks(pool, puzzles, tmp_path, chunk, too_long):
+    score(pool, puzzles, tmp_path / "eight", Scripted(too_long=too_long))
+    score(pool, puzzles, tmp_path / "other", Scripted(too_long=too_long), chunk=chunk)
+    assert judged(tmp_path / "other") == judged(tmp_path / "eight")
+    assert len(read_lines(tmp_path / "other")) == math.ceil(5 / max(1, chunk // 4))
+
+
+def test_a_file_is_gone_on_with_in_chunks_of_another_size(pool, puzzles, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    score(pool, puzzles, whole)
+    cut.write_bytes(whole.read_bytes().splitlines(keepends=True)[0])
+    score(pool, puzzles, cut, chunk=4)
+    assert [len(line["results"]) for line in read_lines(cut)] == [2, 1, 1, 1]
+    assert judged(cut) == judged(whole)
+
+
+@pytest.mark.parametrize(
+    ("texts", "seconds", "expected"),
+    [(64, 14.0, 256), (64, 0.3, 4096), (64, 0.0, 4096), (0, 0.0, 4096), (64, 3600, 16), (60, 60, 64), (511, 60, 256),
+     (513, 60, 1024)],
+)  # fmt: skip
+def test_a_chunk_is_half_a_minute_to_two_minutes_of_work(texts, seconds, expected):
+    assert texts_in_a_minute(texts, seconds) == expected
+    if 16 < expected < 4096:
+        assert 30 <= expected * seconds / texts <= 120
+
+
+def test_without_a_size_the_first_chunk_is_small_and_its_recorded_rate_cuts_the_rest(
+    pool, puzzles, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("selfplay.scoring.evaluate.FIRST_CHUNK_TEXTS", 4)
+    monkeypatch.setattr("selfplay.sampling.chunks.FEWEST_CHUNK_TEXTS", 4)
+    score(pool, puzzles, tmp_path / "given")
+    for seconds, sizes in ((60.0, [1, 1, 1, 1, 1]), (0.1, [1, 4])):
+        monkeypatch.setattr("selfplay.sampling.cost.Watch.seconds", lambda _, spent=seconds: spent / 2)
+        score(pool, puzzles, tmp_path / "paced", chunk=0)
+        assert [len(line["results"]) for line in read_lines(tmp_path / "paced")] == sizes
+        assert judged(tmp_path / "paced") == judged(tmp_path / "given")
+        whole = without_times(tmp_path / "paced")
+        # Whoever goes on later, however fast, cuts as the first chunk says.
+        monkeypatch.setattr("selfplay.sampling.cost.Watch.seconds", lambda _: 7.0)
+        for kept in range(1, len(sizes)):
+            lines = (tmp_path / "paced").read_bytes().splitlines(keepends=True)
+            (tmp_path / "paced").write_bytes(b"".join(lines[:kept]))
+            score(pool, puzzles, tmp_path / "paced", chunk=0)
+            assert without_times(tmp_path / "paced") == whole
+        (tmp_path / "paced").unlink()
+
+
 # ---- resuming ----
 
 
@@ -260,7 +326,6 @@ OTHERS = {
     "settings": {"config": dataclasses.replace(CONFIG, temperature=0.5)},
     "settings, rows": {"rows": 9},
     "samples_per_puzzle": {"config": dataclasses.replace(CONFIG, samples_per_puzzle=5)},
-    "puzzles": {"chunk": 4},
 }
 
 
@@ -629,7 +694,7 @@ def test_a_benchmark_with_other_settings_does_not_mix_with_what_is_there(tiny, p
 def test_seeds_draw_other_samples(tiny, pool, puzzle_file, tmp_path):
     benched(tiny, pool, puzzle_file, tmp_path, seeds=(1, 2))
     first, second = samples(tmp_path)
-    assert [line["identity"]["seed"] for line in (first, second)] == [[1, 0], [2, 0]]
+    assert [line["identity"]["seed"] for line in (first, second)] == [[1], [2]]
     assert [r["texts"] for r in first["results"]] != [r["texts"] for r in second["results"]]
     benched(tiny, pool, puzzle_file, tmp_path / "alone", seeds=(2,))
     assert samples(tmp_path / "alone") == [second], "a seed draws the same whatever stands beside it"

@@ -77,7 +77,7 @@ class Model:
     def fits(self, prompt, max_tokens):
         return True
 
-    def sample(self, prompts, copies, settings, seed, progress=lambda done: None):
+    def sample(self, prompts, copies, settings, seed, progress=lambda done: None, numbers=None):
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.sampling.prompts import Prompt
-from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
+from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings, numbered
 
 
 class ScriptedSampler:
@@ -46,10 +46,14 @@ class ScriptedSampler:
         settings: SamplingSettings,
         seed: Sequence[int],
         progress: Callable[[int], object] = lambda done: None,
+        numbers: Sequence[int] | None = None,
     ) -> Sampled:
-        """Texts that the function writes. Their randomness comes only from the seed."""
-        rng = np.random.default_rng(list(seed))
+        """Texts that the function writes. Their randomness comes only from the seed and their numbers."""
+        own = numbered(len(prompts), copies) if numbers is None else numbers
         progress(len(prompts) * copies)
-        texts_P_K = [[self._write(prompt, rng) for _ in range(copies)] for prompt in prompts]
+        texts_P_K = [
+            [self._write(prompt, np.random.default_rng([*seed, number + k])) for k in range(copies)]
+            for prompt, number in zip(prompts, own, strict=True)
+        ]
         completions_P_K = [[Completion(text, len(text.split()), True) for text in texts_K] for texts_K in texts_P_K]
         return Sampled(completions_P_K, sum(len(prompt.text.split()) for prompt in prompts), settings.batch_rows)
