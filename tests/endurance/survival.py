@@ -517,6 +517,13 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
 PARTS = ("crashes", "environments", "candidates", "iterations", "verifier", "inputs")
 
 
+def hear_signals() -> None:
+    """Take back that signals are ignored. `nohup`, and `&` in a script, make all processes below them deaf."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--points", type=int, default=200, help="of crashes")
@@ -527,6 +534,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("survival"), help="where results are kept")
     parser.add_argument("--only", action="append", choices=PARTS)
     arguments = parser.parse_args(given)
+    hear_signals()
     folder, parts, wrong = arguments.folder.absolute(), arguments.only or PARTS, []
     started = time.monotonic()
     if {"crashes", "environments"} & {*parts}:
