@@ -99,6 +99,10 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
         help="with --url: candidates asked for in one request, if the server can",
     )
     parser.add_argument(
+        "--request-seconds", type=positive, default=300,
+        help="with --url: time for the answer to one request, from sending it to its last byte; it is then asked again",
+    )  # fmt: skip
+    parser.add_argument(
         "--send", action="append", default=[], metavar="NAME=OTHER",
         help="with --url: send a parameter under another name, or with `NAME=` not at all; may be repeated",
     )  # fmt: skip
@@ -198,7 +202,8 @@ def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sam
     is_here = model.path in ("embedded", "smollm2") or Path(model.path).exists()
     endpoint = EndpointConfig(
         tuple(options.url), model="" if is_here else model.path, concurrent_requests=options.concurrent_requests,
-        candidates_per_request=options.candidates_per_request, proof=options.proof, send=send,
+        candidates_per_request=options.candidates_per_request, request_seconds=options.request_seconds,
+        proof=options.proof, send=send,
     )  # fmt: skip
     backend = ServedBackend(endpoint, options.protocol, Path(), draws=options.temperature > 0)
     return lambda: backend.load(model.path if is_here else ELSEWHERE, model)

@@ -54,6 +54,8 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\u200b-\u200f\u2028-
 HASHED_BYTES = 64 * 1024**2
 ALLOWED = "data.train,data.dev,data.heldout"
 SMALL = ("--samples", "1", "--k", "1", "--max-tokens", "8", "--threads", "1", "--lanes", "2")
+SERVED = f"--puzzles GOOD/five.jsonl --request-seconds 4 {' '.join(SMALL[:6])}"
+"""A server's answer that comes in drops ends after this time, eight times."""
 THINGS = {
     "archive": "theirs/archive.sqlite", "run folder": "runs/strange", "model": "theirs/model",
     "texts": "theirs/pairs.jsonl", "settings": "theirs/settings.toml", "results": "theirs/result",
@@ -127,8 +129,8 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         command("bench --rescore THING --judge-again", "bench --judge-again", writes=True),
     ),
     "server": (
-        command(f"bench m --url URL --proof skip --puzzles GOOD/five.jsonl {' '.join(SMALL[:6])} --out own/b", "bench --url"),
-        command(f"bench m --url URL --puzzles GOOD/five.jsonl {' '.join(SMALL[:6])} --out own/b", "bench --url, proof"),
+        command(f"bench m --url URL --proof skip {SERVED} --out own/b", "bench --url"),
+        command(f"bench m --url URL {SERVED} --out own/b", "bench --url, proof"),
     ),
 }  # fmt: skip
 FEW = (
