@@ -17,7 +17,7 @@ from typing import Any
 
 from puzzles.archive.store import Archive
 from puzzles.foreign import parse_json
-from puzzles.parse import Text, parse_candidates, parse_puzzles
+from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle, Verdict, content_hash
 from puzzles.verify import verify
 from puzzles.writing import open_in_place
@@ -36,7 +36,7 @@ class Found:
     puzzle: str
     solution: str
     what: str
-    """What differs: `puzzle`, `answer_type`, `header`, `solution`, `verdict` or `answer`."""
+    """What differs: `puzzle`, `answer_type`, `header`, `puzzle_source`, `solution`, `source`, `verdict` or `answer`."""
     stored: str
     now: str
 
@@ -184,6 +184,7 @@ def judge_here(pool: Pool) -> Judge:
                 now = parsed.id if isinstance(parsed, Puzzle | Candidate) else str(parsed)
                 if now != stored:
                     found.append(Found(each.puzzle, each.solution, what, stored, now))
+            found += _shown_otherwise(each, puzzle, candidate)
             for what in ("answer_type", "header") if isinstance(puzzle, Puzzle) else ():
                 stored, now = str(getattr(each, what)), getattr(puzzle, what)
                 if now != stored:
@@ -194,6 +195,19 @@ def judge_here(pool: Pool) -> Judge:
         return found
 
     return judge
+
+
+def _shown_otherwise(
+    each: StoredPair, puzzle: Puzzle | ParseFailure, candidate: Candidate | ParseFailure
+) -> Iterator[Found]:
+    """Sources that do not follow from the author's programs. Prompts show sources and training learns them."""
+    both = (
+        ("puzzle_source", each.puzzle_text, each.puzzle_source, puzzle),
+        ("source", each.text, each.source, candidate),
+    )
+    for what, program, stored, parsed in both:
+        if program and not isinstance(parsed, ParseFailure) and parsed.source != stored:
+            yield Found(each.puzzle, each.solution, what, str(stored), parsed.source)
 
 
 def _compared(each: StoredPair, verdict: str, answer: str | None) -> list[Found]:
