@@ -20,11 +20,12 @@ from selfplay.iteration.goals import Goals
 from selfplay.sampling.chunks import (
     ChunkSamples,
     Sampling,
+    chunk_seed,
     first_number,
     planned_seed,
     planned_settings,
     recorded_settings,
-)  # fmt: skip
+)
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, PromptFormat, propose_prompt
 from selfplay.sampling.sampler import Sampler, numbered, settings_of
@@ -55,9 +56,9 @@ def check_strategy(config: RunConfig, prompt_format: PromptFormat) -> None:
 
 def plan(
     archive: Archive, iteration: int, config: RunConfig, prompt_format: PromptFormat, sampler: Sampler,
-    pool: Pool | None = None,
+    pool: Pool | None = None, minute: int = 0,
 ) -> None:  # fmt: skip
-    """Plan the iteration's proposal chunks of `config.chunk_texts`: the puzzles in each prompt, and the stage's seed.
+    """Plan the iteration's proposal chunks: the puzzles in each prompt, and the seed of each chunk.
 
     Args:
         archive: The run's archive.
@@ -66,6 +67,7 @@ def plan(
         prompt_format: How prompts are written.
         sampler: The sampler of the model that proposes.
         pool: A sandbox that describes puzzles, for niches. Without it one is started for this step.
+        minute: Texts of a chunk if `config.chunk_texts` is 0.
 
     Raises:
         InputError: Even a prompt without puzzles leaves no room for a proposal in the model's context.
@@ -90,17 +92,19 @@ def plan(
         parent = goals.parents(goal, 1, rng)[0] if goals and goal else parents[int(rng.integers(len(parents)))]
         return _Asked(fitting, _beginning(archive, parent, rng, sampler.is_border), goal)
 
-    own, texts = config.propose, config.chunk_texts
+    own, texts = config.propose, config.chunk_texts or minute
+    copies = min(own.proposals_per_prompt, config.chunk_texts or own.proposals_per_prompt)
     begun = round(own.proposals * own.begun) if parents and prompt_format.protocol != "chat" else 0
-    grids = _grids(own.proposals - begun, own.proposals_per_prompt, lambda: drawn(False))
-    grids += _grids(begun, min(own.proposals_per_prompt, BEGUN_COPIES), lambda: drawn(True))
-    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, texts)
-    seed, first = f"{config.seed}/{iteration}/1", 0
+    grids = _grids(own.proposals - begun, copies, lambda: drawn(False))
+    grids += _grids(begun, min(copies, BEGUN_COPIES), lambda: drawn(True))
+    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, minute)
+    first = 0
     with archive.transaction():
-        for number, (part, copies) in enumerate(part for grid in grids for part in _cut(*grid, texts)):
-            content = _content(part, copies, first)
+        for number, (part, each) in enumerate(part for grid in grids for part in _cut(*grid, texts)):
+            content = _content(part, each) | ({} if config.chunk_texts else {"first": first})
+            seed = chunk_seed(config, iteration, 1, number)
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
-            first += len(part) * copies
+            first += len(part) * each
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,8 @@ def _cut(prompts: Sequence[_Asked], copies: int, texts: int) -> Iterator[tuple[S
         yield from ((prompts[start : start + per_part], copies) for start in range(0, len(prompts), per_part))
 
 
-def _content(part: Sequence[_Asked], copies: int, first: int) -> dict[str, Any]:
-    content = {
-        "shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies,
-        "first": first,
-    }  # fmt: skip
+def _content(part: Sequence[_Asked], copies: int) -> dict[str, Any]:
+    content = {"shots": [asked.shots for asked in part], "begins": [asked.begin for asked in part], "copies": copies}
     goals = [asked.goal and str(asked.goal) for asked in part]
     return {**content, "goals": goals} if any(goals) else content
 

@@ -32,12 +32,11 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     earlier = run.rundir.samples(scored, name)
     if scored != iteration and not file.exists() and earlier.exists():  # unchanged weights are not scored again
         write_atomically(file, read_bytes(earlier).decode("utf-8"))
-    # The base model's own first candidates tell its rate, because nothing was recorded yet.
-    texts = run.in_chunks(iteration, "score").chunk_texts if iteration else config.chunk_texts
+    # In iteration 0 nothing was recorded yet: the first candidates tell the rate.
+    pace = run.minute(iteration, "score") if iteration else run.paced_by.samples(iteration, name)
     asked = Questions(
-        puzzles, run.prompt_format, run.shots, config.evaluate, seed, config.batch_rows, texts,
-        run.paced_by.samples(iteration, name),
-    )  # fmt: skip
+        puzzles, run.prompt_format, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts, pace
+    )
     return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
 
 

@@ -17,11 +17,12 @@ from selfplay.config import RunConfig
 from selfplay.sampling.chunks import (
     ChunkSamples,
     Sampling,
+    chunk_seed,
     first_number,
     planned_seed,
     planned_settings,
     recorded_settings,
-)  # fmt: skip
+)
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import PromptFormat, solve_prompt
@@ -92,17 +93,21 @@ def promising(archive: Archive, iteration: int, count: int) -> list[str]:
 
 def plan(
     archive: Archive, iteration: int, chosen: Sequence[str], config: RunConfig, prompt_format: PromptFormat,
-    sampler: Sampler, stage: str = STAGE,
+    sampler: Sampler, stage: str = STAGE, minute: int = 0,
 ) -> None:  # fmt: skip
-    """Plan the iteration's solving chunks: the puzzles in each chunk of `config.chunk_texts`, and the stage's seed."""
-    own, texts = config.solve, config.chunk_texts
-    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, texts)
+    """Plan the iteration's solving chunks: the puzzles in each, and its seed.
+
+    A chunk has `config.chunk_texts` texts, or if that is 0 as many as a `minute` has.
+    """
+    own, texts = config.solve, config.chunk_texts or minute
+    settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, minute)
     copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
     per_chunk = max(1, texts // copies)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
-            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies, "first": start * copies}
-            seed = f"{config.seed}/{iteration}/{digit}"
+            content = {"puzzles": chosen[start : start + per_chunk], "copies": copies}
+            content |= {} if config.chunk_texts else {"first": start * copies}
+            seed = chunk_seed(config, iteration, digit, number)
             archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
 
 

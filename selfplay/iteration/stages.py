@@ -35,11 +35,11 @@ class _Stage:
 
 def propose_stage(run: Run, iteration: int) -> None:
     """Sample new puzzles, and admit or refuse each."""
-    archive, prompt_format, pool = run.archive, run.prompt_format, run.pool
+    archive, config, prompt_format, pool = run.archive, run.config, run.prompt_format, run.pool
     stage = _Stage(
         propose.STAGE, "shots", "proposal",
         plan=lambda sampler: propose.plan(
-            archive, iteration, run.in_chunks(iteration, propose.STAGE), prompt_format, sampler, pool
+            archive, iteration, config, prompt_format, sampler, pool, run.minute(iteration, propose.STAGE)
         ),
         sampling=lambda chunk, sampler: propose.sampling(archive, chunk, sampler, prompt_format),
         judge=lambda chunk: propose.judge(archive, chunk, pool, prompt_format),
@@ -51,7 +51,8 @@ def vary_stage(run: Run, iteration: int) -> None:
     """Make new puzzles from the archive's own. Nothing is sampled, so every part of a sharded run does all of it."""
     archive = run.archive
     if run.config.vary.variations and not archive.planned(iteration, vary.STAGE):
-        vary.plan(archive, iteration, run.in_chunks(iteration, vary.STAGE), run.models.sampler(run.reigning).checkpoint)
+        checkpoint = run.models.sampler(run.reigning).checkpoint
+        vary.plan(archive, iteration, run.config, checkpoint, run.minute(iteration, vary.STAGE))
     chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
     texts = sum(len(chunk.plan["variations"]) for chunk in chunks)
     count = run.progress.counter(texts, f"iteration {iteration}: vary", "puzzle")
@@ -85,11 +86,11 @@ def _targets(run: Run, iteration: int) -> list[str]:
 
 
 def _try(run: Run, iteration: int, name: str, choose: Callable[[], list[str]]) -> None:
-    archive, prompt_format, shots = run.archive, run.prompt_format, run.shots
+    archive, config, prompt_format, shots = run.archive, run.config, run.prompt_format, run.shots
     stage = _Stage(
         name, "puzzles", "candidate",
         plan=lambda sampler: solve.plan(
-            archive, iteration, choose(), run.in_chunks(iteration, name), prompt_format, sampler, name
+            archive, iteration, choose(), config, prompt_format, sampler, name, run.minute(iteration, name)
         ),
         sampling=lambda chunk, sampler: solve.sampling(archive, chunk, sampler, prompt_format, shots),
         judge=lambda chunk: solve.judge(archive, chunk, run.pool, prompt_format, shots, run.protections),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -113,16 +113,16 @@ class Run:
         spent = sampling_price(self.config.endpoint, record_costs(record))
         self.done.append(Done(dev, record_seconds(record), record_tokens(record), spent))
 
-    def in_chunks(self, iteration: int, stage: str) -> RunConfig:
-        """The settings with the size of a stage's chunks: as set, or about a minute of work.
+    def minute(self, iteration: int, stage: str) -> int:
+        """Texts of a stage that are about a minute of work; 0 if the settings say how many a chunk has.
 
         The rate is the one that was recorded last. So whoever goes on with the run, or does a part of it, cuts alike.
         """
         if self.config.chunk_texts:
-            return self.config
+            return 0
         rates = record_rates(self.paced_by.read_records()[iteration - 1])
         texts, seconds = rates[stage] if stage in rates else rates["all"]
-        return replace(self.config, chunk_texts=texts_in_a_minute(texts, seconds))
+        return texts_in_a_minute(texts, seconds)
 
     def ends_with(self, iteration: int) -> int:
         """Number of the checkpoint after an iteration: its own or, without training, the one it sampled from."""

@@ -32,16 +32,20 @@ INAPPLICABLE = "inapplicable"
 """Outcome of a variation that the rules cannot make."""
 
 
-def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str) -> None:
-    """Plan the iteration's variations: the puzzles, the answer and the seed of each."""
+def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, minute: int = 0) -> None:
+    """Plan the iteration's variations: the puzzles, the answer and the seed of each.
+
+    A chunk has `config.chunk_texts` of them, or if that is 0 as many as a `minute` has.
+    """
+    per_chunk = config.chunk_texts or minute
     rng = np.random.default_rng([config.seed, iteration, 6])
     stock = _Stock(archive, iteration)
     ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
     drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations if ways else 0)]
     chosen = [variation for variation in drawn if variation]
     with archive.transaction():
-        for number, start in enumerate(range(0, len(chosen), config.chunk_texts)):
-            content = {"variations": chosen[start : start + config.chunk_texts]}
+        for number, start in enumerate(range(0, len(chosen), per_chunk)):
+            content = {"variations": chosen[start : start + per_chunk]}
             seed = f"{config.seed}/{iteration}/6/{number}"
             archive.plan_chunk(iteration, STAGE, number, checkpoint, seed, {}, content)
 

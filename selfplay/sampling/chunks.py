@@ -1,6 +1,8 @@
 """The size of a chunk, and its parts: the settings and seed that its plan fixed, its texts, and their cost.
 
-Where work is cut into chunks does not change a text, but for rounding: a text is drawn by its number in its stage.
+Without a set size, a chunk is about a minute of work. Where work is cut then does not change a text, but for rounding:
+the stage has one seed, and a text is drawn by its number in the stage. Chunks of a set size have a seed each, as all
+chunks of older runs have.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 from puzzles.archive.store import Archive, Chunk
 from puzzles.puzzle import InputError
+from selfplay.config import RunConfig
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Drawn, Sampled, Sampler, SamplingSettings
@@ -23,7 +26,7 @@ FEWEST_CHUNK_TEXTS = 16
 FIRST_CHUNK_TEXTS = 64
 """Texts of the chunk by which the rate is measured."""
 MOST_CHUNK_TEXTS = 4096
-"""Texts of the largest chunk. With 1,024 texts side by side, larger ones save no time, and need more memory."""
+"""Texts of the largest chunk: four times as many as are sampled side by side at most."""
 
 
 def texts_in_a_minute(texts: int, seconds: float) -> int:
@@ -95,14 +98,21 @@ call."""
 
 
 def recorded_settings(
-    settings: SamplingSettings, sampler: Sampler, prompt_format: PromptFormat, chunk_texts: int
+    settings: SamplingSettings, sampler: Sampler, prompt_format: PromptFormat, minute: int
 ) -> dict[str, Any]:
-    """The settings of a chunk, as its plan records them. `prompts.kept_format` reads how its prompts are written.
+    """The settings of a chunk, as its plan records them, with the size of the stage's chunks if it was measured.
 
-    All chunks of a stage have the same `chunk_texts`.
+    `prompts.kept_format` reads how its prompts are written.
     """
     written = {"protocol": prompt_format.protocol, "prompt_format": prompt_format.to_json()}
-    return {**vars(settings), **sampler.description, **written, "chunk_texts": chunk_texts}
+    measured = {"chunk_texts": minute} if minute else {}
+    return {**vars(settings), **sampler.description, **written, **measured}
+
+
+def chunk_seed(config: RunConfig, iteration: int, digit: int, number: int) -> str:
+    """The seed of a chunk, as its plan records it. The digit stands for the stage."""
+    of_stage = f"{config.seed}/{iteration}/{digit}"
+    return f"{of_stage}/{number}" if config.chunk_texts else of_stage
 
 
 def planned_settings(chunk: Chunk) -> SamplingSettings:
@@ -111,10 +121,11 @@ def planned_settings(chunk: Chunk) -> SamplingSettings:
 
 
 def planned_seed(chunk: Chunk) -> list[int]:
-    """The recorded seed as integers for `SeedSequence`. All chunks of a stage have the same."""
+    """The recorded seed as integers for `SeedSequence`."""
     return [int(part) for part in chunk.seed.split("/")]
 
 
-def first_number(chunk: Chunk) -> int:
-    """The number of the chunk's first text in its stage. Older plans have a seed for each chunk, and count from 0."""
-    return int(chunk.plan.get("first", 0))
+def first_number(chunk: Chunk) -> int | None:
+    """The number of the chunk's first text in its stage; None if the chunk has a seed of its own."""
+    first: int | None = chunk.plan.get("first")
+    return first

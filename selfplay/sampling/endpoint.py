@@ -28,7 +28,7 @@ from selfplay.config import EndpointConfig
 from selfplay.sampling import replies
 from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, encode_prompt, propose_prompt
 from selfplay.sampling.replies import NoAnswer, Reply, SeveralRefused
-from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings, numbered
+from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
 from selfplay.sampling.serving import HOST, ManagedServer, ServerDied
 from selfplay.sampling.tokens import encode_after, is_border
 from selfplay.sampling.transfer import MOST_LISTED_BYTES, Unreadable, fetch, most_bytes
@@ -184,14 +184,14 @@ class Endpoint:
     ) -> Sampled:  # fmt: skip
         """`copies` completions of each prompt, in the prompts' order.
 
-        A request's seed follows from the number of its first text. Whether a server uses the seed is up to the server.
+        A request's seed follows from the number of its first text or, without numbers, from its place. Whether a
+        server uses the seed is up to the server.
 
         Raises:
             InputError: A server refuses a request for good.
             EndpointFailed: No server answers any more.
         """
-        own = numbered(len(prompts), copies) if numbers is None else numbers
-        return asyncio.run(_Sampling(self, prompts, copies, settings, seed, progress, own).done())
+        return asyncio.run(_Sampling(self, prompts, copies, settings, seed, progress, numbers).done())
 
     def asked(self, url: str, prompt: Prompt, settings: SamplingSettings, seed: int, copies: int = 1) -> dict[str, Any]:
         """A request to the server at `url`, as arguments of the client's `post`."""
@@ -424,11 +424,11 @@ class _Sampling:
 
     def __init__(
         self, endpoint: Endpoint, prompts: Sequence[Prompt], copies: int, settings: SamplingSettings,
-        seed: Sequence[int], progress: Callable[[int], object], numbers: Sequence[int],
+        seed: Sequence[int], progress: Callable[[int], object], numbers: Sequence[int] | None,
     ) -> None:  # fmt: skip
         self.endpoint, self.config, self.prompts, self.settings = endpoint, endpoint.config, prompts, settings
         self.progress = progress
-        self.waiting = deque(_requests(numbers, copies, endpoint._copies_per_request, seed))
+        self.waiting = deque(_requests(len(prompts), copies, endpoint._copies_per_request, seed, numbers))
         self.completions_P_K: list[list[Completion | None]] = [[None] * copies for _ in prompts]
         self.prompt_tokens = self.prompts_not_told = self.asked_again = 0
 
@@ -540,10 +540,16 @@ async def _together(works: Sequence[Coroutine[Any, Any, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _requests(numbers: Sequence[int], copies: int, most: int, seed: Sequence[int]) -> Iterator[_Request]:
-    for prompt, number in enumerate(numbers):
-        drawn = [np.random.SeedSequence([*seed, number + k]).generate_state(1) for k in range(copies)]
-        seeds = [int(each[0]) // 2 for each in drawn]  # 31 bits, which servers accept
+def _requests(
+    prompts: int, copies: int, most: int, seed: Sequence[int], numbers: Sequence[int] | None
+) -> Iterator[_Request]:
+    for prompt in range(prompts):
+        if numbers is None:
+            drawn = np.random.SeedSequence([*seed, prompt]).generate_state(copies).tolist()
+        else:
+            own = (np.random.SeedSequence([*seed, numbers[prompt] + k]) for k in range(copies))
+            drawn = [int(each.generate_state(1)[0]) for each in own]
+        seeds = [each // 2 for each in drawn]  # 31 bits, which servers accept
         for first in range(0, copies, most):
             yield _Request(prompt, first, min(most, copies - first), seeds)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -43,7 +44,7 @@ from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, window_tokens
 from selfplay.sampling.decode import LineTable
 from selfplay.sampling.prompts import KEPT, PROTOCOLS, Prompt, encode_prompt, end_of
-from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings, chances, numbered
+from selfplay.sampling.sampler import Arithmetic, Completion, Drawn, Sampled, SamplingSettings, chances
 from selfplay.sampling.tokens import decode_after, encode_after, is_border
 from selfplay.settings import embedded_file
 
@@ -277,14 +278,13 @@ class LanguageModel:
         """
         ids_P = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         self.check_embedded(ids_P)
-        numbers_P = numbered(len(prompts), copies) if numbers is None else numbers
         order = sorted(range(len(prompts)), key=lambda p: (prompts[p].chat, len(ids_P[p])))
         completions_P_K: list[list[Completion]] = [[] for _ in prompts]
         read = 0
         for chat, same in itertools.groupby(order, key=lambda p: prompts[p].chat):
             chosen = list(same)
-            numbers_N = [numbers_P[p] + k for p in chosen for k in range(copies)]
-            chance_NM = torch.from_numpy(chances(seed, numbers_N, settings.max_tokens)).to(self.device)
+            own = [numbers[p] + k for p in chosen for k in range(copies)] if numbers is not None else None
+            chance_NM = _chances([*seed, chat], len(chosen) * copies, settings.max_tokens, own).to(self.device)
             asked = [ids_P[p] for p in chosen]
             sampled, tokens, settings = self._sample_fitting(asked, copies, chat, settings, chance_NM, progress)
             read += tokens
@@ -528,6 +528,14 @@ def _generation_config(ends: list[int], pad: int, max_tokens: int | None = None)
     if max_tokens is not None:
         return GenerationConfig(**common, do_sample=False, max_new_tokens=max_tokens)
     return GenerationConfig(**common, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+
+
+def _chances(seed: list[int], texts: int, tokens: int, numbers_N: list[int] | None) -> torch.Tensor:
+    """A random number in [0, 1) for every token that may be drawn: by each text's number, or for all texts at once."""
+    if numbers_N is not None:
+        return torch.from_numpy(chances(seed, numbers_N, tokens))
+    number = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) % 2**63
+    return torch.rand((texts, tokens), generator=torch.Generator().manual_seed(number), dtype=torch.float64)
 
 
 def _batches(prompts_N: Sequence[list[int]], rows: int, pads: bool) -> Iterator[list[list[int]]]:

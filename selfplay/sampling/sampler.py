@@ -148,23 +148,22 @@ class Sampler(Protocol):
     ) -> Sampled:
         """`copies` completions of each prompt. The same arguments give the same texts on one machine.
 
-        A text is drawn by the seed and its own number. So, but for rounding, it does not depend on what else is sampled
-        in the same call.
+        With `numbers` a text is drawn by the seed and its own number. So, but for rounding, it does not depend on what
+        else is sampled in the same call. Without them the seed is of this call alone.
 
         Args:
             prompts: The prompts.
             copies: Number of completions of each.
             settings: How text is sampled.
-            seed: Integers that many calls may share.
+            seed: Integers. Calls with numbers may share them.
             progress: Called with the number of completions done since the last call.
-            numbers: The number of each prompt's first completion; the next one has the next number. By default those
-                of `numbered`.
+            numbers: The number of each prompt's first completion; the next one has the next number.
         """
 
 
-def numbered(prompts: int, copies: int, first: int = 0) -> list[int]:
-    """The number of each prompt's first completion, if all completions are counted in order."""
-    return [first + place * copies for place in range(prompts)]
+def numbered(prompts: int, copies: int, first: int | None) -> list[int] | None:
+    """The number of each prompt's first completion, if all are counted in order from `first` on; None without it."""
+    return None if first is None else [first + place * copies for place in range(prompts)]
 
 
 def chances(seed: Sequence[int], numbers_N: Sequence[int], tokens: int) -> np.ndarray:
@@ -190,15 +189,15 @@ def sample_fitting(
     settings: SamplingSettings,
     seed: Sequence[int],
     progress: Callable[[int], object] = lambda done: None,
-    first: int = 0,
+    first: int | None = None,
 ) -> Sampled:
     """As `Sampler.sample`, with no completions for a prompt that does not fit the model's context.
 
-    The first text has the number `first`. Those of prompts that do not fit are counted too.
+    If given, `first` is the number of the first text. Those of prompts that do not fit are counted too.
     """
     fitting = [index for index, prompt in enumerate(prompts) if sampler.fits(prompt, settings.max_tokens)]
     chosen, numbers = [prompts[index] for index in fitting], numbered(len(prompts), copies, first)
-    own = [numbers[index] for index in fitting]
+    own = numbers and [numbers[index] for index in fitting]
     sampled = sampler.sample(chosen, copies, settings, seed, progress, own) if fitting else Sampled([])
     progress((len(prompts) - len(fitting)) * copies)
     by_index = dict(zip(fitting, sampled.completions_P_K, strict=True))

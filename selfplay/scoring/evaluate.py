@@ -89,13 +89,14 @@ class Questions:
     config: EvaluateConfig
     """n, k and sampling settings."""
     seed: Sequence[int]
-    """Integers from which every candidate is drawn, with its number."""
+    """Integers from which each candidate is drawn with its number, or with a set size each chunk with its number."""
     batch_rows: int
     """Texts sampled side by side; 0 leaves it to the sampler."""
     chunk_texts: int
     """Candidates per chunk; 0 for about a minute of work."""
-    paced_by: Path | None = None
-    """The file whose first chunk tells the rate, with 0 `chunk_texts`; by default the one that is written."""
+    pace: int | Path | None = None
+    """With 0 `chunk_texts`: the candidates of a minute, or the file whose first chunk tells how long candidates take.
+    By default that is the file that is written."""
 
 
 def evaluate(
@@ -143,40 +144,48 @@ def _check_done(sampler: Sampler, pool: Pool, asked: Questions, file: Path, done
         )
     first = 0
     for number, line in enumerate(done):
-        here = _chunk(sampler, pool, asked, done, number, first, len(line["results"])).identity
-        if "first" not in line["identity"]:  # an older version had a seed for each chunk
-            here = {**{key: here[key] for key in here if key != "first"}, "seed": [*asked.seed, number]}
-        _check_same(file, line["identity"], here)
+        numbered = "first" in line["identity"]
+        here = _chunk(sampler, pool, asked, done, number, first, len(line["results"]), numbered)
+        _check_same(file, line["identity"], here.identity)
         first += len(line["results"])
 
 
 def _next_chunks(sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]]) -> list[_Chunk]:
     """The chunks after those that are done: all that are left, or the first one alone if it shall tell the rate."""
-    first, texts = sum(len(line["results"]) for line in done), asked.chunk_texts
-    if not texts and done:
-        pace = [*(read_chunks(asked.paced_by)[:1] if asked.paced_by else []), done[0]]
-        cost = chunk_cost(pace[0])
-        texts = texts_in_a_minute(cost.texts, cost.model_seconds + cost.judging_seconds)
+    first, texts = sum(len(line["results"]) for line in done), asked.chunk_texts or _minute(asked, done)
     puzzles = max(1, (texts or FIRST_CHUNK_TEXTS) // asked.config.samples_per_puzzle)
     starts = range(first, len(asked.puzzles), puzzles)
     return [
-        _chunk(sampler, pool, asked, done, len(done) + place, start, puzzles)
+        _chunk(sampler, pool, asked, done, len(done) + place, start, puzzles, not asked.chunk_texts)
         for place, start in enumerate(starts if texts else starts[:1])
     ]
 
 
+def _minute(asked: Questions, done: Sequence[dict[str, Any]]) -> int:
+    """Candidates that are about a minute of work; 0 if that is not known yet."""
+    if isinstance(asked.pace, int):
+        return asked.pace
+    if not done:
+        return 0
+    first, *_ = [*(read_chunks(asked.pace)[:1] if asked.pace else []), done[0]]
+    cost = chunk_cost(first)
+    return texts_in_a_minute(cost.texts, cost.model_seconds + cost.judging_seconds)
+
+
 def _chunk(
-    sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]], number: int, first: int, size: int
-) -> _Chunk:
-    """The chunk of so many puzzles from `first` on."""
+    sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]], number: int, first: int, size: int,
+    numbered: bool,
+) -> _Chunk:  # fmt: skip
+    """The chunk of so many puzzles from `first` on: its candidates are `numbered`, or it has a seed of its own."""
     group, copies = asked.puzzles[first : first + size], asked.config.samples_per_puzzle
     # Rows stay as they were when the file was begun, whatever memory is free now.
     rows = done[0]["identity"]["settings"]["batch_rows"] if done and not asked.batch_rows else asked.batch_rows
     settings = settings_of(asked.config, rows, sampler)
     prompts = [prompt_for(asked.prompt_format, named.puzzle, asked.shots) for named in group]
+    drawn_by = {"seed": [*asked.seed], "first": first * copies} if numbered else {"seed": [*asked.seed, number]}
     identity = {
         "chunk": number, "checkpoint": sampler.checkpoint, "protocol": asked.prompt_format.protocol,
-        "seed": [*asked.seed], "first": first * copies, "settings": vars(settings), "samples_per_puzzle": copies,
+        **drawn_by, "settings": vars(settings), "samples_per_puzzle": copies,
         "shots": [puzzle.id for puzzle, _ in asked.shots], "puzzles": [named.puzzle.id for named in group],
         "prompt_format_hash": asked.prompt_format.hash, "prompts": prompts_hash(prompts),
         "limits": asdict(pool.limits),
@@ -253,7 +262,7 @@ class _Chunk:
         """The work that samples the chunk. Its result is the samples and the times they took."""
 
         def work(progress: Callable[[int], object]) -> tuple[Sampled, dict[str, float]]:
-            watch, seed, first = Watch(), self.identity["seed"], self.identity["first"]
+            watch, seed, first = Watch(), self.identity["seed"], self.identity.get("first")
             sampled = sample_fitting(sampler, self.prompts, self.copies, self.settings, seed, progress, first)
             cpu_seconds = watch.cpu_seconds() + sampled.cpu_seconds
             return sampled, {"sampling_seconds": watch.seconds(), "sampling_cpu_seconds": cpu_seconds}

@@ -82,20 +82,21 @@ def prompts(count: int, model: LanguageModel) -> dict[str, list[Prompt]]:
 
 
 def by_generate(
-    model: LanguageModel, chosen: Sequence[Prompt], settings: SamplingSettings, side_by_side: int, cache: str
-) -> int:
+    model: LanguageModel, chosen: Sequence[Prompt], settings: SamplingSettings, side_by_side: int, cache: str,
+    copies: int = CANDIDATES,
+) -> int:  # fmt: skip
     """Tokens sampled by the library's own loop."""
     ends, pad = model._end_ids(), model.tokenizer.pad_token_id
     config = GenerationConfig(
         eos_token_id=ends, pad_token_id=pad, do_sample=True, temperature=settings.temperature, top_k=0,
-        max_new_tokens=settings.max_tokens, num_return_sequences=CANDIDATES, cache_implementation=cache,
+        max_new_tokens=settings.max_tokens, num_return_sequences=copies, cache_implementation=cache,
     )  # fmt: skip
     ids = sorted((encode_prompt(model.tokenizer, prompt) for prompt in chosen), key=len)
     tokens = 0
     for group in (ids[start : start + side_by_side] for start in range(0, len(ids), side_by_side)):
         width = max(map(len, group))
-        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in group])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in group])
+        input_ids = torch.tensor([[pad] * (width - len(row)) + row for row in group], device=model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in group], device=model.device)
         with torch.inference_mode():
             output = model.network.generate(
                 input_ids, attention_mask=mask, generation_config=config,
@@ -169,16 +170,21 @@ def compare(
 def random_model(model: LanguageModel, millions: int) -> None:
     """Put a larger network with random weights under the embedded tokenizer."""
     width = {100: 768, 30: 448}[millions]
+    shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 64}
+    random_llama(model, num_hidden_layers=12, max_position_embeddings=1024, **shape)
+    print(f"{sum(p.numel() for p in model.network.parameters()) / 1e6:.0f} M parameters, random\n")
+
+
+def random_llama(model: LanguageModel, **shape: int) -> None:
+    """Put a Llama of this shape with random weights under a model's tokenizer, in its dtype and on its device."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(model.tokenizer), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=12,
-        num_attention_heads=width // 64, max_position_embeddings=1024, tie_word_embeddings=True,
-        eos_token_id=model.tokenizer.eos_token_id, pad_token_id=model.tokenizer.pad_token_id, bos_token_id=None,
+        vocab_size=len(model.tokenizer), tie_word_embeddings=True, eos_token_id=model.tokenizer.eos_token_id,
+        pad_token_id=model.tokenizer.pad_token_id, bos_token_id=None, **shape,
     )  # fmt: skip
     before = model.network
-    model.network = LlamaForCausalLM(config).eval()
+    model.network = LlamaForCausalLM(config).to(model.device, model.dtype).eval()
     model.network.generation_config = before.generation_config
-    print(f"{sum(p.numel() for p in model.network.parameters()) / 1e6:.0f} M parameters, random\n")
 
 
 def shots_once(options: argparse.Namespace) -> None:

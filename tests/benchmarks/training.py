@@ -70,11 +70,18 @@ class Clock(transformers.TrainerCallback):
         """Called by the library, and by `ours`."""
         self.steps += 1
         if self.steps == 3:
+            self.finished()
             self.cpu, self.wall = time.process_time(), time.monotonic()
+
+    def finished(self):
+        """Wait for the device, which may still be at work."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
 
     def speeds(self, tokens):
         """Tokens per CPU second of all threads, and per second; the first two steps have their share of them."""
         tokens *= (self.steps - 2) / self.steps
+        self.finished()
         return tokens / (time.process_time() - self.cpu), tokens / (time.monotonic() - self.wall)
 
 
@@ -112,7 +119,9 @@ def trainer(network, tokenizer, work, clock, strategy="random", attention="sdpa"
     ]
     mean = sum(len(example.input_ids_T) for example in work) / len(work)
     settings = transformers.TrainingArguments(
-        train_sampling_strategy=strategy, per_device_train_batch_size=round(BATCH_TOKENS / mean), **common()
+        train_sampling_strategy=strategy,
+        per_device_train_batch_size=round(BATCH_TOKENS / mean),
+        **common(network.device),
     )
     collator = transformers.DataCollatorForSeq2Seq(tokenizer)
     transformers.Trainer(network, settings, collator, rows, callbacks=[clock]).train()
@@ -140,7 +149,8 @@ def trl_packed(network, tokenizer, work, clock, attention="sdpa"):
     }
     settings = trl.SFTConfig(
         packing=True, max_length=PACK_TOKENS, completion_only_loss=True, gradient_checkpointing=False,
-        per_device_train_batch_size=1, gradient_accumulation_steps=BATCH_TOKENS // PACK_TOKENS, **common(),
+        per_device_train_batch_size=1, gradient_accumulation_steps=BATCH_TOKENS // PACK_TOKENS,
+        **common(network.device),
     )  # fmt: skip
     dataset = datasets.Dataset.from_dict(rows)
     trl.SFTTrainer(network, settings, None, dataset, processing_class=tokenizer, callbacks=[clock]).train()
@@ -151,15 +161,15 @@ def trl_eager(network, tokenizer, work, clock):
     trl_packed(network, tokenizer, work, clock, "eager")
 
 
-def common():
+def common(device):
     """What all peers are told."""
-    half = finetune._autocast("auto", torch.device("cpu"))._enabled
+    half = finetune._autocast("auto", device)._enabled
     return {
         "output_dir": tempfile.mkdtemp(), "num_train_epochs": 1, "learning_rate": CONFIG.learning_rate,
         "lr_scheduler_type": "linear", "warmup_steps": CONFIG.warmup_steps, "weight_decay": CONFIG.weight_decay,
         "adam_beta2": 0.95, "max_grad_norm": CONFIG.clip_norm, "optim": "adamw_torch_fused", "bf16": half,
-        "use_cpu": True, "save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True,
-        "remove_unused_columns": False,
+        "use_cpu": device.type == "cpu", "save_strategy": "no", "logging_strategy": "no", "report_to": [],
+        "disable_tqdm": True, "remove_unused_columns": False,
     }  # fmt: skip
 
 
@@ -228,7 +238,7 @@ def main():
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, threads {options.threads}, "
         f"load {os.getloadavg()[0]:.1f}, {sum(p.numel() for p in model.network.parameters()) / 1e6:.1f} M parameters, "
-        f"bfloat16 {common()['bf16']}, {repeats} repeats"
+        f"bfloat16 {common(model.device)['bf16']}, {repeats} repeats"
     )
     both = ("propose", "solve")
     for title, protocol, roles, count in (

@@ -111,12 +111,6 @@ def test_two_rates_give_other_chunks_and_the_same_texts_verdicts_and_weights(slo
     assert len(one["texts"]) > 150
 
 
-def test_a_given_size_gives_the_same_texts_too(slow, config, pool, tmp_path):
-    go(tmp_path / "given", dataclasses.replace(config, chunk_texts=7), pool)
-    assert sizes(tmp_path / "given")["solve"][1] == "7"
-    assert story(tmp_path / "given") == story(slow)
-
-
 @pytest.mark.parametrize(
     "crash_at", [160, *(pytest.param(place, marks=pytest.mark.slow) for place in (25, 90, 250, 400, 600))]
 )

@@ -70,7 +70,7 @@ class Drawing(Model):
 
     def sample(self, prompts, copies, settings, seed, progress=lambda done: None, numbers=None):
         sampled = super().sample(prompts, copies, settings, seed, progress, numbers)
-        rng = np.random.default_rng([*seed, *(numbers or [0])[:1], 1])
+        rng = np.random.default_rng([*seed, *(numbers or [])[:1], 1])
         rows = zip(prompts, sampled.completions_P_K, strict=True)
         return Sampled([[self._drawn(prompt, one.text, rng) for one in row] for prompt, row in rows], 0, 8)
 

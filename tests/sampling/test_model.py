@@ -396,8 +396,7 @@ def test_no_prompts_have_no_completions(loaded):
 def test_progress_tells_the_completions_of_each_batch(loaded):
     told: list[int] = []
     loaded().sample(PROMPTS, 3, FREE, [1], told.append)
-    assert sum(told) == 12
-    assert len([ended for ended in told if ended]) > 1
+    assert [ended for ended in told if ended] == [6, 6]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -810,7 +809,7 @@ def test_a_text_is_drawn_by_its_number_whatever_is_sampled_beside_it(loaded, mon
         rows = model.sample(prompts, copies, settings, [5, 6], numbers=numbers).completions_P_K
         return [completion.drawn.ids for row in rows for completion in row]
 
-    together = sampled(PROMPTS, 3)
+    together = sampled(PROMPTS, 3, [3 * place for place in range(len(PROMPTS))])
     assert len({*together}) > len(together) // 2
     assert [sampled([prompt], 3, [3 * place]) for place, prompt in enumerate(PROMPTS)] == [
         together[start : start + 3] for start in range(0, len(together), 3)

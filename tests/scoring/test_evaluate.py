@@ -78,19 +78,10 @@ class Scripted(ScriptedSampler):
 
 
 def score(
-    pool,
-    puzzles,
-    file,
-    sampler=None,
-    config=CONFIG,
-    shots=(),
-    written=PLAIN,
-    seed=(3,),
-    rows=8,
-    chunk=8,
-    **more,
-):
-    asked = Questions(puzzles, written, shots, config, seed, rows, chunk)
+    pool, puzzles, file, sampler=None, config=CONFIG, shots=(), written=PLAIN, seed=(3,), rows=8, chunk=8, pace=None,
+    **more
+):  # fmt: skip
+    asked = Questions(puzzles, written, shots, config, seed, rows, chunk, pace)
     return evaluate(sampler or Scripted(), pool, asked, file, **more)
 
 
@@ -211,22 +202,28 @@ def judged(file):
     ]
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 11, 20, 999])
 @pytest.mark.parametrize("too_long", [None, "k=1764"])
-def test_candidates_do_not_depend_on_the_size_of_chunks(pool, puzzles, tmp_path, chunk, too_long):
-    score(pool, puzzles, tmp_path / "eight", Scripted(too_long=too_long))
-    score(pool, puzzles, tmp_path / "other", Scripted(too_long=too_long), chunk=chunk)
-    assert judged(tmp_path / "other") == judged(tmp_path / "eight")
-    assert len(read_lines(tmp_path / "other")) == math.ceil(5 / max(1, chunk // 4))
+def test_candidates_do_not_depend_on_how_many_are_a_minute(pool, puzzles, tmp_path, too_long):
+    for minute in (20, 1, 8, 999):
+        score(pool, puzzles, tmp_path / f"{minute}", Scripted(too_long=too_long), chunk=0, pace=minute)
+        assert judged(tmp_path / f"{minute}") == judged(tmp_path / "20")
+        assert len(read_lines(tmp_path / f"{minute}")) == math.ceil(5 / max(1, minute // 4))
+    found = judged(tmp_path / "20")
+    assert len({text for _, text, _ in found}) > 3
 
 
-def test_a_file_is_gone_on_with_in_chunks_of_another_size(pool, puzzles, tmp_path):
+def test_a_file_of_chunks_of_a_set_size_is_gone_on_with_by_the_minute(pool, puzzles, tmp_path):
+    """As one that an older version has begun."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     score(pool, puzzles, whole)
-    cut.write_bytes(whole.read_bytes().splitlines(keepends=True)[0])
-    score(pool, puzzles, cut, chunk=4)
+    before = whole.read_bytes().splitlines(keepends=True)[0]
+    cut.write_bytes(before)
+    score(pool, puzzles, cut, chunk=0, pace=4)
+    assert cut.read_bytes().startswith(before)
     assert [len(line["results"]) for line in read_lines(cut)] == [2, 1, 1, 1]
-    assert judged(cut) == judged(whole)
+    done = whole.read_bytes()
+    score(pool, puzzles, whole, sampler := Scripted(), chunk=0)
+    assert (sampler.calls, whole.read_bytes()) == (0, done)
 
 
 @pytest.mark.parametrize(
@@ -245,12 +242,12 @@ def test_without_a_size_the_first_chunk_is_small_and_its_recorded_rate_cuts_the_
 ):
     monkeypatch.setattr("selfplay.scoring.evaluate.FIRST_CHUNK_TEXTS", 4)
     monkeypatch.setattr("selfplay.sampling.chunks.FEWEST_CHUNK_TEXTS", 4)
-    score(pool, puzzles, tmp_path / "given")
+    score(pool, puzzles, tmp_path / "known", chunk=0, pace=999)
     for seconds, sizes in ((60.0, [1, 1, 1, 1, 1]), (0.1, [1, 4])):
         monkeypatch.setattr("selfplay.sampling.cost.Watch.seconds", lambda _, spent=seconds: spent / 2)
         score(pool, puzzles, tmp_path / "paced", chunk=0)
         assert [len(line["results"]) for line in read_lines(tmp_path / "paced")] == sizes
-        assert judged(tmp_path / "paced") == judged(tmp_path / "given")
+        assert judged(tmp_path / "paced") == judged(tmp_path / "known")
         whole = without_times(tmp_path / "paced")
         # Whoever goes on later, however fast, cuts as the first chunk says.
         monkeypatch.setattr("selfplay.sampling.cost.Watch.seconds", lambda _: 7.0)

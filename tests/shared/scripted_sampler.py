@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from selfplay.sampling.prompts import Prompt
-from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings, numbered
+from selfplay.sampling.sampler import Completion, Sampled, SamplingSettings
 
 
 class ScriptedSampler:
@@ -49,11 +49,14 @@ class ScriptedSampler:
         numbers: Sequence[int] | None = None,
     ) -> Sampled:
         """Texts that the function writes. Their randomness comes only from the seed and their numbers."""
-        own = numbered(len(prompts), copies) if numbers is None else numbers
+        rng = np.random.default_rng(list(seed))
         progress(len(prompts) * copies)
         texts_P_K = [
-            [self._write(prompt, np.random.default_rng([*seed, number + k])) for k in range(copies)]
-            for prompt, number in zip(prompts, own, strict=True)
+            [
+                self._write(prompt, np.random.default_rng([*seed, numbers[p] + k]) if numbers else rng)
+                for k in range(copies)
+            ]
+            for p, prompt in enumerate(prompts)
         ]
         completions_P_K = [[Completion(text, len(text.split()), True) for text in texts_K] for texts_K in texts_P_K]
         return Sampled(completions_P_K, sum(len(prompt.text.split()) for prompt in prompts), settings.batch_rows)
