@@ -794,7 +794,7 @@ WRITTEN = [
 
 def chatting(body, number):
     """A model that proposes two kinds of puzzles and solves one of them."""
-    asked = body["messages"][0]["content"]
+    asked = body["messages"][-1]["content"]
     seed = body["seed"]
     if asked.startswith("Write a new"):
         text = WRITTEN[seed % 2].format(seed % 89 + 11)
