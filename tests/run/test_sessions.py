@@ -18,7 +18,7 @@ from puzzles.puzzle import InputError
 from selfplay.config import DataConfig, FinetuneConfig, ModelConfig
 from selfplay.iteration import loop
 from selfplay.iteration.beginning import branch
-from selfplay.run import sessions
+from selfplay.run import consent, sessions
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, read_lines
 from selfplay.scoring.sets import content_hash_of
@@ -42,6 +42,7 @@ def in_first_line(rundir, change):
     first, *rest = read_lines(rundir.sessions)
     change(first)
     rundir.sessions.write_text("".join(json.dumps(line) + "\n" for line in (first, *rest)))
+    consent.sign(rundir, load(rundir.config))  # else it is somebody else's run, and its texts are read again
 
 
 # ---- what is recorded ----

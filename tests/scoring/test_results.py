@@ -580,7 +580,7 @@ def test_a_folder_of_another_benchmark_is_refused_by_name_and_left_as_it_was(
     with (
         truth_pool(limits, lanes=1) if limits else contextlib.nullcontext(pool) as judge,
         pytest.raises(
-            InputError, match=f"^{re.escape(str(folder))}: it holds results with another {key} .*move it away"
+            InputError, match=f"^{re.escape(str(folder))}: it holds results with (another|more) {key} .*move it away"
         ),
     ):
         score(judge, model, puzzles, folder, **{"seeds": (4,), **changes})
