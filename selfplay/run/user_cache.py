@@ -6,6 +6,9 @@ They are in `$XDG_CACHE_HOME/selfplay`, by default `~/.cache/selfplay`. Nothing 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -17,3 +20,17 @@ def folder(name: str) -> Path | None:
     except RuntimeError:
         return None
     return base / "selfplay" / name if base.is_absolute() else None
+
+
+def made_once(folder: Path, make: Callable[[Path], object]) -> None:
+    """Have a folder made, unless it is there. It exists only when it is complete; several processes may make it."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as name:
+        part = Path(name) / "made"
+        make(part)
+        try:
+            part.replace(folder)
+        except OSError:  # another process was quicker
+            shutil.rmtree(part, ignore_errors=True)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from importlib import metadata, util
 from pathlib import Path
 
@@ -89,14 +87,7 @@ def _converted(file: Path, named: str) -> Path:
     if cache is None:
         raise InputError(f"{named}: expected a place for the plain model folder: set XDG_CACHE_HOME")
     folder = cache / _hash(file, named)
-    if not (folder / "config.json").is_file():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as name:
-            _convert(file, Path(name) / "model", named)
-            try:
-                (Path(name) / "model").replace(folder)
-            except OSError:  # another process was quicker
-                shutil.rmtree(Path(name) / "model", ignore_errors=True)
+    user_cache.made_once(folder, lambda part: _convert(file, part, named))
     return folder
 
 

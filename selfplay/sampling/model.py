@@ -13,14 +13,11 @@ import os
 import re
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 import transformers
@@ -32,14 +29,14 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
-)  # fmt: skip
+)
 
 from puzzles.foreign import NATURAL, NUMBER, TEXT, a_list, an_object, expect, parse_json, shortened, shown
 from puzzles.puzzle import InputError
 from sandbox.pool import available_bytes, available_cores
 from selfplay.config import ModelConfig
 from selfplay.run.resources import OUT_OF_MEMORY
-from selfplay.sampling import decode, gguf, model_files, proofs
+from selfplay.sampling import decode, model_files, naming, proofs
 from selfplay.sampling.chat import clock_of
 from selfplay.sampling.context import alike_tokens, context_tokens, window_tokens
 from selfplay.sampling.decode import LineTable
@@ -87,15 +84,14 @@ BYTES_OF_A_COPY = 8
 """Free bytes per weight that a copy in float32 needs, while it is made."""
 WHY_GENERATE = "with shared prompts its texts would be others"
 WHY_SHORT_TEXTS = "in a longer text its layers look back less far, or its positions change"
-HUB_SECONDS = 5
-"""Time limit for any answer of the hub."""
 
 
 class LanguageModel:
     """A model with its tokenizer. Implements `sampler.Sampler`.
 
     Args:
-        path: `embedded`, `smollm2`, a local Hugging Face folder, a GGUF file or a folder with one, or a hub name.
+        path: `embedded`, `smollm2`, a local Hugging Face folder, an adapter's folder, a GGUF file or a folder with one,
+            or a hub name.
         config: Device, dtype and threads; `config.path` is not used.
 
     Raises:
@@ -112,11 +108,9 @@ class LanguageModel:
         self._overlap = config.overlap
         torch.set_num_threads(self.threads)
         with _clear_errors(self.path):
-            self.place = gguf.plain_folder(self.path)
-            local = _is_folder(self.place) or not _hub_answers()
-            folder = self.place if _is_folder(self.place) else _from_hub(self.place, local)
-            model_files.check(Path(folder))
-            self.dtype = _dtype(config.dtype, self.device, Path(folder))
+            self.place, folder = naming.located(self.path)
+            model_files.check(folder)
+            self.dtype = _dtype(config.dtype, self.device, folder)
             # Without `trust_remote_code` transformers would ask on the terminal whether a model's own code may run.
             known = {"local_files_only": True, "trust_remote_code": False}
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **known)
@@ -137,7 +131,7 @@ class LanguageModel:
             _end_ids(self.network, self.tokenizer), _pad_id(self.network, self.tokenizer)
         )
         self.network.to(self.device).eval()
-        self.checkpoint = _hash(Path(folder), (self.tokenizer.chat_template, self._end_ids()))
+        self.checkpoint = _hash(folder, (self.tokenizer.chat_template, self._end_ids()))
         self.notes = read_notes(folder)
         self._line_stop: LineTable | None = None
         self._agrees: bool | None = None
@@ -252,12 +246,20 @@ class LanguageModel:
 
         What all prompts begin with is held once.
         """
-        config = self.network.config.get_text_config()
-        kept = 2 * config.num_hidden_layers * key_width(config) * self.dtype.itemsize
-        own = ROOM * max_tokens * kept + DRAWING_BYTES * config.vocab_size
-        bytes_per_row = own + PROMPT_ROOM * prompt_tokens * kept // copies
-        fitting = max(1, (free_bytes(self.device) // 2 - PROMPT_ROOM * begun_tokens * kept) // bytes_per_row)
+        begun = PROMPT_ROOM * begun_tokens * self._kept_bytes
+        fitting = max(1, (free_bytes(self.device) // 2 - begun) // self.row_bytes(max_tokens, prompt_tokens, copies))
         return most if fitting >= most else 1 << fitting.bit_length() - 1
+
+    def row_bytes(self, max_tokens: int, prompt_tokens: int = 0, copies: int = 1) -> int:
+        """Memory that a row is expected to take at most: its own tokens, its share of a prompt, and its drawing."""
+        own = ROOM * max_tokens * self._kept_bytes + DRAWING_BYTES * self.network.config.get_text_config().vocab_size
+        return int(own + PROMPT_ROOM * prompt_tokens * self._kept_bytes // copies)
+
+    @property
+    def _kept_bytes(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
+        config = self.network.config.get_text_config()
+        return int(2 * config.num_hidden_layers * key_width(config) * self.dtype.itemsize)
 
     def sample(
         self,
@@ -630,48 +632,9 @@ def free_bytes(device: torch.device) -> int:
     return available_bytes()
 
 
-def _is_folder(path: str) -> bool:
-    return Path(path).is_dir()
-
-
-def _hub_answers() -> bool:
-    """Whether a hub name can be looked up. Without a network the library would try for a minute and print warnings."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=HUB_SECONDS).close()
-    except urllib.error.HTTPError:
-        return True  # a refusal is an answer
-    except OSError:
-        return False
-    return True
-
-
-def _from_hub(name: str, local: bool) -> str:
-    """The folder of a hub name in the hub's cache, after a download unless `local`.
-
-    Of the weights only those are loaded down that the library will read.
-    """
-    small = ["*.json", "*.txt", "*.model", "*.jinja", "model.safetensors"]
-    folder = huggingface_hub.snapshot_download(name, allow_patterns=small, local_files_only=local)
-    index = Path(folder) / model_files.INDEX
-    if not local and not (Path(folder) / "model.safetensors").exists() and index.exists():
-        shards = model_files.shards(Path(folder))
-        huggingface_hub.snapshot_download(name, allow_patterns=shards)
-    return str(folder)
-
-
 @contextlib.contextmanager
 def _clear_errors(path: str) -> Iterator[None]:
     """Report a model that is missing or cannot be loaded as an InputError of one line."""
-    if gguf.is_gguf(path):
-        pass  # `plain_folder` reads the file, and has errors of its own
-    elif _is_folder(path) and not (Path(path) / "config.json").is_file():
-        raise InputError(f"{path}: expected a model folder in Hugging Face form, there is no config.json in it")
-    elif not _is_folder(path) and (path.count("/") != 1 or path.startswith((".", "/", "~"))):
-        known = "`embedded`, `smollm2`, a model folder, a GGUF file or a hub name (owner/name)"
-        raise InputError(f"{path}: expected {known}, there is none")
     try:
         yield
     except Exception as error:

@@ -151,7 +151,7 @@ def looked_through(folder: Path) -> Found:
     for file in found:
         size = file.stat().st_size
         if file.name in read:
-            content, number, held = _header(file, size)
+            content, number, held = header(file)
             elements, weight_bytes, tensors = elements + held, weight_bytes + size, tensors + number
         elif file.suffix in READ and file.name != "selfplay.json":
             content = read_bytes(file, LARGE_BYTES)
@@ -222,8 +222,14 @@ def _check_place(file: Path, root: Path) -> None:
         raise InputError(f"{file}: expected a file in the model's folder, got a link out of it: copy the file there")
 
 
-def _header(file: Path, size: int) -> tuple[bytes, int, int]:
-    """The header of a file of weights, its number of tensors, and of numbers in them."""
+def header(file: Path) -> tuple[bytes, int, int]:
+    """The header of a file of weights, its number of tensors, and of numbers in them.
+
+    Raises:
+        InputError: The header is too large.
+        Unloadable: The file is damaged, or not in the form of safetensors.
+    """
+    size = file.stat().st_size
     with open_regular(file) as opened:
         first = opened.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else size
@@ -231,9 +237,9 @@ def _header(file: Path, size: int) -> tuple[bytes, int, int]:
             raise Unloadable(f"{file.name}: expected weights in the form of safetensors")
         if length > HEADER_BYTES:
             raise InputError(f"{file}: expected a header of at most {HEADER_BYTES:,} bytes, got {length:,}")
-        header = opened.read(length)
+        content = opened.read(length)
     try:
-        tensors = parse_json(header, str(file), "a header of safetensors")
+        tensors = parse_json(content, str(file), "a header of safetensors")
         expect(tensors, {"type": "object"}, str(file))
         tensors.pop("__metadata__", None)
         expect(tensors, each(_TENSOR), str(file))
@@ -243,7 +249,7 @@ def _header(file: Path, size: int) -> tuple[bytes, int, int]:
     if end != size - 8 - length:
         raise Unloadable(f"{file.name}: expected {end:,} bytes of weights, got {size - 8 - length:,}")
     elements = sum(math.prod(tensor["shape"]) for tensor in tensors.values())
-    return header, len(tensors), min(elements, 2 * size)  # a number has four bits or more
+    return content, len(tensors), min(elements, 2 * size)  # a number has four bits or more
 
 
 def shards(folder: Path) -> list[str]:
