@@ -28,6 +28,7 @@ from puzzles.puzzle import Puzzle
 from sandbox.pool import Pool
 from selfplay.config import CollapseConfig
 from selfplay.iteration.ranker import logistic_weights, rows_of
+from selfplay.sampling.streams import Stream
 
 SAMPLE = 250
 """Most puzzles of an iteration that are measured. An iteration of the embedded run admits 259 to 406."""
@@ -125,7 +126,7 @@ def _sample(archive: Archive, pool: Pool, iteration: int, seed: int, most: int |
         identifiers = archive.puzzle_ids("p.origin = 'model' AND p.iteration = ?", iteration)
     else:
         identifiers = archive.puzzle_ids("p.origin IN ('human', 'import')") or archive.puzzle_ids("p.origin = 'rule'")
-    rng = np.random.default_rng([seed, iteration, 9])
+    rng = np.random.default_rng([seed, iteration, Stream.COLLAPSE_SAMPLE])
     count = min(SAMPLE if most is None else most, len(identifiers))
     drawn = sorted(rng.choice(len(identifiers), count, replace=False)) if identifiers else []
     puzzles = [archive.puzzle(identifiers[place]) for place in drawn]
@@ -195,7 +196,7 @@ def _of_rates(archive: Archive, iteration: int) -> dict[str, Any]:
 def _of_likeness(own: _Sample, human: _Sample, seed: int) -> dict[str, Any]:
     if min(len(own.puzzles), len(human.puzzles)) < 2 * FOLDS:
         return {"human_auc": None}
-    rng = np.random.default_rng([seed, 10])
+    rng = np.random.default_rng([seed, Stream.COLLAPSE_LIKENESS])
     ours_P_F, theirs_P_F = own.features, human.features
     scores = held_out_scores(ours_P_F, theirs_P_F, rng)
     differences = dict(zip(FEATURES, standardised_differences(ours_P_F, theirs_P_F), strict=True))

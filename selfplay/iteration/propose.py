@@ -29,6 +29,7 @@ from selfplay.sampling.chunks import (
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.prompts import PROPOSAL_HEADER, Prompt, PromptFormat, propose_prompt
 from selfplay.sampling.sampler import Sampler, numbered, settings_of
+from selfplay.sampling.streams import Stream
 
 STAGE = "propose"
 BEGUN_COPIES = 8
@@ -75,7 +76,7 @@ def plan(
     if not sampler.fits(propose_prompt(prompt_format), config.propose.max_tokens):
         raise InputError(f"propose.max_tokens: {config.propose.max_tokens} tokens do not fit the model's context")
     parents = archive.solved_ids(before_iteration=iteration)
-    rng = np.random.default_rng([config.seed, iteration, 0])
+    rng = np.random.default_rng([config.seed, iteration, Stream.PROPOSAL_PROMPTS])
     shots = min(config.prompt.shots, len(parents)) if prompt_format.shows_shots("propose") else 0
 
     goals = _goals(archive, config, parents, pool) if config.propose.strategy == "niches" and parents else None
@@ -102,7 +103,7 @@ def plan(
     with archive.transaction():
         for number, (part, each) in enumerate(part for grid in grids for part in _cut(*grid, texts)):
             content = _content(part, each) | ({} if config.chunk_texts else {"first": first})
-            seed = chunk_seed(config, iteration, 1, number)
+            seed = chunk_seed(config, iteration, Stream.PROPOSALS, number)
             archive.plan_chunk(iteration, STAGE, number, sampler.checkpoint, seed, settings, content)
             first += len(part) * each
 

@@ -11,6 +11,7 @@ from selfplay.iteration.budget import check_budget, iteration_costs
 from selfplay.iteration.state import Run
 from selfplay.run.rundir import SCORED_SETS, write_atomically
 from selfplay.sampling.cost import counts, times, total, without_times
+from selfplay.sampling.streams import Stream
 from selfplay.scoring.evaluate import Questions, SetScores, evaluate
 
 
@@ -27,7 +28,7 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
         len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
     )
     # All iterations are scored with this seed: 0 stands in place of the iteration.
-    seed = [config.seed, 0, 5, SCORED_SETS.index(name)]
+    seed = [config.seed, 0, Stream.SCORED_CANDIDATES, SCORED_SETS.index(name)]
     file, scored = run.rundir.samples(iteration, name), run.ends_with(iteration)
     earlier = run.rundir.samples(scored, name)
     if scored != iteration and not file.exists() and earlier.exists():  # unchanged weights are not scored again

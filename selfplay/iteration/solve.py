@@ -28,6 +28,7 @@ from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.sampling.sampler import Sampler, sample_fitting, settings_of
 from selfplay.sampling.shots import Pair, prompt_for
+from selfplay.sampling.streams import Stream
 
 STAGE = "solve"
 FURTHER = "further"
@@ -60,7 +61,7 @@ def _training_targets(archive: Archive, iteration: int, config: RunConfig) -> li
             iteration,
         )
     }
-    rng = np.random.default_rng([config.seed, iteration, 11])
+    rng = np.random.default_rng([config.seed, iteration, Stream.TARGETS])
     worth = np.array([worth_further(*tried.get(puzzle, (0, 0))) for puzzle in chosen])
     drawn = rng.choice(len(chosen), most, replace=False, p=worth / worth.sum())
     return [chosen[place] for place in sorted(drawn)]
@@ -101,13 +102,15 @@ def plan(
     """
     own, texts = config.solve, config.chunk_texts or minute
     settings = recorded_settings(settings_of(own, config.batch_rows, sampler), sampler, prompt_format, minute)
-    copies, digit = (own.candidates_per_puzzle, 2) if stage == STAGE else (own.further_candidates, 8)
+    copies, stream = own.candidates_per_puzzle, Stream.CANDIDATES
+    if stage != STAGE:
+        copies, stream = own.further_candidates, Stream.FURTHER_CANDIDATES
     per_chunk = max(1, texts // copies)
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
             content = {"puzzles": chosen[start : start + per_chunk], "copies": copies}
             content |= {} if config.chunk_texts else {"first": start * copies}
-            seed = chunk_seed(config, iteration, digit, number)
+            seed = chunk_seed(config, iteration, stream, number)
             archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
 
 

@@ -14,6 +14,7 @@ from selfplay.iteration.alarms import answer
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
 from selfplay.iteration.teach import Teaching, first_teaching, teaching
+from selfplay.sampling.streams import Stream
 from selfplay.training.backend import Training
 
 LACKING = {
@@ -46,7 +47,7 @@ def teach_stage(run: Run, iteration: int) -> Training:
     config = replace(run.config.finetune, beta=(run.config.finetune.beta_of(iteration),))
     balance = config.balance == "niches" or action == "rebalance"
     begins_with = run.best() if action == "rollback" else run.reigning
-    rng = np.random.default_rng([run.config.seed, iteration, 3])
+    rng = np.random.default_rng([run.config.seed, iteration, Stream.TRAINING_TEXTS])
 
     def tokens_of(text: str) -> int:  # loads the model only for the objectives that ask
         return run.models.sampler(run.reigning).tokens_of(text)
@@ -65,7 +66,9 @@ def teach_stage(run: Run, iteration: int) -> Training:
     start = run.models.place(begins_with if config.start == "previous" or not taught.lessons else 0)
     notes = _notes(run, iteration, taught, start)
     notes |= {"rolled_back_to": begins_with} if action == "rollback" else {}
-    return Training(start, taught.lessons, config, run.config.model, [run.config.seed, iteration, 4], notes)
+    return Training(
+        start, taught.lessons, config, run.config.model, [run.config.seed, iteration, Stream.TRAINING_ORDER], notes
+    )
 
 
 def first_training(run: Run) -> Training:
@@ -77,7 +80,7 @@ def first_training(run: Run) -> Training:
     check_budget(run, 0)
     own = run.config.finetune
     config = replace(own, objective="sft", max_steps=own.first_steps, epochs=float(own.first_steps))
-    rng = np.random.default_rng([run.config.seed, 0, 3])
+    rng = np.random.default_rng([run.config.seed, 0, Stream.TRAINING_TEXTS])
     with run.archive.transaction():
         taught = first_teaching(run.archive, run.config, run.prompt_format, run.shots, rng)
         if not taught.lessons:
@@ -85,7 +88,8 @@ def first_training(run: Run) -> Training:
         run.archive.add_trained(0, taught.pairs)
     run.archive.sync()
     notes = _notes(run, 0, taught, run.config.model.path)
-    return Training(run.config.model.path, taught.lessons, config, run.config.model, [run.config.seed, 0, 4], notes)
+    seed = [run.config.seed, 0, Stream.TRAINING_ORDER]
+    return Training(run.config.model.path, taught.lessons, config, run.config.model, seed, notes)
 
 
 def _notes(run: Run, iteration: int, taught: Teaching, start: str | Path) -> dict[str, Any]:

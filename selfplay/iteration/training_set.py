@@ -20,6 +20,7 @@ from selfplay.run.rundir import RunDir
 from selfplay.sampling.prompts import PromptFormat, chosen_format, kept_format
 from selfplay.sampling.sampler import Sampler
 from selfplay.sampling.shots import Pair, solver_shots
+from selfplay.sampling.streams import Stream
 from selfplay.scoring.sets import read_any
 from selfplay.settings import load
 
@@ -70,7 +71,7 @@ def _import_rules(
 ) -> None:
     """Add pairs by rule, verified and guarded like all others."""
     drawn = enumerate(
-        families.generate(int(np.random.default_rng([config.seed, 0, 7]).integers(2**62)), config.data.rules)
+        families.generate(int(np.random.default_rng([config.seed, 0, Stream.RULES]).integers(2**62)), config.data.rules)
     )
     raws = [RawPuzzle(f"{pair.family}_{number}", pair.puzzle, (pair.solution,)) for number, pair in drawn]
     if raws:

@@ -24,6 +24,7 @@ from selfplay.iteration.propose import admission
 from selfplay.sampling.chunks import ChunkSamples
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.sampler import Sampled
+from selfplay.sampling.streams import Stream
 
 STAGE = "vary"
 ANY = "any type"
@@ -38,7 +39,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, m
     A chunk has `config.chunk_texts` of them, or if that is 0 as many as a `minute` has.
     """
     per_chunk = config.chunk_texts or minute
-    rng = np.random.default_rng([config.seed, iteration, 6])
+    rng = np.random.default_rng([config.seed, iteration, Stream.VARIATIONS])
     stock = _Stock(archive, iteration)
     ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
     drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations if ways else 0)]
@@ -46,7 +47,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, m
     with archive.transaction():
         for number, start in enumerate(range(0, len(chosen), per_chunk)):
             content = {"variations": chosen[start : start + per_chunk]}
-            seed = f"{config.seed}/{iteration}/6/{number}"
+            seed = f"{config.seed}/{iteration}/{Stream.VARIATIONS}/{number}"
             archive.plan_chunk(iteration, STAGE, number, checkpoint, seed, {}, content)
 
 
