@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from tiny_models import make_model
 
 import selfplay  # noqa: F401  # before torch, whose threads then do not spin beside a busy neighbour
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # `&` in a script makes all processes below it deaf to Ctrl-C, which some tests send to commands.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -119,7 +119,7 @@ def compute_again(archive: Archive, pool: Pool, progress: Progress) -> None:
     archive.set_mark("added_past_guard", "yes")
     left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
     progress.say(
-        f"{archive.path.parent}: not begun by you on this machine: its texts were read again"
+        f"{archive.path.parent}: not known as begun by you on this machine: its texts were read again"
         + (f", left out: {left_out}" if left_out else "")
         + "; its verdicts are believed: `selfplay run --from` judges them again"
     )

@@ -42,7 +42,9 @@ from selfplay.commands.main import main
 from selfplay.inspecting.export import FORMATS
 from selfplay.iteration import beginning
 from selfplay.iteration.record_table import cost_table
+from selfplay.run import consent
 from selfplay.run.rundir import RunDir, write_atomically
+from selfplay.settings import load
 
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
 WRONG = {**EASY, "solution": "def g():\n    return 6"}
@@ -275,6 +277,7 @@ def test_a_run_that_goes_on_with_other_versions_says_so_in_one_line(files, run_h
     (session,) = map(json.loads, file.read_text().splitlines())
     session["versions"]["torch"] = "1.0"
     write_lines(file, [session])
+    consent.sign(RunDir(run_here), load(run_here / "config.toml"))
     status, _, err = selfplay("run", files / "tiny.toml")
     assert status == 0
     assert one_line(err).startswith("selfplay: runs/tiny: not as it was when it began: versions.torch: 1.0 then, ")
