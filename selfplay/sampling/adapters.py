@@ -8,8 +8,10 @@ are in `$XDG_CACHE_HOME/selfplay/adapters`, by default `~/.cache/selfplay/adapte
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -22,8 +24,10 @@ from typing import Any
 from puzzles.foreign import expect, open_regular, parse_json, read_bytes, shortened, shown
 from puzzles.puzzle import InputError
 from selfplay.run import user_cache
-from selfplay.sampling import model_files, proofs
+from selfplay.sampling import model_files
 from selfplay.sampling.helper import ONE_THREAD
+
+logger = logging.getLogger(__name__)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 USED = (
@@ -58,7 +62,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def merged(folder: Path, named: str, base_folder: Callable[[str], Path]) -> Path:
-    """The plain folder of an adapter merged into its base. A warning names the base.
+    """The plain folder of an adapter merged into its base. A line on the terminal names the base.
 
     Args:
         folder: The adapter.
@@ -80,10 +84,18 @@ def merged(folder: Path, named: str, base_folder: Callable[[str], Path]) -> Path
     except Exception as error:  # noqa: BLE001  # the hub's library raises anything
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(f"{named}: its base {shown(base)} cannot be loaded: {shortened(said)}") from None
-    proofs.say_once(f"{named}: an adapter, merged into its base {base}, as {folder / CONFIG} says")
+    _tell_base(named, shown(base))
     plain = cache / _hash(folder, place)
     user_cache.made_once(plain, lambda part: _merge(folder, place, part, settings, named))
     return plain
+
+
+@functools.cache
+def _tell_base(named: str, base: str) -> None:
+    """Say on the terminal and in the log, once in the life of the process, which model the adapter's author chose."""
+    line = f"{named}: an adapter of {base}, as its {CONFIG} says"
+    print(line, file=sys.stderr)
+    logger.info("%s", line)
 
 
 def _read(folder: Path, named: str) -> tuple[dict[str, Any], str]:

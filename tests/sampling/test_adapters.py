@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -15,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from selfplay.config import ModelConfig
-from selfplay.sampling import adapter_merging, adapters, naming, proofs
+from selfplay.sampling import adapter_merging, adapters, naming
 from selfplay.sampling.model import LanguageModel
 from selfplay.sampling.prompts import propose_prompt
 from selfplay.sampling.sampler import SamplingSettings
@@ -34,7 +34,7 @@ def home(tmp_path, monkeypatch):
     """A home of its own, and warnings that were not said yet. Merging is done in this process, which is faster."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(adapters, "subprocess", SimpleNamespace(run=in_this_process, TimeoutExpired=Exception))
-    proofs.say_once.cache_clear()
+    adapters._tell_base.cache_clear()
     return tmp_path
 
 
@@ -97,11 +97,12 @@ def refusal(named) -> str:
 
 
 @needs_peft
-def test_the_weights_are_those_of_the_base_and_the_product_of_the_adapter(base, home, caplog):
+def test_the_weights_are_those_of_the_base_and_the_product_of_the_adapter(base, home, capsys):
     folder = write(home / "adapter", base)
-    with caplog.at_level(logging.WARNING):
-        model = LanguageModel(str(folder), CPU)
-    assert f"merged into its base {base}, as {folder / adapters.CONFIG} says" in caplog.text
+    model = LanguageModel(str(folder), CPU)
+    LanguageModel(str(folder), CPU)
+    told = f"{folder}: an adapter of {shown(str(base))}, as its adapter_config.json says"
+    assert capsys.readouterr().err.splitlines().count(told) == 1
     plain, found = LanguageModel(str(base), CPU).network.state_dict(), model.network.state_dict()
     assert plain.keys() == found.keys()
     weights = drawn()
