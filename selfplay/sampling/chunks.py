@@ -18,7 +18,6 @@ from selfplay.config import RunConfig
 from selfplay.sampling.cost import Watch
 from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Drawn, Sampled, Sampler, SamplingSettings
-from selfplay.sampling.streams import Stream
 
 CHUNK_SECONDS = 60.0
 """Time that a chunk should take: sampling and judging."""
@@ -110,8 +109,8 @@ def recorded_settings(
     return {**vars(settings), **sampler.description, **written, **measured}
 
 
-def chunk_seed(config: RunConfig, iteration: int, stream: Stream, number: int) -> str:
-    """The seed of a chunk, as its plan records it."""
+def chunk_seed(config: RunConfig, iteration: int, stream: int, number: int) -> str:
+    """The seed of a chunk of a `Stream`, as its plan records it."""
     of_stage = f"{config.seed}/{iteration}/{stream}"
     return f"{of_stage}/{number}" if config.chunk_texts else of_stage
 

@@ -4,10 +4,8 @@ A stream's seed is the run's seed, the iteration and the stream's number, perhap
 Archives and score files keep these seeds, so a number is never given to another stream.
 """
 
-from enum import IntEnum
 
-
-class Stream(IntEnum):
+class Stream:
     """What random numbers are drawn for."""
 
     PROPOSAL_PROMPTS = 0

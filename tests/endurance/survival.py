@@ -65,7 +65,7 @@ STAGES = {
     "recording": "selfplay.iteration.loop:append_line",
 }
 WITHIN = {
-    "a sampling step": "selfplay.sampling.decode:_draw",
+    "a sampling step": "selfplay.sampling.decode:draw",
     "a batch of judging": "sandbox.pool:_Lane.start",
     "a forward pass": "selfplay.training.finetune:log_probabilities",
     "an optimiser step": "torch.nn.utils:clip_grad_norm_",
