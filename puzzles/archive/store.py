@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sqlite3
 import time
 import zlib
@@ -325,8 +326,15 @@ class Archive:
 
     @property
     def worlds(self) -> int | None:
-        """The seed of the worlds in which its pairs are judged; None in an archive of an older version."""
-        return None if (kept := self.mark("worlds")) is None else int(kept)
+        """The seed of the worlds in which its pairs are judged; None in an archive of an older version.
+
+        Raises:
+            InputError: What the archive keeps is no seed.
+        """
+        kept = self.mark("worlds")
+        if kept is not None and not re.fullmatch(r"[0-9]{1,19}", kept):
+            raise InputError(f"{self.path}: the archive is damaged: expected a seed as `worlds`, got {shown(kept)}")
+        return None if kept is None else int(kept)
 
     def keep_worlds(self, seed: int) -> None:
         """Note the seed of the worlds of a new archive. An archive that holds puzzles keeps what it has."""

@@ -940,3 +940,13 @@ def test_nothing_of_a_damaged_archive_becomes_a_puzzle_set(whole):
     path = whole("UPDATE puzzles SET source = x'00ff'")
     with pytest.raises(InputError, match="row 1"), Archive(path, trust=True) as archive:
         archive.raw_puzzles()
+
+
+@pytest.mark.parametrize("kept", ["-1e999", "", " 7", "7.5", "٣", "9" * 5000])
+def test_a_seed_of_worlds_that_is_none_is_one_clear_line(archive, kept):
+    archive.set_mark("worlds", "12")
+    assert archive.worlds == 12
+    archive.set_mark("worlds", kept)
+    with pytest.raises(InputError, match="the archive is damaged: expected a seed as `worlds`, got ") as caught:
+        _ = archive.worlds
+    assert len(str(caught.value)) < 1000
