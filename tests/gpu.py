@@ -396,9 +396,10 @@ def in_child(name: str, options: Options) -> tuple[str, str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             output, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             return "TOO LONG", f"more than {seconds} s"
     last = (output.splitlines() or [""])[-1]
     if not last.startswith("{"):
@@ -425,6 +426,7 @@ def main() -> int:
         for name in names:
             print(f"{name:15}  at most {CHECKS[name][0]:3} s  {(CHECKS[name][1].__doc__ or '').splitlines()[0]}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that a check does not outlive this process
     options = Options(asked.device or "cuda", asked.small)
     where = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
     print(f"torch {torch.__version__} on {where}", flush=True)
