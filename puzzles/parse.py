@@ -21,6 +21,7 @@ from puzzles.needed import leave_out_needless
 from puzzles.pruning import pruned
 from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
+from sandbox.harmless import is_harmless
 from sandbox.pool import Job, Pool
 
 PARSE_BATCH = "puzzles.parse:parse_batch"
@@ -342,6 +343,7 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     author = _Author(_without(text, before, tree.body), tree)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{name} must be callable with no arguments")
+    sees_names = not is_harmless(tree) or any(isinstance(n, ast.ExceptHandler) and n.name for n in ast.walk(tree))
     mentioned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     only_f = "f" in mentioned and not mentioned & {*rename}
     _give_names(tree, {**rename, name: "g"}, known=[*rename])
@@ -351,6 +353,8 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
         "text": author.text_unless(source),
         "entry": name,
         "puzzle_name": next((old for old, new in rename.items() if new == "f" and not only_f), "f"),
+        # Messages of exceptions hold names, and a program may act on them.
+        "form": "" if sees_names else content_hash(similarity.normal_form(tree)),
         "id": content_hash(similarity.normal_form(pruned(tree, "g")) + author.seen_by_itself(source)),
         "left_out": left_out,
     }

@@ -92,6 +92,9 @@ class Candidate:
     """Name of the solution's function in the author's program."""
     puzzle_name: str = "f"
     """Name by which the author's program may call the puzzle."""
+    form: str = field(default="", compare=False, repr=False)
+    """Hash of all of the program that is run but its names and layout. It is empty if the program might see them, or if
+    an archive kept it."""
 
     @property
     def run(self) -> tuple[str, str]:
@@ -146,8 +149,8 @@ class Judgement:
     judge_cpu_seconds: float = 0.0
     """CPU time of the confirmation in the second world, for accepted candidates."""
     waited_seconds: float = 0.0
-    """Time that the child which met a limit waited for a core. If it is above zero, a loaded machine may be part of the
-    cause."""
+    """Time that a child which was taken to be asleep spent without a core. If it is above zero, a loaded machine may be
+    the cause. The limit of CPU time does not depend on the load."""
     encoded: bytes | None = field(default=None, compare=False, repr=False)
     """The answer as it was judged, for accepted candidates. Dicts keep their own order here."""
     left_out: tuple[str, ...] = field(default=(), compare=False, repr=False)

@@ -6,6 +6,8 @@ which holds only the puzzle, evaluates `f(answer)`. Results of processes that ar
 * Candidates of one puzzle first run together. Such a run settles only rejections. A candidate runs again in a child of
   its own if it was accepted, if the shared child did not finish it, or if it is in the sample of rejections that is
   checked again.
+* Candidates of one puzzle that differ in names and layout only are one program. If it meets the limit of CPU time, it is
+  run once. Whatever else it does, each runs: that costs little.
 * Answers to one puzzle are judged together, because plain data cannot disturb its neighbours. Accepted answers are
   judged once more in another world, in the opposite order.
 
@@ -89,7 +91,7 @@ class _Outcome:
     """The limit that ended the child, as a verdict; None if there is a record."""
     detail: str = ""
     waited_seconds: float = 0.0
-    """Time that the child which met the limit waited for a core."""
+    """Time that a child which was taken to be asleep spent without a core."""
 
     def same_as(self, other: _Outcome) -> bool:
         """Whether the program did the same. Messages of exceptions may hold addresses, so they are not compared."""
@@ -150,7 +152,7 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
     outcomes = _solve_together(pool, pairs)
     alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
     audited = {index: outcomes[index] for index in alone if index in outcomes}
-    outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True))
+    outcomes.update(_solve_each(pool, pairs, alone))
     judgements = _judge(pool, pairs, [outcomes[index] for index in range(len(pairs))])
     for index, before in audited.items():
         judgements[index] = _noted(judgements[index], before, outcomes[index])
@@ -195,6 +197,28 @@ def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequ
             kept = answer if judged.verdict == Verdict.ACCEPTED else None
             judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds, encoded=kept)
     return [blamed.get(index, judgement) for index, judgement in enumerate(judgements)]
+
+
+def _solve_each(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], indices: Sequence[int]) -> dict[int, _Outcome]:
+    """Outcomes by index of runs alone, where one run that met the limit of CPU time counts for all of its form."""
+    first: dict[Hashable, int] = {}
+    alike = {index: first.setdefault(_form(pairs[index]) or index, index) for index in indices}
+    leading = list(first.values())
+    outcomes = dict(zip(leading, _solve_alone(pool, [pairs[index] for index in leading]), strict=True))
+    shared = {i: outcomes[leader] for i, leader in alike.items() if i != leader and _met_cpu_limit(outcomes[leader])}
+    rest = [index for index in indices if index not in outcomes and index not in shared]
+    outcomes.update(zip(rest, _solve_alone(pool, [pairs[index] for index in rest]), strict=True))
+    return outcomes | shared
+
+
+def _form(pair: tuple[Puzzle, Candidate]) -> Hashable:
+    """What two candidates have in common that do the same; None for one that is like no other."""
+    puzzle, candidate = pair
+    return (puzzle.judged, candidate.form) if candidate.form else None
+
+
+def _met_cpu_limit(outcome: _Outcome) -> bool:
+    return outcome.verdict == Verdict.TIME_LIMIT and not outcome.waited_seconds
 
 
 def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
@@ -411,7 +435,8 @@ def _outcomes(result: Result, calls: int) -> list[_Outcome]:
     outcomes = [_outcome(record, share) for record in records[:calls]]
     verdict = VERDICT_OF_STATUS.get(result.status, Verdict.RUNTIME_ERROR)
     detail = result.detail or "it left no report"
-    waited_seconds = max(0.0, result.wall_seconds - result.cpu_seconds)
+    is_asleep = result.status == Status.WALL_LIMIT
+    waited_seconds = max(0.0, result.wall_seconds - result.cpu_seconds) if is_asleep else 0.0
     return outcomes + [_Outcome(b"", b"", share, verdict, detail, waited_seconds)] * (calls - len(outcomes))
 
 

@@ -6,7 +6,7 @@ in the file are not sampled again. If no size of chunks is set, the first one is
 the others are.
 
 The machine's failures are not scored as the model's. If the sandbox fails, the chunk is judged again; if it keeps
-failing, an error is raised. A candidate that met its time limit while it waited for a core is judged again, alone.
+failing, an error is raised. A candidate that was taken to be asleep because it got no core is judged again, alone.
 """
 
 from __future__ import annotations
@@ -43,10 +43,6 @@ PROMPT_TOO_LONG = "prompt_too_long"
 """Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
 TRIES = 3
 """How often a chunk is judged if the sandbox fails. Each time the pool itself tries a job three times."""
-WAITED_SHARE = 0.1
-"""Share of the CPU limit. A child that waited longer for a core is judged again if it met its time limit. On a core of
-its own a child waits less than 1 %; a busy neighbour takes half. Shared caches also slow a program by some per cent."""
-
 Judged = tuple[Candidate | None, Judgement]
 
 
@@ -316,7 +312,7 @@ def judge_surely(
 
     Returns:
         The judgements, and three counts: `retried` (judgings in which the sandbox failed), `judged_again` (candidates
-        that waited for a core when they met a limit) and `changed` (those of them that got another verdict).
+        that were taken to be asleep) and `changed` (those of them that got another verdict).
 
     Raises:
         SandboxError: The sandbox failed three times. Nothing was decided.
@@ -345,13 +341,12 @@ def _key(p: int, candidate: Candidate | None) -> tuple[int, str | None]:
 def _judge_again(
     pool: Pool, puzzles: Sequence[Puzzle], judged_P_K: Sequence[Sequence[Judged]]
 ) -> dict[tuple[int, str | None], Judgement]:
-    """Judge again, one by one, the candidates that met a limit while they waited for a core."""
-    doubted = WAITED_SHARE * pool.limits.cpu_seconds
+    """Judge again, one by one, the candidates that were taken to be asleep: perhaps they got no core."""
     again: dict[tuple[int, str | None], Judgement] = {}
     for p, judged_K in enumerate(judged_P_K):
         for candidate, judgement in judged_K:
             key = _key(p, candidate)
-            if candidate is not None and judgement.waited_seconds > doubted and key not in again:
+            if candidate is not None and judgement.waited_seconds and key not in again:
                 (again[key],) = verify(pool, [(puzzles[p], candidate)])
     return again
 

@@ -25,7 +25,7 @@ from selfplay.sampling.chunks import texts_in_a_minute
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import PromptFormat, solve_prompt
 from selfplay.scoring import evaluate as evaluate_module
-from selfplay.scoring.evaluate import PROMPT_TOO_LONG, WAITED_SHARE, Questions, evaluate, judge_surely, summarize
+from selfplay.scoring.evaluate import PROMPT_TOO_LONG, Questions, evaluate, judge_surely, summarize
 from selfplay.scoring.results import unpack
 from selfplay.scoring.sets import NamedPuzzle
 
@@ -529,7 +529,7 @@ def test_what_was_tried_again_stands_beside_the_times(pool, puzzles, tmp_path, m
 
 @pytest.fixture
 def disturbed(monkeypatch):
-    """Candidates that returned `marked` are said to have met the time limit after such a wait; whom `verify` saw."""
+    """Candidates that returned `marked` are said to have been asleep for so long; whom `verify` saw."""
 
     def disturb(waited_seconds, marked="7", then=None):
         seen = []
@@ -556,7 +556,7 @@ def disturbed(monkeypatch):
     return disturb
 
 
-def test_a_limit_met_while_waiting_for_a_core_is_judged_again_alone_once_per_candidate(judging, disturbed, puzzles):
+def test_a_candidate_taken_to_be_asleep_is_judged_again_alone_once(judging, disturbed, puzzles):
     seen = disturbed(0.5)
     seven, right = "\n    return 7\n", "\n    return 17\n"
     judged_P_K, machine = judging([[seven, right, seven], [seven, seven, "\n    return (", seven]])
@@ -580,9 +580,8 @@ def test_the_second_verdict_counts_even_when_it_is_the_limit_again(judging, dist
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_a_limit_met_with_a_core_to_itself_is_not_doubted(pool, judging, disturbed, part):
-    seen = disturbed(part * WAITED_SHARE * pool.limits.cpu_seconds)
+def test_a_limit_of_cpu_time_is_not_doubted(judging, disturbed):
+    seen = disturbed(0.0)
     judged_P_K, machine = judging(ANSWERED)
     assert verdicts_of(judged_P_K) == [["accepted", "time_limit"], VERDICTS[1]]
     assert (seen, machine) == ([], {"retried": 0, "judged_again": 0, "changed": 0})
@@ -597,7 +596,7 @@ def test_a_sandbox_that_fails_while_judging_again_is_tried_again(judging, distur
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen as Linux does")
-def test_an_endless_candidate_beside_busy_neighbours_is_seen_to_have_waited(puzzles):
+def test_an_endless_candidate_beside_busy_neighbours_is_ended_by_its_own_cpu_time(puzzles):
     cores = os.sched_getaffinity(0)
     neighbours = []
     try:
@@ -615,7 +614,7 @@ def test_an_endless_candidate_beside_busy_neighbours_is_seen_to_have_waited(puzz
             neighbour.kill()
             neighbour.wait()
     assert judgement.verdict == Verdict.TIME_LIMIT
-    assert judgement.waited_seconds > WAITED_SHARE * 0.3
+    assert judgement.waited_seconds == 0
     assert result.status == Status.CPU_LIMIT
     assert result.wall_seconds > result.cpu_seconds > 0.2
 
