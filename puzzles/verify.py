@@ -6,8 +6,8 @@ which holds only the puzzle, evaluates `f(answer)`. Results of processes that ar
 * Candidates of one puzzle first run together. Such a run settles only rejections. A candidate runs again in a child of
   its own if it was accepted, if the shared child did not finish it, or if it is in the sample of rejections that is
   checked again.
-* Candidates of one puzzle that differ in names and layout only are one program. If it meets the limit of CPU time, it is
-  run once. Whatever else it does, each runs: that costs little.
+* Candidates of one puzzle that differ in names and layout only are one program. If it meets the limit of CPU time, it
+  is run once. Whatever else it does, each runs: that costs little.
 * Answers to one puzzle are judged together, because plain data cannot disturb its neighbours. Accepted answers are
   judged once more in another world, in the opposite order.
 

@@ -15,17 +15,19 @@ from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle
 from sandbox.pool import Pool
+from sandbox.result import RANGES, Limits
 from selfplay.benchmark.contamination import near_training, set_guard, training_archive
 from selfplay.benchmark.sets import ScoredSet, scored_set
 from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, write_atomically
-from selfplay.sampling.model import LanguageModel
+from selfplay.sampling.model import LanguageModel, read_notes
 from selfplay.sampling.prompts import prompts_hash
 from selfplay.sampling.sampler import Sampler
 from selfplay.sampling.shots import Pair, asked_format, prompt_for, solver_shots, training_pairs
 from selfplay.scoring import results
 from selfplay.scoring.evaluate import Questions, evaluate, read_chunks
+from selfplay.settings import embedded_file
 
 CHUNK_TEXTS = 0
 """Candidates per chunk: about a minute of work."""
@@ -51,6 +53,21 @@ class BenchConfig:
     private: bool = False
     """Whether results leave out the puzzles' skills, types and difficulty, and the reasons of errata."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def trained_with(models: Sequence[str]) -> float | None:
+    """The CPU limit that all of these models were trained with, in seconds; None if one is not known, or they differ.
+
+    A checkpoint may be somebody else's, so it can only lower the usual limit.
+    """
+    folders = [embedded_file("model") if name == "embedded" else Path(name) for name in models]
+    saved = {read_notes(folder).get("limits", {}).get("cpu_seconds") for folder in folders}
+    return usual_or_less(saved.pop()) if len(saved) == 1 else None
+
+
+def usual_or_less(cpu_seconds: float | None) -> float | None:
+    """A CPU limit that somebody else may have chosen; None if it is none, or above the usual one."""
+    return cpu_seconds if cpu_seconds and RANGES["cpu_seconds"][0] <= cpu_seconds <= Limits.cpu_seconds else None
 
 
 def bench(

@@ -11,6 +11,7 @@ from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
+from selfplay.benchmark.bench import usual_or_less
 from selfplay.benchmark.sets import scored_set
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import SCORED_SETS, RunDir
@@ -48,6 +49,11 @@ def check_named(folder: Path, puzzles: str) -> None:
     path = results.read(folder)["selfplay"]["set"]["path"]
     if path not in (*EMBEDDED_SETS, puzzles):
         raise InputError(f"{folder}: its candidates are of {shown(path)}: name this file yourself: --puzzles FILE")
+
+
+def limit_of(folder: Path) -> float | None:
+    """The CPU limit that a benchmark's candidates were judged with, in seconds; None if it is above the usual one."""
+    return usual_or_less(results.read(folder)["selfplay"]["limits"]["cpu_seconds"])
 
 
 def rescore(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
+from sandbox.result import Limits
 from selfplay.commands.grammar import (
     SETTINGS_HINT,
     add_limits,
@@ -79,7 +80,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         help="number format of the weights",
     )
     parser.add_argument("--threads", type=natural, default=0, help="threads of torch; 0: one per core")
-    add_limits(parser)
+    add_limits(parser, saved=True)
     add_worlds(parser)
 
 
@@ -141,7 +142,7 @@ def _bench(options: argparse.Namespace) -> int:
         return _rescore(options)
     if options.judge_again:
         raise InputError("--judge-again judges stored candidates: give --rescore too")
-    from selfplay.benchmark.bench import BenchConfig, bench
+    from selfplay.benchmark.bench import BenchConfig, bench, trained_with
     from selfplay.config import EvaluateConfig, ModelConfig
     from selfplay.run.pools import proven_pool
     from selfplay.sampling.prompts import kept_format
@@ -168,6 +169,7 @@ def _bench(options: argparse.Namespace) -> int:
         raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
     results, folders = [], []
     places = [_folder(options, name) for name in names]
+    limit_from = _choose_limit(options, lambda: trained_with(options.models), "saved with the checkpoint")
     with proven_pool(sandbox_of(options), _worlds(options, places[0])) as (pool, protections):
         for model, folder in zip(options.models, places, strict=True):
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
@@ -179,6 +181,7 @@ def _bench(options: argparse.Namespace) -> int:
             written = kept_format(own)
             prompts = "" if written.is_own else f", prompts {written.hash}"
             shown = f"{own['protocol']} protocol ({own['protocol_from']}){prompts}{engine}"
+            shown += f", {options.cpu_seconds:g} s of CPU time ({limit_from})"
             tell(f"{model}: {shown}, results in {folder}", sys.stderr)
     if len(results) == 1:
         print(printable(result_tables(results[0])), end="")
@@ -188,6 +191,15 @@ def _bench(options: argparse.Namespace) -> int:
         beside = visible(f"{own['model']['path']} beside {results[0]['model']['path']}: ")
         tell(beside + conclusion(compare(folders[0], folder, anyway=True)))
     return 0
+
+
+def _choose_limit(options: argparse.Namespace, saved: Callable[[], float | None], kept_in: str) -> str:
+    """Set the CPU limit where no option gives it, and say where it comes from."""
+    if options.cpu_seconds is not None:
+        return "option"
+    seconds = saved()
+    options.cpu_seconds = seconds or Limits.cpu_seconds
+    return kept_in if seconds else "default"
 
 
 def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
@@ -268,6 +280,7 @@ def _rescore(options: argparse.Namespace) -> int:
     from selfplay.benchmark.rescore import (
         check_named,
         is_run,
+        limit_of,
         rescore,
         rescored_run,
         rescored_run_table,
@@ -287,6 +300,8 @@ def _rescore(options: argparse.Namespace) -> int:
     folders = folders or [folder for folder in stored(below) if not (options.judge_again and is_run(folder))]
     if not folders:
         raise InputError(f"--rescore: expected results below {RUNS.resolve()}, there are none: name their folders")
+    if options.judge_again:
+        _choose_limit(options, lambda: limit_of(folders[0]), "stored")
     pool = (
         proven_pool(sandbox_of(options), _worlds(options, folders[0]))
         if options.judge_again

@@ -117,9 +117,17 @@ def integers(text: str, option: str, least: int = 1) -> tuple[int, ...]:
     return values
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the limits of a sandbox child. `sandbox_of` reads them."""
-    parser.add_argument("--cpu-seconds", type=seconds, default=1.0, help="CPU time of one child, in seconds")
+def add_limits(parser: argparse.ArgumentParser, saved: bool = False) -> None:
+    """Add the options for the limits of a sandbox child. `sandbox_of` reads them.
+
+    Args:
+        parser: The command's parser.
+        saved: Whether the CPU time is by default the one that a checkpoint was saved with.
+    """
+    parser.add_argument(
+        "--cpu-seconds", type=seconds, default=None if saved else 1.0,
+        help="CPU time of one child, in seconds" + ("; default: what the model was trained with, else 1" * saved),
+    )  # fmt: skip
     parser.add_argument(
         "--wall-seconds", type=seconds,
         help="time without progress after which a child is killed, in seconds; default: 5, or 5 times its CPU time",

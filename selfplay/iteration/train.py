@@ -98,6 +98,7 @@ def _notes(run: Run, iteration: int, taught: Teaching, start: str | Path) -> dic
         "protocol": run.prompt_format.protocol, "prompt_format": run.prompt_format.to_json(), "iteration": iteration,
         "pairs": len(taught.pairs), "started_from": str(start),
         "shots": [[puzzle.source, solution.source] for puzzle, solution in run.shots],
+        "limits": {"cpu_seconds": run.config.sandbox.cpu_seconds},
     }  # fmt: skip
 
 

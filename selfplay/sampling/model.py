@@ -703,7 +703,8 @@ _TRAINING = an_object(
     peak_flops_per_second=_SECONDS,
 )  # fmt: skip
 _NOTES = an_object(
-    ["protocol", "prompt_format", "shots", "training"],
+    ["protocol", "prompt_format", "shots", "training", "limits"],
     protocol={"type": "string", "enum": PROTOCOLS}, prompt_format=KEPT, training=_TRAINING,
+    limits=an_object(["cpu_seconds"], cpu_seconds={"type": "number", "exclusiveMinimum": 0}),
     shots=a_list({"type": "array", "items": TEXT, "minItems": 2, "maxItems": 2}),
 )  # fmt: skip

@@ -54,6 +54,8 @@ text that people wrote.
 
 Intended for research on self-play and for tests. What it writes is untrusted code: run it in a sandbox only.
 """
+SELF_PLAY_CPU_SECONDS = 0.25
+"""CPU limit of a candidate in the run that the model is made for (`selfplay/embedded/run.toml`)."""
 HASHED_PAIRS = 2000
 """Number of first pairs that `rules_hash` covers."""
 MOST_GUARDED_COMPOSED, MOST_GUARDED = 2, 1
@@ -291,6 +293,7 @@ def pretrain(
         stats = train(network, steps, config.steps, settings, progress, MuonAndAdamW)
     notes = {
         "protocol": "plain",
+        "limits": {"cpu_seconds": SELF_PLAY_CPU_SECONDS},
         "made by": "selfplay pretrain",
         "data": f"rule-based pairs of puzzles.rules: {', '.join(config.families) or 'all'}",
         "config": asdict(replace(config, threads=threads)),
