@@ -347,15 +347,17 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     mentioned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     only_f = "f" in mentioned and not mentioned & {*rename}
     _give_names(tree, {**rename, name: "g"}, known=[*rename])
-    source = _canonical(tree)
+    source, live = _canonical(tree), pruned(tree, "g")
+    whole = similarity.normal_form(tree)
+    needed = whole if live is tree else similarity.normal_form(live)
     return {
         "source": source,
         "text": author.text_unless(source),
         "entry": name,
         "puzzle_name": next((old for old, new in rename.items() if new == "f" and not only_f), "f"),
         # Messages of exceptions hold names, and a program may act on them.
-        "form": "" if sees_names else content_hash(similarity.normal_form(tree)),
-        "id": content_hash(similarity.normal_form(pruned(tree, "g")) + author.seen_by_itself(source)),
+        "form": "" if sees_names else content_hash(whole),
+        "id": content_hash(needed + author.seen_by_itself(source)),
         "left_out": left_out,
     }
 

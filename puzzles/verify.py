@@ -6,8 +6,7 @@ which holds only the puzzle, evaluates `f(answer)`. Results of processes that ar
 * Candidates of one puzzle first run together. Such a run settles only rejections. A candidate runs again in a child of
   its own if it was accepted, if the shared child did not finish it, or if it is in the sample of rejections that is
   checked again.
-* Candidates of one puzzle that differ in names and layout only are one program. If it meets the limit of CPU time, it
-  is run once. Whatever else it does, each runs: that costs little.
+* Candidates of one puzzle that differ in names and layout only are one program, which is judged once.
 * Answers to one puzzle are judged together, because plain data cannot disturb its neighbours. Accepted answers are
   judged once more in another world, in the opposite order.
 
@@ -101,12 +100,16 @@ class _Outcome:
 def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
     """Judge candidates, in order. Equal work is done once, so equal candidates get equal judgements.
 
+    Programs that cannot see their names, and that differ in these and in layout only, are equal. A message in a
+    judgement may then hold the names of another one of them.
+
     Raises:
         SandboxError: The sandbox or the machine failed. A failure never becomes a verdict.
     """
-    unique = {(puzzle.judged, candidate.run, candidate.calls): (puzzle, candidate) for puzzle, candidate in pairs}
+    keys = [(puzzle.judged, candidate.form or (candidate.run, candidate.calls)) for puzzle, candidate in pairs]
+    unique = {key: pair for key, pair in reversed([*zip(keys, pairs, strict=True)])}
     judgements = dict(zip(unique, _verify_unique(pool, list(unique.values())), strict=True))
-    return [judgements[puzzle.judged, candidate.run, candidate.calls] for puzzle, candidate in pairs]
+    return [judgements[key] for key in keys]
 
 
 def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement]:
@@ -152,7 +155,7 @@ def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> lis
     outcomes = _solve_together(pool, pairs)
     alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
     audited = {index: outcomes[index] for index in alone if index in outcomes}
-    outcomes.update(_solve_each(pool, pairs, alone))
+    outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True))
     judgements = _judge(pool, pairs, [outcomes[index] for index in range(len(pairs))])
     for index, before in audited.items():
         judgements[index] = _noted(judgements[index], before, outcomes[index])
@@ -197,28 +200,6 @@ def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequ
             kept = answer if judged.verdict == Verdict.ACCEPTED else None
             judgements[index] = replace(judged, answer=solved.answer, cpu_seconds=solved.cpu_seconds, encoded=kept)
     return [blamed.get(index, judgement) for index, judgement in enumerate(judgements)]
-
-
-def _solve_each(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], indices: Sequence[int]) -> dict[int, _Outcome]:
-    """Outcomes by index of runs alone, where one run that met the limit of CPU time counts for all of its form."""
-    first: dict[Hashable, int] = {}
-    alike = {index: first.setdefault(_form(pairs[index]) or index, index) for index in indices}
-    leading = list(first.values())
-    outcomes = dict(zip(leading, _solve_alone(pool, [pairs[index] for index in leading]), strict=True))
-    shared = {i: outcomes[leader] for i, leader in alike.items() if i != leader and _met_cpu_limit(outcomes[leader])}
-    rest = [index for index in indices if index not in outcomes and index not in shared]
-    outcomes.update(zip(rest, _solve_alone(pool, [pairs[index] for index in rest]), strict=True))
-    return outcomes | shared
-
-
-def _form(pair: tuple[Puzzle, Candidate]) -> Hashable:
-    """What two candidates have in common that do the same; None for one that is like no other."""
-    puzzle, candidate = pair
-    return (puzzle.judged, candidate.form) if candidate.form else None
-
-
-def _met_cpu_limit(outcome: _Outcome) -> bool:
-    return outcome.verdict == Verdict.TIME_LIMIT and not outcome.waited_seconds
 
 
 def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
