@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from puzzles.foreign import read_bytes
@@ -12,7 +13,10 @@ from selfplay.iteration.state import Run
 from selfplay.run.rundir import SCORED_SETS, write_atomically
 from selfplay.sampling.cost import counts, times, total, without_times
 from selfplay.sampling.streams import Stream
+from selfplay.scoring import shipped
 from selfplay.scoring.evaluate import Questions, SetScores, evaluate
+
+logger = logging.getLogger(__name__)
 
 
 def score_stage(run: Run, iteration: int) -> dict[str, SetScores]:
@@ -38,7 +42,10 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     asked = Questions(
         puzzles, run.prompt_format, run.shots, config.evaluate, seed, config.batch_rows, config.chunk_texts, pace
     )
-    return evaluate(run.models.sampler(scored), run.pool, asked, file, count)
+    sampler = run.models.sampler(scored)
+    if scored == 0 and shipped.take(sampler, run.pool, asked, file):
+        logger.info("%s: the scores of the shipped model come with the package", name)
+    return evaluate(sampler, run.pool, asked, file, count)
 
 
 def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:

@@ -41,6 +41,8 @@ HOW_SENT = ("left_out", "renamed", "chat_time")
 too must be the same for all chunks of a file."""
 PROMPT_TOO_LONG = "prompt_too_long"
 """Verdict of a candidate whose prompt does not fit the context. It counts as wrong."""
+SHIPPED = "shipped"
+"""Mark of a chunk that was sampled for the package and not by this run, which it has cost nothing."""
 TRIES = 3
 """How often a chunk is judged if the sandbox fails. Each time the pool itself tries a job three times."""
 Judged = tuple[Candidate | None, Judgement]
@@ -189,6 +191,11 @@ def _chunk(
         **{key: sampler.description[key] for key in HOW_SENT if key in sampler.description},
     }  # fmt: skip
     return _Chunk(group, prompts, copies, settings, identity)
+
+
+def whole_chunk(sampler: Sampler, pool: Pool, asked: Questions) -> dict[str, Any]:
+    """The identity of a chunk with all the puzzles."""
+    return _chunk(sampler, pool, asked, [], 0, 0, len(asked.puzzles), numbered=True).identity
 
 
 _IDENTITY = an_object(
@@ -381,6 +388,8 @@ def counts_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
 
 def chunk_cost(line: Mapping[str, Any]) -> StageCost:
     """Cost of a stored chunk. In a chunk of an older version some numbers are missing and count as 0."""
+    if SHIPPED in line:
+        return StageCost()
     times, results = line["times"], line["results"]
     return StageCost(
         texts=sum(len(result["texts"]) for result in results),
