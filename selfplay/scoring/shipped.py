@@ -1,4 +1,4 @@
-"""The scores of the shipped model before any training, which come with the package: every run begins with the same ones.
+"""The scores of the shipped model before any training come with the package: every run begins with the same ones.
 
 They hold for the shipped weights, the embedded sets, and one way to ask and to judge, all of which a file's name tells
 by its hash. A run that asks otherwise scores the model itself. On which machine they were sampled does not count: other
