@@ -80,7 +80,9 @@ def bench(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the results, got a file: name another with --out")
+    progress.step("judging the set's own solutions", None)
     chosen = scored_set(pool, config.puzzles, config.private)
+    progress.step(f"loading {model_config.path}", None)
     model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
     asked, conditions = _asked(pool, config, model, model_config.path, chosen)
     started = time.time()
@@ -202,6 +204,7 @@ def _sampled(
     model: Sampler, name: str, pool: Pool, asked: Questions, seeds: Sequence[int], folder: Path, progress: Progress
 ) -> list[results.Line]:
     """The chunks of all seeds. Missing ones are sampled."""
+    progress.step(f"bench {name}", None)
     finished = results.unpack(folder)
     if finished:
         _check_seeds(folder, finished, seeds)
@@ -214,7 +217,7 @@ def _sampled(
         if len(done) > len(read_chunks(file)):
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
         try:
-            evaluate(model, pool, replace(asked, seed=[seed]), file, count)
+            evaluate(model, pool, replace(asked, seed=[seed]), file, count, progress.note)
         except InputError as error:
             if done:
                 file.unlink()

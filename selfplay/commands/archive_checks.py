@@ -11,7 +11,7 @@ from typing import Any
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, add_allowed, allowed, command
-from selfplay.commands.terminal import archive_path, bars, page, tell
+from selfplay.commands.terminal import archive_path, shown_progress, page, tell
 from selfplay.text import one_line, printable, render
 
 
@@ -46,7 +46,7 @@ def _replay(options: argparse.Namespace) -> int:
     config = consent.load(rundir.config, (), allowed(options))
     sandbox = proven_pool(config.sandbox, seed_of(path, config.seed))
     with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
-        identifier, counter = row_of(archive, options.id)["id"], bars().counter
+        identifier, counter = row_of(archive, options.id)["id"], shown_progress().counter
         for again in replay(archive, rundir, config, identifier, backend, pool, counter):
             differ |= bool(again.differences)
             print(json.dumps(vars(again)) if options.json else printable(replay_text(again)), flush=True)
@@ -90,7 +90,7 @@ def _reverify(options: argparse.Namespace) -> int:
             judge = judge_here(stack.enter_context(proven_pool(sandbox, seed))[0])
         pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
         how = f"{options.python or sys.version} {' '.join(given)}"
-        found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
+        found, earlier = reverify(archive, judge, how, shown_progress().counter(pairs, "reverify", "pair"))
     if options.json:
         print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))
         return int(bool(found))
@@ -161,7 +161,7 @@ def _contamination(options: argparse.Namespace) -> int:
         sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
         guard = guard_of(pool, sets)
         checked = len(archive.puzzle_ids())
-        hits = examine_archive(archive, pool, guard, bars().counter(checked, "contamination", "puzzle"))
+        hits = examine_archive(archive, pool, guard, shown_progress().counter(checked, "contamination", "puzzle"))
         stories = archive.exposure(list(hits))
         refused = archive.refused_levels()
     found = [

@@ -26,7 +26,7 @@ from selfplay.commands.grammar import (
     share,
     temperature,
 )  # fmt: skip
-from selfplay.commands.terminal import RUNS, bars, tell
+from selfplay.commands.terminal import RUNS, shown_progress, tell
 from selfplay.text import printable
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _bench(options: argparse.Namespace) -> int:
         for model, folder in zip(options.models, places, strict=True):
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
             load = _served(options, model_config) if options.url else None
-            own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
+            own = bench(model_config, config, folder, pool, protections, shown_progress(), load)["selfplay"]
             results.append(own)
             folders.append(folder)
             engine = f", sampled by {own['model']['engine']}" if "engine_reason" in own["model"] else ""

@@ -29,6 +29,7 @@ from selfplay.commands.run import add_run
 from selfplay.commands.runs import add_league, add_report, add_runs
 from selfplay.commands.settings import add_settings
 from selfplay.commands.show import add_propose, add_solve
+from selfplay.commands.status_line import LINE
 from selfplay.commands.verify import add_verify
 from selfplay.run import ending, resources
 from selfplay.text import printable
@@ -64,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     interrupted = f"selfplay: interrupted{KEPT if options.resumes else ''}"
     with ending.in_good_order(f"\n{interrupted}\n".encode()):
-        return _command(options, interrupted)
+        try:
+            return _command(options, interrupted)
+        finally:
+            LINE.end()
 
 
 def _command(options: argparse.Namespace, interrupted: str) -> int:
@@ -121,6 +125,7 @@ def _fail(error: object, status: int) -> int:
 
 def _say(line: str) -> None:
     """Print on standard error, if it still exists. If the terminal is gone, the exit status must still be right."""
+    LINE.end()
     if sys.stderr is not None:
         try:
             print(line, file=sys.stderr, flush=True)

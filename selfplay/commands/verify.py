@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import add_limits, add_worlds, command, positive, sandbox_of
-from selfplay.commands.terminal import bars
+from selfplay.commands.status_line import LINE
+from selfplay.commands.terminal import shown_progress
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
@@ -46,7 +47,7 @@ def _verify(options: argparse.Namespace) -> int:
     from selfplay.run.shard import parse_part
 
     part = None if options.shard is None else parse_part(options.shard)
-    count, refused = bars().counter(0, "verify", "pair"), list[str]()
+    count, refused = shown_progress().counter(0, "verify", "pair"), list[str]()
     sandbox, seed = sandbox_of(options, options.module or ()), drawn() if options.worlds is None else options.worlds
     with _pairs(options) as pairs, proven_pool(sandbox, seed) as (pool, _):
         if part:
@@ -122,5 +123,6 @@ def _print_verdicts(pool: Pool, raws: list[Any], form: str) -> list[str]:
             "cpu_ms": round(1000 * judgement.cpu_seconds, 3),
             **({"left_out": judgement.left_out} if judgement.left_out else {}),
         }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        with LINE.hidden():
+            print(json.dumps(line), flush=True)
     return refused

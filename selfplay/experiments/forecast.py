@@ -333,7 +333,7 @@ class _Trial:
 FORECAST_NOTE = "The forecast is for the model as it is. After training it may propose, solve and write more or less."
 
 
-def forecast_table(expected: Forecast) -> str:
+def forecast_table(expected: Forecast, width: int | None = None) -> str:
     """The expected cost of a run: by stage for all iterations, and in seconds for each iteration."""
     arithmetic = expected.arithmetic
     peaks = {} if arithmetic is None else dict.fromkeys(STAGES, arithmetic.peak_flops_per_second)
@@ -349,4 +349,4 @@ def forecast_table(expected: Forecast) -> str:
     rows += [[f"iteration {number}", f"{value:,.0f}"] for number, value in enumerate(seconds)]
     rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
     size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
-    return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
+    return f"{cost_table(records, width)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
