@@ -5,6 +5,7 @@ Nothing here knows what a run, a model or an archive is.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -132,6 +133,15 @@ class Fitted:
         width = self.widths[n]
         text = text if len(text) <= width or not self.columns[n].least else f"{text[: width - 1]}…"
         return text.rjust(width) if self.columns[n].right else text.ljust(width)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines broken at blanks, so that they have at most so many characters. Items of a list are indented."""
+    lines = []
+    for line in text.split("\n"):
+        indent = "  " if line.startswith("- ") else ""
+        lines += textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
+    return "\n".join(lines)
 
 
 def fraction(number: float) -> str:

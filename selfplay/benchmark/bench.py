@@ -50,6 +50,8 @@ class BenchConfig:
     """TOML file of wrong puzzles, which are not scored; None takes the embedded one."""
     private: bool = False
     """Whether results leave out the puzzles' skills, types and difficulty, and the reasons of errata."""
+    limit: int | None = None
+    """Most puzzles to score, spread over the set; None scores all."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
@@ -81,7 +83,9 @@ def bench(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the results, got a file: name another with --out")
     progress.step("judging the set's own solutions", None)
-    chosen = scored_set(pool, config.puzzles, config.private)
+    chosen = scored_set(pool, config.puzzles, config.private, config.limit)
+    for line in chosen.left_out():
+        progress.say(line)
     progress.step(f"loading {model_config.path}", None)
     model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
     asked, conditions = _asked(pool, config, model, model_config.path, chosen)
@@ -107,7 +111,7 @@ def bench(
             "started": started,
         }  # fmt: skip
         content = results.document(facts, lines, read_errata(config.errata))
-        results.write(folder, content)
+        results.write(folder, content, lines)
     return content
 
 

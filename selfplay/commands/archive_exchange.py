@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import ARCHIVE, add_limits, add_wide, command, sandbox_of
-from selfplay.commands.terminal import archive_path, shown_progress, tell, width
+from selfplay.commands.terminal import archive_path, on_screen, tell, width
 from selfplay.text import one_line, render
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def add_import(actions: Any) -> None:
     """Declare `archive import`."""
     parser = command(
         actions, "import", _import, "parse, verify and add puzzles and their solutions",
-        "archive import p3.sqlite puzzles.json --format p3", resumes=True,
+        "archive import own.sqlite train", resumes=True,
     )  # fmt: skip
     parser.add_argument("archive", help="archive file; it is made if there is none")
     parser.add_argument("file", help="puzzle file, or `train`, `dev` or `heldout`")
@@ -60,7 +60,7 @@ def _import(options: argparse.Namespace) -> int:
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True, trust=True) as archive:
             archive.keep_worlds(pool.seed)
-            count = shown_progress().counter(len(raws), "import", "puzzle")
+            count = on_screen().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
     print(import_table(report, width(options)))
@@ -92,7 +92,7 @@ def add_merge(actions: Any) -> None:
         "merge",
         _merge,
         "copy everything new from other archives into one archive; into a run only its own parts (run --shard)",
-        "archive merge all.sqlite one two",
+        "archive merge all.sqlite embedded smoke",
     )
     parser.add_argument(
         "--trust", action="store_true",

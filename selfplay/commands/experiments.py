@@ -11,7 +11,7 @@ from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, add_wide, allo
 from selfplay.commands.log import log_to
 from selfplay.commands.run import require_packages, with_rows
 from selfplay.commands.status_line import LINE
-from selfplay.commands.terminal import RUNS, below_runs, run_dir, shown_progress, tell, width
+from selfplay.commands.terminal import RUNS, below_runs, on_screen, run_dir, tell, width
 
 
 def add_ablate(commands: Any) -> None:
@@ -46,7 +46,7 @@ def _ablate(options: argparse.Namespace) -> int:
             ablation,
             folder,
             backend,
-            lambda config: judges(config, shown_progress().say, seed),
+            lambda config: judges(config, on_screen().say, seed),
             lambda arm: with_rows(width(options), f"{arm}\n"),
         )
     table = ablation_table(ablation, done, ablate.contrasts(ablation, done))
@@ -85,7 +85,11 @@ def _reproduce(options: argparse.Namespace) -> int:
     config = load(there.config, (), allowed(options))
     require_packages(config)
     seed = worlds.seed_of(there.archive, config.seed)
-    with log_to(here.log), judges(config, shown_progress().say, seed) as (pool, protections), engine(config, here) as backend:
+    with (
+        log_to(here.log),
+        judges(config, on_screen().say, seed) as (pool, protections),
+        engine(config, here) as backend,
+    ):
         done = reproduce(there, here, last, backend, pool, protections, with_rows(width(options)))
     LINE.end()
     print()

@@ -16,7 +16,7 @@ from sandbox.printing import visible
 from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, add_wide, allowed, command, integers, positive
 from selfplay.commands.log import log_to
 from selfplay.commands.status_line import LINE, clock
-from selfplay.commands.terminal import below_runs, run_dir, shown_progress, tell, width
+from selfplay.commands.terminal import below_runs, on_screen, run_dir, tell, width
 
 if TYPE_CHECKING:
     from selfplay.config import RunConfig
@@ -186,9 +186,7 @@ def _run_and_print(rundir: RunDir, config: RunConfig, columns: int | None) -> st
     return ""
 
 
-def _print_end(
-    rundir: RunDir, config: RunConfig, spent: str, again: str, seen: int, columns: int | None
-) -> int:
+def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str, seen: int, columns: int | None) -> int:
     """Print what the run has cost and what to do next."""
     from selfplay.iteration.record_table import cost_table, notes_of
 
@@ -233,9 +231,9 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     part = parse_part(text)
     own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
     seed = worlds.seed_of(rundir.archive, config.seed)
-    with log_to(own.log), judges(config, shown_progress().say, seed) as (pool, protections), engine(config, own) as backend:
+    with log_to(own.log), judges(config, on_screen().say, seed) as (pool, protections), engine(config, own) as backend:
         try:
-            tell(run_part(rundir, own, part, config, backend, pool, protections, shown_progress()))
+            tell(run_part(rundir, own, part, config, backend, pool, protections, on_screen()))
         except BudgetSpent as spent:
             tell(f"{own.path}: {spent}{MORE}")
     if len(rundir.read_records()) <= config.iterations:
@@ -251,10 +249,10 @@ def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int, columns: int |
     from selfplay.experiments.scaling import plan, plan_table
     from selfplay.run.rundir import RunDir
 
-    with tempfile.TemporaryDirectory() as name, judges(config, shown_progress().say, worlds.drawn()) as (pool, protections):
+    with tempfile.TemporaryDirectory() as name, judges(config, on_screen().say, worlds.drawn()) as (pool, protections):
         folder = Path(name)
         with engine(config, RunDir(folder)) as backend:
-            expected = forecast(config, backend, pool, protections, folder, shown_progress())
+            expected = forecast(config, backend, pool, protections, folder, on_screen())
     LINE.end()
     print(forecast_table(expected, columns))
     if nodes:
@@ -307,4 +305,4 @@ def with_rows(
             print(table[0].row(cells), flush=True)
         then(record)
 
-    return replace(shown_progress(), row=row, width=columns)
+    return replace(on_screen(), row=row, width=columns)

@@ -54,7 +54,7 @@ def archive_path(text: str) -> Path:
     raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
 
 
-def shown_progress() -> Progress:
+def on_screen() -> Progress:
     """Progress as a status line, if standard error is a terminal. Messages are printed there in any case."""
 
     def say(text: str) -> None:
