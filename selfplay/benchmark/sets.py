@@ -34,7 +34,7 @@ class ScoredSet:
 
     @property
     def _not_puzzles(self) -> dict[str, str]:
-        return self.facts.get("not_puzzles", {})
+        return dict(self.facts.get("not_puzzles", {}))
 
 
 def scored_set(pool: Pool, path: str, private: bool = False, limit: int | None = None) -> ScoredSet:

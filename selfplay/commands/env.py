@@ -27,6 +27,7 @@ def _env(options: argparse.Namespace) -> int:
     from puzzles.verify import truth_pool
     from sandbox import selfcheck
     from selfplay.run.sessions import environment
+    from selfplay.sampling.model import accelerators
 
     found = environment()
     with truth_pool() as pool:
@@ -35,16 +36,8 @@ def _env(options: argparse.Namespace) -> int:
         **{name: version or "not installed" for name, version in found["versions"].items()},
         **{name: found[name] for name in ("python", "platform", "processor", "cores", "source")},
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
-        "accelerators": ", ".join(_accelerators()) or "none",
+        "accelerators": ", ".join(accelerators()) or "none",
         "sandbox tier": tier,
     }
     print(json.dumps(facts) if options.json else render([[name, one_line(value)] for name, value in facts.items()]))
     return 0
-
-
-def _accelerators() -> list[str]:
-    """The names of the devices that torch can use beside the processor."""
-    import torch
-
-    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return [*names, *(["mps"] if torch.backends.mps.is_available() else [])]

@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.lastResort.setFormatter(Formatter())
     parser = grammar()
     options = parser.parse_args(arguments)
+    options.resumes &= not vars(options).get("forecast")  # nothing is kept of a forecast
     interrupted = f"selfplay: interrupted{KEPT if options.resumes else ''}"
     with ending.in_good_order(f"\n{interrupted}\n".encode()):
         try:

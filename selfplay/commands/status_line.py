@@ -38,6 +38,7 @@ class Line:
         self._ended = threading.Event()
         self._step = self._note = ""
         self._later: Later | None = None
+        self._first: tuple[float, int] | None = None
         self._begin("", 0, "")
 
     def step(self, text: str, later: Later | None = None) -> None:
@@ -108,6 +109,7 @@ class Line:
         forms = (
             (self._text, counted, self._note, speed, spent, left, run),
             (self._text, share, self._note, speed, spent, left, run),
+            (self._text, share, self._note, speed.replace(f" {self._unit}s/", "/"), spent, left, run),
             (self._text, share, self._note, spent, left, run),
         )
         lines = [visible(" · ".join(filter(None, parts))) for parts in forms]
@@ -116,7 +118,7 @@ class Line:
     def _begin(self, text: str, total: int, unit: str) -> None:
         self._text, self._total, self._unit, self._note = text, total, unit, ""
         self._done, self._began, self._drawn = 0, self._now(), 0.0
-        self._first: tuple[float, int] | None = None
+        self._first = None
 
     def _rate(self, now: float) -> float:
         """Units per second; 0 if that is not known. The first count may be of earlier work, so it is left out."""

@@ -22,7 +22,14 @@ from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import champion, collapse, propose
 from selfplay.iteration.beginning import AUTO, as_begun, begin_session, check_settings, known_dtype
-from selfplay.iteration.guarding import compute_again, guard_of, guarded_sets, set_contaminated_aside
+from selfplay.iteration.guarding import (
+    check_apart,
+    compute_again,
+    guard_of,
+    guarded_sets,
+    set_contaminated_aside,
+    told_overlap,
+)
 from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.record_table import told
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
@@ -93,10 +100,14 @@ def run(
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
+        check_apart(config)
         if config.gate:
             champion.check_scored_alike(rundir, config)
         progress.step("reading dev and held-out", None)
         sets = guarded_sets(pool, config)
+        if overlap := told_overlap(sets):
+            logger.warning("%s", overlap)
+            progress.say(overlap)
         config = as_begun(rundir, config)
         progress.step("loading the model", None)
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))

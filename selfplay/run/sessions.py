@@ -44,7 +44,7 @@ def environment() -> dict[str, Any]:
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "process": os.getpid(),
-        "python": platform.pythonversion_of(),
+        "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": available_cores(),

@@ -247,7 +247,7 @@ def _reach(one: Difference) -> str:
         return "No difference could be expected to show."
     if abs(one.difference.value) > one.detectable:
         return (
-            f"The difference is large, but rests on few puzzles: they differ on {one.differing}, unevenly. "
-            "More puzzles are needed."
+            f"An even difference of this size would show, but this one is spread unevenly over {one.differing} "
+            "puzzles. More puzzles are needed."
         )
     return f"Only a difference above {one.detectable:.3f} could be expected to show."

@@ -253,8 +253,8 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
     }  # fmt: skip
 
 
-def write(folder: Path, content: Mapping[str, Any], lines: Sequence[Line]) -> None:
-    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole."""
+def write(folder: Path, content: Mapping[str, Any], lines: Sequence[Line] = ()) -> None:
+    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole. The lines tell names."""
     from selfplay.scoring.tables import result_tables, told_by
 
     write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
