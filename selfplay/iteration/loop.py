@@ -44,6 +44,7 @@ from selfplay.run.rundir import RunDir, append_line, write_atomically
 from selfplay.run.shard import FINISHED, Part, PartDone, finish, note_settings, take_over
 from selfplay.sampling.prompts import propose_prompt
 from selfplay.sampling.sampler import Sampler
+from selfplay.scoring.sets import NamedPuzzle
 from selfplay.settings import to_toml
 from selfplay.training.backend import Backend
 
@@ -100,14 +101,9 @@ def run(
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
         check_settings(rundir, config)
-        check_apart(config)
         if config.gate:
             champion.check_scored_alike(rundir, config)
-        progress.step("reading dev and held-out", None)
-        sets = guarded_sets(pool, config)
-        if overlap := told_overlap(sets):
-            logger.warning("%s", overlap)
-            progress.say(overlap)
+        sets = _sets(pool, config, progress)
         config = as_begun(rundir, config)
         progress.step("loading the model", None)
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
@@ -219,6 +215,21 @@ def run_part(
                 said = str(done)
             finish(archive, said)
     return said
+
+
+def _sets(pool: Pool, config: RunConfig, progress: Progress) -> dict[str, list[NamedPuzzle]]:
+    """The scored sets, with a warning if they overlap.
+
+    Raises:
+        InputError: Two of the three sets are one file, or a file cannot be scored.
+    """
+    progress.step("reading dev and held-out", None)
+    check_apart(config)
+    sets = guarded_sets(pool, config)
+    if overlap := told_overlap(sets):
+        logger.warning("%s", overlap)
+        progress.say(overlap)
+    return sets
 
 
 @contextmanager

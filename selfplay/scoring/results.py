@@ -254,11 +254,12 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
 
 
 def write(folder: Path, content: Mapping[str, Any], lines: Sequence[Line] = ()) -> None:
-    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole. The lines tell names."""
-    from selfplay.scoring.tables import result_tables, told_by
+    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole. The lines tell rules."""
+    from selfplay.scoring.tables import Told, result_tables, told_by
 
+    told = Told(rules=told_by(content["selfplay"], lines).rules)  # a file that is published names no puzzle
     write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
-    write_atomically(folder / TABLES, result_tables(content["selfplay"], told_by(content["selfplay"], lines)))
+    write_atomically(folder / TABLES, result_tables(content["selfplay"], told))
     write_atomically(folder / CARD, model_index(content["selfplay"]))
 
 

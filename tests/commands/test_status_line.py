@@ -78,7 +78,7 @@ def test_the_line_fits_the_terminal(line, time):
     count(0)
     time[0] = 10
     count(200)
-    assert line.text(79) == f"{STEP} · 20% · 20 candidates/s · 0:40 left · run 1:40"
+    assert line.text(80) == f"{STEP} · 20% · 20 candidates/s · 0:40 left · run 1:40"
     assert line.text(75) == f"{STEP} · 20% · 20/s · 0:40 left · run 1:40"
     assert line.text(62) == f"{STEP} · 20% · 0:40 left · run 1:40"
     assert line.text(20) == STEP[:20]
