@@ -115,6 +115,7 @@ def add_diff(actions: Any) -> None:
     parser.add_argument("first", metavar="A", help=ARCHIVE)
     parser.add_argument("second", metavar="B", help=ARCHIVE)
     parser.add_argument("--ids", action="store_true", help="list the ids alone, of all that differs")
+    add_wide(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -139,7 +140,7 @@ def _diff(options: argparse.Namespace) -> int:
                     lines.append(f"  {side} and {len(ids) - len(chosen):,} more; --ids lists all ids")
         lines.append(f"answers that differ: {len(found.answers):,}")
         lines += [f"  {visible(pair)}: {one_line(one)} and {one_line(other)}" for pair, one, other in found.answers]
-        page(printable("\n".join(lines)))
+        page(printable("\n".join(line[: width(options)] for line in lines)))
         return int(bool(found))
 
 

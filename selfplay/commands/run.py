@@ -102,7 +102,7 @@ def opening(rundir: RunDir, config: RunConfig, source: str | None) -> str:
     settings = f"settings of {source}" if source else "default settings"
     model = config.model.path or config.endpoint.model
     work = (
-        f"{config.iterations} iterations of {config.propose.proposals:,} proposals, "
+        f"{config.iterations} iteration{'s' * (config.iterations != 1)} of {config.propose.proposals:,} proposals, "
         f"{config.solve.candidates_per_puzzle} candidates per puzzle"
     )
     records = rundir.read_records()
