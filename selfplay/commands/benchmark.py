@@ -190,11 +190,12 @@ def _bench(options: argparse.Namespace) -> int:
     if len(results) == 1:
         tell(_result_text(folders[0], results[0], width(options)))
         return 0
-    table = score_table(results)
-    tell((table.markdown() if width(options) is None else table.plain(width(options))) + "\n")
+    table, columns = score_table(results), width(options)
+    tell((table.markdown() if columns is None else table.plain(columns)) + "\n")
     for folder, own in zip(folders[1:], results[1:], strict=True):
         beside = visible(f"{own['model']['path']} beside {results[0]['model']['path']}: ")
-        tell(beside + conclusion(compare(folders[0], folder, anyway=True)))
+        said = beside + conclusion(compare(folders[0], folder, anyway=True))
+        tell(said if columns is None else wrapped(said, columns))
     return 0
 
 
