@@ -457,6 +457,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         _check(self)
 
+    def scores_heldout(self, iteration: int) -> bool:
+        """Whether an iteration is scored on held-out."""
+        return iteration % self.heldout_every == 0 or iteration == self.iterations
+
 
 FEWEST_CANDIDATES = {"competitive": 1, "cooperative": 1, "learnability": 2, "balanced": 1, "absolute-zero": 1}
 """The games, and how many candidates of a puzzle each needs to pay for it."""

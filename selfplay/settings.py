@@ -42,10 +42,28 @@ def load(path: str | Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         _override(values, override)
     try:
+        return _built(values, where)
+    except ConfigError:
+        if overrides and _is_right(path):  # so the file is not to blame
+            return _built(values, "--set")
+        raise
+
+
+def _built(values: Mapping[str, Any], where: str) -> RunConfig:
+    try:
         config: RunConfig = build(RunConfig, values, where)
-    except ConfigError as error:  # an error about a range does not name the file
+    except ConfigError as error:  # an error about a range does not name the place
         raise ConfigError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
     return config
+
+
+def _is_right(path: str | Path | None) -> bool:
+    """Whether the file's settings are right without overrides."""
+    try:
+        load(path)
+    except ConfigError:
+        return False
+    return True
 
 
 def embedded_file(name: str) -> Path:
@@ -113,7 +131,8 @@ def _value(hint: Any, value: Any, where: str, key: str) -> Any:
         inner = typing.get_args(hint)[0]
         if isinstance(value, list | tuple):
             return tuple(_value(inner, member, where, key) for member in value)
-        raise ConfigError(f"{where}: expected a list under {key!r}, got {shown(value)}")
+        example = "[1, 10]" if inner is int else "[0.1, 0.2]" if inner is float else '["a", "b"]'
+        raise ConfigError(f"{where}: expected a list such as {example} under {key!r}, got {shown(value)}")
     if type(value) is int and hint in (int, float) and abs(value) >= MOST:
         raise ConfigError(f"{where}: expected at most 64 bits under {key!r}, got {shown(value)}")
     if hint is float and type(value) is int:

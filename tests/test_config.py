@@ -155,9 +155,9 @@ def test_a_key_like_no_other_stops_with_those_of_its_table(write):
         ("[solve]\ntemperature = nan", "expected a number under 'solve.temperature', got nan"),
         ("[solve]\ntemperature = inf", "expected a number under 'solve.temperature', got inf"),
         ("[model]\npath = 3", "expected a string under 'model.path', got 3"),
-        ("[evaluate]\nk = 1", "expected a list under 'evaluate.k', got 1"),
+        ("[evaluate]\nk = 1", "expected a list such as [1, 10] under 'evaluate.k', got 1"),
         ("[evaluate]\nk = ['1']", "expected an integer under 'evaluate.k', got '1'"),
-        ("[finetune]\nroles = 'solve'", "expected a list under 'finetune.roles', got 'solve'"),
+        ("[finetune]\nroles = 'solve'", "expected a list such as [\"a\", \"b\"] under 'finetune.roles', got 'solve'"),
         ("[iterations]\na = 3", "expected an integer under 'iterations', got {'a': 3}"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 from places import ROOT
 
 from selfplay.commands.main import grammar
@@ -233,6 +234,28 @@ def test_every_linter_exception_has_its_reason_on_its_line():
 def test_torch_is_capped_for_machines_with_a_cpu_build():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "torch<2.14" in project["dependencies"]
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "test"}
+    texts = [*project["dependencies"], *(text for own in extras.values() for text in own)]
+    declared = {re.match(r"[\w-]+", text)[0].lower() for text in texts}
+    names = {name.partition(".")[0] for tree in MODULES.values() for name in imported(tree)}
+    others = names - {*sys.stdlib_module_names, "sandbox", "puzzles", "selfplay"}
+    # transformers imports these two when it reads a GGUF file.
+    assert others == declared - {"gguf", "accelerate"}
+
+
+def test_the_constraints_are_within_what_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    held = {Requirement(line).name.lower(): Requirement(line) for line in lines if not line.startswith("#")}
+    for text in project["dependencies"]:
+        wanted = Requirement(text)
+        (pin,) = held[wanted.name.lower()].specifier
+        assert pin.operator == "=="
+        assert wanted.specifier.contains(pin.version), text
 
 
 def test_the_python_example_runs_as_written(tmp_path):

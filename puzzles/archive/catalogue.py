@@ -10,7 +10,7 @@ from typing import Any
 
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import CANDIDATES_N_C, CONTAMINATED, QUARANTINED, SET_ASIDE, Archive
-from puzzles.foreign import parse_json
+from puzzles.foreign import parse_json, shown
 from puzzles.guard import LEVELS
 from puzzles.puzzle import InputError
 
@@ -36,6 +36,18 @@ SOLVE_RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Upper bounds of the classes of solve rates that `stats` counts puzzles in."""
 
 
+VALUES = {
+    "iteration": "SELECT iteration, count(*) FROM puzzles GROUP BY 1 ORDER BY 1",
+    "answer_type": "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1",
+    "skill": "SELECT k.value, count(*) n FROM puzzles p, json_each(p.skills) k WHERE p.skills != '[]'"
+    " GROUP BY 1 ORDER BY n DESC, 1",
+    "difficulty": "SELECT difficulty, count(*) FROM puzzles WHERE difficulty IS NOT NULL GROUP BY 1 ORDER BY 1",
+}
+"""Counts of puzzles by the values of a filter's fields, which differ from archive to archive."""
+SHOWN_VALUES = 20
+"""Most values that a message names."""
+
+
 @dataclass(frozen=True)
 class Filter:
     """The puzzles that are asked for. A field of None allows any value."""
@@ -49,6 +61,25 @@ class Filter:
     """State of the puzzle, one of STATES."""
     words: str | None = None
     """Words that must all stand in the puzzle's name, text and description, or all in one of its solutions."""
+
+    def check(self, archive: Archive) -> None:
+        """Check that the archive has puzzles with each value that is asked for.
+
+        Raises:
+            InputError: It has none; the message names the values that it has.
+        """
+        for name, sql in VALUES.items():
+            asked = getattr(self, name)
+            counts = archive.counts(sql) if asked is not None else {}
+            if asked is not None and str(asked) not in map(str, counts):
+                known = ", ".join(
+                    f"{shown(value)[:40]} ({count:,})" for value, count in [*counts.items()][:SHOWN_VALUES]
+                )
+                more = f" and {len(counts) - SHOWN_VALUES} more" if len(counts) > SHOWN_VALUES else ""
+                what = name.replace("_", " ")
+                raise InputError(
+                    f"{archive.path}: no puzzle has the {what} {shown(asked)}; there are {known or 'none'}{more}"
+                )
 
     def condition(self, archive: Archive) -> tuple[str, list[Any]]:
         """The SQL condition over an archive's `puzzles p`, and its parameters.
@@ -147,7 +178,7 @@ def pairs_of(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3
 
 
 def refused_proposals(
-    archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0
+    archive: Archive, outcome: str | None = None, limit: int = 50, offset: int = 0, stage: str | None = None
 ) -> list[sqlite3.Row]:
     """A page of the proposals that were not admitted, newest first: where the text is, the outcome, and the reason.
 
@@ -156,12 +187,14 @@ def refused_proposals(
         outcome: The only outcome to include; None for all.
         limit: Most proposals on the page.
         offset: Number of proposals before the page.
+        stage: `propose` or `vary`; None for both.
     """
     return archive.query(
         "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
         " JOIN chunks k ON k.id = r.chunk WHERE r.outcome != 'admitted' AND r.outcome = coalesce(?, r.outcome)"
-        " ORDER BY r.chunk DESC, r.position LIMIT ? OFFSET ?",
+        " AND k.stage = coalesce(?, k.stage) ORDER BY r.chunk DESC, r.position LIMIT ? OFFSET ?",
         outcome,
+        stage,
         limit,
         offset,
     )
@@ -188,18 +221,11 @@ def stats(archive: Archive) -> dict[str, Any]:
         "pairs": number("solutions"),
         "candidates": number("candidates"),
         "puzzles by origin": archive.counts("SELECT origin, count(*) FROM puzzles GROUP BY 1"),
-        "puzzles by iteration": archive.counts("SELECT iteration, count(*) FROM puzzles GROUP BY 1 ORDER BY 1"),
+        "puzzles by iteration": archive.counts(VALUES["iteration"]),
         "pairs by iteration": archive.counts("SELECT iteration, count(*) FROM solutions GROUP BY 1 ORDER BY 1"),
-        "puzzles by answer type": archive.counts(
-            "SELECT answer_type, count(*) n FROM puzzles GROUP BY 1 ORDER BY n DESC, 1"
-        ),
-        "puzzles by skill": archive.counts(
-            "SELECT k.value, count(*) n FROM puzzles p, json_each(p.skills) k WHERE p.skills != '[]'"
-            " GROUP BY 1 ORDER BY n DESC, 1"
-        ),
-        "puzzles by difficulty": archive.counts(
-            "SELECT difficulty, count(*) FROM puzzles WHERE difficulty IS NOT NULL GROUP BY 1 ORDER BY 1"
-        ),
+        "puzzles by answer type": archive.counts(VALUES["answer_type"]),
+        "puzzles by skill": archive.counts(VALUES["skill"]),
+        "puzzles by difficulty": archive.counts(VALUES["difficulty"]),
         "puzzles by solve rate": _by_solve_rate(archive),
         "candidates by verdict": archive.counts(
             "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"

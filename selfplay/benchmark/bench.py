@@ -52,6 +52,8 @@ class BenchConfig:
     """TOML file of wrong puzzles, which are not scored; None takes the embedded one."""
     private: bool = False
     """Whether results leave out the puzzles' skills, types and difficulty, and the reasons of errata."""
+    limit: int | None = None
+    """Most puzzles to score, spread over the set; None scores all."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
@@ -97,7 +99,11 @@ def bench(
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder for the results, got a file: name another with --out")
-    chosen = scored_set(pool, config.puzzles, config.private)
+    progress.step("judging the set's own solutions", None)
+    chosen = scored_set(pool, config.puzzles, config.private, config.limit)
+    for line in chosen.left_out():
+        progress.say(line)
+    progress.step(f"loading {model_config.path}", None)
     model: Sampler = load() if load else LanguageModel(model_config.path, model_config)
     asked, conditions = _asked(pool, config, model, model_config.path, chosen)
     started = time.time()
@@ -122,7 +128,7 @@ def bench(
             "started": started,
         }  # fmt: skip
         content = results.document(facts, lines, read_errata(config.errata))
-        results.write(folder, content)
+        results.write(folder, content, lines)
     return content
 
 
@@ -219,6 +225,7 @@ def _sampled(
     model: Sampler, name: str, pool: Pool, asked: Questions, seeds: Sequence[int], folder: Path, progress: Progress
 ) -> list[results.Line]:
     """The chunks of all seeds. Missing ones are sampled."""
+    progress.step(f"bench {name}", None)
     finished = results.unpack(folder)
     if finished:
         _check_seeds(folder, finished, seeds)
@@ -231,7 +238,7 @@ def _sampled(
         if len(done) > len(read_chunks(file)):
             write_atomically(file, "".join(json.dumps(line) + "\n" for line in done))
         try:
-            evaluate(model, pool, replace(asked, seed=[seed]), file, count)
+            evaluate(model, pool, replace(asked, seed=[seed]), file, count, progress.note)
         except InputError as error:
             if done:
                 file.unlink()

@@ -108,7 +108,7 @@ def _rescored(
         facts |= _judge_again(*sandbox, facts, lines, folder / results.SAMPLES)
         results.pack(folder, lines)
     after = results.document(facts, lines, errata)
-    results.write(folder, after)
+    results.write(folder, after, lines)
     return after
 
 
@@ -121,7 +121,7 @@ def _judge_again(
     pool: Pool, protections: dict[str, Any], facts: Mapping[str, Any], lines: Sequence[results.Line], file: Path
 ) -> dict[str, Any]:
     """Put this sandbox's verdicts into the lines, and return the facts that change with them."""
-    chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"])
+    chosen = scored_set(pool, facts["set"]["path"], facts["set"]["private"], facts["set"].get("limit"))
     if chosen.facts["hash"] != facts["set"]["hash"]:
         raise InputError(f"{chosen.path}: expected the set that was scored, but its puzzles have changed")
     puzzles = {item.puzzle.id: item.puzzle for item in chosen.named}

@@ -11,7 +11,7 @@ from puzzles.parse import Text, parse_candidates
 from puzzles.puzzle import Candidate, Verdict, content_hash
 from puzzles.verify import verify
 from sandbox.pool import Pool
-from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
+from selfplay.scoring.sets import NamedPuzzle, read_set
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,23 @@ class ScoredSet:
     path: str
     named: list[NamedPuzzle]
     facts: dict[str, Any]
-    """Facts for `results.json`. They name puzzles by their ids only."""
+    """Facts for `results.json`. They name puzzles by their ids only, and texts that are no puzzle by their names."""
+
+    def left_out(self) -> list[str]:
+        """A line for each text that is not scored because something is wrong with it."""
+        names = {item.puzzle.id: item.name for item in self.named}
+        lines = [f"{name} is left out of the score: it is no puzzle: {why}" for name, why in self._not_puzzles.items()]
+        refused = self.facts["references"]["refused"].items()
+        return lines + [
+            f"{names[key]} is left out of the score: its own solution: {verdict}" for key, verdict in refused
+        ]
+
+    @property
+    def _not_puzzles(self) -> dict[str, str]:
+        return dict(self.facts.get("not_puzzles", {}))
 
 
-def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
+def scored_set(pool: Pool, path: str, private: bool = False, limit: int | None = None) -> ScoredSet:
     """Read a set and judge its own reference solutions.
 
     Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem. So are puzzles with the same normal form.
@@ -34,25 +47,34 @@ def scored_set(pool: Pool, path: str, private: bool = False) -> ScoredSet:
         pool: The sandbox that judges.
         path: `dev`, `heldout`, `train`, a puzzle file or an archive.
         private: Whether results hold nothing about the puzzles but their ids.
+        limit: Most puzzles to score, evenly spread over the set; None for all.
 
     Raises:
-        InputError: There is no such set, or a text in it is no puzzle.
+        InputError: There is no such set, or no puzzle in it.
     """
-    named = scored_puzzles(pool, path)
+    named, not_puzzles = read_set(pool, path)
     first: dict[tuple[str, ...], int] = {}
     for index, item in enumerate(named):
         problem, colon, number = item.name.rpartition(":")
         first.setdefault((problem,) if colon and number.isdigit() else ("", item.puzzle.id), index)
     kept = {named[index].puzzle.id: index for index in reversed(first.values())}
     chosen = sorted(kept.values())
+    if limit is not None and limit < len(chosen):
+        chosen = [chosen[number * len(chosen) // limit] for number in range(limit)]
+    else:
+        limit = None
+    if private:  # neither a name nor a text of the puzzle
+        not_puzzles = {f"text {n}": why.partition(":")[0] for n, why in enumerate(not_puzzles.values(), 1)}
     facts = {
         "name": Path(path).stem,
         "path": path,
         "private": private,
-        "hash": content_hash(" ".join(sorted(kept))),
+        "hash": content_hash(" ".join(sorted(named[index].puzzle.id for index in chosen))),
         "puzzles": len(chosen),
         "in_file": len(named),
         "references": _references(pool, [named[index] for index in chosen]),
+        **({} if limit is None else {"limit": limit}),
+        **({"not_puzzles": not_puzzles} if not_puzzles else {}),
     }
     return ScoredSet(path, [named[index] for index in chosen], facts)
 

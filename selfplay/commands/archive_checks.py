@@ -6,13 +6,16 @@ import argparse
 import contextlib
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
-from selfplay.commands.grammar import ARCHIVE, add_allowed, allowed, command
-from selfplay.commands.terminal import archive_path, bars, page, tell
-from selfplay.text import one_line, printable, render
+from selfplay.commands.grammar import ARCHIVE, add_allowed, add_wide, allowed, command
+from selfplay.commands.terminal import archive_path, on_screen, page, tell, width
+from selfplay.text import Column, Table, one_line, printable
+
+if TYPE_CHECKING:
+    from puzzles.archive.store import Archive
 
 
 def add_replay(actions: Any) -> None:
@@ -20,7 +23,7 @@ def add_replay(actions: Any) -> None:
     parser = command(
         actions, "replay", _replay,
         "sample and judge again the chunks that a puzzle came from and was tried in; exit status 1 if anything differs",
-        "archive replay embedded 3f2a",
+        "archive replay embedded 1dd8",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")
@@ -46,7 +49,7 @@ def _replay(options: argparse.Namespace) -> int:
     config = consent.load(rundir.config, (), allowed(options))
     sandbox = proven_pool(config.sandbox, seed_of(path, config.seed))
     with Archive(path) as archive, sandbox as (pool, _), engine(config, rundir) as backend:
-        identifier, counter = row_of(archive, options.id)["id"], bars().counter
+        identifier, counter = row_of(archive, options.id)["id"], on_screen().counter
         for again in replay(archive, rundir, config, identifier, backend, pool, counter):
             differ |= bool(again.differences)
             print(json.dumps(vars(again)) if options.json else printable(replay_text(again)), flush=True)
@@ -63,6 +66,7 @@ def add_reverify(actions: Any) -> None:
     parser.add_argument("--python", metavar="PATH", help="judge with this Python interpreter; it needs no packages")
     add_allowed(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
 
 
 def _reverify(options: argparse.Namespace) -> int:
@@ -90,13 +94,13 @@ def _reverify(options: argparse.Namespace) -> int:
             judge = judge_here(stack.enter_context(proven_pool(sandbox, seed))[0])
         pairs = archive.query("SELECT count(*) FROM solutions")[0][0]
         how = f"{options.python or sys.version} {' '.join(given)}"
-        found, earlier = reverify(archive, judge, how, bars().counter(pairs, "reverify", "pair"))
+        found, earlier = reverify(archive, judge, how, on_screen().counter(pairs, "reverify", "pair"))
     if options.json:
         print(json.dumps({"pairs": pairs, "judged_earlier": earlier, "found": [vars(each) for each in found]}))
         return int(bool(found))
     if found:
         rows = [[one_line(str(cell)) for cell in vars(each).values()] for each in found]
-        print(render([[*vars(found[0])], *rows]))
+        print(Table([Column(name, least=12) for name in vars(found[0])], rows).plain(width(options)))
     before = f", {earlier:,} of them before the same command was interrupted" if earlier else ""
     print(f"{pairs:,} pairs judged again{before}: {len(found) or 'no'} differences")
     return int(bool(found))
@@ -106,10 +110,12 @@ def add_diff(actions: Any) -> None:
     """Declare `archive diff`."""
     parser = command(
         actions, "diff", _diff, "list what only one of two archives contains; exit status 1 if there is anything",
-        "archive diff embedded other",
+        "archive diff embedded smoke",
     )  # fmt: skip
     parser.add_argument("first", metavar="A", help=ARCHIVE)
     parser.add_argument("second", metavar="B", help=ARCHIVE)
+    parser.add_argument("--ids", action="store_true", help="list the ids alone, of all that differs")
+    add_wide(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -125,13 +131,35 @@ def _diff(options: argparse.Namespace) -> int:
         lines = []
         for what, (one, other) in found.only.items():
             lines.append(f"{what}: {found.common[what]:,} in both, {len(one):,} in A alone, {len(other):,} in B alone")
-            lines += [
-                f"  {side} {visible(identifier)}" for side, ids in (("A", one), ("B", other)) for identifier in ids
-            ]
+            for side, archive, ids in (("A", first, one), ("B", second, other)):
+                chosen = ids if options.ids else ids[:SHOWN_DIFFERENCES]
+                lines += [
+                    f"  {side} {visible(key)}{'' if options.ids else _first_line(archive, key)}" for key in chosen
+                ]
+                if len(ids) > len(chosen):
+                    lines.append(f"  {side} and {len(ids) - len(chosen):,} more; --ids lists all ids")
         lines.append(f"answers that differ: {len(found.answers):,}")
         lines += [f"  {visible(pair)}: {one_line(one)} and {one_line(other)}" for pair, one, other in found.answers]
-        page(printable("\n".join(lines)))
+        page(printable("\n".join(line[: width(options)] for line in lines)))
         return int(bool(found))
+
+
+SHOWN_DIFFERENCES = 20
+"""Most puzzles or pairs of one archive that are shown with their first lines."""
+
+
+def _first_line(archive: Archive, identifier: str) -> str:
+    """What tells a person which puzzle or pair this is: the line after the puzzle's first `def`, or the solution's."""
+    puzzle, slash, solution = identifier.partition("/")
+    sql = (
+        "SELECT source FROM solutions WHERE puzzle = ? AND id = ?"
+        if slash
+        else "SELECT source FROM puzzles WHERE id = ?"
+    )
+    ((source,),) = archive.query(sql, puzzle, *([solution] if slash else []))
+    head = str(source).partition("def ")[2] or str(source)
+    first, _, rest = head.partition("\n")
+    return f"  def {one_line(first)} {one_line(rest.strip().partition(chr(10))[0])}"
 
 
 def add_contamination(actions: Any) -> None:
@@ -148,6 +176,7 @@ def add_contamination(actions: Any) -> None:
         "repeated",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
 
 
 def _contamination(options: argparse.Namespace) -> int:
@@ -161,7 +190,7 @@ def _contamination(options: argparse.Namespace) -> int:
         sets = {name: scored_puzzles(pool, name) for name in options.against or ("dev", "heldout")}
         guard = guard_of(pool, sets)
         checked = len(archive.puzzle_ids())
-        hits = examine_archive(archive, pool, guard, bars().counter(checked, "contamination", "puzzle"))
+        hits = examine_archive(archive, pool, guard, on_screen().counter(checked, "contamination", "puzzle"))
         stories = archive.exposure(list(hits))
         refused = archive.refused_levels()
     found = [
@@ -173,7 +202,8 @@ def _contamination(options: argparse.Namespace) -> int:
         print(json.dumps({**summary, "found": found, "refused": refused}))
         return 1 if found else 0
     if found:
-        print(render([[*found[0]], *([one_line(str(cell)) for cell in row.values()] for row in found)]))
+        rows = [[one_line(str(cell)) for cell in row.values()] for row in found]
+        print(Table([Column(name, least=12) for name in found[0]], rows).plain(width(options)))
     print(
         f"{checked} puzzles checked against {len(guard.puzzles)} guarded ones, "
         f"{guard.behaviours} of them also by behaviour: {len(found) or 'none'} found"

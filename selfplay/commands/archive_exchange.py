@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
-from selfplay.commands.grammar import ARCHIVE, add_limits, command, sandbox_of
-from selfplay.commands.terminal import archive_path, bars, tell
+from selfplay.commands.grammar import ARCHIVE, add_limits, add_wide, command, sandbox_of
+from selfplay.commands.terminal import archive_path, on_screen, tell, width
 from selfplay.text import one_line, render
 
 if TYPE_CHECKING:
-    from puzzles.archive.formats import ImportReport
     from puzzles.archive.store import Archive
     from sandbox.pool import Pool
     from selfplay.run.rundir import RunDir
@@ -25,7 +24,7 @@ def add_import(actions: Any) -> None:
     """Declare `archive import`."""
     parser = command(
         actions, "import", _import, "parse, verify and add puzzles and their solutions",
-        "archive import p3.sqlite puzzles.json --format p3", resumes=True,
+        "archive import own.sqlite train", resumes=True,
     )  # fmt: skip
     parser.add_argument("archive", help="archive file; it is made if there is none")
     parser.add_argument("file", help="puzzle file, or `train`, `dev` or `heldout`")
@@ -38,6 +37,7 @@ def add_import(actions: Any) -> None:
         "--module", action="append", help="module that programs may import beside the pure ones; may be repeated"
     )
     add_limits(parser)
+    add_wide(parser)
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -46,6 +46,7 @@ def _import(options: argparse.Namespace) -> int:
     from puzzles.archive.worlds import seed_of
     from selfplay.config import RunConfig
     from selfplay.iteration.guarding import guard_of, guarded_sets
+    from selfplay.iteration.import_table import import_table
     from selfplay.run.pools import proven_pool
 
     refused: list[RefusedRecord] = []
@@ -59,10 +60,10 @@ def _import(options: argparse.Namespace) -> int:
         guard = guard_of(pool, guarded_sets(pool, RunConfig()))
         with Archive(path, guard, create=True, trust=True) as archive:
             archive.keep_worlds(pool.seed)
-            count = bars().counter(len(raws), "import", "puzzle")
+            count = on_screen().counter(len(raws), "import", "puzzle")
             report = import_puzzles(archive, pool, protections, raws, progress=count, refused=refused)
             archive.index()
-    print(import_table(report))
+    print(import_table(report, width(options)))
     if report.examples:
         tell(f"\nto list all refused texts: selfplay archive list {path} --refused")
     if refused:
@@ -84,29 +85,6 @@ def _archive_or_new(text: str) -> Path:
     return Path(text)
 
 
-def import_table(report: ImportReport) -> str:
-    """The outcomes of an import's puzzles and solutions, then each reason of refusal with an example."""
-    kinds = {"puzzle": report.puzzles, "solution": report.solutions}
-    outcomes = ("new", "duplicate")
-    refused = [
-        (what, reason, number)
-        for what, counted in kinds.items()
-        for reason, number in counted.most_common()
-        if reason not in outcomes
-    ]
-    rows = [["", *(f"{what}s" for what in kinds)]]
-    rows += [[outcome, *(f"{counted[outcome]:,}" for counted in kinds.values())] for outcome in outcomes]
-    rows.append(["refused", *(f"{sum(number for what, _, number in refused if what == kind):,}" for kind in kinds)])
-    if not refused:
-        return render(rows, right=[1, 2])
-    reasons = [
-        [what, reason, f"{number:,}", one_line(report.examples.get((what, reason), ""))]
-        for what, reason, number in refused
-    ]
-    table = render([["refused", "reason", "number", "for example"], *reasons], right=[2])
-    return f"{render(rows, right=[1, 2])}\n\n{table}"
-
-
 def add_merge(actions: Any) -> None:
     """Declare `archive merge`."""
     parser = command(
@@ -114,7 +92,7 @@ def add_merge(actions: Any) -> None:
         "merge",
         _merge,
         "copy everything new from other archives into one archive; into a run only its own parts (run --shard)",
-        "archive merge all.sqlite one two",
+        "archive merge all.sqlite embedded smoke",
     )
     parser.add_argument(
         "--trust", action="store_true",

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from puzzles.puzzle import InputError
 from sandbox.printing import visible
-from selfplay.commands.grammar import ARCHIVE, command, natural, positive
-from selfplay.commands.terminal import archive_path, highlighted, page
-from selfplay.text import count_table, one_line, render
+from selfplay.commands.grammar import ARCHIVE, add_wide, command, natural, positive
+from selfplay.commands.terminal import archive_path, highlighted, page, width
+from selfplay.text import Column, Table, count_table, one_line, render
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def add_stats(actions: Any) -> None:
@@ -62,45 +66,129 @@ def add_list(actions: Any) -> None:
         "--refused", action="store_true", help="list refused imports with their reasons instead of puzzles"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
+
+
+LISTED = (
+    Column("puzzle"), Column("origin", rank=2), Column("iteration", "iter", right=True), Column("type", least=12),
+    Column("difficulty", "diff", right=True, rank=3), Column("n", right=True), Column("c", right=True),
+    Column("solutions", "sol", right=True, rank=1), Column("quarantine", "set aside"), Column("name", rank=4, least=16),
+    Column("source", least=24),
+)  # fmt: skip
+COUNTS_NOTE = "n: candidates for the puzzle; c: those that solve it; sol: different solutions"
+ID_CHARACTERS = 8
+"""Characters of an id that are shown where there is little room: enough to name a puzzle by."""
 
 
 def _list(options: argparse.Namespace) -> int:
-    from puzzles.archive.catalogue import Filter, number_of, page_of, refused_imports
+    from puzzles.archive.catalogue import Filter, number_of, page_of
     from puzzles.archive.store import Archive
 
     chosen = Filter(
         options.origin, options.iteration, options.type, options.skill, options.difficulty, options.state,
         options.search,
     )  # fmt: skip
+    if options.refused:
+        return _refused_imports(options)
     with Archive(archive_path(options.archive)) as archive:
-        if options.refused:
-            rows = refused_imports(archive, options.limit, options.offset)
-            number = archive.query("SELECT count(*) FROM refusals")[0][0]
-        else:
-            rows = page_of(archive, chosen, options.sort, options.limit, options.offset)
-            number = number_of(archive, chosen)
+        chosen.check(archive)
+        rows = page_of(archive, chosen, options.sort, options.limit, options.offset)
+        number = number_of(archive, chosen)
         if options.json:
             print(json.dumps([dict(row) for row in rows]))
             return 0
-        what = "refused texts" if options.refused else "puzzles"
-        if not rows:
-            print(f"no more than {number:,} {what}: give a smaller --offset" if number else f"no {what}")
+        columns = width(options)
+        cells = [_cells(row) for row in rows]
+        if columns is not None:
+            cells = [[each[0][:ID_CHARACTERS], *each[1:]] for each in cells]
+        _print_page(options, Table(LISTED, cells), number, "puzzles", "" if columns is None else COUNTS_NOTE)
+    return 0
+
+
+def _cells(row: sqlite3.Row) -> list[str]:
+    return [one_line("" if cell is None else str(cell)) for cell in row]
+
+
+def _print_page(options: argparse.Namespace, table: Table, number: int, what: str, note: str = "") -> None:
+    """Print a page of a table with so many rows in all, and how the next page is shown."""
+    if not table.rows:
+        print(f"no more than {number:,} {what}: give a smaller --offset" if number else f"no {what}")
+        return
+    last = options.offset + len(table.rows)
+    parts = [table.plain(width(options)), note]
+    if last < number:
+        parts.append(f"{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} shows the next page")
+    page("\n\n".join(filter(None, parts)))
+
+
+def _refused_imports(options: argparse.Namespace) -> int:
+    from puzzles.archive.catalogue import refused_imports
+    from puzzles.archive.store import Archive
+
+    with Archive(archive_path(options.archive)) as archive:
+        rows = refused_imports(archive, options.limit, options.offset)
+        if options.json:
+            print(json.dumps([dict(row) for row in rows]))
             return 0
-        shown = [[one_line("" if cell is None else str(cell)) for cell in row] for row in rows]
-        table = render([rows[0].keys(), *shown])
-        last = options.offset + len(rows)
-        more = (
-            f"\n\n{options.offset + 1:,} to {last:,} of {number:,}; --offset {last} shows the next page"
-            if last < number
-            else ""
+        columns = (Column("name", least=20), Column("what"), Column("reason"), Column("detail", least=24),
+                   Column("original", rank=1, least=24))  # fmt: skip
+        number = archive.query("SELECT count(*) FROM refusals")[0][0]
+        _print_page(options, Table(columns, [_cells(row) for row in rows]), number, "refused texts")
+    return 0
+
+
+def add_refused(actions: Any) -> None:
+    """Declare `archive refused`."""
+    parser = command(
+        actions, "refused", _refused, "list the model's proposals that were not admitted, newest first",
+        "archive refused embedded --outcome syntax",
+    )  # fmt: skip
+    parser.add_argument("archive", help=ARCHIVE)
+    parser.add_argument(
+        "--outcome", metavar="REASON", help="only those refused for this reason; `archive stats` lists all"
+    )
+    parser.add_argument("--variations", action="store_true", help="list refused variations of puzzles instead")
+    parser.add_argument("--limit", type=positive, default=20, help="number of proposals on the page")
+    parser.add_argument("--offset", type=natural, default=0, help="number of proposals to skip")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _refused(options: argparse.Namespace) -> int:
+    from puzzles.archive.catalogue import refused_proposals
+    from puzzles.archive.store import Archive
+    from selfplay.inspecting.story import text_at
+
+    stage = "vary" if options.variations else "propose"
+    with Archive(archive_path(options.archive)) as archive:
+        counts = archive.counts(
+            "SELECT r.outcome, count(*) n FROM proposals r JOIN chunks k ON k.id = r.chunk"
+            " WHERE r.outcome != 'admitted' AND k.stage = ? GROUP BY 1 ORDER BY n DESC, 1",
+            stage,
         )
-        page(table + more)
+        if options.outcome is not None and options.outcome not in counts:
+            known = ", ".join(f"{outcome} ({count:,})" for outcome, count in counts.items()) or "none"
+            raise InputError(f"--outcome {options.outcome}: nothing was refused for this reason; there are {known}")
+        rows = refused_proposals(archive, options.outcome, options.limit, options.offset, stage)
+        chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
+        found = [dict(row) | {"text": text_at(chunks[row["chunk"]], row["position"])} for row in rows]
+    if options.json:
+        print(json.dumps(found))
         return 0
+    parts = [count_table("refused", counts)] if counts else ["nothing was refused"]
+    for each in found:
+        where = f"# iteration {each['iteration']}, chunk {each['chunk']}, text {each['position']}"
+        parts.append(visible(f"{where}: {each['outcome']}: {each['detail']}"))
+        parts.append(highlighted(each["text"].strip() or "(empty)") + "\n")
+    number = counts.get(options.outcome, 0) if options.outcome else sum(counts.values())
+    if options.offset + len(found) < number:
+        parts.append(f"{number:,} in all; --offset {options.offset + len(found)} shows the next page")
+    page("\n".join(parts))
+    return 0
 
 
 def add_show(actions: Any) -> None:
     """Declare `archive show`."""
-    parser = command(actions, "show", _show, "show one puzzle with its solutions", "archive show embedded 3f2a")
+    parser = command(actions, "show", _show, "show one puzzle with its solutions", "archive show embedded 1dd8")
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -134,7 +222,7 @@ def add_why(actions: Any) -> None:
     """Declare `archive why`."""
     parser = command(
         actions, "why", _why, "show where a puzzle came from and what became of it; exit status 1 if a part is missing",
-        "archive why embedded 3f2a",
+        "archive why embedded 1dd8",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")

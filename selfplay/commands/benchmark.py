@@ -17,6 +17,7 @@ from selfplay.commands.grammar import (
     SETTINGS_HINT,
     add_limits,
     add_prompt_options,
+    add_wide,
     add_worlds,
     command,
     integers,
@@ -27,8 +28,8 @@ from selfplay.commands.grammar import (
     share,
     temperature,
 )  # fmt: skip
-from selfplay.commands.terminal import RUNS, bars, tell
-from selfplay.text import printable
+from selfplay.commands.terminal import RUNS, on_screen, tell, width
+from selfplay.text import printable, wrapped
 
 if TYPE_CHECKING:
     from selfplay.config import ModelConfig
@@ -45,6 +46,9 @@ def add_bench(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("models", nargs="*", metavar="MODEL", help="`embedded`, a model folder or a hub name")
     parser.add_argument("--puzzles", default="heldout", help="`dev`, `heldout`, `train`, a puzzle file or an archive")
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="for a quick look: score only N puzzles, evenly spread over the set"
+    )
     _add_sampling(parser)
     _add_machine(parser)
     _add_server(parser)
@@ -124,7 +128,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         help="write nothing about the puzzles but their ids and a hash into the results",
     )
     parser.add_argument(
-        "--out", help="folder for results.json, samples.jsonl.gz and tables; default: runs/bench-MODEL-SET"
+        "--out",
+        help="folder for results.json, samples.jsonl.gz and tables; default: runs/bench-MODEL-SET, and a "
+        "--protocol or --limit that was given behind it",
     )
     parser.add_argument(
         "--rescore", nargs="*", metavar="FOLDER",
@@ -135,6 +141,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --rescore: judge the stored texts again; --puzzles must name the set if it is a file",
     )
+    add_wide(parser)
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -147,7 +154,7 @@ def _bench(options: argparse.Namespace) -> int:
     from selfplay.run.pools import proven_pool
     from selfplay.sampling.prompts import kept_format
     from selfplay.scoring.compare import compare, conclusion
-    from selfplay.scoring.tables import result_tables, score_table
+    from selfplay.scoring.tables import score_table
 
     if not options.models:
         raise InputError("bench: expected a MODEL, such as `embedded`, or --rescore")
@@ -162,7 +169,7 @@ def _bench(options: argparse.Namespace) -> int:
     )  # fmt: skip
     config = BenchConfig(
         options.puzzles, prompt_of(options, "solve"), seeds, options.batch_rows, options.trained_on,
-        options.errata, options.private, evaluate,
+        options.errata, options.private, options.limit, evaluate,
     )  # fmt: skip
     names = _distinct(options.models)
     if len(set(names)) < len(names):
@@ -174,22 +181,24 @@ def _bench(options: argparse.Namespace) -> int:
         for model, folder in zip(options.models, places, strict=True):
             model_config = ModelConfig(model, options.device, options.dtype, options.threads)
             load = _served(options, model_config) if options.url else None
-            own = bench(model_config, config, folder, pool, protections, bars(), load)["selfplay"]
+            own = bench(model_config, config, folder, pool, protections, on_screen(), load)["selfplay"]
             results.append(own)
             folders.append(folder)
             engine = f", sampled by {own['model']['engine']}" if "engine_reason" in own["model"] else ""
             written = kept_format(own)
             prompts = "" if written.is_own else f", prompts {written.hash}"
-            shown = f"{own['protocol']} protocol ({own['protocol_from']}){prompts}{engine}"
-            shown += f", {options.cpu_seconds:g} s of CPU time ({limit_from})"
-            tell(f"{model}: {shown}, results in {folder}", sys.stderr)
+            how = f"{own['protocol']} protocol ({own['protocol_from']}){prompts}{engine}"
+            how += f", {options.cpu_seconds:g} s of CPU time ({limit_from})"
+            tell(f"{model}: {how}, results in {folder}", sys.stderr)
     if len(results) == 1:
-        print(printable(result_tables(results[0])), end="")
+        tell(_result_text(folders[0], results[0], width(options)))
         return 0
-    tell(score_table(results) + "\n")
+    table, columns = score_table(results), width(options)
+    tell((table.markdown() if columns is None else table.plain(columns)) + "\n")
     for folder, own in zip(folders[1:], results[1:], strict=True):
         beside = visible(f"{own['model']['path']} beside {results[0]['model']['path']}: ")
-        tell(beside + conclusion(compare(folders[0], folder, anyway=True)))
+        said = beside + conclusion(compare(folders[0], folder, anyway=True))
+        tell(said if columns is None else wrapped(said, columns))
     return 0
 
 
@@ -200,6 +209,19 @@ def _choose_limit(options: argparse.Namespace, saved: Callable[[], float | None]
     seconds = saved()
     options.cpu_seconds = seconds or Limits.cpu_seconds
     return kept_in if seconds else "default"
+
+
+def _result_text(folder: Path, own: dict[str, Any], columns: int | None) -> str:
+    """A benchmark's results for a terminal: in Markdown, as in `results.md`, where all of it is asked for."""
+    from selfplay.scoring.results import unpack
+    from selfplay.scoring.tables import result_parts, result_tables, told_by
+
+    told = told_by(own, unpack(folder))
+    if columns is None:
+        return result_tables(own, told).rstrip("\n")
+    return "\n\n".join(
+        wrapped(part, columns) if isinstance(part, str) else part.plain(columns) for part in result_parts(own, told)
+    )
 
 
 def _served(options: argparse.Namespace, model: ModelConfig) -> Callable[[], Sampler]:
@@ -259,6 +281,9 @@ def _distinct(models: Sequence[str]) -> list[str]:
 def _folder(options: argparse.Namespace, name: str) -> Path:
     """The folder of a model's results."""
     out = Path(options.out or RUNS / f"bench-{name}-{_short(options.puzzles)}")
+    if not options.out:
+        parts = [out.name, *([options.protocol] if options.protocol != "auto" else [])]
+        out = RUNS / "-".join([*parts, *([str(options.limit)] if options.limit else [])])
     return out / name if options.out and len(options.models) > 1 else out
 
 
@@ -323,18 +348,26 @@ def add_compare(commands: Any) -> None:
     """Declare `compare`."""
     parser = command(
         commands, "compare", _compare, "test whether B is better than A, paired by puzzle",
-        "compare runs/bench-embedded-dev runs/bench-embedded-iteration-003-dev",
+        "compare bench-embedded-dev bench-embedded-iteration-003-dev",
     )  # fmt: skip
-    parser.add_argument("first", metavar="A", help="the baseline: a folder that `bench` wrote, or its results.json")
+    parser.add_argument(
+        "first", metavar="A", help="the baseline: the name of a result below runs/, its folder, or its results.json"
+    )
     parser.add_argument("second", metavar="B", help="the result to compare with A, in the same form")
     parser.add_argument("--anyway", action="store_true", help="compare even if puzzles, protocol or settings differ")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit with status 1 if B is worse at the first k")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
+
+
+def _result(text: str) -> str:
+    """The results with this name below runs/, or at this place."""
+    return str(RUNS / text) if (RUNS / text).is_dir() and not Path(text).exists() else text
 
 
 def _compare(options: argparse.Namespace) -> int:
     from selfplay.scoring.compare import compare, report, to_json
 
-    comparison = compare(options.first, options.second, options.anyway)
-    print(json.dumps(to_json(comparison)) if options.json else printable(report(comparison)))
+    comparison = compare(_result(options.first), _result(options.second), options.anyway)
+    print(json.dumps(to_json(comparison)) if options.json else printable(report(comparison, width(options))))
     return int(options.fail_if_worse and comparison.verdict == "worse")

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, natural
+from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, add_wide, allowed, command, natural
 from selfplay.commands.log import log_to
 from selfplay.commands.run import require_packages, with_rows
-from selfplay.commands.terminal import RUNS, bars, below_runs, run_dir, tell
+from selfplay.commands.status_line import LINE
+from selfplay.commands.terminal import RUNS, below_runs, on_screen, run_dir, tell, width
 
 
 def add_ablate(commands: Any) -> None:
@@ -21,6 +22,7 @@ def add_ablate(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("config", help=f"TOML file with run, seeds, control, settings and arms; {SETTINGS_HINT}")
     parser.add_argument("--name", help="name of the folder below runs/; default: the config's name")
+    add_wide(parser)
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -44,8 +46,8 @@ def _ablate(options: argparse.Namespace) -> int:
             ablation,
             folder,
             backend,
-            lambda config: judges(config, bars().say, seed),
-            lambda arm: with_rows(f"{arm}\n"),
+            lambda config: judges(config, on_screen().say, seed),
+            lambda arm: with_rows(width(options), f"{arm}\n"),
         )
     table = ablation_table(ablation, done, ablate.contrasts(ablation, done))
     write_atomically(folder / "ablation.json", json.dumps(ablate.to_json(ablation, done)) + "\n")
@@ -65,6 +67,7 @@ def add_reproduce(commands: Any) -> None:
     parser.add_argument("--iterations", type=natural, metavar="N", help="repeat the run only up to iteration N")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the new run; default: runs/RUN-again")
     add_allowed(parser)
+    add_wide(parser)
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -82,8 +85,13 @@ def _reproduce(options: argparse.Namespace) -> int:
     config = load(there.config, (), allowed(options))
     require_packages(config)
     seed = worlds.seed_of(there.archive, config.seed)
-    with log_to(here.log), judges(config, bars().say, seed) as (pool, protections), engine(config, here) as backend:
-        done = reproduce(there, here, last, backend, pool, protections, with_rows())
+    with (
+        log_to(here.log),
+        judges(config, on_screen().say, seed) as (pool, protections),
+        engine(config, here) as backend,
+    ):
+        done = reproduce(there, here, last, backend, pool, protections, with_rows(width(options)))
+    LINE.end()
     print()
     for line in told(there, here, done):
         tell(line)

@@ -148,6 +148,11 @@ def add_worlds(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_wide(parser: argparse.ArgumentParser) -> None:
+    """Add the option for tables that are wider than the terminal. `terminal.width` reads it."""
+    parser.add_argument("--wide", action="store_true", help="print whole tables, however wide the terminal is")
+
+
 def add_allowed(parser: argparse.ArgumentParser) -> None:
     """Add the option that lets settings of a run act which somebody else began. `allowed` reads it."""
     parser.add_argument(

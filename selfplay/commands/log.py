@@ -45,7 +45,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Write the log lines of the packages to a file."""
     # The file is opened at the first line, so that a second run that is refused does not touch the first one's log.
     handler = _Log(path, maxBytes=LOG_BYTES, backupCount=LOGS_BEFORE, encoding="utf-8", delay=True)
-    handler.setFormatter(Formatter("%(asctime)s %(name)s: %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     for name in PACKAGES:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(logging.INFO)

@@ -22,6 +22,7 @@ from selfplay.commands.archive import add_archive
 from selfplay.commands.archive_looks import add_view
 from selfplay.commands.benchmark import add_bench, add_compare
 from selfplay.commands.doctor import add_doctor
+from selfplay.commands.env import add_env
 from selfplay.commands.experiments import add_ablate, add_reproduce
 from selfplay.commands.log import Formatter
 from selfplay.commands.pretrain import add_pretrain
@@ -29,6 +30,7 @@ from selfplay.commands.run import add_run
 from selfplay.commands.runs import add_league, add_report, add_runs
 from selfplay.commands.settings import add_settings
 from selfplay.commands.show import add_propose, add_solve
+from selfplay.commands.status_line import LINE
 from selfplay.commands.verify import add_verify
 from selfplay.run import ending, resources
 from selfplay.text import printable
@@ -36,9 +38,19 @@ from selfplay.text import printable
 KEPT = "; what was finished is kept, and the same command continues"
 COMMANDS = (
     add_run, add_settings, add_runs, add_report, add_view, add_league, add_reproduce, add_ablate, add_bench,
-    add_compare, add_propose, add_solve, add_verify, add_archive, add_pretrain, add_doctor,
+    add_compare, add_propose, add_solve, add_verify, add_archive, add_pretrain, add_doctor, add_env,
 )  # fmt: skip
 """Functions that declare a command each, in the order of `--help`."""
+
+
+class _Version(argparse.Action):
+    """Prints the version. It is looked up only then, because `--help` shall not wait for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from selfplay.run.sessions import environment
+
+        print(f"selfplay {environment()['versions']['selfplay']}")
+        parser.exit()
 
 
 def grammar() -> argparse.ArgumentParser:
@@ -47,6 +59,7 @@ def grammar() -> argparse.ArgumentParser:
         prog="selfplay",
         description="Self-play on programming puzzles: propose, solve, verify, archive, fine-tune, score.",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and stop")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in COMMANDS:
         add(commands)
@@ -62,9 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.lastResort.setFormatter(Formatter())
     parser = grammar()
     options = parser.parse_args(arguments)
+    options.resumes &= not vars(options).get("forecast")  # nothing is kept of a forecast
     interrupted = f"selfplay: interrupted{KEPT if options.resumes else ''}"
     with ending.in_good_order(f"\n{interrupted}\n".encode()):
-        return _command(options, interrupted)
+        try:
+            return _command(options, interrupted)
+        finally:
+            LINE.end()
 
 
 def _command(options: argparse.Namespace, interrupted: str) -> int:
@@ -121,6 +138,7 @@ def _fail(error: object, status: int) -> int:
 
 def _say(line: str) -> None:
     """Print on standard error, if it still exists. If the terminal is gone, the exit status must still be right."""
+    LINE.end()
     if sys.stderr is not None:
         try:
             print(line, file=sys.stderr, flush=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import command, positive
-from selfplay.commands.terminal import bars
+from selfplay.commands.terminal import on_screen
 
 
 def add_pretrain(commands: Any) -> None:
@@ -34,7 +34,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         raise InputError(f"--out {options.out}: expected a new folder or a model to replace, got something else")
     overrides = {} if options.steps is None else {"steps": options.steps}
     config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
-    count = bars().counter(config.steps, "pretrain", "step")
+    count = on_screen().counter(config.steps, "pretrain", "step")
 
     def progress(tokens: int, loss: float) -> None:
         count(1, f"loss {loss:.3f}")

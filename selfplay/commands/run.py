@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
-from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, allowed, command, integers, positive
+from selfplay.commands.grammar import SETTINGS_HINT, add_allowed, add_wide, allowed, command, integers, positive
 from selfplay.commands.log import log_to
-from selfplay.commands.terminal import bars, below_runs, run_dir, tell
+from selfplay.commands.status_line import LINE, clock
+from selfplay.commands.terminal import below_runs, on_screen, run_dir, tell, width
 
 if TYPE_CHECKING:
     from selfplay.config import RunConfig
     from selfplay.run.progress import Progress
     from selfplay.run.rundir import RunDir
+    from selfplay.text import Fitted
 
 MORE = ": raise it, and the same command continues"
 
@@ -65,6 +67,7 @@ def add_run(commands: Any) -> None:
     parser.add_argument(
         "--gpus", type=positive, metavar="M", help="with --nodes: number of devices that train together; default: 1"
     )
+    add_wide(parser)
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -81,11 +84,36 @@ def run_command(options: argparse.Namespace) -> int:
         return _run_part(options.shard, rundir, config)
     if options.forecast:
         nodes = () if options.nodes is None else integers(options.nodes, "--nodes")
-        return _forecast(config, nodes, options.gpus or 1)
+        return _forecast(config, nodes, options.gpus or 1, width(options))
+    tell(opening(rundir, config, options.config))
+    LINE.step("starting")
     _begin(rundir, config, parent, options.trust)
-    spent = _run_and_print(rundir, config)
+    seen = len(rundir.read_records())
+    spent = _run_and_print(rundir, config, width(options))
     is_default = not (options.config or options.set or options.name or parent)
-    return _print_end(rundir, config, spent, "" if is_default else f"{rundir.config} --name {name} ")
+    again = "" if is_default else f"{rundir.config} --name {name} "
+    return _print_end(rundir, config, spent, again, seen, width(options))
+
+
+def opening(rundir: RunDir, config: RunConfig, source: str | None) -> str:
+    """What a run is about to do, in two lines: folder, model and settings; how much work, and how long that takes."""
+    from selfplay.sampling.cost import record_seconds
+
+    settings = f"settings of {source}" if source else "default settings"
+    model = config.model.path or config.endpoint.model
+    work = (
+        f"{config.iterations} iteration{'s' * (config.iterations != 1)} of {config.propose.proposals:,} proposals, "
+        f"{config.solve.candidates_per_puzzle} candidates per puzzle"
+    )
+    records = rundir.read_records()
+    done = len(records) - 1
+    if done < 0:
+        time = "--forecast tells how long"
+    elif done >= config.iterations:
+        time = "all are recorded"
+    else:
+        time = f"it goes on after iteration {done}, which took {clock(record_seconds(records[-1]))}"
+    return f"{rundir.path}: model {model}, {settings}, seed {config.seed}\n{work}; {time}\n"
 
 
 def _check_options(options: argparse.Namespace) -> None:
@@ -133,7 +161,7 @@ def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] 
     check_settings(rundir, config)
 
 
-def _run_and_print(rundir: RunDir, config: RunConfig) -> str:
+def _run_and_print(rundir: RunDir, config: RunConfig, columns: int | None) -> str:
     """Run, and print a row for each iteration. Returns why the run ended early, or ""."""
     from selfplay.experiments.engines import run_iterations
     from selfplay.inspecting import track
@@ -148,27 +176,32 @@ def _run_and_print(rundir: RunDir, config: RunConfig) -> str:
 
     with log_to(rundir.log):
         try:
-            run_iterations(config, rundir.path, with_rows(then=tracked))
+            run_iterations(config, rundir.path, with_rows(columns, then=tracked, rundir=rundir))
         except BudgetSpent as spent:
             return f"{spent}{MORE}"
         except Collapsed as collapsed:
             return str(collapsed)
+        finally:
+            LINE.end()
     return ""
 
 
-def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int:
+def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str, seen: int, columns: int | None) -> int:
     """Print what the run has cost and what to do next."""
-    from selfplay.iteration.record_table import cost_table
+    from selfplay.iteration.record_table import cost_table, notes_of
 
     records = rundir.read_records()
     if len(records) > 1:
-        print(f"\n{cost_table(records)}")
+        print(f"\n{cost_table(records, columns)}")
+    tell("\n" + "\n".join(notes_of(records, columns, _inherited(rundir))))
     if spent:
         tell(f"\n{rundir.path}: {spent}")
         return 0
     last = records[-1]["iteration"]
     if last > config.iterations:
         tell(f"{rundir.path} has {last} iterations already: raise `iterations` to extend it", sys.stderr)
+    elif seen == len(records):
+        tell(f"\n{rundir.path}: nothing was left to do, all {last} iterations are recorded")
     tell(f"\n{rundir.path}: archive {rundir.archive.stat().st_size / 1e6:.1f} MB. Next:")
     place, base, dev = (quote(visible(name)) for name in (rundir.path, config.model.path, config.data.dev))
     tell(f"  selfplay report {place}")
@@ -176,6 +209,14 @@ def _print_end(rundir: RunDir, config: RunConfig, spent: str, again: str) -> int
         tell(f"  selfplay bench {base} {quote(str(rundir.checkpoint(last)))} --puzzles {dev}")
     tell(f"  selfplay run {again}--set iterations={last + 3}")
     return 0
+
+
+def _inherited(rundir: RunDir) -> tuple[str, int]:
+    """The run that this one began with, and that run's last iteration here; no name and -1 if it began by itself."""
+    from selfplay.run import sessions
+
+    begun = sessions.origin(rundir).get("branched_from", {"run": "", "iteration": -1})
+    return begun["run"], begun["iteration"]
 
 
 def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
@@ -190,9 +231,9 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     part = parse_part(text)
     own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
     seed = worlds.seed_of(rundir.archive, config.seed)
-    with log_to(own.log), judges(config, bars().say, seed) as (pool, protections), engine(config, own) as backend:
+    with log_to(own.log), judges(config, on_screen().say, seed) as (pool, protections), engine(config, own) as backend:
         try:
-            tell(run_part(rundir, own, part, config, backend, pool, protections, bars()))
+            tell(run_part(rundir, own, part, config, backend, pool, protections, on_screen()))
         except BudgetSpent as spent:
             tell(f"{own.path}: {spent}{MORE}")
     if len(rundir.read_records()) <= config.iterations:
@@ -200,7 +241,7 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     return 0
 
 
-def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
+def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int, columns: int | None) -> int:
     """Print the expected cost of a run, and the time of an iteration on each number of machines. Nothing is kept."""
     from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
@@ -208,13 +249,14 @@ def _forecast(config: RunConfig, nodes: Sequence[int], gpus: int) -> int:
     from selfplay.experiments.scaling import plan, plan_table
     from selfplay.run.rundir import RunDir
 
-    with tempfile.TemporaryDirectory() as name, judges(config, bars().say, worlds.drawn()) as (pool, protections):
+    with tempfile.TemporaryDirectory() as name, judges(config, on_screen().say, worlds.drawn()) as (pool, protections):
         folder = Path(name)
         with engine(config, RunDir(folder)) as backend:
-            expected = forecast(config, backend, pool, protections, folder, bars())
-    print(forecast_table(expected))
+            expected = forecast(config, backend, pool, protections, folder, on_screen())
+    LINE.end()
+    print(forecast_table(expected, columns))
     if nodes:
-        print(f"\n{plan_table([plan(expected, config, workers, gpus) for workers in nodes])}")
+        print(f"\n{plan_table([plan(expected, config, workers, gpus) for workers in nodes], columns)}")
     return 0
 
 
@@ -236,18 +278,31 @@ def require_packages(*configs: RunConfig) -> None:
         cluster.require()
 
 
-def with_rows(title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None) -> Progress:
-    """Progress as bars, and a table with a row for each record. `then` is called with each record."""
-    from selfplay.iteration.record_table import record_heading, record_row
+def with_rows(
+    columns: int | None, title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None,
+    rundir: RunDir | None = None,
+) -> Progress:  # fmt: skip
+    """Progress as a status line, and a table with a row for each record.
 
-    headed = False
+    Args:
+        columns: Characters of a line; None for all columns of the table.
+        title: What stands above the table.
+        then: Called with each record.
+        rundir: The run, if the rows that it has from another run are to be marked.
+    """
+    from selfplay.iteration.record_table import record_cells, record_table
+
+    table: list[Fitted] = []
 
     def row(record: dict[str, Any]) -> None:
-        nonlocal headed
-        if not headed:
-            print(title + record_heading(record), flush=True)
-            headed = True
-        print(record_row(record), flush=True)
+        cells = record_cells(record)
+        if rundir and record["iteration"] <= _inherited(rundir)[1]:
+            cells[0] += "*"
+        with LINE.hidden():
+            if not table:
+                table.append(record_table(record, columns))
+                print(title + table[0].heading, flush=True)
+            print(table[0].row(cells), flush=True)
         then(record)
 
-    return replace(bars(), row=row)
+    return replace(on_screen(), row=row, width=columns)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
-from selfplay.commands.grammar import command
-from selfplay.commands.terminal import RUNS, run_dir, tell
-from selfplay.text import interval, one_line, render
+from selfplay.commands.grammar import add_wide, command
+from selfplay.commands.terminal import RUNS, run_dir, tell, width
+from selfplay.text import Column, Table, interval, one_line
 
 if TYPE_CHECKING:
     from selfplay.run.rundir import RunDir
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def add_runs(commands: Any) -> None:
     """Declare `runs`."""
-    command(commands, "runs", _runs, "list the runs below runs/", "runs")
+    add_wide(command(commands, "runs", _runs, "list the runs below runs/", "runs"))
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -27,8 +27,9 @@ def _runs(options: argparse.Namespace) -> int:
 
     runs = [RunDir(path) for path in sorted(RUNS.iterdir())] if RUNS.is_dir() else []
     rows = [_run_row(run) for run in runs if run.config.is_file() or run.status.is_file()]
-    heading = ["run", "state", "iteration", "best on dev", "MB"]
-    print(render([heading, *rows], right=[4]) if rows else f"no runs below {RUNS.resolve()}")
+    columns = [Column("run", least=20), Column("state", least=12), Column("iteration"), Column("best on dev")]
+    table = Table([*columns, Column("MB", right=True)], rows)
+    print(table.plain(width(options)) if rows else f"no runs below {RUNS.resolve()}")
     return 0
 
 
@@ -69,12 +70,13 @@ def add_league(commands: Any) -> None:
         "league embedded",
     )
     parser.add_argument("run", metavar="RUN", help="the run's name or folder")
+    add_wide(parser)
 
 
 def _league(options: argparse.Namespace) -> int:
     from selfplay.iteration.champion import league, league_table
 
-    tell(league_table(league(run_dir(options.run))))
+    tell(league_table(league(run_dir(options.run)), width(options)))
     return 0
 
 

@@ -70,9 +70,9 @@ def add_solve(commands: Any) -> None:
         "solve",
         _solve,
         "sample candidates for one puzzle from a model and show their verdicts",
-        "solve puzzle.py",
+        "solve dev --candidates 5",
     )
-    parser.add_argument("file", help="a .py file with one puzzle, or a puzzle file")
+    parser.add_argument("file", help="a .py file with one puzzle, a puzzle file, or `train`, `dev` or `heldout`")
     parser.add_argument("--puzzle", help="name of the puzzle in a puzzle file; default: the first one")
     add_model_options(parser, "--candidates", 20, 0.8)
     parser.add_argument("--max-tokens", type=positive, default=150, help="most tokens of one candidate")

@@ -1,15 +1,18 @@
-"""Output of commands: progress bars, colours and paging; and the places of runs and archives."""
+"""Output of commands: progress, colours and paging; and the places of runs and archives."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import pydoc
 import re
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from puzzles.puzzle import InputError
+from selfplay.commands.status_line import LINE
 from selfplay.run.progress import Progress
 from selfplay.text import printable
 
@@ -51,30 +54,21 @@ def archive_path(text: str) -> Path:
     raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
 
 
-def bars() -> Progress:
-    """Progress as bars on standard error, if that is a terminal. Messages are printed there in any case."""
+def on_screen() -> Progress:
+    """Progress as a status line, if standard error is a terminal. Messages are printed there in any case."""
 
     def say(text: str) -> None:
-        print(f"selfplay: {printable(text)}", file=sys.stderr)
+        with LINE.hidden():
+            print(f"selfplay: {printable(text)}", file=sys.stderr)
 
-    try:
-        from tqdm import tqdm
-    except ImportError:  # `verify` needs no packages
-        return Progress(say=say)
+    return Progress(LINE.counter, say=say, step=LINE.step, note=LINE.note)
 
-    def counter(total: int, description: str, unit: str) -> Any:
-        bar = tqdm(total=total or None, desc=description, unit=f" {unit}", leave=False, disable=None)
 
-        def count(done: int, note: str = "") -> None:
-            bar.update(done)
-            if note:
-                bar.set_postfix_str(note, refresh=False)
-            if total and bar.n >= total:
-                bar.close()
-
-        return count
-
-    return Progress(counter, say=say)
+def width(options: argparse.Namespace) -> int | None:
+    """Characters of a line for tables; None for whole tables, as `--wide` asks, and where no terminal shows them."""
+    if options.wide or not (sys.stdout.isatty() or "COLUMNS" in os.environ):
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def highlighted(source: str) -> str:
@@ -88,7 +82,8 @@ def highlighted(source: str) -> str:
 
 def tell(text: object, stream: TextIO | None = None) -> None:
     """Print a line, or lines, in which everything can be seen; on standard output if no stream is named."""
-    print(printable(str(text)), file=stream, flush=True)
+    with LINE.hidden():
+        print(printable(str(text)), file=stream, flush=True)
 
 
 def page(text: str) -> None:
@@ -98,5 +93,6 @@ def page(text: str) -> None:
     """
     pieces = COLOUR.split(text) if sys.stdout.isatty() else [text]
     text = "".join(piece if COLOUR.fullmatch(piece) else printable(piece) for piece in pieces)
+    LINE.end()
     os.environ.setdefault("LESS", "-FRX")
     pydoc.pager(text) if sys.stdout.isatty() else print(text)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from selfplay.commands.grammar import add_limits, add_worlds, command, positive, sandbox_of
-from selfplay.commands.terminal import bars
+from selfplay.commands.status_line import LINE
+from selfplay.commands.terminal import on_screen
 
 if TYPE_CHECKING:
     from sandbox.pool import Pool
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_verify(commands: Any) -> None:
     """Declare `verify`."""
-    parser = command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify pairs.jsonl")
+    parser = command(commands, "verify", _verify, "judge pairs of puzzle and solution", "verify puzzles/train.jsonl")
     parser.add_argument(
         "file",
         help='JSONL file of {"id"?, "puzzle", "solution"}, may be .gz; - reads standard input; or a .py file with both',
@@ -46,7 +47,7 @@ def _verify(options: argparse.Namespace) -> int:
     from selfplay.run.shard import parse_part
 
     part = None if options.shard is None else parse_part(options.shard)
-    count, refused = bars().counter(0, "verify", "pair"), list[str]()
+    count, refused = on_screen().counter(0, "verify", "pair"), list[str]()
     sandbox, seed = sandbox_of(options, options.module or ()), drawn() if options.worlds is None else options.worlds
     with _pairs(options) as pairs, proven_pool(sandbox, seed) as (pool, _):
         if part:
@@ -122,5 +123,6 @@ def _print_verdicts(pool: Pool, raws: list[Any], form: str) -> list[str]:
             "cpu_ms": round(1000 * judgement.cpu_seconds, 3),
             **({"left_out": judgement.left_out} if judgement.left_out else {}),
         }  # fmt: skip
-        print(json.dumps(line), flush=True)
+        with LINE.hidden():
+            print(json.dumps(line), flush=True)
     return refused

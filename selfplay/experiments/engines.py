@@ -84,6 +84,7 @@ def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | N
     """
     rundir, progress = RunDir(Path(folder)), progress or Progress()
     seed = worlds.seed_of(rundir.archive, config.seed)
+    progress.step("proving the sandbox", None)
     with judges(config, progress.say, seed) as (pool, protections), engine(config, rundir) as backend:
         return run(rundir, config, backend, pool, protections, progress)
 

@@ -9,10 +9,11 @@ the model is not foreseen.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive, Chunk
 from puzzles.puzzle import InputError
-from sandbox.pool import Pool
+from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import propose, solve, vary
 from selfplay.iteration.budget import stage_cost, training_cost
@@ -37,7 +38,7 @@ from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.sampler import Arithmetic, Sampler
 from selfplay.scoring.evaluate import Questions, evaluate
 from selfplay.scoring.sets import NamedPuzzle
-from selfplay.text import render
+from selfplay.text import render, wrapped
 from selfplay.training.backend import Backend, Training
 from selfplay.training.select import examples
 
@@ -47,6 +48,8 @@ FIRST_TEXTS = 16
 LEAST_PUZZLES = 8
 """Puzzles of an attempt, if there are so many. Few candidates of each tell more than all candidates of one."""
 FIRST_STEPS = 2
+BUSY_SHARE = 0.5
+"""Share of the cores that other work must keep busy to be named beside a forecast."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ class Forecast:
     """Examples in one optimiser step."""
     overlap: bool = False
     """Whether sampling continues while texts are judged."""
+    spread: Mapping[str, float] = field(default_factory=dict)
+    """By stage: seconds per text in the last attempt but one, in parts of those in the last one."""
+    load: float = 0.0
+    """Processes that other work kept running before the trial began."""
 
 
 def forecast(
@@ -80,7 +87,7 @@ def forecast(
     Raises:
         InputError: The run itself would be refused, or there is nothing to try training on.
     """
-    start, begun = Watch(), time.process_time()
+    start, begun, load = Watch(), time.process_time(), os.getloadavg()[0]
     sets = guarded_sets(pool, config)
     sampler = backend.load(config.model.path, config.model)
     prompt_format, load_seconds, overlap = prompt_format_of(config, sampler), begun + start.seconds(), sampler.overlap
@@ -100,7 +107,7 @@ def forecast(
     tried = [costs[stage].texts for costs in iterations for stage in (solve.STAGE, solve.FURTHER) if stage in costs]
     return Forecast(
         iterations, start_seconds, round(trial.bytes_per_candidate * sum(tried)), arithmetic, load_seconds,
-        trial.planning, merging, trial.examples_per_step, bool(overlap),
+        trial.planning, merging, trial.examples_per_step, bool(overlap), trial.spread, load,
     )  # fmt: skip
 
 
@@ -142,6 +149,7 @@ class _Trial:
         self.planning = 0.0
         """Seconds per text in the last attempt."""
         self.cost: dict[str, StageCost] = {}
+        self.spread: dict[str, float] = {}
 
     def proposing(self) -> None:
         """Propose puzzles. The admitted ones are for the solver."""
@@ -224,7 +232,14 @@ class _Trial:
         return float(sum(numbers) / max(1, len(puzzles)))
 
     def _note(self, stage: str) -> None:
-        self.cost[stage] = stage_cost(self.archive.chunk_costs(self.number)[stage])
+        self._keep(stage, stage_cost(self.archive.chunk_costs(self.number)[stage]))
+
+    def _keep(self, stage: str, cost: StageCost) -> None:
+        """Keep an attempt's cost, and how much that of the attempt before it differs."""
+        before, now = self.cost.get(stage), cost.model_seconds + cost.judging_seconds
+        if before and now:
+            self.spread[stage] = (before.model_seconds + before.judging_seconds) / before.texts * cost.texts / now
+        self.cost[stage] = cost
 
     def _sampled(self, stage: str, sampling: Callable[[Chunk], Sampling]) -> Chunk:
         """Sample the first of the planned chunks."""
@@ -277,7 +292,7 @@ class _Trial:
                 replace(own, samples_per_puzzle=samples, k=(1,)), [texts], self.config.batch_rows, self.most,
             )  # fmt: skip
             file = self.folder / f"score-{texts}.jsonl"
-            self.cost["score"] = evaluate(self.sampler, self.pool, asked, file).cost
+            self._keep("score", evaluate(self.sampler, self.pool, asked, file).cost)
             return True
 
         _doubling(FIRST_TEXTS, len(puzzles) * own.samples_per_puzzle, SECONDS["score"], attempt)
@@ -300,7 +315,8 @@ class _Trial:
             training = Training(model.path, chosen, replace(own, max_steps=steps), model, [0], {})
             statistics = self.backend.finetune(training, folder, lambda tokens, loss: None, lambda steps: None)
             shutil.rmtree(folder)
-            self.steps, self.cost["train"] = statistics.steps, training_cost(asdict(statistics))
+            self.steps = statistics.steps
+            self._keep("train", training_cost(asdict(statistics)))
             return bool(self.steps == steps)
 
         _doubling(FIRST_STEPS, own.max_steps, SECONDS["train"], attempt)
@@ -333,7 +349,7 @@ class _Trial:
 FORECAST_NOTE = "The forecast is for the model as it is. After training it may propose, solve and write more or less."
 
 
-def forecast_table(expected: Forecast) -> str:
+def forecast_table(expected: Forecast, width: int | None = None) -> str:
     """The expected cost of a run: by stage for all iterations, and in seconds for each iteration."""
     arithmetic = expected.arithmetic
     peaks = {} if arithmetic is None else dict.fromkeys(STAGES, arithmetic.peak_flops_per_second)
@@ -349,4 +365,27 @@ def forecast_table(expected: Forecast) -> str:
     rows += [[f"iteration {number}", f"{value:,.0f}"] for number, value in enumerate(seconds)]
     rows.append(["in all", f"{expected.start_seconds + sum(seconds):,.0f}"])
     size = f"{tokens:,} tokens sampled and trained on, {expected.archive_bytes / 1e6:,.1f} MB of archive."
-    return f"{cost_table(records)}\n\n{render(rows, right=[1])}\n\n{size}\n{FORECAST_NOTE}"
+    notes = [_range(expected), *_busy(expected), size, FORECAST_NOTE]
+    text = "\n".join(notes if width is None else (wrapped(note, width) for note in notes))
+    return f"{cost_table(records, width)}\n\n{render(rows, right=[1])}\n\n{text}"
+
+
+def _range(expected: Forecast) -> str:
+    """The seconds in all, as the last two attempts at each stage give them."""
+    seconds = [
+        [(cost.model_seconds + cost.judging_seconds) * pick(1.0, expected.spread.get(stage, 1.0))
+         for costs in expected.iterations for stage, cost in costs.items()]
+        for pick in (min, max)
+    ]  # fmt: skip
+    low, high = (f"{expected.start_seconds + sum(each):,.0f}" for each in seconds)
+    return f"In all {low} to {high} s: so much do the last two attempts at each stage differ."
+
+
+def _busy(expected: Forecast) -> list[str]:
+    cores = available_cores()
+    if expected.load < BUSY_SHARE * cores:
+        return []
+    return [
+        f"This machine is busy: {expected.load:.1f} processes ran on its {cores} cores before. "
+        "With nothing beside it the run is faster."
+    ]

@@ -18,7 +18,7 @@ from selfplay.experiments.forecast import Forecast
 from selfplay.iteration import solve
 from selfplay.sampling.chunks import texts_in_a_minute
 from selfplay.sampling.cost import StageCost, price, total
-from selfplay.text import render
+from selfplay.text import Column, Table
 
 COPIED_BYTES_PER_SECOND = 200e6
 """Speed at which an archive is copied from a shared file system. It is assumed; all other rates are measured."""
@@ -113,9 +113,13 @@ PLAN_NOTE = (
 )
 
 
-def plan_table(made: Sequence[Plan]) -> str:
+def plan_table(made: Sequence[Plan], width: int | None = None) -> str:
     """Estimates for different numbers of workers, one per row."""
-    heading = ["workers", "GPUs", "seconds", "bottleneck", "of it", "workers' hours", "GPUs' hours", "tokens", "price"]
+    columns = (
+        Column("workers", right=True), Column("GPUs", right=True), Column("seconds", right=True), Column("bottleneck"),
+        Column("of it", right=True), Column("workers' hours", "worker h", right=True),
+        Column("GPUs' hours", "GPU h", right=True), Column("tokens", right=True), Column("price", right=True),
+    )  # fmt: skip
     rows = [
         [
             f"{each.workers:,}", f"{each.gpus:,}", f"{each.total_seconds:,.0f}", each.bottleneck,
@@ -124,4 +128,4 @@ def plan_table(made: Sequence[Plan]) -> str:
         ]
         for each in made
     ]  # fmt: skip
-    return f"{render([heading, *rows], right=[0, 1, 2, 4, 5, 6, 7, 8])}\n\n{PLAN_NOTE}"
+    return f"{Table(columns, rows).plain(width)}\n\n{PLAN_NOTE}"

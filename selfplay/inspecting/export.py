@@ -209,7 +209,7 @@ def _parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise InputError("parquet: the package is not installed: pip install 'selfplay-puzzles[parquet]'") from None
+        raise InputError("parquet: the package is not installed: pip install '.[parquet]'") from None
     text, number, list_of = pyarrow.string(), pyarrow.int64(), pyarrow.list_
     types = {
         "skills": list_of(text), "parents": list_of(text), "trained_in": list_of(number), "difficulty": number,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from puzzles.archive.formats import read_puzzles
+from puzzles.archive.formats import EMBEDDED_SETS, read_puzzles
 from puzzles.parse import ParseFailure, Text, parse_puzzles
 from puzzles.puzzle import InputError, Puzzle
 from puzzles.verify import admit
@@ -91,6 +92,11 @@ def one_puzzle(pool: Pool, file: str, name: str | None) -> Puzzle:
     Raises:
         InputError: There is none, or it is no puzzle.
     """
+    if file not in EMBEDDED_SETS and not Path(file).exists():
+        raise InputError(
+            f"{file}: there is no such file: expected a .py file with one puzzle, a puzzle file, or "
+            f"{', '.join(EMBEDDED_SETS)}"
+        )
     raws = [raw for raw in read_puzzles(file) if name in (None, raw.name)]
     if not raws:
         raise InputError(f"{file}: there is no puzzle" + (f" named {name!r}" if name else ""))

@@ -18,9 +18,7 @@ def require() -> None:
     try:
         import tensorboard  # noqa: F401  # only to see whether it is installed
     except ImportError:
-        raise InputError(
-            "tensorboard = true: the package is not installed: pip install 'selfplay-puzzles[track]'"
-        ) from None
+        raise InputError("tensorboard = true: the package is not installed: pip install '.[track]'") from None
 
 
 def write(folder: Path, record: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ def require() -> None:
         InputError: datasette is not installed.
     """
     if importlib.util.find_spec("datasette") is None:
-        raise InputError("view: the package datasette is not installed: pip install 'selfplay-puzzles[view]'")
+        raise InputError("view: the package datasette is not installed: pip install '.[view]'")
 
 
 class Ending:

@@ -33,8 +33,8 @@ from selfplay.run.rundir import RunDir
 from selfplay.scoring.compare import SIGNIFICANT, Difference, difference
 from selfplay.scoring.evaluate import counts_of, read_chunks
 from selfplay.scoring.metrics import Score, holm, interval, pass_at_k
+from selfplay.text import Column, Table, signed, span, wrapped
 from selfplay.text import interval as shown_interval
-from selfplay.text import render, signed, span
 
 LEVEL = SIGNIFICANT / 2
 """Largest chance that a checkpoint which is only as good as the champion takes its place."""
@@ -220,25 +220,27 @@ NO_CHAMPION = "\nThe run did not always sample from the champion. `gate = true` 
 LEAGUE_NOTE = "Champions are chosen by these puzzles, so their scores here are too good. Report them on held-out."
 
 
-def league_table(league: League) -> str:
+def league_table(league: League, width: int | None = None) -> str:
     """Each checkpoint's dev score and when it reigned, then every match with its p, alone and adjusted for all."""
-    rows = [["iteration", "checkpoint", "dev pass@1", "solved", "reigned"]]
+    rows = []
     for own in league.standings:
         score = shown_interval(own.score)
         reigned = f"after {span(own.reigned)}" if own.reigned else "-"
         rows.append([str(own.iteration), own.checkpoint, score, str(own.solved), reigned])
-    parts = [render(rows, right=[0, 2, 3])]
+    columns = [Column("iteration", "iter", right=True), Column("checkpoint", rank=1), Column("dev pass@1", right=True)]
+    parts = [Table([*columns, Column("solved", right=True), Column("reigned")], rows).plain(width)]
     if league.matches:
-        beside = [["iteration", "minus", "pass@1 [95 %]", "won", "lost", "drawn", "p", "p of all"]]
+        beside = []
         for each, adjusted in zip(league.matches, league.adjusted_p, strict=True):
             puzzles = map(str, (each.won, each.lost, each.drawn))
             p = (f"{each.difference.p:.2g}", f"{adjusted:.2g}")
             beside.append([str(each.second), str(each.first), signed(each.difference.difference), *puzzles, *p])
-        parts.append(render(beside, right=range(len(beside[0]))))
+        heads = ("iteration", "minus", "pass@1 [95 %]", "won", "lost", "drawn", "p", "p of all")
+        parts.append(Table([Column(head, right=True) for head in heads], beside).plain(width))
     champions = {iteration: own.iteration for own in league.standings for iteration in own.reigned}
     followed = all(champions[iteration] == number for iteration, number in enumerate(league.sampled_from))
     parts.append(
         f"{league.puzzles} puzzles of dev, {league.samples_per_puzzle} candidates each. To reign, a checkpoint must be "
         f"better than the champion with p/2 <= {LEVEL:g}.\n{LEAGUE_NOTE}{'' if followed else NO_CHAMPION}"
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(parts if width is None else [*parts[:-1], wrapped(parts[-1], width)])

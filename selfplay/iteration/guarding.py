@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from puzzles import guard as guard_module
@@ -33,8 +34,40 @@ GUARD_SOLUTIONS = 4
 GUARD_BATCH = 1000
 """Number of an archive's puzzles that are examined together."""
 
+SHOWN_NAMES = 10
+"""Most puzzles that a warning names."""
+
 _KNOWN: dict[tuple[object, ...], Guard] = {}
 """Guards of this process by the limits and the puzzles that they were made from."""
+
+
+def check_apart(config: RunConfig) -> None:
+    """Check that no two of the three sets are one file.
+
+    Raises:
+        InputError: Two are.
+    """
+    paths = {f"data.{name}": getattr(config.data, name) for name in ("train", "dev", "heldout")}
+    for (one, first), (other, second) in itertools.combinations(paths.items(), 2):
+        files = [Path(path) for path in (first, second)]
+        if first == second or (all(file.exists() for file in files) and files[0].samefile(files[1])):
+            raise InputError(
+                f"{one} and {other} are the same set, {second}: expected three: one to learn from, one to choose by, "
+                "and one that is only reported"
+            )
+
+
+def told_overlap(sets: Mapping[str, Sequence[NamedPuzzle]]) -> str:
+    """A warning about puzzles that are in both scored sets; nothing if there are none."""
+    dev = {item.puzzle.id for item in sets["dev"]}
+    both = [item.name for item in sets["heldout"] if item.puzzle.id in dev]
+    named = ", ".join(both[:SHOWN_NAMES]) + " …" * (len(both) > SHOWN_NAMES)
+    return (
+        f"WARNING: {len(both)} of {len(sets['heldout'])} held-out puzzles are in dev too ({named}): checkpoints are "
+        "chosen by dev, so the scores on held-out are too good"
+        if both
+        else ""
+    )
 
 
 def guarded_sets(pool: Pool, config: RunConfig) -> dict[str, list[NamedPuzzle]]:

@@ -22,8 +22,16 @@ from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import champion, collapse, propose
 from selfplay.iteration.beginning import AUTO, as_begun, begin_session, check_settings, known_dtype
-from selfplay.iteration.guarding import compute_again, guard_of, guarded_sets, set_contaminated_aside
+from selfplay.iteration.guarding import (
+    check_apart,
+    compute_again,
+    guard_of,
+    guarded_sets,
+    set_contaminated_aside,
+    told_overlap,
+)
 from selfplay.iteration.record import record_of, score_stage
+from selfplay.iteration.record_table import told
 from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
 from selfplay.iteration.train import first_training, teach_stage, train_stage
@@ -36,6 +44,7 @@ from selfplay.run.rundir import RunDir, append_line, write_atomically
 from selfplay.run.shard import FINISHED, Part, PartDone, finish, note_settings, take_over
 from selfplay.sampling.prompts import propose_prompt
 from selfplay.sampling.sampler import Sampler
+from selfplay.scoring.sets import NamedPuzzle
 from selfplay.settings import to_toml
 from selfplay.training.backend import Backend
 
@@ -94,8 +103,9 @@ def run(
         check_settings(rundir, config)
         if config.gate:
             champion.check_scored_alike(rundir, config)
-        sets = guarded_sets(pool, config)
+        sets = _sets(pool, config, progress)
         config = as_begun(rundir, config)
+        progress.step("loading the model", None)
         config = replace(config, model=replace(config.model, threads=config.model.threads or available_cores()))
         base = backend.load(config.model.path, config.model)
         config = replace(config, batch_rows=config.batch_rows or _fewest_rows(config, base))
@@ -113,12 +123,14 @@ def run(
             progress.say(unsigned)
         # Everything that the settings name exists now, so a mistyped name cannot become part of the run's settings.
         write_atomically(rundir.config, to_toml(config))
+        progress.step("setting up the guard", None)
         guard = guard_of(pool, sets)
         with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
             archive.keep_worlds(pool.seed)
             if is_foreign:
                 compute_again(archive, pool, progress)
             set_contaminated_aside(archive, pool, progress)
+            progress.step("verifying training puzzles", None)
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
@@ -139,7 +151,7 @@ def _iterate(state: Run) -> None:
         state.archive.sync()
         append_line(state.rundir.records, record)
         state.note(record)
-        logger.info("iteration %d: %s", iteration, record)
+        logger.info("%s", told(record))
         state.progress.row(record)
         for line in collapse.told(record["collapse"]):
             state.progress.say(f"iteration {iteration}: {line}")
@@ -180,6 +192,7 @@ def run_part(
         return f"{rundir.path} has all of its {config.iterations} iterations"
     with own.lock() as owner, Heartbeat(own.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
+        progress.step("loading sets and model", None)
         config = as_begun(rundir, config)
         sets = guarded_sets(pool, config)
         base = backend.load(config.model.path, config.model)
@@ -202,6 +215,21 @@ def run_part(
                 said = str(done)
             finish(archive, said)
     return said
+
+
+def _sets(pool: Pool, config: RunConfig, progress: Progress) -> dict[str, list[NamedPuzzle]]:
+    """The scored sets, with a warning if they overlap.
+
+    Raises:
+        InputError: Two of the three sets are one file, or a file cannot be scored.
+    """
+    progress.step("reading dev and held-out", None)
+    check_apart(config)
+    sets = guarded_sets(pool, config)
+    if overlap := told_overlap(sets):
+        logger.warning("%s", overlap)
+        progress.say(overlap)
+    return sets
 
 
 @contextmanager

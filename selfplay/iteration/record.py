@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from puzzles.foreign import read_bytes
-from selfplay.iteration import champion
+from selfplay.iteration import champion, outlook
 from selfplay.iteration.alarms import alarms, measures
 from selfplay.iteration.budget import check_budget, iteration_costs
 from selfplay.iteration.state import Run
@@ -21,12 +21,13 @@ logger = logging.getLogger(__name__)
 
 def score_stage(run: Run, iteration: int) -> dict[str, SetScores]:
     """Score the iteration's checkpoint on dev, and on held-out where `heldout_every` asks for it."""
-    asked = iteration % run.config.heldout_every == 0 or iteration == run.config.iterations
+    asked = run.config.scores_heldout(iteration)
     return {name: _scores(run, iteration, name) for name in SCORED_SETS if asked or name != "heldout"}
 
 
 def _scores(run: Run, iteration: int, name: str) -> SetScores:
     check_budget(run, iteration)
+    outlook.begin(run, iteration, outlook.SCORE[name])
     config, puzzles = run.config, run.sets[name]
     count = run.progress.counter(
         len(puzzles) * config.evaluate.samples_per_puzzle, f"iteration {iteration}: score {name}", "candidate"
@@ -45,7 +46,7 @@ def _scores(run: Run, iteration: int, name: str) -> SetScores:
     sampler = run.models.sampler(scored)
     if scored == 0 and shipped.take(sampler, run.pool, asked, file):
         logger.info("%s: the scores of the shipped model come with the package", name)
-    return evaluate(sampler, run.pool, asked, file, count)
+    return evaluate(sampler, run.pool, asked, file, count, run.progress.note)
 
 
 def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from puzzles.archive.store import Chunk
-from selfplay.iteration import propose, ranker, solve, vary
+from selfplay.iteration import outlook, propose, ranker, solve, vary
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
 from selfplay.run.shard import PartDone
@@ -24,6 +24,8 @@ class _Stage:
     """How the chunks of a stage are planned, sampled and judged."""
 
     name: str
+    shown: str
+    """Its name for people."""
     asked: str
     """Key of a chunk's plan with one entry per prompt."""
     unit: str
@@ -37,7 +39,7 @@ def propose_stage(run: Run, iteration: int) -> None:
     """Sample new puzzles, and admit or refuse each."""
     archive, config, prompt_format, pool = run.archive, run.config, run.prompt_format, run.pool
     stage = _Stage(
-        propose.STAGE, "shots", "proposal",
+        propose.STAGE, outlook.PROPOSE, "shots", "proposal",
         plan=lambda sampler: propose.plan(
             archive, iteration, config, prompt_format, sampler, pool, run.minute(iteration, propose.STAGE)
         ),
@@ -50,6 +52,8 @@ def propose_stage(run: Run, iteration: int) -> None:
 def vary_stage(run: Run, iteration: int) -> None:
     """Make new puzzles from the archive's own. Nothing is sampled, so every part of a sharded run does all of it."""
     archive = run.archive
+    if run.config.vary.variations:
+        outlook.begin(run, iteration, outlook.VARY)
     if run.config.vary.variations and not archive.planned(iteration, vary.STAGE):
         checkpoint = run.models.sampler(run.reigning).checkpoint
         vary.plan(archive, iteration, run.config, checkpoint, run.minute(iteration, vary.STAGE))
@@ -88,7 +92,7 @@ def _targets(run: Run, iteration: int) -> list[str]:
 def _try(run: Run, iteration: int, name: str, choose: Callable[[], list[str]]) -> None:
     archive, config, prompt_format, shots = run.archive, run.config, run.prompt_format, run.shots
     stage = _Stage(
-        name, "puzzles", "candidate",
+        name, outlook.FURTHER if name == solve.FURTHER else outlook.SOLVE, "puzzles", "candidate",
         plan=lambda sampler: solve.plan(
             archive, iteration, choose(), config, prompt_format, sampler, name, run.minute(iteration, name)
         ),
@@ -105,6 +109,7 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
         PartDone: This part of a sharded run is done, but chunks of other parts are missing.
     """
     archive = run.archive
+    outlook.begin(run, iteration, stage.shown)
     if not archive.planned(iteration, stage.name):
         stage.plan(run.models.sampler(run.reigning))
     chunks = [archive.chunk(identifier) for identifier in _own(run, iteration, stage.name)]
@@ -122,9 +127,11 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
         for chunk in chunks:
             check_budget(run, iteration)
             if chunk.completions is None:
+                run.progress.note("")
                 samples = next(sampled)
                 with archive.transaction():
                     archive.set_completions(chunk.id, **vars(samples))
+            run.progress.note("judging")
             stage.judge(archive.chunk(chunk.id))
     if run.part and (left := len(archive.unjudged(iteration, stage.name))):
         raise PartDone(f"iteration {iteration}, {stage.name}: this part is done; other parts have {left} chunks left")

@@ -93,6 +93,8 @@ class Run:
     """The recorded iterations, from 0."""
     reigning: int = 0
     """Number of the checkpoint to sample from."""
+    recorded: Mapping[str, Any] | None = None
+    """The last record."""
     measured: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Measures of collapse by iteration, as long as they are needed."""
 
@@ -108,7 +110,7 @@ class Run:
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Keep only what later iterations need of a record, so that memory does not grow over thousands of them."""
-        self.reigning = champion.reigning_after(record)
+        self.reigning, self.recorded = champion.reigning_after(record), record
         dev = record["dev"].get(f"pass@{self.config.evaluate.k[0]}", [-1.0])[0]
         spent = sampling_price(self.config.endpoint, record_costs(record))
         self.done.append(Done(dev, record_seconds(record), record_tokens(record), spent))

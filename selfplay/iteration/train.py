@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from puzzles.puzzle import InputError
+from selfplay.iteration import outlook
 from selfplay.iteration.alarms import answer
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
@@ -43,6 +44,7 @@ def teach_stage(run: Run, iteration: int) -> Training:
         InputError: There is nothing to train on.
     """
     check_budget(run, iteration)
+    outlook.begin(run, iteration, outlook.TRAIN)
     action = answer(run, iteration)
     config = replace(run.config.finetune, beta=(run.config.finetune.beta_of(iteration),))
     balance = config.balance == "niches" or action == "rebalance"
@@ -78,6 +80,7 @@ def first_training(run: Run) -> Training:
         InputError: None of these pairs can be learned.
     """
     check_budget(run, 0)
+    outlook.begin(run, 0, outlook.TRAIN)
     own = run.config.finetune
     config = replace(own, objective="sft", max_steps=own.first_steps, epochs=float(own.first_steps))
     rng = np.random.default_rng([run.config.seed, 0, Stream.TRAINING_TEXTS])

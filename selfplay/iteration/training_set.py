@@ -15,6 +15,7 @@ from puzzles.puzzle import InputError, RawPuzzle
 from puzzles.rules import families
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
+from selfplay.iteration.import_table import counted, import_table
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.prompts import PromptFormat, chosen_format, kept_format
@@ -57,11 +58,17 @@ def import_training(
     own = config.data.train in EMBEDDED_SETS
     count = progress.counter(len(raws), "training puzzles", "puzzle")
     report = import_puzzles(archive, pool, protections, raws, "human" if own else "import", own, count)
-    logger.info(
-        "training puzzles of %s: %s; solutions: %s", config.data.train, dict(report.puzzles), dict(report.solutions)
-    )
+    said = f"training puzzles of {config.data.train}: {counted(report)}"
+    logger.info("%s", said)
     if raws and not archive.puzzle_ids():
-        raise InputError(f"{config.data.train}: expected training puzzles, none was accepted: {dict(report.puzzles)}")
+        raise InputError(f"{config.data.train}: expected training puzzles, none was accepted: {counted(report)}")
+    if report.examples:
+        progress.say(f"{said}\n{import_table(report, progress.width)}\n")
+    if near := report.puzzles["held_out"]:
+        progress.say(
+            f"WARNING: {near} of {len(raws)} training puzzles are in dev or held-out, or too near to a puzzle there. "
+            "They are left out; `selfplay archive list ARCHIVE --refused` shows which puzzle each is near"
+        )
     _import_rules(archive, pool, protections, config, progress)
     archive.set_mark("training_imported", wanted)
 
@@ -78,7 +85,7 @@ def _import_rules(
         report = import_puzzles(
             archive, pool, protections, raws, "rule", True, progress.counter(len(raws), "rules", "puzzle")
         )
-        logger.info("puzzles by rule: %s; solutions: %s", dict(report.puzzles), dict(report.solutions))
+        logger.info("puzzles by rule: %s", counted(report))
 
 
 def few_shots(archive: Archive, config: RunConfig, prompt_format: PromptFormat) -> list[Pair]:

@@ -1,10 +1,19 @@
-"""Functions by which a long step shows its progress. The command line draws progress bars with them."""
+"""Functions by which a long step shows its progress. The command line draws its status line with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Later:
+    """How long everything takes that comes after a step."""
+
+    seconds: float
+    is_all: bool = True
+    """Whether nothing is left out because its time is not known yet."""
 
 
 @dataclass
@@ -18,3 +27,10 @@ class Progress:
     """Called with the record of each finished iteration."""
     say: Callable[[str], object] = lambda text: None
     """Called with a line of text for the person who waits."""
+    step: Callable[[str, Later | None], object] = lambda text, later: None
+    """Called when another step begins, with what it is, and with how long everything after it takes if that is known.
+    Counters until the next call belong to this step."""
+    width: int | None = None
+    """Characters of a line for tables; None for whole tables."""
+    note: Callable[[str], object] = lambda text: None
+    """Called with what the present step is at, such as `judging`."""

@@ -89,7 +89,7 @@ def require() -> None:
         InputError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
-        raise InputError("executor = 'ray': Ray is not installed: pip install 'selfplay-puzzles[ray]'")
+        raise InputError("executor = 'ray': Ray is not installed: pip install '.[ray]'")
 
 
 # ---- the cluster ----

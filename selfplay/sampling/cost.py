@@ -156,6 +156,12 @@ def record_rates(record: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
     return {**rates, "all": (sum(texts for texts, _ in rates.values()), sum(spent for _, spent in rates.values()))}
 
 
+def record_stage_seconds(record: Mapping[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of an iteration; empty if its record is from before they were recorded."""
+    stages = record.get("times", {}).get("stages", {})
+    return {stage: float(spent["model_seconds"] + spent["judging_seconds"]) for stage, spent in stages.items()}
+
+
 def record_tokens(record: Mapping[str, Any]) -> int:
     """Tokens that an iteration sampled and trained on; 0 if its record is from before costs were recorded."""
     return int(sum(stage["tokens"] for stage in record.get("cost", {}).values()))

@@ -562,6 +562,12 @@ def key_width(config: Any) -> int:
     return int(size * (grouped if isinstance(grouped, int) and grouped else heads))
 
 
+def accelerators() -> list[str]:
+    """The names of the devices that torch can use beside the processor."""
+    names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return [*names, *(["mps"] if torch.backends.mps.is_available() else [])]
+
+
 def device_of(name: str) -> torch.device:
     """The device that `model.device` names.
 

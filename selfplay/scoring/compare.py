@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from puzzles.puzzle import InputError
 from selfplay.scoring import results
 from selfplay.scoring.metrics import Score, detectable_difference, paired_interval, pass_at_k, sign_flip_test
-from selfplay.text import fraction, markdown, signed
+from selfplay.text import Column, Table, fraction, signed, wrapped
 
 Rates = NDArray[np.float64]
 
@@ -47,6 +47,13 @@ class Difference:
     detectable: float | None
     """Smallest difference that can be expected to be found with these puzzles and candidates; None if no difference can
     be."""
+    differing: int
+    """Number of puzzles on which A and B differ. The others say nothing about which is better."""
+
+    @property
+    def least_p(self) -> float:
+        """The smallest p that the test can reach with so many differing puzzles: all of them for one model."""
+        return min(1.0, 2.0 ** (1 - self.differing))
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ def difference(k: int, first_P: Rates, second_P: Rates, detectable: float | None
     difference_P = second_P - first_P
     return Difference(
         k, float(first_P.mean()), float(second_P.mean()), paired_interval(difference_P), sign_flip_test(difference_P),
-        detectable,
+        detectable, int(np.count_nonzero(difference_P)),
     )  # fmt: skip
 
 
@@ -167,8 +174,8 @@ def _names(place: str | Path) -> dict[str, str]:
     return {}
 
 
-def report(comparison: Comparison) -> str:
-    """The comparison as Markdown."""
+def report(comparison: Comparison, width: int | None = None) -> str:
+    """The comparison: as Markdown, or for a terminal with lines of so many characters."""
     a, b = comparison.first, comparison.second
     rows = [
         [
@@ -177,12 +184,16 @@ def report(comparison: Comparison) -> str:
         ]
         for one in comparison.differences
     ]  # fmt: skip
+    columns = [
+        Column(""), Column("A"), Column("B"), Column("B - A [95 %]"), Column("p"), Column("detectable", rank=1)
+    ]  # fmt: skip
+    table = Table(columns, rows)
     parts = [
         f"A  {a['model']['path']} (hash {a['model']['checkpoint']})\n"
         f"B  {b['model']['path']} (hash {b['model']['checkpoint']})",
         f"{len(comparison.puzzles)} puzzles of {a['set']['name']}, {comparison.samples} candidates each, "
         f"{a['protocol']} protocol",
-        markdown(["", "A", "B", "B - A [95 %]", "p", "detectable"], rows),
+        table.markdown() if width is None else table.plain(width),
         _puzzle_list("Won (solved by B only)", comparison.won)
         + "\n"
         + _puzzle_list("Lost (solved by A only)", comparison.lost),
@@ -190,6 +201,8 @@ def report(comparison: Comparison) -> str:
     ]
     if comparison.differing:
         parts.insert(2, "The conditions differ: " + "; ".join(comparison.differing))
+    if width is not None:
+        parts = [part if part == table.plain(width) else wrapped(part, width) for part in parts]
     return "\n\n".join(parts)
 
 
@@ -218,9 +231,23 @@ def conclusion(comparison: Comparison) -> str:
     """The conclusion in a sentence or two."""
     one = comparison.differences[0]
     if comparison.verdict == "not different":
-        least = "No difference" if one.detectable is None else f"Only a difference above {one.detectable:.3f}"
-        return (
-            f"At pass@{one.k} these puzzles show no significant difference between A and B (p = {one.p:.2g}). "
-            f"{least} could be expected to show."
-        )
+        said = f"At pass@{one.k} these puzzles show no significant difference between A and B (p = {one.p:.2g})."
+        return f"{said} {_reach(one)}"
     return f"At pass@{one.k} B is {comparison.verdict} than A on these puzzles (p = {one.p:.2g})."
+
+
+def _reach(one: Difference) -> str:
+    """What the test could have shown at all, where it has shown no difference."""
+    if one.least_p >= SIGNIFICANT:
+        return (
+            f"It could not have: A and B differ on {one.differing} of them, and with so few the test reaches "
+            f"p = {one.least_p:.2g} at best. More puzzles are needed."
+        )
+    if one.detectable is None:
+        return "No difference could be expected to show."
+    if abs(one.difference.value) > one.detectable:
+        return (
+            f"An even difference of this size would show, but this one is spread unevenly over {one.differing} "
+            "puzzles. More puzzles are needed."
+        )
+    return f"Only a difference above {one.detectable:.3f} could be expected to show."

@@ -103,6 +103,7 @@ def evaluate(
     asked: Questions,
     file: Path,
     progress: Callable[[int], object] = lambda candidates: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> SetScores:
     """Score a sampler on puzzles. Chunks that `file` already holds are not done again.
 
@@ -112,6 +113,7 @@ def evaluate(
         asked: The puzzles, and how they are asked.
         file: One line per finished chunk, with every candidate and its verdict.
         progress: Called with the number of candidates done since the last call.
+        note: Called with `judging` when candidates are judged, and with nothing when they are sampled.
 
     Raises:
         InputError: `file` holds chunks of another model, set or settings.
@@ -123,9 +125,11 @@ def evaluate(
         works = (ahead.counted(chunk.sampling(sampler), progress) for chunk in chunks)
         with closing(ahead.results(works, sampler.overlap)) as samples:
             for chunk, sampled in zip(chunks, samples, strict=True):
+                note("judging")
                 line = chunk.judged(sampled, pool, sampler.description)
                 append_line(file, line)
                 done.append(line)
+                note("")
     return summarize(done, asked.config, read_errata())
 
 

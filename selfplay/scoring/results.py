@@ -94,12 +94,15 @@ def document(facts: Mapping[str, Any], lines: Sequence[Line], errata: Mapping[st
     Args:
         facts: `set`, `model`, `protocol`, `settings` and more, as `bench` gathers them and the schema describes them.
         lines: All chunks of all seeds.
-        errata: Reasons by id for puzzles that are wrong. These puzzles are left out of the scores and listed.
+        errata: Reasons by id for puzzles that are wrong. These puzzles are left out of the scores and listed. So are
+            those that the set's own solutions do not solve.
 
     Raises:
         InputError: No puzzle is left without the errata.
     """
     everything = puzzle_counts(lines)
+    refused = facts["set"]["references"]["refused"].items()
+    errata = {**{puzzle: f"its own solution: {verdict}" for puzzle, verdict in refused}, **errata}
     counted = [count for count in everything if count.puzzle not in errata]
     if not counted:
         raise InputError(f"{facts['set']['path']}: the errata leave no puzzle to score")
@@ -250,12 +253,13 @@ def _harness_shape(own: Mapping[str, Any], original: int, effective: int) -> dic
     }  # fmt: skip
 
 
-def write(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole."""
-    from selfplay.scoring.tables import result_tables
+def write(folder: Path, content: Mapping[str, Any], lines: Sequence[Line] = ()) -> None:
+    """Write `results.json`, `results.md` and `model-index.yaml`. Each is replaced as a whole. The lines tell rules."""
+    from selfplay.scoring.tables import Told, result_tables, told_by
 
+    told = Told(rules=told_by(content["selfplay"], lines).rules)  # a file that is published names no puzzle
     write_atomically(folder / RESULTS, json.dumps(content, indent=1) + "\n")
-    write_atomically(folder / TABLES, result_tables(content["selfplay"]))
+    write_atomically(folder / TABLES, result_tables(content["selfplay"], told))
     write_atomically(folder / CARD, model_index(content["selfplay"]))
 
 

@@ -36,22 +36,39 @@ def scored_puzzles(pool: Pool, path: str) -> list[NamedPuzzle]:
     """A puzzle file (or an archive's puzzles) as a set to be scored.
 
     Raises:
-        InputError: A text in it is no puzzle.
+        InputError: Texts in it are no puzzles.
+    """
+    named, wrong = read_set(pool, path)
+    if wrong:
+        name, why = next(iter(wrong.items()))
+        rest = [*wrong][1:]
+        more = f"; nor are {', '.join(rest[:20])}{' and others' * (len(rest) > 20)}" if rest else ""
+        raise InputError(f"{path}: {name}: this is no puzzle: {why}{more}")
+    return named
+
+
+def read_set(pool: Pool, path: str) -> tuple[list[NamedPuzzle], dict[str, str]]:
+    """The puzzles of a set, and for each text in it that is no puzzle its name and what is wrong.
+
+    Raises:
+        InputError: There is no such set, or no puzzle in it.
     """
     if path in _READ:
-        return list(_READ[path])
+        return list(_READ[path]), {}
     raws = read_any(path)
     parsed = parse_puzzles(pool, [Text(raw.puzzle, raw.form) for raw in raws])
-    named = []
+    named, wrong = [], {}
     for raw, puzzle in zip(raws, parsed, strict=True):
         if isinstance(puzzle, ParseFailure):
-            raise InputError(f"{path}: {raw.name}: this is no puzzle: {puzzle}")
-        named.append(NamedPuzzle(raw.name, puzzle, raw.solutions, raw.skills, raw.difficulty))
+            wrong[raw.name] = str(puzzle)
+        else:
+            named.append(NamedPuzzle(raw.name, puzzle, raw.solutions, raw.skills, raw.difficulty))
     if not named:
-        raise InputError(f"{path}: expected puzzles, there are none")
+        found = "; ".join(f"{name}: {why}" for name, why in [*wrong.items()][:3])
+        raise InputError(f"{path}: expected puzzles, there are none" + (f": {found}" if found else ""))
     if path in EMBEDDED_SETS:  # they do not change while a process runs
         _READ[path] = named
-    return list(named)
+    return list(named), wrong
 
 
 def read_any(path: str) -> list[Any]:

@@ -725,7 +725,7 @@ def require_peft() -> None:
         InputError: peft is not installed.
     """
     if importlib.util.find_spec("peft") is None:
-        raise InputError("finetune.lora_rank: peft is not installed: pip install 'selfplay-puzzles[lora]'")
+        raise InputError("finetune.lora_rank: peft is not installed: pip install '.[lora]'")
 
 
 def _with_adapters(network: Any, config: FinetuneConfig) -> Any:

@@ -135,7 +135,7 @@ def run_here(finished):
 
 def rows(printed):
     """The table's rows without their last column, the seconds."""
-    lines = printed.partition("\n\n")[0].splitlines()
+    lines = printed.split("\n\n")[1].splitlines()
     return [line.rsplit(maxsplit=1)[0] for line in lines]
 
 
@@ -208,7 +208,7 @@ def reproduced(run_here, selfplay, monkeypatch):
 
 def test_a_run_is_reproduced_to_the_bit_from_its_own_settings(finished, run_here, reproduced):
     assert_same_run(run_here, "runs/tiny-again")
-    assert rows(reproduced) == rows(finished[1])
+    assert rows(f"\n\n{reproduced}") == rows(finished[1])
     last = reproduced.splitlines()[-1]
     assert last.startswith("runs/tiny-again is identical to runs/tiny; compared: iterations 0 to 1, ")
 
@@ -302,7 +302,7 @@ def test_smaller_iterations_are_said_to_be_done(files, run_here, selfplay):
 
 def test_a_run_prints_what_its_stages_cost(finished):
     stored = RunDir(finished[0] / "runs" / "tiny").read_records()
-    table = finished[1].split("\n\n")[1]
+    table = finished[1].split("\n\n")[2]
     assert table == cost_table(stored)
     assert [line.split()[0] for line in table.splitlines()] == ["texts", "propose", "solve", "train", "score"]
     sampled = [line.split() for line in table.splitlines()[1:]]
@@ -455,7 +455,7 @@ def test_runs_lists_one_that_is_still_starting_and_shows_nobodys_escapes(done):
 def test_what_is_told_before_a_run_has_a_folder_is_in_its_log(capsys):
     with log.log_to(Path("runs/new/log.txt")):
         logging.getLogger("selfplay.sampling.cluster").warning("a node gets no work")
-    assert Path("runs/new/log.txt").read_text().endswith("selfplay.sampling.cluster: a node gets no work\n")
+    assert Path("runs/new/log.txt").read_text().endswith(" a node gets no work\n")
     assert capsys.readouterr().err == ""
 
 
@@ -837,6 +837,78 @@ def test_a_forecast_says_what_the_run_will_cost_and_leaves_nothing(files, done):
     assert not list(Path().iterdir())
 
 
+def test_the_same_file_for_two_sets_is_refused_and_puzzles_in_both_scored_sets_are_a_warning(files, refused, selfplay):
+    line = refused("run", files / "tiny.toml", "--set", f"data.heldout={files / 'dev.jsonl'}")
+    assert "data.dev and data.heldout are the same set, " in line
+    Path("twin.jsonl").write_bytes((files / "dev.jsonl").read_bytes())
+    overrides = ("--set", "data.heldout=twin.jsonl", "--set", "iterations=0")
+    status, _, err = selfplay("run", files / "tiny.toml", "--name", "twin", *overrides)
+    assert status == 0
+    assert re.search(r"^selfplay: WARNING: (\d+) of \1 held-out puzzles are in dev too \(", err, re.MULTILINE), err
+
+
+def test_training_puzzles_that_are_refused_are_a_table(files, selfplay):
+    lines = [*map(json.loads, (files / "train.jsonl").read_text().splitlines()), {"name": "odd", "puzzle": "x = 1"}]
+    path = write_lines(Path("own.jsonl"), lines)
+    overrides = ("--set", f"data.train={path}", "--set", "iterations=0")
+    status, _, err = selfplay("run", files / "tiny.toml", "--name", "own", *overrides)
+    assert status == 0
+    assert f"selfplay: training puzzles of {path}: " in err
+    assert re.search(r"^puzzle +no_function +1  odd: ", err, re.MULTILINE), err
+
+
+def test_an_opening_says_what_a_run_will_do(finished, files):
+    first, second, _ = finished[1].split("\n", 2)
+    assert first.startswith("runs/tiny: model ")
+    assert first.endswith(f", settings of {files / 'tiny.toml'}, seed 0")
+    assert second == "1 iteration of 32 proposals, 8 candidates per puzzle; --forecast tells how long"
+
+
+def test_version_and_environment_are_told(done, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("selfplay ")
+    facts = json.loads(done("env", "--json"))
+    assert facts["sandbox tier"] in ("A", "B", "C", "D")
+    assert {"selfplay", "torch", "transformers", "python", "processor", "cores", "accelerators"} <= {*facts}
+
+
+def test_a_value_that_no_puzzle_has_is_refused_with_those_there_are(run_here, refused):
+    line = refused("archive", "list", "tiny", "--type", "complex")
+    assert "no puzzle has the answer type 'complex'; there are 'int' (" in line
+    assert "no puzzle has the iteration 9; there are '0' (" in refused("archive", "list", "tiny", "--iteration", "9")
+
+
+def test_refused_proposals_are_listed_with_their_texts(run_here, done, refused):
+    stored = json.loads(done("archive", "stats", "tiny", "--json"))["proposals by outcome"]
+    outcomes = {outcome: count for outcome, count in stored.items() if outcome != "admitted"}
+    found = json.loads(done("archive", "refused", "tiny", "--json", "--limit", "100"))
+    assert len(found) == sum(outcomes.values()) > 0
+    reason = found[0]["outcome"]
+    shown = done("archive", "refused", "tiny", "--outcome", reason)
+    assert f": {reason}: " in shown
+    assert f"there are {next(iter(outcomes))} (" in refused("archive", "refused", "tiny", "--outcome", "nosuch")
+
+
+def test_a_difference_of_archives_is_shown_by_first_lines_or_by_ids_alone(run_here, selfplay):
+    Archive("empty.sqlite", create=True).close()
+    _, shown, _ = selfplay("archive", "diff", "empty.sqlite", "tiny")
+    _, bare, _ = selfplay("archive", "diff", "empty.sqlite", "tiny", "--ids")
+    puzzle = next(line for line in shown.splitlines() if line.startswith("  B "))
+    assert re.fullmatch(r"  B [0-9a-f]{16}  def f\(.*\).* return .*", puzzle)
+    assert puzzle.partition("  def ")[0] in bare.splitlines()
+
+
+def test_a_quick_look_scores_a_part_of_the_set_and_a_second_protocol_goes_beside_the_first(model, files, done):
+    out = done("bench", model, "--puzzles", files / "dev.jsonl", "--limit", "2", *BENCH)
+    assert "2 puzzles of " in out
+    assert re.search(r"a part of the \d+ in the file \(--limit 2\)", out)
+    again = ("--limit", "2", "--protocol", "plain")
+    done("bench", model, "--puzzles", files / "dev.jsonl", *again, *BENCH)
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["bench-model-dev-2", "bench-model-dev-plain-2"]
+
+
 # ---- verify ----
 
 
@@ -1166,7 +1238,7 @@ def test_a_run_whose_output_nobody_reads_any_more_is_not_said_to_be_done(files, 
     def gone(record):
         raise BrokenPipeError
 
-    monkeypatch.setattr("selfplay.iteration.record_table.record_row", gone)
+    monkeypatch.setattr("selfplay.iteration.record_table.record_cells", gone)
     status, _, err = selfplay("run", files / "tiny.toml")
     assert status == 3
     assert one_line(err).startswith("selfplay: nobody reads the output any more; what was finished is kept")
@@ -1494,11 +1566,18 @@ def test_a_broken_line_of_a_puzzle_file_is_named(model, refused):
         ("x = 1", "function"),
     ],
 )
-def test_a_text_that_is_no_puzzle_cannot_be_scored_and_the_rule_is_named(model, refused, files, text, rule):
-    path = write_lines(Path("set.jsonl"), [{"name": "fine", **EASY}, {"name": "odd", "puzzle": text}])
-    line = refused("bench", model, "--puzzles", path, *BENCH)
-    assert "odd: this is no puzzle: " in line
-    assert rule in line
+def test_a_text_that_is_no_puzzle_is_named_with_the_rule_and_left_out_of_the_score(
+    model, selfplay, refused, files, text, rule
+):
+    unsolved = {"name": "unsound", "puzzle": "def f(x: int):\n    return x == 7", "solution": "def g():\n    return 8"}
+    path = write_lines(Path("set.jsonl"), [{"name": "fine", **EASY}, {"name": "odd", "puzzle": text}, unsolved])
+    status, out, err = selfplay("bench", model, "--puzzles", path, *BENCH)
+    assert status == 0
+    assert "selfplay: odd is left out of the score: it is no puzzle: " in err
+    assert "selfplay: unsound is left out of the score: its own solution: wrong_answer" in err
+    assert rule in err
+    assert "of 1 " in out
+    assert "puzzle unsound is left out, it is wrong: its own solution: wrong_answer" in out
     Path("odd.py").write_text(text)
     assert rule in refused("solve", "odd.py", "--model", model)
 
@@ -1688,7 +1767,7 @@ def test_a_run_with_adapters_but_without_their_package_is_refused_at_start(files
     usual = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else usual(name))
     line = refused("run", files / "tiny.toml", "--set", "finetune.lora_rank=4")
-    assert "pip install 'selfplay-puzzles[lora]'" in line
+    assert "pip install '.[lora]'" in line
     assert not Path("runs").exists()
 
 

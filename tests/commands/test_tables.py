@@ -1,14 +1,16 @@
 from collections import Counter
 
+import pytest
+
 from puzzles.archive.formats import ImportReport
 from selfplay.benchmark.rescore import rescored_run_table, rescored_table
-from selfplay.commands.archive_exchange import import_table
-from selfplay.iteration.record_table import cost_table, record_heading, record_row
+from selfplay.iteration.import_table import counted, import_table
+from selfplay.iteration.record_table import cost_table, notes_of, record_cells, record_table, told
 from selfplay.sampling.cost import StageCost
 from selfplay.scoring.evaluate import SetScores
 from selfplay.scoring.metrics import Score
-from selfplay.scoring.tables import result_tables, score_table
-from selfplay.text import count_table, interval, markdown, render
+from selfplay.scoring.tables import Told, result_parts, result_tables, score_table, told_by
+from selfplay.text import Column, Table, count_table, interval, markdown, render, wrapped
 
 SCORE = {"puzzles": 3, "solved": 1, "verdicts": {"accepted": 2, "wrong_answer": 1}, "pass@1": [0.25, 0, 0.5]}
 RECORD = {
@@ -69,7 +71,8 @@ def test_an_import_that_refused_nothing_has_no_reasons():
 
 
 def test_a_record_stands_below_its_heading():
-    heading, row = record_heading(RECORD), record_row(RECORD)
+    table = record_table(RECORD)
+    heading, row = table.heading, table.row(record_cells(RECORD))
     assert len(heading) == len(row)
     assert row.split()[:8] == ["1", "12", "7", "5", "3", "4", "31", "0.500"]
     assert row.split()[-1] == "10"
@@ -80,7 +83,71 @@ def test_a_record_stands_below_its_heading():
 
 
 def test_a_record_without_training_has_no_loss():
-    assert record_row({**RECORD, "training": {}}).split()[7] == "-"
+    assert record_cells({**RECORD, "training": {}})[7] == "-"
+
+
+def test_a_record_fits_eighty_columns_and_what_is_left_out_is_named():
+    table = record_table(RECORD, 80)
+    assert table.heading == "iter  admitted  solved   pairs         dev pass@1    held-out pass@1      s"
+    row = table.row(record_cells(RECORD))
+    assert row == "   1         7       5      31  .250 [.000, .500]  .250 [.000, .500]     10"
+    assert notes_of([RECORD], 80, ("embedded", 2))[:2] == [
+        "left out: proposed, train solved, new pairs, loss, held-out pass@10; --wide shows all",
+        "* of embedded, with which this run began",
+    ]
+    assert len(notes_of([RECORD], None, ("", -1))) == 1
+
+
+def test_a_record_is_a_sentence_for_the_log():
+    assert told(RECORD) == (
+        "iteration 1: 7 of 12 proposals admitted, 5 solved, 4 new pairs, 31 pairs; loss 0.500; "
+        "dev pass@1 .250 [.000, .500], held-out pass@1 .250 [.000, .500]; 10 s"
+    )
+
+
+COLUMNS = (
+    Column("name", least=6), Column("empty"), Column("count", "n", right=True), Column("detail", rank=1),
+    Column("more detail", "more", rank=2),
+)  # fmt: skip
+ROWS = [["a long name", "", "7", "detailed", "x" * 12], ["b", "-", "1,234", "d", "y"]]
+
+
+def test_a_table_without_a_width_is_whole():
+    assert Table(COLUMNS, ROWS).plain() == (
+        "name         empty  count  detail    more detail\n"
+        "a long name             7  detailed  xxxxxxxxxxxx\n"
+        "b            -      1,234  d         y"
+    )
+
+
+FITTED = {
+    # The empty column goes first.
+    42: "name         count  detail    more detail\na long name      7  detailed  xxxxxxxxxxxx\n"
+    "b            1,234  d         y",
+    # Then names are cut.
+    38: "name     count  detail    more detail\na long…      7  detailed  xxxxxxxxxxxx\nb        1,234  d         y",
+    # Then headings become short, and columns are left out by rank.
+    25: "name          n  detail\na long …      7  detailed\nb         1,234  d\n"
+    "left out: more detail; --wide shows all",
+    14: "name         n\na long…      7\nb        1,234\nleft out: detail, more detail; --wide shows all",
+}
+
+
+@pytest.mark.parametrize("width", FITTED)
+def test_a_table_fits_the_terminal(width):
+    shown = Table(COLUMNS, ROWS).plain(width)
+    assert shown == FITTED[width]
+    assert all(len(line) <= width for line in shown.splitlines() if not line.startswith("left out"))
+
+
+def test_an_imports_outcomes_are_a_phrase():
+    report = ImportReport(Counter({"new": 1, "syntax": 2}), Counter({"new": 2, "wrong_answer": 1, "time_limit": 1}))
+    assert counted(report) == "1 puzzle and 2 solutions new, 2 puzzles and 2 solutions refused"
+    assert counted(ImportReport()) == "nothing"
+
+
+def test_lines_are_wrapped_at_blanks_and_items_of_lists_are_indented():
+    assert wrapped("- one two three\nfour\n", 9) == "- one two\n  three\nfour\n"
 
 
 def score(value, low, high, least=0.25, by_seed=()):
@@ -229,9 +296,31 @@ def test_what_is_out_of_the_ordinary_stands_among_the_conditions():
     assert result_tables(own) == UNUSUAL
 
 
+def test_the_tables_name_puzzles_and_split_invalid_solutions_by_rule_but_not_of_a_private_set():
+    own = {**OWN, "verdicts": {"invalid_solution": 3, "accepted": 1}, "errata": {"e" * 16: "no answer is right"}}
+    results = [
+        {"puzzle": "c" * 16, "name": "one", "verdicts": ["invalid_solution"] * 3 + ["accepted"],
+         "details": ["syntax: line 1: no", "syntax: line 2: no", "no_function: none", ""]},
+        {"puzzle": "e" * 16, "name": "wrong", "verdicts": ["invalid_solution"], "details": ["syntax: line 1: no"]},
+    ]  # fmt: skip
+    told = told_by(own, [{"results": results}])
+    assert told == Told({"c" * 16: "one", "e" * 16: "wrong"}, {"syntax": 2, "no_function": 1})
+    shown = result_tables(own, told)
+    assert "- puzzle wrong is left out, it is wrong: no answer is right" in shown
+    (verdicts,) = [
+        part for part in result_parts(own, told) if isinstance(part, Table) and part.columns[0].heading == "verdict"
+    ]
+    assert [row[:2] for row in verdicts.rows] == [
+        ["invalid_solution", "3"], ["invalid_solution: syntax", "2"], ["invalid_solution: no_function", "1"],
+        ["accepted", "1"], ["(met the token limit)", "1"],
+    ]  # fmt: skip
+    private = {**own, "set": {**own["set"], "private": True}}
+    assert told_by(private, [{"results": results}]).names == {}
+
+
 def test_scores_of_several_models_are_a_markdown_table():
     other = {**OWN, "model": {"path": "the|other"}, "solved": 0, "errata": {"e" * 16: "wrong"}}
-    assert score_table([OWN, other]) == SEVERAL
+    assert score_table([OWN, other]).markdown() == SEVERAL
 
 
 def test_scores_before_and_after_are_a_markdown_table():

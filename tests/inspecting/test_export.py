@@ -96,7 +96,7 @@ def test_an_archive_without_a_pair_is_no_parquet(tmp_path):
 
 def test_without_its_package_parquet_says_what_to_install(archive, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(InputError, match=r"pip install 'selfplay-puzzles\[parquet\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[parquet\]'"):
         write(archive, tmp_path / "out.parquet", "parquet", None, "mit")
 
 

@@ -516,7 +516,7 @@ def test_a_port_that_there_is_not_is_one_line(capsys, path):
 
 def test_without_datasette_it_says_what_to_install(capsys, path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'selfplay-puzzles[view]'" in refusal(capsys, path)
+    assert "pip install '.[view]'" in refusal(capsys, path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

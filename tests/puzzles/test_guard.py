@@ -484,7 +484,8 @@ def test_without_a_guarded_set_the_same_leaks_are_shown_and_trained_on(pool, fil
     rundir, backend = RunDir(tmp_path / "run"), Backend()
     rundir.path.mkdir()
     leaks = archive_without_guard(pool, rundir.archive)
-    loop.run(rundir, config_of(files, heldout=files["dev"]), backend, pool, {})
+    (twin := tmp_path / "twin.jsonl").write_bytes(Path(files["dev"]).read_bytes())
+    loop.run(rundir, config_of(files, heldout=str(twin)), backend, pool, {})
     trained = [example.prompt.text + example.completion for example in backend.examples]
     shown = [prompt.text for prompt in backend.prompts if prompt.header == "def f("]
     for text in leaks.values():

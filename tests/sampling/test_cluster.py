@@ -467,7 +467,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path, caps
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     status, line = outcome(capsys)
-    assert (status, "pip install 'selfplay-puzzles[ray]'" in line) == (2, True)
+    assert (status, "pip install '.[ray]'" in line) == (2, True)
     assert not Path("runs").exists()
 
 

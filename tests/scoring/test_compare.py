@@ -362,7 +362,8 @@ def test_of_few_puzzles_nothing_can_be_said_and_the_json_is_still_json(made, com
     made("base", [0, 0, 4])
     made("new", [4, 4, 0])
     _, out, _ = command("base", "new")
-    assert "At pass@1 these puzzles show no significant difference between A and B (p = 1). No difference could" in out
+    assert "At pass@1 these puzzles show no significant difference between A and B (p = 1). It could" in out
+    assert "A and B differ on 3 of them, and with so few the test reaches p = 0.25 at best." in out
     assert "inf" not in out
     _, out, _ = command("base", "new", "--json")
     assert json.loads(out, parse_constant=pytest.fail)["differences"]["pass@1"]["detectable"] is None
@@ -397,6 +398,7 @@ def test_the_json_has_everything(made, command):
         "difference": {"value": one.difference.value, "low": one.difference.low, "high": one.difference.high},
         "p": one.p,
         "detectable": one.detectable,
+        "differing": sum(a != b for a, b in zip(A, B, strict=True)),
     }
     assert [*content.pop("differences")] == ["pass@2"]
     assert content == {
@@ -427,6 +429,34 @@ def test_fail_if_worse_fails_only_when_b_is_surely_worse(made, command, first, s
     assert command("base", "new", "--fail-if-worse")[0] == status
     assert command("base", "new", "--fail-if-worse", "--json")[0] == status
     assert command("base", "new")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # 2 / 2**5 is not below .05, whatever the differences are.
+        ([N] * 5 + [0] * 3, [0] * 8,
+         "(p = 0.062). It could not have: A and B differ on 5 of them, and with so few the test reaches p = 0.062 at "
+         "best. More puzzles are needed."),
+        (A, A, "(p = 1). It could not have: A and B differ on 0 of them, and with so few the test reaches p = 1 at "
+         "best. More puzzles are needed."),
+        ([0] * 40 + [N] * 4, [N] * 9 + [0] * 35, "(p = 0.27). An even difference of this size would show, but this "
+         "one is spread unevenly over 13 puzzles. More puzzles are needed."),
+        ([2] * 40, [1, 3] * 20, "(p = 1). Only a difference above 0.157 could be expected to show."),
+    ],
+    ids=["five differ", "none differs", "uneven", "small"],
+)  # fmt: skip
+def test_where_no_difference_is_found_it_is_said_what_the_test_could_have_shown(made, first, second, expected):
+    made("base", first)
+    made("new", second)
+    assert conclusion(compare("base", "new")).endswith(expected)
+
+
+def test_results_are_named_below_runs(made, command):
+    Path("runs").mkdir()
+    made("runs/base", A)
+    made("runs/new", B)
+    assert command("base", "new") == command("runs/base", "runs/new")
 
 
 def test_the_first_k_decides(made, command):

@@ -30,7 +30,7 @@ from selfplay.sampling.sampler import Completion, Sampled
 from selfplay.scoring import results
 from selfplay.scoring.metrics import interval
 from selfplay.scoring.results import CARD, RESULTS, TABLES
-from selfplay.scoring.tables import result_tables
+from selfplay.scoring.tables import Told, result_tables, told_by
 
 SCHEMA = json.loads((Path(results.__file__).parent / "results.schema.json").read_text())
 COUNTS = dict(zip(NAMES, [6, 3, 1, 0, 2, 0, 0], strict=True))
@@ -361,7 +361,10 @@ def test_the_prompts_hash_is_that_of_the_prompts_whatever_is_drawn_from_them(poo
 
 
 def test_the_table_is_that_of_the_results(benched):
-    assert (benched / "results.md").read_text() == result_tables(content_of(benched)["selfplay"])
+    own = content_of(benched)["selfplay"]
+    assert (benched / "results.md").read_text() == result_tables(
+        own, Told(rules=told_by(own, results.unpack(benched)).rules)
+    )
     assert {file.name for file in benched.iterdir()} == FILES
 
 

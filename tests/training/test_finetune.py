@@ -643,7 +643,7 @@ def test_adapters_are_the_seeds(tiny, tmp_path):
 
 def test_adapters_without_their_package_are_refused_in_one_line(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"^finetune\.lora_rank: .*pip install 'selfplay-puzzles\[lora\]'$"):
+    with pytest.raises(InputError, match=r"^finetune\.lora_rank: .*pip install '\.\[lora\]'$"):
         require_peft()
 
 
