@@ -12,7 +12,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any
+
+from tqdm import tqdm
 
 from sandbox.printing import visible
 from selfplay.run.progress import Later
@@ -34,7 +36,7 @@ class Line:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now, self._lock = now, threading.RLock()
-        self._stream: TextIO | None = None
+        self._bar: tqdm[Any] | None = None
         self._ended = threading.Event()
         self._step = self._note = ""
         self._later: Later | None = None
@@ -87,9 +89,11 @@ class Line:
     def end(self) -> None:
         """Remove the line. The next step or counter brings it back."""
         with self._lock:
-            self._erase()
             self._ended.set()
-            self._step, self._stream = "", None
+            if self._bar is not None:
+                with self._given_up():
+                    self._bar.close()
+            self._step, self._bar = "", None
 
     def text(self, columns: int) -> str:
         """The line, in the longest form that fits so many columns."""
@@ -130,8 +134,10 @@ class Line:
 
     def _show(self) -> None:
         """Draw the line, and go on with that each second."""
-        if self._stream is None and sys.stderr is not None and sys.stderr.isatty():
-            self._stream, self._ended = sys.stderr, threading.Event()
+        if self._bar is None and sys.stderr is not None and sys.stderr.isatty():
+            self._ended = threading.Event()
+            with self._given_up():
+                self._bar = tqdm(bar_format="{desc}", file=sys.stderr, position=0, leave=False)
             threading.Thread(target=self._tick, args=(self._ended,), name="status line", daemon=True).start()
         self._draw()
 
@@ -142,21 +148,23 @@ class Line:
                     self._draw()
 
     def _draw(self) -> None:
-        if self._stream is not None:
+        if self._bar is not None:
             self._drawn = self._now()
-            self._write(f"\r{self.text(shutil.get_terminal_size().columns - 1)}\x1b[K")
+            with self._given_up():
+                self._bar.set_description_str(self.text(shutil.get_terminal_size().columns - 1))
 
     def _erase(self) -> None:
-        if self._stream is not None:
-            self._write("\r\x1b[K")
+        if self._bar is not None:
+            with self._given_up():
+                self._bar.clear()
 
-    def _write(self, text: str) -> None:
-        if self._stream is not None:
-            try:
-                self._stream.write(text)
-                self._stream.flush()
-            except (OSError, ValueError):  # the terminal is gone, which is no reason to end
-                self._stream = None
+    @contextlib.contextmanager
+    def _given_up(self) -> Iterator[None]:
+        """Give the line up if the terminal is gone, which is no reason to end."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self._bar = None
 
 
 def _per_second(rate: float, unit: str) -> str:
