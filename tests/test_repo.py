@@ -13,9 +13,10 @@ from selfplay.commands.main import grammar
 from selfplay.settings import documented, load
 
 ROOMS = (
-    "sandbox", "puzzles", "puzzles.rules", "puzzles.archive", "selfplay", "selfplay.run", "selfplay.sampling",
+    "sandbox", "puzzles", "puzzles.rules", "puzzles.archive", "selfplay", "selfplay.run", "selfplay.judge",
+    "selfplay.sampling",
     "selfplay.training", "selfplay.scoring", "selfplay.iteration", "selfplay.experiments", "selfplay.inspecting",
-    "selfplay.benchmark", "selfplay.commands",
+    "selfplay.benchmark", "selfplay.adapters", "selfplay.commands",
 )  # fmt: skip
 """The folders of code from the bottom up. Each may import only those before it."""
 DOORS = {"puzzles", "selfplay", "selfplay.__main__"}

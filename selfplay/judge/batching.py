@@ -24,11 +24,12 @@ from puzzles.conjuncts import shares
 from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import Judgement, Puzzle, Verdict
 from puzzles.verify import LIMITS, verify_texts
+from sandbox.confine import Layers
 from sandbox.pool import Pool, available_cores
 from sandbox.result import SandboxError
 from selfplay.config import SandboxConfig
 from selfplay.judge.pairs import Judged, Pair, judged
-from selfplay.run.pools import proven_pool
+from selfplay.run.pools import proven_pool, unproven_pool
 
 WORKERS = 2
 """Batches that are judged at the same time: while one ends, the other keeps the lanes busy."""
@@ -76,15 +77,15 @@ class Batcher:
         """Number of pairs that were judged, repeats not counted."""
         lanes = max(1, (sandbox.lanes or available_cores()) // WORKERS)
         self._sandbox, self._worlds = replace(sandbox, lanes=lanes), worlds
-        ready: list[Future[dict[str, Any]]] = [Future() for _ in range(WORKERS)]
-        self._threads = [
-            threading.Thread(target=self._work, args=[future], name=f"judge-{number}", daemon=True)
-            for number, future in enumerate(ready)
+        self._proof: Future[tuple[Layers, dict[str, Any]]] = Future()
+        self._threads = [threading.Thread(target=self._prove, name="judge-0", daemon=True)]
+        self._threads += [
+            threading.Thread(target=self._follow, name=f"judge-{number}", daemon=True) for number in range(1, WORKERS)
         ]
         for thread in self._threads:
             thread.start()
         try:
-            self.protections = [future.result() for future in ready][0]
+            _, self.protections = self._proof.result()
         except BaseException:
             self.close()
             raise
@@ -122,18 +123,28 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, ready: Future[dict[str, Any]]) -> None:
-        """Prove a sandbox, then judge batch after batch."""
+    def _prove(self) -> None:
+        """The first worker: its sandbox proves itself, and must get known verdicts right."""
         with contextlib.ExitStack() as stack:
             try:
                 pool, protections = stack.enter_context(proven_pool(self._sandbox, self._worlds))
                 _check_known(pool)
             except BaseException as error:  # noqa: BLE001  # whatever it is, the caller hears it
-                ready.set_exception(error)
+                self._proof.set_exception(error)
                 return
-            ready.set_result(protections)
-            while batch := self._next():
-                self._decide(pool, batch)
+            self._proof.set_result((pool.layers, protections))
+            self._work(pool)
+
+    def _follow(self) -> None:
+        """Another worker: all of its sandbox must have the layers that the first one has proved."""
+        if self._proof.exception() is None:
+            with unproven_pool(self._sandbox, self._worlds) as pool:
+                pool.agree_on_layers(self._proof.result()[0])
+                self._work(pool)
+
+    def _work(self, pool: Pool) -> None:
+        while batch := self._next():
+            self._decide(pool, batch)
 
     def _next(self) -> list[_Waiting]:
         """The next batch; empty at the end."""

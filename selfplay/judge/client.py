@@ -60,7 +60,11 @@ class JudgeError(Exception):
 
 
 class _Broken(Exception):
-    """The connection broke, or the service is busy: the same request may be sent again."""
+    """The connection broke: the same request may be sent again."""
+
+
+class _Busy(_Broken):
+    """The service is there, and has too many callers or is ending."""
 
 
 class Judge:
@@ -217,6 +221,7 @@ class Judge:
                 found = connection.exchange(place, lines, self._token, self._timeout_seconds)
             except _Broken as error:
                 connection.close()
+                self._was_there |= isinstance(error, _Busy)
                 if time.monotonic() > until or not (self._was_there or self._own):
                     raise JudgeError(f"the judge at {place}: {error}; nothing was scored") from None
                 time.sleep(0.2)
@@ -263,6 +268,8 @@ class _Connection:
             raise _Broken("there is no service: start one with `selfplay judge`") from None
         except ConnectionRefusedError:
             raise _Broken("no service answers there: start one with `selfplay judge`") from None
+        except BlockingIOError:  # so many wait at a Unix socket that the system lets nobody else wait
+            raise _Busy("too many wait to connect") from None
         except (http.client.HTTPException, OSError) as error:
             raise _Broken(f"the connection broke ({type(error).__name__}: {error})") from None
         theirs = reply.getheader(VERSION_HEADER)
@@ -270,7 +277,7 @@ class _Connection:
             told = f"the service has version {theirs}" if theirs else "what answers there is no judge"
             raise JudgeError(f"the judge at {place}: {told}, this is version {version()}: start one of this version")
         if reply.status == BUSY:
-            raise _Broken(_said(body))
+            raise _Busy(_said(body))
         if reply.status not in (200, 500):
             raise JudgeError(f"the judge at {place} refused the request: {_said(body)}")
         return _read(place, body, len(lines))

@@ -79,6 +79,9 @@ class OwnService:
             assert self._process.stdout is not None
             if select.select([self._process.stdout], [], [], START_SECONDS)[0] and self._process.stdout.readline():
                 return
+            # A service that leaves no line has ended, or is about to.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
             status = self._process.poll()
             self._end()
             said.seek(0)

@@ -70,11 +70,13 @@ def listen(place: Place) -> socket.socket:
     """
     if place.socket:
         return _listen_at(Path(place.socket))
+    if place.port > 65535:
+        raise InputError(f"--port {place.port}: expected at most 65535")
     family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
     try:
-        return socket.create_server((place.host, place.port), family=family, backlog=MOST_CONNECTIONS)
-    except (OSError, OverflowError) as error:
-        told = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        return socket.create_server((place.host, place.port), family=family)
+    except OSError as error:
+        told = os.strerror(error.errno) if error.errno else error
         raise InputError(f"--port {place.port}: cannot listen at {place.host} ({told}): name another, or 0") from None
 
 
@@ -96,7 +98,7 @@ def _listen_at(path: Path) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(before)
-        listening.listen(MOST_CONNECTIONS)
+        listening.listen(MOST_CONNECTIONS)  # at once: a second service must see that somebody is there
     except OSError as error:
         listening.close()
         raise InputError(f"--socket {path}: cannot listen there ({os.strerror(error.errno or 0)})") from None
@@ -149,7 +151,9 @@ class Service:
     async def serve(self, listening: socket.socket, ready: Callable[[], None], ending: asyncio.Event) -> None:
         """Answer until `ending` is set, then drain."""
         start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
-        server = await start(self._answer_all, sock=listening, limit=http.MOST_HEAD_BYTES)
+        server = await start(
+            self._answer_all, sock=listening, limit=http.MOST_HEAD_BYTES, backlog=MOST_CONNECTIONS
+        )
         ready()
         await ending.wait()
         self._is_ending = True

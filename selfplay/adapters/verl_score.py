@@ -1,0 +1,44 @@
+"""A score for verl: `compute_score` as `reward.custom_reward_function` calls it.
+
+    reward.custom_reward_function.path=pkg://selfplay.adapters.verl_score
+    reward.custom_reward_function.name=compute_score
+
+The puzzle's text is a row's `reward_model.ground_truth`. Where `extra_info` has a `prompt` that ends with `def g():`, the
+solution is read as its continuation. verl calls this for one sample at a time, from the threads of several workers. So
+start `selfplay judge` first, set SELFPLAY_JUDGE for all workers, and single calls become batches there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from puzzles.puzzle import InputError
+from selfplay.adapters.rewards import pair_of, rewards, usual
+
+SINGLE = ("verdict", "conjuncts")
+"""Rewards that one sample alone can have."""
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None,
+    reward: str = "verdict", **_: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """The score of one sample, and its verdict, which verl logs.
+
+    Args:
+        data_source: Not used.
+        solution_str: What the model wrote.
+        ground_truth: The puzzle's text.
+        extra_info: May have the `prompt`.
+        reward: `verdict` or `conjuncts`; from `reward_kwargs`.
+
+    Raises:
+        InputError: There is no such reward for one sample.
+        JudgeError: There is no verdict.
+    """
+    if reward not in SINGLE:
+        raise InputError(f"reward: expected {' or '.join(SINGLE)} for one sample, got {reward!r}")
+    pair = pair_of(ground_truth, (extra_info or {}).get("prompt"), solution_str, reward)
+    found = usual.verify([pair])
+    return {"score": rewards([pair], found, reward)[0], "verdict": str(found[0].verdict), "acc": found[0].accepted}
