@@ -1,6 +1,6 @@
 """A score for verl: `compute_score` as `reward.custom_reward_function` calls it.
 
-    reward.custom_reward_function.path=pkg://selfplay.adapters.verl_score
+    reward.custom_reward_function.path="$(python -c 'import selfplay.adapters.verl_score as s; print(s.__file__)')"
     reward.custom_reward_function.name=compute_score
 
 The puzzle's text is a row's `reward_model.ground_truth`. Where `extra_info` has a `prompt` that ends with `def g():`, the
@@ -23,8 +23,8 @@ SINGLE = ("verdict", "conjuncts")
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: Mapping[str, Any] | None = None,
     reward: str = "verdict", **_: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """The score of one sample, and its verdict, which verl logs.
+) -> dict[str, float]:  # fmt: skip
+    """The score of one sample, and whether it is right (`acc`), which verl logs beside it.
 
     Args:
         data_source: Not used.
@@ -41,4 +41,4 @@ def compute_score(
         raise InputError(f"reward: expected {' or '.join(SINGLE)} for one sample, got {reward!r}")
     pair = pair_of(ground_truth, (extra_info or {}).get("prompt"), solution_str, reward)
     found = usual.verify([pair])
-    return {"score": rewards([pair], found, reward)[0], "verdict": str(found[0].verdict), "acc": found[0].accepted}
+    return {"score": rewards([pair], found, reward)[0], "acc": float(found[0].accepted)}
