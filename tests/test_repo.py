@@ -16,13 +16,14 @@ ROOMS = (
     "sandbox", "puzzles", "puzzles.rules", "puzzles.archive", "selfplay", "selfplay.run", "selfplay.judge",
     "selfplay.sampling",
     "selfplay.training", "selfplay.scoring", "selfplay.iteration", "selfplay.experiments", "selfplay.inspecting",
-    "selfplay.benchmark", "selfplay.adapters", "selfplay.commands",
+    "selfplay.benchmark", "selfplay.adapters",
+    "selfplay.adapters.lm_eval", "selfplay.commands",
 )  # fmt: skip
 """The folders of code from the bottom up. Each may import only those before it."""
 DOORS = {"puzzles", "selfplay", "selfplay.__main__"}
 """Files that name what stands above them: the public Python API, and `python -m selfplay`."""
 WITH_TORCH = {
-    "selfplay.benchmark.bench", "selfplay.inspecting.track", "selfplay.sampling.decode",
+    "selfplay.adapters.openrlhf_reward", "selfplay.benchmark.bench", "selfplay.inspecting.track", "selfplay.sampling.decode",
     "selfplay.sampling.adapter_merging", "selfplay.sampling.gguf_conversion",
     "selfplay.sampling.helper_model", "selfplay.sampling.helper_template", "selfplay.sampling.model",
     "selfplay.sampling.proofs", "selfplay.training.distributed", "selfplay.training.finetune",

@@ -15,11 +15,7 @@ from typing import Any
 
 import torch
 
-from puzzles.puzzle import InputError
-from selfplay.adapters.rewards import pair_of, rewards, usual
-
-SINGLE = ("verdict", "conjuncts")
-"""Rewards that one sample alone can have."""
+from selfplay.adapters.rewards import check_single, pair_of, rewards, usual
 
 
 def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
@@ -35,8 +31,7 @@ def reward_func(queries: Sequence[str], prompts: Sequence[str], labels: Sequence
         JudgeError: There is no verdict.
     """
     reward = os.environ.get("SELFPLAY_REWARD", "verdict")
-    if reward not in SINGLE:
-        raise InputError(f"SELFPLAY_REWARD: expected {' or '.join(SINGLE)}, got {reward!r}")
+    check_single(reward)
     pairs = [
         pair_of(puzzle, prompt, query.removeprefix(prompt), reward)
         for query, prompt, puzzle in zip(queries, prompts, labels, strict=True)

@@ -21,7 +21,9 @@ from puzzles.puzzle import InputError
 from selfplay.judge import Judge, Judged, Pair
 from selfplay.training.game import GAMES
 
-REWARDS = ("verdict", "conjuncts", *GAMES)
+SINGLE = ("verdict", "conjuncts")
+"""Rewards that a sample has by itself."""
+REWARDS = (*SINGLE, *GAMES)
 """The rewards by name."""
 HEADER = "def g("
 """Beginning of the line that a prompt for a base model ends with."""
@@ -38,6 +40,16 @@ def check(reward: str) -> None:
     """
     if reward not in REWARDS:
         raise InputError(f"reward: expected one of {', '.join(REWARDS)}, got {reward!r}")
+
+
+def check_single(reward: str) -> None:
+    """Check the name of a reward for one sample at a time.
+
+    Raises:
+        InputError: There is no such reward, or it needs several samples of a puzzle.
+    """
+    if reward not in SINGLE:
+        raise InputError(f"reward: expected {' or '.join(SINGLE)} for one sample at a time, got {reward!r}")
 
 
 def text_of(completion: Any) -> str:

@@ -13,11 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from puzzles.puzzle import InputError
-from selfplay.adapters.rewards import pair_of, rewards, usual
-
-SINGLE = ("verdict", "conjuncts")
-"""Rewards that one sample alone can have."""
+from selfplay.adapters.rewards import check_single, pair_of, rewards, usual
 
 
 def compute_score(
@@ -37,8 +33,7 @@ def compute_score(
         InputError: There is no such reward for one sample.
         JudgeError: There is no verdict.
     """
-    if reward not in SINGLE:
-        raise InputError(f"reward: expected {' or '.join(SINGLE)} for one sample, got {reward!r}")
+    check_single(reward)
     pair = pair_of(ground_truth, (extra_info or {}).get("prompt"), solution_str, reward)
     found = usual.verify([pair])
     return {"score": rewards([pair], found, reward)[0], "acc": float(found[0].accepted)}
