@@ -15,7 +15,8 @@ from inspect_ai.dataset import MemoryDataset, Sample
 from inspect_ai.scorer import Score, Scorer, Target, accuracy, scorer, stderr
 from inspect_ai.solver import TaskState, generate
 
-from selfplay.adapters.rewards import SINGLE, check_single, pair_of, rewards, usual
+from puzzles.puzzle import InputError
+from selfplay.adapters.rewards import check_single, pair_of, rewards, usual
 from selfplay.adapters.rows import rows
 
 
@@ -43,20 +44,26 @@ def judged(reward: str = "verdict") -> Scorer:
 
 
 @task
-def puzzles(puzzles: str = "heldout", epochs: int = 1, k: str = "1", reward: str = "verdict") -> Task:
+def puzzles(puzzles: str = "heldout", epochs: int = 1, k: int | list[int] = 1, reward: str = "verdict") -> Task:
     """The puzzles of a set, asked for their solutions.
 
     Args:
         puzzles: `dev`, `heldout`, `train`, a puzzle file or an archive.
         epochs: Number of samples of each puzzle.
-        k: Numbers k of pass@k, with commas between them; none may be above `epochs`.
+        k: One or several numbers k of pass@k; none may be above `epochs`. On the command line: `-T k=1,10`.
         reward: As of `judged`.
+
+    Raises:
+        InputError: There is no such set, or k is above the number of samples.
     """
     samples = [
         Sample(id=row.id, input=row.prompt, target="accepted", metadata={"name": row.name, "puzzle": row.puzzle})
         for row in rows(puzzles)
     ]
-    reducers = [f"pass_at_{int(each)}" for each in str(k).split(",")] if reward == "verdict" else ["mean"]
+    several = k if isinstance(k, list) else [k]
+    if max(map(int, several)) > epochs:
+        raise InputError(f"k: expected at most epochs = {epochs}, got {max(map(int, several))}")
+    reducers = [f"pass_at_{int(each)}" for each in several] if reward == "verdict" else ["mean"]
     return Task(
         dataset=MemoryDataset(samples, name=puzzles), solver=generate(), scorer=judged(reward),
         epochs=Epochs(epochs, reducers),
