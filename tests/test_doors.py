@@ -18,6 +18,7 @@ OURS = {
     # What a child of ours has just written to its pipe, or what we write to it.
     "puzzles/parse.py json.loads": 3,
     "puzzles/features.py json.loads": 2,
+    "puzzles/conjuncts.py json.loads": 2,
     "puzzles/rules/variation.py json.loads": 1,
     "puzzles/extract.py json.loads": 1,  # in the child that parses a reply, within the child's memory
     "selfplay/inspecting/reverify.py json.loads": 1,

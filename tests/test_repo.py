@@ -23,7 +23,8 @@ ROOMS = (
 DOORS = {"puzzles", "selfplay", "selfplay.__main__"}
 """Files that name what stands above them: the public Python API, and `python -m selfplay`."""
 WITH_TORCH = {
-    "selfplay.adapters.openrlhf_reward", "selfplay.benchmark.bench", "selfplay.inspecting.track", "selfplay.sampling.decode",
+    "selfplay.adapters.openrlhf_reward", "selfplay.benchmark.bench", "selfplay.inspecting.track",
+    "selfplay.sampling.decode",
     "selfplay.sampling.adapter_merging", "selfplay.sampling.gguf_conversion",
     "selfplay.sampling.helper_model", "selfplay.sampling.helper_template", "selfplay.sampling.model",
     "selfplay.sampling.proofs", "selfplay.training.distributed", "selfplay.training.finetune",
@@ -217,7 +218,7 @@ def test_the_readmes_tree_is_the_folders():
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 220
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 260
 
 
 def test_the_links_of_every_page_lead_somewhere():

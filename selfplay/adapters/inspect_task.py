@@ -1,8 +1,8 @@
 """A task for inspect_ai: `inspect eval selfplay/puzzles -T puzzles=dev --model …`, and `inspect view` on its log.
 
-The puzzles are a set, a puzzle file or an archive; those that `selfplay bench` scores. Each is asked `epochs` times, and
-`pass_at_k` is inspect_ai's unbiased estimate over these. Scores come with the verdict, its detail and the answer. Where
-there is no verdict, the sample has an error and no score.
+The puzzles are those that `selfplay bench` scores. Each is asked `epochs` times, and `pass_at_k` is inspect_ai's
+unbiased estimate over these. Scores come with the verdict, its detail and the answer. Where there is no verdict, the
+sample has an error and no score.
 """
 
 from __future__ import annotations

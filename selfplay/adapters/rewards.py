@@ -1,8 +1,8 @@
 """Rewards for completions: what a trainer is told of a verdict. The caller chooses one by name.
 
 verdict          1 for an accepted solution, else 0
-conjuncts        the share of the puzzle's conjuncts that the answer fulfils (`puzzles.conjuncts`), to shape the way to a
-                 right answer; 1 for an accepted solution only
+conjuncts        the share of the puzzle's conjuncts that the answer fulfils (`puzzles.conjuncts`), to shape the way
+                 to a right answer; 1 for an accepted solution only
 a game's name    the verdict, times what this game would pay the proposer of a puzzle that is solved as often as in this
                  batch, but at least 0 (`training/game.py`): with `learnability`, for example, puzzles that are solved
                  every other time count most. It needs several completions of a puzzle in one call.

@@ -157,9 +157,7 @@ def prompts(archive: Archive) -> Iterator[dict[str, Any]]:
 
     `n` candidates of it were judged and `c` accepted, so rows may be chosen by their difficulty.
     """
-    counts = archive.query(
-        f"SELECT p.id, {CANDIDATES_N_C} FROM puzzles p WHERE NOT {QUARANTINED} ORDER BY number"
-    )
+    counts = archive.query(f"SELECT p.id, {CANDIDATES_N_C} FROM puzzles p WHERE NOT {QUARANTINED} ORDER BY number")
     for row in counts:
         puzzle = archive.puzzle(row["id"])
         messages = [{"role": role, "content": text} for role, text in solve_prompt("chat", puzzle).turns]

@@ -4,8 +4,8 @@
 
     judge.verify([("def f(x: int): return x * x == 1369", "def g(): return 37")])[0].verdict  # accepted
 
-May import `sandbox`, `puzzles`, the files of `selfplay` and `selfplay.run`. Start reading in `client.py` for the side of
-the caller, in `service.py` for the other side.
+May import `sandbox`, `puzzles`, the files of `selfplay` and `selfplay.run`. Start reading in `client.py` for the
+caller's side, in `service.py` for the other one.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class Batcher:
                 self._decide(pool, batch[middle:])
             else:
                 self._settle(batch[0], error if isinstance(error, SandboxError) else SandboxError(str(error)))
-        except Exception as error:  # noqa: BLE001  # a bug of ours is no verdict either
+        except Exception as error:  # a bug of ours is no verdict either
             logging.getLogger(__name__).exception("the judge failed")
             for waiting in batch:
                 self._settle(waiting, SandboxError(f"the judge failed: {type(error).__name__}: {error}"))

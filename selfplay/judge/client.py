@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-import json
 import os
 import queue
 import socket
@@ -24,6 +23,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from puzzles.foreign import parse_json
 from puzzles.puzzle import InputError
 from selfplay.config import SandboxConfig
 from selfplay.judge import own
@@ -91,7 +91,9 @@ class Judge:
     ) -> None:
         address = address or os.environ.get(ADDRESS_VARIABLE) or None
         if address is not None and sandbox is not None:
-            raise InputError(f"the judge at {address} has limits of its own: leave out either the address or the limits")
+            raise InputError(
+                f"the judge at {address} has limits of its own: leave out either the address or the limits"
+            )
         self._own = own.OwnService(sandbox or SandboxConfig()) if address is None else None
         self._place = None if address is None else place_of(address)
         self._token = token or os.environ.get(TOKEN_VARIABLE) or None
@@ -285,7 +287,7 @@ class _Connection:
 
 def _read(place: Place, body: bytes, count: int) -> list[Judged | JudgeError]:
     try:
-        records = [json.loads(line) for line in body.splitlines()]
+        records = [parse_json(line, f"line {number}") for number, line in enumerate(body.splitlines(), 1)]
         found = [_outcome(number, record) for number, record in enumerate(records)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise JudgeError(f"the judge at {place} gave an answer that is none: {type(error).__name__}: {error}") from None
@@ -303,7 +305,7 @@ def _outcome(number: int, record: Mapping[str, Any]) -> Judged | JudgeError:
 def _said(body: bytes) -> str:
     """The error in a reply."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(body.splitlines()[0])["error"]) if body else "it said nothing"
+        return str(parse_json(body.splitlines()[0], "its reply")["error"]) if body else "it said nothing"
     return repr(body[:200])
 
 

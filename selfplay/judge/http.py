@@ -20,7 +20,7 @@ LENGTH = re.compile(r"[0-9]{1,12}")
 
 
 class Refused(Exception):
-    """A request is not answered. The connection is closed behind the reply, unless it is known where the next begins."""
+    """A request is not answered. The connection ends with the reply, unless it is clear where the next begins."""
 
     def __init__(self, status: int, told: str, closes: bool = True) -> None:
         super().__init__(told)

@@ -1,6 +1,6 @@
 """`selfplay judge`: verdicts over HTTP, at a Unix socket or a port.
 
-    POST /verify    lines of {"id"?, "puzzle", "solution"}; the same number of lines back, as `selfplay verify` prints them
+    POST /verify    lines of {"id"?, "puzzle", "solution"}; as many lines back, as `selfplay verify` prints them
     GET /           what this service is, and how much it has to do
 
 Status 200 means a verdict for each line. With 500 the sandbox has failed, and the lines without a verdict have an
@@ -151,9 +151,7 @@ class Service:
     async def serve(self, listening: socket.socket, ready: Callable[[], None], ending: asyncio.Event) -> None:
         """Answer until `ending` is set, then drain."""
         start = asyncio.start_unix_server if listening.family == socket.AF_UNIX else asyncio.start_server
-        server = await start(
-            self._answer_all, sock=listening, limit=http.MOST_HEAD_BYTES, backlog=MOST_CONNECTIONS
-        )
+        server = await start(self._answer_all, sock=listening, limit=http.MOST_HEAD_BYTES, backlog=MOST_CONNECTIONS)
         ready()
         await ending.wait()
         self._is_ending = True

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from puzzles.puzzle import InputError
-
 inspect_ai = pytest.importorskip("inspect_ai", reason="inspect_ai is not installed here")
+
+from inspect_ai.log import read_eval_log  # noqa: E402
+from inspect_ai.model import ModelOutput, ModelUsage, get_model  # noqa: E402
+
+from puzzles.puzzle import InputError  # noqa: E402
+from selfplay.adapters import inspect_task  # noqa: E402
+from selfplay.judge import Judge  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("default")  # those of the library are not ours
-
-from inspect_ai.log import read_eval_log
-from inspect_ai.model import ModelOutput, get_model
-
-from selfplay.adapters import inspect_task
-
 RIGHT, NEAR = "```python\ndef g():\n    return 37\n```", "def g():\n    return 38"
 
 
@@ -27,6 +27,8 @@ def puzzle_file(tmp_path):
 
 def evaluated(task, replies, folder):
     outputs = [ModelOutput.from_content("mockllm/model", reply) for reply in replies]
+    for output in outputs:
+        output.usage = ModelUsage()  # else its tokens are counted, with a vocabulary from the network
     model = get_model("mockllm/model", custom_outputs=outputs)
     (log,) = inspect_ai.eval(task, model=model, log_dir=str(folder), display="none", max_connections=1)
     return read_eval_log(log.location)
@@ -55,8 +57,6 @@ def test_a_share_of_conjuncts_may_be_the_score(puzzle_file, tmp_path):
 
 
 def test_without_a_verdict_a_sample_has_an_error_and_no_score(puzzle_file, tmp_path, monkeypatch):
-    from selfplay.judge import Judge
-
     monkeypatch.setattr(inspect_task, "usual", Judge("/nowhere/judge.sock"))
     log = evaluated(inspect_task.puzzles(puzzle_file), [RIGHT, RIGHT], tmp_path / "logs")
     assert log.status == "error"

@@ -57,5 +57,7 @@ def test_its_score_is_benchs_on_the_same_samples(pool, monkeypatch):
     judged = judge_texts(pool, puzzles, [solve_prompt("plain", puzzle) for puzzle in puzzles], texts)
     accepted = [sum(judgement.verdict == "accepted" for _, judgement in candidates) for candidates in judged]
     assert [sample["pass_at_1"] for sample in samples] == accepted
-    assert found["results"]["selfplay_puzzles"]["pass_at_1,none"] == pytest.approx(pass_at_k([1] * 123, accepted, 1).mean())
+    assert found["results"]["selfplay_puzzles"]["pass_at_1,none"] == pytest.approx(
+        pass_at_k([1] * 123, accepted, 1).mean()
+    )
     assert sum(accepted) > 0

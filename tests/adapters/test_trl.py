@@ -19,11 +19,15 @@ RIGHT, NEAR, WRONG = "def g():\n    return 37", "def g():\n    return 38", "def 
 def rows(pool, protections, tmp_path_factory):
     """Rows that `archive export --format trl` has written."""
     folder = tmp_path_factory.mktemp("archive")
-    puzzles = [{"puzzle": f"def f(x: int):\n    return x == {n}", "solution": f"def g():\n    return {n}"} for n in (5, 6)]
+    puzzles = [
+        {"puzzle": f"def f(x: int):\n    return x == {n}", "solution": f"def g():\n    return {n}"} for n in (5, 6)
+    ]
     (folder / "puzzles.jsonl").write_text("".join(f"{json.dumps(puzzle)}\n" for puzzle in puzzles))
     with Archive(folder / "archive.sqlite", create=True) as archive:
         import_puzzles(archive, pool, protections.to_json(), read_puzzles(str(folder / "puzzles.jsonl")))
-    assert main(["archive", "export", str(folder / "archive.sqlite"), str(folder / "rows.jsonl"), "--format", "trl"]) == 0
+    assert (
+        main(["archive", "export", str(folder / "archive.sqlite"), str(folder / "rows.jsonl"), "--format", "trl"]) == 0
+    )
     return folder / "rows.jsonl"
 
 

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/judge.py [PAIRS]
 
-64 threads give single calls to a service of their own, as trainers do; `verify` gets all pairs at once. Both have as many
-lanes as there are cores, and both are warm. Each row is a kind of work, in the order verify, judge, verify, judge; the
+64 threads give single calls to a service of their own, as trainers do; `verify` gets all pairs at once. Both have as
+many lanes as there are cores, and both are warm. Each row is a kind of work, in the order verify, judge, verify, judge; the
 share is the judge's best rate over the best rate of `verify`. No pair comes twice, so nothing is remembered.
 """
 
@@ -34,10 +34,9 @@ def group(count, start):
 
 def slow(count, start):
     """Right solutions that search for some 10 ms."""
-    return [
-        (f"def f(x: int):\n    return x * x == {n * n} and x > 0", f"def g():\n    return next(x for x in range(10 ** 5, 0, -1) if x == {n})")
-        for n in range(start, start + count)
-    ]  # fmt: skip
+    search = "def g():\n    return next(x for x in range(10 ** 5, 0, -1) if x == {n})"
+    puzzle = "def f(x: int):\n    return x * x == {square} and x > 0"
+    return [(puzzle.format(square=n * n), search.format(n=n)) for n in range(start, start + count)]
 
 
 def by_verify(pool, pairs):
@@ -72,7 +71,9 @@ def main():
                     accepted.add(right)
             assert len(accepted) == 1, accepted
             shown = (" ".join(f"{rate:8,.0f}" for rate in rates[way]).rjust(18) for way in ways)
-            print(f"{make.__name__:6} {' '.join(shown)}   {max(rates[by_judge]) / max(rates[by_verify]):.0%}", flush=True)
+            print(
+                f"{make.__name__:6} {' '.join(shown)}   {max(rates[by_judge]) / max(rates[by_verify]):.0%}", flush=True
+            )
 
 
 if __name__ == "__main__":

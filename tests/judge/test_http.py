@@ -8,7 +8,9 @@ from selfplay.judge.http import Refused, parse_head, read_head, reply
 
 
 def test_a_head_is_its_parts():
-    head = parse_head(b"POST /verify HTTP/1.1\r\nHost: localhost\r\ncontent-LENGTH:  12\r\nExpect: 100-Continue\r\n\r\n")
+    head = parse_head(
+        b"POST /verify HTTP/1.1\r\nHost: localhost\r\ncontent-LENGTH:  12\r\nExpect: 100-Continue\r\n\r\n"
+    )
     assert (head.method, head.path, head.length, head.waits_for_a_sign) == ("POST", "/verify", 12, True)
     assert head.headers["host"] == "localhost"
 

@@ -21,10 +21,10 @@ CASES = {
     "the operands of an and": ("def f(x: int):\n    return x > 3 and x % 2 == 0 and x < 10", "12", 2 / 3),
     "of an and inside an and": ("def f(x: int):\n    return (x > 3 and x > 4) and (x > 5 and x > 90)", "8", 3 / 4),
     "an or is one": ("def f(x: int):\n    return (x == 1 or x == 2) and x > 0", "3", 1 / 2),
-    "asserts": ("def f(s: str):\n    assert len(s) == 3\n    assert s[0] == 'a'\n    return s[1] == 'b'", "'abcd'", 2 / 3),
+    "asserts": ("def f(s: str):\n    assert len(s) == 3\n    assert s[0] == 'a'\n    return 'b' in s", "'abcd'", 2 / 3),
     "returns of False": ("def f(x: int):\n    if x < 0:\n        return False\n    return x == 7", "5", 1 / 2),
     "raises": ("def f(x: int):\n    if x < 0: raise ValueError\n    return x == 7", "-5", 0),
-    "what stands between": ("def f(x: int):\n    assert x > 0\n    y = x * x\n    return y == 49 and y > 1", "5", 2 / 3),
+    "what stands between": ("def f(x: int):\n    assert x > 0\n    y = x * x\n    return y == 49 and y", "5", 1 / 3),
     "one whose turn never came": ("def f(x: List[int]):\n    return len(x) == 3 and x[2] == 5", "[5]", 0),
     "a truth that is not True": ("def f(x: int):\n    return x and x > 5", "3", 1 / 2),
     "all hold, and yet": ("def f(x: int):\n    for n in range(3):\n        x += 1\n    return x", "5", 0),
@@ -58,5 +58,5 @@ def test_each_text_is_a_program():
     assert [ast.unparse(ast.parse(text)) for text in json.loads(record)] == [
         "def f(x: int):\n    return not not x > 0",
         "def f(x: int):\n    y = x * x\n    return not not y == 49",
-        "def f(x: int):\n    y = x * x\n    return y > 1",
+        "def f(x: int):\n    y = x * x\n    return y",
     ]

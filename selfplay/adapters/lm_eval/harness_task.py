@@ -3,7 +3,7 @@
     lm_eval --model hf --model_args pretrained=… --tasks selfplay_puzzles \
         --include_path "$(python -c 'import selfplay.adapters as a; print(a.__path__[0])')/lm_eval"
 
-`--metadata '{"puzzles": "dev"}'` chooses another set, a puzzle file or an archive. No code of a model runs in the
+`--metadata '{"puzzles": "dev"}'` chooses another set, a puzzle file or an archive. No model's code runs in the
 harness's process, so there is no `--confirm_run_unsafe_code`. Where there is no verdict, the run ends with `JudgeError`.
 """
 
