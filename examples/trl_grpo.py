@@ -19,14 +19,7 @@ if __name__ == "__main__":
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=judge_reward(),  # or judge_reward("conjuncts"), or judge_reward("learnability")
-        args=GRPOConfig(
-            "grpo",
-            num_generations=8,
-            max_completion_length=256,
-            max_steps=int(*steps or [1000]),
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-        ),  # fmt: skip
+        args=GRPOConfig("grpo", max_steps=int(*steps or [1000]), bf16=on_gpu, use_cpu=not on_gpu),
         train_dataset=load_dataset("json", data_files=puzzles, split="train"),
     )
     trainer.train()

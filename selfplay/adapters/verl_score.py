@@ -1,11 +1,8 @@
-"""A score for verl: `compute_score` as `reward.custom_reward_function` calls it.
-
-    reward.custom_reward_function.path="$(python -c 'import selfplay.adapters.verl_score as s; print(s.__file__)')"
-    reward.custom_reward_function.name=compute_score
+"""A score for verl: `compute_score` as `reward.custom_reward_function` calls it (see `examples/verl_grpo.sh`).
 
 The puzzle's text is a row's `reward_model.ground_truth`. Where `extra_info` has a `prompt` that ends with `def g():`,
-the solution is read as its continuation. verl calls this for one sample at a time, from the threads of several workers. So
-start `selfplay judge` first, set SELFPLAY_JUDGE for all workers, and single calls become batches there.
+the solution is read as its continuation. verl calls this for one sample at a time, from the threads of several workers.
+So start `selfplay judge` first, set SELFPLAY_JUDGE for all workers, and single calls become batches there.
 """
 
 from __future__ import annotations

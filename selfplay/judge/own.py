@@ -75,7 +75,7 @@ class OwnService:
                 [*command, *_options(self._sandbox)], env=_environment(), stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=said, start_new_session=True,
             )  # fmt: skip
-            self._end = weakref.finalize(self, _end, self._process, self._folder, self._owner)
+            self._end = weakref.finalize(self, _end, self._process, self._socket().parent, self._owner)
             assert self._process.stdout is not None
             if select.select([self._process.stdout], [], [], START_SECONDS)[0] and self._process.stdout.readline():
                 return

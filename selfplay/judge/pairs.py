@@ -112,7 +112,7 @@ def from_lines(body: bytes) -> list[tuple[Any, Pair]]:
     Raises:
         InputError: A line is no pair. Then none of them counts.
     """
-    found = []
+    found: list[tuple[Any, Pair]] = []
     for number, line in enumerate(body.split(b"\n"), 1):
         if line.strip():
             record = parse_json(line, f"line {number}", 'an object {"puzzle", "solution"}')

@@ -3,13 +3,16 @@
     python tests/benchmarks/judge.py [PAIRS]
 
 64 threads give single calls to a service of their own, as trainers do; `verify` gets all pairs at once. Both have as
-many lanes as there are cores, and both are warm. Each row is a kind of work, in the order verify, judge, verify, judge; the
-share is the judge's best rate over the best rate of `verify`. No pair comes twice, so nothing is remembered.
+many lanes as there are cores, and both are warm. Each row is a kind of work, in the order verify, judge, verify, judge;
+the share is the judge's best rate over the best rate of `verify`. CPU is what a pair costs all processes together, which
+tells more on a busy machine. No pair comes twice, so nothing is remembered.
 """
 
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+from verify import cpu_seconds
 
 from puzzles.verify import truth_pool, verify_texts
 from selfplay.judge import Judge
@@ -62,18 +65,20 @@ def main():
         print(f"{'':6} {'verify':>18} {'judge':>18}   pairs/s, {count} pairs, twice each")
         for make, pairs in ((cheap, count), (group, count), (slow, count // 4)):
             ways = {by_verify: pool, by_judge: judge}
-            rates = {way: [] for way in ways}
+            rates, cost = {way: [] for way in ways}, dict.fromkeys(ways, 0.0)
             accepted = set()
             for turn in range(2):
                 for way, whom in ways.items():
+                    before = cpu_seconds()
                     seconds, right = way(whom, make(pairs, 10**4 + (2 * turn + (way is by_judge)) * 10**4))
                     rates[way].append(pairs / seconds)
                     accepted.add(right)
+                    cost[way] += (cpu_seconds() - before) / len(pairs) / 2
             assert len(accepted) == 1, accepted
             shown = (" ".join(f"{rate:8,.0f}" for rate in rates[way]).rjust(18) for way in ways)
-            print(
-                f"{make.__name__:6} {' '.join(shown)}   {max(rates[by_judge]) / max(rates[by_verify]):.0%}", flush=True
-            )
+            share = max(rates[by_judge]) / max(rates[by_verify])
+            cpu = " and ".join(f"{1000 * each:.2f}" for each in cost.values())
+            print(f"{make.__name__:6} {' '.join(shown)}   {share:.0%}; CPU ms a pair: {cpu}", flush=True)
 
 
 if __name__ == "__main__":

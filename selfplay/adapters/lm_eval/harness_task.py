@@ -1,7 +1,7 @@
 """Tasks for lm-evaluation-harness: its models on our puzzles, scored by the judge.
 
     lm_eval --model hf --model_args pretrained=… --tasks selfplay_puzzles \
-        --include_path "$(python -c 'import selfplay.adapters as a; print(a.__path__[0])')/lm_eval"
+        --include_path "$(python -c 'import selfplay.adapters.lm_eval as t; print(*t.__path__)')"
 
 `--metadata '{"puzzles": "dev"}'` chooses another set, a puzzle file or an archive. No model's code runs in the
 harness's process, so there is no `--confirm_run_unsafe_code`. Where there is no verdict, the run ends with `JudgeError`.
