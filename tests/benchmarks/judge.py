@@ -4,7 +4,7 @@
 
 64 threads give single calls to a service of their own, as trainers do; `verify` gets all pairs at once. Both have as
 many lanes as there are cores, and both are warm. Each row is a kind of work, in the order verify, judge, verify, judge;
-the share is the judge's best rate over the best rate of `verify`. CPU is what a pair costs all processes together, which
+the share is the judge's best rate over the best rate of `verify`. CPU is what a pair costs all processes together; it
 tells more on a busy machine. No pair comes twice, so nothing is remembered.
 """
 

@@ -4,7 +4,7 @@
         --include_path "$(python -c 'import selfplay.adapters.lm_eval as t; print(*t.__path__)')"
 
 `--metadata '{"puzzles": "dev"}'` chooses another set, a puzzle file or an archive. No model's code runs in the
-harness's process, so there is no `--confirm_run_unsafe_code`. Where there is no verdict, the run ends with `JudgeError`.
+harness's process, so there is no `--confirm_run_unsafe_code`. Without a verdict the run ends with `JudgeError`.
 """
 
 from __future__ import annotations
