@@ -23,4 +23,4 @@ if __name__ == "__main__":
         train_dataset=load_dataset("json", data_files=puzzles, split="train"),
     )
     trainer.train()
-    print(trainer.state.log_history[-2])
+    print(trainer.state.log_history[-1])

@@ -145,7 +145,8 @@ class Service:
         self._reading = ThreadPoolExecutor(1, "judge-reading")
         self._connections = 0
         self._most_connections = _most_connections()
-        self._busy: set[asyncio.Task[None]] = set()
+        self._answering = 0
+        self._settled = asyncio.Event()
         self._is_ending = False
 
     async def serve(self, listening: socket.socket, ready: Callable[[], None], ending: asyncio.Event) -> None:
@@ -156,8 +157,10 @@ class Service:
         await ending.wait()
         self._is_ending = True
         server.close()
-        if self._busy:
-            await asyncio.wait(self._busy, timeout=DRAIN_SECONDS)
+        if self._answering:
+            self._settled.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), DRAIN_SECONDS)
 
     async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, until it ends."""
@@ -188,13 +191,13 @@ class Service:
     @contextlib.contextmanager
     def _counted(self) -> Iterator[None]:
         """Count this request among those that are answered before the end."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._busy.add(task)
+        self._answering += 1
         try:
             yield
         finally:
-            self._busy.discard(task)
+            self._answering -= 1
+            if not self._answering:
+                self._settled.set()
 
     async def _answer(self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         self._check(head)

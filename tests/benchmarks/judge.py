@@ -63,15 +63,16 @@ def main():
     with truth_pool() as pool, Judge() as judge:
         by_verify(pool, group(64, 10**8)), by_judge(judge, group(64, 10**8))
         print(f"{'':6} {'verify':>18} {'judge':>18}   pairs/s, {count} pairs, twice each")
-        for make, pairs in ((cheap, count), (group, count), (slow, count // 4)):
+        for make, number in ((cheap, count), (group, count), (slow, count // 4)):
             ways = {by_verify: pool, by_judge: judge}
             rates, cost = {way: [] for way in ways}, dict.fromkeys(ways, 0.0)
             accepted = set()
             for turn in range(2):
                 for way, whom in ways.items():
+                    pairs = make(number, 10**4 + (2 * turn + (way is by_judge)) * 10**4)
                     before = cpu_seconds()
-                    seconds, right = way(whom, make(pairs, 10**4 + (2 * turn + (way is by_judge)) * 10**4))
-                    rates[way].append(pairs / seconds)
+                    seconds, right = way(whom, pairs)
+                    rates[way].append(len(pairs) / seconds)
                     accepted.add(right)
                     cost[way] += (cpu_seconds() - before) / len(pairs) / 2
             assert len(accepted) == 1, accepted

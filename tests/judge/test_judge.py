@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from selfplay import judge
 from selfplay.commands.main import main
 from selfplay.config import SandboxConfig
 from selfplay.judge import Judge, JudgeError, Pair, client, places
+from selfplay.judge.service import DRAIN_SECONDS
 
 PUZZLE = "def f(x: int):\n    return x * x == 1369"
 RIGHT, WRONG = "def g():\n    return 37", "def g():\n    return 36"
@@ -443,7 +445,9 @@ def test_sigterm_ends_the_service_when_what_it_took_is_answered(folder):
         caller.sendall(b"POST /verify HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         while not asked(service, method="GET", path="/")[2][0]["undecided"]:
             threading.Event().wait(0.05)
+        begun = time.monotonic()
         assert service.end() == 0
+        assert time.monotonic() - begun < DRAIN_SECONDS  # the caller's connection is still open, but has its answer
         assert b'"accepted"' in caller.recv(4096)
         assert not os.path.exists(service.address)
 
