@@ -17,10 +17,10 @@ RIGHT = "So:\n```python\ndef g():\n    return {answer}\n```"
 @pytest.fixture
 def taskset(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [str(ROOT / "environments" / "selfplay_v1"), *sys.path])
-    import selfplay_v1
+    from verifiers.v1.utils.loaders import taskset_class
 
     (tmp_path / "puzzles.jsonl").write_text('{"name": "square", "puzzle": "def f(x: int): return x * x == 1369"}\n')
-    made = selfplay_v1.PuzzleTaskset
+    made = taskset_class("selfplay-v1")
     config = sys.modules["selfplay.adapters.verifiers_taskset"].PuzzleConfig(puzzles=str(tmp_path / "puzzles.jsonl"))
     return made(config)
 
