@@ -112,11 +112,14 @@ def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgem
     return [judgements[key] for key in keys]
 
 
-def verify_texts(pool: Pool, texts: Sequence[tuple[str, str]]) -> list[Judgement]:
-    """Judge pairs of a puzzle's text and a solution's text, as `selfplay verify` takes them, in order."""
+def verify_texts(pool: Pool, texts: Sequence[tuple[str, str | Text]]) -> list[Judgement]:
+    """Judge pairs of a puzzle's text and a solution's text, as `selfplay verify` takes them, in order.
+
+    A solution may be a `Text` of another form, such as the continuation of a prompt.
+    """
     puzzles = parse_puzzles(pool, [Text(puzzle) for puzzle, _ in texts])
     wanted = [
-        Text(solution, rename={puzzle.original_name: "f"})
+        replace(solution if isinstance(solution, Text) else Text(solution), rename={puzzle.original_name: "f"})
         for puzzle, (_, solution) in zip(puzzles, texts, strict=True)
         if isinstance(puzzle, Puzzle)
     ]

@@ -18,6 +18,7 @@ OURS = {
     # What a child of ours has just written to its pipe, or what we write to it.
     "puzzles/parse.py json.loads": 3,
     "puzzles/features.py json.loads": 2,
+    "puzzles/conjuncts.py json.loads": 2,
     "puzzles/rules/variation.py json.loads": 1,
     "puzzles/extract.py json.loads": 1,  # in the child that parses a reply, within the child's memory
     "selfplay/inspecting/reverify.py json.loads": 1,
@@ -25,6 +26,8 @@ OURS = {
     "puzzles/rules/composition.py tomllib.loads": 1,
     "puzzles/rules/composition.py *.read_text": 1,
     "puzzles/archive/formats.py *.read_text": 2,
+    "selfplay/scoring/shipped.py *.read_bytes": 1,
+    "selfplay/scoring/shipped.py json.loads": 1,
     "selfplay/scoring/results.py *.read_text": 1,
     "selfplay/scoring/results.py json.loads": 1,
     "selfplay/inspecting/pages.py *.read_text": 1,
@@ -84,7 +87,7 @@ def test_no_module_reads_what_comes_from_outside_in_another_way():
     for package in ("puzzles", "selfplay"):
         for file in sorted((ROOT / package).rglob("*.py")):
             where = file.relative_to(ROOT).as_posix()
-            for name in ways_in(file) if where not in DOORS else ():
+            for name in ways_in(file) if where not in DOORS and "/examples/" not in where else ():
                 found[f"{where} {name}"] = found.get(f"{where} {name}", 0) + 1
     assert {call: count for call, count in found.items() if count > OURS.get(call, 0)} == {}
     assert {call: count for call, count in OURS.items() if count > found.get(call, 0)} == {}, "no longer there"

@@ -38,10 +38,7 @@ class ScoredSet:
 
 
 def scored_set(pool: Pool, path: str, private: bool = False, limit: int | None = None) -> ScoredSet:
-    """Read a set and judge its own reference solutions.
-
-    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem. So are puzzles with the same normal form.
-    Intervals assume independent puzzles, so only the first instance of each problem is scored.
+    """Read a set, choose the puzzles to score, and judge their own reference solutions.
 
     Args:
         pool: The sandbox that judges.
@@ -53,12 +50,7 @@ def scored_set(pool: Pool, path: str, private: bool = False, limit: int | None =
         InputError: There is no such set, or no puzzle in it.
     """
     named, not_puzzles = read_set(pool, path)
-    first: dict[tuple[str, ...], int] = {}
-    for index, item in enumerate(named):
-        problem, colon, number = item.name.rpartition(":")
-        first.setdefault((problem,) if colon and number.isdigit() else ("", item.puzzle.id), index)
-    kept = {named[index].puzzle.id: index for index in reversed(first.values())}
-    chosen = sorted(kept.values())
+    chosen = independent(named)
     if limit is not None and limit < len(chosen):
         chosen = [chosen[number * len(chosen) // limit] for number in range(limit)]
     else:
@@ -69,14 +61,27 @@ def scored_set(pool: Pool, path: str, private: bool = False, limit: int | None =
         "name": Path(path).stem,
         "path": path,
         "private": private,
-        "hash": content_hash(" ".join(sorted(named[index].puzzle.id for index in chosen))),
+        "hash": content_hash(" ".join(sorted(item.puzzle.id for item in chosen))),
         "puzzles": len(chosen),
         "in_file": len(named),
-        "references": _references(pool, [named[index] for index in chosen]),
+        "references": _references(pool, chosen),
         **({} if limit is None else {"limit": limit}),
         **({"not_puzzles": not_puzzles} if not_puzzles else {}),
     }
-    return ScoredSet(path, [named[index] for index in chosen], facts)
+    return ScoredSet(path, chosen, facts)
+
+
+def independent(named: Sequence[NamedPuzzle]) -> list[NamedPuzzle]:
+    """The puzzles that are scored: the first of each problem, because intervals assume independent puzzles.
+
+    Puzzles named PROBLEM:NUMBER, as in P3, are instances of one problem. So are puzzles with the same normal form.
+    """
+    first: dict[tuple[str, ...], int] = {}
+    for index, item in enumerate(named):
+        problem, colon, number = item.name.rpartition(":")
+        first.setdefault((problem,) if colon and number.isdigit() else ("", item.puzzle.id), index)
+    kept = {named[index].puzzle.id: index for index in reversed(first.values())}
+    return [named[index] for index in sorted(kept.values())]
 
 
 def _references(pool: Pool, named: Sequence[NamedPuzzle]) -> dict[str, Any]:

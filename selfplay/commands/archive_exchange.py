@@ -169,9 +169,9 @@ def add_export(actions: Any) -> None:
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("out", help="file to write; with `datasets`, a folder")
     parser.add_argument(
-        "--format", default="jsonl", choices=["jsonl", "parquet", "datasets", "text", "chat", "preferences"],
+        "--format", default="jsonl", choices=["jsonl", "parquet", "datasets", "text", "chat", "preferences", "trl"],
         help="jsonl: puzzles with solutions, for `archive import`; parquet, datasets: pairs with their history; text: "
-        "in the ancestor's training format; chat, preferences: for fine-tuning",
+        "in the ancestor's training format; chat, preferences: for fine-tuning; trl: prompts for TRL's online trainers",
     )  # fmt: skip
     parser.add_argument("--license", default="unknown", help="licence named in the card of `datasets`")
     parser.add_argument("--force", action="store_true", help="replace an existing file or folder")

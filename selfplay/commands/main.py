@@ -24,6 +24,7 @@ from selfplay.commands.benchmark import add_bench, add_compare
 from selfplay.commands.doctor import add_doctor
 from selfplay.commands.env import add_env
 from selfplay.commands.experiments import add_ablate, add_reproduce
+from selfplay.commands.judge import add_judge
 from selfplay.commands.log import Formatter
 from selfplay.commands.pretrain import add_pretrain
 from selfplay.commands.run import add_run
@@ -38,7 +39,7 @@ from selfplay.text import printable
 KEPT = "; what was finished is kept, and the same command continues"
 COMMANDS = (
     add_run, add_settings, add_runs, add_report, add_view, add_league, add_reproduce, add_ablate, add_bench,
-    add_compare, add_propose, add_solve, add_verify, add_archive, add_pretrain, add_doctor, add_env,
+    add_compare, add_propose, add_solve, add_verify, add_judge, add_archive, add_pretrain, add_doctor, add_env,
 )  # fmt: skip
 """Functions that declare a command each, in the order of `--help`."""
 

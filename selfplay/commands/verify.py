@@ -101,6 +101,7 @@ def _print_verdicts(pool: Pool, raws: list[Any], form: str) -> list[str]:
     from puzzles.parse import Text, parse_puzzles
     from puzzles.puzzle import Judgement, Puzzle, Verdict
     from puzzles.verify import verify_texts
+    from selfplay.judge.pairs import judged
 
     pairs = [raw for raw in raws if isinstance(raw, RawPair)]
     texts = [(raw.puzzle, raw.solution) for raw in pairs]
@@ -118,11 +119,6 @@ def _print_verdicts(pool: Pool, raws: list[Any], form: str) -> list[str]:
             judgement = Judgement(
                 Verdict.INVALID_SOLUTION if raw.has_puzzle else Verdict.INVALID_PUZZLE, f"format: {raw.detail}"
             )
-        line = {
-            "id": raw.id, "verdict": judgement.verdict, "detail": judgement.detail, "answer": judgement.answer,
-            "cpu_ms": round(1000 * judgement.cpu_seconds, 3),
-            **({"left_out": judgement.left_out} if judgement.left_out else {}),
-        }  # fmt: skip
         with LINE.hidden():
-            print(json.dumps(line), flush=True)
+            print(json.dumps(judged(raw.id, judgement).to_json()), flush=True)
     return refused

@@ -6,8 +6,9 @@
     text         f, g and `assert f(g())`, as the ancestor trained on (arXiv:2207.14502, ICLR2023/src/preprocess.py)
     chat         messages that teach to solve and to propose
     preferences  an accepted and a failed solution of the same puzzle
+    trl          a prompt and the puzzle, for the online trainers of TRL and `selfplay.adapters.trl_reward`
 
-The last three are for training and leave out puzzles in quarantine.
+The last four are for training and leave out puzzles in quarantine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from selfplay.text import code, markdown
 
 FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
-    "chat": "conversations", "preferences": "preferences",
+    "chat": "conversations", "preferences": "preferences", "trl": "prompts",
 }  # fmt: skip
 """The formats, and what is counted in each."""
 SOLUTIONS_PER_PUZZLE = 8
@@ -151,6 +152,20 @@ def _failed(archive: Archive, pool: Pool, puzzle: Puzzle) -> list[tuple[Candidat
     return sorted(programs, key=lambda item: (len(item[0].source), item[0].id))
 
 
+def prompts(archive: Archive) -> Iterator[dict[str, Any]]:
+    """Each puzzle that is not in quarantine, as a conversation that asks for a solution, with the puzzle's own text.
+
+    `n` candidates of it were judged and `c` accepted, so rows may be chosen by their difficulty.
+    """
+    counts = archive.query(f"SELECT p.id, {CANDIDATES_N_C} FROM puzzles p WHERE NOT {QUARANTINED} ORDER BY number")
+    for row in counts:
+        puzzle = archive.puzzle(row["id"])
+        messages = [{"role": role, "content": text} for role, text in solve_prompt("chat", puzzle).turns]
+        yield {
+            "puzzle_id": puzzle.id, "prompt": messages, "puzzle": puzzle.judged[0], "n": row["n"], "c": row["c"],
+        }  # fmt: skip
+
+
 def write(archive: Archive, out: Path, file_format: str, pool: Pool | None, licence: str) -> int:
     """Write an export, completely or not at all. It replaces what was there.
 
@@ -191,6 +206,8 @@ def _write_file(archive: Archive, path: Path, file_format: str, pool: Pool | Non
             return _lines(path, preferences(archive, pool))
         case "chat":
             return _lines(path, chats(archive))
+        case "trl":
+            return _lines(path, prompts(archive))
         case _:
             return _lines(path, puzzle_lines(archive))
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from puzzles.conjuncts import SPLIT
 from puzzles.puzzle import InputError
 from puzzles.rules.variation import VARY
 from puzzles.verify import truth_pool
@@ -22,7 +23,7 @@ def unproven_pool(config: SandboxConfig, seed: int) -> Pool:
     """
     limits = config.limits()
     try:
-        return truth_pool(limits, config.lanes or None, seed, config.modules, [VARY])
+        return truth_pool(limits, config.lanes or None, seed, config.modules, [VARY, SPLIT])
     except ValueError as error:
         raise InputError(f"sandbox.modules: {error}") from None
 
