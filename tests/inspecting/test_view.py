@@ -24,7 +24,7 @@ from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from selfplay.commands.main import main
-from selfplay.inspecting import pages
+from selfplay.inspecting import pages, serving
 from selfplay.inspecting.view import COOKIE, only_here
 
 TOKEN = "a-token"
@@ -36,7 +36,7 @@ PLACES = (
     "source", "name", "description", "original", "solution", "answer", "candidate", "detail", "refused", "reason",
     "import", "import-detail", "import-name", "hit", "type", "skill",
 )  # fmt: skip
-OURS = ("/", "/puzzles", "/puzzle/a1", "/pairs", "/iterations", "/refused", "/refused?outcome=imports")
+OURS = ("/", "/puzzles", "/puzzle/a1", "/pairs", "/iterations", "/refused", "/refused?what=imports")
 TABLES = [
     *("puzzles", "solutions", "candidates", "proposals", "chunks", "refusals", "contamination", "trained", "marks"),
     *("pairs", "iterations", "protections", "hardest", "quarantined", "verdicts", "refused"),
@@ -218,7 +218,7 @@ def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
     with Archive(path) as archive:
         for number in range(5):
             archive.add_puzzle(made(f"c{number}"), HUMAN)
-    monkeypatch.setattr(pages, "ROWS", 2)
+    monkeypatch.setattr(serving, "ROWS", 2)
     address, seen = "/puzzles?origin=human&sort=oldest", []
     while address:
         text = page(path, address)
@@ -264,7 +264,7 @@ def test_a_page_elsewhere_sends_nobody_here(path):
 
 
 def test_sql_that_takes_too_long_is_ended_and_said(path, monkeypatch):
-    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 50)
+    monkeypatch.setitem(serving.SETTINGS, "sql_time_limit_ms", 50)
     endless = "with recursive a(n) as (select 1 union all select n + 1 from a) select count(*) from a"
     (answer,) = answers(path, httpx.URL("/archive", params={"sql": endless}))
     assert (answer.status_code, "SQL Interrupted" in answer.text) == (400, True)
@@ -348,7 +348,7 @@ def test_datasette_has_no_connection_that_writes(path):
     ],
 )  # fmt: skip
 def test_sql_may_do_nothing_but_read_our_tables_within_limits(path, sql, monkeypatch):
-    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 200)
+    monkeypatch.setitem(serving.SETTINGS, "sql_time_limit_ms", 200)
     (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": sql}))
     assert answer.status_code == 400, answer.text
 
@@ -444,7 +444,7 @@ with Archive({str(path)!r}) as archive:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout.readline() == "writing\n"
-        for address in ("/refused?outcome=imports", "/archive/refusals"):
+        for address in ("/refused?what=imports", "/archive/refusals"):
             assert "a walrus" not in asyncio.run(ask(address))
         with Archive(path, read_only=True) as reader:
             reader.connection.execute("BEGIN")
@@ -452,7 +452,7 @@ with Archive({str(path)!r}) as archive:
             writer.stdin.write("\n")
             writer.stdin.flush()
             assert writer.stdout.readline() == "written\n"
-        for address in ("/refused?outcome=imports", "/archive/refusals"):
+        for address in ("/refused?what=imports", "/archive/refusals"):
             assert "a walrus" in asyncio.run(ask(address))
         writer.communicate("\n", timeout=20)
     pages.close(shown)
