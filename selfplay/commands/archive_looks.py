@@ -6,9 +6,10 @@ import argparse
 import json
 from typing import Any
 
+from puzzles.puzzle import InputError
 from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, command, natural, positive
-from selfplay.commands.terminal import archive_path, highlighted, page
+from selfplay.commands.terminal import archive_path, benchmark_folders, highlighted, page
 from selfplay.text import count_table, one_line, render
 
 
@@ -157,8 +158,12 @@ def _why(options: argparse.Namespace) -> int:
 
 def add_view(commands: Any) -> None:
     """Declare `view`."""
-    parser = command(commands, "view", _view, "show an archive in the browser", "view embedded --open")
-    parser.add_argument("archive", metavar="RUN|ARCHIVE", help=ARCHIVE)
+    parser = command(commands, "view", _view, "show an archive or a benchmark in the browser", "view embedded --open")
+    parser.add_argument(
+        "places", nargs="+", metavar="RUN|ARCHIVE|RESULT",
+        help="a run, an archive, or a folder that `bench` wrote; two such folders are shown side by side",
+    )  # fmt: skip
+    parser.add_argument("--puzzles", metavar="FILE", help="the puzzle file of a benchmark whose set is not embedded")
     parser.add_argument("--port", type=natural, default=8001, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--open", action="store_true", help="open a browser that shows it")
 
@@ -167,5 +172,12 @@ def _view(options: argparse.Namespace) -> int:
     from selfplay.inspecting import view
 
     view.require()
-    view.serve(archive_path(options.archive), options.port, options.open)
+    if results := benchmark_folders(options.places):
+        view.serve_benchmarks(results, options.puzzles, options.port, options.open)
+        return 0
+    if options.puzzles or len(options.places) > 1:
+        raise InputError(
+            f"{options.places[-1]}: expected one archive, or one or two folders that `selfplay bench` wrote"
+        )
+    view.serve(archive_path(options.places[0]), options.port, options.open)
     return 0
