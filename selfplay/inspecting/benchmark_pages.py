@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,19 @@ from datasette.app import Datasette
 from puzzles.archive.catalogue import MOST_CHOICES, PAGE_CHARACTERS, pattern_of, terms_of
 from puzzles.puzzle import InputError
 from selfplay.inspecting import serving
-from selfplay.inspecting.benchmarks import NAMES, Opened, Result, compared, connect
+from selfplay.inspecting.benchmarks import (
+    NAMES,
+    Opened,
+    Result,
+    compared,
+    connect,
+    facts_of,
+    score_rows,
+    sentence_of,
+)
 from selfplay.inspecting.serving import Asked, Site
-from selfplay.scoring.compare import Comparison, conclusion
-from selfplay.text import fraction, interval, signed
+from selfplay.scoring.compare import Comparison
+from selfplay.text import fraction
 
 NAME = "benchmark"
 """Name of the database in the addresses of datasette's pages."""
@@ -99,46 +108,13 @@ def over(path: Path, shown: Sequence[Result], is_ending: Callable[[], bool] = la
 
 def _head(shown: Sequence[Result], comparison: Comparison | None) -> dict[str, Any]:
     """What stands on top of the first page: the results, their scores, and which is better."""
-    owns = [result.own for result in shown]
-    names = list(dict.fromkeys(name for own in owns for name in own["scores"]))
-    rows = []
-    for name in names:
-        cells = [_score(own, name) for own in owns]
-        if comparison:
-            one = next((each for each in comparison.differences if f"pass@{each.k}" == name), None)
-            cells += [signed(one.difference), f"{one.p:.2g}"] if one else ["", ""]
-        rows.append([name, *cells])
+    head, *rows = score_rows(shown, comparison)
+    results = [facts_of(result) for result in shown]
     return {
-        "results": [
-            {
-                "label": result.label, "folder": str(result.folder), "model": own["model"]["path"],
-                "checkpoint": own["model"]["checkpoint"], "set": own["set"]["name"], "protocol": own["protocol"],
-                "settings": own["settings"], "solved": own["solved"],
-                "scored": len(own["per_puzzle"]) - len(own["errata"]),
-            }
-            for result, own in zip(shown, owns, strict=True)
-        ],
-        "notes": list(dict.fromkeys(note for result in shown for note in _notes(result))),
-        "head": ["", *(result.label if comparison else "score" for result in shown),
-                 *(["B - A", "p"] if comparison else [])],
-        "scores": rows,
-        "conclusion": conclusion(comparison) if comparison else "",
+        "results": results, "notes": list(dict.fromkeys(note for result in results for note in result["notes"])),
+        "head": head, "scores": rows, "sentence": sentence_of(shown, comparison),
         "differing": comparison.differing if comparison else [],
-        "won": len(comparison.won) if comparison else 0, "lost": len(comparison.lost) if comparison else 0,
     }  # fmt: skip
-
-
-def _notes(result: Result) -> Iterator[str]:
-    """What a reader must know about a result: what cannot be shown, and what does not count."""
-    for note in result.notes:
-        yield f"{result.folder}: {note}."
-    for puzzle, reason in result.own["errata"].items():
-        yield f"Puzzle {puzzle} is left out of the score: {reason}"
-
-
-def _score(own: Any, name: str) -> str:
-    score = own["scores"].get(name)
-    return interval([score["value"], score["low"], score["high"]]) if score else ""
 
 
 # ---- the list of puzzles ----

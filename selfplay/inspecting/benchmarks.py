@@ -23,8 +23,9 @@ from sandbox.pool import Pool
 from selfplay.sampling.prompts import Prompt, kept_format, prompts_hash
 from selfplay.sampling.shots import prompt_for, training_pairs
 from selfplay.scoring import results
-from selfplay.scoring.compare import Comparison, compare
+from selfplay.scoring.compare import Comparison, compare, conclusion
 from selfplay.scoring.sets import NamedPuzzle, scored_puzzles
+from selfplay.text import interval, signed
 
 LABELS = ("A", "B")
 MOST_RESULTS = len(LABELS)
@@ -168,6 +169,55 @@ def compared(shown: Sequence[Result]) -> Comparison | None:
         InputError: They have no puzzle in common, or no k.
     """
     return compare(shown[0].folder, shown[1].folder, anyway=True) if len(shown) > 1 else None
+
+
+def score_rows(shown: Sequence[Result], comparison: Comparison | None) -> list[list[str]]:
+    """The table of scores, its heading first: pass@k of each result, and the difference of two."""
+    owns = [result.own for result in shown]
+    head = ["", *(result.label if comparison else "score" for result in shown)]
+    rows = [head + (["B - A", "p"] if comparison else [])]
+    for name in dict.fromkeys(name for own in owns for name in own["scores"]):
+        scores = [own["scores"].get(name) for own in owns]
+        cells = [interval([score["value"], score["low"], score["high"]]) if score else "" for score in scores]
+        if comparison:
+            one = next((each for each in comparison.differences if f"pass@{each.k}" == name), None)
+            cells += [signed(one.difference), f"{one.p:.2g}"] if one else ["", ""]
+        rows.append([name, *cells])
+    return rows
+
+
+def _notes(result: Result) -> Iterator[str]:
+    """What a reader must know about a result: what cannot be shown, and what does not count."""
+    for note in result.notes:
+        yield f"{result.folder}: {note}."
+    for puzzle, reason in result.own["errata"].items():
+        yield f"Puzzle {puzzle} is left out of the score: {reason}"
+
+
+def facts_of(result: Result) -> dict[str, Any]:
+    """What a page says of a result."""
+    own = result.own
+    return {
+        "label": result.label, "folder": str(result.folder), "model": own["model"]["path"],
+        "checkpoint": own["model"]["checkpoint"], "set": own["set"]["name"], "protocol": own["protocol"],
+        "settings": own["settings"], "solved": own["solved"], "notes": [*_notes(result)],
+        "scored": len(own["per_puzzle"]) - len(own["errata"]),
+    }  # fmt: skip
+
+
+def sentence_of(shown: Sequence[Result], comparison: Comparison | None) -> str:
+    """The outcome in a sentence or two."""
+    if comparison:
+        won, lost = len(comparison.won), len(comparison.lost)
+        return f"{conclusion(comparison)} B solved {won} puzzles that A did not solve, and A {lost} that B did not."
+    own = shown[0].own
+    name, score = next(iter(own["scores"].items()))
+    value = interval([score["value"], score["low"], score["high"]])
+    scored = len(own["per_puzzle"]) - len(own["errata"])
+    return (
+        f"{own['model']['path']} solves {value} of the puzzles of {own['set']['name']} at {name},"
+        f" and {own['solved']} of its {scored} puzzles at least once."
+    )
 
 
 def rule_of(verdict: str, detail: str | None) -> str:
