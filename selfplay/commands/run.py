@@ -140,15 +140,9 @@ def _run_and_print(rundir: RunDir, config: RunConfig) -> str:
     from selfplay.iteration.alarms import Collapsed
     from selfplay.iteration.budget import BudgetSpent
 
-    seen = len(rundir.read_records())
-
-    def tracked(record: dict[str, Any]) -> None:
-        if config.tensorboard and record["iteration"] >= seen:
-            track.write(rundir.path / "tensorboard", record)
-
-    with log_to(rundir.log):
+    with log_to(rundir.log), track.tracker(config, rundir) as tracker:
         try:
-            run_iterations(config, rundir.path, with_rows(then=tracked))
+            run_iterations(config, rundir.path, tracker.watching(with_rows()))
         except BudgetSpent as spent:
             return f"{spent}{MORE}"
         except Collapsed as collapsed:
@@ -228,8 +222,8 @@ def require_packages(*configs: RunConfig) -> None:
     from selfplay.sampling import cluster
     from selfplay.training.finetune import require_peft
 
-    if any(config.tensorboard for config in configs):
-        track.require()
+    for config in configs:
+        track.require(config)
     if any(config.finetune.lora_rank for config in configs):
         require_peft()
     if any(config.executor == "ray" for config in configs):

@@ -83,11 +83,13 @@ def _cards(
         own = {result.label: samples[result.label].get(puzzle, []) for result in shown}
         facts = next(each[0] for each in own.values() if each)
         counts = {label: [len(each), sum(s["verdict"] == "accepted" for s in each)] for label, each in own.items()}
-        solved = [c > 0 for n, c in counts.values() if n]
+        solved = tuple(c > 0 for n, c in counts.values() if n)
         content = {
-            "facts": facts, "counts": counts, "change": {(False, True): "won", (True, False): "lost"}.get(tuple(solved), ""),
-            "item": next((r.puzzles[puzzle] for r in shown if puzzle in r.puzzles), None), "prompts": _prompts(shown, puzzle),
-            "kinds": sorted({numbers[kind] for each in own.values() for kind in _kinds(each)}), "many": len(shown) > 1,
+            "facts": facts, "counts": counts, "many": len(shown) > 1,
+            "change": {(False, True): "won", (True, False): "lost"}.get(solved, ""),
+            "item": next((result.puzzles[puzzle] for result in shown if puzzle in result.puzzles), None),
+            "prompts": _prompts(shown, puzzle),
+            "kinds": sorted({numbers[kind] for each in own.values() for kind in _kinds(each)}),
         }  # fmt: skip
         groups = {label: [*_groups(shown, label, each, numbers)] for label, each in own.items()}
         html = render(**content, groups=groups)

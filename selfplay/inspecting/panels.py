@@ -107,11 +107,13 @@ def over_tries(set_name: str, counted: Mapping[str, Counts]) -> Iterator[Panel]:
             curves[name] = {k: float(pass_at_k(n_P, c_P, k).mean()) for k in range(1, int(n_P.min()) + 1)}
     if not curves:
         return
-    ks = [k for k in chart.TRIES if any(k in own for own in curves.values())]
+    longest = max(max(own) for own in curves.values())
+    ks = sorted({*(k for k in chart.TRIES if k < longest), longest})
     rows = [[str(k), *(fraction(own[k]) if k in own else "" for own in curves.values())] for k in ks]
     yield Panel(
-        f"{set_name} pass@k over k", "a curve that is higher at the left only has sharpened; one that is higher at the"
-        " right too has discovered", chart.over_k(curves), ["k", *curves], rows,
+        f"{set_name} pass@k over k",
+        "higher at the left: surer of what was within reach; higher at the right too: more is within reach",
+        chart.over_k(curves), ["k", *curves], rows,
     )  # fmt: skip
 
 
