@@ -48,7 +48,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": available_cores(),
-        "versions": {name: _version(of) for name, of in DISTRIBUTIONS.items()} | {"sqlite": sqlite3.sqlite_version},
+        "versions": {name: version_of(of) for name, of in DISTRIBUTIONS.items()} | {"sqlite": sqlite3.sqlite_version},
         "source": source_hash(),
     }
 
@@ -62,7 +62,8 @@ def _processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution; None of one that is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:  # the code runs from a folder that was not installed

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
@@ -36,7 +37,16 @@ PLACES = (
     "source", "name", "description", "original", "solution", "answer", "candidate", "detail", "refused", "reason",
     "import", "import-detail", "import-name", "hit", "type", "skill",
 )  # fmt: skip
-OURS = ("/", "/puzzles", "/puzzle/a1", "/pairs", "/iterations", "/refused", "/refused?what=imports")
+OURS = (
+    "/",
+    "/puzzles",
+    "/puzzle/a1",
+    "/pairs",
+    "/iterations",
+    "/refused",
+    "/refused?what=variations",
+    "/refused?what=imports",
+)
 TABLES = [
     *("puzzles", "solutions", "candidates", "proposals", "chunks", "refusals", "contamination", "trained", "marks"),
     *("pairs", "iterations", "protections", "hardest", "quarantined", "verdicts", "refused"),
@@ -104,6 +114,27 @@ def answers(path, *addresses, headers=None):
         return asyncio.run(ask(only_here(shown.app(), TOKEN)))
     finally:
         pages.close(shown)
+
+
+class Elements(HTMLParser):
+    """The elements of a page, each with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, attributes))
+
+
+def elements_that_act(text):
+    """Scripts, styles, and elements with a style or a handler of their own."""
+    return [
+        (tag, attributes)
+        for tag, attributes in Elements(text).found
+        if tag in ("script", "style") or any(name == "style" or name.startswith("on") for name, _ in attributes)
+    ]
 
 
 def page(path, address, status=200):
@@ -207,11 +238,78 @@ def test_a_pair_has_an_address_that_stays(path):
     [
         ("", {"a1", "b2"}), ("words=walrus", {"a1"}), ("words=%00walrus", {"a1"}), ("words=nowhere", set()),
         ("origin=human", {"b2"}), ("state=quarantined", {"a1"}), ("state=unsolved", set()), ("type=int", {"b2"}),
+        ("words=x+%3D%3D+1", {"a1"}), ("words=x%3D%3D1", {"a1"}), ("words=x+%3D%3D+2", set()), ("words=x+1", {"a1"}),
+        ("words=return+x+%3D%3D+1", {"a1"}), ("words=x+%3D%3D+1+nowhere", set()), ("verdict=accepted", {"a1"}),
+        ("verdict=time_limit", set()),
         ("iteration=1&difficulty=3", {"a1"}), ("sort=hardest&origin=", {"a1", "b2"}), ("page=9", set()),
     ],
 )  # fmt: skip
 def test_puzzles_are_found_by_what_they_are_and_say(path, query, expected):
     assert set(re.findall(r'href="/puzzle/(\w+)"', page(path, f"/puzzles?{query}"))) == expected
+
+
+def test_code_is_found_as_it_is_written_before_it_is_in_the_index_too(path):
+    with Archive(path) as archive:
+        for number, source in enumerate(("x == 41", "x + 41 == x", "y(x)== 41")):
+            puzzle = Puzzle(
+                f"def f(x: int):\n    return {source}", "int", "def g():", f"d{number}", f"d{number}", frozenset()
+            )
+            archive.add_puzzle(puzzle, HUMAN)
+        for _ in range(2):
+            found = re.findall(r'class="id" href="/puzzle/(\w+)"', page(path, "/puzzles?words=x+%3D%3D+41"))
+            assert found == ["d0"]
+            archive.index()
+
+
+def test_the_hits_of_a_search_are_marked_where_they_stand(path):
+    text = page(path, "/puzzles?words=x+%3D%3D+1")
+    marked = re.sub(r"</?span[^>]*>", "", text)
+    assert "return <mark>x</mark><mark> == </mark><mark>1</mark>  #" in marked
+    assert "found in a solution" not in text
+    text = page(path, "/puzzles?words=walrus")
+    assert "found in a solution" in text
+    assert "<mark>walrus</mark>" in text
+    assert "<mark>" not in page(path, "/puzzles")
+
+
+def test_filters_offer_what_there_is_with_its_number(path):
+    text = re.sub(r"\s+", " ", unescape(page(path, "/puzzles")))
+    for choice in ("human (1)", "model (1)", "int (1)", f"{hostile('skill')} (1)", "accepted (1)", "unstable (1)"):
+        assert f">{choice}</option>" in text
+    assert '<option value="unheard-of" selected>' in page(path, "/puzzles?skill=unheard-of")
+
+
+def test_refused_texts_begin_with_the_models_proposals(path):
+    with Archive(path) as archive:
+        archive.plan_chunk(1, "vary", 0, "", "0/1/3/0", {}, {"variations": [
+            {"how": "join", "puzzles": [], "answer": "", "seed": 0}] * 3})  # fmt: skip
+        (varying,) = archive.unjudged(1, "vary")
+        archive.set_completions(varying, ["v0", "v1", "v2"], 0, 0, 0, 0.1, 0.1)
+        archive.set_judged(varying, 0.1, 0.1)
+        for position in range(3):
+            archive.add_proposal(varying, position, "duplicate", "", None)
+    assert "trivial" in read(path, "/refused")
+    assert "v0" not in read(path, "/refused")
+    assert "variations by rule 3" in read(path, "/refused")
+    assert "v2" in read(path, "/refused?what=variations")
+    assert "trivial" in read(path, "/refused?outcome=trivial")
+    assert read(path, "/refused?outcome=syntax").count("There are no such texts") == 1
+
+
+def test_sql_reads_the_texts_as_they_were_sampled(path):
+    asked = "select position, sampled_text(chunk, position) as text from candidates order by 1"
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": asked, "_shape": "array"}))
+    assert [row["text"] for row in answer.json()] == [
+        hostile("candidate"), "def g():\n    return 'walrus'", "unstable"
+    ]  # fmt: skip
+    nowhere = "select sampled_text(99, 0), sampled_text(1, -1), sampled_text('x', null), sampled_text(1, 9)"
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": nowhere, "_shape": "arrays"}))
+    assert answer.json()["rows"] == [[None] * 4]
+    assert "unstable" in read(path, "/archive/texts?verdict=unstable")
+
+
+def test_an_archive_alone_has_no_report(path):
+    assert "this archive stands in no run's folder" in page(path, "/report", 404)
 
 
 def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
@@ -297,7 +395,7 @@ def test_who_asks_by_another_name_is_refused_everything(path, host):
 def test_our_pages_forbid_all_but_our_style_and_have_no_script(path):
     for answer in answers(path, *OURS):
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self';")
-        assert not re.search(r"<script|<style|<[^>]*\s(style|on\w+)=", answer.text)
+        assert elements_that_act(answer.text) == []
 
 
 def test_no_answer_may_be_read_by_another_page_or_taken_for_what_it_is_not(path):
