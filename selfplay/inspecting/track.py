@@ -195,7 +195,7 @@ class _WeightsAndBiases:
         self._run.log(scalars, step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def _scalars(content: Any, name: str) -> Iterator[tuple[str, float]]:

@@ -85,6 +85,8 @@ def session(rundir, records, *iterations, steps=2):
             progress = own.watching(Progress())
             for iteration in iterations:
                 train(progress, iteration, steps)
+                if iteration != iterations[-1]:
+                    progress.row(record(iteration, steps))
     finally:
         RunDir.read_records = kept
 
