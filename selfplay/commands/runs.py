@@ -96,18 +96,16 @@ def _report(options: argparse.Namespace) -> int:
     from selfplay.inspecting.report import report
     from selfplay.run.rundir import RunDir, spare, told_if_closed, write_atomically
 
-    if results := benchmark_folders(options.places):
-        made, first = (lambda: _benchmark_report(results, options.puzzles)), results[0]
-    else:
-        if options.puzzles:
-            raise InputError("--puzzles is about a benchmark: name a folder that `selfplay bench` wrote")
-        rundir, *others = map(run_dir, options.places)
-        made, first = (lambda: report(rundir, others)), rundir.path
+    results = benchmark_folders(options.places)
+    runs = [] if results else [run_dir(place) for place in options.places]
+    if runs and options.puzzles:
+        raise InputError("--puzzles is about a benchmark: name a folder that `selfplay bench` wrote")
+    first = results[0] if results else runs[0].path
     name = "-".join(["report", *(Path(place).name for place in options.places[1:])])
     out = Path(options.out) if options.out else first / f"{name}.html"
     spare(out.absolute())
     RunDir(first).check()
-    page = made()
+    page = _benchmark_report(results, options.puzzles) if results else report(runs[0], runs[1:])
     with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)
     tell(f"{out}: {out.stat().st_size / 1e6:.1f} MB; it opens in any browser")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +243,9 @@ def _puzzles(archive: Archive, asked: Asked) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _found_in(archive: Archive, rows: Sequence[Mapping[str, Any]], hits: re.Pattern[str]) -> dict[str, str]:
+def _found_in(archive: Archive, rows: Sequence[sqlite3.Row], hits: re.Pattern[str]) -> dict[str, str]:
     """For puzzles whose own text has no hit, a solution that has one."""
-    found = {}
+    found: dict[str, str] = {}
     for row in rows:
         if not hits.search(row["source"]) and not hits.search(row["name"]):
             sql = "SELECT source FROM solutions WHERE puzzle = ? ORDER BY length(source) LIMIT 20"

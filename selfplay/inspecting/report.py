@@ -186,10 +186,8 @@ def _sentence(
     puzzles = [puzzle for puzzle in own[0] if puzzle in own[1]] if len(own) == 2 else []
     if not puzzles:
         return since
-    before_P, after_P = (
-        pass_at_k(*(np.array([each[puzzle][part] for puzzle in puzzles]) for part in (0, 1)), int(tries))
-        for each in own
-    )
+    counts_2_P_2 = np.array([[each[puzzle] for puzzle in puzzles] for each in own])
+    before_P, after_P = (pass_at_k(counts_P_2[:, 0], counts_P_2[:, 1], int(tries)) for counts_P_2 in counts_2_P_2)
     one = difference(int(tries), before_P, after_P)
     sure = "These puzzles show no significant change" if one.p >= SIGNIFICANT else "The change is significant"
     return f"{since} {sure}: {signed(one.difference)}, p = {one.p:.2g}."

@@ -280,7 +280,7 @@ def _page(site: Site, template: str, find: Callable[[Any, Asked], Mapping[str, A
 
 def _shown(site: Site, template: str, request: Any, found: Mapping[str, Any], status: int = 200) -> Response:
     given = {"path": site.shown_as, "menu": site.menu, "search": site.search, "words": request.args.get("words") or ""}
-    return Response.html(_templates.get_template(template).render(**given | found), status, STRICT)
+    return Response.html(_templates.get_template(template).render(**{**given, **found}), status, STRICT)
 
 
 async def _style(request: Any) -> Response:

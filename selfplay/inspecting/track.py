@@ -13,7 +13,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -117,7 +117,9 @@ def tracker(config: RunConfig, rundir: RunDir) -> Iterator[Tracker]:
     """A tracker as the settings ask for it. What it writes is on disk when the block ends."""
     name, done = _name(config), rundir.read_records()
     began = sum(record["training"].get("steps", 0) for record in done)
-    makers = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+    makers: dict[str, Callable[[RunConfig, RunDir, int], Writer]] = {
+        "tensorboard": _TensorBoard, "wandb": _WeightsAndBiases,
+    }  # fmt: skip
     writer = makers[name](config, rundir, began) if name in makers else None
     try:
         yield Tracker(writer, done)

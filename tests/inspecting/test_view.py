@@ -19,6 +19,7 @@ import httpx
 import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
 from places import ROOT
+from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive.schema import SCHEMA_VERSION
 from puzzles.archive.store import Archive, Provenance
@@ -27,6 +28,10 @@ from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdic
 from selfplay.commands.main import main
 from selfplay.inspecting import pages, serving
 from selfplay.inspecting.view import COOKIE, only_here
+from selfplay.run.rundir import RunDir
+from selfplay.sampling.cost import record_tokens
+from selfplay.settings import load
+from selfplay.text import interval
 
 TOKEN = "a-token"
 TOKENS = {}
@@ -268,7 +273,7 @@ def test_the_hits_of_a_search_are_marked_where_they_stand(path):
     assert "found in a solution" not in text
     text = page(path, "/puzzles?words=walrus")
     assert "found in a solution" in text
-    assert "<mark>walrus</mark>" in text
+    assert '<mark><span class="s">walrus</span></mark>' in text
     assert "<mark>" not in page(path, "/puzzles")
 
 
@@ -309,7 +314,7 @@ def test_sql_reads_the_texts_as_they_were_sampled(path):
 
 
 def test_an_archive_alone_has_no_report(path):
-    assert "this archive stands in no run's folder" in page(path, "/report", 404)
+    assert "this archive stands in no run's folder" in unescape(page(path, "/report", 404))
 
 
 def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
@@ -670,6 +675,55 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
         process.send_signal(signal.SIGINT)
         assert f"upgraded from schema 2 to {SCHEMA_VERSION}" in process.communicate(timeout=20)[1]
     assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
+
+
+# ---- the run around an archive ----
+
+
+@pytest.fixture
+def run_path(finished, tmp_path):
+    """The archive of a run of its own."""
+    return RunDir(shutil.copytree(finished.path, tmp_path / "a run")).archive
+
+
+def test_the_first_page_of_a_run_shows_its_model_scores_cost_and_report(run_path):
+    records, text = RunDir(run_path.parent).read_records(), read(run_path, "/")
+    config = load(RunDir(run_path.parent).config)
+    assert f"model {config.model.path}" in text
+    for record in records:
+        for scored in ("dev", "heldout"):
+            for k in ("pass@1", "pass@4"):
+                assert interval(record[scored][k]) in text
+    assert f"{sum(map(record_tokens, records)):,} tokens" in text
+    assert 'href="/report"' in page(run_path, "/")
+
+
+def test_the_report_of_a_run_is_made_now_and_allows_only_its_own_style_and_script(run_path):
+    (run_path.parent / "report.html").write_text("<script>ran = 1</script>of a stranger")
+    (answer,) = answers(run_path, "/report")
+    assert "of a stranger" not in answer.text
+    assert f"<h1>{run_path.parent.name}</h1>" in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert policy.split(";")[3] in unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', answer.text)[0])
+
+
+@pytest.mark.parametrize("name", ["config.toml", "records.jsonl"])
+def test_a_run_whose_files_are_damaged_is_still_shown_and_told(run_path, name):
+    (run_path.parent / name).write_text("<script>ran = 1</script>\n")
+    text = page(run_path, "/")
+    assert name in text
+    assert elements_that_act(text) == []
+    assert "Newest puzzles" in text
+
+
+def test_hostile_settings_of_a_run_are_text(run_path):
+    config = run_path.parent / "config.toml"
+    config.write_text(re.sub(r'path = "[^"]*"', f"path = '''{hostile('model')} '''", config.read_text(), count=1))
+    text = page(run_path, "/")
+    assert hostile("model") in unescape(text)
+    assert elements_that_act(text) == []
 
 
 # ---- in a browser ----
