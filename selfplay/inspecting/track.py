@@ -8,6 +8,7 @@ where its records end. Nothing is sent anywhere.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -15,6 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from puzzles.puzzle import InputError
@@ -62,12 +64,14 @@ class Tracker:
     """Turns what a run reports into curves.
 
     Args:
-        writer: Where they are written; None for nowhere.
+        make: Opens what they are written to, before the first is: only the one writer of a run comes so far. None for
+            no curves.
         done: The records that the run begins with.
     """
 
-    def __init__(self, writer: Writer | None, done: list[dict[str, Any]]) -> None:
-        self._writer = writer
+    def __init__(self, make: Callable[[], Writer] | None, done: list[dict[str, Any]]) -> None:
+        self._make = make
+        self._writer: Writer | None = None
         self._recorded = len(done)
         self._step = sum(record["training"].get("steps", 0) for record in done)
         self._began = self._step
@@ -89,27 +93,35 @@ class Tracker:
             self._at = time.monotonic()  # a training's first step begins after its count is opened
             return progress.counter(total, description, unit)
 
-        return replace(progress, trained=trained, row=row, counter=counter) if self._writer else progress
+        return replace(progress, trained=trained, row=row, counter=counter) if self._make else progress
+
+    def close(self) -> None:
+        """Finish writing."""
+        if self._writer:
+            self._writer.close()
+
+    def _write(self, scalars: dict[str, float]) -> None:
+        assert self._make is not None
+        self._writer = self._writer or self._make()
+        self._writer.write(self._step, scalars)
 
     def _trained(self, iteration: int, tokens: int, loss: float, learning_rate: float) -> None:
-        assert self._writer is not None
         if iteration != self._iteration:  # also where a training begins again after an error
             self._iteration, self._step = iteration, self._began
         now, self._step = time.monotonic(), self._step + 1
         seconds, self._at = now - self._at, now
-        self._writer.write(self._step, {
+        self._write({
             "train/loss": loss, "train/learning_rate": learning_rate, "train/iteration": iteration,
             "train/tokens_per_second": tokens / max(seconds, 1e-9),
         })  # fmt: skip
 
     def _record(self, record: dict[str, Any]) -> None:
-        assert self._writer is not None
         if record["iteration"] < self._recorded:  # a session begins with the rows that are there
             return
         self._recorded = record["iteration"] + 1
         self._began += record["training"].get("steps", 0)
         self._step = self._began
-        self._writer.write(self._step, dict(_scalars(record, "")))
+        self._write(dict(_scalars(record, "")))
 
 
 @contextlib.contextmanager
@@ -120,12 +132,11 @@ def tracker(config: RunConfig, rundir: RunDir) -> Iterator[Tracker]:
     makers: dict[str, Callable[[RunConfig, RunDir, int], Writer]] = {
         "tensorboard": _TensorBoard, "wandb": _WeightsAndBiases,
     }  # fmt: skip
-    writer = makers[name](config, rundir, began) if name in makers else None
+    own = Tracker(functools.partial(makers[name], config, rundir, began) if name in makers else None, done)
     try:
-        yield Tracker(writer, done)
+        yield own
     finally:
-        if writer:
-            writer.close()
+        own.close()
 
 
 class _TensorBoard:
@@ -186,12 +197,14 @@ class _WeightsAndBiases:
         name = rundir.path.absolute().name
         settings = wandb.Settings(
             console="off", disable_git=True, disable_code=True, save_code=False, silent=True, x_disable_stats=True,
-            x_disable_meta=True,
+            x_disable_meta=True, symlink=False,  # a run's folder holds no links
         )  # fmt: skip
         self._run = wandb.init(
             project="selfplay", name=name, id=re.sub(r"[^\w-]", "-", name), dir=str(rundir.path), mode="offline",
             config=flatten(config), settings=settings,
         )  # fmt: skip
+        for link in filter(Path.is_symlink, Path(self._run.dir).parent.rglob("*")):  # to its service's log
+            link.unlink()
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
         self._run.log(scalars, step=step)

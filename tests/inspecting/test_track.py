@@ -40,7 +40,7 @@ def train(progress, iteration, steps, loss=2.0):
 
 def test_steps_are_counted_over_all_iterations_and_records_stand_at_their_ends():
     written = Written()
-    progress = Tracker(written, [record(0, 0)]).watching(Progress())
+    progress = Tracker(lambda: written, [record(0, 0)]).watching(Progress())
     progress.row(record(0, 0))  # a session begins with the rows that are there
     for iteration, steps in ((1, 3), (2, 2)):
         train(progress, iteration, steps)
@@ -57,7 +57,7 @@ def test_steps_are_counted_over_all_iterations_and_records_stand_at_their_ends()
 
 def test_whoever_watched_before_still_sees_everything():
     seen = []
-    progress = Tracker(Written(), []).watching(
+    progress = Tracker(Written, []).watching(
         Progress(row=seen.append, trained=lambda *step: seen.append(step), counter=lambda *of: lambda *done: None)
     )
     train(progress, 1, 1)
@@ -136,11 +136,19 @@ def test_wandb_writes_below_the_run_in_its_offline_mode(tmp_path, monkeypatch):
     rundir = RunDir(tmp_path / "run")
     rundir.path.mkdir()
     with tracker(dataclasses.replace(CONFIG, track="wandb"), rundir) as own:
-        assert wandb.run.settings._offline
         train(own.watching(Progress()), 1, 2)
+        assert wandb.run.settings._offline
         assert wandb.run.config["solve.temperature"] == CONFIG.solve.temperature
     (file,) = (rundir.path / "wandb").glob("offline-run-*/run-run.wandb")
     assert file.stat().st_size > 0
+    rundir.check()  # which refuses links
+
+
+def test_a_run_that_is_refused_writes_no_curve(rundir):
+    rundir.path.mkdir()
+    with tracker(CONFIG, rundir) as own:
+        own.watching(Progress())
+    assert list(rundir.path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
