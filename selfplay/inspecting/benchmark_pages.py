@@ -200,10 +200,13 @@ def _puzzle(database: Opened, asked: Asked, labels: Sequence[str]) -> dict[str, 
     rows = database.query("SELECT * FROM puzzles WHERE id = ?", asked.id)
     if not rows:
         raise InputError(f"expected the id of a scored puzzle, got {asked.id!r}")
-    prompts = database.query("SELECT result, prompt, header FROM prompts WHERE puzzle = ? ORDER BY 1", asked.id)
+    prompt = f"substr(prompt, 1, {PAGE_CHARACTERS}) AS prompt"
+    prompts = database.query(f"SELECT result, {prompt}, header FROM prompts WHERE puzzle = ? ORDER BY 1", asked.id)
     samples = database.query(
-        "SELECT result, verdict, rule, detail, text, count(*) AS times, min(seed) AS seed, min(sample) AS sample"
-        " FROM samples WHERE puzzle = ? GROUP BY 1, 2, 3, 4, 5 ORDER BY verdict != 'accepted', 2, 3, 6 DESC, 7, 8",
+        f"SELECT result, verdict, rule, substr(detail, 1, {PAGE_CHARACTERS}) AS detail,"
+        f" substr(text, 1, {PAGE_CHARACTERS}) AS text, count(*) AS times, min(seed) AS seed, min(sample) AS sample"
+        " FROM samples s WHERE puzzle = ? GROUP BY result, verdict, rule, s.detail, s.text"
+        " ORDER BY verdict != 'accepted', verdict, rule, times DESC, seed, sample",
         asked.id,
     )
     groups: dict[str, dict[tuple[str, str], list[Any]]] = {label: {} for label in labels}

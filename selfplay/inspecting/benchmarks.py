@@ -75,6 +75,8 @@ CREATE TABLE scores (                -- of n samples of a puzzle c were accepted
 );
 CREATE INDEX samples_by_verdict ON samples (verdict, rule, puzzle);
 """
+MOST_CHARACTERS, MOST_NAME_CHARACTERS = 1_000_000, 1_000
+"""Longest text, and longest name, type, skill or verdict, that is shown. Results may be a stranger's."""
 NAMES = ("results", "puzzles", "prompts", "samples", "scores")
 """The tables."""
 
@@ -253,21 +255,23 @@ def _fill(connection: sqlite3.Connection, result: Result) -> None:
     insert("results", label, str(result.folder), model["path"], model["checkpoint"], own["protocol"], settings)
     for count in results.puzzle_counts(result.lines):
         item = result.puzzles.get(count.puzzle)
-        insert(
-            "puzzles", None, count.puzzle, count.name, count.answer_type, json.dumps(count.skills), count.difficulty,
-            item.puzzle.source if item else None,
-        )  # fmt: skip
+        name, answer_type, *skills = (
+            _storable(text, MOST_NAME_CHARACTERS) for text in (count.name, count.answer_type, *count.skills)
+        )
+        source = item.puzzle.source if item else None
+        insert("puzzles", None, count.puzzle, name, answer_type, json.dumps(skills), count.difficulty, source)
         insert("scores", label, count.puzzle, count.samples, count.accepted, count.puzzle in own["errata"])
     for puzzle, prompt in result.prompts.items():
         insert("prompts", label, puzzle, prompt.whole, prompt.header)
     for sample in samples_of(result):
+        sample["verdict"] = _storable(sample["verdict"], MOST_NAME_CHARACTERS)
         keys = ("puzzle", "seed", "sample", "verdict", "rule", "detail", "text")
         insert("samples", label, *(sample[key] for key in keys))
 
 
-def _storable(text: str) -> str:
-    """A text without halves of a character, which SQLite does not store."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def _storable(text: str, most: int = MOST_CHARACTERS) -> str:
+    """A text of bounded length without halves of a character, which SQLite does not store."""
+    return (text if len(text) <= most else f"{text[:most]}…").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class Opened:

@@ -215,6 +215,20 @@ def test_hostile_results_are_text_on_every_page(served, made):
         assert hostile(place) in whole, place
 
 
+def test_texts_of_any_length_leave_pages_short(pool, made, tmp_path, served):
+    folder = made / "long"
+    if not folder.exists():
+        shutil.copytree(made / "a", folder)
+        lines = results.unpack(folder)
+        for result in lines[0]["results"]:
+            result |= {"name": "n" * 100_000, "texts": ["x" * 3_000_000 + str(i) for i in range(N)]}
+        results.pack(folder, lines)
+    for answer in served("long", addresses=["/", f"/puzzle/{ids(made)['square']}", "/samples"]):
+        assert answer.status_code == 200
+        assert len(answer.text) < 2_000_000
+    assert len(benchmark_report.report(shown(pool, made, "long"))) < 5_000_000
+
+
 def test_pages_of_results_forbid_all_but_their_style_and_have_no_script(served, made):
     for answer in served("hostile", "a", addresses=addresses(made)[:4]):
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self';")

@@ -19,6 +19,7 @@ import httpx
 import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
 from places import ROOT
+from readable import CONTRASTS
 from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive.schema import SCHEMA_VERSION
@@ -782,6 +783,14 @@ def test_pages_are_dark_where_that_is_preferred(browser, address):
         for scheme in ("light", "dark")
     ]
     assert colours == ["rgb(251, 250, 247)", "rgb(22, 24, 28)"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_of_a_page_can_be_read_on_what_is_behind_it(browser, address, scheme):
+    for where in (*OURS, "/archive", "/archive/candidates", "/puzzles?words=walrus"):
+        opened = looked_at(browser, f"{address}{where}", color_scheme=scheme)
+        opened.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert opened.evaluate(CONTRASTS) == [], where
 
 
 def test_a_search_is_typed_and_its_finding_opened(browser, address):
