@@ -82,10 +82,10 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
         return _svg(figure)
 
 
-def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
+def scores(runs: Mapping[str, Mapping[int, Sequence[float]]], are_arms: bool = True) -> str:
     """Scores over iterations, given as [value, low, high]. Only the first run is drawn with its intervals.
 
-    A run of one iteration, next to longer ones, is a dashed line at its score.
+    An arm of one iteration, next to longer ones, is a dashed line at its score.
     """
     longest = max(max(run, default=0) for run in runs.values())
     with _panel(len(runs) > 1) as (panel, drawn):
@@ -93,7 +93,7 @@ def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
             value_I, low_I, high_I = np.array([*run.values()], float).reshape(-1, 3).T
             if number:
                 low_I = high_I = value_I
-            _curve(panel, number, name, list(run), value_I, low_I, high_I, max(run) < 2 <= longest)
+            _curve(panel, number, name, list(run), value_I, low_I, high_I, are_arms and max(run) < 2 <= longest)
         _over_iterations(panel, longest)
     return drawn[0]
 

@@ -73,7 +73,7 @@ def _thin(found: Mapping[int, Any]) -> dict[int, Any]:
     return {iteration: found[iteration] for iteration in some([*found])}
 
 
-def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
+def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]], are_arms: bool = True) -> Iterator[Panel]:
     """pass@k on dev and held-out for each k, from the records of each run. The first run is the one reported."""
     records = next(iter(runs.values()))
     ks = [key for key in records[-1]["dev"] if key.startswith("pass@")] if records else []
@@ -90,7 +90,7 @@ def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
             note = f"{last['puzzles']} puzzles, {last['samples_per_puzzle']} candidates each, 95 % interval"
             iterations = sorted({iteration for own in drawn.values() for iteration in own})
             rows = [[str(i), *(interval(own[i]) if i in own else "" for own in drawn.values())] for i in iterations]
-            yield Panel(f"{set_name} {k}", note, chart.scores(drawn), ["iteration", *drawn], rows)
+            yield Panel(f"{set_name} {k}", note, chart.scores(drawn, are_arms), ["iteration", *drawn], rows)
 
 
 Counts = Mapping[str, tuple[int, int]]

@@ -74,7 +74,7 @@ def report(rundir: RunDir, others: Sequence[RunDir] = ()) -> str:
     with Archive(rundir.archive) as archive:
         drawn = {
             "Scores": [
-                *panels.scores(runs),
+                *panels.scores(runs, are_arms=not others),
                 *(panel for set_name, own in counted.items() for panel in panels.over_tries(set_name, own)),
             ],
             "Training": [*panels.training(runs)],

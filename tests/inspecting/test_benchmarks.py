@@ -221,7 +221,7 @@ def test_texts_of_any_length_leave_pages_short(pool, made, tmp_path, served):
         shutil.copytree(made / "a", folder)
         lines = results.unpack(folder)
         for result in lines[0]["results"]:
-            result |= {"name": "n" * 100_000, "texts": ["x" * 3_000_000 + str(i) for i in range(N)]}
+            result |= {"name": "n" * 100_000, "texts": ["x" * 100_000 + str(i) for i in range(N)]}
         results.pack(folder, lines)
     for answer in served("long", addresses=["/", f"/puzzle/{ids(made)['square']}", "/samples"]):
         assert answer.status_code == 200
