@@ -435,8 +435,12 @@ class RunConfig:
     way."""
     keep_checkpoints: str = "all"
     """Which checkpoints are kept. `best` keeps the best on dev and the last."""
+    track: str = "none"
+    """Curves of each training step and each record, while the run goes on: `tensorboard`, in the run's folder
+    `tensorboard/`, needs the `[track]` extra; `wandb` needs the `[wandb]` extra, and is written to `wandb/` in its
+    offline mode, so that nothing is sent: `wandb sync` does that."""
     tensorboard: bool = False
-    """Whether each record is also written as TensorBoard curves. Needs the `[track]` extra."""
+    """The older name of `track = "tensorboard"`."""
     executor: str = "local"
     """Where texts are sampled and judged: `local`, in this process and its children, or `ray`, on the nodes of a
     cluster. Both compute the same. Training always runs in this process."""
@@ -466,6 +470,7 @@ FEWEST_CANDIDATES = {"competitive": 1, "cooperative": 1, "learnability": 2, "bal
 """The games, and how many candidates of a puzzle each needs to pay for it."""
 CHOICES = {
     "keep_checkpoints": ("all", "best"),
+    "track": ("none", "tensorboard", "wandb"),
     "executor": ("local", "ray"),
     "prompt.protocol": ("auto", "plain", "few-shot", "chat"),
     "prompt.shots_as_turns": ("auto", "yes", "no"),
@@ -510,8 +515,8 @@ ENDPOINT = tuple(
 )
 """The settings that say where servers are and how they are asked, but not for what."""
 MAY_CHANGE = (
-    "iterations", "keep_checkpoints", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens", "budget.price",
-    "executor", "ray.address", "ray.samplers", *ROUNDING, *ENDPOINT,
+    "iterations", "keep_checkpoints", "track", "tensorboard", "model.overlap", "budget.seconds", "budget.tokens",
+    "budget.price", "executor", "ray.address", "ray.samplers", *ROUNDING, *ENDPOINT,
 )  # fmt: skip
 """Settings that do not change what an iteration computes, but for rounding, so that a run may be resumed with others:
 with less memory, say."""

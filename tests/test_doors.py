@@ -30,7 +30,7 @@ OURS = {
     "selfplay/scoring/shipped.py json.loads": 1,
     "selfplay/scoring/results.py *.read_text": 1,
     "selfplay/scoring/results.py json.loads": 1,
-    "selfplay/inspecting/pages.py *.read_text": 1,
+    "selfplay/inspecting/serving.py *.read_text": 1,
     "selfplay/inspecting/report.py *.read_text": 1,
     "selfplay/run/sessions.py *.read_bytes": 1,
     "selfplay/iteration/guarding.py *.read_bytes": 1,
@@ -39,6 +39,7 @@ OURS = {
     "selfplay/run/heartbeat.py *.read_text": 1,
     # Values that this process has just made.
     "selfplay/run/shard.py json.loads": 1,
+    "selfplay/inspecting/benchmark_pages.py json.loads": 2,
     # No reading: a file that we have just made, the null device, a browser, an address of the network.
     "selfplay/scoring/results.py gzip.GzipFile": 1,
     "puzzles/writing.py *.open": 1,

@@ -24,8 +24,7 @@ ROOMS = (
 DOORS = {"puzzles", "selfplay", "selfplay.__main__"}
 """Files that name what stands above them: the public Python API, and `python -m selfplay`."""
 WITH_TORCH = {
-    "selfplay.adapters.openrlhf_reward", "selfplay.benchmark.bench", "selfplay.inspecting.track",
-    "selfplay.sampling.decode",
+    "selfplay.adapters.openrlhf_reward", "selfplay.benchmark.bench", "selfplay.sampling.decode",
     "selfplay.sampling.adapter_merging", "selfplay.sampling.gguf_conversion",
     "selfplay.sampling.helper_model", "selfplay.sampling.helper_template", "selfplay.sampling.model",
     "selfplay.sampling.proofs", "selfplay.training.distributed", "selfplay.training.finetune",

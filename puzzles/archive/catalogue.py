@@ -60,7 +60,10 @@ class Filter:
     state: str | None = None
     """State of the puzzle, one of STATES."""
     words: str | None = None
-    """Words that must all stand in the puzzle's name, text and description, or all in one of its solutions."""
+    """Words that must all stand in the puzzle's name, text and description, or all in one of its solutions. Code such
+    as `x == 4` is looked for as it is written, whatever its spaces."""
+    verdict: str | None = None
+    """A verdict that some candidate of the puzzle got."""
 
     def check(self, archive: Archive) -> None:
         """Check that the archive has puzzles with each value that is asked for.
@@ -97,6 +100,9 @@ class Filter:
             parameters.append(self.skill)
         if self.state is not None:
             clauses.append(STATES[self.state])
+        if self.verdict is not None:
+            clauses.append("EXISTS (SELECT 1 FROM candidates c WHERE c.puzzle = p.id AND c.verdict = ?)")
+            parameters.append(self.verdict)
         if self.words is not None:
             found, words = _found(archive, self.words)
             clauses.append(found)
@@ -109,17 +115,18 @@ def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
 
     It uses the full-text index, and reads the rows that are not in the index yet.
     """
-    words = [word for word in text.replace("\0", " ").split() if re.search(r"\w", word)]
-    if not words:
-        raise InputError(f"expected a word to search for, got {text!r}")
-    asked = " ".join('"' + word.replace('"', '""') + '"' for word in words)
+    terms = terms_of(text)
+    asked = " ".join('"' + term.replace('"', '""') + '"' for term in terms)
+    plain, written = ([term for term in terms if bool(re.search(r"\W", term)) is is_code] for is_code in (False, True))
     clauses, parameters = [], list[str]()
     for table, columns in SEARCHED.items():
         later = f"t.number > (SELECT coalesce(max(id), 0) FROM search_{table}_docsize)"
         whole = " || char(10) || ".join(f"t.{column}" for column in columns)
-        contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in words)
+        contains = " AND ".join(f"instr(lower({whole}), lower(?))" for _ in plain) or "1"
+        # The index knows words only, so code is looked for again in the texts that have its words in a row.
+        as_written = f" AND instr({_without_spaces(whole)}, {_without_spaces('?')})" * len(written)
         matched = f"SELECT rowid FROM search_{table} WHERE search_{table} MATCH ?"
-        here = f"t.number IN ({matched}) OR ({later} AND {contains})"
+        here = f"(t.number IN ({matched}) OR ({later} AND {contains})){as_written}"
         puzzle = "id" if table == "puzzles" else "puzzle"
         # With few matches the search goes from these to their puzzles. With many it goes from puzzle to puzzle, and
         # stops when a page is full.
@@ -127,8 +134,81 @@ def _found(archive: Archive, text: str) -> tuple[str, list[str]]:
             clauses.append(f"p.id IN (SELECT t.{puzzle} FROM {table} t WHERE {here})")
         else:
             clauses.append(f"EXISTS (SELECT 1 FROM {table} t WHERE t.{puzzle} = p.id AND ({here}))")
-        parameters += [asked, *words]
+        parameters += [asked, *plain, *written]
     return f"({' OR '.join(clauses)})", parameters
+
+
+def _without_spaces(text: str) -> str:
+    return f"replace(replace(lower({text}), ' ', ''), char(10), '')"
+
+
+MOST_SEARCHED = 200
+"""Most characters of a search."""
+
+
+def terms_of(text: str) -> list[str]:
+    """What a search looks for: its words; and code, which is what an operator such as `==` joins.
+
+    Raises:
+        InputError: It contains no word, or is too long.
+    """
+    if len(text) > MOST_SEARCHED:
+        raise InputError(f"expected a search of at most {MOST_SEARCHED} characters, got {len(text):,}")
+    terms: list[str] = []
+    joins = False
+    for piece in text.replace("\0", " ").split():
+        is_operator = not re.search(r"\w", piece)
+        if terms and (is_operator or joins):
+            terms[-1] += f" {piece}"
+        else:
+            terms.append(piece)
+        joins = is_operator
+    if not re.search(r"\w", text):
+        raise InputError(f"expected a word to search for, got {text!r}")
+    return terms
+
+
+def pattern_of(text: str) -> re.Pattern[str]:
+    """A pattern that finds the hits of a search in a text, to mark them.
+
+    Raises:
+        InputError: As for `terms_of`.
+    """
+    return re.compile("|".join(map(_pattern, terms_of(text))), re.IGNORECASE)
+
+
+def _pattern(term: str) -> str:
+    code = r"\s*+".join(re.escape(character) for character in term if not character.isspace())
+    if re.search(r"\W", term):
+        return code
+    return rf"(?<!\w){re.escape(term)}(?!\w)"
+
+
+MOST_CHOICES = 200
+"""Most values of a filter that are offered."""
+MOST_COUNTED = 3_000_000
+"""Most rows of a table that are counted each time. The values of a larger one are offered without verdicts."""
+
+
+def choices(archive: Archive) -> dict[str, dict[str, int]]:
+    """The values that a filter can ask for, each with its number of puzzles, by the filter's name.
+
+    Those of `verdict` have their numbers of candidates.
+    """
+    columns = ("origin", "iteration", "answer_type", "difficulty")
+    found: dict[str, Counter[Any]] = {name: Counter() for name in (*columns, "skill", "verdict")}
+    for *values, number in archive.query(f"SELECT {', '.join(columns)}, count(*) FROM puzzles GROUP BY 1, 2, 3, 4"):
+        for name, value in zip(columns, values, strict=True):
+            if value is not None:
+                found[name][value] += number
+    tagged = "FROM puzzles p, json_each(p.skills) k WHERE p.skills != '[]'"
+    found["skill"].update(archive.counts(f"SELECT k.value, count(*) {tagged} GROUP BY 1"))
+    if archive.query("SELECT coalesce(max(rowid), 0) FROM candidates")[0][0] <= MOST_COUNTED:
+        found["verdict"].update(archive.counts("SELECT verdict, count(*) FROM candidates GROUP BY 1"))
+    ordered = {name: counts.most_common(MOST_CHOICES) for name, counts in found.items()}
+    for name in ("iteration", "difficulty"):
+        ordered[name].sort()
+    return {name: {str(value): number for value, number in items} for name, items in ordered.items()}
 
 
 def page_of(
@@ -187,7 +267,7 @@ def refused_proposals(
         outcome: The only outcome to include; None for all.
         limit: Most proposals on the page.
         offset: Number of proposals before the page.
-        stage: `propose` or `vary`; None for both.
+        stage: The only stage to include, `propose` or `vary`; None for both.
     """
     return archive.query(
         "SELECT r.chunk, r.position, r.outcome, r.detail, k.iteration, k.stage FROM proposals r"
@@ -200,10 +280,13 @@ def refused_proposals(
     )
 
 
-def refused_imports(archive: Archive, limit: int = 50, offset: int = 0) -> list[sqlite3.Row]:
-    """A page of the imported texts that were refused, in the order they came."""
-    sql = "SELECT name, what, reason, detail, original FROM refusals ORDER BY rowid LIMIT ? OFFSET ?"
-    return archive.query(sql, limit, offset)
+def refused_imports(archive: Archive, limit: int = 50, offset: int = 0, reason: str | None = None) -> list[sqlite3.Row]:
+    """A page of the imported texts that were refused, in the order they came; of one reason, as `what: reason`."""
+    sql = (
+        "SELECT name, what, reason, detail, original FROM refusals WHERE what || ': ' || reason ="
+        " coalesce(?, what || ': ' || reason) ORDER BY rowid LIMIT ? OFFSET ?"
+    )
+    return archive.query(sql, reason, limit, offset)
 
 
 def stats(archive: Archive) -> dict[str, Any]:

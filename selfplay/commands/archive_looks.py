@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, add_wide, command, natural, positive
-from selfplay.commands.terminal import archive_path, highlighted, page, width
+from selfplay.commands.terminal import archive_path, benchmark_folders, highlighted, page, width
 from selfplay.text import Column, Table, count_table, one_line, render
 
 if TYPE_CHECKING:
@@ -245,8 +245,12 @@ def _why(options: argparse.Namespace) -> int:
 
 def add_view(commands: Any) -> None:
     """Declare `view`."""
-    parser = command(commands, "view", _view, "show an archive in the browser", "view embedded --open")
-    parser.add_argument("archive", metavar="RUN|ARCHIVE", help=ARCHIVE)
+    parser = command(commands, "view", _view, "show an archive or a benchmark in the browser", "view embedded --open")
+    parser.add_argument(
+        "places", nargs="+", metavar="RUN|ARCHIVE|RESULT",
+        help="a run, an archive, or a folder that `bench` wrote; two such folders are shown side by side",
+    )  # fmt: skip
+    parser.add_argument("--puzzles", metavar="FILE", help="the puzzle file of a benchmark whose set is not embedded")
     parser.add_argument("--port", type=natural, default=8001, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--open", action="store_true", help="open a browser that shows it")
 
@@ -255,5 +259,12 @@ def _view(options: argparse.Namespace) -> int:
     from selfplay.inspecting import view
 
     view.require()
-    view.serve(archive_path(options.archive), options.port, options.open)
+    if results := benchmark_folders(options.places):
+        view.serve_benchmarks(results, options.puzzles, options.port, options.open)
+        return 0
+    if options.puzzles or len(options.places) > 1:
+        raise InputError(
+            f"{options.places[-1]}: expected one archive, or one or two folders that `selfplay bench` wrote"
+        )
+    view.serve(archive_path(options.places[0]), options.port, options.open)
     return 0

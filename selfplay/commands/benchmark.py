@@ -34,6 +34,7 @@ from selfplay.text import printable, wrapped
 if TYPE_CHECKING:
     from selfplay.config import ModelConfig
     from selfplay.sampling.sampler import Sampler
+    from selfplay.scoring.compare import Comparison
 
 USUAL_K = (1, 10, 100)
 
@@ -356,6 +357,7 @@ def add_compare(commands: Any) -> None:
     parser.add_argument("second", metavar="B", help="the result to compare with A, in the same form")
     parser.add_argument("--anyway", action="store_true", help="compare even if puzzles, protocol or settings differ")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit with status 1 if B is worse at the first k")
+    parser.add_argument("--chart", metavar="FILE", help="write pass@k over k of both as SVG to this file")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_wide(parser)
 
@@ -369,5 +371,24 @@ def _compare(options: argparse.Namespace) -> int:
     from selfplay.scoring.compare import compare, report, to_json
 
     comparison = compare(_result(options.first), _result(options.second), options.anyway)
+    if options.chart:
+        _draw(comparison, Path(options.chart))
     print(json.dumps(to_json(comparison)) if options.json else printable(report(comparison, width(options))))
     return int(options.fail_if_worse and comparison.verdict == "worse")
+
+
+def _draw(comparison: Comparison, out: Path) -> None:
+    """Write pass@k over k of both results as SVG."""
+    from selfplay.inspecting.panels import over_tries
+    from selfplay.run.rundir import spare, told_if_closed, write_atomically
+
+    counted = {
+        f"{label} {own['model']['path']}": {puzzle: own["per_puzzle"][puzzle] for puzzle in comparison.puzzles}
+        for label, own in (("A", comparison.first), ("B", comparison.second))
+    }
+    spare(out.absolute())
+    panels = [*over_tries(comparison.first["set"]["name"], counted)]
+    if not panels:
+        raise InputError(f"--chart {out}: a curve needs two candidates per puzzle or more, there is one")
+    with told_if_closed(out, "name another place with --chart"):
+        write_atomically(out, panels[0].svg)

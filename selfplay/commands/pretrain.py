@@ -36,7 +36,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     config = load_pretrain_config(options.config or embedded_file("pretrain.toml"), overrides)
     count = on_screen().counter(config.steps, "pretrain", "step")
 
-    def progress(tokens: int, loss: float) -> None:
+    def progress(tokens: int, loss: float, learning_rate: float) -> None:
         count(1, f"loss {loss:.3f}")
 
     stats = pretrain(config, folder, lambda pool: guard_of(pool, guarded_sets(pool, RunConfig())), progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -168,15 +168,9 @@ def _run_and_print(rundir: RunDir, config: RunConfig, columns: int | None) -> st
     from selfplay.iteration.alarms import Collapsed
     from selfplay.iteration.budget import BudgetSpent
 
-    seen = len(rundir.read_records())
-
-    def tracked(record: dict[str, Any]) -> None:
-        if config.tensorboard and record["iteration"] >= seen:
-            track.write(rundir.path / "tensorboard", record)
-
-    with log_to(rundir.log):
+    with log_to(rundir.log), track.tracker(config, rundir) as tracker:
         try:
-            run_iterations(config, rundir.path, with_rows(columns, then=tracked, rundir=rundir))
+            run_iterations(config, rundir.path, tracker.watching(with_rows(columns, rundir=rundir)))
         except BudgetSpent as spent:
             return f"{spent}{MORE}"
         except Collapsed as collapsed:
@@ -270,8 +264,8 @@ def require_packages(*configs: RunConfig) -> None:
     from selfplay.sampling import cluster
     from selfplay.training.finetune import require_peft
 
-    if any(config.tensorboard for config in configs):
-        track.require()
+    for config in configs:
+        track.require(config)
     if any(config.finetune.lora_rank for config in configs):
         require_peft()
     if any(config.executor == "ray" for config in configs):
@@ -279,15 +273,13 @@ def require_packages(*configs: RunConfig) -> None:
 
 
 def with_rows(
-    columns: int | None, title: str = "", then: Callable[[dict[str, Any]], object] = lambda record: None,
-    rundir: RunDir | None = None,
+    columns: int | None, title: str = "", rundir: RunDir | None = None
 ) -> Progress:  # fmt: skip
     """Progress as a status line, and a table with a row for each record.
 
     Args:
         columns: Characters of a line; None for all columns of the table.
         title: What stands above the table.
-        then: Called with each record.
         rundir: The run, if the rows that it has from another run are to be marked.
     """
     from selfplay.iteration.record_table import record_cells, record_table
@@ -303,6 +295,5 @@ def with_rows(
                 table.append(record_table(record, columns))
                 print(title + table[0].heading, flush=True)
             print(table[0].row(cells), flush=True)
-        then(record)
 
     return replace(on_screen(), row=row, width=columns)

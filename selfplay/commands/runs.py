@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from puzzles.puzzle import InputError
 from sandbox.printing import visible
 from selfplay.commands.grammar import add_wide, command
-from selfplay.commands.terminal import RUNS, run_dir, tell, width
+from selfplay.commands.terminal import RUNS, benchmark_folders, run_dir, tell, width
 from selfplay.text import Column, Table, interval, one_line
 
 if TYPE_CHECKING:
@@ -82,21 +83,40 @@ def _league(options: argparse.Namespace) -> int:
 
 def add_report(commands: Any) -> None:
     """Declare `report`."""
-    parser = command(commands, "report", _report, "write a report on a run as one HTML file", "report embedded")
-    parser.add_argument("run", metavar="RUN", help="the run's name or folder")
-    parser.add_argument("--out", metavar="FILE", help="file to write; default: report.html in the run's folder")
+    parser = command(
+        commands, "report", _report, "write a report on a run or a benchmark as one HTML file", "report embedded"
+    )
+    parser.add_argument(
+        "places", nargs="+", metavar="RUN|RESULT",
+        help="a run, and runs to draw beside it; or one or two folders that `bench` wrote",
+    )  # fmt: skip
+    parser.add_argument("--puzzles", metavar="FILE", help="the puzzle file of a benchmark whose set is not embedded")
+    parser.add_argument("--out", metavar="FILE", help="file to write; default: report.html in the first folder")
 
 
 def _report(options: argparse.Namespace) -> int:
     from selfplay.inspecting.report import report
-    from selfplay.run.rundir import spare, told_if_closed, write_atomically
+    from selfplay.run.rundir import RunDir, spare, told_if_closed, write_atomically
 
-    rundir = run_dir(options.run)
-    out = Path(options.out) if options.out else rundir.report
+    results = benchmark_folders(options.places)
+    runs = [] if results else [run_dir(place) for place in options.places]
+    if runs and options.puzzles:
+        raise InputError("--puzzles is about a benchmark: name a folder that `selfplay bench` wrote")
+    first = results[0] if results else runs[0].path
+    name = "-".join(["report", *(Path(place).name for place in options.places[1:])])
+    out = Path(options.out) if options.out else first / f"{name}.html"
     spare(out.absolute())
-    rundir.check()
-    page = report(rundir)
+    RunDir(first).check()
+    page = _benchmark_report(results, options.puzzles) if results else report(runs[0], runs[1:])
     with told_if_closed(out, "name another place with --out"):
         write_atomically(out, page)
     tell(f"{out}: {out.stat().st_size / 1e6:.1f} MB; it opens in any browser")
     return 0
+
+
+def _benchmark_report(folders: Sequence[Path], puzzles: str | None) -> str:
+    from puzzles.verify import truth_pool
+    from selfplay.inspecting import benchmark_report, benchmarks
+
+    with truth_pool() as pool:
+        return benchmark_report.report(benchmarks.read(folders, pool, puzzles))

@@ -8,6 +8,7 @@ import pydoc
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -52,6 +53,22 @@ def archive_path(text: str) -> Path:
         if path.is_file():
             return path
     raise InputError(f"{text}: expected an archive file, a run folder or a run's name below {RUNS}")
+
+
+def benchmark_folders(places: Sequence[str]) -> list[Path]:
+    """The folders that `bench` wrote at these places or below `runs/`; none if the first is no such folder.
+
+    Raises:
+        InputError: The first is one, and another one is not.
+    """
+    from selfplay.inspecting.benchmarks import is_benchmark
+
+    found = [next(filter(is_benchmark, (Path(place), RUNS / place)), None) for place in places]
+    if found[0] is not None and None in found:
+        raise InputError(
+            f"{places[found.index(None)]}: expected a folder that `selfplay bench` wrote, as {places[0]} is"
+        )
+    return [folder for folder in found if folder is not None] if found[0] is not None else []
 
 
 def on_screen() -> Progress:

@@ -22,12 +22,16 @@ MARKERS = "os^Dvp"
 LINES = ("-", (0, (4, 1.5)), ":")
 """Line styles. The first curves, one per colour, have the first style, the next ones the second, and so on."""
 GREY = "#7d7d7d"
+TEXT, TEXT_ON_DARK = "#5f6368", "#b3b8be"
+"""Colours of text. On white and on nearly black pages their contrast is at least 5.5 : 1."""
 REST = "#b3b3b3"
 SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 """Colours of viridis from dark to bright, for things that have an order."""
 PANEL_INCHES = (4.2, 2.8)
 MOST_LABEL, LONG_LABEL = 30, 18
 """Most characters of a label that are shown, and the length from which only two labels fit side by side."""
+TRIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""Numbers of tries that are named."""
 MOST_NUMBERED = 10
 """Most columns of a heat map with room for numbers; also most labelled bars."""
 STYLE = {
@@ -35,13 +39,15 @@ STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 9,
-    "text.color": GREY,
+    "text.color": TEXT,
     "axes.edgecolor": GREY,
-    "axes.labelcolor": GREY,
+    "axes.labelcolor": TEXT,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "xtick.color": GREY,
+    "xtick.labelcolor": TEXT,
     "ytick.color": GREY,
+    "ytick.labelcolor": TEXT,
     "legend.frameon": False,
 }
 
@@ -76,10 +82,10 @@ def ablation_chart(ablation: Ablation, done: Sequence[ArmScores]) -> str:
         return _svg(figure)
 
 
-def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
+def scores(runs: Mapping[str, Mapping[int, Sequence[float]]], are_arms: bool = True) -> str:
     """Scores over iterations, given as [value, low, high]. Only the first run is drawn with its intervals.
 
-    A run of one iteration, next to longer ones, is a dashed line at its score.
+    An arm of one iteration, next to longer ones, is a dashed line at its score.
     """
     longest = max(max(run, default=0) for run in runs.values())
     with _panel(len(runs) > 1) as (panel, drawn):
@@ -87,8 +93,24 @@ def scores(runs: Mapping[str, Mapping[int, Sequence[float]]]) -> str:
             value_I, low_I, high_I = np.array([*run.values()], float).reshape(-1, 3).T
             if number:
                 low_I = high_I = value_I
-            _curve(panel, number, name, list(run), value_I, low_I, high_I, max(run) < 2 <= longest)
+            _curve(panel, number, name, list(run), value_I, low_I, high_I, are_arms and max(run) < 2 <= longest)
         _over_iterations(panel, longest)
+    return drawn[0]
+
+
+def over_k(curves: Mapping[str, Mapping[int, float]]) -> str:
+    """pass@k over the number of tries k, for each curve: how it rises tells sharpening from discovering."""
+    with _panel(True) as (panel, drawn):
+        for number, (name, own) in enumerate(curves.items()):
+            round_, place = divmod(number, len(COLOURS))
+            line = LINES[round_ % len(LINES)]
+            panel.plot([*own], [*own.values()], color=COLOURS[place], ls=line, lw=1.5, label=_label(name))
+        longest = max(max(own) for own in curves.values())
+        ticks = [k for k in TRIES if k <= longest]
+        panel.set(xscale="log", xlabel="tries k", ylabel="pass@k", xlim=(1, max(longest, 2)))
+        panel.set_ylim(bottom=0)
+        panel.minorticks_off()
+        panel.set_xticks(ticks, [str(k) for k in ticks])
     return drawn[0]
 
 
@@ -195,7 +217,11 @@ def _label(name: str) -> str:
 def _svg(figure: Any) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    # A picture follows the colours of the page around it.
+    return file.getvalue().replace("</style>", f"{_ON_DARK}</style>", 1)
+
+
+_ON_DARK = f'@media (prefers-color-scheme: dark) {{ text[style*="{TEXT}"] {{ fill: {TEXT_ON_DARK} !important }} }}'
 
 
 def _place_by_place(panel: Any, iterations: Sequence[int]) -> None:

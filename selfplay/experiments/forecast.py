@@ -313,7 +313,9 @@ class _Trial:
             folder = self.folder / "trained"
             model = self.config.model
             training = Training(model.path, chosen, replace(own, max_steps=steps), model, [0], {})
-            statistics = self.backend.finetune(training, folder, lambda tokens, loss: None, lambda steps: None)
+            statistics = self.backend.finetune(
+                training, folder, lambda tokens, loss, learning_rate: None, lambda steps: None
+            )
             shutil.rmtree(folder)
             self.steps = statistics.steps
             self._keep("train", training_cost(asdict(statistics)))

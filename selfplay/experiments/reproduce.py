@@ -148,7 +148,7 @@ def reproduce(
     """
     shown, done = progress or Progress(), Comparison()
     records, first = there.read_records(), _first(there)
-    config = replace(as_begun(there, load(there.config)), budget=BudgetConfig(), tensorboard=False)
+    config = replace(as_begun(there, load(there.config)), budget=BudgetConfig(), tensorboard=False, track="none")
 
     def row(record: dict[str, Any]) -> None:
         iteration = record["iteration"]

@@ -27,8 +27,11 @@ from puzzles.puzzle import FAILED, Candidate, InputError, Puzzle
 from puzzles.writing import folder_atomically, path_atomically
 from sandbox.pool import Pool
 from selfplay.iteration.solve import STAGES, text_at
+from selfplay.run.rundir import SET_NAMES, RunDir
+from selfplay.run.sessions import version_of
 from selfplay.sampling.prompts import kept_format, propose_completion, propose_prompt, solve_completion, solve_prompt
-from selfplay.text import code, markdown
+from selfplay.settings import load
+from selfplay.text import code, interval, markdown
 
 FORMATS = {
     "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
@@ -51,6 +54,33 @@ PAIR_COLUMNS = (
     + f"    {CANDIDATES_N_C}, {QUARANTINED} AS quarantined"
 )
 JSON_COLUMNS = ("skills", "parents", "trained_in")
+COLUMNS = {
+    "puzzle_id": ("string", "hash of the puzzle's normal form: programs that differ only in names and layout share it"),
+    "solution_id": ("string", "the same of the solution"),
+    "name": ("string", "the puzzle's name; empty if it has none"),
+    "puzzle": ("string", "the puzzle: a Python function `f` that returns True for a right answer"),
+    "solution": ("string", "the solution: a Python function `g` whose answer `f` accepts"),
+    "answer": ("string", "what `g` returned, as a Python literal; null if it is too long"),
+    "answer_type": ("string", "type of the answer, such as `List[int]`"),
+    "skills": ("list of string", "skills that the puzzle asks for; only of puzzles that people wrote"),
+    "difficulty": ("int64", "difficulty that its author gave; null if none did"),
+    "puzzle_origin": ("string", "who wrote the puzzle: `human`, `rule`, `import`, `model`, `variant`"),
+    "solution_origin": ("string", "who wrote the solution; a `variant` was made by rule from other puzzles"),
+    "puzzle_iteration": ("int64", "iteration of the run in which the puzzle came; 0 before the first"),
+    "solution_iteration": ("int64", "iteration in which the solution was first found"),
+    "parents": ("list of string", "ids of the puzzles that the prompt showed, or that a variant was made from"),
+    "checkpoint": ("string", "hash of the weights that wrote the solution; null if no model did"),
+    "seed": ("string", "seed of the chunk in which the solution was sampled; null if it was not"),
+    "settings": ("string", "how that chunk was sampled, as JSON; null if it was not"),
+    "tier": ("string", "protections of the sandbox that confirmed the pair: tier `A`, `B` or `D`"),
+    "added_at": ("float64", "when the pair was confirmed, in seconds since 1970"),
+    "trained_in": ("list of int64", "iterations whose checkpoints learned from the pair"),
+    "n": ("int64", "candidates of the puzzle that were judged"),
+    "c": ("int64", "those of them that were accepted"),
+    "quarantined": ("bool", "whether to leave the pair out of training: two worlds judged the puzzle differently, it is"
+                    " too near to a held-out puzzle, or its iteration was rolled back"),
+}  # fmt: skip
+"""The columns of `parquet` and `datasets`: type, and meaning."""
 
 
 def puzzle_lines(archive: Archive) -> Iterator[dict[str, Any]]:
@@ -227,16 +257,16 @@ def _parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
         import pyarrow.parquet
     except ImportError:
         raise InputError("parquet: the package is not installed: pip install '.[parquet]'") from None
-    text, number, list_of = pyarrow.string(), pyarrow.int64(), pyarrow.list_
-    types = {
-        "skills": list_of(text), "parents": list_of(text), "trained_in": list_of(number), "difficulty": number,
-        "puzzle_iteration": number, "solution_iteration": number, "n": number, "c": number,
-        "added_at": pyarrow.float64(), "quarantined": pyarrow.bool_(),
-    }  # fmt: skip
-    schema, count = None, 0
-    writer = None
+    kinds = {
+        "string": pyarrow.string(),
+        "int64": pyarrow.int64(),
+        "float64": pyarrow.float64(),
+        "bool": pyarrow.bool_(),
+    }
+    kinds |= {f"list of {name}": pyarrow.list_(kinds[name]) for name in ("string", "int64")}
+    schema = pyarrow.schema([(name, kinds[kind]) for name, (kind, _) in COLUMNS.items()])
+    writer, count = None, 0
     while batch := list(itertools.islice(records, ROWS_AT_ONCE)):
-        schema = schema or pyarrow.schema([(name, types.get(name, text)) for name in batch[0]])
         writer = writer or pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
         writer.write_table(pyarrow.Table.from_pylist(batch, schema))
         count += len(batch)
@@ -248,48 +278,58 @@ def _parquet(path: Path, records: Iterator[dict[str, Any]]) -> int:
 
 CARD = """\
 ---
+pretty_name: {pretty_name}
 license: {licence}
+language:
+- en
 task_categories:
 - text-generation
 tags:
 - code
 - synthetic
 - programming-puzzles
+size_categories:
+- {size}
 configs:
 - config_name: default
-  data_files: data/pairs.jsonl
+  data_files:
+  - split: train
+    path: data/pairs.jsonl
+dataset_info:
+  features:
+{features}
 ---
 
 # Verified pairs of programming puzzles and solutions
 
 Each row is a puzzle and a solution. The puzzle is a Python function `f` that returns True for a right answer. The
-solution is a function `g` whose answer the puzzle accepts. The pairs were made by self-play with selfplay-puzzles: one
-model proposes puzzles and samples candidates, and a sandboxed interpreter verifies them.
+solution is a function `g` whose answer the puzzle accepts. The pairs were made by self-play with selfplay-puzzles
+{version}: one model proposes puzzles and samples candidates, and a sandboxed interpreter verifies them.
 
-{sections}
+{run}{sections}
 
 ## Columns
 
-`puzzle_id` and `solution_id` are hashes of normal forms, so programs that differ only in names and layout have the same
-id. `n` candidates of the puzzle were judged and `c` were accepted. `checkpoint` is the hash of the weights that wrote
-the solution; `seed` and `settings` tell how it was sampled. They are empty if a person or a rule wrote it. `trained_in`
-lists the iterations whose checkpoints learned from the pair. Leave `quarantined` rows out of training: two worlds
-judged the puzzle differently, it is too near to a held-out puzzle, or its iteration was rolled back.
+{columns}
 
 ## Limits
 
 A puzzle may accept an answer that its author did not intend. Code written by a model is untrusted: run it only in a
-sandbox. Only hand-written puzzles have skills and a difficulty.
+sandbox.
 
 ## Intended use
 
 Research on self-play, program synthesis and verification. Do not score a model that was trained on these pairs on the
 same puzzles.
 """
+SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+"""The hub's names for sizes, by the number of rows that is too many for each."""
 
 
 def card(archive: Archive, licence: str) -> str:
-    """A dataset card: the origins of the pairs, how they were sampled and confirmed, and the contamination found."""
+    """A dataset card: the run, the origins of the pairs, how they were sampled and confirmed, the contamination found,
+    and every column.
+    """
     by_chunk = "count(*) FROM solutions s JOIN chunks k ON k.id = s.chunk GROUP BY 1 ORDER BY min(k.id)"
     sections = {
         "Pairs by who wrote the solution": "SELECT origin, count(*) FROM solutions GROUP BY 1",
@@ -307,7 +347,38 @@ def card(archive: Archive, licence: str) -> str:
         "Contamination": _contamination(archive)
     }
     parts = [f"## {title}\n\n{_table(counts)}" for title, counts in counted.items() if counts]
-    return CARD.format(licence=_in_yaml(licence), sections="\n\n".join(parts))
+    ((pairs,),) = archive.query("SELECT count(*) FROM solutions")
+    rows = [[f"`{name}`", kind, meaning] for name, (kind, meaning) in COLUMNS.items()]
+    return CARD.format(
+        pretty_name="Verified programming puzzles", licence=_in_yaml(licence), sections="\n\n".join(parts),
+        size=next((name for most, name in SIZES.items() if pairs < most), "n>10M"), run=_run(archive.path),
+        version=version_of("selfplay-puzzles") or "(not installed)", features="\n".join(map(_feature, COLUMNS)),
+        columns=markdown(["column", "type", "means"], rows),
+    )  # fmt: skip
+
+
+def _feature(name: str) -> str:
+    kind = COLUMNS[name][0]
+    of = kind.removeprefix("list of ")
+    return f"  - name: {name}\n    {'sequence' if of != kind else 'dtype'}: {of}"
+
+
+def _run(path: Path) -> str:
+    """The section about the run that made the archive: its model, seed and last scores; none without a run."""
+    rundir = RunDir(path.parent)
+    if path.name != rundir.archive.name or not rundir.config.is_file():
+        return ""
+    config, records = load(rundir.config), rundir.read_records()
+    facts = {
+        "run": rundir.path.absolute().name, "base model": config.model.path, "seed": str(config.seed),
+        "iterations": str(max(0, len(records) - 1)),
+    }  # fmt: skip
+    for scored, name in SET_NAMES.items():
+        having = [record for record in records if scored in record]
+        for k in (key for key in having[-1][scored] if key.startswith("pass@")) if having else ():
+            facts[f"{name} {k}, iteration {having[-1]['iteration']}"] = interval(having[-1][scored][k])
+    rows = [[name, code(value)] for name, value in facts.items()]
+    return f"## The run\n\n{markdown(['', ''], rows)}\n\n"
 
 
 def _in_yaml(text: str) -> str:

@@ -19,12 +19,22 @@ from selfplay.experiments import chart
 from selfplay.iteration import collapse
 from selfplay.run.rundir import SET_NAMES as SETS
 from selfplay.sampling.cost import STAGES, record_seconds, record_tokens
+from selfplay.scoring.metrics import pass_at_k
 from selfplay.text import fraction, interval
 
 VERDICT_COLOURS = {
     "accepted": "#009E73", "wrong_answer": "#D55E00", "wrong_type": "#E69F00", "runtime_error": "#CC79A7",
     "invalid_solution": "#56B4E9", "time_limit": "#0072B2",
 }  # fmt: skip
+OUTCOME_COLOURS = {
+    "admitted": "#009E73", "duplicate": "#56B4E9", "syntax": "#E69F00", "trivial": "#CC79A7", "held_out": "#D55E00",
+    "answer_type": "#0072B2", "always_raises": "#882255", "never_true": "#999933", "unstable": "#332288",
+}  # fmt: skip
+TYPE_COLOURS = {
+    "int": "#0072B2", "str": "#D55E00", "float": "#009E73", "List[int]": "#56B4E9", "List[str]": "#E69F00",
+    "List[float]": "#CC79A7", "Set[int]": "#882255", "Dict[str, int]": "#999933", "Tuple[int, int]": "#332288",
+}  # fmt: skip
+"""Outcomes, verdicts and types have the same colours in all reports. Others are drawn together."""
 REST = "other"
 MOST_ITERATIONS = 100
 MOST_NAMES = 24
@@ -40,6 +50,11 @@ class Panel:
     svg: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all of its numbers are 0 or missing, so that there is nothing to draw."""
+        return all(cell.strip("-.0") == "" for row in self.rows for cell in row[1:])
 
     @property
     def source(self) -> str:
@@ -58,7 +73,7 @@ def _thin(found: Mapping[int, Any]) -> dict[int, Any]:
     return {iteration: found[iteration] for iteration in some([*found])}
 
 
-def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
+def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]], are_arms: bool = True) -> Iterator[Panel]:
     """pass@k on dev and held-out for each k, from the records of each run. The first run is the one reported."""
     records = next(iter(runs.values()))
     ks = [key for key in records[-1]["dev"] if key.startswith("pass@")] if records else []
@@ -75,7 +90,51 @@ def scores(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
             note = f"{last['puzzles']} puzzles, {last['samples_per_puzzle']} candidates each, 95 % interval"
             iterations = sorted({iteration for own in drawn.values() for iteration in own})
             rows = [[str(i), *(interval(own[i]) if i in own else "" for own in drawn.values())] for i in iterations]
-            yield Panel(f"{set_name} {k}", note, chart.scores(drawn), ["iteration", *drawn], rows)
+            yield Panel(f"{set_name} {k}", note, chart.scores(drawn, are_arms), ["iteration", *drawn], rows)
+
+
+Counts = Mapping[str, tuple[int, int]]
+"""Numbers of candidates and of accepted candidates, by puzzle."""
+
+
+def over_tries(set_name: str, counted: Mapping[str, Counts]) -> Iterator[Panel]:
+    """pass@k over k on one set, for each name's counts; of puzzles that all of them were asked."""
+    asked = [puzzle for puzzle in next(iter(counted.values()), {}) if all(puzzle in own for own in counted.values())]
+    curves = {}
+    for name, own in counted.items():
+        n_P, c_P = (np.array([own[puzzle][part] for puzzle in asked]) for part in (0, 1))
+        if asked and n_P.min() > 1:
+            curves[name] = {k: float(pass_at_k(n_P, c_P, k).mean()) for k in range(1, int(n_P.min()) + 1)}
+    if not curves:
+        return
+    longest = max(max(own) for own in curves.values())
+    ks = sorted({*(k for k in chart.TRIES if k < longest), longest})
+    rows = [[str(k), *(fraction(own[k]) if k in own else "" for own in curves.values())] for k in ks]
+    yield Panel(
+        f"{set_name} pass@k over k",
+        "higher at the left: surer of what was within reach; higher at the right too: more is within reach",
+        chart.over_k(curves), ["k", *curves], rows,
+    )  # fmt: skip
+
+
+def training(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Panel]:
+    """The loss of each run's trainings, and its pairs."""
+    losses = {
+        name: {r["iteration"]: r["training"]["last_loss"] for r in own if "last_loss" in r["training"]}
+        for name, own in runs.items()
+    }
+    if losses := {name: own for name, own in losses.items() if own}:
+        iterations = sorted({iteration for own in losses.values() for iteration in own})
+        rows = [[str(i), *(f"{own[i]:.3f}" if i in own else "" for own in losses.values())] for i in iterations]
+        yield Panel(
+            "loss", "of the last tenth of each training, as its objective defines it", chart.lines(losses, "loss"),
+            ["iteration", *losses], rows,
+        )  # fmt: skip
+    if len(runs) > 1:
+        pairs = {name: {r["iteration"]: r["pairs"] for r in own} for name, own in runs.items() if own}
+        iterations = sorted({iteration for own in pairs.values() for iteration in own})
+        rows = [[str(i), *(f"{own[i]:,}" if i in own else "" for own in pairs.values())] for i in iterations]
+        yield Panel("pairs in the archive", "of each run", chart.lines(pairs, "pairs"), ["iteration", *pairs], rows)
 
 
 def loop(records: Sequence[Mapping[str, Any]], archive: Archive) -> Iterator[Panel]:
@@ -85,7 +144,7 @@ def loop(records: Sequence[Mapping[str, Any]], archive: Archive) -> Iterator[Pan
         yield _funnel(trained)
         yield _pairs(trained)
     if outcomes := _thin(trends.outcomes(archive)):
-        yield _shares("outcomes of proposals", "held_out: too near to dev or held-out", outcomes)
+        yield _shares("outcomes of proposals", "held_out: too near to dev or held-out", outcomes, OUTCOME_COLOURS)
     if verdicts := _thin(trends.verdicts(archive)):
         yield _shares("verdicts on candidates", "all candidates sampled in the loop", verdicts, VERDICT_COLOURS)
 
@@ -126,7 +185,7 @@ def puzzles(archive: Archive) -> Iterator[Panel]:
     if lengths:
         yield _lengths(lengths)
     if types := _thin(trends.answer_types(archive)):
-        yield _shares("answer types", "answer types of the admitted puzzles", types)
+        yield _shares("answer types", "answer types of the admitted puzzles", types, TYPE_COLOURS)
     if structures := _thin(trends.new_structures(archive)):
         share = {iteration: new / admitted for iteration, (admitted, new) in structures.items()}
         rows = [[str(i), f"{admitted:,}", f"{new:,}", fraction(share[i])] for i, (admitted, new) in structures.items()]
@@ -250,12 +309,9 @@ def _cost_per_pair(records: Sequence[Mapping[str, Any]]) -> Panel:
     )  # fmt: skip
 
 
-def _shares(
-    title: str, note: str, counts: Mapping[int, Counter[str]], colours: Mapping[str, str] | None = None
-) -> Panel:
+def _shares(title: str, note: str, counts: Mapping[int, Counter[str]], colours: Mapping[str, str]) -> Panel:
     """Shares over iterations. Rare names are drawn together as one, but each has its own column of numbers."""
     names = [name for name, _ in sum(counts.values(), Counter[str]()).most_common(MOST_NAMES)]
-    colours = colours or dict(zip(names, chart.COLOURS, strict=False))
     shown = [name for name in colours if name in names]
     others = {iteration: own.total() - sum(own[name] for name in shown) for iteration, own in counts.items()}
     drawn = {i: {**{name: own[name] for name in shown}, REST: others[i]} for i, own in counts.items()}

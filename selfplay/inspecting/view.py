@@ -1,9 +1,9 @@
-"""`selfplay view`: an archive in the browser, on this machine only and read only.
+"""`selfplay view`: an archive or a benchmark in the browser, on this machine only and read only.
 
-`pages.py` makes the pages, on top of datasette. This file decides who may read them: requests over the loopback device
-whose host is this machine, from whoever has the address that was printed. A foreign web page can point its own name at
-127.0.0.1 and could then read and query the archive. Its requests carry that name and are refused. Another user of this
-machine does not know the token in the address.
+`pages.py` and `benchmark_pages.py` make the pages, on top of datasette. This file decides who may read them: requests
+over the loopback device whose host is this machine, from whoever has the address that was printed. A foreign web page
+can point its own name at 127.0.0.1 and could then read and query the archive. Its requests carry that name and are
+refused. Another user of this machine does not know the token in the address.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import threading
 import urllib.parse
 import webbrowser
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -97,15 +97,50 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     Raises:
         InputError: The file is no archive, or the port is not free.
     """
-    import uvicorn
-
     from selfplay.inspecting import pages
 
     Archive(path).close()
+    try:
+        _serve(str(path), lambda is_ending: pages.over(path, is_ending), port, opened)
+    finally:
+        with contextlib.suppress(InputError):  # the file may be gone
+            Archive(path, trust=True).close()  # the last connection to close may write, so that SQLite leaves one file
+
+
+def serve_benchmarks(folders: Sequence[Path], puzzles: str | None, port: int, opened: bool = False) -> None:
+    """Serve one result of `selfplay bench`, or two side by side, until SIGINT or SIGTERM.
+
+    Args:
+        folders: The folders of the results, which are only read.
+        puzzles: The puzzle file that the user names, for sets that are not embedded.
+        port: The port on 127.0.0.1; 0 takes a free one.
+        opened: Whether a browser is opened to show it.
+
+    Raises:
+        InputError: A folder holds no whole result, two have nothing in common, or the port is not free.
+    """
+    from puzzles.verify import truth_pool
+    from selfplay.inspecting import benchmark_pages, benchmarks
+
+    with truth_pool() as pool:
+        shown = benchmarks.read(folders, pool, puzzles)
+    with tempfile.TemporaryDirectory(prefix="selfplay-view-") as folder:
+        file = Path(folder) / "benchmark.sqlite"
+        benchmarks.fill(file, shown)
+        about = " and ".join(map(str, folders))
+        _serve(about, lambda is_ending: benchmark_pages.over(file, shown, is_ending), port, opened)
+
+
+def _serve(about: str, made: Callable[[Callable[[], bool]], Any], port: int, opened: bool) -> None:
+    """Serve the pages that `made` makes; it is told how to ask whether the server is ending."""
+    import uvicorn
+
+    from selfplay.inspecting import serving
+
     listening = _listen(port)
     token, ending = secrets.token_urlsafe(TOKEN_BYTES), Ending()
     address = f"http://{ADDRESS}:{listening.getsockname()[1]}/?{TOKEN}={token}"
-    shown = pages.over(path, ending.has_begun)
+    shown = made(ending.has_begun)
 
     class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn has no types
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -115,7 +150,7 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     config = uvicorn.Config(
         only_here(shown.app(), token), log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=1
     )
-    print(f"{printable(str(path))}: {address} (Ctrl-C ends it)", flush=True)
+    print(f"{printable(about)}: {address} (Ctrl-C ends it)", flush=True)
     # The server ends within a second and raises the signal again. `ending` would count that as a second signal.
     signal.set_wakeup_fd(-1)
     try:
@@ -127,9 +162,7 @@ def serve(path: Path, port: int, opened: bool = False) -> None:
     finally:
         ending.begin()
         listening.close()
-        pages.close(shown)
-        with contextlib.suppress(InputError):  # the file may be gone
-            Archive(path, trust=True).close()  # the last connection to close may write, so that SQLite leaves one file
+        serving.close(shown)
 
 
 def _listen(port: int) -> socket.socket:

@@ -113,4 +113,8 @@ def train_stage(run: Run, iteration: int, training: Training) -> None:
     def plan(steps: int) -> None:
         bar.append(run.progress.counter(steps, f"iteration {iteration}: fine-tune", "step"))
 
-    run.models.backend.finetune(training, run.rundir.checkpoint(iteration), lambda tokens, loss: bar[0](1), plan)
+    def stepped(tokens: int, loss: float, learning_rate: float) -> None:
+        bar[0](1)
+        run.progress.trained(iteration, tokens, loss, learning_rate)
+
+    run.models.backend.finetune(training, run.rundir.checkpoint(iteration), stepped, plan)

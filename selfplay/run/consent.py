@@ -41,6 +41,7 @@ HARMLESS: dict[str, Callable[[Any], bool]] = {
     "data.train": lambda path: path in (*EMBEDDED_SETS, "none"),
     "data.dev": lambda path: path in EMBEDDED_SETS,
     "data.heldout": lambda path: path in EMBEDDED_SETS,
+    "track": lambda name: name != "wandb",
     "executor": lambda executor: executor == "local",
     "ray.address": lambda address: not address,
     "endpoint.serve": lambda command: not command,

@@ -25,6 +25,8 @@ class Progress:
     the last call."""
     row: Callable[[dict[str, Any]], object] = lambda record: None
     """Called with the record of each finished iteration."""
+    trained: Callable[[int, int, float, float], object] = lambda iteration, tokens, loss, learning_rate: None
+    """Called after each step of a training with the iteration, and the step's tokens, loss and learning rate."""
     say: Callable[[str], object] = lambda text: None
     """Called with a line of text for the person who waits."""
     step: Callable[[str, Later | None], object] = lambda text, later: None

@@ -239,7 +239,8 @@ def expect_chunk(line: Any, where: str) -> None:
     expect(line, CHUNK, where)
     asked = line["identity"]["samples_per_puzzle"]
     for result in line["results"]:
-        if len(result["verdicts"]) != asked or len(result["texts"]) not in (0, asked):
+        lengths = {len(result["texts"]), len(result["details"])}
+        if len(result["verdicts"]) != asked or lengths - {0, asked}:
             found = f"{len(result['verdicts'])} verdicts of {len(result['texts'])} texts"
             raise InputError(f"{where}: expected {asked} candidates of {shown(result['name'])}, got {found}")
 

@@ -2,7 +2,7 @@
 
     results.json       scores and all they depend on, in the format of lm-evaluation-harness;
                        results.schema.json describes every key
-    samples.jsonl.gz   every candidate with its verdict; the scores can be computed from it without a model
+    samples.jsonl.gz   every candidate with its verdict, a line each; the scores can be computed from it without a model
     results.md         the results as tables
     model-index.yaml   the block for a model card on the Hugging Face hub
 
@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import functools
 import gzip
+import itertools
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -26,7 +27,20 @@ from typing import Any
 
 import numpy as np
 
-from puzzles.foreign import NATURAL, NUMBER, TEXT, an_object, expect, lines_of, parse_json, read_json
+from puzzles.foreign import (
+    ANY,
+    NATURAL,
+    NUMBER,
+    TEXT,
+    TEXTS,
+    a_list,
+    an_object,
+    expect,
+    lines_of,
+    parse_json,
+    read_json,
+    shown,
+)
 from puzzles.puzzle import InputError, Verdict
 from puzzles.writing import file_atomically, write_atomically
 from selfplay.scoring.evaluate import expect_chunk, not_told
@@ -321,30 +335,102 @@ def _schema() -> dict[str, Any]:
 
 
 def pack(folder: Path, lines: Sequence[Line]) -> None:
-    """Write all chunks to `samples.jsonl.gz`. Equal lines make equal files."""
+    """Write all chunks to `samples.jsonl.gz`, a line for each sample. Equal chunks make equal files."""
     with file_atomically(folder / SAMPLES) as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
         for line in lines:
-            file.write(json.dumps(line).encode("ascii") + b"\n")
+            for sample in sample_lines(line):
+                file.write(json.dumps(sample).encode("ascii") + b"\n")
+
+
+OF_A_PUZZLE = ("puzzle", "name", "answer_type", "skills", "difficulty")
+"""Facts about its puzzle in the line of a sample."""
+
+
+def sample_lines(line: Line) -> Iterator[dict[str, Any]]:
+    """The samples of a chunk, each with the facts about its puzzle.
+
+    The first one also has the rest of the chunk, under `chunk`: how it was sampled, and what it cost.
+    """
+    chunk: dict[str, Any] | None = {key: value for key, value in line.items() if key != "results"}
+    assert chunk is not None
+    chunk["results"] = [{key: each[key] for key in ("puzzle", "tokens", "truncated")} for each in line["results"]]
+    for result in line["results"]:
+        texts, details = result["texts"], result["details"]
+        for number, verdict in enumerate(result["verdicts"]):
+            yield {
+                **{key: result[key] for key in OF_A_PUZZLE}, "seed": line["identity"]["seed"][0], "sample": number,
+                "verdict": verdict, "detail": details[number] if details else None,
+                "text": texts[number] if texts else None, "chunk": chunk,
+            }  # fmt: skip
+            chunk = None
 
 
 def unpack(folder: Path) -> list[Line]:
-    """All chunks that `pack` wrote; none if there is no file.
+    """All chunks that `pack` wrote; none if there is no file. Older versions wrote a line for each chunk.
 
     Raises:
         InputError: The file is damaged.
     """
     path = folder / SAMPLES
-    if not path.exists():
-        return []
-    lines = []
-    for number, text in enumerate(lines_of(path, "the samples of a benchmark"), 1):
-        line = parse_json(text, f"{path}, line {number}", "the samples of a benchmark")
-        expect_chunk(line, f"{path}, line {number}")
-        expect(line["times"], _MACHINE, f"{path}, line {number}, times")
-        lines.append(line)
-    return lines
+    return [*_chunks(path)] if path.exists() else []
 
 
+def _chunks(path: Path) -> Iterator[Line]:
+    expected = "the samples of a benchmark"
+    lines = (
+        (f"{path}, line {number}", parse_json(text, f"{path}, line {number}", expected))
+        for number, text in enumerate(lines_of(path, expected), 1)
+    )
+    for where, first in lines:
+        if isinstance(first, dict) and "identity" in first:
+            yield _checked(first, where)
+            continue
+        expect(first, _FIRST_SAMPLE, where)
+        chunk, asked = first["chunk"], first["chunk"]["identity"]["samples_per_puzzle"]
+        whole = len(chunk["results"]) * asked
+        samples = [first]
+        for place, sample in itertools.islice(lines, whole - 1):
+            expect(sample, _SAMPLE, place)
+            samples.append(sample)
+        if len(samples) < whole:
+            raise InputError(f"{where}: expected {whole} samples of its chunk from here on, got {len(samples)}")
+        yield _checked({**chunk, "results": [
+            _result(part, samples[number * asked : (number + 1) * asked], where)
+            for number, part in enumerate(chunk["results"])
+        ]}, where)  # fmt: skip
+
+
+def _result(part: Mapping[str, Any], samples: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    """The part of a chunk for one puzzle, from the lines of its samples."""
+    facts = {key: samples[0][key] for key in OF_A_PUZZLE} | {"puzzle": part["puzzle"]}
+    for number, sample in enumerate(samples):
+        if sample["sample"] != number or {key: sample[key] for key in OF_A_PUZZLE} != facts:
+            found = f"sample {sample['sample']} of {shown(sample['puzzle'])}"
+            raise InputError(f"{where}: expected sample {number} of {shown(part['puzzle'])} in its chunk, got {found}")
+    columns = {
+        name: [] if None in (values := [sample[key] for sample in samples]) else values
+        for name, key in (("texts", "text"), ("details", "detail"))
+    }
+    return {**facts, **part, "verdicts": [sample["verdict"] for sample in samples], **columns}
+
+
+def _checked(line: Line, where: str) -> Line:
+    expect_chunk(line, where)
+    expect(line["times"], _MACHINE, f"{where}, times")
+    return line
+
+
+_SAMPLE = an_object(
+    ["seed", "chunk"], puzzle=TEXT, name=TEXT, answer_type=TEXT, skills=TEXTS,
+    difficulty={"type": ["integer", "null"]}, seed=NATURAL, sample=NATURAL, verdict=TEXT,
+    detail={"type": ["string", "null"]}, text={"type": ["string", "null"]}, chunk=ANY,
+)  # fmt: skip
+"""JSON shape of a line of `samples.jsonl.gz`."""
+_CHUNK = an_object(
+    identity=an_object(samples_per_puzzle={"type": "integer", "minimum": 1}),
+    results=a_list(an_object(puzzle=TEXT, tokens=NATURAL, truncated=NATURAL), 1),
+)
+_FIRST_SAMPLE = {**_SAMPLE, "properties": {**_SAMPLE["properties"], "chunk": _CHUNK}}
 _READ = an_object(
     limits=an_object(cpu_seconds=NUMBER), sandbox=an_object(tier=TEXT), versions=an_object(transformers=TEXT)
 )

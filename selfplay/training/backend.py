@@ -45,7 +45,7 @@ class Backend(Protocol):
         self,
         training: Training,
         folder: Path,
-        progress: Callable[[int, float], object],
+        progress: Callable[[int, float, float], object],
         plan: Callable[[int], object],
     ) -> Any:
         """Train, and save the new checkpoint as `folder`, complete or not at all.
@@ -53,7 +53,7 @@ class Backend(Protocol):
         Args:
             training: What to do.
             folder: Where the new checkpoint goes.
-            progress: Called after each step with its tokens and loss.
+            progress: Called after each step with its tokens, loss and learning rate.
             plan: Called once, before the first step, with the number of steps.
 
         Returns:

@@ -344,7 +344,7 @@ def train(
     steps: Iterable[Sequence[TokenExample]],
     total_steps: int,
     config: FinetuneConfig,
-    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    progress: Callable[[int, float, float], object] = lambda tokens, loss, learning_rate: None,
     make_optimizer: Callable[[torch.nn.Module, FinetuneConfig, torch.device], Optimizer] | None = None,
     objective: Objective = LIKELIHOOD,
 ) -> TrainStats:
@@ -380,7 +380,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             batch_tokens = sum(map(len, batch))
             sequences, tokens = sequences + len(batch), tokens + batch_tokens
-            progress(batch_tokens, loss)
+            progress(batch_tokens, loss, optimizer.param_groups[0]["lr"])
             if device.type == "cpu" and step % STEPS_BETWEEN_GIVING_BACK == 0:
                 give_memory_back()
             if _better_have_fallen(history, total_steps, config.most_fall):
@@ -600,7 +600,7 @@ def _autocast(name: str, device: torch.device) -> Any:
 def finetune(
     training: Training,
     folder: Path,
-    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    progress: Callable[[int, float, float], object] = lambda tokens, loss, learning_rate: None,
     plan: Callable[[int], object] = lambda steps: None,
 ) -> TrainStats:
     """Do a training, and save the new checkpoint as a folder, complete or not at all.
@@ -610,7 +610,7 @@ def finetune(
     Args:
         training: What to do.
         folder: Where the new checkpoint goes.
-        progress: Called after each step with its tokens and loss.
+        progress: Called after each step with its tokens, loss and learning rate.
         plan: Called once with the number of steps. A training that `most_fall` stops makes fewer.
 
     Raises:
@@ -638,7 +638,7 @@ def join() -> int:
 
 def _trained(
     training: Training,
-    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    progress: Callable[[int, float, float], object] = lambda tokens, loss, learning_rate: None,
     plan: Callable[[int], object] = lambda steps: None,
 ) -> tuple[LanguageModel, TrainStats]:
     """The trained model and its numbers. If the network was sharded, only the leading process has the weights."""

@@ -258,7 +258,7 @@ def pretrain(
     config: PretrainConfig,
     folder: Path,
     guard_puzzles: Callable[[Pool], Guard],
-    progress: Callable[[int, float], object] = lambda tokens, loss: None,
+    progress: Callable[[int, float, float], object] = lambda tokens, loss, learning_rate: None,
 ) -> TrainStats:
     """Make the model and save it as a Hugging Face folder, in bfloat16.
 
@@ -266,7 +266,7 @@ def pretrain(
         config: Settings of the model and its training.
         folder: Folder of the model.
         guard_puzzles: Parses the dev and held-out sets, which no family may imitate.
-        progress: Called after each step with its tokens and loss.
+        progress: Called after each step with its tokens, loss and learning rate.
 
     Raises:
         InputError: A family makes wrong pairs or imitates a guarded puzzle, or there is no compiler.

@@ -1,5 +1,6 @@
 """Stored candidates scored again: errata, other k, and the sandbox of today."""
 
+import gzip
 import json
 import os
 import shutil
@@ -435,24 +436,43 @@ def test_the_command_with_nothing_below_runs_is_refused(tmp_path, monkeypatch, c
 
 
 def changed_lines(folder, change):
-    lines = results.unpack(folder)
+    """Change the lines of the samples, as another program might."""
+    with gzip.open(folder / "samples.jsonl.gz", "rt") as file:
+        lines = [json.loads(line) for line in file]
     change(lines)
-    results.pack(folder, lines)
+    (folder / "samples.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(x) + "\n" for x in lines).encode()))
+
+
+def second_chunk(lines):
+    return next(place for place, sample in enumerate(lines) if place and sample["chunk"])
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda lines: lines.pop(), "expected 12 candidates, got 6 of puzzle "),
-        (lambda lines: lines[0]["results"][0].update(puzzle="other"), "candidates, got "),
-        (lambda lines: lines[0]["results"][0]["verdicts"].pop(), "line 1: expected 6 candidates of "),
+        (lambda lines: lines.__delitem__(slice(second_chunk(lines), None)), "expected 12 candidates, got 6 of puzzle "),
         (
-            lambda lines: lines[0]["results"][0].update(tokens=-1),
-            "line 1: expected at least 0 under 'results[0].tokens'",
+            lambda lines: (
+                [sample.update(puzzle="other") for sample in lines[:N]]
+                + [lines[0]["chunk"]["results"][0].update(puzzle="other")]
+            ),
+            "candidates, got ",
         ),
-        (lambda lines: lines[0].update(times={}), "line 1: expected the key 'times.sampling_seconds', it is missing"),
-        (lambda lines: lines[0].update(identity=None), "line 1: expected an object under 'identity', got None"),
+        (lambda lines: lines.pop(1), "line 1: expected sample 1 of "),
+        (
+            lambda lines: lines[0]["chunk"]["results"][0].update(tokens=-1),
+            "line 1: expected at least 0 under 'chunk.results[0].tokens'",
+        ),
+        (
+            lambda lines: lines[0]["chunk"].update(times={}),
+            "line 1: expected the key 'times.sampling_seconds', it is missing",
+        ),
+        (
+            lambda lines: lines[0]["chunk"].update(identity=None),
+            "line 1: expected an object under 'chunk.identity', got None",
+        ),
     ],
+    ids=["one seed", "other puzzle", "one missing", "tokens", "times", "identity"],
 )
 def test_samples_that_are_not_all_of_a_benchmark_are_named_and_nothing_is_written(bench, change, words):
     changed_lines(bench, change)

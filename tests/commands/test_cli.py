@@ -44,6 +44,7 @@ from selfplay.iteration import beginning
 from selfplay.iteration.record_table import cost_table
 from selfplay.run import consent
 from selfplay.run.rundir import RunDir, write_atomically
+from selfplay.scoring import results
 from selfplay.settings import load
 
 EASY = {"puzzle": "def f(x: int):\n    return x == 5", "solution": "def g():\n    return 5"}
@@ -567,8 +568,7 @@ def test_bench_writes_results_for_others_to_read(model, files, done):
 
 def packed(folder):
     """A benchmark's chunks, apart from times."""
-    with gzip.open(Path(folder) / "samples.jsonl.gz", "rt") as file:
-        return [{k: v for k, v in json.loads(line).items() if k != "times"} for line in file]
+    return [{k: v for k, v in line.items() if k != "times"} for line in results.unpack(Path(folder))]
 
 
 def untimed(folder):
@@ -603,8 +603,7 @@ def test_bench_goes_on_where_it_was_cut_off(model, files, done, monkeypatch):
     command = ("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out")
     table = done(*command, "whole")
     Path("cut").mkdir()
-    with gzip.open("whole/samples.jsonl.gz", "rt") as file:
-        lines = file.readlines()
+    lines = [json.dumps(line) + "\n" for line in results.unpack(Path("whole"))]
     Path("cut/samples-0.jsonl").write_text(lines[0] + lines[1][:50])
     assert without_cost(done(*command, "cut")) == without_cost(table)
     assert packed("cut") == packed("whole")

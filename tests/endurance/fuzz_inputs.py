@@ -505,7 +505,7 @@ class Backend:
         from selfplay.settings import embedded_file
 
         plan(1)
-        progress(10, 1.0)
+        progress(10, 1.0, 1e-3)
         with folder_atomically(folder) as part:
             weights = embedded_file("model") if str(training.start) == "embedded" else training.start
             shutil.copytree(weights, part, dirs_exist_ok=True)

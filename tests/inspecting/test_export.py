@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
 from puzzles.puzzle import InputError
 from puzzles.verify import verify_texts
-from selfplay.inspecting.export import FORMATS, card, write
-from selfplay.run.rundir import RunDir
+from selfplay.inspecting.export import COLUMNS, FORMATS, card, write
+from selfplay.run.rundir import SET_NAMES, RunDir
+from selfplay.run.sessions import version_of
 from selfplay.sampling.prompts import PROPOSE_INSTRUCTION, SOLVE_INSTRUCTION
+from selfplay.settings import load
+from selfplay.text import interval
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +109,7 @@ def test_a_dataset_has_a_card_that_the_hub_reads_and_that_names_what_made_it(arc
     _, head, text = (tmp_path / "set" / "README.md").read_text("utf-8").split("---\n", 2)
     front = yaml.safe_load(head)
     assert front["license"] == "cc-by-4.0"
-    assert (tmp_path / "set" / front["configs"][0]["data_files"]).is_file()
+    assert (tmp_path / "set" / front["configs"][0]["data_files"][0]["path"]).is_file()
     for (checkpoint,) in archive.query("SELECT DISTINCT checkpoint FROM chunks WHERE stage = 'solve'"):
         assert f"`{checkpoint}`" in text
     for title in (
@@ -116,6 +120,33 @@ def test_a_dataset_has_a_card_that_the_hub_reads_and_that_names_what_made_it(arc
     ):
         assert f"## {title}\n" in text
     assert "refused, iteration 1, normal_form" in text
+
+
+def test_a_card_describes_every_column_and_gives_its_type(archive, tmp_path):
+    write(archive, tmp_path / "set", "datasets", None, "mit")
+    assert [*lines(tmp_path / "set" / "data" / "pairs.jsonl")[0]] == [*COLUMNS]
+    _, head, text = (tmp_path / "set" / "README.md").read_text("utf-8").split("---\n", 2)
+    assert [feature["name"] for feature in yaml.safe_load(head)["dataset_info"]["features"]] == [*COLUMNS]
+    for name, (kind, meaning) in COLUMNS.items():
+        assert re.search(rf"\| `{name}` +\| {kind} +\| {re.escape(meaning)} +\|", text), name
+
+
+def test_a_card_names_the_run_its_model_and_seed_its_scores_and_the_version(run_archive):
+    rundir = RunDir(run_archive.parent)
+    last, config = rundir.read_records()[-1], load(rundir.config)
+    with Archive(run_archive) as archive:
+        text = card(archive, "mit")
+    scores = {
+        f"{name} {k}, iteration {last['iteration']}": interval(last[scored][k])
+        for scored, name in SET_NAMES.items()
+        for k in last[scored]
+        if k.startswith("pass@")
+    }
+    facts = {"run": "run", "base model": config.model.path, "seed": str(config.seed)}
+    for name, value in (facts | scores).items():
+        assert re.search(rf"\| {re.escape(name)} +\| `{re.escape(value)}` +\|", text), name
+    assert len(scores) >= 2
+    assert f"with selfplay-puzzles\n{version_of('selfplay-puzzles') or '(not installed)'}:" in text
 
 
 def test_a_card_shows_a_hostile_name_as_text(tmp_path):

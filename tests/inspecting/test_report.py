@@ -5,22 +5,31 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
+from math import comb
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from readable import CONTRASTS
 from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive import trends
+from puzzles.archive.catalogue import refused_proposals
 from puzzles.archive.store import Archive, Provenance
 from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
 from selfplay.commands.main import main
+from selfplay.experiments import chart
 from selfplay.inspecting import panels
 from selfplay.inspecting import report as report_module
 from selfplay.inspecting.report import LISTS, report
 from selfplay.run.rundir import RunDir
-from selfplay.text import interval
+from selfplay.scoring.compare import difference
+from selfplay.scoring.evaluate import counts_of, read_chunks
+from selfplay.settings import load
+from selfplay.text import fraction, interval, signed
 
 ATTACK = (
     "</script></pre><script>window.attacked = 1</script><img src=x onerror='window.attacked=2'><a href=javascript:x>"
@@ -175,6 +184,103 @@ def test_arms_of_the_same_seed_stand_beside_an_arm_and_beside_no_other_run(rundi
         "iteration",
         "own",
     ]
+
+
+def test_the_result_stands_on_top_in_a_sentence_with_its_interval_and_test(finished, page):
+    records = finished.read_records()
+    first, last = (
+        counts_of(read_chunks(finished.samples(iteration, "heldout"))) for iteration in (0, records[-1]["iteration"])
+    )
+    rates = [np.array([passed(*own[puzzle], 1) for puzzle in first]) for own in (first, last)]
+    one = difference(1, *rates)
+    sentence = re.search(r'<p class="sentence">([^<]*)</p>', page)[1]
+    after, before = (fraction(record["heldout"]["pass@1"][0]) for record in (records[-1], records[0]))
+    assert f"After 2 iterations {load(finished.config).model.path} solves {after} of the held-out puzzles" in sentence
+    assert f"at the first try (pass@1); it began with {before}." in sentence
+    assert sentence.endswith(f"{signed(one.difference)}, p = {one.p:.2g}.")
+    assert ("no significant change" in sentence) == (one.p >= 0.05)
+
+
+def passed(n, c, k):
+    """pass@k by its definition: 1 - C(n - c, k) / C(n, k)."""
+    return 1 - comb(n - c, k) / comb(n, k)
+
+
+def test_pass_at_k_over_k_is_that_of_the_counts_before_and_after(finished, page):
+    figures = {cells[0]: cells[1:] for cells in Page(page).figures}
+    for scored, name in (("dev", "dev"), ("heldout", "held-out")):
+        cells = figures[f"{name} pass@k over k"]
+        assert cells[:3] == ["k", "iteration 0", "iteration 2"]
+        rows = {int(cells[place]): cells[place + 1 : place + 3] for place in range(3, len(cells), 3)}
+        counts = [counts_of(read_chunks(finished.samples(iteration, scored))) for iteration in (0, 2)]
+        assert list(rows) == [1, 2, 4]
+        for k, found in rows.items():
+            assert found == [fraction(np.mean([passed(n, c, k) for n, c in own.values()])) for own in counts]
+
+
+def test_several_runs_stand_in_the_same_charts_under_their_own_names(rundir, capsys):
+    other = RunDir(shutil.copytree(rundir.path, rundir.path.parent / "b"))
+    same = RunDir(shutil.copytree(rundir.path, rundir.path.parent / "else" / "b"))
+    figures = {cells[0]: cells[1:] for cells in Page(report(rundir, [other])).figures}
+    for title in ("dev pass@1", "pairs in the archive"):
+        assert figures[title][:3] == ["iteration", "a run", "b"]
+    assert figures["dev pass@k over k"][:4] == ["k", "a run, 0", "a run, 2", "b, 2"]
+    assert "else/b" in report(rundir, [other, same])
+    assert main(["report", str(rundir.path), str(other.path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{rundir.path}/report-b.html: ")
+    assert not rundir.report.exists()
+
+
+def test_losses_of_several_runs_stand_in_one_chart():
+    def run(*losses):
+        none = [{"iteration": 0, "training": {}, "pairs": 1}]
+        return none + [{"iteration": i, "training": {"last_loss": x}, "pairs": i} for i, x in enumerate(losses, 1)]
+
+    loss, pairs = panels.training({"one": run(3.0, 2.5), "other": run(1.25)})
+    assert (loss.head, pairs.head) == (["iteration", "one", "other"],) * 2
+    assert loss.rows == [["1", "3.000", "1.250"], ["2", "2.500", ""]]
+    assert pairs.rows == [["0", "1", "1"], ["1", "1", "1"], ["2", "2", ""]]
+
+
+def test_what_was_refused_is_listed_with_its_text_and_reason(finished, page):
+    with Archive(finished.archive) as archive:
+        rows = refused_proposals(archive, None, 60, 0, "propose")
+        texts = {(row["outcome"], archive.chunk(row["chunk"]).completions[row["position"]].strip()) for row in rows}
+    shown_texts = "".join(Page(page).texts)
+    assert len(texts) > 3
+    for outcome, text in texts:
+        assert outcome in shown_texts
+        assert text in shown_texts
+
+
+def test_imported_texts_that_were_refused_are_listed(rundir):
+    with Archive(rundir.archive) as archive:
+        archive.add_refusal(ATTACK, "puzzle", "syntax", ATTACK, f"def f(x: {ATTACK}")
+    parsed = Page(report(rundir))
+    assert "1 imported texts" in "".join(parsed.texts)
+    assert f"def f(x: {ATTACK}" in "".join(parsed.texts)
+    assert len(parsed.with_tag("script")) == 1
+
+
+def test_a_chart_of_nothing_is_not_drawn():
+    def panel(*rows):
+        return panels.Panel("", "", "", ["iteration", "a", "b"], rows)
+
+    assert panel(["1", "0", ""], ["2", "0.0", ".000"]).is_empty
+    assert panel().is_empty
+    assert not panel(["1", "0", ""], ["2", "0", ".001"]).is_empty
+
+
+def test_outcomes_verdicts_and_types_have_the_same_colours_whatever_else_there_is():
+    def colours(*names):
+        panel = panels._shares("", "", {1: Counter({name: 9 - place for place, name in enumerate(names)})},
+                               panels.OUTCOME_COLOURS)  # fmt: skip
+        return {name for name, colour in panels.OUTCOME_COLOURS.items() if colour.lower() in panel.svg.lower()}
+
+    assert colours("trivial", "admitted") == {"trivial", "admitted"}
+    assert colours("admitted", "held_out", "trivial") == {"admitted", "held_out", "trivial"}
+    for own in (panels.OUTCOME_COLOURS, panels.VERDICT_COLOURS, panels.TYPE_COLOURS):
+        assert len({*own.values(), chart.REST}) == len(own) + 1
 
 
 # ---- what it must not do ----
@@ -362,6 +468,35 @@ def test_a_deep_link_opens_its_puzzle_though_a_filter_hides_it(tab, hostile):
     tab.evaluate(f"location.hash = '{other}'")
     tab.wait_for_selector(f"#{other}[open]", state="visible")
     assert tab.evaluate(f"document.getElementById('{other}').getBoundingClientRect().top < innerHeight")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read_on_what_is_behind_it(browser, hostile, scheme):
+    with browser.new_page(color_scheme=scheme) as tab:
+        tab.goto(hostile.as_uri())
+        tab.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert tab.evaluate(CONTRASTS) == []
+
+
+def test_texts_of_charts_can_be_read_on_light_and_on_dark_pages():
+    def contrast(one, other):
+        def light(colour):
+            parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+            parts = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+        high, low = sorted((light(one), light(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    style = report_module._file("report.css")
+    light, dark = re.findall(r"--page: (#\w{6})", style)
+    assert contrast(chart.TEXT, light) >= 4.5
+    assert contrast(chart.TEXT_ON_DARK, dark) >= 4.5
+    svg = chart.lines({"a": {0: 1.0, 1: 2.0}}, "label")
+    texts = re.findall(r"<text style=\"[^\"]*\"", svg)
+    assert len(texts) > 3
+    assert all(chart.TEXT in text for text in texts)
+    assert f'prefers-color-scheme: dark) {{ text[style*="{chart.TEXT}"] {{ fill: {chart.TEXT_ON_DARK}' in svg
 
 
 def test_a_phone_scrolls_it_in_one_direction_only(browser, hostile):

@@ -12,20 +12,27 @@ import sqlite3
 import subprocess
 import sys
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
 import pytest
 from archives import HUMAN, PROTECTIONS, made, older, pair
 from places import ROOT
+from readable import CONTRASTS
+from story_run import config, finished  # noqa: F401  # a run of two iterations
 
 from puzzles.archive.schema import SCHEMA_VERSION
 from puzzles.archive.store import Archive, Provenance
 from puzzles.guard import Hit
 from puzzles.puzzle import WORLDS_DISAGREE, Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from selfplay.commands.main import main
-from selfplay.inspecting import pages
+from selfplay.inspecting import pages, serving
 from selfplay.inspecting.view import COOKIE, only_here
+from selfplay.run.rundir import RunDir
+from selfplay.sampling.cost import record_tokens
+from selfplay.settings import load
+from selfplay.text import interval
 
 TOKEN = "a-token"
 TOKENS = {}
@@ -36,7 +43,16 @@ PLACES = (
     "source", "name", "description", "original", "solution", "answer", "candidate", "detail", "refused", "reason",
     "import", "import-detail", "import-name", "hit", "type", "skill",
 )  # fmt: skip
-OURS = ("/", "/puzzles", "/puzzle/a1", "/pairs", "/iterations", "/refused", "/refused?outcome=imports")
+OURS = (
+    "/",
+    "/puzzles",
+    "/puzzle/a1",
+    "/pairs",
+    "/iterations",
+    "/refused",
+    "/refused?what=variations",
+    "/refused?what=imports",
+)
 TABLES = [
     *("puzzles", "solutions", "candidates", "proposals", "chunks", "refusals", "contamination", "trained", "marks"),
     *("pairs", "iterations", "protections", "hardest", "quarantined", "verdicts", "refused"),
@@ -104,6 +120,27 @@ def answers(path, *addresses, headers=None):
         return asyncio.run(ask(only_here(shown.app(), TOKEN)))
     finally:
         pages.close(shown)
+
+
+class Elements(HTMLParser):
+    """The elements of a page, each with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, attributes))
+
+
+def elements_that_act(text):
+    """Scripts, styles, and elements with a style or a handler of their own."""
+    return [
+        (tag, attributes)
+        for tag, attributes in Elements(text).found
+        if tag in ("script", "style") or any(name == "style" or name.startswith("on") for name, _ in attributes)
+    ]
 
 
 def page(path, address, status=200):
@@ -207,6 +244,9 @@ def test_a_pair_has_an_address_that_stays(path):
     [
         ("", {"a1", "b2"}), ("words=walrus", {"a1"}), ("words=%00walrus", {"a1"}), ("words=nowhere", set()),
         ("origin=human", {"b2"}), ("state=quarantined", {"a1"}), ("state=unsolved", set()), ("type=int", {"b2"}),
+        ("words=x+%3D%3D+1", {"a1"}), ("words=x%3D%3D1", {"a1"}), ("words=x+%3D%3D+2", set()), ("words=x+1", {"a1"}),
+        ("words=return+x+%3D%3D+1", {"a1"}), ("words=x+%3D%3D+1+nowhere", set()), ("verdict=accepted", {"a1"}),
+        ("verdict=time_limit", set()),
         ("iteration=1&difficulty=3", {"a1"}), ("sort=hardest&origin=", {"a1", "b2"}), ("page=9", set()),
     ],
 )  # fmt: skip
@@ -214,11 +254,75 @@ def test_puzzles_are_found_by_what_they_are_and_say(path, query, expected):
     assert set(re.findall(r'href="/puzzle/(\w+)"', page(path, f"/puzzles?{query}"))) == expected
 
 
+def test_code_is_found_as_it_is_written_before_it_is_in_the_index_too(path):
+    with Archive(path) as archive:
+        for number, source in enumerate(("x == 41", "x + 41 == x", "y(x)== 41")):
+            puzzle = Puzzle(
+                f"def f(x: int):\n    return {source}", "int", "def g():", f"d{number}", f"d{number}", frozenset()
+            )
+            archive.add_puzzle(puzzle, HUMAN)
+        for _ in range(2):
+            found = re.findall(r'class="id" href="/puzzle/(\w+)"', page(path, "/puzzles?words=x+%3D%3D+41"))
+            assert found == ["d0"]
+            archive.index()
+
+
+def test_the_hits_of_a_search_are_marked_where_they_stand(path):
+    text = page(path, "/puzzles?words=x+%3D%3D+1")
+    marked = re.sub(r"</?span[^>]*>", "", text)
+    assert "return <mark>x</mark><mark> == </mark><mark>1</mark>  #" in marked
+    assert "found in a solution" not in text
+    text = page(path, "/puzzles?words=walrus")
+    assert "found in a solution" in text
+    assert '<mark><span class="s">walrus</span></mark>' in text
+    assert "<mark>" not in page(path, "/puzzles")
+
+
+def test_filters_offer_what_there_is_with_its_number(path):
+    text = re.sub(r"\s+", " ", unescape(page(path, "/puzzles")))
+    for choice in ("human (1)", "model (1)", "int (1)", f"{hostile('skill')} (1)", "accepted (1)", "unstable (1)"):
+        assert f">{choice}</option>" in text
+    assert '<option value="unheard-of" selected>' in page(path, "/puzzles?skill=unheard-of")
+
+
+def test_refused_texts_begin_with_the_models_proposals(path):
+    with Archive(path) as archive:
+        archive.plan_chunk(1, "vary", 0, "", "0/1/3/0", {}, {"variations": [
+            {"how": "join", "puzzles": [], "answer": "", "seed": 0}] * 3})  # fmt: skip
+        (varying,) = archive.unjudged(1, "vary")
+        archive.set_completions(varying, ["v0", "v1", "v2"], 0, 0, 0, 0.1, 0.1)
+        archive.set_judged(varying, 0.1, 0.1)
+        for position in range(3):
+            archive.add_proposal(varying, position, "duplicate", "", None)
+    assert "trivial" in read(path, "/refused")
+    assert "v0" not in read(path, "/refused")
+    assert "variations by rule 3" in read(path, "/refused")
+    assert "v2" in read(path, "/refused?what=variations")
+    assert "trivial" in read(path, "/refused?outcome=trivial")
+    assert read(path, "/refused?outcome=syntax").count("There are no such texts") == 1
+
+
+def test_sql_reads_the_texts_as_they_were_sampled(path):
+    asked = "select position, sampled_text(chunk, position) as text from candidates order by 1"
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": asked, "_shape": "array"}))
+    assert [row["text"] for row in answer.json()] == [
+        hostile("candidate"), "def g():\n    return 'walrus'", "unstable"
+    ]  # fmt: skip
+    nowhere = "select sampled_text(99, 0), sampled_text(1, -1), sampled_text('x', null), sampled_text(1, 9)"
+    (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": nowhere, "_shape": "arrays"}))
+    assert answer.json()["rows"] == [[None] * 4]
+    assert "unstable" in read(path, "/archive/texts?verdict=unstable")
+
+
+def test_an_archive_alone_has_no_report(path):
+    assert "this archive stands in no run's folder" in unescape(page(path, "/report", 404))
+
+
 def test_pages_follow_each_other_and_keep_what_was_asked_for(path, monkeypatch):
     with Archive(path) as archive:
         for number in range(5):
             archive.add_puzzle(made(f"c{number}"), HUMAN)
-    monkeypatch.setattr(pages, "ROWS", 2)
+    monkeypatch.setattr(serving, "ROWS", 2)
     address, seen = "/puzzles?origin=human&sort=oldest", []
     while address:
         text = page(path, address)
@@ -264,7 +368,7 @@ def test_a_page_elsewhere_sends_nobody_here(path):
 
 
 def test_sql_that_takes_too_long_is_ended_and_said(path, monkeypatch):
-    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 50)
+    monkeypatch.setitem(serving.SETTINGS, "sql_time_limit_ms", 50)
     endless = "with recursive a(n) as (select 1 union all select n + 1 from a) select count(*) from a"
     (answer,) = answers(path, httpx.URL("/archive", params={"sql": endless}))
     assert (answer.status_code, "SQL Interrupted" in answer.text) == (400, True)
@@ -297,7 +401,7 @@ def test_who_asks_by_another_name_is_refused_everything(path, host):
 def test_our_pages_forbid_all_but_our_style_and_have_no_script(path):
     for answer in answers(path, *OURS):
         assert answer.headers["content-security-policy"].startswith("default-src 'none'; style-src 'self';")
-        assert not re.search(r"<script|<style|<[^>]*\s(style|on\w+)=", answer.text)
+        assert elements_that_act(answer.text) == []
 
 
 def test_no_answer_may_be_read_by_another_page_or_taken_for_what_it_is_not(path):
@@ -348,7 +452,7 @@ def test_datasette_has_no_connection_that_writes(path):
     ],
 )  # fmt: skip
 def test_sql_may_do_nothing_but_read_our_tables_within_limits(path, sql, monkeypatch):
-    monkeypatch.setitem(pages.SETTINGS, "sql_time_limit_ms", 200)
+    monkeypatch.setitem(serving.SETTINGS, "sql_time_limit_ms", 200)
     (answer,) = answers(path, httpx.URL("/archive.json", params={"sql": sql}))
     assert answer.status_code == 400, answer.text
 
@@ -444,7 +548,7 @@ with Archive({str(path)!r}) as archive:
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout.readline() == "writing\n"
-        for address in ("/refused?outcome=imports", "/archive/refusals"):
+        for address in ("/refused?what=imports", "/archive/refusals"):
             assert "a walrus" not in asyncio.run(ask(address))
         with Archive(path, read_only=True) as reader:
             reader.connection.execute("BEGIN")
@@ -452,7 +556,7 @@ with Archive({str(path)!r}) as archive:
             writer.stdin.write("\n")
             writer.stdin.flush()
             assert writer.stdout.readline() == "written\n"
-        for address in ("/refused?outcome=imports", "/archive/refusals"):
+        for address in ("/refused?what=imports", "/archive/refusals"):
             assert "a walrus" in asyncio.run(ask(address))
         writer.communicate("\n", timeout=20)
     pages.close(shown)
@@ -574,6 +678,55 @@ def test_an_older_archive_is_brought_up_to_date_beside_a_backup(tmp_path):
     assert {file.name for file in tmp_path.iterdir()} == {"archive.sqlite", "archive.schema-2.sqlite"}
 
 
+# ---- the run around an archive ----
+
+
+@pytest.fixture
+def run_path(finished, tmp_path):
+    """The archive of a run of its own."""
+    return RunDir(shutil.copytree(finished.path, tmp_path / "a run")).archive
+
+
+def test_the_first_page_of_a_run_shows_its_model_scores_cost_and_report(run_path):
+    records, text = RunDir(run_path.parent).read_records(), read(run_path, "/")
+    config = load(RunDir(run_path.parent).config)
+    assert f"model {config.model.path}" in text
+    for record in records:
+        for scored in ("dev", "heldout"):
+            for k in ("pass@1", "pass@4"):
+                assert interval(record[scored][k]) in text
+    assert f"{sum(map(record_tokens, records)):,} tokens" in text
+    assert 'href="/report"' in page(run_path, "/")
+
+
+def test_the_report_of_a_run_is_made_now_and_allows_only_its_own_style_and_script(run_path):
+    (run_path.parent / "report.html").write_text("<script>ran = 1</script>of a stranger")
+    (answer,) = answers(run_path, "/report")
+    assert "of a stranger" not in answer.text
+    assert f"<h1>{run_path.parent.name}</h1>" in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert policy.split(";")[3] in unescape(re.findall(r'Content-Security-Policy" content="([^"]+)"', answer.text)[0])
+
+
+@pytest.mark.parametrize("name", ["config.toml", "records.jsonl"])
+def test_a_run_whose_files_are_damaged_is_still_shown_and_told(run_path, name):
+    (run_path.parent / name).write_text("<script>ran = 1</script>\n")
+    text = page(run_path, "/")
+    assert name in text
+    assert elements_that_act(text) == []
+    assert "Newest puzzles" in text
+
+
+def test_hostile_settings_of_a_run_are_text(run_path):
+    config = run_path.parent / "config.toml"
+    config.write_text(re.sub(r'path = "[^"]*"', f"path = '''{hostile('model')} '''", config.read_text(), count=1))
+    text = page(run_path, "/")
+    assert hostile("model") in unescape(text)
+    assert elements_that_act(text) == []
+
+
 # ---- in a browser ----
 
 
@@ -630,6 +783,14 @@ def test_pages_are_dark_where_that_is_preferred(browser, address):
         for scheme in ("light", "dark")
     ]
     assert colours == ["rgb(251, 250, 247)", "rgb(22, 24, 28)"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_of_a_page_can_be_read_on_what_is_behind_it(browser, address, scheme):
+    for where in (*OURS, "/archive", "/archive/candidates", "/puzzles?words=walrus"):
+        opened = looked_at(browser, f"{address}{where}", color_scheme=scheme)
+        opened.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert opened.evaluate(CONTRASTS) == [], where
 
 
 def test_a_search_is_typed_and_its_finding_opened(browser, address):

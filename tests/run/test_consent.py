@@ -18,7 +18,7 @@ from selfplay.settings import to_toml
 
 ACTING = {
     "model.path": "/elsewhere/model", "data.train": "/elsewhere/train.jsonl", "data.dev": "../dev.jsonl",
-    "data.heldout": "/dev/zero", "executor": "ray", "ray.address": "10.0.0.1:6379",
+    "data.heldout": "/dev/zero", "executor": "ray", "track": "wandb", "ray.address": "10.0.0.1:6379",
     "endpoint.serve": "sh -c 'id > served' {checkpoint} {port}", "endpoint.urls": ["http://127.0.0.1:18555/v1"],
     "endpoint.key_variable": "AWS_SECRET_ACCESS_KEY", "sandbox.modules": ["evil"], "sandbox.minimum_tier": "D",
     "sandbox.cpu_seconds": 1e9, "sandbox.wall_seconds": 1e9, "sandbox.memory_mb": 10**9, "sandbox.answer_kb": 10**9,

@@ -64,8 +64,7 @@ def content_of(folder):
 
 
 def lines_of(folder):
-    with gzip.open(Path(folder) / "samples.jsonl.gz", "rt") as file:
-        return [json.loads(line) for line in file]
+    return results.unpack(Path(folder))
 
 
 def files_of(folder):
@@ -455,6 +454,52 @@ def test_what_is_packed_comes_out_again_and_equal_lines_are_equal_bytes(tmp_path
     assert [file.name for file in (tmp_path / "one").iterdir()] == ["samples.jsonl.gz"]
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
     assert results.unpack(tmp_path) == [], "there is none"
+
+
+def test_a_line_of_the_samples_is_one_sample_with_its_puzzle_and_verdict(benched):
+    with gzip.open(benched / "samples.jsonl.gz", "rt") as file:
+        samples = [json.loads(line) for line in file]
+    chunks = results.unpack(benched)
+    expected = [
+        (result["puzzle"], result["name"], line["identity"]["seed"][0], number, text, verdict, detail)
+        for line in chunks
+        for result in line["results"]
+        for number, (text, verdict, detail) in enumerate(
+            zip(result["texts"], result["verdicts"], result["details"], strict=True)
+        )
+    ]
+    keys = ("puzzle", "name", "seed", "sample", "text", "verdict", "detail")
+    assert [tuple(sample[key] for key in keys) for sample in samples] == expected
+    assert {frozenset(sample) for sample in samples} == {
+        frozenset({*keys, "answer_type", "skills", "difficulty", "chunk"})
+    }
+    assert sum(sample["chunk"] is not None for sample in samples) == len(chunks)
+
+
+def test_samples_of_older_versions_which_have_a_line_for_each_chunk_are_read(benched, tmp_path):
+    lines = results.unpack(benched)
+    whole = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(whole))
+    assert results.unpack(tmp_path) == lines
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda lines: lines[:-1], "samples of its chunk from here on, got "),
+        (lambda lines: [lines[0], *lines[2:]], "expected sample 1 of "),
+        (lambda lines: lines[1:], "expected an object under 'chunk', got None"),
+        (lambda lines: [lines[0], {**lines[1], "name": "other"}, *lines[2:]], "expected sample 1 of "),
+        (lambda lines: [lines[0], {**lines[1], "verdict": None}, *lines[2:]], "expected a text under 'verdict'"),
+    ],
+    ids=["cut", "one missing", "no chunk", "renamed", "no verdict"],
+)
+def test_samples_that_are_not_whole_chunks_are_refused(benched, tmp_path, change, told):
+    with gzip.open(benched / "samples.jsonl.gz", "rt") as file:
+        lines = change([json.loads(line) for line in file])
+    (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress("".join(json.dumps(x) + "\n" for x in lines).encode()))
+    with pytest.raises(InputError, match="samples.jsonl.gz, line .*" + told):
+        results.unpack(tmp_path)
 
 
 @pytest.mark.parametrize(

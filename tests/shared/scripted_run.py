@@ -150,7 +150,7 @@ class Backend:
             happens("half a checkpoint")
             learned = repr((before, examples, seed)).replace(", before=()", "")  # as when prompts had no turns
             (part / "weights").write_text(hashlib.sha256(learned.encode()).hexdigest())
-            progress(10, 1.0)
+            progress(10, 1.0, 1e-3)
         happens("finetuned")
 
 

@@ -400,7 +400,7 @@ def test_a_training_tells_what_it_did(tiny, tmp_path, model):
     planned: list[int] = []
     seen: list[tuple[int, float]] = []
     stats = tuned(
-        tiny, tmp_path / "new", plan=planned.append, progress=lambda tokens, loss: seen.append((tokens, loss))
+        tiny, tmp_path / "new", plan=planned.append, progress=lambda tokens, loss, rate: seen.append((tokens, loss))
     )
     assert planned == [stats.steps] == [len(seen)] == [2 * per_epoch]
     assert stats.sequences == 2 * len(EXAMPLES)
@@ -685,7 +685,7 @@ def test_a_rate_that_is_far_too_high_stops_the_training_or_leaves_numbers(tiny, 
 
 
 def test_a_training_that_is_interrupted_leaves_no_folder_and_can_be_done_again(tiny, tmp_path):
-    def interrupt(tokens, loss):
+    def interrupt(tokens, loss, learning_rate):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -69,7 +69,7 @@ def made(tmp_path_factory):
     """A model of three steps, and what was told on the way."""
     folder = tmp_path_factory.mktemp("pretrained") / "model"
     seen: list[tuple[int, float]] = []
-    stats = pretrain(SMALL, folder, lambda pool: Guard(), lambda tokens, loss: seen.append((tokens, loss)))
+    stats = pretrain(SMALL, folder, lambda pool: Guard(), lambda tokens, loss, rate: seen.append((tokens, loss)))
     return folder, stats, seen
 
 

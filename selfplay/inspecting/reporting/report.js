@@ -3,11 +3,19 @@ const form = document.querySelector(".filters");
 const cards = [...document.querySelectorAll(".card")];
 const texts = new Map(cards.map((card) => [card, card.textContent.toLowerCase()]));
 
+function chosen(name) {
+  return form.elements[name] ? form.elements[name].value : "";
+}
+
 function filter() {
-  const words = form.elements.words.value.toLowerCase().split(/\s+/).filter(Boolean);
-  const list = form.elements.list.value;
+  const words = chosen("words").toLowerCase().split(/\s+/).filter(Boolean);
+  const [list, kind, change] = ["list", "kind", "change"].map(chosen);
   const found = cards.filter(
-    (card) => (!list || list in card.dataset) && words.every((word) => texts.get(card).includes(word)),
+    (card) =>
+      (!list || list in card.dataset) &&
+      (!kind || card.dataset.kinds.split(" ").includes(kind)) &&
+      (!change || card.dataset.change === change) &&
+      words.every((word) => texts.get(card).includes(word)),
   );
   if (list) found.sort((one, other) => one.dataset[list] - other.dataset[list]);
   for (const card of cards) card.hidden = true;
@@ -15,6 +23,7 @@ function filter() {
     card.hidden = false;
     card.parentElement.append(card);
   }
+  for (const group of document.querySelectorAll(".kind")) group.hidden = kind && group.dataset.kind !== kind;
   form.querySelector("output").textContent = found.length === 1 ? "1 puzzle" : `${found.length} puzzles`;
 }
 
