@@ -107,7 +107,9 @@ def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgem
         SandboxError: The sandbox or the machine failed. A failure never becomes a verdict.
     """
     keys = [(puzzle.judged, candidate.form or (candidate.run, candidate.calls)) for puzzle, candidate in pairs]
-    unique = dict(reversed([*zip(keys, pairs, strict=True)]))
+    unique: dict[Hashable, tuple[Puzzle, Candidate]] = {}
+    for key, pair in zip(keys, pairs, strict=True):
+        unique.setdefault(key, pair)
     judgements = dict(zip(unique, _verify_unique(pool, list(unique.values())), strict=True))
     return [judgements[key] for key in keys]
 

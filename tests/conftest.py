@@ -26,6 +26,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     # What a guard has learned is the same for all workers.
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["XDG_CACHE_HOME"] = str(shared / "cache")
+    os.environ.pop("COLUMNS", None)  # tables fit it; a test that is about that sets it
 
 
 @pytest.fixture(scope="session")

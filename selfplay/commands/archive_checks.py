@@ -156,8 +156,9 @@ def _first_line(archive: Archive, identifier: str) -> str:
         if slash
         else "SELECT source FROM puzzles WHERE id = ?"
     )
-    ((source,),) = archive.query(sql, puzzle, *([solution] if slash else []))
-    head = str(source).partition("def ")[2] or str(source)
+    # An id in somebody else's archive may hold a slash, too.
+    source = next((str(source) for (source,) in archive.query(sql, puzzle, *([solution] if slash else []))), "")
+    head = source.partition("def ")[2] or source
     first, _, rest = head.partition("\n")
     return f"  def {one_line(first)} {one_line(rest.strip().partition(chr(10))[0])}"
 

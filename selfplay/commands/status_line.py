@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from sandbox.printing import visible
 from selfplay.run.progress import Later
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 TICK_SECONDS = 1.0
 LEAST_SECONDS = 0.1
@@ -137,6 +138,8 @@ class Line:
         if self._bar is None and sys.stderr is not None and sys.stderr.isatty():
             self._ended = threading.Event()
             with self._given_up():
+                from tqdm import tqdm
+
                 self._bar = tqdm(bar_format="{desc}", file=sys.stderr, position=0, leave=False)
             threading.Thread(target=self._tick, args=(self._ended,), name="status line", daemon=True).start()
         self._draw()
@@ -160,10 +163,10 @@ class Line:
 
     @contextlib.contextmanager
     def _given_up(self) -> Iterator[None]:
-        """Give the line up if the terminal is gone, which is no reason to end."""
+        """Give the line up if the terminal is gone, or tqdm is not here (`verify` needs no packages): go on without."""
         try:
             yield
-        except (OSError, ValueError):
+        except (OSError, ValueError, ImportError):
             self._bar = None
 
 

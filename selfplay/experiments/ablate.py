@@ -145,7 +145,7 @@ def _arm(path: Path, name: str, base: Path, settings: Sequence[str]) -> RunConfi
     try:
         config = consent.load(base, settings)
     except InputError as error:
-        raise ConfigError(f"{path}: {name}: {error}") from None
+        raise ConfigError(f"{path}: {name}: {str(error).removeprefix('--set: ')}") from None
     if any(setting.partition("=")[0].strip() == "seed" for setting in settings):
         raise ConfigError(f"{path}: {name}: seed: expected no seed here: use `seeds`")
     if config.collapse.action == "stop":

@@ -61,7 +61,8 @@ def import_training(
     said = f"training puzzles of {config.data.train}: {counted(report)}"
     logger.info("%s", said)
     if raws and not archive.puzzle_ids():
-        raise InputError(f"{config.data.train}: expected training puzzles, none was accepted: {counted(report)}")
+        why = ", ".join(f"{reason} ({count})" for reason, count in report.puzzles.most_common())
+        raise InputError(f"{config.data.train}: expected training puzzles, none was accepted: {why}")
     if report.examples:
         progress.say(f"{said}\n{import_table(report, progress.width)}\n")
     if near := report.puzzles["held_out"]:

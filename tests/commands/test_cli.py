@@ -616,7 +616,7 @@ def test_bench_goes_on_where_it_was_cut_off(model, files, done, monkeypatch):
 def test_bench_says_which_protocol_it_took_and_why(model, files, selfplay, options):
     _, out, err = selfplay("bench", model, "--puzzles", files / "train.jsonl", *BENCH, "--out", "out", *options)
     name, why = (options[1], "option") if options else ("plain", "saved with the checkpoint")
-    assert err == f"{model}: {name} protocol ({why}), results in out\n"
+    assert err == f"{model}: {name} protocol ({why}), 1 s of CPU time (default), results in out\n"
     assert f"\n- protocol {name} ({why}), {options.count('--shots')} shots, temperature 0.8, top-p 1, " in out
 
 
@@ -739,7 +739,7 @@ def test_a_template_that_is_given_is_told_and_kept_and_a_wrong_one_is_one_line(m
     own = json.loads(Path("out/results.json").read_text())["selfplay"]
     assert own["prompt_format"]["solve"] == "# Solve this.\n{puzzle}\n\n{header}"
     told = f"plain protocol (saved with the checkpoint), prompts {own['prompt_format']['hash']}"
-    assert f"{model}: {told}, results in out\n" in err
+    assert f"{model}: {told}, 1 s of CPU time (default), results in out\n" in err
     assert f"- {told.replace('plain protocol', 'protocol plain')}, 0 shots" in out
     assert "holds results with another prompt_format_hash" in refused(*command, "{puzzle}\n{header}")
     line = refused(*command, "# Solve this.\n{puzle}")
@@ -1373,7 +1373,7 @@ def test_pretrain_names_the_key_it_does_not_know(refused):
         ("iterations=many", ["expected an integer under 'iterations'", "'many'"]),
         ("solve.temperature=hot", ["expected a number under 'solve.temperature'"]),
         ("solve=3", ["expected a table under 'solve'"]),
-        ("evaluate.k=3", ["expected a list under 'evaluate.k'"]),
+        ("evaluate.k=3", ["expected a list such as [1, 10] under 'evaluate.k'"]),
         ("evaluate.k=[1,5]", ["pass@5", "samples_per_puzzle is 4"]),
         ("propose.temperature=-1", ["propose.temperature", "got -1"]),
         ("sandbox.minimum_tier=Z", ["expected one of A, B, D"]),
@@ -1584,7 +1584,7 @@ def test_a_text_that_is_no_puzzle_is_named_with_the_rule_and_left_out_of_the_sco
 def test_a_run_refuses_a_scored_set_with_a_text_that_is_no_puzzle(files, refused):
     path = write_lines(Path("set.jsonl"), [{"name": "odd", "puzzle": "def f(x):\n    return x == 1"}])
     line = refused("run", files / "tiny.toml", "--set", f"data.dev={path}")
-    assert "set.jsonl: odd: this is no puzzle" in line
+    assert "set.jsonl: expected puzzles, there are none: odd: no_annotation" in line
 
 
 def test_an_empty_set_is_refused(model, files, refused):
