@@ -94,7 +94,7 @@ def test_a_card_of_hostile_counts_is_a_table_without_links(archive, tmp_path):
         cells = len(re.findall(r"(?<!\\)\|", line)) if line and {*line} <= {*"|-: "} else cells
         if line.startswith("| `"):
             assert len(re.findall(r"(?<!\\)\|", line)) == cells, line
-            assert line.count("`") == 2
+            assert line.count("`") == 2 or "FORGED" not in line  # our own columns have code in their meanings
     assert "\nlicense: " in card.split("---")[1]
 
 
