@@ -153,6 +153,7 @@ def _bench(options: argparse.Namespace) -> int:
     from selfplay.benchmark.bench import BenchConfig, bench, trained_with
     from selfplay.config import EvaluateConfig, ModelConfig
     from selfplay.run.pools import proven_pool
+    from selfplay.sampling.naming import check as check_name
     from selfplay.sampling.prompts import kept_format
     from selfplay.scoring.compare import compare, conclusion
     from selfplay.scoring.tables import score_table
@@ -172,6 +173,8 @@ def _bench(options: argparse.Namespace) -> int:
         options.puzzles, prompt_of(options, "solve"), seeds, options.batch_rows, options.trained_on,
         options.errata, options.private, options.limit, evaluate,
     )  # fmt: skip
+    for model in options.models if not options.url else ():
+        check_name(model)
     names = _distinct(options.models)
     if len(set(names)) < len(names):
         raise InputError(f"bench: expected models whose folders have different names, got {', '.join(names)}")
@@ -363,7 +366,13 @@ def add_compare(commands: Any) -> None:
 
 
 def _result(text: str) -> str:
-    """The results with this name below runs/, or at this place."""
+    """The results with this name below runs/, or at this place.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if not Path(text).exists() and not (RUNS / text).exists():
+        raise InputError(f"{text}: expected a folder that `selfplay bench` wrote, there is none here or below {RUNS}/")
     return str(RUNS / text) if (RUNS / text).is_dir() and not Path(text).exists() else text
 
 

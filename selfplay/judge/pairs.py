@@ -107,7 +107,7 @@ def to_line(pair: Pair) -> bytes:
 
 
 def from_lines(body: bytes) -> list[tuple[Any, Pair]]:
-    """The pairs of a request, each with its id.
+    """The pairs of a request, each with its id: as `verify` has it, `id`, else `name`, else the number of the line.
 
     Raises:
         InputError: A line is no pair. Then none of them counts.
@@ -117,7 +117,7 @@ def from_lines(body: bytes) -> list[tuple[Any, Pair]]:
         if line.strip():
             record = parse_json(line, f"line {number}", 'an object {"puzzle", "solution"}')
             expect(record, SHAPE, f"line {number}")
-            found.append((record.get("id", len(found)), as_pair(record)))
+            found.append((record.get("id", record.get("name", len(found))), as_pair(record)))
     if not found:
         raise InputError('expected lines of {"puzzle", "solution"}, got none')
     return found
