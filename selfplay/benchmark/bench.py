@@ -15,10 +15,10 @@ from puzzles.guard import Guard
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, InputError, Puzzle
 from sandbox.pool import Pool
-from sandbox.result import RANGES, Limits
 from selfplay.benchmark.contamination import near_training, set_guard, training_archive
 from selfplay.benchmark.sets import ScoredSet, scored_set
 from selfplay.config import EvaluateConfig, ModelConfig, PromptConfig
+from selfplay.run.consent import usual_or_less
 from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir, write_atomically
 from selfplay.sampling.model import LanguageModel, read_notes
@@ -65,11 +65,6 @@ def trained_with(models: Sequence[str]) -> float | None:
     folders = [embedded_file("model") if name == "embedded" else Path(name) for name in models]
     saved = {read_notes(folder).get("limits", {}).get("cpu_seconds") for folder in folders}
     return usual_or_less(saved.pop()) if len(saved) == 1 else None
-
-
-def usual_or_less(cpu_seconds: float | None) -> float | None:
-    """A CPU limit that somebody else may have chosen; None if it is none, or above the usual one."""
-    return cpu_seconds if cpu_seconds and RANGES["cpu_seconds"][0] <= cpu_seconds <= Limits.cpu_seconds else None
 
 
 def bench(

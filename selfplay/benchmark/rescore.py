@@ -11,9 +11,9 @@ from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import shown
 from puzzles.puzzle import InputError
 from sandbox.pool import Pool
-from selfplay.benchmark.bench import usual_or_less
 from selfplay.benchmark.sets import scored_set
 from selfplay.config import EvaluateConfig
+from selfplay.run.consent import usual_or_less
 from selfplay.run.rundir import SCORED_SETS, RunDir
 from selfplay.sampling.cost import judging_watch
 from selfplay.sampling.prompts import kept_format

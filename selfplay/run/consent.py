@@ -20,6 +20,7 @@ from typing import Any
 from puzzles.archive.formats import EMBEDDED_SETS
 from puzzles.foreign import open_regular, shortened
 from puzzles.puzzle import InputError
+from sandbox.result import RANGES, Limits
 from selfplay import settings
 from selfplay.config import RunConfig, flatten
 from selfplay.run import sessions, user_state
@@ -194,3 +195,8 @@ def _signatures(rundir: RunDir) -> list[str]:
     with open_regular(file, "signatures") as opened:
         text = opened.read(MOST_SIGNATURES_BYTES).decode("ascii", "replace")
     return [line for line in text.splitlines() if len(line) == 64]
+
+
+def usual_or_less(cpu_seconds: float | None) -> float | None:
+    """A CPU limit that somebody else may have chosen; None if it is none, or above the usual one."""
+    return cpu_seconds if cpu_seconds and RANGES["cpu_seconds"][0] <= cpu_seconds <= Limits.cpu_seconds else None

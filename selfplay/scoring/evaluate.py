@@ -45,6 +45,7 @@ SHIPPED = "shipped"
 """Mark of a chunk that was sampled for the package and not by this run, which it has cost nothing."""
 TRIES = 3
 """How often a chunk is judged if the sandbox fails. Each time the pool itself tries a job three times."""
+
 Judged = tuple[Candidate | None, Judgement]
 
 
