@@ -187,7 +187,7 @@ def _cell(text: str) -> str:
     return text.replace("<", "\\<").replace("](", "]\\(")
 
 
-def count_table(title: str, content: dict[str, int]) -> str:
-    """A small table of names and counts."""
-    rows = [[title, ""], *([f"  {one_line(name)}", str(count)] for name, count in content.items())]
+def count_table(title: str, content: dict[str, int], total: str = "") -> str:
+    """A small table of names and counts, whose first line has the title and a total."""
+    rows = [[title, total], *([f"  {one_line(name)}", f"{count:,}"] for name, count in content.items())]
     return render(rows, right=[1])

@@ -313,14 +313,29 @@ def stats(archive: Archive) -> dict[str, Any]:
         "candidates by verdict": archive.counts(
             "SELECT verdict, count(*) n FROM candidates GROUP BY 1 ORDER BY n DESC, 1"
         ),
-        "proposals by outcome": archive.counts(
-            "SELECT outcome, count(*) n FROM proposals GROUP BY 1 ORDER BY n DESC, 1"
-        ),
+        "proposals by outcome": outcomes(archive, "propose"),
+        "variations by outcome": outcomes(archive, "vary"),
         "refused as held-out by level": _refused_in_all(archive),
         "refused imports": archive.counts(
             "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"
         ),
     }
+
+
+def outcomes(archive: Archive, stage: str, refused: bool = False) -> dict[str, int]:
+    """Numbers of texts of a stage, `propose` or `vary`, by what became of them: `admitted`, or why they were refused.
+
+    Args:
+        archive: The archive.
+        stage: The stage.
+        refused: Whether to count the refused ones only.
+    """
+    counts = archive.counts(
+        "SELECT r.outcome, count(*) n FROM proposals r JOIN chunks k ON k.id = r.chunk WHERE k.stage = ?"
+        " GROUP BY 1 ORDER BY n DESC, 1",
+        stage,
+    )
+    return {outcome: count for outcome, count in counts.items() if not (refused and outcome == "admitted")}
 
 
 def _by_solve_rate(archive: Archive) -> dict[str, int]:

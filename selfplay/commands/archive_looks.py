@@ -10,7 +10,7 @@ from puzzles.puzzle import InputError
 from sandbox.printing import visible
 from selfplay.commands.grammar import ARCHIVE, add_wide, command, natural, positive
 from selfplay.commands.terminal import archive_path, benchmark_folders, highlighted, page, width
-from selfplay.text import Column, Table, count_table, one_line, render
+from selfplay.text import Column, Table, count_table, one_line, render, wrapped
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,11 +34,15 @@ def _stats(options: argparse.Namespace) -> int:
             return 0
         plain = [[name, f"{value:,}"] for name, value in found.items() if not isinstance(value, dict)]
         parts = [render(plain, right=[1])]
-        parts += [
-            count_table(name, content) for name, content in found.items() if isinstance(content, dict) and content
-        ]
+        parts += [_block(name, content) for name, content in found.items() if isinstance(content, dict) and content]
         page("\n".join(parts))
         return 0
+
+
+def _block(name: str, content: dict[str, int]) -> str:
+    """A table of `archive stats`. Its first line has the sum, where a thing is counted once."""
+    total = "" if name == "puzzles by skill" else f"{sum(content.values()):,}"
+    return count_table(name, content, total)
 
 
 def add_list(actions: Any) -> None:
@@ -144,6 +148,7 @@ def add_refused(actions: Any) -> None:
         "archive refused embedded --outcome syntax",
     )  # fmt: skip
     parser.add_argument("archive", help=ARCHIVE)
+    add_wide(parser)
     parser.add_argument(
         "--outcome", metavar="REASON", help="only those refused for this reason; `archive stats` lists all"
     )
@@ -154,31 +159,28 @@ def add_refused(actions: Any) -> None:
 
 
 def _refused(options: argparse.Namespace) -> int:
-    from puzzles.archive.catalogue import refused_proposals
+    from puzzles.archive.catalogue import outcomes
     from puzzles.archive.store import Archive
-    from selfplay.inspecting.story import text_at
+    from selfplay.inspecting.story import refused_texts
 
     stage = "vary" if options.variations else "propose"
     with Archive(archive_path(options.archive)) as archive:
-        counts = archive.counts(
-            "SELECT r.outcome, count(*) n FROM proposals r JOIN chunks k ON k.id = r.chunk"
-            " WHERE r.outcome != 'admitted' AND k.stage = ? GROUP BY 1 ORDER BY n DESC, 1",
-            stage,
-        )
+        counts = outcomes(archive, stage, refused=True)
         if options.outcome is not None and options.outcome not in counts:
             known = ", ".join(f"{outcome} ({count:,})" for outcome, count in counts.items()) or "none"
             raise InputError(f"--outcome {options.outcome}: nothing was refused for this reason; there are {known}")
-        rows = refused_proposals(archive, options.outcome, options.limit, options.offset, stage)
-        chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
-        found = [dict(row) | {"text": text_at(chunks[row["chunk"]], row["position"])} for row in rows]
+        found = refused_texts(archive, stage, options.outcome, options.limit, options.offset)
     if options.json:
         print(json.dumps(found))
         return 0
-    parts = [count_table("refused", counts)] if counts else ["nothing was refused"]
+    what = "variations" if options.variations else "proposals"
+    parts = [count_table(f"refused {what}", counts)] if counts else [f"no {what} were refused"]
     for each in found:
-        where = f"# iteration {each['iteration']}, chunk {each['chunk']}, text {each['position']}"
-        parts.append(visible(f"{where}: {each['outcome']}: {each['detail']}"))
-        parts.append(highlighted(each["text"].strip() or "(empty)") + "\n")
+        where = f"iteration {each['iteration']}, chunk {each['chunk']}, text {each['position']}"
+        about = visible(": ".join(filter(None, [where, each["outcome"], each["detail"]])))
+        parts += [f"# {line}" for line in wrapped(about, (width(options) or len(about) + 2) - 2).splitlines()]
+        text = "its text is missing" if each["text"] is None else each["text"].strip()
+        parts.append(highlighted(text or "(empty)") + "\n")
     number = counts.get(options.outcome, 0) if options.outcome else sum(counts.values())
     if options.offset + len(found) < number:
         parts.append(f"{number:,} in all; --offset {options.offset + len(found)} shows the next page")
@@ -192,6 +194,7 @@ def add_show(actions: Any) -> None:
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -206,7 +209,8 @@ def _show(options: argparse.Namespace) -> int:
         facts = (
             "id", "name", "origin", "iteration", "answer_type", "skills", "difficulty", "parents", "chunk", "position",
         )  # fmt: skip
-        parts = [render([[key, one_line(str(story[key]))] for key in facts if story[key] not in (None, "", [])])]
+        told = [[key, one_line(story[key])] for key in facts if story[key] not in (None, "", [])]
+        parts = [Table([Column(told[0][0]), Column(told[0][1], least=20)], told[1:]).plain(width(options))]
         parts.append(f"\n{highlighted(story['source'])}\n")
         for solution in story["solutions"]:
             about = f"# {solution['origin']}, iteration {solution['iteration']}: {one_line(solution['answer'])}"
@@ -227,6 +231,7 @@ def add_why(actions: Any) -> None:
     parser.add_argument("archive", help=ARCHIVE)
     parser.add_argument("id", help="a puzzle's id, or the beginning of it")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
 
 
 def _why(options: argparse.Namespace) -> int:
@@ -239,7 +244,7 @@ def _why(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(vars(told)))
         else:
-            page(story_text(told, highlighted))
+            page(story_text(told, highlighted, width(options)))
         return 1 if told.breaks else 0
 
 

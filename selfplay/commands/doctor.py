@@ -6,8 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from selfplay.commands.grammar import command
-from selfplay.text import render
+from selfplay.commands.grammar import add_wide, command
+from selfplay.commands.terminal import width
+from selfplay.text import Column, Table, render
 
 
 def add_doctor(commands: Any) -> None:
@@ -16,6 +17,7 @@ def add_doctor(commands: Any) -> None:
         commands, "doctor", _doctor, "show which protections of the sandbox are verified on this machine", "doctor"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_wide(parser)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -29,7 +31,8 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print(f"tier {protections.tier}\n")
         layers = [[name, state, protections.evidence.get(name, "")] for name, state in protections.layers.items()]
-        print(render([["layer", "state", "evidence"], *layers]))
+        columns = (Column("layer"), Column("state"), Column("evidence", least=20))
+        print(Table(columns, layers).plain(width(options)))
         print()
         print(render([["attack", "outcome"], *([name, state] for name, state in protections.probes.items())]))
         for line in [*protections.missing(), *protections.failures()]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from puzzles.puzzle import InputError
+from selfplay.text import printable
 
 if TYPE_CHECKING:
     from selfplay.config import PromptConfig, SandboxConfig
@@ -27,6 +29,20 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where help is, and exit with status 2."""
+        self.exit(2, printable(f"selfplay: {message}; `{self.prog} --help` shows what is expected") + "\n")
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Stop because of arguments that the command does not know; the nearest option is named."""
+        known = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+        self.error(f"unknown argument {unknown[0]}" + (f": did you mean {near[0]}?" if near else ""))
+
+
 def command(
     commands: Any,
     name: str,
@@ -36,7 +52,7 @@ def command(
     *,
     resumes: bool = False,
     trains: bool = False,
-) -> argparse.ArgumentParser:
+) -> Parser:
     """Declare a subcommand and return its parser.
 
     Args:
@@ -48,16 +64,30 @@ def command(
         resumes: Whether the same command continues after an interruption.
         trains: Whether torchrun may run the command.
     """
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         name, help=summary, description=summary, epilog=f"example: selfplay {example}", formatter_class=_Formatter
     )
-    parser.set_defaults(command=function, resumes=resumes, trains=trains)
+    parser.set_defaults(command=function, parser=parser, resumes=resumes, trains=trains)
     return parser
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
 
 def positive(text: str) -> int:
     """An option's whole number, 1 or more."""
-    value = int(text)
+    value = _whole(text)
     if not 0 < value <= MOST:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and at most {MOST:,}, got {text}")
     return value
@@ -65,7 +95,7 @@ def positive(text: str) -> int:
 
 def natural(text: str) -> int:
     """An option's whole number, 0 or more."""
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= MOST:
         raise argparse.ArgumentTypeError(f"expected 0 or more and at most {MOST:,}, got {text}")
     return value
@@ -73,14 +103,14 @@ def natural(text: str) -> int:
 
 def seed(text: str) -> int:
     """An option's seed, which may have 63 bits."""
-    if not 0 <= (value := int(text)) < 2**63:
+    if not 0 <= (value := _whole(text)) < 2**63:
         raise argparse.ArgumentTypeError(f"expected a number from 0 and below 2**63, got {text}")
     return value
 
 
 def seconds(text: str) -> float:
     """An option's number of seconds, above 0."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
@@ -88,7 +118,7 @@ def seconds(text: str) -> float:
 
 def temperature(text: str) -> float:
     """An option's sampling temperature, 0 or more."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"expected 0 or more, got {text}")
     return value
@@ -96,7 +126,7 @@ def temperature(text: str) -> float:
 
 def share(text: str) -> float:
     """An option's share, above 0 and at most 1."""
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1, got {text}")
     return value

@@ -24,6 +24,7 @@ from selfplay.commands.benchmark import add_bench, add_compare
 from selfplay.commands.doctor import add_doctor
 from selfplay.commands.env import add_env
 from selfplay.commands.experiments import add_ablate, add_reproduce
+from selfplay.commands.grammar import Parser
 from selfplay.commands.judge import add_judge
 from selfplay.commands.log import Formatter
 from selfplay.commands.pretrain import add_pretrain
@@ -54,9 +55,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def grammar() -> argparse.ArgumentParser:
+def grammar() -> Parser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="selfplay",
         description="Self-play on programming puzzles: propose, solve, verify, archive, fine-tune, score.",
     )
@@ -74,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if logging.lastResort is not None:  # it prints warnings where no log is written
         logging.lastResort.setFormatter(Formatter())
-    parser = grammar()
-    options = parser.parse_args(arguments)
+    options, unknown = grammar().parse_known_args(arguments)
+    if unknown:
+        options.parser.refuse(unknown)
     options.resumes &= not vars(options).get("forecast")  # nothing is kept of a forecast
     interrupted = f"selfplay: interrupted{KEPT if options.resumes else ''}"
     with ending.in_good_order(f"\n{interrupted}\n".encode()):
@@ -107,12 +109,12 @@ def _command(options: argparse.Namespace, interrupted: str) -> int:
     except (OSError, sqlite3.DatabaseError, MemoryError, ImportError) as error:  # importing torch may fail too
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return _fail(f"{shortened(error.filename)}: this name is too long for the file system", 2)
-        return _fail(_machine_error(error), 3)
+        return _fail(_machine_error(error, options.resumes), 3)
     except Exception as error:  # noqa: BLE001  # a bug must not look like the answer no, which is 1
         if resources.is_full(error) or resources.OUT_OF_MEMORY.search(
             str(error)
         ):  # errors of native libraries are known by their text
-            return _fail(_machine_error(error), 3)
+            return _fail(_machine_error(error, options.resumes), 3)
         traceback.print_exc()
         return 3
 
@@ -147,11 +149,11 @@ def _say(line: str) -> None:
             sys.stderr = None
 
 
-def _machine_error(error: Exception) -> str:
+def _machine_error(error: Exception, resumes: bool) -> str:
     if resources.is_full(error):
-        return "the disk is full; what was finished is kept: free some space and give the same command again"
+        return f"the disk is full: free some space{KEPT if resumes else ''}"
     if isinstance(error, ConnectionError) and error.errno is None:  # our own message about a server
-        return f"{error}; what was finished is kept"
+        return f"{error}{KEPT if resumes else ''}"
     return f"the machine failed: {type(error).__name__}: {error}"
 
 

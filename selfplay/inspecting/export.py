@@ -34,7 +34,7 @@ from selfplay.settings import load
 from selfplay.text import code, interval, markdown
 
 FORMATS = {
-    "jsonl": "puzzles with their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
+    "jsonl": "puzzles and their solutions", "parquet": "pairs", "datasets": "pairs, and a card", "text": "texts",
     "chat": "conversations", "preferences": "preferences", "trl": "prompts",
 }  # fmt: skip
 """The formats, and what is counted in each."""

@@ -19,11 +19,11 @@ from puzzles.archive.catalogue import (
     Filter,
     choices,
     number_of,
+    outcomes,
     page_of,
     pairs_of,
     pattern_of,
     refused_imports,
-    refused_proposals,
 )
 from puzzles.archive.store import CANDIDATES_N_C, Archive
 from puzzles.puzzle import InputError
@@ -282,23 +282,19 @@ def _refused(archive: Archive, asked: Asked) -> dict[str, Any]:
     stage, outcome = REFUSED[what], asked.text("outcome")
     totals = {name: _number_refused(archive, own) for name, own in REFUSED.items()}
     if stage:
-        outcomes = archive.counts(
-            "SELECT r.outcome, count(*) n FROM proposals r JOIN chunks k ON k.id = r.chunk"
-            f" WHERE r.outcome != 'admitted' AND k.stage = '{stage}' GROUP BY 1 ORDER BY n DESC, 1"
-        )
+        reasons = outcomes(archive, stage, refused=True)
         rows = _proposals(archive, stage, outcome, asked.offset)
     else:
         reason = "what || ': ' || reason"
-        outcomes = archive.counts(f"SELECT {reason}, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1")
+        reasons = archive.counts(f"SELECT {reason}, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1")
         rows = _imports(archive, outcome, asked.offset)
-    total = outcomes.get(outcome, 0) if outcome else totals[what]
-    return {"what": what, "totals": totals, "rows": rows, "outcomes": outcomes, "outcome": outcome,
+    total = reasons.get(outcome, 0) if outcome else totals[what]
+    return {"what": what, "totals": totals, "rows": rows, "outcomes": reasons, "outcome": outcome,
             "pages": asked.pages(total)}  # fmt: skip
 
 
 def _number_refused(archive: Archive, stage: str) -> int:
-    of_stage = f"proposals r JOIN chunks k ON k.id = r.chunk WHERE r.outcome != 'admitted' AND k.stage = '{stage}'"
-    return _count(archive, of_stage if stage else "refusals")
+    return sum(outcomes(archive, stage, refused=True).values()) if stage else _count(archive, "refusals")
 
 
 def _imports(archive: Archive, outcome: str | None, offset: int) -> list[dict[str, Any]]:
@@ -310,12 +306,9 @@ def _imports(archive: Archive, outcome: str | None, offset: int) -> list[dict[st
 
 
 def _proposals(archive: Archive, stage: str, outcome: str | None, offset: int) -> list[dict[str, Any]]:
-    from selfplay.inspecting.story import text_at
+    from selfplay.inspecting.story import refused_texts
 
-    rows = refused_proposals(archive, outcome, serving.ROWS, offset, stage)
-    chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
     return [
-        {"outcome": row["outcome"], "detail": row["detail"], "text": text_at(chunks[row["chunk"]], row["position"]),
-         "where": f"iteration {row['iteration']}, {row['stage']}, text {row['position']} of chunk {row['chunk']}"}
-        for row in rows
-    ]  # fmt: skip
+        row | {"where": f"iteration {row['iteration']}, {row['stage']}, text {row['position']} of chunk {row['chunk']}"}
+        for row in refused_texts(archive, stage, outcome, serving.ROWS, offset)
+    ]

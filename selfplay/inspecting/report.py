@@ -22,7 +22,7 @@ from markupsafe import Markup
 from pygments.formatters import HtmlFormatter
 
 from puzzles.archive import trends
-from puzzles.archive.catalogue import Filter, history, page_of, refused_imports, refused_proposals
+from puzzles.archive.catalogue import Filter, history, outcomes, page_of, refused_imports
 from puzzles.archive.formats import read_errata
 from puzzles.archive.store import QUARANTINED, Archive
 from puzzles.foreign import MOST_TOML_BYTES, read_bytes
@@ -30,7 +30,7 @@ from puzzles.puzzle import InputError
 from selfplay.config import RunConfig
 from selfplay.experiments.ablate import arms_beside
 from selfplay.inspecting import markup, panels
-from selfplay.inspecting.story import text_at
+from selfplay.inspecting.story import refused_texts
 from selfplay.run.rundir import SET_NAMES as SETS
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.cost import record_seconds
@@ -237,15 +237,9 @@ def _facts(rundir: RunDir, config: RunConfig, records: Sequence[Mapping[str, Any
 
 def _refused(archive: Archive) -> dict[str, Any]:
     """The newest proposals that were refused, with their texts, and the imported texts that were."""
-    rows = refused_proposals(archive, None, REFUSED_SHOWN, 0, "propose")
-    chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
-    proposals = [dict(row) | {"text": text_at(chunks[row["chunk"]], row["position"])} for row in rows]
-    number = (
-        "SELECT count(*) FROM proposals r JOIN chunks k ON k.id = r.chunk"
-        " WHERE r.outcome != 'admitted' AND k.stage = 'propose'"
-    )
+    number = sum(outcomes(archive, "propose", refused=True).values())
     return {
-        "proposals": proposals, "number": archive.query(number)[0][0],
+        "proposals": refused_texts(archive, "propose", limit=REFUSED_SHOWN), "number": number,
         "imports": refused_imports(archive, REFUSED_SHOWN),
         "imports_number": archive.query("SELECT count(*) FROM refusals")[0][0],
     }  # fmt: skip

@@ -13,15 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from puzzles.archive.catalogue import row_of
+from puzzles.archive.catalogue import refused_proposals, row_of
 from puzzles.archive.store import Archive, Chunk
 from puzzles.foreign import parse_json
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from sandbox.printing import visible
 from selfplay.iteration import propose, solve, vary
-from selfplay.sampling.prompts import kept_format
+from selfplay.sampling.prompts import Prompt, kept_format
 from selfplay.sampling.shots import Pair, prompt_for
-from selfplay.text import one_line, render
+from selfplay.text import Column, Table, one_line
 
 
 @dataclass
@@ -64,6 +64,36 @@ def text_at(chunk: Chunk, position: int) -> str | None:
         return solve.text_at(chunk, position)
     texts = chunk.completions or []
     return str(texts[position]) if position < len(texts) else None
+
+
+def proposal_prompt(archive: Archive, chunk: Chunk, position: int) -> Prompt | None:
+    """The prompt of a proposal; None if a puzzle that it showed is missing from the archive."""
+    place = position // chunk.plan["copies"]
+    plan = {**chunk.plan, "shots": chunk.plan["shots"][place : place + 1]}
+    plan["begins"] = (chunk.plan.get("begins") or [None] * (place + 1))[place : place + 1]
+    named = [*plan["shots"][0], *([plan["begins"][0][0]] if plan["begins"][0] else [])]
+    if any(not archive.query("SELECT 1 FROM puzzles WHERE id = ?", identifier) for identifier in named):
+        return None
+    (prompt,) = propose.prompts(archive, plan, kept_format(chunk.settings))
+    return prompt
+
+
+def refused_texts(
+    archive: Archive, stage: str, outcome: str | None = None, limit: int = 50, offset: int = 0
+) -> list[dict[str, Any]]:
+    """A page of refused proposals or variations, newest first: the columns of `refused_proposals`, and `text`.
+
+    The text of a proposal begins with the code that its prompt ended with, such as `def f(`; it is None if missing.
+    """
+    rows = refused_proposals(archive, outcome, limit, offset, stage)
+    chunks = {number: archive.chunk(number) for number in {row["chunk"] for row in rows}}
+    told = []
+    for row in rows:
+        chunk, position = chunks[row["chunk"]], row["position"]
+        text = text_at(chunk, position)
+        prompt = proposal_prompt(archive, chunk, position) if stage == propose.STAGE and text is not None else None
+        told.append({**dict(row), "text": text if prompt is None else f"{prompt.header}{text}"})
+    return told
 
 
 class _Teller:
@@ -122,7 +152,8 @@ class _Teller:
             self.breaks.append(f"the parents differ from those in the plan of chunk {number}")
         if chunk.stage == vary.STAGE:
             return {**where, "variation": chunk.plan["variations"][position]}
-        return {**where, "prompt": self._proposal_prompt(chunk, position)}
+        prompt = proposal_prompt(self.archive, chunk, position)  # if there is none, `breaks` names the missing parent
+        return {**where, "prompt": prompt.whole if prompt is not None else None}
 
     def _planned_parents(self, chunk: Chunk, position: int) -> list[str]:
         if chunk.stage == vary.STAGE:
@@ -130,16 +161,6 @@ class _Teller:
         place = position // chunk.plan["copies"]
         begin = (chunk.plan.get("begins") or [None] * (place + 1))[place]
         return [*chunk.plan["shots"][place], *([begin[0]] if begin else [])]
-
-    def _proposal_prompt(self, chunk: Chunk, position: int) -> str | None:
-        place = position // chunk.plan["copies"]
-        plan = {**chunk.plan, "shots": chunk.plan["shots"][place : place + 1]}
-        plan["begins"] = (chunk.plan.get("begins") or [None] * (place + 1))[place : place + 1]
-        named = [*plan["shots"][0], *([plan["begins"][0][0]] if plan["begins"][0] else [])]
-        if any(not self.archive.query("SELECT 1 FROM puzzles WHERE id = ?", identifier) for identifier in named):
-            return None  # a parent is missing, which `breaks` says
-        (prompt,) = propose.prompts(self.archive, plan, kept_format(chunk.settings))
-        return prompt.whole
 
     def _text(self, chunk: Chunk, position: int) -> str | None:
         text = text_at(chunk, position)
@@ -229,8 +250,17 @@ def _without(row: sqlite3.Row, name: str) -> dict[str, Any]:
     return {key: value for key, value in dict(row).items() if key != name}
 
 
-def story_text(told: Story, shown: Callable[[str], str]) -> str:
-    """A puzzle's story for the terminal. `shown` makes a program safe to print, and may colour it."""
+CANDIDATE_COLUMNS = (
+    Column("chunk", right=True), Column("stage", rank=1), Column("position", "text", right=True), Column("verdict"),
+    Column("answer", least=16), Column("detail", least=16),
+)  # fmt: skip
+
+
+def story_text(told: Story, shown: Callable[[str], str], width: int | None = None) -> str:
+    """A puzzle's story for the terminal, whose table has lines of at most so many characters.
+
+    `shown` makes a program safe to print, and may colour it.
+    """
     puzzle, came = told.puzzle, told.came
     head = visible(f"puzzle {puzzle['id']}, {puzzle['origin']}, {one_line(puzzle['answer_type'])}")
     parts = [head, shown(puzzle["source"])]
@@ -251,9 +281,8 @@ def story_text(told: Story, shown: Callable[[str], str]) -> str:
         parts += _sampled_text(solution, shown) if "text" in solution else []
     if told.candidates:
         parts.append(f"# Its {len(told.candidates)} candidates")
-        rows = [["chunk", "stage", "position", "verdict", "answer", "detail"]]
-        rows += [[str(each.get(key, "")) for key in rows[0]] for each in told.candidates]
-        parts.append(render([[cell[:60].replace("\n", " ") for cell in row] for row in rows]))
+        rows = [[one_line(each.get(column.heading, "")) for column in CANDIDATE_COLUMNS] for each in told.candidates]
+        parts.append(Table(CANDIDATE_COLUMNS, rows).plain(width))
     parts += [f"In quarantine: {one_line(reason)}" for reason in told.quarantine]
     parts += ["# The story has gaps", *map(visible, told.breaks)] if told.breaks else []
     return "\n\n".join(parts)

@@ -886,8 +886,51 @@ def test_refused_proposals_are_listed_with_their_texts(run_here, done, refused):
     assert len(found) == sum(outcomes.values()) > 0
     reason = found[0]["outcome"]
     shown = done("archive", "refused", "tiny", "--outcome", reason)
-    assert f": {reason}: " in shown
+    assert f": {reason}" in shown
     assert f"there are {next(iter(outcomes))} (" in refused("archive", "refused", "tiny", "--outcome", "nosuch")
+
+
+def test_a_refused_proposal_is_shown_with_the_code_that_its_prompt_ended_with(run_here, done):
+    found = json.loads(done("archive", "refused", "tiny", "--json", "--limit", "100"))
+    assert all(each["text"].startswith("def f(") for each in found)
+    shown = done("archive", "refused", "tiny", "--limit", "1")
+    assert "\ndef f(" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["archive", "list", "tiny", "--origin", "men"],
+            "argument --origin: invalid choice: 'men' (choose from 'human', 'rule', 'import', 'model', 'variant'); "
+            "`selfplay archive list --help` shows what is expected",
+        ),
+        (
+            ["bench", "embedded", "--sampels", "4"],
+            "unknown argument --sampels: did you mean --samples?; `selfplay bench --help` shows what is expected",
+        ),
+        (
+            ["bench", "embedded", "--samples", "many"],
+            "argument --samples: expected a whole number, got 'many'; `selfplay bench --help` shows what is expected",
+        ),
+        ([], "the following arguments are required: COMMAND; `selfplay --help` shows what is expected"),
+    ],
+    ids=["an unknown value", "an unknown option", "a word instead of a number", "no command"],
+)
+def test_wrong_arguments_are_one_line(arguments, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"selfplay: {said}\n"
+
+
+def test_a_full_disk_says_that_work_is_kept_only_where_it_is(monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("selfplay.commands.archive_looks.archive_path", full)
+    assert main(["archive", "stats", "tiny"]) == 3
+    assert capsys.readouterr().err == "selfplay: the disk is full: free some space\n"
 
 
 def test_a_difference_of_archives_is_shown_by_first_lines_or_by_ids_alone(run_here, selfplay):
@@ -1742,9 +1785,7 @@ def test_a_wrong_command_line_is_a_usage_error(capsys, command):
     with pytest.raises(SystemExit) as left:
         main(command)
     assert left.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("usage: selfplay")
-    assert ": error: " in err.splitlines()[-1]
+    assert one_line(capsys.readouterr().err).endswith("--help` shows what is expected")
 
 
 def test_a_sandbox_below_the_wanted_tier_is_refused(files, refused, monkeypatch, protections):

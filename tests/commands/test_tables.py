@@ -345,6 +345,7 @@ def test_counts_are_a_small_table():
     assert count_table("verdicts", {"accepted": 2, "wrong_answer": 10}) == (
         "verdicts\n  accepted       2\n  wrong_answer  10"
     )
+    assert count_table("verdicts", {"accepted": 1200}, "1,200") == "verdicts    1,200\n  accepted  1,200"
 
 
 def record_of(number, **stages):

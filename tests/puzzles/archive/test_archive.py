@@ -461,10 +461,14 @@ def test_stats_count_everything(archive):
     for position, judgement in enumerate([ACCEPTED, WRONG, WRONG]):
         archive.add_candidate(chunk, position, "a1", solution("1"), judgement)
     archive.add_candidate(chunk, 3, "a3", None, Judgement(Verdict.INVALID_SOLUTION))
-    archive.add_proposal(chunk, 0, "admitted", "", "a3")
-    archive.add_proposal(chunk, 1, "trivial", "0 is accepted", None)
-    archive.add_proposal(chunk, 2, "held_out", "behaviour: dev/a says the same of 40 answers", "a9")
-    archive.add_proposal(chunk, 3, "held_out", "the same as dev/a", "a8")  # as versions before the levels said it
+    proposed = plan(archive, stage="propose")
+    archive.add_proposal(proposed, 0, "admitted", "", "a3")
+    archive.add_proposal(proposed, 1, "trivial", "0 is accepted", None)
+    archive.add_proposal(proposed, 2, "held_out", "behaviour: dev/a says the same of 40 answers", "a9")
+    archive.add_proposal(proposed, 3, "held_out", "the same as dev/a", "a8")  # as versions before the levels said it
+    varied = plan(archive, stage="vary")
+    archive.add_proposal(varied, 0, "inapplicable", "", None)
+    archive.add_proposal(varied, 1, "admitted", "", "a3")
     archive.add_refusal("n", "puzzle", "syntax", "", "def")
     archive.add_refusal("m", "puzzle", "held_out", "exact: dev/a", "def f")
     assert stats(archive) == {
@@ -484,6 +488,7 @@ def test_stats_count_everything(archive):
         "puzzles by solve rate": {"0": 1, "to 0.5": 1},
         "candidates by verdict": {"wrong_answer": 2, "accepted": 1, "invalid_solution": 1},
         "proposals by outcome": {"held_out": 2, "admitted": 1, "trivial": 1},
+        "variations by outcome": {"admitted": 1, "inapplicable": 1},
         "refused as held-out by level": {"exact": 1, "behaviour": 1, "unknown": 1},
         "refused imports": {"puzzle: held_out": 1, "puzzle: syntax": 1},
     }
