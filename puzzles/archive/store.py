@@ -190,6 +190,7 @@ class Archive:
         guard: The guard, which decides the puzzles that are refused.
         create: Whether a missing file is created. If not, it is an error.
         read_only: Whether writing is impossible. Changes that another process makes meanwhile are visible.
+        frozen: With `read_only`: nobody writes the file meanwhile, so SQLite makes no files beside it.
         trust: Whether the rows are not checked, because this program wrote them or has just checked them. The schema is
             compared in any case.
 
@@ -204,8 +205,9 @@ class Archive:
         create: bool = False,
         read_only: bool = False,
         trust: bool = False,
+        frozen: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._frozen = Path(path), frozen
         self.guard = guard or Guard()
         self.guard_reason: str | None = None
         self._kept_by_guard = False
@@ -251,7 +253,7 @@ class Archive:
             raise InputError(
                 f"{self.path}: it can only be read, and {log.name} has not been written into it: copy both files"
             )
-        return "immutable=1" if closed else "mode=ro" if read_only else "mode=rw"
+        return "immutable=1" if closed or self._frozen else "mode=ro" if read_only else "mode=rw"
 
     def __enter__(self) -> Archive:
         return self

@@ -57,6 +57,10 @@ def add_run(commands: Any) -> None:
         help="sample and judge part I of N of the next stage; join the parts with `archive merge`",
     )
     parser.add_argument(
+        "--plan", action="store_true",
+        help="go on until chunks are planned that parts can do (--shard); each part then reads only what it needs",
+    )  # fmt: skip
+    parser.add_argument(
         "--forecast",
         action="store_true",
         help="measure for about a minute, print the expected cost of the run, and stop",
@@ -89,7 +93,10 @@ def run_command(options: argparse.Namespace) -> int:
     LINE.step("starting")
     _begin(rundir, config, parent, options.trust)
     seen = len(rundir.read_records())
-    spent = _run_and_print(rundir, config, width(options))
+    spent = _run_and_print(rundir, config, width(options), options.plan)
+    if options.plan and spent:
+        tell(f"{rundir.path}: {spent}")
+        return 0
     is_default = not (options.config or options.set or options.name or parent)
     again = "" if is_default else f"{rundir.config} --name {name} "
     return _print_end(rundir, config, spent, again, seen, width(options))
@@ -121,6 +128,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise InputError(
             "--shard does a part of a run that has begun: leave out --forecast, --nodes, --gpus and --from"
         )
+    if options.plan and (options.forecast or options.shard is not None):
+        raise InputError("--plan prepares a run for --shard: give them one after the other, and --forecast alone")
     if options.nodes is not None and not options.forecast:
         raise InputError("--nodes needs --forecast: add it")
     if options.gpus and options.nodes is None:
@@ -161,20 +170,21 @@ def _begin(rundir: RunDir, config: RunConfig, parent: tuple[RunDir, int | None] 
     check_settings(rundir, config)
 
 
-def _run_and_print(rundir: RunDir, config: RunConfig, columns: int | None) -> str:
+def _run_and_print(rundir: RunDir, config: RunConfig, columns: int | None, only_plans: bool) -> str:
     """Run, and print a row for each iteration. Returns why the run ended early, or ""."""
     from selfplay.experiments.engines import run_iterations
     from selfplay.inspecting import track
     from selfplay.iteration.alarms import Collapsed
     from selfplay.iteration.budget import BudgetSpent
+    from selfplay.run.shard import Planned
 
     with log_to(rundir.log), track.tracker(config, rundir) as tracker:
         try:
-            run_iterations(config, rundir.path, tracker.watching(with_rows(columns, rundir=rundir)))
+            run_iterations(config, rundir.path, tracker.watching(with_rows(columns, rundir=rundir)), only_plans)
         except BudgetSpent as spent:
             return f"{spent}{MORE}"
-        except Collapsed as collapsed:
-            return str(collapsed)
+        except (Collapsed, Planned) as ended:
+            return str(ended)
         finally:
             LINE.end()
     return ""
@@ -218,7 +228,7 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.iteration.budget import BudgetSpent
-    from selfplay.iteration.loop import run_part
+    from selfplay.iteration.parts import run_part
     from selfplay.run.rundir import RunDir
     from selfplay.run.shard import parse_part
 

@@ -66,13 +66,16 @@ def engine(config: RunConfig, rundir: RunDir) -> Iterator[Backend]:
         yield TransformersBackend()
 
 
-def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | None = None) -> list[dict[str, Any]]:
+def run_iterations(
+    config: RunConfig, folder: str | Path, progress: Progress | None = None, only_plans: bool = False
+) -> list[dict[str, Any]]:
     """Run or resume a run in a folder, with the model, servers, sandbox or cluster that its settings ask for.
 
     Args:
         config: The settings, as `selfplay.load` reads them.
         folder: The run's folder. It is made if there is none.
         progress: Shows how far the run is. By default nothing is shown.
+        only_plans: Whether the run ends where chunks would be sampled, so that parts can do them.
 
     Returns:
         The records, one per iteration, as in `records.jsonl`.
@@ -81,12 +84,13 @@ def run_iterations(config: RunConfig, folder: str | Path, progress: Progress | N
         InputError: Settings or data are not as expected.
         BudgetSpent: `config.budget` does not allow another step.
         Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
+        Planned: With `only_plans`: chunks are planned, or the iteration has no more of them.
     """
     rundir, progress = RunDir(Path(folder)), progress or Progress()
     seed = worlds.seed_of(rundir.archive, config.seed)
     progress.step("proving the sandbox", None)
     with judges(config, progress.say, seed) as (pool, protections), engine(config, rundir) as backend:
-        return run(rundir, config, backend, pool, protections, progress)
+        return run(rundir, config, backend, pool, protections, progress, only_plans=only_plans)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 from puzzles.archive.store import Archive
-from puzzles.puzzle import InputError
 from sandbox.pool import Pool, available_cores
 from selfplay.config import RunConfig
 from selfplay.iteration import champion, collapse, propose
@@ -41,7 +40,7 @@ from selfplay.run.heartbeat import Heartbeat
 from selfplay.run.progress import Progress
 from selfplay.run.resources import DiskFull, TrainingNeeds
 from selfplay.run.rundir import RunDir, append_line, write_atomically
-from selfplay.run.shard import FINISHED, Part, PartDone, finish, note_settings, take_over
+from selfplay.run.shard import Planned
 from selfplay.sampling.prompts import propose_prompt
 from selfplay.sampling.sampler import Sampler
 from selfplay.scoring.sets import NamedPuzzle
@@ -59,6 +58,10 @@ def iterate(run: Run, iteration: int) -> dict[str, Any]:
     started = time.monotonic()
     if iteration:
         sample(run, iteration)
+        if run.only_plans:
+            raise Planned(
+                f"iteration {iteration} is sampled and judged: the same command without --plan trains and scores"
+            )
     learns = run.trains if iteration else run.config.finetune.first_steps > 0
     if learns and not run.rundir.checkpoint(iteration).exists():
         training = teach_stage(run, iteration) if iteration else first_training(run)
@@ -72,6 +75,7 @@ def sample(run: Run, iteration: int) -> None:
 
     Raises:
         PartDone: This part of a sharded run is done, but other parts are missing.
+        Planned: The run was only to plan its next chunks, and has done so.
     """
     propose_stage(run, iteration)
     vary_stage(run, iteration)
@@ -86,8 +90,11 @@ def run(
     protections: dict[str, Any],
     progress: Progress | None = None,
     paced_by: RunDir | None = None,
+    only_plans: bool = False,
 ) -> list[dict[str, Any]]:
     """Run or resume until `config.iterations` are recorded. Work is cut into chunks as in the run `paced_by`, if given.
+
+    With `only_plans`, the run ends where chunks of an iteration would be sampled, so that parts can do them.
 
     Returns:
         The records, one per iteration; number 0 is the untrained model's scores.
@@ -97,6 +104,7 @@ def run(
         BudgetSpent: `config.budget` does not allow another step.
         Collapsed: The run's puzzles have collapsed, and `collapse.action` is `stop`.
         DiskFull: The disk is full. What was finished is kept.
+        Planned: With `only_plans`: chunks are planned, or the iteration has no more of them.
     """
     with rundir.lock() as owner, Heartbeat(rundir.status, owner) as heartbeat:
         progress = heartbeat.watching(progress or Progress())
@@ -134,7 +142,10 @@ def run(
             import_training(archive, pool, protections, config, progress)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress, paced_by or rundir)
+            state = Run(
+                rundir, config, archive, pool, protections, models, sets, progress, paced_by or rundir,
+                only_plans=only_plans,
+            )  # fmt: skip
             _iterate(state)
     return rundir.read_records()
 
@@ -157,64 +168,6 @@ def _iterate(state: Run) -> None:
             state.progress.say(f"iteration {iteration}: {line}")
         state.retire_checkpoints()
         resources.give_memory_back()
-
-
-def run_part(
-    rundir: RunDir,
-    own: RunDir,
-    part: Part,
-    config: RunConfig,
-    backend: Backend,
-    pool: Pool,
-    protections: dict[str, Any],
-    progress: Progress | None = None,
-) -> str:
-    """Do, or resume, one part of the run's present stage, in a folder of its own.
-
-    The run itself is only read: its archive, records and checkpoints.
-
-    Returns:
-        A line that says what was done.
-
-    Raises:
-        InputError: The run has not begun, is being written, or has other settings; or the folder holds another run.
-    """
-    check_settings(rundir, config)
-    if own.config.exists():
-        raise InputError(f"{own.path}: expected the folder of a part of {rundir.path}, got a run: give another --name")
-    if not (records := rundir.read_records()):
-        raise InputError(
-            f"{rundir.path}: expected a run with at least one record: "
-            "begin it without --shard and with --set iterations=0"
-        )
-    iteration = len(records)
-    if iteration > config.iterations:
-        return f"{rundir.path} has all of its {config.iterations} iterations"
-    with own.lock() as owner, Heartbeat(own.status, owner) as heartbeat:
-        progress = heartbeat.watching(progress or Progress())
-        progress.step("loading sets and model", None)
-        config = as_begun(rundir, config)
-        sets = guarded_sets(pool, config)
-        base = backend.load(config.model.path, config.model)
-        take_over(rundir.archive, own.archive, records[-1])
-        with Archive(own.archive, guard_of(pool, sets)) as archive:
-            if said := archive.mark(FINISHED):
-                return said
-            note_settings(archive, config)
-            if not consent.is_own(rundir):
-                compute_again(archive, pool, progress)
-            set_contaminated_aside(archive, pool, progress)
-            models = Models(rundir, config, backend, base)
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress, rundir, part)
-            for record in records:
-                state.note(record)
-            said = f"iteration {iteration} is sampled and judged: the same command without --shard trains and scores"
-            try:
-                sample(state, iteration)
-            except PartDone as done:
-                said = str(done)
-            finish(archive, said)
-    return said
 
 
 def _sets(pool: Pool, config: RunConfig, progress: Progress) -> dict[str, list[NamedPuzzle]]:

@@ -166,6 +166,12 @@ def _beginning(
     return None if place is None else [parent, place]
 
 
+def asked_puzzles(plan: dict[str, Any]) -> set[str]:
+    """Ids of the puzzles that the prompts of a planned chunk show or continue."""
+    begun = [begin[0] for begin in begins(plan) if begin]
+    return {*begun, *(puzzle for shots in plan["shots"] for puzzle in shots)}
+
+
 def begins(plan: dict[str, Any]) -> list[Any]:
     """The beginning of each prompt, or None. The plans of older runs have no beginnings."""
     return plan.get("begins") or [None] * len(plan["shots"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,11 @@ def plan(
             content |= {} if config.chunk_texts else {"first": start * copies}
             seed = chunk_seed(config, iteration, stream, number)
             archive.plan_chunk(iteration, stage, number, sampler.checkpoint, seed, settings, content)
+
+
+def asked_puzzles(plan: dict[str, Any]) -> set[str]:
+    """Ids of the puzzles that a planned chunk has candidates for."""
+    return {*plan["puzzles"]}
 
 
 def sampling(

@@ -13,7 +13,7 @@ from puzzles.archive.store import Chunk
 from selfplay.iteration import outlook, propose, ranker, solve, vary
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
-from selfplay.run.shard import PartDone
+from selfplay.run.shard import SHARE_OF, PartDone, Planned
 from selfplay.sampling import ahead
 from selfplay.sampling.chunks import ChunkSamples, Sampling
 from selfplay.sampling.sampler import Sampler
@@ -107,11 +107,17 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
 
     Raises:
         PartDone: This part of a sharded run is done, but chunks of other parts are missing.
+        Planned: The run only plans, and this stage has chunks to do.
     """
     archive = run.archive
     outlook.begin(run, iteration, stage.shown)
     if not archive.planned(iteration, stage.name):
         stage.plan(run.models.sampler(run.reigning))
+    if run.only_plans and (left := len(archive.unjudged(iteration, stage.name))):
+        raise Planned(
+            f"iteration {iteration}, {stage.name}: {left:,} chunk{'s are' if left > 1 else ' is'} planned: "
+            "do them in parts with --shard I/N, then merge the parts"
+        )
     chunks = [archive.chunk(identifier) for identifier in _own(run, iteration, stage.name)]
     texts = sum(len(chunk.plan[stage.asked]) * chunk.plan["copies"] for chunk in chunks)
     count = run.progress.counter(texts, f"iteration {iteration}: {stage.name}", stage.unit)
@@ -133,7 +139,8 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
                     archive.set_completions(chunk.id, **vars(samples))
             run.progress.note("judging")
             stage.judge(archive.chunk(chunk.id))
-    if run.part and (left := len(archive.unjudged(iteration, stage.name))):
+    left = len(archive.unjudged(iteration, stage.name))
+    if run.part and (left or archive.mark(SHARE_OF) == stage.name):
         raise PartDone(f"iteration {iteration}, {stage.name}: this part is done; other parts have {left} chunks left")
 
 

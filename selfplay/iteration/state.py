@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,10 @@ class Run:
     """The run whose rates decide how work is cut into chunks: this one, or the one that is reproduced."""
     part: Part | None = None
     """The part of each stage's chunks to do here; None for all chunks."""
+    only_plans: bool = False
+    """Whether the run ends where chunks would be sampled."""
+    shown: InitVar[list[Pair] | None] = None
+    """The pairs that stand before every puzzle, if the archive here has too little to choose them."""
     done: list[Done] = field(default_factory=list)
     """The recorded iterations, from 0."""
     reigning: int = 0
@@ -98,10 +102,10 @@ class Run:
     measured: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Measures of collapse by iteration, as long as they are needed."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shown: list[Pair] | None) -> None:
         self.prompt_format = prompt_format_of(self.config, self.models.sampler(0))
         # The pairs that stand before every puzzle.
-        self.shots: list[Pair] = few_shots(self.archive, self.config, self.prompt_format)
+        self.shots = few_shots(self.archive, self.config, self.prompt_format) if shown is None else shown
 
     @property
     def trains(self) -> bool:

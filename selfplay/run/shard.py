@@ -1,9 +1,11 @@
 """Parts of a run's work, for jobs that do not communicate, such as those of Slurm arrays and Kubernetes.
 
-A run plans its chunks before they are sampled, so several jobs can share them. Each part plans a stage's chunks from a
-copy of the run's archive, and all parts make the same plan. A part then samples and judges its own share, in a folder
-of its own. A share is a series of consecutive chunks. So the parts, merged in order, are row by row what the run itself
-would have written. The next stage builds on all parts of this one, so it needs another call.
+A run plans its chunks before they are sampled, so several jobs can share them. A part samples and judges its own share
+in a folder of its own. A share is a series of consecutive chunks. So the parts, merged in order, are row by row what
+the run itself would have written. The next stage builds on all parts of this one, so it needs another call.
+
+If the run has planned the stage (`run --plan`), a part takes from the run's archive only its chunks and their puzzles.
+Otherwise each part plans the stage from a copy of the whole archive, and all parts make the same plan.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from puzzles.archive.opening import SIDE_FILES, check_files
+from puzzles.archive import copying
+from puzzles.archive.opening import SIDE_FILES
 from puzzles.archive.schema import SEARCHED
 from puzzles.archive.store import Archive
 from puzzles.foreign import expect, parse_json
@@ -30,6 +34,8 @@ MOST_PARTS = 100_000
 TAKEN_OVER, GOES_ON_FROM, FINISHED = "part_taken_over", "part_goes_on_from", "part_finished"
 """Marks in a part's archive: ids of the chunks that were already judged in the run's archive; hash of the run's last
 record; message of the call that finished the share."""
+SHARE_OF = "part_share_of"
+"""Mark in a part's archive that has only what its share of a planned stage needs: the stage."""
 SETTINGS = "part_settings"
 """Mark in a part's archive: the settings that it was made with, as JSON."""
 SAMPLED_BY = ("temperature", "top_p", "max_tokens", "protocol", "chat_time")
@@ -39,6 +45,10 @@ T = TypeVar("T")
 
 class PartDone(Exception):
     """A part has done its share of a stage, and as far as its archive shows, other parts have not."""
+
+
+class Planned(Exception):
+    """A run that only plans has done so: parts can sample and judge its next chunks."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +81,86 @@ def parse_part(text: str) -> Part:
     return part
 
 
-def take_over(theirs: Path, own: Path, record: Mapping[str, Any]) -> None:
-    """Copy a run's archive for a part.
-
-    The part's own archive is kept if it was copied after the same record, with the same chunks judged.
+@contextlib.contextmanager
+def closed_archive(path: Path) -> Iterator[Archive]:
+    """A run's archive, which nobody writes meanwhile, to be read. Many parts may read it at once.
 
     Raises:
         InputError: The run is being written.
     """
-    log = theirs.with_name(f"{theirs.name}-wal")
+    log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
-        raise InputError(
-            f"{theirs}: a process is writing it, or died while it wrote: wait for its end, or run it again"
+        raise InputError(f"{path}: a process is writing it, or died while it wrote: wait for its end, or run it again")
+    with Archive(path, read_only=True, trust=True, frozen=True) as archive:
+        yield archive
+
+
+def take_over(theirs: Archive, own: Path, record: Mapping[str, Any]) -> None:
+    """Copy a run's archive for a part.
+
+    The part's own archive is kept if it was copied after the same record, with the same chunks judged.
+    """
+    with _made_anew(own, record) as beside:
+        # Not by SQLite, which would write every row again.
+        shutil.copyfile(theirs.path, beside)
+
+
+def take_share(
+    theirs: Archive, own: Path, record: Mapping[str, Any], part: Part, stage: str, puzzles: Collection[str]
+) -> None:
+    """Copy from a run's archive what a part needs for its share of a stage's planned chunks.
+
+    That is: all chunks of the iteration, without the texts of those that are done; the puzzles that the part's own
+    chunks ask for, with their solutions; and the marks.
+
+    Args:
+        theirs: The run's archive.
+        own: Where the part's archive is to be. It is kept if it was made of the same.
+        record: The run's last record.
+        part: The part.
+        stage: Name of the stage.
+        puzzles: Ids of the puzzles that the part's chunks ask for.
+    """
+    with _made_anew(own, record) as beside, Archive(beside, theirs.guard, create=True) as made:
+        with copying.beside(made, theirs) as connection, made.transaction():
+            connection.execute(
+                "CREATE TEMP TABLE asked AS SELECT value AS id FROM json_each(?)", (json.dumps([*puzzles]),)
+            )
+            connection.execute("DELETE FROM main.marks")  # a new archive has one
+            for table, condition in _TAKEN.items():
+                connection.execute(f"INSERT INTO main.{table} SELECT * FROM other.{table} WHERE {condition}")
+            _take_chunks(connection, int(record["iteration"]) + 1, stage, part)
+        made.set_mark(SHARE_OF, stage)
+
+
+_TAKEN = {
+    "marks": "1", "protections": "1", "puzzles": "id IN (SELECT id FROM temp.asked)",
+    "solutions": "puzzle IN (SELECT id FROM temp.asked)", "contamination": "puzzle IN (SELECT id FROM temp.asked)",
+}  # fmt: skip
+"""Tables from which a part takes rows for its share, and which rows."""
+
+
+def _take_chunks(connection: sqlite3.Connection, iteration: int, stage: str, part: Part) -> None:
+    """Copy the chunks of an iteration from `other`: the part's own as they are, the others without their texts."""
+    names = [row[1] for row in connection.execute("PRAGMA main.table_info(chunks)")]
+    empty = dict.fromkeys(("completions", "token_ids"), "NULL")
+    # All chunks of earlier stages are done, and of a large one it takes long to read so.
+    bare = ", ".join(({"judged": f"iif(stage = '{stage}', judged, 1)"} | empty).get(name, name) for name in names)
+    here = "SELECT id FROM other.chunks WHERE (iteration, stage) = (?, ?) ORDER BY number"
+    own = json.dumps([*part.share([number for (number,) in connection.execute(here, (iteration, stage))])])
+    for columns, which in ((bare, "NOT IN"), ("*", "IN")):
+        connection.execute(
+            f"INSERT INTO main.chunks SELECT {columns} FROM other.chunks"
+            f" WHERE iteration = ? AND id {which} (SELECT value FROM json_each(?))",
+            (iteration, own),
         )
-    check_files(theirs)
+
+
+@contextlib.contextmanager
+def _made_anew(own: Path, record: Mapping[str, Any]) -> Iterator[Path]:
+    """A place for a part's archive, which becomes the part's own unless that was made of the same."""
     with contextlib.suppress(_AsItWas), path_atomically(own) as beside:
-        # Not by SQLite, which would write files beside it: many parts may read it at once.
-        shutil.copyfile(theirs, beside)
+        yield beside
         with Archive(beside, trust=True) as archive:
             numbers = archive.query("SELECT id FROM chunks WHERE judged ORDER BY id")
             judged = json.dumps([number for (number,) in numbers])

@@ -9,7 +9,7 @@ from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
 from selfplay.config import ModelConfig, ProposeConfig, SolveConfig, VaryConfig
 from selfplay.experiments.reproduce import begin, reproduce
-from selfplay.iteration.loop import run_part
+from selfplay.iteration.parts import run_part
 from selfplay.run.rundir import RunDir, read_lines
 from selfplay.run.shard import Part
 

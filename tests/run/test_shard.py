@@ -24,9 +24,9 @@ from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from selfplay.commands.main import main
 from selfplay.config import ModelConfig, ProposeConfig, SolveConfig, VaryConfig
-from selfplay.iteration.loop import run_part
+from selfplay.iteration.parts import run_part
 from selfplay.run.rundir import RunDir
-from selfplay.run.shard import Part, parse_part, take_over
+from selfplay.run.shard import SHARE_OF, Part, Planned, closed_archive, parse_part, take_over
 
 
 class Forgetful(Backend):
@@ -64,17 +64,29 @@ def whole(config, pool, tmp_path_factory):
     return folder
 
 
-STAGES = 3
-"""That have chunks to sample: proposals, candidates, further candidates."""
+STAGES = ("propose", "solve", "further")
+"""That have chunks to sample."""
 
 
 def with_iterations(config, number):
     return dataclasses.replace(config, iterations=number)
 
 
+def plan_next(folder, config, pool):
+    """What a run says that plans its next chunks and stops."""
+    with pytest.raises(Planned) as planned:
+        go(folder / "run", config, pool, Forgetful(), only_plans=True)
+    return str(planned.value)
+
+
 def one_part(folder, part, config, pool, backend=None):
     own = RunDir(folder / f"run-{part.name}")
     return run_part(RunDir(folder / "run"), own, part, config, backend or Forgetful(), pool, {"tier": "A"}), own
+
+
+def take_again(folder, own):
+    with closed_archive(RunDir(folder / "run").archive) as theirs:
+        take_over(theirs, own.archive, RunDir(folder / "run").read_records()[-1])
 
 
 def merged(folder, owns):
@@ -84,11 +96,14 @@ def merged(folder, owns):
                 merge(into, other)
 
 
+@pytest.mark.parametrize("planned", [False, True], ids=["each part plans", "the run plans"])
 @pytest.mark.parametrize("parts", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_parts_merged_in_order_are_the_run_in_all_its_rows(parts, whole, config, pool, tmp_path):
+def test_parts_merged_in_order_are_the_run_in_all_its_rows(parts, planned, whole, config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
     for iteration in (1, 2):
-        for _ in range(STAGES):
+        for stage in STAGES:
+            if planned:
+                assert f"iteration {iteration}, {stage}: " in plan_next(tmp_path, config, pool)
             done = [one_part(tmp_path, Part(number, parts), config, pool) for number in range(1, parts + 1)]
             assert all(f"iteration {iteration}" in said for said, _ in done)
             merged(tmp_path, [own for _, own in done])
@@ -97,6 +112,51 @@ def test_parts_merged_in_order_are_the_run_in_all_its_rows(parts, whole, config,
     # How many iterations were asked for is no part of what was done.
     assert all_parts.pop("config").splitlines()[1:] == one.pop("config").splitlines()[1:]
     assert all_parts == one
+
+
+def test_a_part_of_a_planned_stage_reads_only_its_chunks_and_the_puzzles_they_ask_for(config, pool, tmp_path):
+    class Looking(Forgetful):
+        """Looks at the part's archive while the part samples."""
+
+        def load(self, checkpoint, config):
+            model = super().load(checkpoint, config)
+            sample = model.sample
+
+            def looked(*arguments):
+                with Archive(RunDir(tmp_path / "run-2-of-3").archive, read_only=True) as archive:
+                    seen.append(archive_content(archive.path))
+                return sample(*arguments)
+
+            model.sample = looked
+            return model
+
+    go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
+    plan_next(tmp_path, config, pool)
+    merged(tmp_path, [one_part(tmp_path, Part(1, 1), config, pool)[1]])
+    assert "solve: " in plan_next(tmp_path, config, pool)
+    run = archive_content(RunDir(tmp_path / "run").archive)
+    seen: list = []
+    said, own = one_part(tmp_path, Part(2, 3), config, pool, Looking())
+    assert re.fullmatch("iteration 1, solve: this part is done; other parts have [0-9]+ chunks left", said)
+    with Archive(own.archive) as archive:
+        assert archive.mark(SHARE_OF) == "solve"
+        mine = [plan for _, plan in archive.plans("judged AND stage = 'solve'")]
+    asked = {puzzle for plan in mine for puzzle in plan["puzzles"]}
+    assert 0 < len(asked) < len(run["puzzles"]) / 2
+    assert {row["id"] for row in seen[0]["puzzles"]} == asked
+    assert {row["puzzle"] for row in seen[0]["solutions"]} <= asked
+    assert [row["number"] for row in seen[0]["chunks"]] == [row["number"] for row in run["chunks"]]
+    assert all(row["completions"] is None for row in seen[0]["chunks"])
+    assert seen[0]["candidates"] == seen[0]["proposals"] == []
+
+
+def test_a_run_that_only_plans_stops_before_it_trains(config, pool, tmp_path):
+    go(tmp_path / "run", with_iterations(config, 0), pool, Forgetful())
+    for stage in STAGES:
+        assert f"iteration 1, {stage}: " in plan_next(tmp_path, config, pool)
+        merged(tmp_path, [one_part(tmp_path, Part(1, 1), config, pool)[1]])
+    said = "iteration 1 is sampled and judged: the same command without --plan trains and scores"
+    assert plan_next(tmp_path, config, pool) == said
 
 
 def test_parts_find_the_same_puzzles_so_that_these_tests_mean_something(whole):
@@ -147,11 +207,11 @@ def test_a_part_takes_the_runs_archive_when_there_is_something_new_in_it_and_kee
     first, own = one_part(tmp_path, Part(1, 2), config, pool)
     assert one_part(tmp_path, Part(1, 2), config, pool) == (first, own)
     before = own.archive.read_bytes()
-    take_over(RunDir(tmp_path / "run").archive, own.archive, RunDir(tmp_path / "run").read_records()[-1])
+    take_again(tmp_path, own)
     assert own.archive.read_bytes() == before
     _, other = one_part(tmp_path, Part(2, 2), config, pool)
     merged(tmp_path, [own, other])
-    take_over(RunDir(tmp_path / "run").archive, own.archive, RunDir(tmp_path / "run").read_records()[-1])
+    take_again(tmp_path, own)
     with Archive(own.archive) as archive:
         assert archive.unjudged(1, "propose") == []
     assert not list(own.path.glob(".*"))
@@ -173,7 +233,7 @@ def test_what_a_missing_part_has_not_done_is_left_to_do(whole, config, pool, tmp
 @pytest.mark.slow
 def test_a_part_that_had_nothing_left_to_do_takes_part_in_the_next_iteration(config, pool, tmp_path):
     go(tmp_path / "run", with_iterations(config, 0), pool)
-    for _ in range(STAGES + 1):
+    for _ in range(len(STAGES) + 1):
         said, own = one_part(tmp_path, Part(1, 1), config, pool)
         merged(tmp_path, [own])
     assert said == "iteration 1 is sampled and judged: the same command without --shard trains and scores"

@@ -269,8 +269,8 @@ def config_of(files, **changes) -> RunConfig:
     return dataclasses.replace(small, **changes)
 
 
-def go(path, config, pool, backend=None, progress=None):
-    return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress)
+def go(path, config, pool, backend=None, progress=None, **how):
+    return run(RunDir(path), config, backend or Backend(), pool, {"tier": "A"}, progress, **how)
 
 
 def archive_content(file: Path) -> dict:
