@@ -1,8 +1,8 @@
 """The time that an iteration takes with many workers, estimated from the rates of a forecast.
 
 A worker is a machine like this one that does a part of the chunks (`run --shard`). Chunks are not divided, and all
-workers wait for the slowest one at the end of each stage. Each part loads the model, copies the archive and plans
-again, so these steps do not get shorter with more workers. Neither does scoring, nor merging, which one machine does.
+workers wait for the slowest one at the end of each stage. Each part loads the model. It reads its share of the archive.
+One machine plans (`run --plan`), varies, merges and scores, so these steps do not get shorter with more workers.
 Training is divided among the processes that torchrun starts, but not into more parts than a step has examples. Their
 communication is left out. With the model on the CPU, sampling and judging happen one after the other.
 """
@@ -21,7 +21,7 @@ from selfplay.sampling.cost import StageCost, price, total
 from selfplay.text import Column, Table
 
 COPIED_BYTES_PER_SECOND = 200e6
-"""Speed at which an archive is copied from a shared file system. It is assumed; all other rates are measured."""
+"""Speed at which an archive is read from a shared file system. It is assumed; all other rates are measured."""
 IN_PARTS = ("propose", *solve.STAGES)
 
 
@@ -82,12 +82,12 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
     held = {
         "sampling": sampling,
         "judging": judging,
-        "varying": vary.model_seconds + vary.judging_seconds,
-        "planning": texts * expected.planning_seconds_per_text,
         "start-up": len(stages) * expected.load_seconds * many,
-        "copying": len(stages) * copied_bytes / COPIED_BYTES_PER_SECOND * many,
+        "copying": len(stages) * copied_bytes / workers / COPIED_BYTES_PER_SECOND * many,
     }
     alone = {
+        "varying": vary.model_seconds + vary.judging_seconds,
+        "planning": texts * expected.planning_seconds_per_text,
         "merging": texts * expected.merging_seconds_per_text * many,
         "training": train.model_seconds / max(1.0, min(gpus, expected.examples_per_step)),
         "scoring": score.model_seconds + score.judging_seconds,
@@ -108,8 +108,8 @@ def _chunk_texts(config: RunConfig, cost: StageCost) -> int:
 PLAN_NOTE = (
     "The table shows the last iteration. A worker is a machine like this one (`run --shard`). A GPU is a device like\n"
     "the one that this machine trains on (`torchrun`). Workers share sampling and judging by whole chunks, and GPUs\n"
-    "share training. Start-up, copying, planning, varying, merging and scoring are not shared. Communication between\n"
-    "the processes of a training is left out."
+    "share training. A worker reads its share of the archive. Start-up, planning, varying, merging and scoring are not\n"
+    "shared. Communication between the processes of a training is left out."
 )
 
 

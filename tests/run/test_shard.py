@@ -360,11 +360,11 @@ echo 17
 
 @pytest.mark.slow
 def test_the_readmes_slurm_script_does_what_one_run_does(tiny, tmp_path, monkeypatch):
-    root = ROOT
     files = learned.make_files(tmp_path, learned.make_model(tiny(), tmp_path / "model"))
     (files / "my.toml").write_text((files / "tiny.toml").read_text().replace("iterations = 1", "iterations = 3", 1))
-    script = root.joinpath("README.md").read_text("utf-8").partition("# cluster.sh:")[2].partition("```")[0]
-    script = f"#{script}".replace("parts=64", "parts=2").replace("--nproc-per-node 8", "--nproc-per-node 1")
+    text = ROOT.joinpath("selfplay/README.md").read_text("utf-8")
+    (script,) = re.findall("```sh\n(#!/bin/sh\n# cluster.sh:.*?)```", text, re.DOTALL)
+    script = script.replace("parts=64", "parts=2").replace("--nproc-per-node 8", "--nproc-per-node 1")
     tools = {"sbatch": SBATCH, "selfplay": f'#!/bin/sh\nexec {sys.executable} -m selfplay.commands.main "$@"\n'}
     tools["torchrun"] = f'#!/bin/sh\nexec {sys.executable} -m torch.distributed.run "$@"\n'
     (tmp_path / "bin").mkdir()
@@ -372,7 +372,7 @@ def test_the_readmes_slurm_script_does_what_one_run_does(tiny, tmp_path, monkeyp
         (tmp_path / "bin" / name).write_text(text)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(root), *sys.path]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *sys.path]))
     subprocess.run(["sh", "-e", "-c", script], cwd=tmp_path, check=True, timeout=600)
     monkeypatch.chdir(tmp_path)
     assert main(["run", "my.toml", "--name", "plain"]) == 0
