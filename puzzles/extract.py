@@ -28,6 +28,8 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 
+from sandbox.syntax import walk
+
 THOUGHTS = (
     *(
         (f"<{name}>", f"</{name}>")
@@ -223,7 +225,7 @@ def _with_helpers(source: str, others: list[str]) -> str:
     parts = [source]
     for other in reversed(others):
         trees = [ast.parse(part) for part in parts]
-        used = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        used = {node.id for tree in trees for node in walk(tree) if isinstance(node, ast.Name)}
         offered = {name for statement in ast.parse(other).body for name in _binds(statement)}
         if (offered - {"f", "sat"}) & (used - {name for tree in trees for name in _binds(tree)}):
             parts.insert(0, other)
@@ -233,7 +235,7 @@ def _with_helpers(source: str, others: list[str]) -> str:
 def _binds(tree: ast.AST) -> set[str]:
     """All names that are bound anywhere in a program, also by imports."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -23,6 +23,7 @@ from puzzles.parse import in_batches
 from puzzles.puzzle import Puzzle
 from sandbox import child
 from sandbox.pool import Pool
+from sandbox.syntax import children, walk
 
 DESCRIBE_BATCH = "puzzles.features:describe_batch"
 """Name of the sandbox job; a pool that describes must preload it."""
@@ -130,7 +131,7 @@ class View:
     def __init__(self, source: str, answer_type: str) -> None:
         self.source, self.answer_type, self.shape = source, answer_type, shape_of(answer_type)
         self.tree = ast.parse(source)
-        self.nodes = list(ast.walk(self.tree))
+        self.nodes = walk(self.tree)
         self.kinds = Counter(type(node).__name__ for node in self.nodes)
         functions = {node.name: node for node in self.tree.body if isinstance(node, ast.FunctionDef)}
         others = (ast.unparse(node.value) for node in self.tree.body if isinstance(node, ast.Assign))
@@ -175,7 +176,7 @@ class View:
     def indexes_text(self) -> bool:
         """Whether the answer is used as an index."""
         slices = [node.slice for node in self.nodes if isinstance(node, ast.Subscript)]
-        return any(isinstance(n, ast.Name) and n.id == self.answer for part in slices for n in ast.walk(part))
+        return any(isinstance(n, ast.Name) and n.id == self.answer for part in slices for n in walk(part))
 
     @property
     def indexes_twice(self) -> bool:
@@ -242,7 +243,7 @@ def form(view: View) -> str:
     kinds, body = view.kinds, view.puzzle.body
     inner = [node for node in view.nodes if isinstance(node, ast.FunctionDef) and node is not view.puzzle]
     for function in [view.puzzle, *inner]:
-        names = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+        names = (node.func for node in walk(function) if isinstance(node, ast.Call))
         if any(isinstance(name, ast.Name) and name.id == function.name for name in names):
             return "recursion"
     if inner or kinds["ClassDef"]:
@@ -397,7 +398,7 @@ def features(view: View) -> dict[str, float]:
         "orders": sum(kinds[name] for name in _ORDERS),
         "memberships": kinds["In"] + kinds["NotIn"],
         "chained_comparisons": sum(len(node.ops) > 1 for node in compares),
-        "constant_comparisons": sum(not any(isinstance(n, ast.Name) for n in ast.walk(node)) for node in compares),
+        "constant_comparisons": sum(not any(isinstance(n, ast.Name) for n in walk(node)) for node in compares),
         "additions": kinds["Add"] + kinds["Sub"],
         "products": kinds["Mult"],
         "divisions": sum(kinds[name] for name in _DIVISIONS),
@@ -429,7 +430,7 @@ def _digits(number: float) -> float:
 def _depth(tree: ast.AST) -> int:
     depth, level = 0, [tree]
     while level:
-        depth, level = depth + 1, [part for node in level for part in ast.iter_child_nodes(node)]
+        depth, level = depth + 1, [part for node in level for part in children(node)]
     return depth
 
 

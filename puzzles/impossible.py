@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from puzzles import scopes
+from sandbox.syntax import children, walk
 
 NEVER_BOOL = (
     ast.Tuple, ast.List, ast.Set, ast.Dict, ast.JoinedStr, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp,
@@ -51,7 +52,7 @@ def never_true(tree: ast.Module, function: ast.FunctionDef, answer_type: str) ->
         return "it returns nothing"
     if all(isinstance(value, ast.Constant) and value.value is not True for value in returns):
         return "it returns " + " or ".join(sorted({ast.unparse(value)[:40] for value in returns}))
-    if not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)) and all(map(_is_no_bool, returns)):
+    if not any(isinstance(node, ast.ClassDef) for node in walk(tree)) and all(map(_is_no_bool, returns)):
         return NO_BOOL
     if len(function.body) == 1 and isinstance(function.body[0], ast.Return):
         return _contradiction(tree, function, returns[0], answer_type)
@@ -70,12 +71,12 @@ def _is_no_bool(value: ast.expr) -> bool:
 
 def _is_changed(tree: ast.Module, function: ast.FunctionDef) -> bool:
     """Whether the program may put something else in the function's place, or look at itself."""
-    others = [node for node in ast.walk(tree) if node is not function]
+    others = [node for node in walk(tree) if node is not function]
     return scopes.is_reflective(others) or any(_bound_name(node) == function.name for node in others)
 
 
 def _binds(tree: ast.Module, name: str) -> bool:
-    return any(_bound_name(node) == name for node in ast.walk(tree))
+    return any(_bound_name(node) == name for node in walk(tree))
 
 
 def _bound_name(node: ast.AST) -> str | None:
@@ -95,12 +96,12 @@ def _own_nodes(function: ast.FunctionDef) -> Iterator[ast.AST]:
         node = waiting.pop()
         if not isinstance(node, _INNER):
             yield node
-            waiting += ast.iter_child_nodes(node)
+            waiting += children(node)
 
 
 def _contradiction(tree: ast.Module, function: ast.FunctionDef, condition: ast.expr, answer_type: str) -> str:
     """Two parts of a conjunction that no answer fulfils, such as `x > 5 and x < 3`."""
-    if any(isinstance(node, ast.NamedExpr) for node in ast.walk(condition)):
+    if any(isinstance(node, ast.NamedExpr) for node in walk(condition)):
         return ""
     answer = [*function.args.posonlyargs, *function.args.args][0].arg
     terms = {answer: {"int": int, "float": float, "str": str}.get(answer_type)}

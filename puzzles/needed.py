@@ -13,6 +13,7 @@ from collections.abc import Collection
 
 from puzzles import scopes
 from puzzles.pruning import HARMLESS_MODULES
+from sandbox.syntax import walk
 
 _CALLABLES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
@@ -84,7 +85,7 @@ class _Program:
         """Modules by the names that imports bind."""
         self.missing = {name for each in imports if not _is_harmless(each) for name in _bound(each)}
         plain = [each for each in tree.body if not self._is_check(each)]
-        self.is_reflective = scopes.is_reflective([node for each in plain for node in ast.walk(each)])
+        self.is_reflective = scopes.is_reflective([node for each in plain for node in walk(each)])
         self.needed = self._mentioned(entry) | {entry.name}
         grown = True
         while grown:
@@ -143,7 +144,7 @@ class _Program:
 
     def _changed_by_calls(self, statement: ast.stmt) -> set[str]:
         """Functions and classes that keep a value which the statement may change: it calls, or hands them on."""
-        calls = any(isinstance(node, ast.Call) for node in ast.walk(statement))
+        calls = any(isinstance(node, ast.Call) for node in walk(statement))
         return {*self.callables} if calls else set()
 
 
@@ -162,7 +163,7 @@ def _is_harmless(statement: ast.Import | ast.ImportFrom) -> bool:
 
 
 def _names(statement: ast.stmt) -> set[str]:
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    return {node.id for node in walk(statement) if isinstance(node, ast.Name)}
 
 
 def _bound(statement: ast.stmt) -> set[str]:
@@ -170,7 +171,7 @@ def _bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, _CALLABLES):
         return {statement.name}
     names: set[str] = set()
-    for node in ast.walk(statement):
+    for node in walk(statement):
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
             names.add(node.id)
         elif isinstance(node, _CALLABLES):
@@ -185,7 +186,7 @@ def _bound(statement: ast.stmt) -> set[str]:
 
 
 def _globals(tree: ast.Module) -> set[str]:
-    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    return {name for node in walk(tree) if isinstance(node, ast.Global) for name in node.names}
 
 
 def _modules(statement: ast.Import | ast.ImportFrom) -> list[tuple[str, str]]:
@@ -208,7 +209,7 @@ def _is_constant(statement: ast.stmt) -> bool:
 def _roots(statement: ast.stmt, set_only: bool = False) -> set[str]:
     """Names on which a statement calls methods, or whose items or attributes it sets, such as T in `T.append(1)`."""
     roots: set[str] = set()
-    for node in ast.walk(statement):
+    for node in walk(statement):
         is_set = not isinstance(getattr(node, "ctx", ast.Load()), ast.Load)
         if isinstance(node, ast.Attribute | ast.Subscript) and (
             is_set or (isinstance(node, ast.Attribute) and not set_only)

@@ -23,6 +23,7 @@ from puzzles.puzzle import Candidate, Puzzle, content_hash
 from sandbox import child
 from sandbox.harmless import is_harmless
 from sandbox.pool import Job, Pool
+from sandbox.syntax import same, walk
 
 PARSE_BATCH = "puzzles.parse:parse_batch"
 """Name of the sandbox job; a pool that parses must preload it."""
@@ -313,17 +314,17 @@ def _parse_puzzle(text: str, _: Mapping[str, str]) -> dict[str, Any]:
     _first_parameter(function).annotation = ast.parse(declared, mode="eval").body
     source, imports = _canonical(tree), sorted(_imports(tree))
     impossible = never_true(tree, function, declared)
-    tree = pruned(tree, "f")
-    renamable = scopes.renamable_names(tree)
+    live = pruned(tree, "f")
+    renamable = scopes.renamable_names(live)
     return {
         "source": source,
-        "text": author.text_unless(source),
-        "id": content_hash(similarity.normal_form(tree, renamable=renamable) + author.seen_by_itself(source)),
+        "text": author.text_unless(source, tree),
+        "id": content_hash(similarity.normal_form(live, renamable=renamable) + author.seen_by_itself(tree)),
         "answer_type": declared,
         "header": f"def g({', '.join(_defaults(function))}):",
-        "skeleton": content_hash(similarity.normal_form(tree, False, renamable)),
-        "unordered": content_hash(similarity.order_free_form(tree, constants=False)),
-        "shingles": sorted(similarity.shingles(similarity.order_free_form(tree))),
+        "skeleton": content_hash(similarity.normal_form(live, False, renamable)),
+        "unordered": content_hash(similarity.order_free_form(live, constants=False)),
+        "shingles": sorted(similarity.shingles(similarity.order_free_form(live))),
         "imports": imports,
         "original_name": name,
         "description": description,
@@ -343,8 +344,8 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     author = _Author(_without(text, before, tree.body), tree)
     if not _callable_without_arguments(function):
         raise _Broken("required_parameter", f"{name} must be callable with no arguments")
-    sees_names = not is_harmless(tree) or any(isinstance(n, ast.ExceptHandler) and n.name for n in ast.walk(tree))
-    mentioned = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    sees_names = not is_harmless(tree) or any(isinstance(n, ast.ExceptHandler) and n.name for n in walk(tree))
+    mentioned = {node.id for node in walk(tree) if isinstance(node, ast.Name)}
     only_f = "f" in mentioned and not mentioned & {*rename}
     _give_names(tree, {**rename, name: "g"}, known=[*rename])
     source, live = _canonical(tree), pruned(tree, "g")
@@ -352,12 +353,12 @@ def _parse_solution(text: str, rename: Mapping[str, str]) -> dict[str, Any]:
     needed = whole if live is tree else similarity.normal_form(live)
     return {
         "source": source,
-        "text": author.text_unless(source),
+        "text": author.text_unless(source, tree),
         "entry": name,
         "puzzle_name": next((old for old, new in rename.items() if new == "f" and not only_f), "f"),
         # Messages of exceptions hold names, and a program may act on them.
         "form": "" if sees_names else content_hash(whole),
-        "id": content_hash(needed + author.seen_by_itself(source)),
+        "id": content_hash(needed + author.seen_by_itself(tree)),
         "left_out": left_out,
     }
 
@@ -372,22 +373,24 @@ class _Author:
 
     def __init__(self, text: str, tree: ast.Module) -> None:
         self._text = text
-        self._is_reflective = scopes.is_reflective([*ast.walk(tree)])
+        self._is_reflective = scopes.is_reflective(walk(tree))
 
-    def text_unless(self, source: str) -> str:
-        """The author's text; an empty text if it differs from `source` in layout alone and cannot see its layout."""
+    def text_unless(self, source: str, canonical: ast.Module) -> str:
+        """The author's text; an empty text if it differs from `source` in layout alone and cannot see its layout.
+
+        Args:
+            source: The program with canonical names and layout.
+            canonical: Its syntax tree.
+        """
         if self._text.strip("\n") == source:
             return ""
-        return "" if not self._is_reflective and self._as_parsed() == ast.dump(ast.parse(source)) else self._text
+        return "" if not self._is_reflective and same(ast.parse(self._text), canonical) else self._text
 
-    def seen_by_itself(self, source: str) -> str:
-        """What a program that looks at its own names and texts sees of them beyond `source`; else an empty text."""
-        if not self._is_reflective or self._as_parsed() == ast.dump(ast.parse(source)):
+    def seen_by_itself(self, canonical: ast.Module) -> str:
+        """What a program that looks at its own names and texts sees of them beyond the canonical one; else nothing."""
+        if not self._is_reflective or same(own := ast.parse(self._text), canonical):
             return ""
-        return ast.unparse(ast.parse(self._text))
-
-    def _as_parsed(self) -> str:
-        return ast.dump(ast.parse(self._text))
+        return ast.unparse(own)
 
 
 def _without(text: str, statements: Sequence[ast.stmt], kept: Sequence[ast.stmt]) -> str:
@@ -441,7 +444,7 @@ def _answer_function(tree: ast.Module) -> ast.FunctionDef | None:
         (target.id, statement.value)
         for block in tree.body
         if not isinstance(block, definitions)
-        for statement in ast.walk(block)
+        for statement in walk(block)
         if isinstance(statement, ast.Assign | ast.AnnAssign)
         for target in (statement.targets if isinstance(statement, ast.Assign) else [statement.target])
         if isinstance(target, ast.Name)
@@ -462,7 +465,7 @@ def _quote_annotations(tree: ast.Module, future: ast.ImportFrom) -> None:
     """Do what `from __future__ import annotations` does: turn annotations into texts, so that none is evaluated."""
     if all(alias.name != "annotations" for alias in future.names):
         return
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for name in ("annotation", "returns"):
             annotation = getattr(node, name, None)
             if isinstance(annotation, ast.expr) and not isinstance(annotation, ast.Constant):
@@ -516,7 +519,7 @@ def _entry(tree: ast.Module, best: Sequence[ast.FunctionDef]) -> ast.FunctionDef
 
 
 def _returns(function: ast.FunctionDef) -> bool:
-    return any(isinstance(node, ast.Return) and node.value is not None for node in ast.walk(function))
+    return any(isinstance(node, ast.Return) and node.value is not None for node in walk(function))
 
 
 def _is_used_by_others(function: ast.FunctionDef, functions: Sequence[ast.FunctionDef]) -> bool:
@@ -524,7 +527,7 @@ def _is_used_by_others(function: ast.FunctionDef, functions: Sequence[ast.Functi
         isinstance(node, ast.Name) and node.id == function.name
         for other in functions
         if other is not function
-        for node in ast.walk(other)
+        for node in walk(other)
     )
 
 
@@ -582,7 +585,7 @@ def _defaults(function: ast.FunctionDef) -> list[str]:
 
 def _imports(tree: ast.Module) -> set[str]:
     modules = set()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import):
             modules |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -616,13 +619,13 @@ def _alias(name: str, of: str) -> ast.stmt:
 
 
 def _has_second_meaning(tree: ast.Module, names: set[str]) -> bool:
-    nodes = list(ast.walk(tree))
+    nodes = walk(tree)
     parameters = names & {node.arg for node in nodes if isinstance(node, ast.arg)}
     for node in nodes:
         if isinstance(node, ast.ClassDef):
             targets = [part for member in node.body if isinstance(member, ast.Assign) for part in member.targets]
             targets += [member.target for member in node.body if isinstance(member, ast.AnnAssign)]
-            if any(isinstance(part, ast.Name) and part.id in names for target in targets for part in ast.walk(target)):
+            if any(isinstance(part, ast.Name) and part.id in names for target in targets for part in walk(target)):
                 return True
         elif isinstance(node, ast.Import | ast.ImportFrom):
             if any(not alias.asname and alias.name.partition(".")[0] in names for alias in node.names):
@@ -641,7 +644,7 @@ def _rename(tree: ast.Module, names: Mapping[str, str]) -> None:
     mapping = {old: new for old, new in names.items() if old != new}
     if not mapping:
         return
-    nodes = list(ast.walk(tree))
+    nodes = walk(tree)
     methods = {id(member) for node in nodes if isinstance(node, ast.ClassDef) for member in node.body}
     parameters = {node.arg for node in nodes if isinstance(node, ast.arg)}
     taken = {getattr(node, attribute, None) for node in nodes for attribute in _IDENTIFIERS} | {*mapping.values()}
@@ -666,7 +669,7 @@ _IDENTIFIERS = ("id", "arg", "name", "asname")
 
 def _canonical(tree: ast.Module) -> str:
     """The program in one layout, without docstrings, comments and return annotations. The tree is changed too."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.FunctionDef):
             node.returns = None
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -676,7 +679,7 @@ def _canonical(tree: ast.Module) -> str:
             node.kind = None  # u"3" is "3"; beside an f-string it could not be written back
     try:
         source = ast.unparse(tree)
-        if ast.dump(ast.parse(source)) != ast.dump(tree):
+        if not same(ast.parse(source), tree):
             raise _Broken("unprintable")
     except (SyntaxError, ValueError) as error:
         raise _Broken("unprintable", str(error)[:200]) from None

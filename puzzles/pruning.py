@@ -7,13 +7,13 @@ nothing can tell: it binds no name that is used, runs no code that may fail or t
 from __future__ import annotations
 
 import ast
-import copy
 import importlib
 import typing
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from puzzles import scopes
+from sandbox.syntax import copied, same, walk
 
 HARMLESS_MODULES = frozenset({
     "math", "itertools", "functools", "collections", "heapq", "bisect", "string", "re", "operator", "typing", "copy",
@@ -30,11 +30,16 @@ def pruned(tree: ast.Module, entry: str) -> ast.Module:
         tree: The program, without docstrings.
         entry: Name of the function that is called from outside.
     """
-    nodes = list(ast.walk(tree))
+    nodes = walk(tree)
     if not _may_have_idle_parts(tree, nodes) or scopes.is_reflective(nodes):
         return tree
-    tree = copy.deepcopy(tree)
-    for node in ast.walk(tree):
+    live = copied(tree)
+    _leave_out_idle_parts(live, entry)
+    return tree if same(live, tree) else live
+
+
+def _leave_out_idle_parts(tree: ast.Module, entry: str) -> None:
+    for node in walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             _drop_unused_constants(node)
         for name in ("body", "orelse", "finalbody"):
@@ -44,16 +49,16 @@ def pruned(tree: ast.Module, entry: str) -> ast.Module:
     _drop_ambient_imports(tree)
     used = _used_from(tree, entry)
     tree.body = [kept for statement in tree.body for kept in _used_part(statement, used)]
-    return tree
 
 
 def _may_have_idle_parts(tree: ast.Module, nodes: Collection[ast.AST]) -> bool:
     """Whether a closer look is worth its time: most programs are one function without a statement that does nothing."""
-    if len(tree.body) > 1:
+    if len(tree.body) > 1 or sum(isinstance(node, ast.FunctionDef) for node in nodes) > 1:
         return True
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     for node in nodes:
         if isinstance(node, ast.stmt):
-            if _does_nothing(node) or (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)):
+            if _does_nothing(node) or _assigns_unread(node, read):
                 return True
             block = getattr(node, "body", ())
             if any(isinstance(each, _ENDS) for each in block[:-1]):
@@ -66,11 +71,11 @@ _ENDS = (ast.Return, ast.Raise, ast.Break, ast.Continue)
 
 def _drop_ambient_imports(tree: ast.Module) -> None:
     """Leave out imports of the names of `typing` that are in scope anyway, unless the program binds them again."""
-    bound = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound = {node.id for node in walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     bound |= {
-        getattr(node, "name", None) or "" for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        getattr(node, "name", None) or "" for node in walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)
     }
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "typing"):
             bound |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     kept: list[ast.stmt] = []
@@ -112,7 +117,7 @@ def _does_nothing(statement: ast.stmt) -> bool:
 def _binds_nothing(statements: Iterable[ast.stmt]) -> bool:
     """Whether the statements bind no name and make no generator: otherwise they matter although they never run."""
     for statement in statements:
-        for node in ast.walk(statement):
+        for node in walk(statement):
             if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
                 return False
             if isinstance(node, _BINDING):
@@ -128,7 +133,7 @@ _BINDING = (
 
 def _drop_unused_constants(function: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     """Leave out assignments of a constant to a local name that nothing reads."""
-    nodes = list(ast.walk(function))
+    nodes = walk(function)
     read = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     read |= {name for node in nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
     read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
@@ -154,8 +159,8 @@ def _used_from(tree: ast.Module, entry: str) -> set[str]:
     uses: dict[str, set[str]] = {}
     used = {entry}
     for statement in tree.body:
-        names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-        names |= {name for node in ast.walk(statement) if isinstance(node, ast.Global) for name in node.names}
+        names = {node.id for node in walk(statement) if isinstance(node, ast.Name)}
+        names |= {name for node in walk(statement) if isinstance(node, ast.Global) for name in node.names}
         bound = set(_bound_by(statement))
         if bound and _is_idle(statement):
             for name in bound:
@@ -214,8 +219,8 @@ def _is_there(module: str, name: str) -> bool:
 
 def _annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.expr]:
     """Annotations that may fail when the function is defined: those that are not made of ambient names alone."""
-    own = [each.annotation for each in ast.walk(function.args) if isinstance(each, ast.arg) and each.annotation]
-    names = [node for each in own for node in ast.walk(each)]
+    own = [each.annotation for each in walk(function.args) if isinstance(each, ast.arg) and each.annotation]
+    names = [node for each in own for node in walk(each)]
     allowed = (ast.Name, ast.Constant, ast.Subscript, ast.Tuple, ast.List, ast.Load)
     return (
         own

@@ -10,7 +10,11 @@ from __future__ import annotations
 import ast
 import builtins
 import typing
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from sandbox.syntax import children, walk
 
 AMBIENT = frozenset({*dir(builtins), *typing.__all__})
 """Names that a program finds without binding them."""
@@ -98,20 +102,23 @@ def renamable_names(tree: ast.AST) -> frozenset[str]:
     of a function that is not this program's, a member of a class, a module, a function that is shown. No name is one if
     the program may look at its own names.
     """
-    nodes = list(ast.walk(tree))
+    nodes = walk(tree)
     if is_reflective(nodes):
         return frozenset()
-    return frozenset(_bound(nodes) - _meaningful(tree, nodes))
+    bound = _bound(nodes)
+    return frozenset(bound - _meaningful(tree, nodes, bound))
 
 
-def _bound(nodes: Collection[ast.AST]) -> set[str]:
-    names: set[str] = set()
+def _bound(nodes: Iterable[ast.AST]) -> set[str]:
+    return {*_bindings(nodes)}
+
+
+def _bindings(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    """The name that each of the nodes binds, as often as they do."""
     for node in nodes:
         attribute = _BINDERS.get(type(node))
-        if attribute and (attribute != "id" or type(node.ctx) is ast.Store):  # type: ignore[attr-defined]
-            names.add(getattr(node, attribute) or "")
-    names.discard("")
-    return names
+        if attribute and (attribute != "id" or type(node.ctx) is ast.Store) and (name := getattr(node, attribute)):  # type: ignore[attr-defined]
+            yield name
 
 
 _BINDERS: dict[type[ast.AST], str] = {
@@ -121,81 +128,90 @@ _BINDERS: dict[type[ast.AST], str] = {
 """Nodes that bind a name, and the field that holds it."""
 
 
-def _meaningful(tree: ast.AST, nodes: Collection[ast.AST]) -> set[str]:
+class _ByKind:
+    """Nodes by their type, in order."""
+
+    def __init__(self, nodes: Iterable[ast.AST]) -> None:
+        self._found: dict[type[ast.AST], list[Any]] = {}
+        for node in nodes:
+            self._found.setdefault(type(node), []).append(node)
+
+    def __call__(self, *kinds: type[ast.AST]) -> list[Any]:
+        """The nodes of these types."""
+        if len(kinds) == 1:
+            return self._found.get(kinds[0], [])
+        return [node for kind in kinds for node in self._found.get(kind, ())]
+
+
+def _meaningful(tree: ast.AST, nodes: Collection[ast.AST], bound: set[str]) -> set[str]:
     """Names that mean something beyond their binding."""
-    kept = _free(tree) | _shown_functions(nodes) | _makers(nodes)
+    of = _ByKind(nodes)
+    kept = _free(tree) | _shown_functions(of, bound) | _makers(of)
     if isinstance(tree, ast.Module):  # a module's statements may use a builtin before they bind its name
         kept |= AMBIENT & set(_members(tree))
-    parameters = {} if any(isinstance(each, ast.arguments) and each.kwarg for each in nodes) else _parameters(nodes)
-    for node in nodes:
-        if isinstance(node, ast.ClassDef):
-            kept |= {node.name, *_members(node)}
-            kept |= {keyword.arg for keyword in node.keywords if keyword.arg}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                kept |= {alias.name.partition(".")[0], alias.asname or alias.name}
-        elif isinstance(node, ast.Call):
+    for node in of(ast.ClassDef):
+        kept |= {node.name, *_members(node)}
+        kept |= {keyword.arg for keyword in node.keywords if keyword.arg}
+    for node in of(ast.Import, ast.ImportFrom):
+        for alias in node.names:
+            kept |= {alias.name.partition(".")[0], alias.asname or alias.name}
+    if of(ast.keyword):
+        parameters = {} if any(each.kwarg for each in of(ast.arguments)) else _parameters(nodes)
+        for node in of(ast.Call):
             own = parameters.get(node.func.id, set()) if isinstance(node.func, ast.Name) else set()
             kept |= {keyword.arg for keyword in node.keywords if keyword.arg and keyword.arg not in own}
             if any(keyword.arg is None for keyword in node.keywords):  # `**`: the keywords are texts
-                kept |= {each.arg for each in nodes if isinstance(each, ast.arg)}
-    return kept | {name for name in kept | _bound(nodes) if name.startswith("__")}
+                kept |= {each.arg for each in of(ast.arg)}
+    return kept | {name for name in kept | bound if name.startswith("__")}
 
 
 def _parameters(nodes: Collection[ast.AST]) -> dict[str, set[str]]:
     """The parameters of each function that is bound once in the whole program, by the function's name."""
-    found: dict[str, set[str]] = {}
-    times: dict[str, int] = {}
-    for node in nodes:
-        for name in _bound([node]):
-            times[name] = times.get(name, 0) + 1
-        if isinstance(node, ast.FunctionDef):
-            arguments = node.args
-            found[node.name] = {each.arg for each in [*arguments.args, *arguments.kwonlyargs]}
+    times = Counter(_bindings(nodes))
+    found = {
+        node.name: {each.arg for each in [*node.args.args, *node.args.kwonlyargs]}
+        for node in nodes
+        if isinstance(node, ast.FunctionDef)
+    }
     return {name: own for name, own in found.items() if times[name] == 1}
 
 
-def _shown_functions(nodes: Collection[ast.AST]) -> set[str]:
+def _shown_functions(of: _ByKind, bound: Collection[str]) -> set[str]:
     """Functions that are used as values, not only called: a text of one shows its name."""
-    functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    bound = _bound(nodes)
-    calls = [node for node in nodes if isinstance(node, ast.Call)]
-    plain = {id(call.func) for call in calls}
-    for call in calls:
-        if _called_name(call.func) in _CALLERS - bound:
-            plain |= {id(each) for each in [*call.args[:1], *(keyword.value for keyword in call.keywords)]}
-    return {
-        node.id
-        for node in nodes
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and id(node) not in plain
-    } & functions
-
-
-def _makers(nodes: Collection[ast.AST]) -> set[str]:
-    """Functions that give generators or functions, where the program makes texts: those show the maker's name."""
-    if not any(
-        isinstance(node, ast.JoinedStr)
-        or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant))
-        or (isinstance(node, ast.Name) and node.id in ("str", "repr", "ascii", "format", "print"))
-        or (isinstance(node, ast.Attribute) and node.attr in ("format", "format_map"))
-        for node in nodes
-    ):
+    functions = {node.name for node in of(ast.FunctionDef, ast.AsyncFunctionDef)}
+    named = [node for node in of(ast.Name) if node.id in functions and type(node.ctx) is ast.Load]
+    if not named:
         return set()
-    return {node.name for node in nodes if isinstance(node, ast.FunctionDef) and _makes(node)}
+    plain = set()
+    for call in of(ast.Call):
+        plain.add(id(call.func))
+        if (name := _called_name(call.func)) in _CALLERS and name not in bound:
+            plain |= {id(each) for each in [*call.args[:1], *(keyword.value for keyword in call.keywords)]}
+    return {node.id for node in named if id(node) not in plain}
+
+
+def _makers(of: _ByKind) -> set[str]:
+    """Functions that give generators or functions, where the program makes texts: those show the maker's name."""
+    makers = {node.name for node in of(ast.FunctionDef) if _makes(node)}
+    makes_texts = makers and (
+        of(ast.JoinedStr)
+        or any(isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant) for node in of(ast.BinOp))
+        or any(node.id in ("str", "repr", "ascii", "format", "print") for node in of(ast.Name))
+        or any(node.attr in ("format", "format_map") for node in of(ast.Attribute))
+    )
+    return makers if makes_texts else set()
 
 
 def _makes(function: ast.FunctionDef) -> bool:
-    nodes = [node for node in ast.walk(function) if node is not function]
-    inner = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    for node in nodes:
-        if isinstance(node, ast.Yield | ast.YieldFrom):
-            return True
-        if isinstance(node, ast.Return) and (
-            isinstance(node.value, ast.Lambda | ast.GeneratorExp)
-            or (isinstance(node.value, ast.Name) and node.value.id in inner)
-        ):
-            return True
-    return False
+    of = _ByKind(walk(function)[1:])
+    if of(ast.Yield, ast.YieldFrom):
+        return True
+    inner = {node.name for node in of(ast.FunctionDef)}
+    return any(
+        isinstance(node.value, ast.Lambda | ast.GeneratorExp)
+        or (isinstance(node.value, ast.Name) and node.value.id in inner)
+        for node in of(ast.Return)
+    )
 
 
 _CALLERS = frozenset({
@@ -210,11 +226,11 @@ def _members(definition: ast.ClassDef | ast.Module) -> Iterator[str]:
     waiting: list[ast.AST] = list(definition.body)
     while waiting:
         node = waiting.pop()
-        yield from _bound([node])
+        yield from _bindings([node])
         if isinstance(node, ast.ClassDef):
             yield node.name
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+            waiting += children(node)
 
 
 def _free(tree: ast.AST) -> set[str]:
@@ -232,7 +248,7 @@ def _free(tree: ast.AST) -> set[str]:
                 inner.append(node)
                 waiting += _outside(node)
             else:
-                waiting += ast.iter_child_nodes(node)
+                waiting += children(node)
         elsewhere = {name for node in own if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
         bound = (_bound(own) | _imported(own) | {n.name for n in own if isinstance(n, ast.ClassDef)}) - elsewhere
         seen = visible | bound
@@ -259,7 +275,7 @@ def _inside(scope: ast.AST) -> list[ast.AST]:
         return [*_arguments(scope.args), scope.body]
     if isinstance(scope, ast.ClassDef):
         return list(scope.body)
-    return list(ast.iter_child_nodes(scope))
+    return children(scope)
 
 
 def _outside(scope: ast.AST) -> list[ast.AST]:

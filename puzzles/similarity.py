@@ -10,10 +10,11 @@ import ast
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from puzzles import scopes
+from sandbox.syntax import walk
 
 SHINGLE_TOKENS = 5
 """Number of tokens in a shingle."""
@@ -42,36 +43,44 @@ def normal_form(tree: ast.AST, constants: bool = True, renamable: Collection[str
 
     tokens: list[str] = []
 
-    def add(node: object) -> None:
-        if isinstance(node, ast.Constant):
-            tokens.append(repr(node.value) if constants else type(node.value).__name__)
-        elif isinstance(node, ast.Name):
+    def add(node: Any) -> None:
+        kind = type(node)
+        if kind is ast.Name:
             tokens.append(name(node.id))
-        elif isinstance(node, ast.Global | ast.Nonlocal):
-            tokens.append(f"({type(node).__name__} {' '.join(map(name, node.names))} )")
+        elif kind is ast.Constant:
+            tokens.append(repr(node.value) if constants else type(node.value).__name__)
+        elif kind is list:
+            for member in node:
+                add(member)
+        elif kind is ast.Global or kind is ast.Nonlocal:
+            tokens.append(f"({kind.__name__} {' '.join(map(name, node.names))} )")
         elif isinstance(node, ast.AST):
-            tokens.append(f"({type(node).__name__}")
-            complete = True
-            for field_name, value in ast.iter_fields(node):
-                if field_name in _SKIPPED:
-                    continue
-                if value is None or value == []:
-                    complete = False
-                    continue
-                # If a field may be missing or holds a list, its name is written, to tell x[:5] from x[5:] and a body
-                # from an else.
-                if isinstance(value, list) or not complete:
+            tokens.append(f"({kind.__name__}")
+            for field_name, value, is_told in _filled(node):
+                if is_told:
                     tokens.append(f"{field_name}:")
                 add(name(value) if field_name in _NAME_FIELDS and isinstance(value, str) else value)
             tokens.append(")")
-        elif isinstance(node, list):
-            for member in node:
-                add(member)
         else:
             tokens.append("-" if node is None else str(node))
 
     add(tree)
     return " ".join(tokens)
+
+
+def _filled(node: ast.AST) -> Iterator[tuple[str, Any, bool]]:
+    """The fields of a node that carry a meaning and are not empty: name, value, and whether the name must be told.
+
+    If a field may be missing or holds a list, its name is told, to tell x[:5] from x[5:] and a body from an else.
+    """
+    complete, own = True, node.__dict__
+    for field_name in node._fields:
+        if field_name not in _SKIPPED:
+            value = own.get(field_name)
+            if value is None or value == []:
+                complete = False
+            else:
+                yield field_name, value, not complete or type(value) is list
 
 
 _NAME_FIELDS = {"name", "arg", "rest"}
@@ -115,23 +124,28 @@ def clause_forms(tree: ast.Module) -> frozenset[str]:
 def _writer(tree: ast.AST, constants: bool) -> Callable[[object], str]:
     bound, named = _bound_names(tree), {} if constants else _named_constants(tree)
 
-    def write(part: object) -> str:
-        part = _without_not(part)
-        if isinstance(part, ast.Name):
+    def write(part: Any) -> str:
+        kind = type(part)
+        if kind is str:
+            return str(part)
+        if kind is ast.UnaryOp:
+            part = _without_not(part)
+        elif kind is ast.Name:
             part = named.get(part.id, part)
-        if isinstance(part, ast.Constant) and constants:
+        kind = type(part)
+        if kind is ast.Constant and constants:
             return repr(part.value)
-        if not constants and _is_constant(part):
+        if not constants and kind in _LITERALS and _is_constant(part):
             return _kind(part)
-        if isinstance(part, ast.Name):
-            return "v" if part.id in bound else part.id
-        if isinstance(part, ast.arguments):
+        if kind is ast.Name:
+            return "v" if part.id in bound else str(part.id)
+        if kind is ast.arguments:
             return f"(arguments {' '.join(map(write, _parameters(part, named)))} )"
         if isinstance(part, ast.AST):
-            return f"({type(part).__name__} {' '.join(map(write, _movable_parts(part)))} )"
+            return f"({kind.__name__} {' '.join(map(write, _movable_parts(part)))} )"
         if isinstance(part, list):
             texts = map(write, part)
-            return " ".join(sorted(texts) if isinstance(part, _Bag) else texts)
+            return " ".join(sorted(texts) if kind is _Bag else texts)
         return "-" if part is None else str(part)
 
     return write
@@ -141,7 +155,7 @@ def _named_constants(tree: ast.AST) -> dict[str, ast.expr]:
     """The constants of parameters that have a constant as their default and are bound nowhere else, by name."""
     given: dict[str, ast.expr] = {}
     names: Counter[str] = Counter()
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.arguments):
             positional = [*node.posonlyargs, *node.args]
             defaults = zip(positional[len(positional) - len(node.defaults) :], node.defaults, strict=True)
@@ -151,6 +165,9 @@ def _named_constants(tree: ast.AST) -> dict[str, ast.expr]:
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names[node.id] += 1
     return {name: default for name, default in given.items() if names[name] == 1}
+
+
+_LITERALS = {ast.Constant, ast.UnaryOp, ast.List, ast.Tuple, ast.Set, ast.Dict}
 
 
 def _is_constant(part: object) -> bool:
@@ -175,31 +192,26 @@ _MIRRORED = {ast.Gt: ast.Lt(), ast.GtE: ast.LtE()}
 _MOVABLE_FIELDS = {"body", "orelse", "finalbody", "keywords", "ifs", "names"}
 
 
-def _movable_parts(node: ast.AST) -> Iterator[object]:
+def _movable_parts(node: ast.AST) -> Iterable[object]:
     """The parts of a node. Parts whose order does not matter are in a `_Bag`."""
     if isinstance(node, ast.BoolOp):
-        yield from (node.op, _Bag(_clauses(node, type(node.op))))
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
-        yield from (node.op, _Bag(_operands(node, type(node.op))))
-    elif isinstance(node, ast.Compare):
-        yield from _sides(node)
-    elif isinstance(node, ast.Set):
-        yield _Bag(node.elts)
-    elif isinstance(node, ast.Dict):
-        yield _Bag([key, value] for key, value in zip(node.keys, node.values, strict=True))
-    else:
-        yield from _fields(node)
+        return (node.op, _Bag(_clauses(node, type(node.op))))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, _COMMUTATIVE):
+        return (node.op, _Bag(_operands(node, type(node.op))))
+    if isinstance(node, ast.Compare):
+        return _sides(node)
+    if isinstance(node, ast.Set):
+        return (_Bag(node.elts),)
+    if isinstance(node, ast.Dict):
+        return (_Bag([key, value] for key, value in zip(node.keys, node.values, strict=True)),)
+    return _fields(node)
 
 
 def _fields(node: ast.AST) -> Iterator[object]:
-    complete = True
-    for field_name, value in ast.iter_fields(node):
-        if field_name in _SKIPPED or field_name == "annotation":
+    for field_name, value, is_told in _filled(node):
+        if field_name == "annotation":
             continue
-        if value is None or value == []:
-            complete = False
-            continue
-        if isinstance(value, list) or not complete:  # for the reason given in `normal_form`
+        if is_told:
             yield f"{field_name}:"
         if isinstance(node, ast.FunctionDef) and field_name == "body":
             yield _Bag(_folded(value))
@@ -299,13 +311,13 @@ def _parameters(node: ast.arguments, left_out: Collection[str]) -> Iterator[obje
 
 def _bound_names(tree: ast.AST) -> set[str]:
     """Names that the program binds, except those of a class's own members, which are reached as attributes."""
-    nodes = list(ast.walk(tree))
+    nodes = walk(tree)
     members = {
         id(part)
         for node in nodes
         if isinstance(node, ast.ClassDef)
         for member in node.body
-        for part in ([member] if isinstance(member, ast.FunctionDef | ast.ClassDef) else ast.walk(member))
+        for part in ([member] if isinstance(member, ast.FunctionDef | ast.ClassDef) else walk(member))
     }
     bound = set()
     for node in nodes:

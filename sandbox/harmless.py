@@ -26,6 +26,7 @@ from collections.abc import Iterable, Iterator
 from types import CodeType
 
 from sandbox import child
+from sandbox.syntax import walk
 
 BUILTINS = """
     abs all any ascii bin bool bytearray bytes chr complex dict divmod enumerate filter float format frozenset hash hex
@@ -115,8 +116,8 @@ def _compiled(source: bytes, index: int) -> CodeType:
 
 def is_harmless(tree: ast.Module) -> bool:
     """Whether a program cannot disturb a program that runs after it in the same process."""
-    nodes = list(ast.walk(tree))
-    types = {id(part) for annotation in _annotations(nodes) if _is_type(annotation) for part in ast.walk(annotation)}
+    nodes = walk(tree)
+    types = {id(part) for annotation in _annotations(nodes) if _is_type(annotation) for part in walk(annotation)}
     forbidden = FORBIDDEN_NAMES - _collections(tree)
     return all(id(node) in types or (isinstance(node, NODES) and _is_allowed(node, forbidden)) for node in nodes)
 
@@ -135,7 +136,7 @@ def _is_type(annotation: ast.expr) -> bool:
         (isinstance(part, ast.Name) and part.id in TYPES)
         or (isinstance(part, ast.Constant) and part.value in (None, ...))
         or isinstance(part, ast.Subscript | ast.Tuple | ast.List | ast.Load)
-        for part in ast.walk(annotation)
+        for part in walk(annotation)
     )
 
 
@@ -151,7 +152,7 @@ def _is_allowed(node: ast.AST, forbidden: frozenset[str]) -> bool:
         return _is_plain(node.id, forbidden) and (isinstance(node.ctx, ast.Load) or node.id not in TYPES)
     # A generator's `finally` runs when the garbage collector does: at another moment than in a process of its own.
     if isinstance(node, ast.Try):
-        return not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in ast.walk(node))
+        return not any(isinstance(part, ast.Yield | ast.YieldFrom) for part in walk(node))
     if isinstance(node, ast.Attribute):
         return node.attr in ATTRIBUTES and isinstance(node.ctx, ast.Load)
     if isinstance(node, ast.Import):

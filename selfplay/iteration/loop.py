@@ -134,12 +134,7 @@ def run(
         progress.step("setting up the guard", None)
         guard = guard_of(pool, sets)
         with _told_what_is_missing(rundir, config, needs), Archive(rundir.archive, guard, create=True) as archive:
-            archive.keep_worlds(pool.seed)
-            if is_foreign:
-                compute_again(archive, pool, progress)
-            set_contaminated_aside(archive, pool, progress)
-            progress.step("verifying training puzzles", None)
-            import_training(archive, pool, protections, config, progress)
+            _fill(archive, pool, protections, config, progress, is_foreign)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
             state = Run(
@@ -148,6 +143,18 @@ def run(
             )  # fmt: skip
             _iterate(state)
     return rundir.read_records()
+
+
+def _fill(
+    archive: Archive, pool: Pool, protections: dict[str, Any], config: RunConfig, progress: Progress, is_foreign: bool
+) -> None:
+    """Bring an archive to where iterations can begin: ids computed, contaminated puzzles aside, training puzzles in."""
+    archive.keep_worlds(pool.seed)
+    if is_foreign:
+        compute_again(archive, pool, progress)
+    set_contaminated_aside(archive, pool, progress)
+    progress.step("verifying training puzzles", None)
+    import_training(archive, pool, protections, config, progress)
 
 
 def _iterate(state: Run) -> None:
