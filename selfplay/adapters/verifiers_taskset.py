@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import verifiers.v1 as vf
 
+from puzzles.puzzle import InputError
 from selfplay.adapters.rewards import pair_of, usual
 from selfplay.adapters.rows import rows
 
@@ -44,3 +45,29 @@ class PuzzleTaskset(vf.Taskset[PuzzleTask, PuzzleConfig]):
             PuzzleTask(PuzzleData(idx=index, name=row.name, prompt=row.prompt, puzzle=row.puzzle), self.config.task)
             for index, row in enumerate(rows(self.config.puzzles))
         ]
+
+
+class PuzzleEnvConfig(vf.SingleAgentEnvConfig):
+    """A model that only replies, in a process of this machine.
+
+    Without this, verifiers would give it a shell in a rented container.
+    """
+
+    agent: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"}, runtime=vf.SubprocessConfig())
+
+
+class PuzzleEnv(vf.SingleAgentEnv, vf.Env[PuzzleEnvConfig]):
+    """One reply to each puzzle. `--env.agent.harness.id` and `--env.agent.runtime.type` choose something else.
+
+    Raises:
+        InputError: The harness gives the model a shell, and its runtime is no container.
+    """
+
+    def __init__(self, config: PuzzleEnvConfig) -> None:
+        harness = config.agent_harnesses()["agent"]
+        if config.agent.runtime.type == "subprocess" and vf.load_harness(harness).EXECUTES_CODE:
+            raise InputError(
+                f"the harness {harness.id} would run the model's commands on this machine: choose a container with "
+                "--env.agent.runtime.type, such as docker"
+            )
+        super().__init__(config)

@@ -24,7 +24,7 @@ def compute_score(
         solution_str: What the model wrote.
         ground_truth: The puzzle's text.
         extra_info: May have the `prompt`.
-        reward: `verdict` or `conjuncts`; from `reward_kwargs`.
+        reward: `verdict` or `conjuncts`; from `+reward.custom_reward_function.reward_kwargs.reward=…`.
 
     Raises:
         InputError: There is no such reward for one sample.

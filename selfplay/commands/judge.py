@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,8 @@ LEAST_TOKEN_CHARACTERS = 16
 def add_judge(commands: Any) -> None:
     """Declare `judge`."""
     parser = command(commands, "judge", _judge, "serve verdicts to trainers and harnesses", "judge --port 8090")
-    parser.add_argument("--socket", metavar="PATH", help="Unix socket to listen at; default: one of this user's")
+    usual = str(_usual_socket()).replace("%", "%%")
+    parser.add_argument("--socket", metavar="PATH", help=f"Unix socket to listen at (default: {usual})")
     parser.add_argument("--port", type=natural, help="listen at a port of 127.0.0.1 instead; 0 takes a free one")
     parser.add_argument(
         "--host", default="127.0.0.1",
@@ -71,12 +73,35 @@ def _judge(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> Place:
-    from selfplay.judge.places import Place, place_of, usual_socket
+    from selfplay.judge.places import Place, place_of
 
     if options.port is None:
         if options.host != "127.0.0.1":
             raise InputError("--host: expected --port beside it")
-        return place_of(os.path.abspath(options.socket)) if options.socket else Place(socket=str(usual_socket()))
+        return place_of(os.path.abspath(options.socket or _own_folder(_usual_socket())))
     if options.socket:
         raise InputError("--socket and --port: expected one of the two")
     return Place(host=options.host, port=options.port)
+
+
+def _usual_socket() -> Path:
+    """The socket of a service that nobody gave a place."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(base, f"selfplay-{os.geteuid()}", "judge.sock")
+
+
+def _own_folder(path: Path) -> Path:
+    """The same path. Its folder exists, and only this user can open it.
+
+    Raises:
+        InputError: The folder belongs to somebody else, or cannot be made.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise InputError(f"{folder}: {os.strerror(error.errno or 0)}: name another place with --socket") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise InputError(f"{folder}: expected a folder that only you can open: name another place with --socket")
+    return path

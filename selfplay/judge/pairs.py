@@ -43,7 +43,7 @@ class Judged:
     """A verdict with its evidence, as `selfplay verify` prints it."""
 
     id: Any
-    """The pair's id; its place in the call, from 0, if it has none."""
+    """The pair's place in the call, from 0. In a line of the service, its id, or its number from 1 if it has none."""
     verdict: Verdict
     detail: str
     """Explanation for people: the stage and what happened there."""
@@ -93,7 +93,8 @@ def as_pair(given: object) -> Pair:
         return Pair(**{key: record[key] for key in ("puzzle", "solution", "form", "conjuncts") if key in record})
     if isinstance(given, tuple | list) and len(given) == 2 and all(isinstance(text, str) for text in given):
         return Pair(*given)
-    raise InputError(f"expected a puzzle's text and a solution's text, got {type(given).__name__}")
+    parts = f" of {', '.join(type(part).__name__ for part in given[:3])}" if isinstance(given, tuple | list) else ""
+    raise InputError(f"expected a puzzle's text and a solution's text, got {type(given).__name__}{parts}")
 
 
 def to_line(pair: Pair) -> bytes:
@@ -107,7 +108,7 @@ def to_line(pair: Pair) -> bytes:
 
 
 def from_lines(body: bytes) -> list[tuple[Any, Pair]]:
-    """The pairs of a request, each with its id: as `verify` has it, `id`, else `name`, else the number of the line.
+    """The pairs of a request, each with its id: as `verify` has it, `id`, else `name`, else its number from 1.
 
     Raises:
         InputError: A line is no pair. Then none of them counts.
@@ -117,7 +118,7 @@ def from_lines(body: bytes) -> list[tuple[Any, Pair]]:
         if line.strip():
             record = parse_json(line, f"line {number}", 'an object {"puzzle", "solution"}')
             expect(record, SHAPE, f"line {number}")
-            found.append((record.get("id", record.get("name", len(found))), as_pair(record)))
+            found.append((record.get("id", record.get("name", len(found) + 1)), as_pair(record)))
     if not found:
         raise InputError('expected lines of {"puzzle", "solution"}, got none')
     return found

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from puzzles.puzzle import InputError
@@ -63,18 +60,3 @@ def place_of(address: str) -> Place:
             raise InputError(f"{address}: expected the path of a socket, which has at most {MOST_PATH_BYTES} bytes")
         return Place(socket=os.path.abspath(address))
     raise InputError(f"the judge's address: expected the path of a socket or http://HOST:PORT, got {address!r}")
-
-
-def usual_socket() -> Path:
-    """The socket of a service that nobody gave a place, in a folder that only this user can open.
-
-    Raises:
-        InputError: The folder belongs to somebody else.
-    """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    folder = base / f"selfplay-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise InputError(f"{folder}: expected a folder that only you can open: name another place with --socket")
-    return folder / "judge.sock"

@@ -170,6 +170,8 @@ class Service:
                 pass
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass  # the caller has gone
+        except asyncio.CancelledError:
+            pass  # the service ends, and this connection is idle or over its time. Python 3.11 would print a traceback
         finally:
             self._connections -= 1
             writer.close()

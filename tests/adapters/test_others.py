@@ -2,10 +2,16 @@
 
 import importlib.util
 import inspect
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
 from puzzles.puzzle import InputError
 from selfplay.adapters import openrlhf_reward, rewards, verl_score
@@ -13,6 +19,7 @@ from selfplay.judge import Judge, JudgeError
 
 PUZZLE = "def f(x: int):\n    return x > 3 and x * x == 1369"
 RIGHT, NEAR = "def g():\n    return 37", "def g():\n    return 38"
+EXAMPLES = Path(verl_score.__file__).parent / "examples"
 PROMPT = f"{PUZZLE}\n\ndef g():"
 
 
@@ -73,6 +80,37 @@ def test_openrlhfs_prompt_is_no_part_of_the_answer(reward_func, monkeypatch):
     monkeypatch.setenv("SELFPLAY_REWARD", "conjuncts")
     asked = f"<|user|>Solve\n```python\n{RIGHT}\n```<|assistant|>"
     assert reward_func([asked + NEAR], [asked], [PUZZLE])["rewards"].tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("script", "reward", "trainer"),
+    [
+        ("verl_grpo.sh", f"reward.custom_reward_function.path={verl_score.__file__}", "verl.trainer.main_ppo"),
+        ("openrlhf_grpo.sh", openrlhf_reward.__file__, "openrlhf.cli.train_ppo_ray"),
+    ],
+    ids=["verl", "openrlhf"],
+)
+def test_an_example_names_the_reward_and_ends_the_judge_that_it_began(script, reward, trainer, tmp_path):
+    programs = {
+        "selfplay": "trap 'kill $!; echo ended > ended; exit' TERM\nsleep 60 &\necho begun > begun\nwait",
+        "python": f'if [ "$1" = -c ]; then exec {sys.executable} "$@"; fi\n'
+        "until [ -s begun ]; do sleep 0.1; done\nprintf '%s\\n' \"$@\" $SELFPLAY_JUDGE > trainer",
+    }
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run(["bash", str(EXAMPLES / script), "a-model"], cwd=tmp_path, env=environment, check=True)
+    arguments = (tmp_path / "trainer").read_text().splitlines()
+    assert arguments[:2] == ["-m", trainer]
+    assert reward in arguments
+    assert any(argument.endswith("a-model") for argument in arguments)
+    assert arguments[-1] == "/tmp/judge.sock"
+    for _ in range(300):
+        if (tmp_path / "ended").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "ended").exists()
 
 
 def test_without_a_verdict_there_is_no_score(monkeypatch):

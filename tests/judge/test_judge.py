@@ -105,19 +105,16 @@ def test_the_service_answers_as_verify_prints(service, tmp_path, capsys):
     pairs = [
         {"id": "a", "puzzle": PUZZLE, "solution": RIGHT}, {"id": [1, None], "puzzle": PUZZLE, "solution": WRONG},
         {"puzzle": PUZZLE, "solution": "I think\n```python\ndef g():\n    return 37\nprint(g())\n```"},
-        {"puzzle": PUZZLE, "solution": "no program"}, {"puzzle": "none", "solution": RIGHT},
+        {"name": "named", "puzzle": PUZZLE, "solution": "no program"}, {"puzzle": "none", "solution": RIGHT},
         {"puzzle": PUZZLE, "solution": "def g():\n    return '37'"}, {"puzzle": PUZZLE, "solution": "def g(): 1 / 0"},
     ]  # fmt: skip
     (tmp_path / "pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
     assert main(["verify", str(tmp_path / "pairs.jsonl"), "--worlds", "7"]) == 0
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     status, _, answered = asked(service, (tmp_path / "pairs.jsonl").read_bytes())
-    numbered = [pair.get("id", number) for number, pair in enumerate(pairs)]
     assert status == 200
-    assert answered == [
-        {**line, "cpu_ms": answer["cpu_ms"], "id": number}
-        for line, answer, number in zip(printed, answered, numbered, strict=True)
-    ]
+    assert [line["id"] for line in printed] == ["a", [1, None], 3, "named", 5, 6, 7]
+    assert answered == [{**line, "cpu_ms": answer["cpu_ms"]} for line, answer in zip(printed, answered, strict=True)]
 
 
 def test_a_client_gives_verdicts_in_order(calling):
@@ -207,6 +204,11 @@ def test_a_list_of_verdicts_is_a_table(calling):
 def test_what_is_no_pair_is_refused_before_anything_is_sent(given):
     with Judge("/nowhere/judge.sock") as calling, pytest.raises(InputError, match="expected a puzzle's text"):
         calling.verify([given])
+
+
+def test_what_was_given_in_place_of_a_text_is_named():
+    with Judge("/nowhere/judge.sock") as calling, pytest.raises(InputError, match=r"got tuple of str, NoneType$"):
+        calling.verify([(PUZZLE, None)])
 
 
 def test_a_mapping_without_a_solution_is_refused():
@@ -450,6 +452,45 @@ def test_sigterm_ends_the_service_when_what_it_took_is_answered(folder):
         assert time.monotonic() - begun < DRAIN_SECONDS  # the caller's connection is still open, but has its answer
         assert b'"accepted"' in caller.recv(4096)
         assert not os.path.exists(service.address)
+
+
+def test_a_service_that_ends_says_nothing_of_callers_who_are_still_connected(folder):
+    with (
+        serving("--socket", str(folder / "left.sock"), "--worlds", "7") as service,
+        connected(service) as idle,
+        connected(service) as begun,
+    ):
+        begun.sendall(b"POST /verify HTTP/1.1\r\n")
+        assert asked(service, line())[0] == 200
+        service.process.terminate()
+        assert service.process.communicate(timeout=60) == ("", "")
+        assert service.process.returncode == 0
+        assert (idle.recv(1), begun.recv(1)) == (b"", b"")
+
+
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
+def test_the_usual_socket_is_the_one_that_the_help_names(folder, variable, monkeypatch, capsys):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv(variable, str(folder))
+    usual = folder / f"selfplay-{os.geteuid()}" / "judge.sock"
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["judge", "--help"])
+    assert f"(default: {usual})" in capsys.readouterr().out
+    environment = {"XDG_RUNTIME_DIR": "", variable: str(folder)}
+    with serving(**environment) as service:
+        assert service.address == str(usual)
+        assert usual.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_usual_socket_in_a_folder_that_others_can_open_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / f"selfplay-{os.geteuid()}").mkdir(mode=0o755)
+    assert main(["judge"]) == 2
+    assert "expected a folder that only you can open" in capsys.readouterr().err
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
+    assert main(["judge"]) == 2
+    assert "No such file or directory: name another place with --socket" in capsys.readouterr().err
 
 
 def test_a_second_service_does_not_take_the_place_of_the_first(service, capsys):

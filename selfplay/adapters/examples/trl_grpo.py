@@ -1,4 +1,4 @@
-"""GRPO with TRL on puzzles, with the judge as reward: `pip install selfplay-puzzles trl`, then
+"""GRPO with TRL on puzzles, with the judge as reward: `pip install . trl` in a clone, then
 
 selfplay archive import puzzles.sqlite train
 selfplay archive export puzzles.sqlite puzzles.jsonl --format trl
