@@ -108,8 +108,8 @@ def _chunk_texts(config: RunConfig, cost: StageCost) -> int:
 PLAN_NOTE = (
     "The table shows the last iteration. A worker is a machine like this one (`run --shard`). A GPU is a device like\n"
     "the one that this machine trains on (`torchrun`). Workers share sampling and judging by whole chunks, and GPUs\n"
-    "share training. A worker reads its share of the archive. Start-up, planning, varying, merging and scoring are not\n"
-    "shared. Communication between the processes of a training is left out."
+    "share training. A worker reads its share of the archive. Start-up, planning, varying, merging and scoring are\n"
+    "not shared. Communication between the processes of a training is left out."
 )
 
 

@@ -137,10 +137,8 @@ def run(
             _fill(archive, pool, protections, config, progress, is_foreign)
             models = Models(rundir, config, backend, base)
             del base  # only `models` may hold it, so that its memory is freed when another model is loaded
-            state = Run(
-                rundir, config, archive, pool, protections, models, sets, progress, paced_by or rundir,
-                only_plans=only_plans,
-            )  # fmt: skip
+            how = (protections, models, sets, progress, paced_by or rundir)
+            state = Run(rundir, config, archive, pool, *how, only_plans=only_plans)
             _iterate(state)
     return rundir.read_records()
 

@@ -45,7 +45,8 @@ def test_programs_are_the_same_exactly_if_their_dumps_are():
     texts = [
         "x = 1", "x = 1  # a", "x = True", "x = 1.0", "x = 0.0", "x = -0.0", "x = '1'", "x = b'1'", "x = u'1'",
         "x = (1)", "x = 1,", "x += 1", "x = y", "x = 1; y = 2", "x = 1\ny = 2", "x == 1", "x != 1", "f(x)", "f(x=x)",
-        "def f(a): return a", "def f(a): return", "def f(a=None): return a", "def f(*, a): return a", "x = float('nan')",
+        "def f(a): return a", "def f(a): return", "def f(a=None): return a", "def f(*, a): return a",
+        "x = float('nan')",
     ]  # fmt: skip
     trees = [ast.parse(text) for text in texts]
     for one in trees:
