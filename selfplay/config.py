@@ -147,6 +147,17 @@ class VaryConfig:
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """Solutions by rule for puzzles of which no candidate of the iteration was right."""
+
+    programs_per_puzzle: int = 0
+    """Programs made for each of these puzzles; 0 makes none. Each is a program that solved another puzzle with the same
+    type of answer, with some constants replaced. A right one is learned like one of the model's."""
+    most_puzzles: int = 300
+    """At most this many puzzles are searched in an iteration: training puzzles first, then the run's newest."""
+
+
+@dataclass(frozen=True)
 class SandboxConfig:
     """The limits of one child process, and the protections that must stand around it."""
 
@@ -450,6 +461,7 @@ class RunConfig:
     propose: ProposeConfig = field(default_factory=ProposeConfig)
     solve: SolveConfig = field(default_factory=SolveConfig)
     vary: VaryConfig = field(default_factory=VaryConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -495,7 +507,8 @@ MAY_BE_ZERO = {
     "finetune.micro_batch_tokens", "finetune.lora_rank", "finetune.most_fall", "batch_rows", "budget.seconds",
     "budget.tokens", "budget.price", "endpoint.prompt_price", "endpoint.completion_price", "propose.proposals",
     "propose.begun", "solve.further_puzzles", "solve.most_proposed", "solve.most_training", "iterations",
-    "vary.variations", "data.rules", "finetune.first_steps", "propose.temperature", "solve.temperature",
+    "vary.variations", "search.programs_per_puzzle", "data.rules", "finetune.first_steps", "propose.temperature",
+    "solve.temperature",
     "evaluate.temperature", "ray.samplers",
     *(f"collapse.{item.name}" for item in fields(CollapseConfig) if item.name.startswith("least_")),
 }  # fmt: skip
@@ -558,8 +571,9 @@ def check_prompt(prompt: PromptConfig) -> None:
 
 
 WITHOUT_VERDICTS = {
-    "vary.variations": 0, "solve.further_puzzles": 0, "solve.most_proposed": 0, "propose.begun": 0,
-    "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft", "finetune.most_solved": 1.0,
+    "vary.variations": 0, "search.programs_per_puzzle": 0, "solve.further_puzzles": 0, "solve.most_proposed": 0,
+    "propose.begun": 0, "propose.strategy": "uniform", "finetune.balance": "none", "finetune.objective": "sft",
+    "finetune.most_solved": 1.0,
 }  # fmt: skip
 """Settings that rely on verdicts, with the values that they must have if `finetune.verified` is false."""
 

@@ -61,10 +61,11 @@ def protections():
 @pytest.fixture(scope="module")
 def pool():
     """A sandbox for the tests of one file."""
+    from puzzles.rules.porting import PORT
     from puzzles.rules.variation import VARY
     from puzzles.verify import truth_pool
 
-    with truth_pool(lanes=2, jobs=[VARY]) as pool:
+    with truth_pool(lanes=2, jobs=[VARY, PORT]) as pool:
         yield pool
 
 

@@ -20,6 +20,7 @@ OURS = {
     "puzzles/features.py json.loads": 2,
     "puzzles/conjuncts.py json.loads": 2,
     "puzzles/rules/variation.py json.loads": 1,
+    "puzzles/rules/porting.py json.loads": 1,
     "puzzles/extract.py json.loads": 1,  # in the child that parses a reply, within the child's memory
     "selfplay/inspecting/reverify.py json.loads": 1,
     # Files of this package.

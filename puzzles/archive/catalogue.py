@@ -315,6 +315,7 @@ def stats(archive: Archive) -> dict[str, Any]:
         ),
         "proposals by outcome": outcomes(archive, "propose"),
         "variations by outcome": outcomes(archive, "vary"),
+        "searches by outcome": outcomes(archive, "search"),
         "refused as held-out by level": _refused_in_all(archive),
         "refused imports": archive.counts(
             "SELECT what || ': ' || reason, count(*) n FROM refusals GROUP BY 1 ORDER BY n DESC, 1"

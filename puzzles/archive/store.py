@@ -77,8 +77,9 @@ QUARANTINED = (
 or because its iteration was rolled back. Such puzzles stay visible, but are neither trained on nor shown to a model."""
 
 
-OWN = "{} IN ('model', 'variant')"
-"""SQL condition on a column: the origin is the run itself."""
+OWN = "{} IN ('model', 'variant', 'search')"
+"""SQL condition on a column: the origin is the run itself. Puzzles come from its model or are made of others; solutions
+are also found by search."""
 
 TOO_EASY = (
     f"({OWN.format('p.origin')} AND"
@@ -98,6 +99,9 @@ FOUND_IN = (
 )
 """SQL condition: the model wrote this solution in one of some iterations, given as a JSON list."""
 
+SEARCHED_IN = "(origin = 'search' AND iteration IN (SELECT value FROM json_each(?)))"
+"""SQL condition: a search found this solution in one of some iterations, given as a JSON list."""
+
 CANDIDATES_N_C = (
     "(SELECT count(*) FROM candidates c WHERE c.puzzle = p.id) AS n,"
     " (SELECT count(*) FROM candidates c WHERE c.puzzle = p.id AND c.verdict = 'accepted') AS c"
@@ -108,6 +112,9 @@ CHUNK_COSTS = (
     "tokens", "prompt_tokens", "sampling_seconds", "sampling_cpu_seconds", "judging_seconds", "judging_cpu_seconds",
 )  # fmt: skip
 
+
+BY_RULE = ("vary", "search")
+"""Stages whose texts are made by rule: nothing is sampled in them."""
 
 _COPIES: Shape = {"type": "integer", "minimum": 1}
 _SOLVE = an_object(["first"], puzzles=TEXTS, copies=_COPIES, first=NATURAL)
@@ -123,6 +130,7 @@ PLANS: Mapping[str, Shape] = {
         first=NATURAL,
     ),
     "vary": an_object(variations=a_list(an_object(how=TEXT, puzzles=TEXTS, answer=TEXT, seed=NATURAL))),
+    "search": an_object(programs=a_list(an_object(puzzle=TEXT, of=TEXT, program=TEXT, seed=NATURAL))),
     "solve": _SOLVE,
     "further": _SOLVE,
 }
@@ -517,14 +525,14 @@ class Archive:
             asked = (
                 len(plan["shots"]) * plan["copies"]
                 if "shots" in plan
-                else len(plan.get("puzzles", plan.get("variations")))
+                else len(next(plan[key] for key in ("puzzles", "variations", "programs") if key in plan))
             )
             if len(completions) != asked:
                 raise InputError(f"{where}, completions: expected {asked} of them, got {len(completions)}")
         elif row["judged"]:
             raise InputError(f"{where}: expected completions of a judged chunk, there are none")
         settings = parse_json(row["settings"], f"{where}, settings")
-        if row["stage"] != "vary":  # nothing is sampled in this stage
+        if row["stage"] not in BY_RULE:
             expect(settings, _SAMPLED if completions is not None else _TO_SAMPLE, f"{where}, settings")
         return Chunk(
             row["id"], row["iteration"], row["stage"], row["number"], row["checkpoint"], row["seed"],
@@ -648,7 +656,8 @@ class Archive:
             shortest: Whether the shortest solutions come first. If not, they are in the order of their hashes, which is
                 as good as random.
             found_in: Iterations; None for all. Of the model's solutions only those count that it wrote in one of these,
-                not necessarily for the first time. Solutions that came with puzzles count in any case.
+                not necessarily for the first time, and of a search's those that it found in one. Solutions that came
+                with puzzles count in any case.
         """
         order = "length(source), id" if shortest else "id"
         found = "FALSE" if before_first_iteration else FOUND
@@ -656,7 +665,7 @@ class Archive:
             [f"(origin != 'variant' OR {found})"]
             + [f"({OWN.format('origin')} OR {found})"] * (not with_references)
             + ["iteration = 0"] * before_first_iteration
-            + [f"(iteration = 0 OR {FOUND_IN})"] * (found_in is not None)
+            + [f"(iteration = 0 OR {FOUND_IN} OR {SEARCHED_IN})"] * (found_in is not None)
         )
         aside = CONTAMINATED if before_first_iteration else QUARANTINED
         rows = self.query(
@@ -665,7 +674,7 @@ class Archive:
             f"  FROM solutions WHERE {' AND '.join(wanted)}"
             f") s ON s.puzzle = p.id WHERE s.place <= ? AND NOT {aside} AND NOT {TOO_EASY}"
             " ORDER BY p.number, s.place",
-            *([] if found_in is None else [json.dumps(sorted(found_in))]),
+            *([] if found_in is None else [json.dumps(sorted(found_in))] * 2),
             solutions_per_puzzle,
             most_solved,
         )
@@ -731,7 +740,7 @@ class Archive:
 
     def iteration_counts(self, iteration: int) -> dict[str, Any]:
         """The iteration's counts, from proposed puzzles to new pairs, and the number of pairs after it."""
-        chunks = "chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage != 'vary')"
+        chunks = f"chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage NOT IN {BY_RULE})"
         proposals = self.counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
         candidates = self.counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
         solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
@@ -757,6 +766,9 @@ class Archive:
             "accepted": candidates.get("accepted", 0),
             "new_pairs": self._scalar(
                 "SELECT count(*) FROM solutions WHERE iteration = ? AND origin = 'model'", iteration
+            ),
+            "searched": self._scalar(
+                "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND origin = 'search'", iteration
             ),
             "varied": self._scalar(
                 "SELECT count(*) FROM puzzles WHERE iteration = ? AND origin = 'variant'", iteration

@@ -324,6 +324,13 @@ class _Trial:
         _doubling(FIRST_STEPS, own.max_steps, SECONDS["train"], attempt)
         self.examples_per_step = self.cost["train"].texts / self.steps
 
+    def _searching(self, programs: float) -> StageCost:
+        """Judging so many programs of a search costs what judging candidates does; nothing is sampled."""
+        alike = self.cost["solve"].scaled_to(programs)
+        return StageCost(
+            texts=alike.texts, judging_seconds=alike.judging_seconds, judging_cpu_seconds=alike.judging_cpu_seconds
+        )
+
     def iterations(self, scored_puzzles: int) -> list[dict[str, StageCost]]:
         """The costs of the run's iterations, scaled up from the trials."""
         config, train = self.config, self.cost.get("train", StageCost())
@@ -338,10 +345,12 @@ class _Trial:
             learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
             tried = len(self.targets) + (self.admitted if number == 1 else min(self.admitted, ranked))
             further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
+            searched = min(tried, config.search.most_puzzles) * config.search.programs_per_puzzle
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
                 "solve": self.cost.get("solve", StageCost()).scaled_to(tried * config.solve.candidates_per_puzzle),
                 **({"further": self.cost["solve"].scaled_to(further)} if further else {}),
+                **({"search": self._searching(searched)} if searched else {}),
                 **({"vary": self.cost["vary"].scaled_to(config.vary.variations)} if "vary" in self.cost else {}),
                 **({"train": train.scaled_to(learned), **score} if trains else {}),
             })  # fmt: skip

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from puzzles.archive.store import BY_RULE
 from selfplay.config import RunConfig
 from selfplay.experiments.forecast import Forecast
 from selfplay.iteration import solve
@@ -77,7 +78,8 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
     texts = sum(cost.texts for cost in stages.values())
     iterations = max(1, len(expected.iterations) - 1)
     copied_bytes = expected.archive_bytes * (1 - 1 / iterations)  # the archive as it is before the last iteration
-    vary, train, score = (total([costs[name]] if name in costs else []) for name in ("vary", "train", "score"))
+    train, score = (total([costs[name]] if name in costs else []) for name in ("train", "score"))
+    by_rule = total([costs[name] for name in BY_RULE if name in costs])
     many = workers > 1
     held = {
         "sampling": sampling,
@@ -86,7 +88,7 @@ def plan(expected: Forecast, config: RunConfig, workers: int, gpus: int) -> Plan
         "copying": len(stages) * copied_bytes / workers / COPIED_BYTES_PER_SECOND * many,
     }
     alone = {
-        "varying": vary.model_seconds + vary.judging_seconds,
+        "varying": by_rule.model_seconds + by_rule.judging_seconds,
         "planning": texts * expected.planning_seconds_per_text,
         "merging": texts * expected.merging_seconds_per_text * many,
         "training": train.model_seconds / max(1.0, min(gpus, expected.examples_per_step)),

@@ -286,7 +286,7 @@ def costs(records: Sequence[Mapping[str, Any]]) -> Iterator[Panel]:
         }
         for record in kept
     }
-    colours = dict(zip(STAGES, chart.COLOURS, strict=True))
+    colours = dict(zip(STAGES, (*chart.COLOURS, chart.GREY), strict=True))
     yield Panel(
         "seconds by stage", "sampling and judging, training, scoring",
         chart.stacked(stages, colours, "seconds", share=False), ["iteration", *STAGES],

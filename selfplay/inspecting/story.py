@@ -18,7 +18,7 @@ from puzzles.archive.store import Archive, Chunk
 from puzzles.foreign import parse_json
 from puzzles.puzzle import WORLDS_DISAGREE, Verdict
 from sandbox.printing import visible
-from selfplay.iteration import propose, solve, vary
+from selfplay.iteration import propose, search, solve, vary
 from selfplay.sampling.prompts import Prompt, kept_format
 from selfplay.sampling.shots import Pair, prompt_for
 from selfplay.text import Column, Table, one_line
@@ -196,7 +196,7 @@ class _Teller:
             "trained in iterations": [each["iteration"] for each in trained],
         }  # fmt: skip
         chunk = self._chunk(row["chunk"], f"solution {row['id']}")
-        if chunk is None or chunk.stage == vary.STAGE:
+        if chunk is None or chunk.stage in (vary.STAGE, search.STAGE):
             return told
         sql = "SELECT verdict, candidate FROM candidates WHERE chunk = ? AND position = ?"
         verdicts = [tuple(each) for each in self.archive.query(sql, row["chunk"], row["position"])]

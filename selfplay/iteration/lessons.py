@@ -20,7 +20,7 @@ from typing import Any
 
 from puzzles.archive.store import QUARANTINED, Archive, Chunk
 from puzzles.puzzle import FAILED, Verdict, content_hash
-from selfplay.iteration import propose, solve
+from selfplay.iteration import propose, search, solve
 from selfplay.sampling.chunks import drawn_tokens
 from selfplay.sampling.prompts import Prompt, PromptFormat, own_part, propose_completion, solve_completion, was_cut
 from selfplay.sampling.sampler import Drawn
@@ -198,6 +198,23 @@ def cloned(
         for place, prompt, written in _texts(archive, list(kept), asked, tokens_of):
             own = _own(prompt, written)
             yield Example(prompt, own.text, kept[place], own.drawn)
+
+
+def searched(
+    archive: Archive,
+    iterations: Sequence[int],
+    most_per_puzzle: int,
+    prompt_format: PromptFormat,
+    shots: Sequence[Pair],
+) -> Iterator[Example]:
+    """The solutions that searches of these iterations found, as examples of solving.
+
+    The arguments are those of `preferred`.
+    """
+    for puzzle, solution in search.found(archive, iterations, most_per_puzzle):
+        completion = solve_completion(prompt_format.protocol, puzzle, solution)
+        if completion is not None:
+            yield Example(prompt_for(prompt_format, puzzle, shots), completion, (puzzle.id, solution.id))
 
 
 def preferred(

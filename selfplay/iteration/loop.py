@@ -31,7 +31,7 @@ from selfplay.iteration.guarding import (
 )
 from selfplay.iteration.record import record_of, score_stage
 from selfplay.iteration.record_table import told
-from selfplay.iteration.stages import propose_stage, solve_stage, vary_stage
+from selfplay.iteration.stages import propose_stage, search_stage, solve_stage, vary_stage
 from selfplay.iteration.state import Models, Run
 from selfplay.iteration.train import first_training, teach_stage, train_stage
 from selfplay.iteration.training_set import import_training, prompt_format_of, training_texts
@@ -62,6 +62,7 @@ def iterate(run: Run, iteration: int) -> dict[str, Any]:
             raise Planned(
                 f"iteration {iteration} is sampled and judged: the same command without --plan trains and scores"
             )
+        search_stage(run, iteration)
     learns = run.trains if iteration else run.config.finetune.first_steps > 0
     if learns and not run.rundir.checkpoint(iteration).exists():
         training = teach_stage(run, iteration) if iteration else first_training(run)

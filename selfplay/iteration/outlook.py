@@ -14,9 +14,9 @@ from selfplay.sampling.cost import record_rates, record_stage_seconds
 
 logger = logging.getLogger(__name__)
 
-PROPOSE, VARY, SOLVE, FURTHER, TRAIN = "propose", "vary", "solve", "solve further", "fine-tune"
+PROPOSE, VARY, SOLVE, FURTHER, SEARCH, TRAIN = "propose", "vary", "solve", "solve further", "search", "fine-tune"
 SCORE = {"dev": "score dev", "heldout": "score held-out"}
-COST_OF = {PROPOSE: "propose", VARY: "vary", SOLVE: "solve", FURTHER: "further", TRAIN: "train"}
+COST_OF = {PROPOSE: "propose", VARY: "vary", SOLVE: "solve", FURTHER: "further", SEARCH: "search", TRAIN: "train"}
 """Keys of a record's costs by stage. Both scored sets share the key `score`."""
 
 
@@ -34,7 +34,8 @@ def stages_of(config: RunConfig, iteration: int) -> list[str]:
     learns = config.finetune.trains if iteration else config.finetune.first_steps > 0
     wanted = {
         PROPOSE: iteration > 0, VARY: iteration > 0 and config.vary.variations > 0, SOLVE: iteration > 0,
-        FURTHER: iteration > 0 and config.solve.further_puzzles > 0, TRAIN: learns, SCORE["dev"]: True,
+        FURTHER: iteration > 0 and config.solve.further_puzzles > 0,
+        SEARCH: iteration > 0 and config.search.programs_per_puzzle > 0, TRAIN: learns, SCORE["dev"]: True,
         SCORE["heldout"]: config.scores_heldout(iteration),
     }  # fmt: skip
     return [stage for stage, is_wanted in wanted.items() if is_wanted]
@@ -66,5 +67,6 @@ def _seconds(run: Run, record: Mapping[str, Any]) -> dict[str, float]:
     sampled = {
         PROPOSE: config.propose.proposals, VARY: config.vary.variations, SOLVE: tried * own.candidates_per_puzzle,
         FURTHER: min(tried, own.further_puzzles) * own.further_candidates,
+        SEARCH: min(tried, config.search.most_puzzles) * config.search.programs_per_puzzle,
     }  # fmt: skip
     return scored | {stage: number * seconds / max(1, texts) for stage, number in sampled.items()}

@@ -1,4 +1,4 @@
-"""The stages of an iteration before its training: propose, vary, solve.
+"""The stages of an iteration before its training: propose, vary, solve, search.
 
 Each stage plans its chunks first. Then it samples and judges the chunks that are not finished.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 from puzzles.archive.store import Chunk
-from selfplay.iteration import outlook, propose, ranker, solve, vary
+from selfplay.iteration import outlook, propose, ranker, search, solve, vary
 from selfplay.iteration.budget import check_budget
 from selfplay.iteration.state import Run
 from selfplay.run.shard import SHARE_OF, PartDone, Planned
@@ -51,23 +52,37 @@ def propose_stage(run: Run, iteration: int) -> None:
 
 def vary_stage(run: Run, iteration: int) -> None:
     """Make new puzzles from the archive's own. Nothing is sampled, so every part of a sharded run does all of it."""
-    archive = run.archive
-    if run.config.vary.variations:
-        outlook.begin(run, iteration, outlook.VARY)
-    if run.config.vary.variations and not archive.planned(iteration, vary.STAGE):
+    _by_rule(run, iteration, vary, outlook.VARY, "variations", bool(run.config.vary.variations))
+
+
+def search_stage(run: Run, iteration: int) -> None:
+    """Try programs that solved other puzzles on those that the iteration could not solve. Nothing is sampled."""
+    _by_rule(run, iteration, search, outlook.SEARCH, "programs", bool(run.config.search.programs_per_puzzle))
+
+
+def _by_rule(run: Run, iteration: int, module: Any, shown: str, asked: str, is_wanted: bool) -> None:
+    """Plan, make and judge the texts of a stage without a model: `module` has the functions for this.
+
+    `asked` is the key of a chunk's plan with one entry per text.
+    """
+    if not is_wanted:
+        return
+    archive, name = run.archive, module.STAGE
+    outlook.begin(run, iteration, shown)
+    if not archive.planned(iteration, name):
         checkpoint = run.models.sampler(run.reigning).checkpoint
-        vary.plan(archive, iteration, run.config, checkpoint, run.minute(iteration, vary.STAGE))
-    chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, vary.STAGE)]
-    texts = sum(len(chunk.plan["variations"]) for chunk in chunks)
-    count = run.progress.counter(texts, f"iteration {iteration}: vary", "puzzle")
+        module.plan(archive, iteration, run.config, checkpoint, run.minute(iteration, name))
+    chunks = [archive.chunk(identifier) for identifier in archive.unjudged(iteration, name)]
+    texts = sum(len(chunk.plan[asked]) for chunk in chunks)
+    count = run.progress.counter(texts, f"iteration {iteration}: {name}", "text")
     for chunk in chunks:
         check_budget(run, iteration)
         if chunk.completions is None:
-            samples = vary.make(archive, chunk, run.pool)
+            samples = module.make(archive, chunk, run.pool)
             with archive.transaction():
                 archive.set_completions(chunk.id, **vars(samples))
-        vary.judge(archive, archive.chunk(chunk.id), run.pool, run.protections)
-        count(len(chunk.plan["variations"]))
+        module.judge(archive, archive.chunk(chunk.id), run.pool, run.protections)
+        count(len(chunk.plan[asked]))
 
 
 def solve_stage(run: Run, iteration: int) -> None:

@@ -1,7 +1,8 @@
 """What an iteration trains on, by its objective.
 
 - `sft` learns the archive's verified pairs.
-- `filtered` learns each iteration's own texts whose reward is above the mean of their role (arXiv:2406.18872).
+- `filtered` learns each iteration's own texts whose reward is above the mean of their role (arXiv:2406.18872), and
+  what searches found.
 - `spin` sets verified solutions against the model's texts for the same puzzles (arXiv:2401.01335).
 - `dpo` sets accepted texts against failed ones (arXiv:2305.18290).
 - `grpo` learns from all texts of the iteration, each weighted by its reward relative to its group (arXiv:2402.03300).
@@ -65,6 +66,8 @@ def teaching(
     if own.objective == "filtered":
         for number in found_in:
             made += lessons.cloned(archive, number, GAMES[own.game], *shown, own.roles)
+        if "solve" in own.roles:
+            made += lessons.searched(archive, found_in, own.solutions_per_puzzle, prompt_format, shots)
     elif own.objective == "grpo":
         within = "role" if own.normalise_roles else "prompt"
         made += lessons.graded(archive, iteration, GAMES[own.game], *shown, own.roles, within, own.normalise_roles)

@@ -8,6 +8,7 @@ from typing import Any
 
 from puzzles.conjuncts import SPLIT
 from puzzles.puzzle import InputError
+from puzzles.rules.porting import PORT
 from puzzles.rules.variation import VARY
 from puzzles.verify import truth_pool
 from sandbox import selfcheck
@@ -23,7 +24,7 @@ def unproven_pool(config: SandboxConfig, seed: int) -> Pool:
     """
     limits = config.limits()
     try:
-        return truth_pool(limits, config.lanes or None, seed, config.modules, [VARY, SPLIT])
+        return truth_pool(limits, config.lanes or None, seed, config.modules, [VARY, PORT, SPLIT])
     except ValueError as error:
         raise InputError(f"sandbox.modules: {error}") from None
 

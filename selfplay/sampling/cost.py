@@ -11,7 +11,7 @@ from sandbox.pool import Pool
 from selfplay.config import EndpointConfig
 from selfplay.sampling.sampler import Arithmetic
 
-STAGES = ("propose", "solve", "further", "vary", "train", "score")
+STAGES = ("propose", "solve", "further", "vary", "search", "train", "score")
 TRAINING_PASSES = 3
 """Cost of training, in forward passes: one forward, and twice as much backward (Kaplan et al., 2020,
 arXiv:2001.08361)."""

@@ -20,3 +20,4 @@ class Stream:
     COLLAPSE_SAMPLE = 9
     COLLAPSE_LIKENESS = 10
     TARGETS = 11
+    SEARCH = 12

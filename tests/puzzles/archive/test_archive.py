@@ -489,6 +489,7 @@ def test_stats_count_everything(archive):
         "candidates by verdict": {"wrong_answer": 2, "accepted": 1, "invalid_solution": 1},
         "proposals by outcome": {"held_out": 2, "admitted": 1, "trivial": 1},
         "variations by outcome": {"admitted": 1, "inapplicable": 1},
+        "searches by outcome": {},
         "refused as held-out by level": {"exact": 1, "behaviour": 1, "unknown": 1},
         "refused imports": {"puzzle: held_out": 1, "puzzle: syntax": 1},
     }
