@@ -76,7 +76,7 @@ def _ported(program: str, puzzle: str, rng: random.Random) -> str:
 
 
 def _constants(tree: ast.AST) -> list[ast.Constant]:
-    """The numbers and texts of a program, in order."""
+    """The numbers and texts of a program, from the outside in."""
     return [node for node in walk(tree) if isinstance(node, ast.Constant) and type(node.value) in (int, float, str)]
 
 

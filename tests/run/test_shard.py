@@ -23,7 +23,7 @@ from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
 from puzzles.puzzle import InputError
 from selfplay.commands.main import main
-from selfplay.config import ModelConfig, ProposeConfig, SolveConfig, VaryConfig
+from selfplay.config import ModelConfig, ProposeConfig, SearchConfig, SolveConfig, VaryConfig
 from selfplay.iteration.parts import run_part
 from selfplay.run.rundir import RunDir
 from selfplay.run.shard import SHARE_OF, Part, Planned, closed_archive, parse_part, take_over
@@ -53,6 +53,7 @@ def config(tmp_path_factory):
         propose=ProposeConfig(proposals=60, proposals_per_prompt=8),
         solve=SolveConfig(candidates_per_puzzle=4, further_puzzles=4, further_candidates=8),
         vary=VaryConfig(variations=12),
+        search=SearchConfig(programs_per_puzzle=2, most_puzzles=10),
     )
 
 
@@ -168,7 +169,7 @@ def test_parts_find_the_same_puzzles_so_that_these_tests_mean_something(whole):
         )
         assert len(again) > 3
         stages = archive.counts("SELECT stage, count(*) FROM chunks WHERE iteration = 2 GROUP BY 1")
-    assert stages.keys() == {"propose", "vary", "solve", "further"}
+    assert stages.keys() == {"propose", "vary", "solve", "further", "search"}
     assert min(stages["propose"], stages["solve"]) > 2
 
 
