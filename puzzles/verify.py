@@ -97,11 +97,16 @@ class _Outcome:
         return self.tag == other.tag and (self.content == other.content or self.tag == child.RAISED)
 
 
-def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
+def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], cpu_seconds: float | None = None) -> list[Judgement]:
     """Judge candidates, in order. Equal work is done once, so equal candidates get equal judgements.
 
     Programs that cannot see their names, and that differ in these and in layout only, are equal. A message in a
     judgement may then hold the names of another one of them.
+
+    Args:
+        pool: The sandbox.
+        pairs: The candidates, each with its puzzle.
+        cpu_seconds: CPU limit of a candidate, below the pool's; None for the pool's.
 
     Raises:
         SandboxError: The sandbox or the machine failed. A failure never becomes a verdict.
@@ -110,7 +115,7 @@ def verify(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgem
     unique: dict[Hashable, tuple[Puzzle, Candidate]] = {}
     for key, pair in zip(keys, pairs, strict=True):
         unique.setdefault(key, pair)
-    judgements = dict(zip(unique, _verify_unique(pool, list(unique.values())), strict=True))
+    judgements = dict(zip(unique, _verify_unique(pool, list(unique.values()), cpu_seconds), strict=True))
     return [judgements[key] for key in keys]
 
 
@@ -155,18 +160,18 @@ def encoded_answers(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> li
     return [_read_answer(puzzle, outcome, pool.limits.answer_bytes)[1] for (puzzle, _), outcome in outcomes]
 
 
-def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> list[Judgement]:
+def _verify_unique(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], cpu_seconds: float | None) -> list[Judgement]:
     """Judge distinct pairs. A run beside others may settle a rejection; an accept always needs a run alone."""
     outcomes = _solve_together(pool, pairs)
     alone = [i for i, (_, candidate) in enumerate(pairs) if i not in outcomes or candidate.id < AUDITED_BELOW]
     audited = {index: outcomes[index] for index in alone if index in outcomes}
-    outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone]), strict=True))
+    outcomes.update(zip(alone, _solve_alone(pool, [pairs[index] for index in alone], cpu_seconds), strict=True))
     judgements = _judge(pool, pairs, [outcomes[index] for index in range(len(pairs))])
     for index, before in audited.items():
         judgements[index] = _noted(judgements[index], before, outcomes[index])
     beside = set(range(len(pairs))).difference(alone)
     held = [i for i in sorted(beside) if judgements[i].verdict == Verdict.ACCEPTED]
-    again = dict(zip(held, _solve_alone(pool, [pairs[index] for index in held]), strict=True))
+    again = dict(zip(held, _solve_alone(pool, [pairs[index] for index in held], cpu_seconds), strict=True))
     other = [index for index in held if not again[index].same_as(outcomes[index])]
     others = dict(zip(other, _judge(pool, [pairs[i] for i in other], [again[i] for i in other]), strict=True))
     for index, outcome in again.items():
@@ -207,7 +212,9 @@ def _judge(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], outcomes: Sequ
     return [blamed.get(index, judgement) for index, judgement in enumerate(judgements)]
 
 
-def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Iterator[_Outcome]:
+def _solve_alone(
+    pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]], cpu_seconds: float | None = None
+) -> Iterator[_Outcome]:
     """The outcome of each candidate in a child of its own. The puzzle is loaded too, so a candidate may call `f`."""
     jobs = (
         Job(
@@ -215,6 +222,7 @@ def _solve_alone(pool: Pool, pairs: Sequence[tuple[Puzzle, Candidate]]) -> Itera
             _solve_payload(pool, puzzle, [candidate]),
             SOLVE_WORLD,
             f"candidate {candidate.id} of puzzle {puzzle.id}",
+            cpu_seconds,
         )
         for puzzle, candidate in pairs
     )

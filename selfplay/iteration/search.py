@@ -29,6 +29,9 @@ from selfplay.sampling.streams import Stream
 STAGE = "search"
 ORIGIN = "search"
 """Origin of the solutions that were found so."""
+CPU_SECONDS = 0.05
+"""CPU limit of a program. Of 41 puzzles that a search had solved with .25 s, 36 needed no more, and programs that meet
+a limit were most of its cost."""
 INAPPLICABLE = "inapplicable"
 """Outcome where no program could be made."""
 
@@ -111,7 +114,7 @@ def judge(archive: Archive, chunk: Chunk, pool: Pool, protections: dict[str, obj
     own = solve.made_here(archive, [*puzzles])
     parsed = parse_candidates(pool, [Text(text) for text in texts])
     pairs = [(p, c) for p, c in zip(asked, parsed, strict=True) if not isinstance(c, ParseFailure)]
-    judgements = iter(verify(pool, pairs))
+    judgements = iter(verify(pool, pairs, min(CPU_SECONDS, pool.limits.cpu_seconds)))
     with archive.transaction():
         for position, (puzzle, candidate) in enumerate(zip(asked, parsed, strict=True)):
             if isinstance(candidate, ParseFailure):

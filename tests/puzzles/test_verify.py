@@ -7,7 +7,7 @@ import pytest
 from reaching import MODULES, REPORT_FRAME
 
 from puzzles import verify as verify_module
-from puzzles.parse import Text, parse_puzzles
+from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.verify import (
     MOST_CHILDREN,
@@ -1000,6 +1000,16 @@ def test_many_puzzles_say_which_of_many_answers_they_accept(pool):
         (puzzle(pool, "def f(x: int): return True"), []),
     ]
     assert accepts(pool, asked) == [[False, True, True], [True, False, False], []]
+
+
+def test_a_candidate_may_get_less_time_than_the_pool_gives(pool):
+    (puzzle,) = parse_puzzles(pool, [Text("def f(x: int):\n    return x == 3")])
+    endless, right = parse_candidates(pool, [Text("def g():\n    while True: pass"), Text("def g():\n    return 3")])
+    pairs = [(puzzle, endless), (puzzle, right)]
+    limited, whole = verify(pool, pairs, 0.25), verify(pool, pairs)
+    assert limited[0].detail == "solve: over 0.25 s of CPU time"
+    assert whole[0].detail == f"solve: over {pool.limits.cpu_seconds:g} s of CPU time"
+    assert limited[1].verdict == whole[1].verdict == Verdict.ACCEPTED
 
 
 def test_an_answer_that_meets_a_limit_is_unknown_and_those_behind_it_are_asked_until_too_many_did(pool):
