@@ -743,7 +743,7 @@ class Archive:
         chunks = f"chunk IN (SELECT id FROM chunks WHERE iteration = ? AND stage NOT IN {BY_RULE})"
         proposals = self.counts(f"SELECT outcome, count(*) FROM proposals WHERE {chunks} GROUP BY 1", iteration)
         candidates = self.counts(f"SELECT verdict, count(*) FROM candidates WHERE {chunks} GROUP BY 1", iteration)
-        solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND puzzle IN"
+        solved = "SELECT count(DISTINCT puzzle) FROM solutions WHERE iteration = ? AND origin = 'model' AND puzzle IN"
         mine = "(SELECT id FROM puzzles WHERE origin = 'model' AND iteration = ?)"
         parsed = f"SELECT count(*) FROM proposals WHERE puzzle IS NOT NULL AND {chunks}"
         levels = self.refused_levels().get(f"iteration {iteration}", {})

@@ -70,6 +70,8 @@ def told(record: Mapping[str, Any]) -> str:
         f"{record['admitted']:,} of {record['proposed']:,} proposals admitted, {record['solved']:,} solved, "
         f"{record['new_pairs']:,} new pairs, "
     )
+    if record.get("searched"):
+        found += f"{record['searched']:,} puzzles solved by search, "
     loss = record["training"].get("last_loss")
     return (
         f"iteration {record['iteration']}: {found if record['iteration'] else ''}{record['pairs']:,} pairs; "

@@ -253,8 +253,8 @@ _STAGE_COUNTS = an_object(
     ["flops", "untold_texts"], texts=NATURAL, tokens=NATURAL, prompt_tokens=NATURAL, flops=NUMBER, untold_texts=NATURAL
 )
 RECORD = an_object(
-    ["heldout", "cost", "reigns", "collapse", "prompt_format_hash"],
-    iteration=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, prompt_format_hash=TEXT,
+    ["heldout", "cost", "reigns", "collapse", "prompt_format_hash", "searched"],
+    iteration=NATURAL, searched=NATURAL, reigns=NATURAL, checkpoint=TEXT, protocol=TEXT, prompt_format_hash=TEXT,
     **dict.fromkeys(_COUNTS, NATURAL),
     training=each(ANY) | {"properties": {"last_loss": NUMBER, "steps": NATURAL, "tokens": NATURAL}},
     collapse=each(ANY) | {"properties": {"alarms": TEXTS, "rolled_back_to": NATURAL}, "required": ["alarms"]},
