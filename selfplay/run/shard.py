@@ -21,9 +21,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from puzzles.archive import copying
+from puzzles.archive import copying, opening
 from puzzles.archive.opening import SIDE_FILES
-from puzzles.archive.schema import SEARCHED
+from puzzles.archive.schema import SCHEMA_VERSION, SEARCHED
 from puzzles.archive.store import Archive
 from puzzles.foreign import expect, parse_json
 from puzzles.puzzle import InputError, content_hash
@@ -86,11 +86,17 @@ def closed_archive(path: Path) -> Iterator[Archive]:
     """A run's archive, which nobody writes meanwhile, to be read. Many parts may read it at once.
 
     Raises:
-        InputError: The run is being written.
+        InputError: The run is being written, or its archive is of an older version.
     """
     log = path.with_name(f"{path.name}-wal")
     if log.exists() and log.stat().st_size:
         raise InputError(f"{path}: a process is writing it, or died while it wrote: wait for its end, or run it again")
+    with contextlib.closing(opening.connect(path, "immutable=1")) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if 0 < version < SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: an archive of an older version (schema {version}): the same command without --shard upgrades it"
+        )
     with Archive(path, read_only=True, trust=True, frozen=True) as archive:
         yield archive
 

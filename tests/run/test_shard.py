@@ -16,6 +16,7 @@ import interrupted
 import learned
 import numpy as np
 import pytest
+from archives import older
 from places import ROOT
 from scripted_run import Backend, archive_content, config_of, content, go, puzzle_files
 
@@ -149,6 +150,16 @@ def test_a_part_of_a_planned_stage_reads_only_its_chunks_and_the_puzzles_they_as
     assert [row["number"] for row in seen[0]["chunks"]] == [row["number"] for row in run["chunks"]]
     assert all(row["completions"] is None for row in seen[0]["chunks"])
     assert seen[0]["candidates"] == seen[0]["proposals"] == []
+
+
+def test_an_archive_of_an_older_version_is_upgraded_before_parts_take_of_it(tmp_path):
+    older(tmp_path / "archive.sqlite", 2)
+    before = (tmp_path / "archive.sqlite").read_bytes()
+    with pytest.raises(
+        InputError, match="the same command without --shard upgrades it"
+    ):
+        closed_archive(tmp_path / "archive.sqlite").__enter__()
+    assert (tmp_path / "archive.sqlite").read_bytes() == before
 
 
 def test_a_run_that_only_plans_stops_before_it_trains(config, pool, tmp_path):
