@@ -53,7 +53,7 @@ def _leave_out_idle_parts(tree: ast.Module, entry: str) -> None:
 
 def _may_have_idle_parts(tree: ast.Module, nodes: Collection[ast.AST]) -> bool:
     """Whether a closer look is worth its time: most programs are one function without a statement that does nothing."""
-    if len(tree.body) > 1 or sum(isinstance(node, ast.FunctionDef) for node in nodes) > 1:
+    if len(tree.body) > 1 or sum(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for node in nodes) > 1:
         return True
     read = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Store)}
     for node in nodes:

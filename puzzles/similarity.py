@@ -130,7 +130,7 @@ def _writer(tree: ast.AST, constants: bool) -> Callable[[object], str]:
             return str(part)
         if kind is ast.UnaryOp:
             part = _without_not(part)
-        elif kind is ast.Name:
+        if isinstance(part, ast.Name):
             part = named.get(part.id, part)
         kind = type(part)
         if kind is ast.Constant and constants:

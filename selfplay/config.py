@@ -148,7 +148,10 @@ class VaryConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Solutions by rule for puzzles of which no candidate of the iteration was right."""
+    """Solutions by rule for puzzles of which no candidate of the iteration was right.
+
+    Only with an objective that learns them: `sft`, `filtered` or `spin`, with `solve` among `finetune.roles`.
+    """
 
     programs_per_puzzle: int = 0
     """Programs made for each of these puzzles; 0 makes none. Each is a program that solved another puzzle with the same
@@ -472,6 +475,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    @property
+    def searches(self) -> bool:
+        """Whether iterations search for solutions. They do only if the training learns these."""
+        own = self.finetune
+        learns = own.objective in ("sft", "filtered", "spin") and "solve" in own.roles
+        return learns and self.search.programs_per_puzzle > 0
 
     def scores_heldout(self, iteration: int) -> bool:
         """Whether an iteration is scored on held-out."""

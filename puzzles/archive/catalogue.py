@@ -324,7 +324,7 @@ def stats(archive: Archive) -> dict[str, Any]:
 
 
 def outcomes(archive: Archive, stage: str, refused: bool = False) -> dict[str, int]:
-    """Numbers of texts of a stage, `propose` or `vary`, by what became of them: `admitted`, or why they were refused.
+    """Numbers of texts of a stage (`propose`, `vary`, `search`) by what became of them, such as `admitted`.
 
     Args:
         archive: The archive.

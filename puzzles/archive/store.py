@@ -163,7 +163,7 @@ class Provenance:
     """Where a puzzle or solution came from."""
 
     origin: str
-    """One of `human`, `rule`, `import`, `model`, and `variant` (made of other puzzles)."""
+    """One of `human`, `rule`, `import`, `model`, `variant` (made of other puzzles), and for solutions `search`."""
     iteration: int = 0
     chunk: int | None = None
     position: int | None = None
@@ -545,6 +545,8 @@ class Archive:
             raise InputError(f"{where}: expected one of the stages {', '.join(PLANS)}, got {shown(stage)}")
         plan = unpacked_json(blob, f"{where}, plan")
         expect(plan, PLANS[stage], f"{where}, plan")
+        if "begins" in plan and not _are_beginnings(plan["begins"], len(plan["shots"])):
+            raise InputError(f"{where}, plan: expected a puzzle and a place in it, or null, for each prompt")
         return plan
 
     def plans(self, condition: str, *parameters: Any) -> Iterator[tuple[int, Any]]:
@@ -797,6 +799,12 @@ class Archive:
             | ({"untold_texts": row["untold_texts"]} if row["untold_texts"] else {})
             for row in rows
         }
+
+
+def _are_beginnings(begins: Sequence[Any], prompts: int) -> bool:
+    """Whether these are the beginnings of so many prompts: a puzzle's id and a number of characters each, or null."""
+    kinds = [(str, int) if begin is None else tuple(map(type, begin)) for begin in begins]
+    return len(begins) == prompts and {*kinds} <= {(str, int)}
 
 
 def _puzzle(row: sqlite3.Row) -> Puzzle:

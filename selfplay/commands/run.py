@@ -223,9 +223,20 @@ def _inherited(rundir: RunDir) -> tuple[str, int]:
     return begun["run"], begun["iteration"]
 
 
+def _worlds_of(rundir: RunDir, config: RunConfig) -> int:
+    """The seed of the worlds of a run's archive. Of one's own run only this is read; another's is checked."""
+    from puzzles.archive import worlds
+    from selfplay.run import consent
+    from selfplay.run.shard import closed_archive
+
+    if not (rundir.archive.is_file() and consent.is_own(rundir)):
+        return worlds.seed_of(rundir.archive, config.seed)
+    with closed_archive(rundir.archive) as archive:
+        return config.seed if archive.worlds is None else archive.worlds
+
+
 def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
     """Do one part of the stage that the run is at, in a folder of its own."""
-    from puzzles.archive import worlds
     from selfplay.experiments.engines import engine, judges
     from selfplay.iteration.budget import BudgetSpent
     from selfplay.iteration.parts import run_part
@@ -234,7 +245,7 @@ def _run_part(text: str, rundir: RunDir, config: RunConfig) -> int:
 
     part = parse_part(text)
     own = RunDir(below_runs(f"{rundir.path.name}-{part.name}"))
-    seed = worlds.seed_of(rundir.archive, config.seed)
+    seed = _worlds_of(rundir, config)
     with log_to(own.log), judges(config, on_screen().say, seed) as (pool, protections), engine(config, own) as backend:
         try:
             tell(run_part(rundir, own, part, config, backend, pool, protections, on_screen()))

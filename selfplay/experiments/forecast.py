@@ -345,7 +345,7 @@ class _Trial:
             learned = min(most, pairs * self.examples_per_pair * config.finetune.epochs)
             tried = len(self.targets) + (self.admitted if number == 1 else min(self.admitted, ranked))
             further = min(tried, config.solve.further_puzzles) * config.solve.further_candidates
-            searched = min(tried, config.search.most_puzzles) * config.search.programs_per_puzzle
+            searched = config.searches * min(tried, config.search.most_puzzles) * config.search.programs_per_puzzle
             costs.append({
                 "propose": self.cost.get("propose", StageCost()).scaled_to(config.propose.proposals),
                 "solve": self.cost.get("solve", StageCost()).scaled_to(tried * config.solve.candidates_per_puzzle),

@@ -157,9 +157,9 @@ def _funnel(records: Sequence[Mapping[str, Any]]) -> Panel:
         for record in records
     }
     colours = dict(zip(parts, (*chart.SHADES[1:4], chart.REST), strict=True))
-    head = ("proposed", "well_formed", "admitted", "solved", "training_solved", "searched", "varied", "new_pairs",
+    searched = ["searched"] if any("searched" in record for record in records) else []
+    head = ("proposed", "well_formed", "admitted", "solved", "training_solved", *searched, "varied", "new_pairs",
             "trained_pairs", "held_out_refused", "contaminated")  # fmt: skip
-    # Records of older versions do not tell `searched`.
     rows = [[str(record["iteration"]), *(f"{record.get(name, 0):,}" for name in head)] for record in records]
     return Panel(
         "from proposed to solved", "proposals by the last step that they reached",

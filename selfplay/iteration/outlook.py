@@ -35,7 +35,7 @@ def stages_of(config: RunConfig, iteration: int) -> list[str]:
     wanted = {
         PROPOSE: iteration > 0, VARY: iteration > 0 and config.vary.variations > 0, SOLVE: iteration > 0,
         FURTHER: iteration > 0 and config.solve.further_puzzles > 0,
-        SEARCH: iteration > 0 and config.search.programs_per_puzzle > 0, TRAIN: learns, SCORE["dev"]: True,
+        SEARCH: iteration > 0 and config.searches, TRAIN: learns, SCORE["dev"]: True,
         SCORE["heldout"]: config.scores_heldout(iteration),
     }  # fmt: skip
     return [stage for stage, is_wanted in wanted.items() if is_wanted]

@@ -21,6 +21,7 @@ from selfplay.run.progress import Progress
 from selfplay.run.rundir import RunDir
 from selfplay.run.shard import (
     FINISHED,
+    SHARE_OF,
     Part,
     PartDone,
     closed_archive,
@@ -87,7 +88,8 @@ def run_part(
                 compute_again(archive, pool, progress)
             set_contaminated_aside(archive, pool, progress)
             models = Models(rundir, config, backend, base)
-            state = Run(rundir, config, archive, pool, protections, models, sets, progress, rundir, part, shown=shots)
+            shown = shots if archive.mark(SHARE_OF) else None  # a whole copy has been examined since
+            state = Run(rundir, config, archive, pool, protections, models, sets, progress, rundir, part, shown=shown)
             for record in records:
                 state.note(record)
             said = f"iteration {iteration} is sampled and judged: the same command without --shard trains and scores"
@@ -111,4 +113,5 @@ def _take(theirs: Archive, own: RunDir, record: dict[str, Any], part: Part, owne
         return
     planned = theirs.plans("(iteration, stage) = (?, ?) ORDER BY number", iteration, stage)
     asked = {puzzle for _, plan in part.share([*planned]) for puzzle in ASKED[stage](plan)}
-    take_share(theirs, own.archive, record, part, stage, asked)
+    known = theirs.puzzle_ids() if stage == propose.STAGE else []
+    take_share(theirs, own.archive, record, part, stage, asked, known)

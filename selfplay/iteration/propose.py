@@ -17,6 +17,7 @@ from puzzles.verify import Refusal, admit, truth_pool
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration.goals import Goals
+from selfplay.run.shard import known_elsewhere
 from selfplay.sampling.chunks import (
     ChunkSamples,
     Sampling,
@@ -234,7 +235,7 @@ def admission(archive: Archive, pool: Pool, parsed: Sequence[Puzzle | ParseFailu
 
     The guard then examines the admitted ones at every level, and remembers its hits.
     """
-    known = {identifier for (identifier,) in archive.query("SELECT id FROM puzzles")}
+    known = {*archive.puzzle_ids(), *known_elsewhere(archive)}
     fresh: dict[str, Puzzle] = {}
     for puzzle in parsed:
         if isinstance(puzzle, Puzzle) and puzzle.id not in known and archive.guard.hit(puzzle) is None:

@@ -67,6 +67,9 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
     if peaks.pop("train", None) and "peak_flops_per_second" in training:  # training may use another dtype
         peaks["train"] = training["peak_flops_per_second"]
     sampled = [cost for stage, cost in costs.items() if stage not in ("train", "score")]
+    found = run.archive.iteration_counts(iteration)
+    if not run.config.searches:
+        del found["searched"]
     return {
         "iteration": iteration,
         "checkpoint": sampler.checkpoint,
@@ -74,7 +77,7 @@ def record_of(run: Run, iteration: int, scores: dict[str, SetScores], seconds: f
         "collapse": {"alarms": alarms(run, iteration), **back, **measures(run, iteration)},
         "protocol": run.prompt_format.protocol,
         "prompt_format_hash": run.prompt_format.hash,
-        **run.archive.iteration_counts(iteration),
+        **found,
         "training": without_times(training),
         **{name: score.to_json() for name, score in scores.items()},
         "sampler": sampler.description,

@@ -8,6 +8,7 @@ beside what it found itself. Nothing is sampled, and no score is made with it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,12 +16,13 @@ import numpy as np
 
 from puzzles.archive.store import OWN, QUARANTINED, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, Text, parse_candidates
-from puzzles.puzzle import Candidate, Judgement, Puzzle, Verdict, VerifiedPair
+from puzzles.puzzle import Candidate, InputError, Judgement, Puzzle, Verdict, VerifiedPair
 from puzzles.rules.porting import Porting, ported
 from puzzles.verify import verify
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import solve
+from selfplay.iteration.training_set import iterations_learned
 from selfplay.sampling.chunks import ChunkSamples
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.sampler import Sampled
@@ -45,7 +47,8 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, m
     rng = np.random.default_rng([config.seed, iteration, Stream.SEARCH])
     stock = _stock(archive)
     chosen: list[dict[str, Any]] = []
-    for puzzle, kind in unsolved(archive, iteration, config.search.most_puzzles):
+    learned = iterations_learned(archive, config, iteration)
+    for puzzle, kind in unsolved(archive, iteration, config.search.most_puzzles, learned):
         programs = stock.get(kind, [])
         for place in rng.integers(len(programs), size=config.search.programs_per_puzzle if programs else 0):
             solved, solution = programs[place]
@@ -57,19 +60,22 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, m
             archive.plan_chunk(iteration, STAGE, number, checkpoint, seed, {}, content)
 
 
-def unsolved(archive: Archive, iteration: int, most: int) -> list[tuple[str, str]]:
-    """Ids and answer types of puzzles that the iteration tried in vain and that no search has solved, at most so many.
+def unsolved(archive: Archive, iteration: int, most: int, learned: Sequence[int]) -> list[tuple[str, str]]:
+    """Ids and answer types of puzzles that the iteration tried in vain, at most so many.
 
-    Training puzzles come first, then the run's own, the newest first.
+    Those are left out that a search of the `learned` iterations has solved. Training puzzles come first, then the run's
+    own, the newest first.
     """
     rows = archive.query(
         "SELECT p.id, p.answer_type FROM puzzles p JOIN (SELECT c.puzzle, sum(c.verdict = 'accepted') AS accepted"
         f"  FROM candidates c JOIN chunks k ON k.id = c.chunk WHERE k.iteration = ? AND k.stage IN {solve.STAGES}"
         f"  GROUP BY 1) t ON t.puzzle = p.id WHERE t.accepted = 0 AND NOT {QUARANTINED}"
-        " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.origin = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM solutions s WHERE s.puzzle = p.id AND s.origin = ?"
+        "  AND s.iteration IN (SELECT value FROM json_each(?)))"
         f" ORDER BY {OWN.format('p.origin')}, p.number DESC LIMIT ?",
         iteration,
         ORIGIN,
+        json.dumps([*learned]),
         most,
     )
     return [(row["id"], row["answer_type"]) for row in rows]
@@ -100,7 +106,9 @@ def make(archive: Archive, chunk: Chunk, pool: Pool) -> ChunkSamples:
     puzzles = {identifier: archive.puzzle(identifier).source for identifier in {item["puzzle"] for item in items}}
     pairs = {(item["of"], item["program"]) for item in items}
     sql = "SELECT source FROM solutions WHERE (puzzle, id) = (?, ?)"
-    programs = {pair: archive.query(sql, *pair)[0]["source"] for pair in pairs}
+    programs = {pair: row["source"] for pair in pairs for row in archive.query(sql, *pair)}
+    if missing := sorted(pairs - programs.keys()):
+        raise InputError(f"{archive.path}, chunk {chunk.id}: the solution {missing[0][1]} that it names is missing")
     portings = [Porting(programs[i["of"], i["program"]], puzzles[i["puzzle"]], i["seed"]) for i in items]
     return ChunkSamples.of([text or "" for text in ported(pool, portings)], Sampled([]), watch)
 
@@ -135,12 +143,12 @@ def found(archive: Archive, iterations: Sequence[int], most_per_puzzle: int) -> 
 
     Of more they are the first by their hashes, which is as good as random.
     """
-    marks = ", ".join(map(str, iterations)) or "NULL"
     rows = archive.query(
         "SELECT s.puzzle, s.id, s.source FROM (SELECT *, row_number() OVER (PARTITION BY puzzle ORDER BY id) AS place"
-        f"  FROM solutions WHERE origin = ? AND iteration IN ({marks})) s JOIN puzzles p ON p.id = s.puzzle"
-        f" WHERE s.place <= ? AND NOT {QUARANTINED} ORDER BY p.number, s.place",
+        "  FROM solutions WHERE origin = ? AND iteration IN (SELECT value FROM json_each(?))) s"
+        f" JOIN puzzles p ON p.id = s.puzzle WHERE s.place <= ? AND NOT {QUARANTINED} ORDER BY p.number, s.place",
         ORIGIN,
+        json.dumps([*iterations]),
         most_per_puzzle,
     )
     return [(archive.puzzle(row["puzzle"]), Candidate(row["source"], row["id"])) for row in rows]

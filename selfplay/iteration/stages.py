@@ -57,7 +57,7 @@ def vary_stage(run: Run, iteration: int) -> None:
 
 def search_stage(run: Run, iteration: int) -> None:
     """Try programs that solved other puzzles on those that the iteration could not solve. Nothing is sampled."""
-    _by_rule(run, iteration, search, outlook.SEARCH, "programs", bool(run.config.search.programs_per_puzzle))
+    _by_rule(run, iteration, search, outlook.SEARCH, "programs", run.config.searches)
 
 
 def _by_rule(run: Run, iteration: int, module: Any, shown: str, asked: str, is_wanted: bool) -> None:

@@ -21,6 +21,7 @@ from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import lessons, solve
 from selfplay.iteration.lessons import TokensOf
+from selfplay.iteration.training_set import iterations_learned
 from selfplay.sampling.prompts import PromptFormat
 from selfplay.sampling.shots import Pair
 from selfplay.text import fraction, render
@@ -92,12 +93,6 @@ def first_teaching(
     proposer_shots = config.prompt.shots if prompt_format.shows_shots("propose") else 0
     chosen, used = examples(pairs, own.roles, prompt_format, shots, proposer_shots, rng, {})
     return Teaching([*chosen], [(puzzle.id, solution.id) for puzzle, solution in used])
-
-
-def iterations_learned(archive: Archive, config: RunConfig, iteration: int) -> list[int]:
-    """The iterations whose finds this one trains on, in order."""
-    kept = [number for number in range(1, iteration + 1) if number not in archive.set_aside()]
-    return kept[-1:] if config.finetune.data == "replace" else kept
 
 
 def verified_pairs(archive: Archive, config: RunConfig, found_in: Sequence[int]) -> list[Pair]:

@@ -100,6 +100,12 @@ def few_shots(archive: Archive, config: RunConfig, prompt_format: PromptFormat) 
     return solver_shots([pair for pair in pairs if pair[0].id not in by_rule] or pairs, config.prompt.shots)
 
 
+def iterations_learned(archive: Archive, config: RunConfig, iteration: int) -> list[int]:
+    """The iterations whose finds this one trains on, in order."""
+    kept = [number for number in range(1, iteration + 1) if number not in archive.set_aside()]
+    return kept[-1:] if config.finetune.data == "replace" else kept
+
+
 def is_of_a_run(archive: Path) -> bool:
     """Whether an archive is that of a run, beside its settings."""
     rundir = RunDir(archive.parent)

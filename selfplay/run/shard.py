@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from puzzles.archive import copying, opening
 from puzzles.archive.opening import SIDE_FILES
-from puzzles.archive.schema import SCHEMA_VERSION, SEARCHED
+from puzzles.archive.schema import SCHEMA_VERSION, SEARCHED, tables
 from puzzles.archive.store import Archive
 from puzzles.foreign import expect, parse_json
 from puzzles.puzzle import InputError, content_hash
@@ -36,6 +36,8 @@ TAKEN_OVER, GOES_ON_FROM, FINISHED = "part_taken_over", "part_goes_on_from", "pa
 record; message of the call that finished the share."""
 SHARE_OF = "part_share_of"
 """Mark in a part's archive that has only what its share of a planned stage needs: the stage."""
+KNOWN = "part_known"
+"""Mark in such an archive: ids of the run's puzzles, as JSON."""
 SETTINGS = "part_settings"
 """Mark in a part's archive: the settings that it was made with, as JSON."""
 SAMPLED_BY = ("temperature", "top_p", "max_tokens", "protocol", "chat_time")
@@ -112,8 +114,9 @@ def take_over(theirs: Archive, own: Path, record: Mapping[str, Any]) -> None:
 
 
 def take_share(
-    theirs: Archive, own: Path, record: Mapping[str, Any], part: Part, stage: str, puzzles: Collection[str]
-) -> None:
+    theirs: Archive, own: Path, record: Mapping[str, Any], part: Part, stage: str, puzzles: Collection[str],
+    known: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Copy from a run's archive what a part needs for its share of a stage's planned chunks.
 
     That is: all chunks of the iteration, without the texts of those that are done; the puzzles that the part's own
@@ -126,17 +129,28 @@ def take_share(
         part: The part.
         stage: Name of the stage.
         puzzles: Ids of the puzzles that the part's chunks ask for.
+        known: Ids of puzzles that are no news, although the part does not have them (`known_elsewhere`).
     """
     with _made_anew(own, record) as beside, Archive(beside, theirs.guard, create=True) as made:
+        columns = tables()
         with copying.beside(made, theirs) as connection, made.transaction():
             connection.execute(
                 "CREATE TEMP TABLE asked AS SELECT value AS id FROM json_each(?)", (json.dumps([*puzzles]),)
             )
             connection.execute("DELETE FROM main.marks")  # a new archive has one
             for table, condition in _TAKEN.items():
-                connection.execute(f"INSERT INTO main.{table} SELECT * FROM other.{table} WHERE {condition}")
+                names = ", ".join(columns[table])  # an upgraded archive may have them in another order
+                connection.execute(
+                    f"INSERT INTO main.{table} ({names}) SELECT {names} FROM other.{table} WHERE {condition}"
+                )
             _take_chunks(connection, int(record["iteration"]) + 1, stage, part)
         made.set_mark(SHARE_OF, stage)
+        made.set_mark(KNOWN, json.dumps([*known]))
+
+
+def known_elsewhere(archive: Archive) -> set[str]:
+    """Ids of puzzles of the run that a part's archive does not have; empty if it is no part's, or has them all."""
+    return {*parse_json(archive.mark(KNOWN) or "[]", f"{archive.path}, mark {KNOWN}")}
 
 
 _TAKEN = {
@@ -148,15 +162,15 @@ _TAKEN = {
 
 def _take_chunks(connection: sqlite3.Connection, iteration: int, stage: str, part: Part) -> None:
     """Copy the chunks of an iteration from `other`: the part's own as they are, the others without their texts."""
-    names = [row[1] for row in connection.execute("PRAGMA main.table_info(chunks)")]
+    names = tables()["chunks"]
     empty = dict.fromkeys(("completions", "token_ids"), "NULL")
     # All chunks of earlier stages are done, and of a large one it takes long to read so.
     bare = ", ".join(({"judged": f"iif(stage = '{stage}', judged, 1)"} | empty).get(name, name) for name in names)
     here = "SELECT id FROM other.chunks WHERE (iteration, stage) = (?, ?) ORDER BY number"
     own = json.dumps([*part.share([number for (number,) in connection.execute(here, (iteration, stage))])])
-    for columns, which in ((bare, "NOT IN"), ("*", "IN")):
+    for columns, which in ((bare, "NOT IN"), (", ".join(names), "IN")):
         connection.execute(
-            f"INSERT INTO main.chunks SELECT {columns} FROM other.chunks"
+            f"INSERT INTO main.chunks ({', '.join(names)}) SELECT {columns} FROM other.chunks"
             f" WHERE iteration = ? AND id {which} (SELECT value FROM json_each(?))",
             (iteration, own),
         )
@@ -313,5 +327,6 @@ def finish(archive: Archive, said: str) -> None:
         archive.connection.execute("DELETE FROM contamination WHERE puzzle NOT IN (SELECT id FROM puzzles)")
         for table in SEARCHED:
             archive.connection.execute(f"INSERT INTO search_{table} (search_{table}) VALUES ('rebuild')")
+        archive.set_mark(KNOWN, "[]")
         archive.set_mark(FINISHED, said)
     archive.connection.execute("VACUUM")

@@ -9,7 +9,7 @@ from puzzles.archive.store import Archive, Provenance
 from puzzles.parse import Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Judgement, Verdict, VerifiedPair
 from puzzles.verify import verify_texts
-from selfplay.config import ProposeConfig, SearchConfig, VaryConfig
+from selfplay.config import FinetuneConfig, ProposeConfig, SearchConfig, VaryConfig
 from selfplay.iteration import lessons, search
 from selfplay.run.rundir import RunDir
 from selfplay.sampling.prompts import PromptFormat
@@ -92,13 +92,14 @@ def test_what_a_search_has_solved_is_not_searched_again_and_training_puzzles_com
     archive.add_puzzle(own, Provenance("model", 1))
     (chunk,) = archive.query("SELECT id FROM chunks")[0]
     archive.add_candidate(chunk, 8, own.id, None, WRONG)
-    first = [archive.puzzle(identifier).source for identifier, _ in search.unsolved(archive, 1, 9)]
+    first = [archive.puzzle(identifier).source for identifier, _ in search.unsolved(archive, 1, 9, [1])]
     assert first == [OF_ANOTHER_TYPE, OUT_OF_REACH, UNSOLVED, own.source]
-    assert len(search.unsolved(archive, 1, 2)) == 2
+    assert len(search.unsolved(archive, 1, 2, [1])) == 2
     searched(archive, pool)
-    left = [archive.puzzle(identifier).source for identifier, _ in search.unsolved(archive, 1, 9)]
+    left = [archive.puzzle(identifier).source for identifier, _ in search.unsolved(archive, 1, 9, [1])]
     assert left == [OF_ANOTHER_TYPE, OUT_OF_REACH]
-    assert search.unsolved(archive, 2, 9) == []
+    assert len(search.unsolved(archive, 1, 9, [2])) == 4  # what is not learned any more is looked for again
+    assert search.unsolved(archive, 2, 9, [1, 2]) == []
 
 
 def test_what_was_found_is_learned_and_no_more_of_a_puzzle_than_asked(archive, pool):
@@ -157,4 +158,17 @@ def test_a_run_searches_learns_and_tells_how_many_puzzles_it_solved_so(pool, tmp
         shown = archive.query("SELECT puzzle, id FROM solutions WHERE origin = 'search'")
         assert trained & {(row["puzzle"], row["id"]) for row in shown}
     with_none = dataclasses.replace(config, search=SearchConfig())
-    assert go(tmp_path / "none", with_none, pool, Guesser())[1]["searched"] == 0
+    assert "searched" not in go(tmp_path / "none", with_none, pool, Guesser())[1]
+
+
+def test_nothing_is_searched_that_no_training_learns():
+    def searches(**finetune):
+        return config_of({}, search=CONFIG.search, finetune=FinetuneConfig(**finetune)).searches
+
+    assert searches()
+    assert searches(objective="filtered")
+    assert not searches(objective="none")
+    assert not searches(objective="dpo")
+    assert not searches(objective="grpo", start="previous")
+    assert not searches(roles=("propose",))
+    assert not config_of({}).searches

@@ -271,3 +271,14 @@ def test_members_of_classes_keep_their_names(pool):
         "class A:\n    q = 1\n    p = 2\n\ndef f(x: int):\n    return x == A.p",
     )
     assert first.id != second.id
+
+
+def test_a_name_behind_two_nots_is_its_constant():
+    twice, once = (ast.parse(f"def f(x: int, n=True):\n    return {text}") for text in ("not not n", "n"))
+    assert order_free_form(twice, constants=False) == order_free_form(once, constants=False)
+
+
+def test_a_constant_that_an_inner_function_never_reads_makes_no_other_puzzle(pool):
+    head = "def f(x: int):\n    y = 1\n    async def h():\n        "
+    puzzles = parse_puzzles(pool, [Text(f"{head}{line}\n    return y > x") for line in ("y = 2", "pass")])
+    assert puzzles[0].id == puzzles[1].id

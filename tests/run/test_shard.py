@@ -22,12 +22,14 @@ from scripted_run import Backend, archive_content, config_of, content, go, puzzl
 
 from puzzles.archive.merging import merge
 from puzzles.archive.store import Archive
+from puzzles.parse import Text, parse_puzzles
 from puzzles.puzzle import InputError
 from selfplay.commands.main import main
 from selfplay.config import ModelConfig, ProposeConfig, SearchConfig, SolveConfig, VaryConfig
+from selfplay.iteration import propose
 from selfplay.iteration.parts import run_part
 from selfplay.run.rundir import RunDir
-from selfplay.run.shard import SHARE_OF, Part, Planned, closed_archive, parse_part, take_over
+from selfplay.run.shard import KNOWN, SHARE_OF, Part, Planned, closed_archive, parse_part, take_over
 
 
 class Forgetful(Backend):
@@ -152,12 +154,18 @@ def test_a_part_of_a_planned_stage_reads_only_its_chunks_and_the_puzzles_they_as
     assert seen[0]["candidates"] == seen[0]["proposals"] == []
 
 
+def test_a_part_leaves_alone_what_the_run_knows_though_it_does_not_have_it(pool, tmp_path):
+    (puzzle,) = parse_puzzles(pool, [Text("def f(x: int):\n    return x >= 0")])
+    with Archive(tmp_path / "archive.sqlite", create=True) as archive:
+        assert propose.admission(archive, pool, [puzzle])[puzzle.id].reason == "trivial"
+        archive.set_mark(KNOWN, json.dumps([puzzle.id]))
+        assert propose.admission(archive, pool, [puzzle]) == {}
+
+
 def test_an_archive_of_an_older_version_is_upgraded_before_parts_take_of_it(tmp_path):
     older(tmp_path / "archive.sqlite", 2)
     before = (tmp_path / "archive.sqlite").read_bytes()
-    with pytest.raises(
-        InputError, match="the same command without --shard upgrades it"
-    ):
+    with pytest.raises(InputError, match="the same command without --shard upgrades it"):
         closed_archive(tmp_path / "archive.sqlite").__enter__()
     assert (tmp_path / "archive.sqlite").read_bytes() == before
 

@@ -538,6 +538,7 @@ def test_an_iterations_funnel_is_counted_from_its_rows(archive):
         "candidates": 3,
         "accepted": 2,
         "new_pairs": 2,
+        "searched": 0,
         "varied": 0,
         "pairs": 3,
         "trained_pairs": 3,
@@ -956,3 +957,11 @@ def test_a_seed_of_worlds_that_is_none_is_one_clear_line(archive, kept):
     with pytest.raises(InputError, match="the archive is damaged: expected a seed as `worlds`, got ") as caught:
         _ = archive.worlds
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("begins", [[None], [None, ["a1", "x"]], [None, [["a1"], 1]], [["a1", 2.5], None]])
+def test_beginnings_that_fit_no_prompt_are_damage(archive, begins):
+    plan_of = {"shots": [[], []], "begins": begins, "copies": 1}
+    archive.plan_chunk(1, "propose", 0, "weights", "0-1", SAMPLED, plan_of)
+    with pytest.raises(InputError, match="plan: expected a puzzle and a place in it, or null, for each prompt"):
+        archive.chunk(archive.unjudged(1, "propose")[0])
