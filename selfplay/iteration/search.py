@@ -23,6 +23,7 @@ from sandbox.pool import Pool
 from selfplay.config import RunConfig
 from selfplay.iteration import solve
 from selfplay.iteration.training_set import iterations_learned
+from selfplay.iteration.vary import INAPPLICABLE
 from selfplay.sampling.chunks import ChunkSamples
 from selfplay.sampling.cost import Watch, judging_watch
 from selfplay.sampling.sampler import Sampled
@@ -34,8 +35,6 @@ ORIGIN = "search"
 CPU_SECONDS = 0.05
 """CPU limit of a program. Of 41 puzzles that a search had solved with .25 s, 36 needed no more, and programs that meet
 a limit were most of its cost."""
-INAPPLICABLE = "inapplicable"
-"""Outcome where no program could be made."""
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, minute: int = 0) -> None:

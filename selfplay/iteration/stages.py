@@ -154,8 +154,9 @@ def _work_through(run: Run, iteration: int, stage: _Stage) -> None:
                     archive.set_completions(chunk.id, **vars(samples))
             run.progress.note("judging")
             stage.judge(archive.chunk(chunk.id))
-    left = len(archive.unjudged(iteration, stage.name))
-    if run.part and (left or archive.mark(SHARE_OF) == stage.name):
+    if run.part is None:
+        return
+    if (left := len(archive.unjudged(iteration, stage.name))) or archive.mark(SHARE_OF) == stage.name:
         raise PartDone(f"iteration {iteration}, {stage.name}: this part is done; other parts have {left} chunks left")
 
 

@@ -30,7 +30,7 @@ STAGE = "vary"
 ANY = "any type"
 MOST_ANSWER_CHARACTERS = 60
 INAPPLICABLE = "inapplicable"
-"""Outcome of a variation that the rules cannot make."""
+"""Outcome of a text that the rules cannot make."""
 
 
 def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, minute: int = 0) -> None:
