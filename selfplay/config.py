@@ -435,9 +435,9 @@ class RunConfig:
     """All randomness of the run is drawn from it."""
     chunk_texts: int = 0
     """Most texts per chunk. A chunk is the unit of resuming: at most this many are sampled again after a crash. 0 takes
-    about a minute of sampling and judging: 16, 64, 256, 1,024 or 4,096 texts, by the rate that the last iteration
-    recorded, in iteration 0 by that of the first 64 candidates. Where work is cut then changes texts by rounding alone.
-    Chunks of a set size have a seed each, so another number gives other texts."""
+    about a minute of sampling and judging: 256, 1,024 or 4,096 texts, by the rate that the last iteration recorded, in
+    iteration 0 by that of the first 256 candidates. Where work is cut then changes texts by rounding alone. Chunks of a
+    set size have a seed each, so another number gives other texts."""
     batch_rows: int = 0
     """Texts sampled side by side. 0 takes as many as fit half of the memory that is free when the run begins, at most
     1,024; the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""

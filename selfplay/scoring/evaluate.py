@@ -27,7 +27,7 @@ from sandbox.result import SandboxError
 from selfplay.config import EvaluateConfig
 from selfplay.run.rundir import append_line, read_lines
 from selfplay.sampling import ahead
-from selfplay.sampling.chunks import FIRST_CHUNK_TEXTS, texts_in_a_minute
+from selfplay.sampling.chunks import FEWEST_CHUNK_TEXTS, texts_in_a_minute
 from selfplay.sampling.cost import StageCost, Watch, judging_watch, total
 from selfplay.sampling.judging import judge_texts
 from selfplay.sampling.prompts import Prompt, PromptFormat, prompts_hash
@@ -156,7 +156,7 @@ def _check_done(sampler: Sampler, pool: Pool, asked: Questions, file: Path, done
 def _next_chunks(sampler: Sampler, pool: Pool, asked: Questions, done: Sequence[dict[str, Any]]) -> list[_Chunk]:
     """The chunks after those that are done: all that are left, or the first one alone if it shall tell the rate."""
     first, texts = sum(len(line["results"]) for line in done), asked.chunk_texts or _minute(asked, done)
-    puzzles = max(1, (texts or FIRST_CHUNK_TEXTS) // asked.config.samples_per_puzzle)
+    puzzles = max(1, (texts or FEWEST_CHUNK_TEXTS) // asked.config.samples_per_puzzle)
     starts = range(first, len(asked.puzzles), puzzles)
     return [
         _chunk(sampler, pool, asked, done, len(done) + place, start, puzzles, not asked.chunk_texts)

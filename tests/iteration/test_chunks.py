@@ -21,7 +21,7 @@ SLOW, FAST = 30.0, 0.001
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr("selfplay.scoring.evaluate.FIRST_CHUNK_TEXTS", SMALL)
+    monkeypatch.setattr("selfplay.scoring.evaluate.FEWEST_CHUNK_TEXTS", SMALL)
     monkeypatch.setattr("selfplay.sampling.chunks.FEWEST_CHUNK_TEXTS", SMALL)
 
 
@@ -50,7 +50,7 @@ def slow(config, pool, tmp_path_factory):
     """The folder of a run on a slow machine."""
     folder = tmp_path_factory.mktemp("slow") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("selfplay.scoring.evaluate.FIRST_CHUNK_TEXTS", SMALL)
+        patch.setattr("selfplay.scoring.evaluate.FEWEST_CHUNK_TEXTS", SMALL)
         patch.setattr("selfplay.sampling.chunks.FEWEST_CHUNK_TEXTS", SMALL)
         patch.setattr("selfplay.sampling.cost.Watch.seconds", lambda _: SLOW)
         go(folder, config, pool)

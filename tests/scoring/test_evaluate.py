@@ -228,19 +228,19 @@ def test_a_file_of_chunks_of_a_set_size_is_gone_on_with_by_the_minute(pool, puzz
 
 @pytest.mark.parametrize(
     ("texts", "seconds", "expected"),
-    [(64, 14.0, 256), (64, 0.3, 4096), (64, 0.0, 4096), (0, 0.0, 4096), (64, 3600, 16), (60, 60, 64), (511, 60, 256),
+    [(64, 14.0, 256), (64, 0.3, 4096), (64, 0.0, 4096), (0, 0.0, 4096), (64, 3600, 256), (256, 60, 256), (511, 60, 256),
      (513, 60, 1024)],
 )  # fmt: skip
 def test_a_chunk_is_half_a_minute_to_two_minutes_of_work(texts, seconds, expected):
     assert texts_in_a_minute(texts, seconds) == expected
-    if 16 < expected < 4096:
+    if 256 < expected < 4096:
         assert 30 <= expected * seconds / texts <= 120
 
 
 def test_without_a_size_the_first_chunk_is_small_and_its_recorded_rate_cuts_the_rest(
     pool, puzzles, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("selfplay.scoring.evaluate.FIRST_CHUNK_TEXTS", 4)
+    monkeypatch.setattr("selfplay.scoring.evaluate.FEWEST_CHUNK_TEXTS", 4)
     monkeypatch.setattr("selfplay.sampling.chunks.FEWEST_CHUNK_TEXTS", 4)
     score(pool, puzzles, tmp_path / "known", chunk=0, pace=999)
     for seconds, sizes in ((60.0, [1, 1, 1, 1, 1]), (0.1, [1, 4])):
