@@ -135,15 +135,20 @@ class SolveConfig(SamplingConfig):
     chooses the most instructive ones. The first iteration tries all."""
 
 
+VARYING = ("hindsight", "ease", "join", "nest")
+"""Ways of `vary.ways`."""
+
+
 @dataclass(frozen=True)
 class VaryConfig:
     """New puzzles made from the archive's own. The model tries them like those it proposed."""
 
     variations: int = 0
-    """Puzzles made per iteration, divided evenly over the ways. Hindsight begins with the second iteration."""
+    """Puzzles made per iteration, divided evenly over the ways. `hindsight` and `ease` begin with the second iteration."""
     ways: tuple[str, ...] = ("hindsight", "join", "nest")
-    """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `join` asks two puzzles
-    together. `nest` asks another puzzle's question about a value that one puzzle computes."""
+    """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `ease` leaves out parts of
+    the puzzle too, where constants do not help. `join` asks two puzzles together. `nest` asks another puzzle's question
+    about a value that one puzzle computes."""
 
 
 @dataclass(frozen=True)
@@ -555,8 +560,8 @@ def _check(config: RunConfig) -> None:
                 raise ConfigError(f"{key}: expected {expected}, got {value}")
             if key.endswith(AT_MOST_1) and value > 1:
                 raise ConfigError(f"{key}: expected at most 1, got {value}")
-    if set(config.vary.ways) - {"hindsight", "join", "nest"} or not config.vary.ways:
-        raise ConfigError(f"vary.ways: expected some of hindsight, join, nest, got {shown(list(config.vary.ways))}")
+    if set(config.vary.ways) - set(VARYING) or not config.vary.ways:
+        raise ConfigError(f"vary.ways: expected some of {', '.join(VARYING)}, got {shown(list(config.vary.ways))}")
     check_prompt(config.prompt)
     _check_finetune(config)
     _check_evaluate(config.evaluate)

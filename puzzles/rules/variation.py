@@ -1,12 +1,12 @@
 """Makes new puzzles from old ones: with other constants, with two conditions joined, or with one inside another.
 
-An answer that fails a puzzle is right for a variant of it: the same condition, with constants chosen to fit the answer
-(hindsight; Andrychowicz et al., 2017, arXiv:1707.01495). In the same way any combination of conditions can be made to
-fit an answer. The result is text like a model's. It is parsed, admitted, guarded and verified like a proposal, so this
-module need not guarantee anything.
+An answer that fails a puzzle is right for a variant of it: the same puzzle, with constants chosen to fit the answer
+(hindsight, `puzzles.rules.fitting`). In the same way any combination of conditions can be made to fit an answer. The
+result is text like a model's. It is parsed, admitted, guarded and verified like a proposal, so this module need not
+guarantee anything.
 
-Only puzzles that consist of one `return` of a condition are varied. The work runs in sandbox children, because a
-condition is a program.
+Only puzzles that consist of one `return` of a condition are combined. The work runs in sandbox children, because a
+puzzle is a program.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sandbox import child, codec
+from puzzles.rules.fitting import fit
 from sandbox.pool import Job, Pool
 
 VARY = "puzzles.rules.variation:vary"
 """Name of the sandbox job; a pool that varies must preload it."""
 
+FITTED = ("hindsight", "ease")
+"""Ways that fit one puzzle to an answer that it refused."""
 MOST_CLAUSES = 3
 """Most clauses of a varied puzzle, joined by `and`."""
 MOST_CHARACTERS = 160
-"""Longest text of a varied puzzle. Without a limit puzzles would grow longer, but not harder."""
-MOST_CONSTANT_CHARACTERS = 40
-"""Longest literal that a constant may get."""
-CPU_SECONDS = 0.1
+"""Longest text of a combination. Without a limit puzzles would grow longer, but not harder."""
+MOST_MORE_CHARACTERS = 20
+"""How many characters longer other constants may make a puzzle."""
+CPU_SECONDS = 0.2
 """CPU limit of one variation."""
 
 
@@ -39,7 +41,7 @@ class Variation:
     """A variation that is to be made."""
 
     how: str
-    """One of three ways. `hindsight` changes the constants of one source. `join` asks for the conditions of both
+    """One of four ways. `hindsight` changes constants of one source. `ease` may leave out parts of it too. `join` asks for the conditions of both
     sources. `nest` takes a value that the first source computes, and asks of it what the second source asks of its
     answer."""
     sources: tuple[str, ...]
@@ -78,19 +80,28 @@ def vary(payload: bytes) -> Iterator[bytes]:
 
 
 def _vary(request: dict[str, Any]) -> str:
-    rng = random.Random(request["seed"])
-    parts = [_Condition(ast.parse(source)) for source in request["sources"]]
+    rng, sources = random.Random(request["seed"]), request["sources"]
     answer = ast.literal_eval(request["answer"])
-    first = parts[0]
-    if request["how"] == "join":
-        first.join(parts[1])
-    elif request["how"] == "nest":
-        first.nest(parts[1], rng)
-    first.fit(answer, rng)
-    text = ast.unparse(first.tree)
-    if len(text) > MOST_CHARACTERS or len(first.clauses) > MOST_CLAUSES or text in request["sources"]:
+    if request["how"] in FITTED:
+        tree, most = ast.parse(sources[0]), len(sources[0]) + MOST_MORE_CHARACTERS
+    else:
+        tree, most = _combined(request["how"], *map(ast.parse, sources), rng), MOST_CHARACTERS
+    fit(tree, answer, rng, easier=request["how"] == "ease")
+    text = ast.unparse(tree)
+    if len(text) > most or text in sources:
         raise _Inapplicable
     return text
+
+
+def _combined(how: str, one: ast.Module, other: ast.Module, rng: random.Random) -> ast.Module:
+    first, second = _Condition(one), _Condition(other)
+    if how == "join":
+        first.join(second)
+    else:
+        first.nest(second, rng)
+    if len(first.clauses) > MOST_CLAUSES:
+        raise _Inapplicable
+    return first.tree
 
 
 class _Condition:
@@ -146,60 +157,6 @@ class _Condition:
             raise _Inapplicable
         return [_Replace(constants).visit(clause) for clause in self.clauses]
 
-    def fit(self, answer: Any, rng: random.Random) -> None:
-        """Change as few constants as necessary to make the answer right."""
-        scope = dict(child.SCOPE)
-        values = {name: ast.literal_eval(default) for name, default in self.parameters.items()}
-        self._drop_unused()
-        for clause in self.clauses:
-            if _value(clause, {**scope, **values, self.name: answer}) is True:
-                continue
-            if not isinstance(clause, ast.Compare):
-                raise _Inapplicable
-            self._fit(clause, {**scope, **values, self.name: answer}, rng)
-        self._write()
-        values = {name: ast.literal_eval(default) for name, default in self.parameters.items()}
-        if not all(_value(clause, {**scope, **values, self.name: answer}) is True for clause in self.clauses):
-            raise _Inapplicable
-
-    def _fit(self, clause: ast.Compare, scope: dict[str, Any], rng: random.Random) -> None:
-        sides = [clause.left, *clause.comparators]
-        for place, operator in enumerate(clause.ops):
-            left, right = (_value(side, scope) for side in sides[place : place + 2])
-            if _holds(operator, left, right):
-                continue
-            for index, other, sign in ((place + 1, left, 1), (place, right, -1)):
-                new = _constant_for(operator, other, sign, rng)
-                if new is not None and self._set(sides, index, new):
-                    break
-            else:
-                raise _Inapplicable
-        clause.left, *clause.comparators = sides
-
-    def _set(self, sides: list[ast.expr], index: int, new: Any) -> bool:
-        """Replace a constant of the same type, in the clause itself or as a parameter's default.
-
-        Returns:
-            Whether there was such a constant.
-        """
-        side = sides[index]
-        named = isinstance(side, ast.Name) and side.id in self.parameters
-        old = self.parameters[side.id] if named else side  # type: ignore[attr-defined]  # it has a name
-        try:
-            before = ast.literal_eval(old)
-        except ValueError:
-            return False
-        text = codec.literal(new)
-        if type(before) is not type(new) or len(text) > MOST_CONSTANT_CHARACTERS or isinstance(new, bool):
-            return False
-        constant = ast.parse(text, mode="eval").body
-        if named:
-            position = [argument.arg for argument in self.arguments.args].index(side.id)  # type: ignore[attr-defined]
-            self.arguments.defaults[position - 1] = constant
-        else:
-            sides[index] = constant
-        return True
-
     def _drop_unused(self) -> None:
         used = {node.id for clause in self.clauses for node in ast.walk(clause) if isinstance(node, ast.Name)}
         kept = [(argument, default) for argument, default in zip(
@@ -208,6 +165,7 @@ class _Condition:
         self.arguments.defaults = [default for _, default in kept]
 
     def _write(self) -> None:
+        self._drop_unused()
         whole = self.clauses[0] if len(self.clauses) == 1 else ast.BoolOp(ast.And(), self.clauses)
         self.function.body = [ast.Return(whole)]
         ast.fix_missing_locations(self.tree)
@@ -234,35 +192,4 @@ def _computed(clause: ast.expr) -> ast.expr | None:
                     other, ast.Name | ast.Constant | ast.List
                 ):
                     return side
-    return None
-
-
-def _value(expression: ast.expr, scope: dict[str, Any]) -> Any:
-    return child.value_of(compile(ast.fix_missing_locations(ast.Expression(expression)), "<clause>", "eval"), scope)
-
-
-def _holds(operator: ast.cmpop, left: Any, right: Any) -> bool:
-    names = {"left": left, "right": right}
-    test = ast.Compare(ast.Name("left", ast.Load()), [operator], [ast.Name("right", ast.Load())])
-    return _value(test, names) is True
-
-
-def _constant_for(operator: ast.cmpop, other: Any, sign: int, rng: random.Random) -> Any:
-    """A constant that makes a comparison with the other value true; None if there is no rule for it.
-
-    Args:
-        operator: The comparison.
-        other: The value on the other side.
-        sign: 1 if the constant stands on the right of the other value, -1 if on its left.
-        rng: Draws the distance to the other value.
-    """
-    if isinstance(operator, ast.Eq):
-        return other
-    if isinstance(other, bool) or not isinstance(other, int | float):
-        return None
-    distance = rng.randint(1, max(2, int(abs(other)) // 4))
-    if isinstance(operator, ast.Gt | ast.GtE):
-        return other - sign * distance
-    if isinstance(operator, ast.Lt | ast.LtE):
-        return other + sign * distance
     return None

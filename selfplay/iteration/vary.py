@@ -1,7 +1,8 @@
 """The archive as a proposer: new puzzles are made from its puzzles and the model's answers, for the model to solve.
 
-Hindsight changes the constants of a condition so that a wrong answer becomes right. Recombination asks two puzzles
-together, or asks one puzzle about the value that another computes. Nothing is sampled. The answer is known before the
+Hindsight changes constants of a puzzle so that a wrong answer becomes right; easing leaves out parts of it too, where
+constants do not help. Recombination asks two puzzles together, or asks one puzzle about the value that another
+computes. Nothing is sampled. The answer is known before the
 puzzle is made, so every puzzle has one. The model does not learn from that answer, because it did not find it as a
 solution.
 """
@@ -16,7 +17,7 @@ import numpy as np
 from puzzles.archive.store import QUARANTINED, AddStatus, Archive, Chunk, Provenance
 from puzzles.parse import ParseFailure, Text, parse_candidates, parse_puzzles
 from puzzles.puzzle import Candidate, Puzzle, Verdict, VerifiedPair
-from puzzles.rules.variation import Variation, varied
+from puzzles.rules.variation import FITTED, Variation, varied
 from puzzles.verify import Refusal, too_slow_to_judge, verify
 from sandbox.pool import Pool
 from selfplay.config import RunConfig
@@ -41,7 +42,7 @@ def plan(archive: Archive, iteration: int, config: RunConfig, checkpoint: str, m
     per_chunk = config.chunk_texts or minute
     rng = np.random.default_rng([config.seed, iteration, Stream.VARIATIONS])
     stock = _Stock(archive, iteration)
-    ways = [way for way in config.vary.ways if way != "hindsight" or stock.wrong]
+    ways = [way for way in config.vary.ways if way not in FITTED or stock.wrong]
     drawn = [stock.draw(ways[number % len(ways)], rng) for number in range(config.vary.variations if ways else 0)]
     chosen = [variation for variation in drawn if variation]
     with archive.transaction():
@@ -67,22 +68,23 @@ class _Stock:
             for group in (kind, ANY):
                 self._puzzles.setdefault((group, origin), {})[identifier] = None
         self._kinds = {identifier: kind for identifier, _, kind, _ in rows}
-        self.wrong = [
-            (row[0], row[1])
-            for row in archive.query(
-                "SELECT DISTINCT k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
-                " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
-                f" AND length(k.answer) <= ? AND NOT {QUARANTINED} ORDER BY 1, 2",
-                iteration - 1,
-                MOST_ANSWER_CHARACTERS,
-            )
-        ]
+        self.wrong: dict[str, dict[str, list[str]]] = {}
+        """By the puzzles' origin and by puzzle: the wrong answers that the model gave in the iteration before."""
+        for origin, identifier, answer in archive.query(
+            "SELECT DISTINCT p.origin, k.puzzle, k.answer FROM candidates k JOIN chunks c ON c.id = k.chunk"
+            " JOIN puzzles p ON p.id = k.puzzle WHERE c.iteration = ? AND k.verdict = 'wrong_answer'"
+            f" AND length(k.answer) <= ? AND NOT {QUARANTINED} ORDER BY 1, 2, 3",
+            iteration - 1,
+            MOST_ANSWER_CHARACTERS,
+        ):
+            self.wrong.setdefault(origin, {}).setdefault(identifier, []).append(answer)
 
     def draw(self, way: str, rng: np.random.Generator) -> dict[str, Any] | None:
         """A variation for a chunk's plan; None if there is nothing to make it from."""
-        if way == "hindsight":
-            puzzle, answer = self.wrong[rng.integers(len(self.wrong))]
-            puzzles = [puzzle]
+        if way in FITTED:
+            refused = self.wrong[_one(list(self.wrong), rng)]
+            puzzles = [_one(list(refused), rng)]
+            answer = _one(refused[puzzles[0]], rng)
         else:
             first = self._puzzle(ANY, rng)
             if first is None:
