@@ -74,7 +74,7 @@ class _Trial:
     """What a run of the puzzle did."""
 
     evaluated: list[_Evaluated]
-    """Comparisons in the order in which they were evaluated."""
+    """Comparisons in the order in which they were evaluated; of the last `and`, those of the part begun last."""
     part: int | None = None
     """Number of the part of the last `and` that was begun last; None if it was not reached, or there is none."""
     accepted: bool = False
@@ -142,6 +142,7 @@ class _Puzzle:
 
         def begin(part: int) -> bool:
             trial.part = part
+            trial.evaluated.clear()
             return True
 
         child.SCOPE.update({_RECORD: record, _BEGIN: begin})

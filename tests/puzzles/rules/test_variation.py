@@ -45,26 +45,91 @@ def test_hindsight_moves_a_bound_to_where_the_answer_is_inside(pool, test, answe
     assert {str(judgement.verdict) for judgement in judged} == {"accepted"}
 
 
+def body(*lines, answer="x: int", before=""):
+    return before + f"def f({answer}):\n    " + "\n    ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        (body("y = x * 3", "return y == 21"), "5", body("y = x * 3", "return y == 15")),
+        (body("n = 21", "return x * 3 == n"), "5", body("n = 15", "return x * 3 == n")),
+        (f("x * n == 21", "x: int, *, n=3"), "5", f("x * n == 15", "x: int, *, n=3")),
+        (f("x * 3 == n", "x: int, *, n=21"), "5", f("x * 3 == n", "x: int, *, n=15")),
+        (f("x == n"), "5", None),
+        (f("(x > 4) == True"), "4", f("(x > 3) == True")),
+        (body("if x < 9:", "    return False", "return x % 2 == 1"), "9", None),
+        (body("if x % 7 == 2:", "    return False", "return x > 0"), "9", body("if x % 7 == 0:", "    return False",
+                                                                               "return x > 0")),
+        (body("return math.sqrt(x) == 4.0", before="import math\n\n"), "25",
+         body("return math.sqrt(x) == 5.0", before="import math\n\n")),
+        (f("x in (4, 5)"), "7", f("x in (4, 5, 7)")),
+        (f("all((c in 'ab' for c in x))", "x: str"), "'acdb'", f("all((c in 'abcd' for c in x))", "x: str")),
+        (f("all((v > 9 for v in x)) and 5 not in x", "x: List[int]"), "[10, 5]", None),
+        (f("'ab' in x", "x: str"), "'xyz'", {f(f"'{part}' in x", "x: str") for part in ("xy", "yz")}),
+        (f("3 in x and 4 not in x", "x: List[int]"), "[8]", f("8 in x and 4 not in x", "x: List[int]")),
+        (body("for c in x:", "    if c not in 'ab':", "        return False", "return x.count('a') == 1", answer="x: str"),
+         "'aac'", body("for c in x:", "    if c not in 'abc':", "        return False", "return x.count('a') == 2",
+                       answer="x: str")),
+        (f("len(x) == 2 and sorted(x) == [1, 2]", "x: List[int]"), "[9, 4, 4]",
+         f("len(x) == 3 and sorted(x) == [4, 4, 9]", "x: List[int]")),
+    ],
+)  # fmt: skip
+def test_hindsight_fits_what_decided_last_wherever_its_constant_stands(pool, before, answer, after):
+    made = {vary(pool, "hindsight", before, answer=answer, seed=seed) for seed in range(6)}
+    if isinstance(after, set):
+        assert made == after
+    elif after is not None or "x == n" in before:
+        assert after in made
+    texts = sorted(text for text in made if text)
+    judged = verify_texts(pool, [(text, f"def g():\n    return {answer}") for text in texts])
+    assert all(str(judgement.verdict) == "accepted" for judgement in judged)
+
+
 @pytest.mark.parametrize(
     ("source", "answer", "why"),
     [
         (f("x * 3 == 21"), "7", "it is right already"),
-        (f("x in (4, 5)"), "7", "there is no constant to be equal to"),
         (f("str(x).isdigit()"), "-7", "there is nothing to compare with"),
         (f("x / 0 == 3"), "7", "it fails on this answer"),
         (f("x / 2 == 3"), "7", "a whole number would become a fraction"),
-        (f("(x > 4) == True"), "3", "a truth value is no constant"),
+        (f("x.real == x.imag"), "3", "there is no constant"),
+        (f("(x == x) == False"), "3", "a truth value is no constant"),
         (f("[x] * 99 == [1]"), "7", "the constant would be long"),
-        ("def f(x: int):\n    y = x * 3\n    return y == 21", "5", "more than one statement"),
-        ("def f(x: int, *, n=3):\n    return x * n == 21", "5", "parameters by name only"),
-        ("import math\ndef f(x: int):\n    return math.sqrt(x) == 4.0", "25", "more than one statement"),
+        (f("any((x == 3 for n in range(9) for x in [n]))", "y: str, x=3"), "'a'", "the name has other values"),
+        ("def f(x: int):\n    n = 3\n    n += 1\n    return x == n", "7", "the name has two values"),
+        ("def h(x: int):\n    return x == 3", "7", "there is no f"),
         (f("[a for a in iter(int, 1)] == x"), "5", "it never ends"),
         (f("__import__('os').fork() == 21"), "5", "it may not"),
         (f("x * 3 == 21"), "no literal", "the answer is none"),
+        (f("x > 1 and x * 2 == 21 and x % 5 == 0 and x % 7 == 1 and x < 20"), "32", "four constants would change"),
     ],
 )
 def test_what_cannot_be_varied_is_none(pool, source, answer, why):
     assert vary(pool, "hindsight", source, answer=answer) is None, why
+
+
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        (f("x.isdigit() and len(x) == 3", "x: str"), "'abc'", f("len(x) == 3", "x: str")),
+        (f("x.isdigit() and len(x) == 3", "x: str"), "'abcd'", f("len(x) == 4", "x: str")),
+        (f("len(x) == 3 and x.isdigit()", "x: str"), "'abc'", f("len(x) == 3", "x: str")),
+        (f("x[5] == 'a' and len(x) > 1", "x: str"), "'abc'", f("len(x) > 1", "x: str")),
+        (f("x > 1 and str(x).isdigit() and str(x) == str(x)[::-1]"), "34", f("x > 1 and str(x).isdigit()")),
+        (f("x > 1 and x * 3 == 21"), "5", f("x > 1 and x * 3 == 15")),
+        (f("x.isdigit()", "x: str"), "'abc'", None),
+        (f("x.isdigit() and x.isupper()", "x: str"), "'abc'", None),
+        (f("x.isdigit() and x.isupper() and x.isspace() and x", "x: str"), "'abc'", None),
+        (body("if not x.isdigit():", "    return False", "return len(x) == 3 and x[0] == '1'", answer="x: str"),
+         "'abc'", None),
+    ],
+)  # fmt: skip
+def test_easing_leaves_out_parts_of_the_last_and_where_constants_do_not_help(pool, before, answer, after):
+    assert vary(pool, "ease", before, answer=answer) == after
+    if after:
+        ((judgement),) = verify_texts(pool, [(after, f"def g():\n    return {answer}")])
+        assert str(judgement.verdict) == "accepted"
 
 
 def test_what_one_puzzle_does_to_its_child_is_nothing_to_the_next(pool):
