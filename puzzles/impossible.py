@@ -72,14 +72,15 @@ def _is_no_bool(value: ast.expr) -> bool:
 def _is_changed(tree: ast.Module, function: ast.FunctionDef) -> bool:
     """Whether the program may put something else in the function's place, or look at itself."""
     others = [node for node in walk(tree) if node is not function]
-    return scopes.is_reflective(others) or any(_bound_name(node) == function.name for node in others)
+    return scopes.is_reflective(others) or any(bound_name(node) == function.name for node in others)
 
 
 def _binds(tree: ast.Module, name: str) -> bool:
-    return any(_bound_name(node) == name for node in walk(tree))
+    return any(bound_name(node) == name for node in walk(tree))
 
 
-def _bound_name(node: ast.AST) -> str | None:
+def bound_name(node: ast.AST) -> str | None:
+    """The name that a node binds or deletes; None if there is none."""
     if isinstance(node, ast.Name):
         return None if isinstance(node.ctx, ast.Load) else node.id
     if isinstance(node, ast.arg):

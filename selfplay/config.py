@@ -144,11 +144,12 @@ class VaryConfig:
     """New puzzles made from the archive's own. The model tries them like those it proposed."""
 
     variations: int = 0
-    """Puzzles made per iteration, divided evenly over the ways. `hindsight` and `ease` begin with the second iteration."""
+    """Puzzles made per iteration, divided evenly over the ways. `hindsight` and `ease` need wrong answers of the
+    iteration before."""
     ways: tuple[str, ...] = ("hindsight", "join", "nest")
-    """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `ease` leaves out parts of
-    the puzzle too, where constants do not help. `join` asks two puzzles together. `nest` asks another puzzle's question
-    about a value that one puzzle computes."""
+    """How they are made. `hindsight` changes constants so that a wrong answer becomes right. `ease` may also leave out
+    some of what the puzzle asks. `join` asks two puzzles together. `nest` asks another puzzle's question about a value
+    that one puzzle computes."""
 
 
 @dataclass(frozen=True)
@@ -440,9 +441,9 @@ class RunConfig:
     """All randomness of the run is drawn from it."""
     chunk_texts: int = 0
     """Most texts per chunk. A chunk is the unit of resuming: at most this many are sampled again after a crash. 0 takes
-    about a minute of sampling and judging: 256, 1,024 or 4,096 texts, by the rate that the last iteration recorded, in
-    iteration 0 by that of the first 256 candidates. Where work is cut then changes texts by rounding alone. Chunks of a
-    set size have a seed each, so another number gives other texts."""
+    about a minute of sampling and judging, but never fewer than 256 texts: 256, 1,024 or 4,096, by the rate that the
+    last iteration recorded, in iteration 0 by that of the first 256 candidates. Where work is cut then changes texts by
+    rounding alone. Chunks of a set size have a seed each, so another number gives other texts."""
     batch_rows: int = 0
     """Texts sampled side by side. 0 takes as many as fit half of the memory that is free when the run begins, at most
     1,024; the run keeps the number. Each chunk records its own, which is halved when the memory runs out."""

@@ -1,13 +1,13 @@
 """Changes constants of a puzzle until it accepts an answer that it refused (hindsight; Andrychowicz et al., 2017,
 arXiv:1707.01495).
 
-The puzzle runs on the answer, and its comparisons are recorded. What `and`, `all` or an early `return` ended with is
-the comparison that was evaluated last. A constant of it is changed so that it comes out the other way, and the puzzle
-runs again, until it returns True. A constant is a literal beside the operator, or the only value of a name that stands
-there: a parameter's default, or what the function assigns to it.
+The puzzle runs on the answer, and its comparisons are recorded. `and`, `all` and an early `return` stop at the first
+thing that does not hold, so a comparison that was evaluated late has mostly decided. A constant of it is changed so
+that it comes out the other way, and the puzzle runs again, until it returns True. A constant is a literal beside the
+operator, or the only value of a name that stands there: a parameter's default, or what the function assigns to it.
 
-Where no constant helps, a part of what the puzzle asks can be left out: an operand of the `and` that it returns last.
-The puzzle is then easier (as in LADDER; Simonds and Yoshiyama, 2025, arXiv:2503.00735).
+If no constant of an operand of the last `and` helps, that operand can be left out. The puzzle is then easier (as in
+LADDER; Simonds and Yoshiyama, 2025, arXiv:2503.00735).
 
 A puzzle is a program, so this runs in sandbox children only.
 """
@@ -17,11 +17,12 @@ from __future__ import annotations
 import ast
 import operator
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from puzzles.impossible import bound_name
 from sandbox import child, codec
 from sandbox.syntax import copied, walk
 
@@ -30,13 +31,15 @@ MOST_RUNS = 40
 MOST_CHANGED = 3
 """Most constants that change. With many changed, little of the puzzle would be left."""
 MOST_LOOKED_AT = 3
-"""Comparisons that are looked at for a constant, from the last one back."""
+"""Comparisons that are looked at for a constant after a run, from the last one back."""
 MOST_CONSTANT_CHARACTERS = 40
 """Longest literal that a constant may get."""
 MOST_LEFT_OUT = 2
-"""Most parts of a puzzle that are left out."""
+"""Most operands that are left out."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 "
-"""What a text is asked not to hold if the one it may not hold is in it."""
+"""Letters of which one replaces a text that must not occur."""
+PLAIN_BYTES = 1 << 16
+"""Most bytes of an encoded answer or constant."""
 
 _RECORD, _BEGIN = "__fitting_record__", "__fitting_begin__"
 _TESTS: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
@@ -49,7 +52,7 @@ _OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
 }  # fmt: skip
 _OPPOSITES |= {opposite: test for test, opposite in _OPPOSITES.items()}
 _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {
-    ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq,
+    ast.Lt: ast.Gt, ast.Gt: ast.Lt, ast.LtE: ast.GtE, ast.GtE: ast.LtE,
 }  # fmt: skip
 
 
@@ -69,16 +72,27 @@ class _Evaluated:
     held: bool
 
 
+def _last() -> deque[_Evaluated]:
+    return deque(maxlen=MOST_LOOKED_AT)
+
+
 @dataclass
 class _Trial:
     """What a run of the puzzle did."""
 
-    evaluated: list[_Evaluated]
-    """Comparisons in the order in which they were evaluated; of the last `and`, those of the part begun last."""
-    part: int | None = None
-    """Number of the part of the last `and` that was begun last; None if it was not reached, or there is none."""
+    before: deque[_Evaluated] = field(default_factory=_last)
+    """The last comparisons of the statements before the last `and`, in the order in which they were evaluated."""
+    evaluated: deque[_Evaluated] = field(default_factory=_last)
+    """Those of the operand that was begun last; of all statements if none was."""
+    operand: int | None = None
+    """Number of that operand; None if none was begun."""
     accepted: bool = False
-    raised: bool = False
+    failed: bool = False
+    """Whether it raised an exception, or returned what is no plain value."""
+
+
+Place = tuple[ast.AST, str, int | None]
+"""Where an expression stands: the node above it, its field there, and its place if the field is a list."""
 
 
 def fit(tree: ast.Module, answer: Any, rng: random.Random, easier: bool = False) -> None:
@@ -88,47 +102,59 @@ def fit(tree: ast.Module, answer: Any, rng: random.Random, easier: bool = False)
         tree: A module with the function `f`.
         answer: The answer that `f` shall accept.
         rng: Draws where there is a choice.
-        easier: Whether parts that no constant makes true may be left out.
+        easier: Whether operands of the last `and` that none of their constants makes true may be left out.
 
     Raises:
         Unfit: No such change was found.
     """
-    puzzle, changed, left_out = _Puzzle(tree), Counter[Any](), 0
+    puzzle, changed, left_out = _Puzzle(tree), dict[Place, ast.expr](), 0
     for _ in range(MOST_RUNS):
         trial = puzzle.run(answer)
         if trial.accepted:
+            puzzle.put_back(changed, answer)
             return
-        looked_at = [] if trial.raised else trial.evaluated[-MOST_LOOKED_AT:]
-        if any(puzzle.turn(item, changed, rng) for item in reversed(looked_at)):
-            if len(changed) > MOST_CHANGED:
-                break
-        elif easier and left_out < MOST_LEFT_OUT and puzzle.leave_out(trial.part):
+        if not trial.failed and puzzle.turn(trial.evaluated, changed, rng):
+            pass
+        elif easier and left_out < MOST_LEFT_OUT and puzzle.leave_out(trial.operand):
             left_out += 1
-        else:
+        elif trial.failed or not puzzle.turn(trial.before, changed, rng):
+            break
+        if len(changed) > MOST_CHANGED:
             break
     raise Unfit
+
+
+def drop_unused_parameters(function: ast.FunctionDef) -> None:
+    """Leave out parameters with a default that the body does not name. The first parameter stays."""
+    used = {node.id for statement in function.body for node in walk(statement) if isinstance(node, ast.Name)}
+    own = function.args
+    without_default = len(own.args) - len(own.defaults)
+    kept = [place for place, each in enumerate(own.args) if place < max(1, without_default) or each.arg in used]
+    own.defaults = [own.defaults[place - without_default] for place in kept if place >= without_default]
+    own.args = [own.args[place] for place in kept]
 
 
 class _Puzzle:
     """A puzzle, its comparisons, and the names that stand for one constant each."""
 
     def __init__(self, tree: ast.Module) -> None:
-        self.tree = tree
+        self.tree, self.text = tree, ast.unparse(tree)
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "f"]
         if not functions:
             raise Unfit
-        self.comparisons = [node for node in walk(functions[-1]) if isinstance(node, ast.Compare)]
+        self.function = functions[-1]
+        self.comparisons = [node for node in walk(self.function) if isinstance(node, ast.Compare)]
         for number, node in enumerate(self.comparisons):
             node.number = number  # type: ignore[attr-defined]  # copies keep it
-        self.named = _named_constants(functions[-1])
-        self.returned, self.parts = functions[-1].body[-1], list[ast.expr]()
+        self.named = _named_constants(self.function)
+        self.returned, self.operands = self.function.body[-1], list[ast.expr]()
         match self.returned:
             case ast.Return(value=ast.BoolOp(op=ast.And(), values=values)):
-                self.parts = values
+                self.operands = values
 
     def run(self, answer: Any) -> _Trial:
         """Run the puzzle on the answer."""
-        trial = _Trial([])
+        trial = _Trial()
 
         def record(number: int, values: list[Any]) -> Any:
             comparison, held = self.comparisons[number], True
@@ -140,58 +166,76 @@ class _Puzzle:
                     break
             return held
 
-        def begin(part: int) -> bool:
-            trial.part = part
-            trial.evaluated.clear()
+        def begin(operand: int) -> bool:
+            if trial.operand is None:
+                trial.before = trial.evaluated
+            trial.operand, trial.evaluated = operand, _last()
             return True
 
         child.SCOPE.update({_RECORD: record, _BEGIN: begin})
-        for number, part in enumerate(self.parts):
-            part.part = number  # type: ignore[attr-defined]  # copies keep it
+        for number, operand in enumerate(self.operands):
+            operand.place_in_and = number  # type: ignore[attr-defined]  # copies keep it
         tree = ast.fix_missing_locations(_Recording().visit(copied(self.tree)))
         code = compile(tree, "<puzzle>", "exec", dont_inherit=True)
-        size = 1 << 16
-        program = child.program([""], "f", [codec.encode([answer], size)], size)
+        # The text is not run. It seeds what the puzzle draws.
+        program = child.program([self.text], "f", [codec.encode([answer], PLAIN_BYTES)], PLAIN_BYTES)
         (result,) = child.run_calls(program, lambda source, index: code)
-        trial.raised = result[:1] != child.VALUE
-        trial.accepted = not trial.raised and codec.decode(result[1:]) is True
+        trial.failed = result[:1] != child.VALUE
+        trial.accepted = not trial.failed and codec.decode(result[1:]) is True
         return trial
 
-    def leave_out(self, part: int | None) -> bool:
-        """Leave out a part of the last `and`. Returns whether there is one, and others beside it."""
-        if part is None or len(self.parts) < 2:
-            return False
-        del self.parts[part]
-        if len(self.parts) == 1:
-            self.returned.value = self.parts[0]  # type: ignore[attr-defined]  # it is a `return`
-            self.parts = []
-        return True
+    def turn(self, evaluated: deque[_Evaluated], changed: dict[Place, ast.expr], rng: random.Random) -> bool:
+        """Change a constant so that one of the comparisons comes out the other way; the last one that has a constant.
 
-    def turn(self, item: _Evaluated, changed: Counter[Any], rng: random.Random) -> bool:
-        """Change a constant of a comparison so that it comes out the other way. Returns whether there is one."""
-        test: type[ast.cmpop] | None = type(item.comparison.ops[item.place])
-        if item.held:
-            test = _OPPOSITES.get(test)  # type: ignore[arg-type]  # it is no None here
+        Returns:
+            Whether there was one.
+        """
+        return any(self._turn(item, changed, rng) for item in reversed(evaluated))
+
+    def _turn(self, item: _Evaluated, changed: dict[Place, ast.expr], rng: random.Random) -> bool:
+        own = type(item.comparison.ops[item.place])
+        test = _OPPOSITES.get(own) if item.held else own
+        if test is None:
+            return False
         sides = [item.comparison.left, *item.comparison.comparators]
         for index, other, on_left in ((item.place + 1, item.left, False), (item.place, item.right, True)):
-            owner, field, at = self.named.get(getattr(sides[index], "id", ""), _place(item.comparison, index))
-            key = (id(owner), field, at)
-            if test is None or (test is ast.Eq and changed[key]):
+            place = self.named.get(getattr(sides[index], "id", ""), _place(item.comparison, index))
+            if test in (ast.Eq, ast.NotEq) and place in changed:
                 continue
-            new = _replacement(_get(owner, field, at), test, other, on_left, rng)
+            before = _get(place)
+            new = _replacement(before, test, other, on_left, rng)
             if new is not None:
-                _set(owner, field, at, new)
-                changed[key] += 1
+                _set(place, new)
+                changed.setdefault(place, before)
                 return True
         return False
 
+    def leave_out(self, number: int | None) -> bool:
+        """Leave out an operand of the last `and`. Returns whether there is one, and others beside it."""
+        if number is None or len(self.operands) < 2:
+            return False
+        del self.operands[number]
+        if len(self.operands) == 1:
+            self.returned.value = self.operands[0]  # type: ignore[attr-defined]  # it is a `return`
+        drop_unused_parameters(self.function)
+        self.named = _named_constants(self.function)
+        return True
+
+    def put_back(self, changed: dict[Place, ast.expr], answer: Any) -> None:
+        """Undo the changes without which the answer is right too."""
+        for place, before in changed.items() if len(changed) > 1 else ():
+            new = _get(place)
+            _set(place, before)
+            if not self.run(answer).accepted:
+                _set(place, new)
+
 
 class _Recording(ast.NodeTransformer):
-    """Makes each comparison that has a number a call that records it, and lets each part of the last `and` say so."""
+    """Makes each numbered comparison a call that records it, and records when an operand of the last `and` is begun."""
 
     def visit(self, node: ast.AST) -> Any:
-        """The node; a part only after what records that it begins."""
-        number, made = getattr(node, "part", None), super().visit(node)
+        """The node; an operand after the call that records that it is begun."""
+        number, made = getattr(node, "place_in_and", None), super().visit(node)
         if number is None:
             return made
         return ast.BoolOp(ast.And(), [ast.Call(ast.Name(_BEGIN, ast.Load()), [ast.Constant(number)], []), made])
@@ -205,31 +249,27 @@ class _Recording(ast.NodeTransformer):
         return ast.Call(ast.Name(_RECORD, ast.Load()), [ast.Constant(node.number), values], [])
 
 
-Place = tuple[ast.AST, str, int | None]
-"""Where an expression stands: the node above it, its field there, and its place if the field is a list."""
-
-
 def _place(comparison: ast.Compare, side: int) -> Place:
     return (comparison, "comparators", side - 1) if side else (comparison, "left", None)
 
 
-def _get(owner: ast.AST, field: str, at: int | None) -> ast.expr:
-    value = getattr(owner, field)
+def _get(place: Place) -> ast.expr:
+    owner, name, at = place
+    value = getattr(owner, name)
     return value if at is None else value[at]  # type: ignore[no-any-return]
 
 
-def _set(owner: ast.AST, field: str, at: int | None, value: ast.expr) -> None:
+def _set(place: Place, value: ast.expr) -> None:
+    owner, name, at = place
     if at is None:
-        setattr(owner, field, value)
+        setattr(owner, name, value)
     else:
-        getattr(owner, field)[at] = value
+        getattr(owner, name)[at] = value
 
 
 def _named_constants(function: ast.FunctionDef) -> dict[str, Place]:
     """Names that have one value in the whole function: defaults of parameters, and what is assigned once at its top."""
-    nodes = walk(function)
-    bound = Counter(node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load))
-    bound += Counter(node.arg for node in nodes if isinstance(node, ast.arg))
+    bound = Counter(bound_name(node) for node in walk(function))
     arguments, found = function.args, dict[str, Place]()
     positional = [*arguments.posonlyargs, *arguments.args]
     for at, argument in enumerate(positional[len(positional) - len(arguments.defaults) :]):
@@ -239,8 +279,10 @@ def _named_constants(function: ast.FunctionDef) -> dict[str, Place]:
             found[argument.arg] = (arguments, "kw_defaults", at)
     for node in function.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)]):
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr()):
                 found[name] = (node, "value", None)
+    if positional:
+        found.pop(positional[0].arg, None)  # the answer
     return {name: place for name, place in found.items() if bound[name] == 1}
 
 
@@ -251,12 +293,14 @@ def _replacement(
     try:
         before = ast.literal_eval(node)
         new = _constant(before, test, other, on_left, rng)
+        if type(new) is not type(before) or isinstance(new, bool):
+            return None
+        codec.encode(new, PLAIN_BYTES)  # refuses what is no plain value
         text = codec.literal(new)
-    except (ValueError, TypeError, SyntaxError, codec.CodecError):
+        parsed = ast.parse(text, mode="eval").body
+    except (ValueError, TypeError, SyntaxError, OverflowError, RecursionError):
         return None
-    if type(new) is not type(before) or isinstance(new, bool) or new == before:
-        return None
-    return ast.parse(text, mode="eval").body if len(text) <= MOST_CONSTANT_CHARACTERS else None
+    return parsed if new != before and len(text) <= MOST_CONSTANT_CHARACTERS else None
 
 
 def _constant(before: Any, test: type[ast.cmpop], other: Any, on_left: bool, rng: random.Random) -> Any:
@@ -277,13 +321,14 @@ def _constant(before: Any, test: type[ast.cmpop], other: Any, on_left: bool, rng
     if isinstance(other, bool) or not isinstance(other, int | float):
         return other if test in (ast.LtE, ast.GtE) else None
     distance = rng.randint(1, max(2, int(abs(other)) // 4))
-    if test in (ast.Lt, ast.LtE):
+    # A remainder, a length or a count is never negative.
+    if test in (ast.Lt, ast.LtE) or (test is ast.NotEq and other >= 0):
         return other + distance
     return other - distance if test in (ast.Gt, ast.GtE, ast.NotEq) else None
 
 
 def _part(before: Any, inside: bool, group: Any, rng: random.Random) -> Any:
-    """Something of the same kind that is in a group, or not."""
+    """Something of the same type that is in a group; or a letter that a text does not hold."""
     if not isinstance(before, str) or not isinstance(group, str):
         alike = sorted((item for item in group if type(item) is type(before)), key=codec.literal)
         return rng.choice(alike) if inside and alike else None

@@ -1,4 +1,5 @@
-"""Makes new puzzles from old ones: with other constants, with two conditions joined, or with one inside another.
+"""Makes new puzzles from old ones: with other constants, with fewer conditions, with those of two, or with one inside
+another.
 
 An answer that fails a puzzle is right for a variant of it: the same puzzle, with constants chosen to fit the answer
 (hindsight, `puzzles.rules.fitting`). In the same way any combination of conditions can be made to fit an answer. The
@@ -18,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from puzzles.rules.fitting import fit
+from puzzles.rules.fitting import drop_unused_parameters, fit
 from sandbox.pool import Job, Pool
 
 VARY = "puzzles.rules.variation:vary"
@@ -27,7 +28,7 @@ VARY = "puzzles.rules.variation:vary"
 FITTED = ("hindsight", "ease")
 """Ways that fit one puzzle to an answer that it refused."""
 MOST_CLAUSES = 3
-"""Most clauses of a varied puzzle, joined by `and`."""
+"""Most clauses of a combination, joined by `and`."""
 MOST_CHARACTERS = 160
 """Longest text of a combination. Without a limit puzzles would grow longer, but not harder."""
 MOST_MORE_CHARACTERS = 20
@@ -41,7 +42,8 @@ class Variation:
     """A variation that is to be made."""
 
     how: str
-    """One of four ways. `hindsight` changes constants of one source. `ease` may leave out parts of it too. `join` asks for the conditions of both
+    """One of four ways. `hindsight` changes constants of one source. `ease` may also leave out operands of its last
+    `and`. `join` asks for the conditions of both
     sources. `nest` takes a value that the first source computes, and asks of it what the second source asks of its
     answer."""
     sources: tuple[str, ...]
@@ -157,17 +159,10 @@ class _Condition:
             raise _Inapplicable
         return [_Replace(constants).visit(clause) for clause in self.clauses]
 
-    def _drop_unused(self) -> None:
-        used = {node.id for clause in self.clauses for node in ast.walk(clause) if isinstance(node, ast.Name)}
-        kept = [(argument, default) for argument, default in zip(
-            self.arguments.args[1:], self.arguments.defaults, strict=True) if argument.arg in used]  # fmt: skip
-        self.arguments.args[1:] = [argument for argument, _ in kept]
-        self.arguments.defaults = [default for _, default in kept]
-
     def _write(self) -> None:
-        self._drop_unused()
         whole = self.clauses[0] if len(self.clauses) == 1 else ast.BoolOp(ast.And(), self.clauses)
         self.function.body = [ast.Return(whole)]
+        drop_unused_parameters(self.function)
         ast.fix_missing_locations(self.tree)
 
 

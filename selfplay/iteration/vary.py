@@ -1,10 +1,9 @@
 """The archive as a proposer: new puzzles are made from its puzzles and the model's answers, for the model to solve.
 
-Hindsight changes constants of a puzzle so that a wrong answer becomes right; easing leaves out parts of it too, where
-constants do not help. Recombination asks two puzzles together, or asks one puzzle about the value that another
-computes. Nothing is sampled. The answer is known before the
-puzzle is made, so every puzzle has one. The model does not learn from that answer, because it did not find it as a
-solution.
+Hindsight changes constants of a puzzle so that a wrong answer becomes right. Easing may also leave out some of what the
+puzzle asks. Recombination asks two puzzles together, or asks one puzzle about the value that another computes. Nothing
+is sampled. The answer is known before the puzzle is made, so every puzzle has one. The model does not learn from that
+answer, because it did not find it as a solution.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The size of a chunk, and its parts: the settings and seed that its plan fixed, its texts, and their cost.
 
-Without a set size, a chunk is about a minute of work. Where work is cut then does not change a text, but for rounding:
-the stage has one seed, and a text is drawn by its number in the stage. Chunks of a set size have a seed each, as all
-chunks of older runs have.
+Without a set size, a chunk is about a minute of work, and at least 256 texts. Where work is cut then does not change a
+text, but for rounding: the stage has one seed, and a text is drawn by its number in the stage. Chunks of a set size have
+a seed each, as all chunks of older runs have.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ CHUNK_SECONDS = 60.0
 FEWEST_CHUNK_TEXTS = 256
 """Texts of the smallest chunk, and of the one by which the rate is measured.
 
-Fewer texts side by side take longer each: two cores sample eight times as many of SmolLM2's in a second with 256 as with
-16. So a rate that was measured while a machine was busy must not make the chunks small, and thereby the rate.
+Fewer texts side by side take longer each: two cores sample SmolLM2's texts eight times as fast with 256 as with 16. So
+chunks must not become small because a machine was busy when the rate was measured.
 """
 MOST_CHUNK_TEXTS = 4096
 """Texts of the largest chunk: four times as many as are sampled side by side at most."""
@@ -35,7 +35,8 @@ def texts_in_a_minute(texts: int, seconds: float) -> int:
     """How many texts a chunk should have if these took so many seconds.
 
     A power of four, from `FEWEST_CHUNK_TEXTS` to `MOST_CHUNK_TEXTS`, so that measurements of one model on one machine
-    nearly always give the same number. A chunk then takes half a minute to two minutes.
+    nearly always give the same number. A chunk then takes half a minute to two minutes, unless it has the fewest texts
+    or the most.
     """
     expected = CHUNK_SECONDS * max(1, texts) / max(seconds, 1e-3)
     return min(MOST_CHUNK_TEXTS, max(FEWEST_CHUNK_TEXTS, int(4 ** round(math.log(expected, 4)))))

@@ -130,7 +130,7 @@ def test_variants_are_tried_in_their_iteration_and_learned_from_with_what_the_mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["hindsight", "join", "nest"])
+@pytest.mark.parametrize("way", ["hindsight", "ease", "join", "nest"])
 def test_only_the_ways_asked_for_are_taken(files, pool, tmp_path, way):
     go(tmp_path / "run", varying(files, ways=(way,), iterations=2), pool)
     with Archive(RunDir(tmp_path / "run").archive) as archive:
