@@ -1,8 +1,8 @@
 """The size of a chunk, and its parts: the settings and seed that its plan fixed, its texts, and their cost.
 
 Without a set size, a chunk is about a minute of work, and at least 256 texts. Where work is cut then does not change a
-text, but for rounding: the stage has one seed, and a text is drawn by its number in the stage. Chunks of a set size have
-a seed each, as all chunks of older runs have.
+text, but for rounding: the stage has one seed, and a text is drawn by its number in the stage. Chunks of a set size
+have a seed each, as all chunks of older runs have.
 """
 
 from __future__ import annotations
