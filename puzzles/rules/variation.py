@@ -87,7 +87,8 @@ def _vary(request: dict[str, Any]) -> str:
     if request["how"] in FITTED:
         tree, most = ast.parse(sources[0]), len(sources[0]) + MOST_MORE_CHARACTERS
     else:
-        tree, most = _combined(request["how"], *map(ast.parse, sources), rng), MOST_CHARACTERS
+        one, other = map(ast.parse, sources)
+        tree, most = _combined(request["how"], one, other, rng), MOST_CHARACTERS
     fit(tree, answer, rng, easier=request["how"] == "ease")
     text = ast.unparse(tree)
     if len(text) > most or text in sources:
