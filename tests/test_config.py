@@ -185,7 +185,7 @@ def test_a_value_of_the_wrong_type_stops_with_what_was_expected(write, text, exp
         ("[sandbox]\nminimum_tier = 'C'", "sandbox.minimum_tier: expected one of A, B, D, got 'C'"),
         ("[sandbox]\nwall_seconds = 0.5", "sandbox.wall_seconds: expected at least cpu_seconds (1.0), got 0.5"),
         ("[sandbox]\nmemory_mb = 0", "sandbox.memory_mb: expected a number above 0, got 0"),
-        ("[vary]\nways = ['nest', 'tie']", "vary.ways: expected some of hindsight, ease, join, nest, got ['nest', 'tie']"),
+        ("[vary]\nways = ['tie']", "vary.ways: expected some of hindsight, ease, join, nest, got ['tie']"),
         ("[vary]\nways = []", "vary.ways: expected some of hindsight, ease, join, nest, got []"),
         (
             "[vary]\nvariations = 9\n[finetune]\nverified = false",
