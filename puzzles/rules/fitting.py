@@ -112,6 +112,8 @@ def fit(tree: ast.Module, answer: Any, rng: random.Random, easier: bool = False)
         trial = puzzle.run(answer)
         if trial.accepted:
             puzzle.put_back(changed, answer)
+            if left_out:
+                drop_unused_parameters(puzzle.function)
             return
         if not trial.failed and puzzle.turn(trial.evaluated, changed, rng):
             pass
@@ -125,7 +127,12 @@ def fit(tree: ast.Module, answer: Any, rng: random.Random, easier: bool = False)
 
 
 def drop_unused_parameters(function: ast.FunctionDef) -> None:
-    """Leave out parameters with a default that the body does not name. The first parameter stays."""
+    """Leave out parameters with a default that the body does not name. The first parameter stays.
+
+    A function with parameters by position only stays as it is.
+    """
+    if function.args.posonlyargs:
+        return
     used = {node.id for statement in function.body for node in walk(statement) if isinstance(node, ast.Name)}
     own = function.args
     without_default = len(own.args) - len(own.defaults)
@@ -217,8 +224,6 @@ class _Puzzle:
         del self.operands[number]
         if len(self.operands) == 1:
             self.returned.value = self.operands[0]  # type: ignore[attr-defined]  # it is a `return`
-        drop_unused_parameters(self.function)
-        self.named = _named_constants(self.function)
         return True
 
     def put_back(self, changed: dict[Place, ast.expr], answer: Any) -> None:
