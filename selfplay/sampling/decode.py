@@ -731,7 +731,8 @@ def _fallen_on(weight_BV: torch.Tensor, chance_B: torch.Tensor) -> torch.Tensor:
     group_B1 = _first_above(upto_BG, wanted_B1)
     end_B1 = upto_BG.gather(1, group_B1)
     begin_B1 = torch.where(group_B1 > 0, upto_BG.gather(1, (group_B1 - 1).clamp(min=0)), 0.0)
-    within_BW = group_BGW[torch.arange(len(group_BGW)), group_B1[:, 0]].double().cumsum(1)
+    row_B = torch.arange(len(weight_BV), device=weight_BV.device)
+    within_BW = group_BGW[row_B, group_B1[:, 0]].double().cumsum(1)
     place_B1 = _first_above(within_BW, (wanted_B1 - begin_B1) / (end_B1 - begin_B1) * within_BW[:, -1:])
     return (group_B1 * GROUP + place_B1)[:, 0]
 
