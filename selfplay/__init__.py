@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 # Before torch is imported anywhere: its threads otherwise spin while they wait for each other, and one
 # busy neighbour makes sampling five times slower (590 against 3,050 tokens/s on two cores).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-# A training has batches of hundreds of shapes, and what oneDNN keeps for each would come to some hundred MB.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+# oneDNN compiles a product in bfloat16 for each new shape. It keeps about 1 MB for each; a training has hundreds of
+# shapes. A step of sampling has up to 80 that all its layers share, and compiles them in each layer if fewer are kept.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 __all__ = [
     "LanguageModel", "SamplingSettings", "judge_texts", "load", "propose_prompt", "run_iterations", "solve_prompt",

@@ -32,8 +32,11 @@ from selfplay.sampling.proofs import FAILURES, FORCED_TOKENS, adds_no_error, is_
 from selfplay.sampling.sampler import SamplingSettings
 
 SHARED_PREFIX = "selfplay_shared_prefix"
-FIRST_TOKENS = 16
-"""Initial room for a row's own keys, in tokens. It is doubled when it is full, for the rows that are left."""
+ROOM_TOKENS = 16
+"""Tokens by which the room for rows' own keys grows when it is full.
+
+Attention is computed over the whole room, so that its shapes change in every 16th step only. On CPUs a product in
+bfloat16 is compiled for each new shape."""
 RETIRED_SHARE = 8
 """Ended rows leave when they are an eighth of all rows, because leaving copies the cache of the other rows."""
 READ_TOKENS = 4096
@@ -228,13 +231,8 @@ class _Wave:
     def keep(self, alive_A: torch.Tensor) -> None:
         """Keep only these rows."""
         self._prompt_B = self._prompt_B[alive_A]
-        self._own = [pair and (self._kept(pair[0], alive_A), self._kept(pair[1], alive_A)) for pair in self._own]
+        self._own = [pair and (pair[0][alive_A], pair[1][alive_A]) for pair in self._own]
         self._arrange()
-
-    def _kept(self, past_BKTD: torch.Tensor, alive_A: torch.Tensor) -> torch.Tensor:
-        kept_AKTD = past_BKTD.new_empty(len(alive_A), *past_BKTD.shape[1:])
-        kept_AKTD[:, :, : self.length] = past_BKTD[alive_A, :, : self.length]
-        return kept_AKTD
 
     def attend(
         self, layer: int, query_BHD: torch.Tensor, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor, scale: float
@@ -244,7 +242,8 @@ class _Wave:
         K = key_BK1D.shape[1]
         query_BKGD = query_BHD.reshape(B, K, H // K, D) * scale
         keys_BKTD, values_BKTD = self._extended(layer, key_BK1D, value_BK1D)
-        parts = [_softmax_product(query_BKGD, keys_BKTD, values_BKTD), self._attend_to_prompts(layer, query_BKGD)]
+        own = _softmax_product(query_BKGD, keys_BKTD, values_BKTD, used=self.length + 1)
+        parts = [own, self._attend_to_prompts(layer, query_BKGD)]
         if self._beginning.tokens:
             parts.append(self._beginning.attend(layer, query_BKGD))
         return _joined(*parts).reshape(B, H, D)
@@ -266,31 +265,38 @@ class _Wave:
     def _extended(
         self, layer: int, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All own keys and values of a layer, including the newest."""
+        """The rooms for own keys and values of a layer, with the newest in its place; zeros follow it."""
         past = self._own[layer]
         if past is None or past[0].shape[2] == self.length:
-            room = FIRST_TOKENS if past is None else 2 * self.length
-            past = (_with_room(past and past[0], key_BK1D, room), _with_room(past and past[1], value_BK1D, room))
+            past = (_with_room(past and past[0], key_BK1D), _with_room(past and past[1], value_BK1D))
             self._own[layer] = past
         for kept, newest in zip(past, (key_BK1D, value_BK1D), strict=True):
             kept[:, :, self.length] = newest[:, :, 0]
-        return past[0][:, :, : self.length + 1], past[1][:, :, : self.length + 1]
+        return past
 
 
-def _with_room(past: torch.Tensor | None, like: torch.Tensor, room: int) -> torch.Tensor:
-    roomy = like.new_empty(*like.shape[:2], room, like.shape[3])
+def _with_room(past: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+    used = 0 if past is None else past.shape[2]
+    # Zeros, because what is hidden by the softmax is still multiplied, and uninitialised memory may be no number.
+    roomy = like.new_zeros(*like.shape[:2], used + ROOM_TOKENS, like.shape[3])
     if past is not None:
-        roomy[:, :, : past.shape[2]] = past
+        roomy[:, :, :used] = past
     return roomy
 
 
 def _softmax_product(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values weighted by softmax(query @ keys), and the logarithm of the softmax's denominator."""
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None = None,
+    used: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Values weighted by softmax(query @ keys), and the logarithm of the softmax's denominator.
+
+    Keys at `mask`, and from place `used` on, are left out.
+    """
     score = torch.matmul(query, keys.transpose(-1, -2)).float()
     if mask is not None:
         score.masked_fill_(mask, float("-inf"))
+    if used is not None:
+        score[..., used:] = float("-inf")
     highest = score.amax(-1, keepdim=True)
     score = score.sub_(highest).exp_()
     total = score.sum(-1, keepdim=True)

@@ -70,11 +70,14 @@ DRAWING_BYTES = 40
 PEAK_SIZE = {"cpu": 2048}
 """Size of the matrices whose product measures the machine's peak. Other devices use `PEAK_SIZE_ELSEWHERE`."""
 PEAK_SIZE_ELSEWHERE = 8192
-DTYPE_SIZE = 256
-"""Size of the matrices whose products decide the dtype. A processor without bfloat16 takes .03 s for one, a hundred
-times as long as in float32."""
+DTYPE_SIZES = (256, 1024)
+"""Sizes of the matrices whose products decide the dtype. A processor without bfloat16 takes .03 s for one of 256, a
+hundred times as long as in float32. How much faster another is shows only the larger one; the smaller takes .2 ms, and
+its ratio on one machine was sometimes above and sometimes below `CLEARLY_FASTER`."""
 CLEARLY_FASTER = 1.5
-"""Ratio of speeds from which `auto` takes bfloat16. With AVX-512 BF16 or AMX it was 2.7."""
+"""Ratio of speeds from which `auto` takes bfloat16. With AVX-512 BF16 or AMX it was 2.1 to 2.7."""
+CLEARLY_SLOWER = 0.2
+"""Ratio of speeds of small products below which a large one is not tried."""
 LARGE_BYTES = 100_000_000
 """Size of the weight files from which `auto` may take bfloat16 on a CPU. In smaller models, such as the embedded one,
 products are too small a part of the work."""
@@ -601,8 +604,14 @@ def is_fast_in_bfloat16(device: torch.device) -> bool:
     """
     if device.type != "cpu":
         return bool(device.type == "cuda")
-    seconds = [_product_seconds(device, dtype, DTYPE_SIZE, 5) for dtype in (torch.float32, torch.bfloat16)]
-    return seconds[0] > CLEARLY_FASTER * seconds[1]
+    small, large = DTYPE_SIZES
+    return _speed_ratio(device, small) > CLEARLY_SLOWER and _speed_ratio(device, large) > CLEARLY_FASTER
+
+
+def _speed_ratio(device: torch.device, size: int) -> float:
+    """How many times as fast as in float32 a device multiplies square matrices in bfloat16."""
+    seconds = [_product_seconds(device, dtype, size, 5) for dtype in (torch.float32, torch.bfloat16)]
+    return seconds[0] / seconds[1]
 
 
 @functools.cache

@@ -148,3 +148,23 @@ def test_a_fault_in_the_coarse_format_alone_is_seen(monkeypatch):
 
     monkeypatch.setattr(decode, "_next_logits", noisy)
     assert not decode.agrees(model)
+
+
+@torch.inference_mode()
+def test_the_widths_of_own_keys_change_in_every_sixteenth_step_only(monkeypatch):
+    """Each new width is compiled anew on a processor with bfloat16."""
+    widths, product = [], decode._softmax_product
+
+    def watched(query, keys, values, mask=None, used=None):
+        if used is not None:
+            widths.append((used, keys.shape[-2]))
+            assert not keys[..., used:, :].any()
+            assert not values[..., used:, :].any()
+        return product(query, keys, values, mask, used)
+
+    monkeypatch.setattr(decode, "_softmax_product", watched)
+    model = network(1, torch.float32)
+    wave, _ = decode._begin(decode._read(model, [[5, 6, 7]]), [0, 0])
+    for step in range(40):
+        decode._next_logits(model, torch.tensor([step, step + 1]), [wave])
+    assert widths == [(used, -(-used // 16) * 16) for used in range(1, 41)]

@@ -150,7 +150,7 @@ def speeds(monkeypatch):
 
     def set_to(speed):
         def seconds(device, dtype, size, times):
-            measured.append(dtype)
+            measured.append((size, dtype))
             return 1.0 / speed if dtype == torch.bfloat16 else 1.0
 
         monkeypatch.setattr(model_module, "_product_seconds", seconds)
@@ -160,14 +160,18 @@ def speeds(monkeypatch):
     model_module.is_fast_in_bfloat16.cache_clear()
 
 
-@pytest.mark.parametrize(("speed", "dtype"), [(2.7, "bfloat16"), (1.2, "float32"), (0.01, "float32")])
+@pytest.mark.parametrize(
+    ("speed", "dtype", "sizes"),
+    [(2.7, "bfloat16", [256, 1024]), (1.2, "float32", [256, 1024]), (0.01, "float32", [256])],
+)
 def test_auto_takes_bfloat16_for_a_large_model_where_the_processor_is_measured_to_be_fast(
-    tiny, speeds, monkeypatch, speed, dtype
+    tiny, speeds, monkeypatch, speed, dtype, sizes
 ):
     measured = speeds(speed)
     monkeypatch.setattr(model_module, "LARGE_BYTES", 1000)
     assert [LanguageModel(tiny(), CPU).description["dtype"] for _ in range(2)] == [dtype] * 2
-    assert measured == [torch.float32, torch.bfloat16], "it is measured once"
+    once = [(size, dtype) for size in sizes for dtype in (torch.float32, torch.bfloat16)]
+    assert measured == once, "it is measured once, and with a large product only where a small one is not slow"
     assert LanguageModel(tiny(), dataclasses.replace(CPU, dtype="float16")).description["dtype"] == "float16"
 
 
