@@ -24,9 +24,9 @@ CHUNK_SECONDS = 60.0
 FEWEST_CHUNK_TEXTS = 1024
 """Texts of the smallest chunk, and of the one by which the rate is measured.
 
-Fewer texts side by side take longer each, and at a chunk's end few are left: two cores sample 1,024 texts of SmolLM2 in
-three quarters of the time that four chunks of 256 take, and one of 16 takes eight times as long for each text as one of
-256. So chunks must not become small because a machine was busy when the rate was measured.
+Fewer texts side by side take longer each, and at a chunk's end few are left. Two cores sample 992 texts of SmolLM2 in
+two thirds of the time that chunks of 256 take, and a text in a chunk of 16 takes eight times as long as one in a chunk
+of 256. So chunks must not become small because a machine was busy when the rate was measured.
 """
 MOST_CHUNK_TEXTS = 4096
 """Texts of the largest chunk: four times as many as are sampled side by side at most."""

@@ -266,22 +266,17 @@ class _Wave:
         self, layer: int, key_BK1D: torch.Tensor, value_BK1D: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The rooms for own keys and values of a layer, with the newest in its place; zeros follow it."""
-        past = self._own[layer]
-        if past is None or past[0].shape[2] == self.length:
-            past = (_with_room(past and past[0], key_BK1D), _with_room(past and past[1], value_BK1D))
-            self._own[layer] = past
+        past = self._own[layer] or (key_BK1D[:, :, :0], value_BK1D[:, :, :0])
+        if past[0].shape[2] == self.length:
+            past = self._own[layer] = (_with_room(past[0]), _with_room(past[1]))
         for kept, newest in zip(past, (key_BK1D, value_BK1D), strict=True):
             kept[:, :, self.length] = newest[:, :, 0]
         return past
 
 
-def _with_room(past: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-    used = 0 if past is None else past.shape[2]
+def _with_room(past_BKTD: torch.Tensor) -> torch.Tensor:
     # Zeros, because what is hidden by the softmax is still multiplied, and uninitialised memory may be no number.
-    roomy = like.new_zeros(*like.shape[:2], used + ROOM_TOKENS, like.shape[3])
-    if past is not None:
-        roomy[:, :, :used] = past
-    return roomy
+    return torch.nn.functional.pad(past_BKTD, (0, 0, 0, ROOM_TOKENS))
 
 
 def _softmax_product(
